@@ -1,0 +1,53 @@
+"""The confusion matrix as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.plots.canvas import canvas
+
+_MOST_WITH_NUMBERS = 30  # classes: beyond this the figures in the cells cannot be read
+_MOST_WITH_NAMES = 99
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], file: Path | str, normalize: bool = True) -> None:
+    """Write the confusion matrix to `file`.
+
+    matrix: (nc + 1, nc + 1) counts, row = predicted class, column = true class, the last of each the background:
+    the last row holds missed objects, the last column false alarms. With `normalize` a column shows shares of its sum."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    count = len(matrix)
+    shown = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix
+    labels = [*(names[index] if index < len(names) else str(index) for index in range(count - 1)), "background"]
+    size = min(max(4.5 + 0.42 * count, 6.0), 22.0)
+    with canvas(file, size + 1.2, size) as figure:
+        axes = figure.subplots()
+        picture = axes.imshow(np.where(matrix > 0, shown, np.nan), cmap="Blues", vmin=0.0, vmax=1.0 if normalize else None, aspect="equal")
+        figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the column" if normalize else "objects")
+        _write_numbers(axes, matrix, shown, normalize)
+        _name_axes(axes, labels)
+        axes.set_title("Confusion matrix" + (" (columns sum to 1)" if normalize else ""))
+
+
+def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool) -> None:
+    count = len(matrix)
+    if count > _MOST_WITH_NUMBERS + 1:
+        return
+    dark = 0.5 * max(shown.max(), 1e-9)
+    for row, column in np.argwhere(matrix > 0):
+        text = f"{shown[row, column]:.2f}" if normalize else f"{matrix[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=9 if count < 12 else 7,
+                  color="white" if shown[row, column] > dark else "0.15")
+
+
+def _name_axes(axes, labels: list[str]) -> None:
+    axes.set(xlabel="True", ylabel="Predicted")
+    if len(labels) <= _MOST_WITH_NAMES:
+        size = 9 if len(labels) < 25 else 6
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(labels)), labels, fontsize=size)
+    axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
