@@ -1,0 +1,147 @@
+"""What watches a training: the console, results.csv, TensorBoard, pictures and checkpoints."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from utils.engine.fit import EpochReport, Hook, Progress, Trainer
+from utils.engine.nonfinite import all_finite
+from utils.errors import NonFiniteError
+from utils.files import write_atomically
+from utils.log import LOGGER, progress as progress_bar
+from utils.types import Batch
+
+RESULT_COLUMNS = ("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss",
+                  "metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
+                  "val/box_loss", "val/obj_loss", "val/cls_loss", "x/lr0", "x/lr1", "x/lr2")
+
+
+def result_row(report: EpochReport) -> dict[str, float]:
+    """The 14 figures of one epoch, in the order of RESULT_COLUMNS. Without a validation they are 0."""
+    evaluation = report.evaluation
+    metrics = evaluation.metrics.row() if evaluation else (0.0,) * 4
+    losses = evaluation.losses.row() if evaluation and evaluation.losses else (0.0,) * 3
+    # v6.1's columns: lr0 the undecayed weights, lr1 the decayed, lr2 the biases
+    values = (report.epoch, *report.losses.row(), *metrics, *losses, *report.lr)
+    return dict(zip(RESULT_COLUMNS, values, strict=True))
+
+
+class Console(Hook):
+    """v6.1's table: a header an epoch and a bar whose text is the row."""
+
+    HEADER = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
+
+    def __init__(self):
+        self.bar = None
+
+    def before_epoch(self, trainer: Trainer, epoch: int) -> None:
+        LOGGER.info("\n" + "".join(f"{name:>10}" for name in self.HEADER))
+        self.bar = progress_bar(None, total=len(trainer.parts.loader))
+
+    def after_batch(self, trainer: Trainer, batch: Batch, progress: Progress) -> None:
+        cells = (f"{progress.epoch}/{trainer.epochs - 1}", _gpu_memory(trainer.parts.device),
+                 *(f"{value:.4g}" for value in progress.mean), len(batch.targets), max(progress.shape))
+        self.bar.set_description_str("".join(f"{cell!s:>10}" for cell in cells), refresh=False)
+        self.bar.update()
+        if progress.done == progress.batches:
+            self.bar.close()
+
+
+def _gpu_memory(device: torch.device) -> str:
+    return f"{torch.cuda.memory_reserved(device) / 1e9:.3g}G" if device.type == "cuda" else "0G"
+
+
+class ResultsFile(Hook):
+    """results.csv: v6.1's 14 columns, one row an epoch. A run that resumes drops the rows from its
+    first epoch on, so that no epoch stands twice."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def start(self, trainer: Trainer) -> None:
+        kept = []
+        if self.path.exists() and trainer.state.epoch > 0:
+            with self.path.open(newline="") as stream:
+                rows = list(csv.reader(stream))
+            kept = [row for row in rows[1:] if row and int(float(row[0])) < trainer.state.epoch]
+        lines = ["".join(f"{name:>20}," for name in RESULT_COLUMNS).rstrip(",")] + [",".join(row) for row in kept]
+        write_atomically(self.path, lambda stream: stream.write(("\n".join(lines) + "\n").encode()))
+
+    def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
+        values = result_row(report).values()
+        with self.path.open("a") as stream:
+            stream.write("".join(f"{value:20.5g}," for value in values).rstrip(",") + "\n")
+
+
+class TensorBoard(Hook):
+    """Scalars under results.csv's names, where tensorboard is installed."""
+
+    def __init__(self, directory: Path):
+        self.directory, self.writer = directory, None
+
+    def start(self, trainer: Trainer) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            LOGGER.info("TensorBoard is not installed: pip install tensorboard to log there too")
+            return
+        self.writer = SummaryWriter(str(self.directory))
+        LOGGER.info(f"TensorBoard: view with tensorboard --logdir {self.directory.parent}")
+
+    def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
+        if self.writer:
+            for name, value in list(result_row(report).items())[1:]:
+                self.writer.add_scalar(name, value, report.epoch)
+
+    def finish(self, trainer: Trainer) -> None:
+        if self.writer:
+            self.writer.close()
+
+
+class BatchPictures(Hook):
+    """train_batch0.jpg to train_batch2.jpg: the run's first batches as the network sees them."""
+
+    def __init__(self, directory: Path, names: list[str], count: int = 3):
+        self.directory, self.names, self.count = directory, names, count
+
+    def after_batch(self, trainer: Trainer, batch: Batch, progress: Progress) -> None:
+        number = progress.done - 1
+        if progress.epoch == 0 and number < self.count:
+            from utils.plots.batches import plot_batch
+
+            plot_batch(batch.images, batch.targets, batch.paths, self.directory / f"train_batch{number}.jpg", self.names)
+
+
+class Checkpoints(Hook):
+    """last.pt after every epoch, best.pt at every new best, epoch<k>.pt every `period` epochs.
+
+    save(trainer, path) writes a whole checkpoint atomically. With nosave only the last epoch is kept.
+    Weights that are not finite are never written."""
+
+    def __init__(self, directory: Path, save: Callable[[Trainer, Path], object], period: int = -1, nosave: bool = False):
+        self.directory, self.save, self.period, self.nosave = directory, save, period, nosave
+
+    def start(self, trainer: Trainer) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
+        if self.nosave and not report.is_last:
+            return
+        if not (all_finite(trainer.parts.model) and all_finite(trainer.parts.ema.module)):
+            raise NonFiniteError(f"epoch {report.epoch}: the weights are no longer finite and were not saved; "
+                                 f"{self.directory / 'last.pt'} holds the epoch before; lower lr0")
+        last = self.directory / "last.pt"
+        self.save(trainer, last)
+        if report.is_best or not (self.directory / "best.pt").exists():
+            copy_atomically(last, self.directory / "best.pt")
+        if self.period > 0 and report.epoch % self.period == 0:
+            copy_atomically(last, self.directory / f"epoch{report.epoch}.pt")
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is the old one or the new one, never a part."""
+    with source.open("rb") as reader:
+        write_atomically(target, lambda stream: shutil.copyfileobj(reader, stream))
