@@ -1,0 +1,95 @@
+"""Non-maximum suppression: from a head's decoded predictions to `Detections`.
+
+Its only limits are counts (`MAX_CANDIDATES`, `max_det`), never a clock, so the result depends on
+the predictions alone. The input is not written to."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from utils.types import Detections
+
+MIN_SIDE = 2  # pixels: narrower or lower boxes are no candidates
+MAX_SIDE = 7680  # pixels: larger boxes are none either; also the distance that keeps two classes' boxes apart
+MAX_CANDIDATES = 30_000  # the most confident that enter suppression, an image
+
+
+def non_max_suppression(
+    prediction: Tensor,
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    multi_label: bool = False,
+    max_det: int = 300,
+    labels: Sequence[Tensor] = (),
+) -> list[Detections]:
+    """Return each image's surviving boxes, by falling confidence, in the pixels of `prediction`.
+
+    prediction: (B, N, 5+nc) of xywh pixels, objectness and class scores in 0..1, of any float type
+    (the arithmetic is float32). A box's confidence is objectness times class score; both the
+    objectness and the product must exceed `conf_thres`. Boxes of one class (of any class when
+    `agnostic`) that overlap a more confident one by more than `iou_thres` go.
+    classes: keep only these; multi_label: a box may count for every class over the threshold,
+    not only its best; max_det: survivors an image; labels: (n, 5) tensors of class and xywh pixels, one
+    an image, that join as certain candidates (for autolabelling).
+    Raises ValueError for thresholds outside 0..1 and for shapes that do not fit."""
+    _check(prediction, conf_thres, iou_thres, labels)
+    nc = prediction.shape[2] - 5
+    confident = prediction[..., 4] > conf_thres
+    found = []
+    for i, (rows, keep) in enumerate(zip(prediction, confident)):
+        rows = rows[keep].float()
+        if len(labels):
+            rows = torch.cat((rows, _certain(labels[i].to(rows), nc)))
+        candidates = _candidates(rows, conf_thres, multi_label and nc > 1, classes)
+        found.append(_suppress(*candidates, iou_thres, agnostic, max_det))
+    return found
+
+
+def _check(prediction: Tensor, conf_thres: float, iou_thres: float, labels: Sequence[Tensor]) -> None:
+    if prediction.ndim != 3 or prediction.shape[2] < 6:
+        raise ValueError(f"non_max_suppression: expected predictions (B, N, 5 + nc), got {tuple(prediction.shape)}")
+    for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"non_max_suppression: expected {name} in 0..1, got {value}")
+    if len(labels) not in (0, len(prediction)):
+        raise ValueError(f"non_max_suppression: expected labels for {len(prediction)} images, got {len(labels)}")
+
+
+def _certain(labels: Tensor, nc: int) -> Tensor:
+    """(n, 5) labels as (n, 5+nc) predictions with objectness and class score 1."""
+    rows = labels.new_zeros(len(labels), 5 + nc)
+    rows[:, :4] = labels[:, 1:5]
+    rows[:, 4] = 1
+    rows[torch.arange(len(labels), device=labels.device), labels[:, 0].long() + 5] = 1
+    return rows
+
+
+def _candidates(rows: Tensor, conf_thres: float, multi_label: bool, classes: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(K, 4) xyxy, (K,) conf, (K,) cls of the boxes that enter suppression, by falling conf."""
+    sides = rows[:, 2:4]
+    rows = rows[((sides >= MIN_SIDE) & (sides <= MAX_SIDE)).all(1)]
+    scores = rows[:, 5:] * rows[:, 4:5]
+    if multi_label:
+        box, cls = (scores > conf_thres).nonzero(as_tuple=True)
+        conf = scores[box, cls]
+    else:
+        conf, cls = scores.max(1)
+        box = (conf > conf_thres).nonzero(as_tuple=True)[0]
+        conf, cls = conf[box], cls[box]
+    if classes is not None:
+        wanted = torch.isin(cls, torch.as_tensor(list(classes), dtype=cls.dtype, device=cls.device))
+        box, conf, cls = box[wanted], conf[wanted], cls[wanted]
+    order = conf.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
+    centre, half = rows[box[order], :2], rows[box[order], 2:4] / 2
+    return torch.cat((centre - half, centre + half), 1), conf[order], cls[order]
+
+
+def _suppress(xyxy: Tensor, conf: Tensor, cls: Tensor, iou_thres: float, agnostic: bool, max_det: int) -> Detections:
+    # Shifting every class to its own region lets one pass handle all of them.
+    apart = xyxy if agnostic else xyxy + (cls * MAX_SIDE)[:, None].to(xyxy.dtype)
+    kept = nms(apart, conf, iou_thres)[:max_det]
+    return Detections(xyxy[kept], conf[kept], cls[kept])
