@@ -1,0 +1,10 @@
+"""Configuration: the options of each script, the hyperparameters of a training, and the description of a data set.
+
+Nothing here imports torch or numpy, so that `--help` answers at once."""
+
+from utils.config.dataset_spec import DatasetSpec
+from utils.config.flags import from_options, parse
+from utils.config.hyperparameters import Hyperparameters
+from utils.config.options import DetectConfig, TrainConfig, ValConfig
+
+__all__ = ["DatasetSpec", "DetectConfig", "Hyperparameters", "TrainConfig", "ValConfig", "from_options", "parse"]

@@ -1,0 +1,126 @@
+"""The description of a data set: what a data yaml says, checked, with its paths resolved."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils.config.yaml_files import find_yaml, read_yaml
+from utils.errors import ConfigError, DataError
+from utils.files import ROOT
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a data yaml describes.
+
+    file: the yaml, or None; root: the folder its paths are relative to; train, val, test: folders or
+    .txt lists of images, perhaps none; nc: number of classes; names: one a class; download: how the data
+    set can be fetched; generate: how it can be drawn."""
+
+    file: Path | None
+    root: Path
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+    test: tuple[Path, ...]
+    nc: int
+    names: tuple[str, ...]
+    download: str | None = None
+    generate: dict | None = None
+
+    @classmethod
+    def load(cls, source: Path | str | Mapping) -> "DatasetSpec":
+        """Return the description in a data yaml (a path, or a name in data/) or in a mapping of the same keys.
+
+        Nothing of the data is read. Raises ConfigError that names the file, the key and the fix."""
+        if isinstance(source, Mapping):
+            file, content, texts = None, dict(source), dict(source)
+        else:
+            file = find_yaml(source, "data", "data yaml").absolute()
+            content, texts = read_yaml(file), read_yaml(file, texts_only=True)
+        where = str(file or "data")
+        entries = {split: _entries(where, split, content.get(split)) for split in SPLITS}
+        root = _root(where, content.get("path"), file, entries)
+        nc, names = _classes(where, content.get("nc"), texts.get("names"))
+        download, generate = content.get("download"), content.get("generate")
+        if download is not None and not isinstance(download, str):
+            raise ConfigError(f"{where}: download: expected text, got {type(download).__name__}")
+        if generate is not None and not isinstance(generate, dict):
+            raise ConfigError(f"{where}: generate: expected a mapping, got {type(generate).__name__}")
+        paths = {split: tuple(root / entry for entry in entries[split]) for split in SPLITS}
+        return cls(file, root, nc=nc, names=names, download=download or None, generate=generate, **paths)
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Return the folders and lists of train, val or test. Raises DataError where the yaml names none."""
+        found = getattr(self, split) if split in SPLITS else ()
+        if not found:
+            raise DataError(f"{self.file or 'data'}: no `{split}:` given; add the folder or .txt list of its images")
+        return found
+
+    def as_single_class(self) -> "DatasetSpec":
+        """Return the same data with all classes taken as one, named item unless there was one only."""
+        return self if self.nc == 1 else replace(self, nc=1, names=("item",))
+
+
+def _entries(where: str, split: str, value: object) -> tuple[str, ...]:
+    """Return a split's paths as written: text, a list of texts, or nothing."""
+    values = value if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
+    for entry in values:
+        if not isinstance(entry, (str, Path)) or not str(entry):
+            raise ConfigError(f"{where}: {split}: expected a path or a list of paths, got {entry!r}")
+    return tuple(str(entry) for entry in values)
+
+
+def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tuple[str, ...]]) -> Path:
+    """Return the folder that the splits hang from.
+
+    A relative `path:` hangs from the project's root as in v6.1 or, where nothing is there, from the yaml's own
+    folder, then from the current one. Without `path:` the same folders are tried for the first split."""
+    if value is not None and not isinstance(value, (str, Path)):
+        raise ConfigError(f"{where}: path: expected a folder, got {value!r}")
+    path = Path(value or "").expanduser()
+    if path.is_absolute():
+        return path
+    roots = [(base / path).resolve() for base in (ROOT, *([file.parent] if file else []), Path.cwd())]
+    first = next((entry for split in SPLITS for entry in entries[split]), "")
+    for root in roots:
+        if first and (root / first).exists():
+            return root
+    if value:
+        for root in roots:
+            if root.is_dir():
+                return root
+    return roots[0]
+
+
+def _classes(where: str, count: object, names: object) -> tuple[int, tuple[str, ...]]:
+    """Return nc and the class names, from a list, a mapping of numbers to names, or nc alone."""
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ConfigError(f"{where}: nc: expected a whole number of at least 1, got {count!r}")
+    if names in (None, "", [], {}):
+        if count is None:
+            raise ConfigError(f"{where}: neither nc nor names given; add `names:` with one name a class")
+        return count, tuple(f"class{number}" for number in range(count))
+    if isinstance(names, Mapping):
+        names = _in_order(where, names)
+    if not isinstance(names, (list, tuple)):
+        raise ConfigError(f"{where}: names: expected a list, or a mapping of class numbers to names, got {names!r}")
+    for name in names:
+        if isinstance(name, (list, tuple, Mapping)):
+            raise ConfigError(f"{where}: names: expected one name a class, got {name!r}")
+    if count is not None and count != len(names):
+        raise ConfigError(f"{where}: nc is {count} but there are {len(names)} names; make them agree, or leave nc out")
+    return len(names), tuple(str(name) for name in names)
+
+
+def _in_order(where: str, names: Mapping) -> list:
+    """Return the names of a mapping 0: first, 1: second, ... in order."""
+    try:
+        by_number = {int(key): name for key, name in names.items()}
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: names: expected class numbers 0, 1, ... as keys, got {', '.join(map(str, names))[:80]}") from None
+    missing = next((number for number in range(len(names)) if number not in by_number), None)
+    if missing is not None:
+        raise ConfigError(f"{where}: names: class numbers must run from 0 to {len(names) - 1}; {missing} is missing")
+    return [by_number[number] for number in range(len(names))]

@@ -1,0 +1,243 @@
+"""From a dataclass to a command line and back: a flag stands once, as a field of its script's configuration.
+
+A field made by `flag()` carries its help, aliases, bounds and choices. `parse` builds the parser from
+the fields, `from_options` builds the same record from keyword arguments, and both check every value."""
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+from utils.errors import ConfigError, nearest
+from utils.files import ROOT
+
+ConfigType = TypeVar("ConfigType", bound="Options")
+_KINDS = {"text": str, "integer": int, "number": float}
+_EXPECTED = {"text": "text", "integer": "a whole number", "number": "a number"}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a field knows about its flag.
+
+    kind: text, integer, number, switch (absent or present) or choice (--x / --no-x / not said);
+    many: takes one value or more and becomes a tuple; repeatable: may be given several times;
+    const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it."""
+
+    help: str
+    kind: str
+    many: bool = False
+    repeatable: bool = False
+    aliases: tuple[str, ...] = ()
+    const: object = None
+    choices: tuple[str, ...] | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    new: bool = False
+
+
+def flag(default: object, help: str, kind: str = "text", **details) -> Field:
+    """Return a dataclass field that is also a command-line flag; `details` are fields of `Flag`."""
+    return field(default=default, metadata={"flag": Flag(help, kind, **details)})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of the scripts' configurations: values are checked and made uniform when the record is made."""
+
+    @classmethod
+    def refused(cls) -> dict[str, str]:
+        """Return the flags of v6.1 that are answered with advice instead of being accepted."""
+        return {}
+
+    def __post_init__(self):
+        for each in fields(self):
+            object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError where values do not go together. For subclasses to extend."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the options as plain values, fit for a yaml file."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def from_options(config_class: type[ConfigType], **options) -> ConfigType:
+    """Return a configuration with `options` in place of the defaults.
+
+    Names are the flags' with underscores, or one of their aliases such as img. Raises ConfigError for an
+    unknown name, with the nearest known one, and for a value that cannot be."""
+    names = {each.name: each.name for each in fields(config_class)}
+    for each in fields(config_class):
+        names.update({alias.lstrip("-").replace("-", "_"): each.name for alias in each.metadata["flag"].aliases})
+    refused = {text.lstrip("-").replace("-", "_"): advice for text, advice in config_class.refused().items()}
+    known: dict[str, object] = {}
+    for name, value in options.items():
+        if name in refused:
+            if value not in (None, "", False, -1, "latest"):  # v6.1's defaults: asked for nothing
+                raise ConfigError(f"{name}: {refused[name]}")
+        elif name not in names:
+            raise ConfigError(f"{name}: no such option{nearest(name, names)}")
+        elif names[name] in known:
+            raise ConfigError(f"{name}: the option {names[name]} is given twice")
+        else:
+            known[names[name]] = value
+    return config_class(**known)
+
+
+def parse(config_class: type[ConfigType], argv: Sequence[str] | None = None, description: str | None = None,
+          prog: str | None = None) -> ConfigType:
+    """Return the configuration that a command line asks for (`sys.argv` by default).
+
+    Unambiguous prefixes of flags are accepted. A mistake ends the program as argparse does, with exit
+    code 2, after one line that says what is wrong."""
+    parser = build_parser(config_class, description, prog)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options, unknown = parser.parse_known_args(_with_old_prefixes(config_class, argv))
+    if unknown:
+        flags = [name for each in fields(config_class) for name in flag_names(each)]
+        text = unknown[0].split("=")[0]
+        hint = _nearest_flag(text, flags) if text.startswith("-") else ""
+        parser.error(f"unrecognized argument {unknown[0]}{hint}")
+    try:
+        return config_class(**vars(options))
+    except ConfigError as error:
+        return parser.error(str(error))
+
+
+def build_parser(config_class: type[Options], description: str | None = None, prog: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of a configuration: one argument a field, and one a refused flag."""
+    parser = _Parser(prog=prog, description=description)
+    for each in fields(config_class):
+        parser.add_argument(*flag_names(each), **_argument(each))
+    for name, advice in config_class.refused().items():
+        parser.add_argument(name, action=_Refuse, advice=advice, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def flag_names(each: Field) -> tuple[str, ...]:
+    """Return a field's flags, the main one first: batch_size -> --batch-size."""
+    return (f"--{each.name.replace('_', '-')}", *each.metadata["flag"].aliases)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line, without the page of usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+class _Refuse(argparse.Action):
+    """A flag that is known and answered with what to use instead."""
+
+    def __init__(self, *args, advice: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.advice = advice
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{self.option_strings[0]}: {self.advice}")
+
+
+def _argument(each: Field) -> dict[str, object]:
+    """Return what argparse is told about a field."""
+    spec: Flag = each.metadata["flag"]
+    argument: dict[str, object] = {"dest": each.name, "default": each.default, "help": _help(each)}
+    if spec.kind == "switch":
+        return {**argument, "action": "store_true"}
+    if spec.kind == "choice":
+        return {**argument, "action": argparse.BooleanOptionalAction}
+    argument["type"] = _KINDS[spec.kind]
+    argument["metavar"] = each.name.upper() if spec.choices is None else "{" + ",".join(spec.choices) + "}"
+    if spec.choices is not None:
+        argument["choices"] = spec.choices
+    if spec.repeatable:
+        argument["action"] = "append"
+        argument["default"] = None
+    elif spec.many:
+        argument["nargs"] = "+"
+    elif spec.const is not None:
+        argument.update(nargs="?", const=spec.const)
+    return argument
+
+
+def _help(each: Field) -> str:
+    """Return a flag's help with its default at the end."""
+    default = each.default
+    if isinstance(default, tuple):
+        default = " ".join(str(value) for value in default)
+    text = each.metadata["flag"].help
+    if default not in (None, False, ""):
+        shown = str(default).removeprefix(f"{ROOT}{'/' if '/' in str(ROOT) else chr(92)}")
+        text += f" (default: {shown})"
+    return text.replace("%", "%%")
+
+
+def _with_old_prefixes(config_class: type[Options], argv: list[str]) -> list[str]:
+    """Return argv with those prefixes written out that were unambiguous among v6.1's flags, so that a
+    flag that came later (--labels) does not break an old habit (--label 0.1)."""
+    old = {name: each.name for each in fields(config_class) if not each.metadata["flag"].new for name in flag_names(each)}
+    old.update({name: name for name in config_class.refused()})
+    every = {name for each in fields(config_class) for name in flag_names(each)} | set(old)
+    written: list[str] = []
+    for word in argv:
+        head, equals, tail = word.partition("=")
+        if head.startswith("--") and len(head) > 2 and head not in every:
+            matches = [name for name in old if name.startswith(head)]
+            if matches and len({old[name] for name in matches}) == 1:
+                word = matches[0] + equals + tail
+        written.append(word)
+    return written
+
+
+def _nearest_flag(text: str, flags: list[str]) -> str:
+    matches = difflib.get_close_matches(text.replace("_", "-"), flags, n=2, cutoff=0.6)
+    return f" (did you mean {', '.join(matches)}?)" if matches else ""
+
+
+def _checked(each: Field, value: object) -> object:
+    """Return a field's value in its type, or raise ConfigError that names the flag."""
+    spec: Flag = each.metadata["flag"]
+    name = f"--{each.name.replace('_', '-')}"
+    if value is None and spec.repeatable:
+        return ()
+    if spec.kind in ("switch", "choice"):
+        if not isinstance(value, bool) and not (value is None and spec.kind == "choice"):
+            raise ConfigError(f"{name}: expected True or False, got {value!r}")
+        return value
+    if spec.many or spec.repeatable:
+        if value is None and each.default is None:
+            return None
+        values = tuple(value) if isinstance(value, (list, tuple, range)) else (value,)
+        if not values and spec.many:
+            raise ConfigError(f"{name}: expected one value or more, got none")
+        return tuple(_single(name, spec, item) for item in values)
+    if value is each.default or (spec.const is not None and value is spec.const):
+        return value
+    return _single(name, spec, value)
+
+
+def _single(name: str, spec: Flag, value: object) -> object:
+    """Return one value as its flag's type, inside its bounds and among its choices."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if spec.kind == "text":
+        if isinstance(value, Path) or (plain and spec.choices is None):
+            value = str(value)
+        right = isinstance(value, str)
+    else:
+        right = plain and (spec.kind == "number" or int(value) == value if math.isfinite(value) else False)
+    if not right:
+        raise ConfigError(f"{name}: expected {_EXPECTED[spec.kind]}, got {value!r}")
+    if spec.choices is not None and value not in spec.choices:
+        raise ConfigError(f"{name} {value}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}")
+    if spec.kind == "text":
+        return value
+    if not spec.low <= value <= spec.high:
+        bounds = f"at least {spec.low:g}" if spec.high == math.inf else f"{spec.low:g} to {spec.high:g}"
+        raise ConfigError(f"{name} {value:g}: expected {bounds}")
+    return _KINDS[spec.kind](value)

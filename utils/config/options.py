@@ -1,0 +1,166 @@
+"""The options of train.py, val.py and detect.py: YOLOv5 v6.1's flags with their defaults, and a few more."""
+
+from dataclasses import dataclass
+
+from utils.config.flags import Options, flag
+from utils.errors import ConfigError
+from utils.files import ROOT
+
+_SIZE_ALIASES = ("--img", "--img-size")
+_DATA = str(ROOT / "data" / "shapes.yaml")
+_PUBLISHED = str(ROOT / "yolov5s.pt")
+_LABEL_POLICIES = ("skip", "clip", "strict")
+_LABELS_HELP = "what a bad label row does: skip leaves the row out, clip also pulls boxes into the image, strict ends the run"
+_DOWNLOAD_HELP = "fetch published weights or a data set that is not on disk; nothing is fetched without it"
+_PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
+_LOCAL = "nothing is sent to a cloud service here"
+
+
+@dataclass(frozen=True)
+class TrainConfig(Options):
+    """What train.py can be told. Field names are the flags with underscores."""
+
+    weights: str = flag("", "checkpoint to start from, such as yolov5s.pt; '' starts from random weights")
+    cfg: str = flag("", "model yaml, such as models/yolov5n_CBAM.yaml; '' takes the one inside --weights, else models/yolov5s.yaml")
+    data: str = flag(_DATA, "data set yaml")
+    hyp: str = flag(str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"), "hyperparameter yaml")
+    epochs: int = flag(300, "passes over the training images", "integer", low=1)
+    batch_size: int = flag(16, "images a batch; -1 picks what fits the GPU", "integer", low=-1)
+    imgsz: int = flag(640, "side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
+    rect: bool = flag(False, "train on rectangular batches, without mosaics", "switch")
+    resume: str | bool = flag(False, "continue the newest run, or the last.pt named", const=True)
+    nosave: bool = flag(False, "save the last checkpoint only", "switch")
+    noval: bool = flag(False, "validate after the last epoch only", "switch")
+    noautoanchor: bool = flag(False, "keep the anchors whatever the labels look like", "switch")
+    evolve: int | None = flag(None, "search hyperparameters for this many generations", "integer", const=300, low=1)
+    cache: str | None = flag(None, "keep decoded images in memory (ram) or beside the data (disk)", const="ram", choices=("ram", "disk"))
+    image_weights: bool = flag(False, "draw images of badly learnt classes more often", "switch")
+    device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
+    multi_scale: bool = flag(False, "vary the input size by half either way from batch to batch", "switch")
+    single_cls: bool = flag(False, "treat all classes as one", "switch")
+    optimizer: str = flag("SGD", "update rule", choices=("SGD", "Adam", "AdamW"))
+    sync_bn: bool = flag(False, "share batch norm statistics between processes (needs several processes)", "switch")
+    workers: int = flag(8, "processes that load images; 0 loads in the main one", "integer", low=0)
+    project: str = flag(str(ROOT / "runs" / "train"), "folder of the run folders")
+    name: str = flag("exp", "name of the run folder; numbered where it exists")
+    exist_ok: bool = flag(False, "write into an existing run folder", "switch")
+    quad: bool = flag(False, "load batches of four images joined in a square", "switch")
+    cos_lr: bool = flag(False, "let the learning rate fall along a half cosine instead of a line", "switch")
+    label_smoothing: float = flag(0.0, "share of a class target given to the other classes", "number", low=0, high=1)
+    patience: int = flag(100, "epochs without improvement before training stops; 0 never stops early", "integer", low=0)
+    freeze: tuple[int, ...] = flag((0,), "layers to leave as they are: one number N freezes the first N, several name them",
+                                   "integer", many=True, low=0)
+    save_period: int = flag(-1, "keep a checkpoint every so many epochs; -1 keeps none", "integer", low=-1)
+    local_rank: int = flag(-1, "set by launchers of several processes; not used", "integer", aliases=("--local_rank",))
+    seed: int = flag(0, "decides all random numbers", "integer", low=0, high=2**32 - 1, new=True)
+    deterministic: bool = flag(False, "use algorithms that give the same bits each time, where there are any", "switch", new=True)
+    amp: bool | None = flag(None, "mixed precision; not said: on with CUDA, off elsewhere", "choice", new=True)
+    download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
+    labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
+    no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
+    plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+
+    @classmethod
+    def refused(cls) -> dict[str, str]:
+        board = f"{_LOCAL}; every run writes results.csv and TensorBoard events to its folder"
+        return {
+            "--bucket": f"{_LOCAL}; copy the run folder yourself when training has ended",
+            "--entity": board,
+            "--upload_dataset": f"{_LOCAL}; copy the data set's folder yourself",
+            "--bbox_interval": f"{board}, and pictures of predicted boxes",
+            "--artifact_alias": f"{_LOCAL}; --name and --project say where a run's weights are kept",
+        }
+
+    def check(self) -> None:
+        if self.batch_size == 0:
+            raise ConfigError("--batch-size 0: expected at least 1, or -1 to pick what fits the GPU")
+        if self.save_period == 0:
+            raise ConfigError("--save-period 0: expected at least 1, or -1 to keep no extra checkpoints")
+        if self.sync_bn:
+            raise ConfigError("--sync-bn: needs several processes; one process trains here, so leave it out")
+        if self.rect and self.image_weights:
+            raise ConfigError("--image-weights: draws images at random and --rect fixes their order; leave one out")
+
+
+@dataclass(frozen=True)
+class ValConfig(Options):
+    """What val.py can be told. Field names are the flags with underscores."""
+
+    data: str = flag(_DATA, "data set yaml")
+    weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
+    batch_size: int = flag(32, "images a batch", "integer", low=1)
+    imgsz: int = flag(640, "longer side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
+    conf_thres: float = flag(0.001, "least confidence of a detection", "number", low=0, high=1)
+    iou_thres: float = flag(0.6, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
+    task: str = flag("val", "the split to validate on; speed times, study repeats over sizes",
+                     choices=("train", "val", "test", "speed", "study"))
+    device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
+    workers: int = flag(8, "processes that load images; 0 loads in the main one", "integer", low=0)
+    single_cls: bool = flag(False, "treat all classes as one", "switch")
+    augment: bool = flag(False, "average over scales and a flip (test-time augmentation)", "switch")
+    verbose: bool = flag(False, "print a row for each class", "switch")
+    save_txt: bool = flag(False, "write detections as label files", "switch")
+    save_hybrid: bool = flag(False, "write labels and detections merged; implies --save-txt", "switch")
+    save_conf: bool = flag(False, "append the confidence to each row of --save-txt", "switch")
+    save_json: bool = flag(False, "write detections as COCO results; implied when --data ends with coco.yaml", "switch")
+    project: str = flag(str(ROOT / "runs" / "val"), "folder of the run folders")
+    name: str = flag("exp", "name of the run folder; numbered where it exists")
+    exist_ok: bool = flag(False, "write into an existing run folder", "switch")
+    half: bool = flag(False, "compute in half precision", "switch")
+    dnn: bool = flag(False, "run ONNX files with OpenCV", "switch")
+    max_det: int = flag(300, "most detections an image", "integer", low=1, new=True)
+    download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
+    labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
+    no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
+    plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+
+    def check(self) -> None:
+        if self.save_hybrid:
+            object.__setattr__(self, "save_txt", True)
+        if self.data.endswith("coco.yaml"):
+            object.__setattr__(self, "save_json", True)
+
+
+@dataclass(frozen=True)
+class DetectConfig(Options):
+    """What detect.py can be told. Field names are the flags with underscores."""
+
+    weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
+    source: str = flag(str(ROOT / "data" / "images"),
+                       "image, video, folder, glob, list of streams (.txt), stream URL or camera number such as 0")
+    data: str = flag(_DATA, "data set yaml, for class names that the weights do not carry")
+    imgsz: tuple[int, int] = flag((640, 640), "network input in pixels: one side, or height and width",
+                                  "integer", many=True, low=32, aliases=_SIZE_ALIASES)
+    conf_thres: float = flag(0.25, "least confidence of a detection", "number", low=0, high=1)
+    iou_thres: float = flag(0.45, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
+    max_det: int = flag(1000, "most detections an image", "integer", low=1)
+    device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
+    view_img: bool = flag(False, "show results in a window", "switch")
+    save_txt: bool = flag(False, "write detections as label files", "switch")
+    save_conf: bool = flag(False, "append the confidence to each row of --save-txt", "switch")
+    save_crop: bool = flag(False, "write each box's picture to crops/<class>", "switch")
+    nosave: bool = flag(False, "write no annotated images or videos", "switch")
+    classes: tuple[int, ...] | None = flag(None, "keep these class numbers only", "integer", many=True, low=0)
+    agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other", "switch")
+    augment: bool = flag(False, "average over scales and a flip (test-time augmentation)", "switch")
+    visualize: bool = flag(False, "write pictures of the feature maps", "switch")
+    update: bool = flag(False, "shrink the checkpoint in place afterwards, leaving training state out", "switch")
+    project: str = flag(str(ROOT / "runs" / "detect"), "folder of the run folders")
+    name: str = flag("exp", "name of the run folder; numbered where it exists")
+    exist_ok: bool = flag(False, "write into an existing run folder", "switch")
+    line_thickness: int = flag(3, "width of the drawn boxes in pixels", "integer", low=1)
+    hide_labels: bool = flag(False, "draw boxes without text", "switch")
+    hide_conf: bool = flag(False, "draw class names without confidences", "switch")
+    half: bool = flag(False, "compute in half precision", "switch")
+    dnn: bool = flag(False, "run ONNX files with OpenCV", "switch")
+    vid_stride: int = flag(1, "use every n-th frame of a video or stream", "integer", low=1, new=True)
+    save_csv: bool = flag(False, "write all detections to one csv", "switch", new=True)
+    save_json: bool = flag(False, "write all detections to one json", "switch", new=True)
+    download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
+    plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+
+    def check(self) -> None:
+        if len(self.imgsz) == 1:
+            object.__setattr__(self, "imgsz", self.imgsz * 2)
+        if len(self.imgsz) != 2:
+            raise ConfigError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")

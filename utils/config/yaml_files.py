@@ -1,0 +1,37 @@
+"""Finding and reading the yaml files that users write, with errors that name file and line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import ConfigError, nearest
+from utils.files import ROOT, read_text
+
+
+def find_yaml(name: Path | str, folder: str, kind: str) -> Path:
+    """Return the file that `name` means: a path, a path below the project's root, or the name of
+    a file in the project's `folder`, with or without .yaml. Raises ConfigError with near names."""
+    shelf = ROOT / folder
+    for candidate in (Path(name), ROOT / name, shelf / name, shelf / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = [path.name for path in shelf.glob("*.yaml")]
+    raise ConfigError(f"{name}: no such {kind}; looked in the current folder, {ROOT} and {shelf}{nearest(Path(name).name, known)}")
+
+
+def read_yaml(path: Path, texts_only: bool = False) -> dict:
+    """Return a yaml file's mapping; with `texts_only` every scalar stays the text that was written.
+
+    Raises ConfigError that names the line where the file is not yaml or not a mapping."""
+    import yaml
+
+    try:
+        content = yaml.load(read_text(path), Loader=yaml.BaseLoader if texts_only else yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        raise ConfigError(f"{where}: not valid yaml: {getattr(error, 'problem', None) or str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected lines of the form `key: value`, got {type(content).__name__}")
+    return content
