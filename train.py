@@ -1,0 +1,34 @@
+"""Train a detector: python train.py --cfg models/yolov5_CoTA.yaml --data my.yaml --weights yolov5l.pt"""
+
+import sys
+from collections.abc import Sequence
+
+from utils.cli import run_script
+from utils.config import TrainConfig, from_options, parse
+
+DESCRIPTION = "Train a YOLOv5 detector or one of its attention variants on your data."
+
+
+def parse_opt(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Return the settings that the command line asks for."""
+    return parse(TrainConfig, argv, description=DESCRIPTION, prog="train.py")
+
+
+def main(config: TrainConfig):
+    """Train, or evolve hyperparameters; return the TrainResult (None after an evolution)."""
+    if config.evolve:
+        from utils.engine.evolution import evolve_training
+
+        return evolve_training(config)
+    from utils.engine.training import train
+
+    return train(config)
+
+
+def run(**options):
+    """Train with v6.1's options as keywords: train.run(cfg="yolov5n_CBAM.yaml", data="my.yaml", epochs=10)."""
+    return main(from_options(TrainConfig, **options))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, parse_opt))

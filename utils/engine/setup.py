@@ -1,0 +1,158 @@
+"""Builds what a training consists of, from a TrainConfig: model, data, optimizer and schedule."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.registry import load_plugin
+from models.yolo import Model
+from utils.anchors import check_anchors
+from utils.checkpoint import Checkpoint, find_weights, read_checkpoint, transfer_weights
+from utils.config import DatasetSpec, Hyperparameters, TrainConfig
+from utils.datasets.loader import Loader, build_loader
+from utils.datasets.open import open_split
+from utils.ema import ModelEMA
+from utils.engine.autobatch import auto_batch_size
+from utils.engine.fit import Parts
+from utils.errors import ConfigError
+from utils.files import ROOT
+from utils.log import LOGGER
+from utils.loss import DetectionLoss
+from utils.optim import Schedule, build_optimizer, scaled_weight_decay
+
+DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
+RECT_PAD = 0.5  # strides of border that validation pictures get
+
+
+@dataclass
+class Data:
+    """The two loaders of a training and what they read."""
+
+    spec: DatasetSpec
+    train: Loader
+    val: Loader
+
+
+def prepare_process(config: TrainConfig) -> None:
+    """Seed torch's own generator (initial weights, dropout) and choose deterministic kernels on request."""
+    torch.manual_seed(config.seed)
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    for plugin in config.plugin:
+        load_plugin(plugin)
+
+
+def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, resumed: Checkpoint | None,
+                   device: torch.device) -> Model:
+    """Return the model to train, with the weights it starts from, frozen as asked."""
+    source = resumed
+    if resumed is None and config.weights:
+        source = read_checkpoint(find_weights(config.weights, download=config.download))
+    if resumed is not None:
+        model = Model(resumed.yaml, nc=spec.nc)
+        model.load_state_dict(resumed.training["model_state"])
+    else:
+        description = config.cfg or (source.yaml if source else DEFAULT_MODEL)
+        if not config.cfg and not source:
+            LOGGER.info(f"neither --cfg nor --weights: training {DEFAULT_MODEL.name} from scratch")
+        model = Model(description, nc=spec.nc, anchors=hyp.anchors)
+        if source:
+            transfer_weights(model, source, keep_anchors=bool(config.cfg or hyp.anchors))
+    model.names = list(spec.names)
+    freeze_layers(model, config.freeze)
+    return model.to(device)
+
+
+def freeze_layers(model: Model, freeze: tuple[int, ...]) -> None:
+    """Freeze the first N layers (one number) or the layers of these indices (several)."""
+    layers = range(freeze[0]) if len(freeze) == 1 else freeze
+    count = len(model.model)
+    wrong = [layer for layer in layers if not 0 <= layer < count]
+    if wrong:
+        raise ConfigError(f"--freeze {' '.join(map(str, freeze))}: the model has layers 0 to {count - 1}")
+    for layer in layers:
+        for name, parameter in model.model[layer].named_parameters():
+            parameter.requires_grad = False
+            LOGGER.info(f"freezing model.{layer}.{name}")
+
+
+def round_image_size(imgsz: int, stride: int) -> int:
+    """Return `imgsz` raised to a multiple of the model's largest stride."""
+    rounded = max(stride * 2, -(-imgsz // stride) * stride)
+    if rounded != imgsz:
+        LOGGER.warning(f"WARNING: --imgsz {imgsz} is not a multiple of the stride {stride} (and at least twice it): using {rounded}")
+    return rounded
+
+
+def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path) -> Data:
+    """Open the train and val splits and their loaders."""
+    stride = int(model.stride.max())
+    common = dict(imgsz=config.imgsz, stride=stride, single_cls=config.single_cls, cache=config.cache,
+                  labels_policy=config.labels, cache_labels=not config.no_cache_labels, seed=config.seed,
+                  download=config.download, report_dir=save_dir)
+    training = open_split(spec, "train", augment=True, hyp=hyp, rect=config.rect, **common)
+    validation = open_split(spec, "val", rect=True, pad=RECT_PAD, **common)
+    pin = torch.cuda.is_available() and next(model.parameters()).device.type == "cuda"
+    loader = dict(workers=config.workers, seed=config.seed, pin_memory=pin)
+    return Data(spec,
+                build_loader(training, config.batch_size, shuffle=True, quad=config.quad, **loader),
+                build_loader(validation, config.batch_size * 2, **loader))
+
+
+def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainConfig) -> None:
+    """Replace the model's anchors where the data's boxes would not find one (v6.1's AutoAnchor)."""
+    report = check_anchors(data.train.dataset.box_sizes, model.geometry, threshold=hyp.anchor_t, imgsz=config.imgsz,
+                           generator=np.random.default_rng([config.seed, 1]))
+    if report.new_anchors_px is not None:
+        model.head.set_anchors(report.new_anchors_px)
+
+
+def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, data: Data, resumed: Checkpoint | None) -> Parts:
+    """Optimizer, schedule, loss, average and scaler around a model and its loaders."""
+    device = next(model.parameters()).device
+    amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
+    scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
+    optimizer = build_optimizer(model, config.optimizer, lr=hyp.lr0, momentum=hyp.momentum,
+                                weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size))
+    schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
+    ema = ModelEMA(model)
+    scaler = gradient_scaler(device, amp)
+    if resumed is not None:
+        ema.module.load_state_dict(resumed.state)
+        ema.updates = resumed.training["ema_updates"]
+        optimizer.load_state_dict(resumed.training["optimizer"])
+        scaler.load_state_dict(resumed.training["scaler"])
+    stride = int(model.stride.max())
+    return Parts(model=model, loss=DetectionLoss(model.geometry, scaled, device), optimizer=optimizer, knobs=schedule.knobs, ema=ema,
+                 loader=data.train, device=device, scaler=scaler, amp=amp, stride=stride,
+                 image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None)
+
+
+def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:
+    """Return the loss scaler. On CUDA without mixed precision it keeps scale 1 and only leaves out
+    steps whose gradients are not finite, on the device, without a word from the host."""
+    if device.type != "cuda":
+        return torch.amp.GradScaler("cpu", enabled=False)
+    if amp:
+        return torch.amp.GradScaler("cuda")
+    return torch.amp.GradScaler("cuda", init_scale=1.0, growth_interval=2**31 - 1)
+
+
+def multi_scale(imgsz: int, stride: int, seed: int):
+    """Return (epoch, batch number) -> side: a multiple of `stride` drawn within 50 % of `imgsz`."""
+    lowest, highest = max(1, round(imgsz * 0.5 / stride)), round(imgsz * 1.5 / stride)
+
+    def side(epoch: int, batch: int) -> int:
+        return stride * int(np.random.default_rng([seed, epoch, batch, 2]).integers(lowest, highest + 1))
+
+    return side
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable values."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

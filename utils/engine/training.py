@@ -1,0 +1,202 @@
+"""What train.py runs: one training from flags to its run folder, fresh or resumed."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, write_checkpoint
+from utils.config import DatasetSpec, Hyperparameters, TrainConfig
+from utils.device import select_device
+from utils.engine.evaluate import Evaluation, evaluate
+from utils.engine.fit import Hook, Trainer
+from utils.engine.hooks import BatchPictures, Checkpoints, Console, ResultsFile, TensorBoard
+from utils.engine.setup import Data, auto_batch_size, build_data, build_detector, build_parts, fit_anchors, prepare_process, round_image_size
+from utils.errors import CheckpointError
+from utils.files import ROOT, new_run_dir, write_atomically
+from utils.log import LOGGER
+from utils.types import TrainState
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to: its folder, its last state, and best.pt's validation."""
+
+    save_dir: Path
+    state: TrainState
+    evaluation: Evaluation
+
+    def row(self) -> tuple[float, ...]:
+        """v6.1's results: P, R, mAP50, mAP50-95, box, obj and cls loss of validation."""
+        losses = self.evaluation.losses
+        return (*self.evaluation.metrics.row(), *(losses.row() if losses else (0.0, 0.0, 0.0)))
+
+
+def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequence[Hook] = ()) -> TrainResult:
+    """Train as `config` says and return the result; `hyp` replaces the file that config.hyp names."""
+    config, resumed, save_dir = open_run(config)
+    prepare_process(config)
+    hyp = Hyperparameters.load(resumed.training["hyp"]) if resumed else hyp or Hyperparameters.load(config.hyp)
+    spec = DatasetSpec.load(config.data)
+    spec = spec.as_single_class() if config.single_cls else spec
+    device = select_device(config.device)
+    model = build_detector(config, hyp, spec, resumed, device)
+    config = settle_sizes(config, model, device)
+    write_settings(config, hyp, save_dir)
+    data = build_data(config, hyp, spec, model, save_dir)
+    model.summary(imgsz=config.imgsz, verbose=resumed is None)
+    if not resumed:
+        draw_labels(data, save_dir)
+        if not config.noautoanchor:
+            fit_anchors(model, data, hyp, config)
+    parts = build_parts(config, hyp, model, data, resumed)
+    state = restore_state(resumed)
+    data.train.follow(lambda: state.class_map if config.image_weights else None)
+
+    def validate(module: nn.Module) -> Evaluation:
+        return evaluate(module, data.val, names=spec.names, device=device, loss=parts.loss, single_cls=config.single_cls)
+
+    trainer = Trainer(
+        parts, state, config.epochs, evaluate=validate,
+        should_evaluate=lambda epoch: not config.noval,
+        should_stop=lambda state: 0 < config.patience <= state.epoch - 1 - state.best_epoch,
+        hooks=[Console(), ResultsFile(save_dir / "results.csv"), TensorBoard(save_dir), BatchPictures(save_dir, model.names),
+               Checkpoints(save_dir / "weights", saver(config, hyp), config.save_period, config.nosave), *hooks])
+    announce(config, hyp, data, save_dir)
+    run_to_end(trainer, save_dir)
+    data.train.close()
+    return finish(trainer, config, data, save_dir)
+
+
+def open_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, Path]:
+    """Return the settings in force, the checkpoint to continue from (or None), and the run's folder."""
+    if not config.resume:
+        return config, None, new_run_dir(config.project, config.name, config.exist_ok)
+    path = resume_file(config)
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.training:
+        raise CheckpointError(f"{path}: holds weights only and cannot be resumed; start a new training with --weights {path}")
+    saved = TrainConfig(**checkpoint.training["config"])
+    changes = dict(resume=str(path), device=config.device)
+    if config.epochs not in (TrainConfig.epochs, saved.epochs):
+        LOGGER.info(f"epochs {saved.epochs} -> {config.epochs}: the learning rate follows the schedule of {config.epochs} epochs from here on")
+        changes["epochs"] = config.epochs
+    settings = dataclasses.replace(saved, **changes)
+    done = checkpoint.training["state"]["epoch"]
+    if done >= settings.epochs:
+        raise CheckpointError(f"{path}: its training of {settings.epochs} epochs is finished; "
+                              f"--epochs N with N over {done} goes on, --weights {path} starts anew from it")
+    LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
+    return settings, checkpoint, path.resolve().parents[1] if path.parent.name == "weights" else path.resolve().parent
+
+
+def resume_file(config: TrainConfig) -> Path:
+    """Return the file that --resume means: the path given, a run folder's last.pt, or the newest last*.pt under runs/."""
+    if isinstance(config.resume, str):
+        path = Path(config.resume)
+        path = path / "weights" / "last.pt" if path.is_dir() else path
+        if not path.exists():
+            raise CheckpointError(f"--resume {path}: no such file; give a run's weights/last.pt")
+        return path
+    places = {Path(config.project), ROOT / "runs"}
+    found = [path for place in places if place.is_dir() for path in place.rglob("last*.pt")]
+    if not found:
+        raise CheckpointError(f"--resume: no last.pt lies under {' or '.join(sorted(map(str, places)))}; give its path")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def settle_sizes(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainConfig:
+    """Return the config with the picture size and batch size that will really be used."""
+    imgsz = round_image_size(config.imgsz, int(model.stride.max()))
+    batch = config.batch_size
+    if batch == -1:
+        batch = auto_batch_size(model, imgsz, device, amp=config.amp is not False)
+    return dataclasses.replace(config, imgsz=imgsz, batch_size=batch)
+
+
+def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) -> None:
+    """Leave opt.yaml and hyp.yaml in the run's folder: what the run was really made with."""
+    import yaml
+
+    for name, values in (("opt.yaml", config.as_dict()), ("hyp.yaml", hyp.as_dict())):
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        write_atomically(save_dir / name, lambda stream: stream.write(text.encode()))
+
+
+def draw_labels(data: Data, save_dir: Path) -> None:
+    """Leave labels.jpg and labels_correlogram.jpg in the run's folder."""
+    from utils.plots.labels import plot_labels
+
+    store = data.train.dataset.store
+    plot_labels(store.cls, store.xywhn, data.spec.names, save_dir)
+
+
+def restore_state(resumed: Checkpoint | None) -> TrainState:
+    """Return where training starts, with torch's generators as they were."""
+    if resumed is None:
+        return TrainState()
+    generators = resumed.training["generators"]
+    torch.set_rng_state(generators["torch"])
+    if torch.cuda.is_available() and generators["cuda"]:
+        torch.cuda.set_rng_state_all(generators["cuda"])
+    return TrainState(**resumed.training["state"])
+
+
+def saver(config: TrainConfig, hyp: Hyperparameters):
+    """Return save(trainer, path): writes everything that a resumed training needs, in full precision."""
+
+    def save(trainer: Trainer, path: Path) -> None:
+        parts = trainer.parts
+        cuda = torch.cuda.get_rng_state_all() if parts.device.type == "cuda" else []
+        training = {
+            "model_state": parts.model.state_dict(), "ema_updates": parts.ema.updates,
+            "optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict(),
+            "generators": {"torch": torch.get_rng_state(), "cuda": cuda},
+            "state": dataclasses.asdict(trainer.state), "config": config.as_dict(), "hyp": hyp.as_dict(),
+        }
+        write_checkpoint(checkpoint_of(parts.ema.module, training=training), path)
+
+    return save
+
+
+def announce(config: TrainConfig, hyp: Hyperparameters, data: Data, save_dir: Path) -> None:
+    """Say what is about to happen, in v6.1's words."""
+    LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
+    LOGGER.info(f"Image sizes {config.imgsz} train, {config.imgsz} val\nUsing {data.train.workers} dataloader workers\n"
+                f"Logging results to {save_dir}\nStarting training for {config.epochs} epochs...")
+
+
+def run_to_end(trainer: Trainer, save_dir: Path) -> None:
+    """Train; say how to go on when interrupted."""
+    started, first = time.perf_counter(), trainer.state.epoch
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        last = save_dir / "weights" / "last.pt"
+        if last.exists():
+            LOGGER.info(f"\nstopped in epoch {trainer.state.epoch}; continue with: python train.py --resume {last}")
+        raise
+    done = trainer.state.epoch
+    if done < trainer.epochs:
+        LOGGER.info(f"stopped early: no better epoch than {trainer.state.best_epoch} within --patience")
+    LOGGER.info(f"\n{done - first} epochs completed in {(time.perf_counter() - started) / 3600:.3f} hours.")
+
+
+def finish(trainer: Trainer, config: TrainConfig, data: Data, save_dir: Path) -> TrainResult:
+    """Strip best.pt, validate the file as val.py would, and draw the curves."""
+    from utils.engine.validate import validate_checkpoint
+    from utils.plots.curves import plot_results
+
+    best = save_dir / "weights" / "best.pt"
+    strip(best)
+    LOGGER.info(f"Optimizer stripped from {best}, {best.stat().st_size / 1e6:.1f}MB\nValidating {best}...")
+    evaluation = validate_checkpoint(best, data.val, names=data.spec.names, device=trainer.parts.device, save_dir=save_dir,
+                                     loss=trainer.parts.loss, single_cls=config.single_cls)
+    data.val.close()
+    plot_results(save_dir / "results.csv")
+    LOGGER.info(f"Results saved to {save_dir}")
+    return TrainResult(save_dir, trainer.state, evaluation)
