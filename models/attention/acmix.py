@@ -1,0 +1,136 @@
+"""ACmix: one set of 1x1 projections feeding a local self-attention and a shift convolution.
+
+Paper: Pan, Ge, Lu, Song, Chen, Huang, Huang, "On the Integration of Self-Attention and
+Convolution", CVPR 2022, https://arxiv.org/abs/2111.14556, equations 8 to 14.
+
+    q, k, v = W_q x, W_k x, W_v x                      heads of d = C_out / head channels
+    attention: a(p, o) = softmax over o of (q_p / sqrt(d)) . (k_{p+o} + e_p - e_{p+o})
+               att_p   = sum over the kernel_att^2 neighbours o of a(p, o) v_{p+o}
+               e = conv_p of the (x, y) position in [-1, 1]^2; borders by reflection
+    convolution: kernel_conv^2 mixtures (fc) of the q, k, v heads, each moved by its own shift
+               (dep_conv, initialised to the one-hot shifts)
+    y = rate1 * att + rate2 * conv,   rate1 = rate2 = 0.5 at the start
+
+How ours differs from the tutorials: the tutorials print no forward pass and no helpers; here the
+rates really start at 0.5; a map may have any height and width (reflection goes to and fro where
+the border is wider than the map, and a stride gives ceil(H / stride)); `dilation` spreads the
+neighbours and does not only enlarge the border; positions take the map's type and device. As in
+the published code, and so in its checkpoints, the shift convolution has no bias.
+
+Exact short cuts: (q_p / sqrt(d)) . e_p is the same for all neighbours of p, so softmax ignores it
+and the position term is one subtraction, k - e, before the neighbours are visited; neighbours are
+visited offset by offset on views of one padded map, so the kernel_att^2 copies that an unfold of
+k, v and e would make are never held.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, cat, nn
+
+from models.attention.arithmetic import require_multiple, require_odd, require_positive, softmax
+from models.registry import Plan, Scale, register
+
+
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+    """`[]`, `[c_out, ...]` or the tutorials' `[c_in, c_out, ...]` -> ACmix(c_in, c_out, ...). Widths are
+    even and kernels odd, which tells `[c_in, c_out]` from `[c_out, kernel_att]`."""
+    if len(channels) != 1:
+        raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
+    c_in, rest = channels[0], list(args)
+    if not all(isinstance(each, int) for each in rest):
+        raise ValueError(f"expects [c_out, kernel_att, ...] as integers, got {rest}")
+    c_out = scale(rest.pop(0)) if rest else c_in
+    if rest and rest[0] % 2 == 0:
+        declared = args[0]
+        if c_in not in (declared, scale(declared)):
+            raise ValueError(f"is given {declared} channels ({scale(declared)} at this width_multiple) but {c_in} arrive")
+        c_out = rest.pop(0) if c_in != scale(declared) else scale(rest.pop(0))
+    if repeats > 1 and c_out != c_in:
+        raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
+    return Plan((c_in, c_out, *rest), c_out, repeats)
+
+
+@register(wiring)
+class ACmix(nn.Module):
+    """ACmix(in_planes, out_planes, kernel_att=7, head=4, kernel_conv=3, stride=1, dilation=1):
+    (B, in_planes, H, W) to (B, out_planes, ceil(H/stride), ceil(W/stride)); `head` divides out_planes."""
+
+    def __init__(self, in_planes: int, out_planes: int, kernel_att: int = 7, head: int = 4, kernel_conv: int = 3,
+                 stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        require_positive("ACmix", in_planes=in_planes, head=head, stride=stride, dilation=dilation)
+        require_odd("ACmix", "kernel_att", kernel_att)
+        require_odd("ACmix", "kernel_conv", kernel_conv)
+        require_multiple("ACmix", out_planes, head, "heads")
+        self.head, self.head_dim = head, out_planes // head
+        self.kernel_att, self.kernel_conv = kernel_att, kernel_conv
+        self.stride, self.dilation = stride, dilation
+        taps = kernel_conv * kernel_conv
+        self.rate1 = nn.Parameter(torch.full((1,), 0.5))
+        self.rate2 = nn.Parameter(torch.full((1,), 0.5))
+        self.conv1 = nn.Conv2d(in_planes, out_planes, 1)
+        self.conv2 = nn.Conv2d(in_planes, out_planes, 1)
+        self.conv3 = nn.Conv2d(in_planes, out_planes, 1)
+        self.conv_p = nn.Conv2d(2, self.head_dim, 1)
+        self.fc = nn.Conv2d(3 * head, taps, 1, bias=False)
+        self.dep_conv = nn.Conv2d(taps * self.head_dim, out_planes, kernel_conv, stride, kernel_conv // 2,
+                                  groups=self.head_dim, bias=False)
+        with torch.no_grad():  # output o of a group is the sum of its `taps` inputs, input t moved by shift t
+            shifts = torch.eye(taps).view(taps, kernel_conv, kernel_conv)
+            self.dep_conv.weight.copy_(shifts.expand_as(self.dep_conv.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return rate1 * attention + rate2 * convolution of the map `x` (B, in_planes, H, W)."""
+        query, key, value = self.conv1(x), self.conv2(x), self.conv3(x)
+        attended = self._attend(query, key, value)
+        convolved = self._convolve(query, key, value)
+        return self.rate1 * attended + self.rate2 * convolved
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads = (self.head, self.head_dim)
+        query = query[:, :, :: self.stride, :: self.stride].unflatten(1, heads) * self.head_dim**-0.5
+        position = self.conv_p(positions(key))  # (1, d, H, W), shared by the heads
+        border = self.dilation * (self.kernel_att // 2)
+        key = reflect(key.unflatten(1, heads) - position.unsqueeze(1), border)  # (B, head, d, H+2b, W+2b)
+        value = reflect(value.unflatten(1, heads), border)
+        size = query.shape[-2:]
+        logits = [(query * near).sum(2) for near in self._neighbours(key, size)]  # each (B, head, h, w)
+        attention = softmax(torch.stack(logits), dim=0).unsqueeze(3)
+        attended = torch.zeros_like(query)
+        for weight, near in zip(attention, self._neighbours(value, size), strict=True):
+            attended = torch.addcmul(attended, weight.to(near.dtype), near)
+        return attended.flatten(1, 2)  # (B, C_out, h, w), head-major
+
+    def _neighbours(self, padded: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Yield, offset by offset in reading order, the view of `padded` that lies under the outputs."""
+        height, width = ((side - 1) * self.stride + 1 for side in size)
+        for row in range(0, self.kernel_att * self.dilation, self.dilation):
+            for column in range(0, self.kernel_att * self.dilation, self.dilation):
+                yield padded[..., row : row + height : self.stride, column : column + width : self.stride]
+
+    def _convolve(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, _, height, width = query.shape
+        heads = [each.reshape(batch, self.head, self.head_dim, height * width) for each in (query, key, value)]
+        mixed = self.fc(cat(heads, dim=1))  # (B, kernel_conv^2, d, H*W)
+        mixed = mixed.transpose(1, 2).reshape(batch, -1, height, width)  # d groups of kernel_conv^2 channels
+        return self.dep_conv(mixed)
+
+
+def positions(like: Tensor) -> Tensor:
+    """Return the (1, 2, H, W) map of x and y in [-1, 1], in the type and on the device of `like` (B, C, H, W)."""
+    height, width = like.shape[-2:]
+    column = torch.linspace(-1.0, 1.0, width, dtype=like.dtype, device=like.device)
+    row = torch.linspace(-1.0, 1.0, height, dtype=like.dtype, device=like.device)
+    return torch.stack((column.expand(height, width), row.unsqueeze(1).expand(height, width))).unsqueeze(0)
+
+
+def reflect(maps: Tensor, border: int) -> Tensor:
+    """Return (..., H, W) maps widened by `border` on all sides by reflection without repeating the
+    edge; where the border exceeds the map the reflection runs to and fro. One row or column repeats."""
+    for axis in (-2, -1):
+        period = max(2 * (maps.shape[axis] - 1), 1)
+        place = torch.arange(-border, maps.shape[axis] + border, device=maps.device).remainder(period)
+        maps = maps.index_select(axis, torch.minimum(place, period - place) if period > 1 else place)
+    return maps

@@ -1,0 +1,70 @@
+"""CBAM: a gate per channel, then a gate per position.
+
+Paper: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018,
+https://arxiv.org/abs/1807.06521, equations 1 to 3.
+
+    M_c(F) = sigmoid(W_2 ReLU(W_1 avg(F)) + W_2 ReLU(W_1 max(F)))      over positions, (B, C, 1, 1)
+    M_s(F) = sigmoid(Conv_7x7([max over channels, mean over channels]))  (B, 1, H, W)
+    F'  = M_c(F) * F
+    F'' = M_s(F') * F'
+
+How ours differs from the tutorials: theirs overwrite the input with the gate and multiply by the
+input again after each stage, so the output grows with a power of the input; here each stage
+multiplies once, as the paper says. Parameters and their names are theirs (no biases, no norm).
+The hidden width never falls to zero on few channels. The maximum is `amax`, whose gradient is
+reproducible and shared among ties.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from models.attention.arithmetic import require_odd, require_positive
+from models.registry import register
+
+
+class ChannelAttentionModule(nn.Module):
+    """ChannelAttentionModule(c1, reduction=4): (B, c1, H, W) to the same shape, each channel times its gate."""
+
+    def __init__(self, c1: int, reduction: int = 4) -> None:
+        super().__init__()
+        require_positive("ChannelAttentionModule", c1=c1, reduction=reduction)
+        hidden = max(1, c1 // reduction)
+        self.fc1 = nn.Conv2d(c1, hidden, 1, bias=False)
+        self.fc2 = nn.Conv2d(hidden, c1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return M_c(x) * x. fc2 has no bias, so it runs once, on the sum of both hidden layers."""
+        mean = x.mean((2, 3), keepdim=True)
+        peak = x.amax((2, 3), keepdim=True)
+        gate = torch.sigmoid(self.fc2(relu(self.fc1(mean)) + relu(self.fc1(peak))))
+        return gate * x
+
+
+class spatial_attention(nn.Module):  # noqa: N801 - the tutorials' name
+    """spatial_attention(kernel_size=7): (B, C, H, W) to the same shape, each position times its gate."""
+
+    def __init__(self, kernel_size: int = 7) -> None:
+        super().__init__()
+        require_odd("spatial_attention", "kernel_size", kernel_size)
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return M_s(x) * x."""
+        mean = x.mean(1, keepdim=True)
+        peak = x.amax(1, keepdim=True)
+        return torch.sigmoid(self.conv(torch.cat((peak, mean), dim=1))) * x
+
+
+@register()
+class CBAM(nn.Module):
+    """CBAM(c1, ratio=16, kernel_size=7): (B, c1, H, W) to the same shape."""
+
+    def __init__(self, c1: int, ratio: int = 16, kernel_size: int = 7) -> None:
+        super().__init__()
+        self.channel_attention = ChannelAttentionModule(c1, ratio)
+        self.spatial_attention = spatial_attention(kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return M_s(F') * F' with F' = M_c(x) * x."""
+        return self.spatial_attention(self.channel_attention(x))

@@ -1,0 +1,68 @@
+"""DoubleAttentionLayer: gather the map into a few descriptors, then hand each position its share.
+
+Paper: Chen, Kalantidis, Li, Yan, Feng, "A^2-Nets: Double Attention Networks", NeurIPS 2018,
+https://arxiv.org/abs/1810.11579, equations 2 to 6.
+
+    A = W_A x + b_A                       (c_m, N), N = H*W
+    B = softmax over positions(W_B x)     (c_n, N)   where each descriptor looks
+    V = softmax over descriptors(W_V x)   (c_n, N)   what each position takes
+    G = A B^T                             (c_m, c_n) gather
+    Z = G V                               (c_m, N)   distribute
+    y = W_R Z + b_R                       only with `reconstruct`
+
+As in the tutorials, and unlike the paper, nothing is added to the input, so the output has
+rank c_n at most, and without `reconstruct` it has c_m channels. Copies that call softmax without
+an axis normalise over the batch; the axes here are the paper's.
+
+Exact short cut: every row of B sums to one, so G = W_A (x B^T) + b_A, and W_R Z = (W_R G) V.
+Both convolutions run over c_n columns and not over N positions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_positive, softmax
+from models.registry import Plan, Scale, register
+
+
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+    """`[c_m, c_n]` -> DoubleAttentionLayer(c_in, c_m * width, c_n) leaves c_m * width;
+    `[c_m, c_n, True]` leaves c_in."""
+    if len(channels) != 1:
+        raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
+    if len(args) not in (2, 3) or not all(isinstance(each, int) for each in args):
+        raise ValueError(f"expects [c_m, c_n] or [c_m, c_n, reconstruct], such as [128, 3], got {list(args)}")
+    c_in, c_m, rest = channels[0], scale(args[0]), args[1:]
+    c_out = c_in if len(rest) == 2 and rest[1] else c_m
+    if repeats > 1 and c_out != c_in:
+        raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
+    return Plan((c_in, c_m, *rest), c_out, repeats)
+
+
+@register(wiring)
+class DoubleAttentionLayer(nn.Module):
+    """DoubleAttentionLayer(in_channels, c_m, c_n, reconstruct=False): (B, in_channels, H, W) to
+    (B, c_m, H, W), or back to in_channels with `reconstruct`; any H and W."""
+
+    def __init__(self, in_channels: int, c_m: int, c_n: int, reconstruct: bool = False) -> None:
+        super().__init__()
+        require_positive("DoubleAttentionLayer", in_channels=in_channels, c_m=c_m, c_n=c_n)
+        self.reconstruct = bool(reconstruct)
+        self.convA = nn.Conv2d(in_channels, c_m, 1)
+        self.convB = nn.Conv2d(in_channels, c_n, 1)
+        self.convV = nn.Conv2d(in_channels, c_n, 1)
+        if self.reconstruct:
+            self.conv_reconstruct = nn.Conv2d(c_m, in_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return G V, or W_R G V + b_R, for the map `x` (B, in_channels, H, W)."""
+        look = softmax(self.convB(x).flatten(2), dim=2)  # B: (B, c_n, N)
+        take = softmax(self.convV(x).flatten(2), dim=1)  # V: (B, c_n, N)
+        seen = x.flatten(2) @ look.transpose(1, 2)  # x B^T: (B, in_channels, c_n)
+        gathered = self.convA(seen.unsqueeze(3)).squeeze(3)  # G: (B, c_m, c_n)
+        if not self.reconstruct:
+            return (gathered @ take).unflatten(2, x.shape[-2:])
+        weight, bias = self.conv_reconstruct.weight.flatten(1), self.conv_reconstruct.bias
+        return (weight @ gathered @ take + bias.unsqueeze(1)).unflatten(2, x.shape[-2:])
