@@ -65,13 +65,13 @@ def literal_assignment(targets, shape, anchors, anchor_t):
     for step_x, step_y in ((0, 0), (-0.5, 0), (0, -0.5), (0.5, 0), (0, 0.5)):
         for number, (anchor_width, anchor_height) in enumerate(anchors.tolist()):
             for image, cls, x, y, w, h in targets.tolist():
-                x, y, w, h = (float(np.float32(value) * np.float32(side)) for value, side in ((x, width), (y, height), (w, width), (h, height)))
+                sides = zip((x, y, w, h), (width, height, width, height))
+                x, y, w, h = (float(np.float32(value) * np.float32(side)) for value, side in sides)
                 if max(w / anchor_width, anchor_width / w, h / anchor_height, anchor_height / h) >= anchor_t:
                     continue
                 to_right, to_bottom = float(np.float32(width) - np.float32(x)), float(np.float32(height) - np.float32(y))
-                if step_x < 0 and not (x % 1 < 0.5 and x > 1) or step_x > 0 and not (to_right % 1 < 0.5 and to_right > 1):
-                    continue
-                if step_y < 0 and not (y % 1 < 0.5 and y > 1) or step_y > 0 and not (to_bottom % 1 < 0.5 and to_bottom > 1):
+                ways = ((step_x < 0, x), (step_y < 0, y), (step_x > 0, to_right), (step_y > 0, to_bottom))
+                if any(taken and not (room % 1 < 0.5 and room > 1) for taken, room in ways):
                     continue
                 column = min(max(int(x + step_x), 0), width - 1)
                 row = min(max(int(y + step_y), 0), height - 1)
@@ -82,13 +82,14 @@ def literal_assignment(targets, shape, anchors, anchor_t):
 @pytest.mark.parametrize("shapes", [((8, 8), (4, 4), (2, 2)), ((6, 11), (3, 5), (1, 2))])
 def test_assignment_equals_its_definition(shapes):
     geometry = head()
-    edges = torch.tensor([[0, 1, 0.5, 0.5, 0.1, 0.1], [1, 2, 0, 0, 0.2, 0.2], [1, 0, 1, 1, 0.2, 0.2], [0, 0, 0.25, 0.75, 0.3, 0.1]])
+    edges = torch.tensor([[0, 1, 0.5, 0.5, 0.1, 0.1], [1, 2, 0, 0, 0.2, 0.2],
+                          [1, 0, 1, 1, 0.2, 0.2], [0, 0, 0.25, 0.75, 0.3, 0.1]])
     targets = torch.cat((random_targets(60, 2, 3), edges))
     total = 0
     for assignment, shape, anchors in zip(assign(targets, shapes, geometry, 4.0), shapes, geometry.anchors):
         expected = literal_assignment(targets, shape, anchors, 4.0)
-        columns = (assignment.image, assignment.anchor, assignment.row, assignment.column, *assignment.xywh.unbind(1), assignment.cls)
-        got = torch.stack([column.double() for column in columns], 1)
+        cells = (assignment.image, assignment.anchor, assignment.row, assignment.column)
+        got = torch.stack([column.double() for column in (*cells, *assignment.xywh.unbind(1), assignment.cls)], 1)
         assert got.shape == (len(expected), 9)
         np.testing.assert_allclose(got.numpy(), np.array(expected).reshape(-1, 9), atol=1e-5)
         assert torch.equal(assignment.anchor_wh, anchors[assignment.anchor])

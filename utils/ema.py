@@ -1,0 +1,63 @@
+"""The exponential moving average of a model's weights: what is validated, saved and used."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+Slots = list[tuple[dict[str, Tensor], str]]
+
+
+class ModelEMA:
+    """Keeps `module`, a frozen copy of a model in evaluation mode, whose tensors follow the model's.
+
+    After update number t a floating-point tensor of the state dict becomes d * average + (1 - d) * model with
+    d = decay * (1 - exp(-t / tau)): a young average follows quickly. Other tensors (batch norm's counter)
+    are copied. To resume, load `module`'s state dict and set `updates`."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0):
+        """model: what to follow (a data-parallel wrapper is looked through); updates: updates made so far."""
+        self.decay_limit, self.tau, self.updates = decay, tau, updates
+        self.module = copy.deepcopy(_unwrapped(model)).eval().requires_grad_(False)
+
+    def decay(self, updates: int) -> float:
+        """Return the share of the average that update number `updates` keeps."""
+        return self.decay_limit * (1 - math.exp(-updates / self.tau))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model. Call it after an optimizer step.
+
+        The tensors are handled as whole lists: on a GPU a few launches, not two for each tensor."""
+        self.updates += 1
+        followers, leaders, copies, originals = [], [], [], []
+        for (ours, name), (theirs, _) in zip(_slots(self.module), _slots(_unwrapped(model)), strict=True):
+            is_averaged = ours[name].is_floating_point()
+            (followers if is_averaged else copies).append(ours[name])
+            (leaders if is_averaged else originals).append(theirs[name])
+        if followers:
+            torch._foreach_lerp_(followers, leaders, 1 - self.decay(self.updates))
+        if copies:
+            torch._foreach_copy_(copies, originals)
+
+    def copy_attributes(self, model: nn.Module) -> None:
+        """Copy the model's plain public attributes (names, strides, yaml ...) to the average."""
+        for name, value in vars(_unwrapped(model)).items():
+            if not name.startswith("_") and name != "training":
+                setattr(self.module, name, copy.deepcopy(value))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+def _slots(model: nn.Module) -> Slots:
+    """Where each tensor of the model's state dict is held, in its order; a tenth of what state_dict() takes."""
+    slots = []
+    for module in model.modules():
+        slots += [(module._parameters, name) for name, value in module._parameters.items() if value is not None]
+        slots += [(module._buffers, name) for name, value in module._buffers.items()
+                  if value is not None and name not in module._non_persistent_buffers_set]
+    return slots
