@@ -1,0 +1,87 @@
+"""Keeping checked labels between runs: a plain .npz (no pickle) beside the labels.
+
+A cache is used only where its key fits. The key covers the format's version, the classes, the
+policy, and path, size and modification time of every image and label file, so that any
+change of files, labels, classes or format is noticed."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.datasets.label_files import Problem, label_path
+from utils.datasets.label_store import LabelStore, Texts
+from utils.files import write_atomically
+from utils.log import LOGGER
+
+VERSION = 1
+_ARRAYS = ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets")
+
+
+def place_of(sources: Path | str | Sequence[Path | str]) -> Path:
+    """Where the cache of `sources` lies: for a folder images/train, labels/train.cache.npz; for a
+    list train.txt, train.txt.cache.npz; for several, beside the first with a digest of the others."""
+    first, *others = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    first = Path(os.path.abspath(first))
+    if first.is_dir():
+        folder = Path(label_path(first / "x.jpg")).parent
+        place = folder.with_name(f"{folder.name}.cache.npz")
+    else:
+        place = first.with_name(f"{first.name}.cache.npz")
+    if others:
+        digest = hashlib.sha256("\n".join(map(str, others)).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        place = place.with_name(place.name.replace(".cache.npz", f".{digest}.cache.npz"))
+    return place
+
+
+def key_of(images: Iterable[str], labels: Iterable[str], nc: int, names: Sequence[str], policy: str, single_cls: bool) -> str:
+    """The digest of all that the checked labels depend on."""
+    digest = hashlib.sha256(json.dumps([VERSION, nc, list(names), policy, single_cls]).encode())
+    for image, label in zip(images, labels):
+        digest.update(f"{image}\0{_stamp(image)}\0{_stamp(label)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "-"
+    return f"{status.st_size},{status.st_mtime_ns}"
+
+
+def load(file: Path, key: str, paths: Sequence[str]) -> LabelStore | None:
+    """Return the store kept in `file`, or None where there is none, it is damaged, or its key is another."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            if str(arrays["key"]) != key:
+                return None
+            notes = json.loads(arrays["notes"].tobytes())
+            kept = Texts(paths[index] for index in arrays["kept"])
+            return LabelStore(kept, *(arrays[name] for name in _ARRAYS), summary=notes["summary"],
+                              problems=tuple(Problem(*problem) for problem in notes["problems"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
+        LOGGER.info(f"{file}: the label cache cannot be read ({error}); scanning the labels again")
+        return None
+
+
+def save(file: Path, key: str, paths: Sequence[str], store: LabelStore) -> bool:
+    """Write a store; where the folder cannot be written, say so and go on without."""
+    places = {path: index for index, path in enumerate(paths)}
+    kept = np.array([places[path] for path in store.paths], np.int64)
+    notes = {"summary": store.summary,
+             "problems": [(problem.file, problem.line, problem.reason, problem.action) for problem in store.problems]}
+    arrays = {name: getattr(store, name) for name in _ARRAYS}
+    arrays.update(key=np.array(key), kept=kept, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8))
+    try:
+        write_atomically(file, lambda stream: np.savez(stream, **arrays))
+    except OSError as error:
+        LOGGER.info(f"{file}: labels are not cached: {error.strerror}")
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""Reading a data set's labels: find, check, report, and keep the result for the next run.
+
+Nothing is dropped in silence: what could not be used is counted in the summary line, named
+in a csv, and the user's files stay as they are."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from utils.datasets import label_cache
+from utils.datasets.images import inspect_image
+from utils.datasets.label_files import (CLIPPED, DROPPED, LEFT_OUT, POLICIES, REFUSED, USED, Problem, label_path, list_images,
+                                        read_rows)
+from utils.datasets.label_store import LabelStore
+from utils.errors import ConfigError, DataError, nearest
+from utils.files import write_atomically
+from utils.log import LOGGER, progress
+from utils.types import Labels
+
+CHUNK = 64  # images a task of the scan
+SHOWN = 5  # problems shown on the console
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What one image and its label file came to. size: None where the image is left out;
+    state: "found", "missing", "empty" or "corrupt"."""
+
+    size: tuple[int, int] | None
+    labels: Labels
+    state: str
+    problems: tuple[Problem, ...] = ()
+
+
+def read_labels(sources: Path | str | Sequence[Path | str], nc: int, *, names: Sequence[str] = (), policy: str = "skip",
+                single_cls: bool = False, cache: bool = True, report_dir: Path | str | None = None, split: str = "data",
+                require: bool = True) -> LabelStore:
+    """Return the labels of all images of `sources` (folders, .txt lists, or several).
+
+    policy: what becomes of a row that is not right: "skip" drops it, "clip" cuts a box that leaves
+    the picture and drops the rest, "strict" stops the run. single_cls: every object is class 0.
+    cache: keep the result in an .npz beside the labels and use one that still fits. report_dir:
+    where labels_<split>.csv is written if there are problems. require: no labels at all is an
+    error. Raises DataError; also where a class is not in 0..nc-1, whatever the policy."""
+    if policy not in POLICIES:
+        raise ConfigError(f"--labels {policy}: must be one of {', '.join(POLICIES)}{nearest(policy, POLICIES)}")
+    paths = list_images(sources)
+    key = label_cache.key_of(paths, map(label_path, paths), nc, names, policy, single_cls)
+    file = label_cache.place_of(sources)
+    store = label_cache.load(file, key, paths) if cache else None
+    if store is None:
+        store = _scan(paths, None if single_cls else nc, policy, split)
+        if single_cls:
+            store = store.as_single_class()
+        if cache and len(store.cls) + len(store.problems):
+            label_cache.save(file, key, paths, store)
+    _tell(store, split, policy, report_dir)
+    if require and not len(store.cls):
+        raise DataError(f"{split}: none of {len(paths)} images has a usable label, for example {paths[0]} has its labels in "
+                        f"{label_path(paths[0])} (the last folder named images becomes labels, the suffix .txt)")
+    if not len(store):
+        raise DataError(f"{split}: none of {len(paths)} images can be used, for example {store.problems[0]}")
+    return store
+
+
+def scan_image(image: str, nc: int | None, policy: str) -> Scanned:
+    """Check one image and read its labels."""
+    try:
+        header = inspect_image(image)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{image}: ")
+        return Scanned(None, Labels.none(), "corrupt", (Problem(image, 0, reason, LEFT_OUT),))
+    notes = [Problem(image, 0, header.warning, USED)] if header.warning else []
+    file = label_path(image)
+    if not os.path.isfile(file):
+        return Scanned(header.size, Labels.none(), "missing", tuple(notes))
+    rows = read_rows(file, nc, policy)
+    empty = not len(rows.cls) and not rows.problems
+    labels = Labels(rows.cls, rows.xywhn, tuple(rows.segments))
+    return Scanned(header.size, labels, "empty" if empty else "found", (*notes, *rows.problems))
+
+
+def _scan(paths: list[str], nc: int | None, policy: str, split: str) -> LabelStore:
+    """Look at every image and label file; threads, because most of the time goes into waiting for files."""
+
+    def scan_chunk(chunk: list[str]) -> list[Scanned]:
+        return [scan_image(image, nc, policy) for image in chunk]
+
+    chunks = [paths[start:start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(scan_chunk, chunks)
+        try:
+            scanned = list(progress(chain.from_iterable(results), len(paths), f"Scanning {split} labels"))
+        except DataError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    kept = [number for number, result in enumerate(scanned) if result.size is not None]
+    return LabelStore.build([paths[number] for number in kept], [scanned[number].size for number in kept],
+                            [scanned[number].labels for number in kept], summary=_summary(scanned),
+                            problems=tuple(problem for result in scanned for problem in result.problems))
+
+
+def _summary(scanned: list[Scanned]) -> str:
+    """v6.1's line, and after it what happened to rows."""
+    states = [result.state for result in scanned]
+    actions = [problem.action for result in scanned for problem in result.problems]
+    line = ", ".join(f"{states.count(state)} {state}" for state in ("found", "missing", "empty", "corrupt"))
+    for count, words in ((actions.count(DROPPED), "dropped"), (actions.count(CLIPPED), "clipped")):
+        if count:
+            line += f", {count} row{'s' * (count > 1)} {words}"
+    return line
+
+
+def _tell(store: LabelStore, split: str, policy: str, report_dir: Path | str | None) -> None:
+    """Log the summary and the first problems, write the report, and stop the run under "strict"."""
+    report = write_report(store.problems, Path(report_dir) / f"labels_{split}.csv", policy) if report_dir else None
+    LOGGER.info(f"{split}: {store.summary}")
+    if not store.problems:
+        return
+    where = f"; all in {report}" if report else ""
+    bad = [problem for problem in store.problems if problem.action in (DROPPED, LEFT_OUT)]
+    if policy == "strict" and bad:
+        raise DataError(f"{split}: {len(bad)} problems with --labels strict: {'; '.join(map(str, bad[:SHOWN]))}"
+                        f"{' ...' if len(bad) > SHOWN else ''}{where}")
+    more = len(store.problems) - SHOWN
+    for problem in store.problems[:SHOWN]:
+        LOGGER.warning(f"WARNING: {problem} ({problem.action})")
+    if more > 0 or report:
+        LOGGER.warning(f"WARNING: {f'{more} more problems' if more > 0 else 'problems'} with {split} labels{where}")
+
+
+def write_report(problems: Sequence[Problem], path: Path, policy: str = "skip") -> Path | None:
+    """Write problems as csv rows file, line, reason, action; return the path, or None without problems."""
+    if not problems:
+        return None
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "line", "reason", "action"))
+    for problem in problems:
+        refused = policy == "strict" and problem.action in (DROPPED, LEFT_OUT)
+        writer.writerow((problem.file, problem.line or "", problem.reason, REFUSED if refused else problem.action))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_atomically(path, lambda stream: stream.write(text.getvalue().encode("utf-8", "surrogateescape")))
