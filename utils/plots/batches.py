@@ -74,6 +74,6 @@ def _labelled(picture: np.ndarray, scale: float, boxes: tuple, path: str, names:
         name = names[number] if number < len(names) else str(number)
         label = name if confidences is None else f"{name} {confidences[index]:.1f}"
         annotator.box(box, label, color(number))
-    annotator.text(3, 3, Path(path).name[:40])
+    annotator.text(2, picture.shape[0], Path(path).name[:40])  # moved up to fit: the lower left corner
     cv2.rectangle(annotator.image, (0, 0), (picture.shape[1] - 1, picture.shape[0] - 1), (255, 255, 255), 1)
     return annotator.image

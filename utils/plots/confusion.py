@@ -34,7 +34,7 @@ def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool)
     count = len(matrix)
     if count > _MOST_WITH_NUMBERS + 1:
         return
-    dark = 0.5 * max(shown.max(), 1e-9)
+    dark = 0.5 if normalize else 0.5 * shown.max()  # half of the colour scale
     for row, column in np.argwhere(matrix > 0):
         text = f"{shown[row, column]:.2f}" if normalize else f"{matrix[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=9 if count < 12 else 7,
@@ -44,9 +44,8 @@ def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool)
 def _name_axes(axes, labels: list[str]) -> None:
     axes.set(xlabel="True", ylabel="Predicted")
     if len(labels) <= _MOST_WITH_NAMES:
-        size = 9 if len(labels) < 25 else 6
-        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
-        axes.set_yticks(range(len(labels)), labels, fontsize=size)
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=9)
+        axes.set_yticks(range(len(labels)), labels, fontsize=9)
     axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.5)

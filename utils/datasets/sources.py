@@ -1,0 +1,273 @@
+"""What --source may name: an image, a video, a folder, a glob, a list, a camera or a stream; read as one sequence of frames."""
+
+import glob
+import re
+import shutil
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from utils.datasets.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
+from utils.datasets.streams import Backoff, StreamReader, open_capture, public_address, read_streams, refuse_unsupported
+from utils.datasets.video import VideoReader
+from utils.errors import DataError, nearest
+from utils.files import read_text
+from utils.log import LOGGER
+
+_STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
+_DOWNLOAD_TIMEOUT_S = 30
+_NAMED_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture to look at.
+
+    image: (H, W, 3) uint8 RGB at native size; path: the file, camera number or URL it came from; name: a path relative to
+    the output folder, different for each input and equal for the frames of one; index and total: which input of how many;
+    number: the frame's number from 1 in a video or stream, 0 for images; frames: how many a video claims, else 0;
+    fps: the rate at which frames are delivered; seconds: when in the video or stream."""
+
+    image: np.ndarray
+    path: str
+    name: str
+    kind: Literal["image", "video", "stream"]
+    index: int
+    total: int
+    number: int = 0
+    frames: int = 0
+    fps: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass
+class FileSource:
+    """Images and videos, in the order given. What cannot be read is skipped, warned about and kept in `failures`.
+
+    Iterating raises DataError at the end when nothing at all could be read."""
+
+    paths: Sequence[str]
+    names: Sequence[str]
+    vid_stride: int = 1
+    failures: list[Failure] = field(default_factory=list)
+    live: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.failures.clear()
+        for index, (path, name) in enumerate(zip(self.paths, self.names)):
+            try:
+                yield from (self._video(index, path, name) if _suffix(path) in VIDEO_SUFFIXES else self._image(index, path, name))
+            except (DataError, OSError) as error:
+                reason = str(error)
+                self.failures.append(Failure(path, reason))
+                LOGGER.warning(f"WARNING: skipped {reason if path in reason else f'{path}: {reason}'}")
+        self._report()
+
+    def close(self) -> None:
+        """Nothing stays open between frames of different files."""
+
+    def _image(self, index: int, path: str, name: str) -> Iterator[Frame]:
+        image = _fetch_image(path) if _is_url(path) else read_image(path)[0]
+        yield Frame(image, path, name, "image", index, len(self.paths))
+
+    def _video(self, index: int, path: str, name: str) -> Iterator[Frame]:
+        reader = VideoReader(path)
+        number = 0
+        for number, image in reader.read(self.vid_stride):
+            yield Frame(image, path, name, "video", index, len(self.paths), number, reader.frames,
+                        reader.fps / self.vid_stride, (number - 1) / reader.fps)
+        if number == 0:
+            raise DataError(f"{path}: no frame of this video can be decoded")
+
+    def _report(self) -> None:
+        if not self.failures:
+            return
+        named = "; ".join(failure.path for failure in self.failures[:_NAMED_FAILURES])
+        more = f" and {len(self.failures) - _NAMED_FAILURES} more" if len(self.failures) > _NAMED_FAILURES else ""
+        if len(self.failures) == len(self.paths):
+            raise DataError(f"none of the {len(self.paths)} inputs could be read: {self.failures[0].reason}")
+        LOGGER.warning(f"WARNING: {len(self.failures)} of {len(self.paths)} inputs could not be read: {named}{more}")
+
+
+class StreamSource:
+    """Cameras and network streams, read together; yields the newest frame of each in turn until all have ended.
+
+    With `keep_all` every frame is delivered and none is dropped. Raises DataError when a stream does not answer at the start."""
+
+    live = True
+
+    def __init__(self, addresses: Sequence[str], *, vid_stride: int = 1, keep_all: bool = False,
+                 backoff: Backoff = Backoff(), connect=open_capture):
+        self.addresses = tuple(addresses)
+        self.failures: list[Failure] = []
+        self._names = unique_names([f"{stream_stem(address)}.mp4" for address in addresses])
+        self._stride = vid_stride
+        self._arrived = threading.Condition()
+        self._readers = [StreamReader(address, arrived=self._arrived, stride=vid_stride, keep_all=keep_all, backoff=backoff,
+                                      connect=connect) for address in addresses]
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def __iter__(self) -> Iterator[Frame]:
+        try:
+            for reader in self._readers:
+                reader.start()
+                LOGGER.info(f"{public_address(reader.address)}: connected, {reader.fps:.2f} frames/s")
+            for index, frame in read_streams(self._readers, self._arrived):
+                yield Frame(frame.image, public_address(self.addresses[index]), self._names[index], "stream", index, len(self),
+                            frame.number, 0, self._readers[index].fps / self._stride, frame.seconds)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the reading threads; safe to call twice."""
+        for reader in self._readers:
+            reader.close()
+
+
+def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = False) -> FileSource | StreamSource:
+    """Return the frames that --source `text` names; nothing is read before iterating.
+
+    A number is a camera; a URL a stream, or with a media suffix a file; *.txt a list of streams or of files, one a line;
+    a folder is searched recursively. Raises DataError when there is nothing of that kind."""
+    text = str(text).strip()
+    if vid_stride < 1:
+        raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
+    entries = _read_list(text) if _suffix(text) == ".txt" and not _is_url(text) else [text]
+    for entry in entries:
+        refuse_unsupported(entry)
+    streams = [entry for entry in entries if _is_stream(entry)]
+    if streams and len(streams) < len(entries):
+        raise DataError(f"{text}: a list holds either streams or files; {streams[0]} is a stream and others are not")
+    if streams:
+        return StreamSource(streams, vid_stride=vid_stride, keep_all=bool(stream_buffer))
+    found = [pair for entry in entries for pair in _expand(entry)]
+    return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride)
+
+
+def _suffix(text: str) -> str:
+    return PurePosixPath(urlsplit(text).path if _is_url(text) else text.replace("\\", "/")).suffix.lower()
+
+
+def _is_url(text: str) -> bool:
+    return text.lower().startswith(tuple(f"{scheme}://" for scheme in _STREAM_SCHEMES))
+
+
+def _is_stream(text: str) -> bool:
+    """As v6.1: a number, or an address that does not end like a media file. rtsp and the like always are."""
+    if not _is_url(text):
+        return text.isdigit() and not Path(text).exists()
+    return not text.lower().startswith("http") or _suffix(text) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+
+
+def _read_list(file: str) -> list[str]:
+    """Return a list file's entries; blank lines and lines from # on are left out, paths are sought beside the list too."""
+    if not Path(file).is_file():
+        raise DataError(f"--source {file}: no such list" + nearest(Path(file).name, _siblings(Path(file))))
+    entries = [line.strip() for line in read_text(file).splitlines()]
+    entries = [entry for entry in entries if entry and not entry.startswith("#")]
+    if not entries:
+        raise DataError(f"{file}: the list is empty; write one stream address, image or video path a line")
+    return [entry if _is_url(entry) or entry.isdigit() else _beside(file, entry) for entry in entries]
+
+
+def _beside(file: str, entry: str) -> str:
+    """`./` and paths that exist only there are relative to the list; others to the working directory."""
+    local = Path(file).parent / entry
+    return str(local) if entry.startswith("./") or (not Path(entry).exists() and local.exists()) else entry
+
+
+def _expand(text: str) -> list[tuple[str, str]]:
+    """Return (path, output name) of each image and video that one entry means."""
+    if _is_url(text):
+        return [(text, unquote(PurePosixPath(urlsplit(text).path).name))]
+    path = Path(text).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and _is_media(file))
+        if not files:
+            raise DataError(f"--source {text}: no image or video lies in this folder ({_suffix_help()})")
+        return [(str(file), file.relative_to(path).as_posix()) for file in files]
+    if path.is_file():
+        if not _is_media(path):
+            raise DataError(f"--source {text}: {path.suffix or 'a file without suffix'} is neither image nor video ({_suffix_help()})")
+        return [(str(path), path.name)]
+    if glob.has_magic(text):
+        files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if _is_media(Path(file)))
+        if not files:
+            raise DataError(f"--source {text}: no image or video matches this pattern ({_suffix_help()})")
+        return [(str(file), file.name) for file in files]
+    raise DataError(f"--source {text}: no such file or folder" + nearest(path.name, _siblings(path)))
+
+
+def _siblings(path: Path) -> list[str]:
+    return [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
+def _is_media(path: Path) -> bool:
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+
+
+def _suffix_help() -> str:
+    return "images: " + " ".join(sorted(IMAGE_SUFFIXES)) + "; videos: " + " ".join(sorted(VIDEO_SUFFIXES))
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return `names`, changed by _2, _3, ... before the suffix where two would write the same output.
+
+    Outputs share a stem (a.jpg and a.png both label a.txt) and a video's frames label stem_<number>.txt; letter case
+    does not tell files apart everywhere, so it is not counted as a difference."""
+    result = [""] * len(names)
+    taken: set[str] = set()
+    is_video = [_suffix(name) in VIDEO_SUFFIXES for name in names]
+    for index in sorted(range(len(names)), key=lambda index: is_video[index]):  # images first: a video then keeps clear of
+        path, numbered = PurePosixPath(names[index]), is_video[index]            # every image named like one of its frames
+        copy, candidate = 1, path
+        while _clashes(str(candidate.with_suffix("")).lower(), taken, numbered):
+            copy += 1
+            candidate = path.with_name(f"{path.stem}_{copy}{path.suffix}")
+        taken.add(str(candidate.with_suffix("")).lower())
+        result[index] = str(candidate)
+    return result
+
+
+def _clashes(stem: str, taken: set[str], numbered: bool) -> bool:
+    if stem in taken:
+        return True
+    return numbered and any(other.startswith(f"{stem}_") and other[len(stem) + 1:].isdigit() for other in taken)
+
+
+def stream_stem(address: str) -> str:
+    """Return a file name for a stream: its address without credentials, other characters as underscores."""
+    return re.sub(r"[^\w.-]+", "_", public_address(address)).strip("_")[:100] or "stream"
+
+
+def _fetch_image(url: str) -> np.ndarray:
+    """Return the picture at an http(s) address; naming it as a source is the request to fetch it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"image{_suffix(url)}"
+        try:
+            with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer, file.open("wb") as stream:
+                shutil.copyfileobj(answer, stream)
+        except (urllib.error.URLError, TimeoutError) as error:
+            raise DataError(f"{public_address(url)}: cannot be fetched ({error})") from None
+        return read_image(file)[0]

@@ -1,0 +1,194 @@
+"""Cameras and network streams: read in a thread of their own, so that slow inference sees the newest frame."""
+
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from utils.datasets.video import DEFAULT_FPS, sane_fps
+from utils.errors import DataError
+from utils.log import LOGGER
+
+_OPEN_TIMEOUT_MS = 10_000
+_READ_TIMEOUT_MS = 10_000
+_READ_ATTEMPTS = 3  # a camera may miss a frame without being gone
+_BUFFERED_FRAMES = 256  # with --stream-buffer the reader waits when this many are not yet consumed
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before connecting again: `first` seconds, doubled each time up to `longest`;
+    a stream counts as over after `attempts` failures in a row."""
+
+    first: float = 0.5
+    longest: float = 15.0
+    attempts: int = 8
+
+    def delay(self, failures: int) -> float:
+        """Return the seconds to wait after `failures` (from 1) failures in a row."""
+        return min(self.first * 2 ** (failures - 1), self.longest)
+
+
+@dataclass(frozen=True)
+class StreamFrame:
+    """image (H, W, 3) uint8 RGB; number from 1; seconds since the stream was first connected."""
+
+    image: np.ndarray
+    number: int
+    seconds: float
+
+
+def open_capture(address: str):
+    """Return a cv2.VideoCapture of a camera number or URL, with timeouts where the back end knows them."""
+    if address.isdigit():
+        return cv2.VideoCapture(int(address))
+    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+    return capture if capture.isOpened() else cv2.VideoCapture(address)
+
+
+def public_address(address: str) -> str:
+    """Return `address` without a user name and password, for messages and file names."""
+    return re.sub(r"(?<=://)[^/]*@", "", address)
+
+
+class StreamReader:
+    """One stream, read by a daemon thread from `start()` until `close()` or until it stays away.
+
+    Keeps the newest frame only; with `keep_all` every frame, and then the thread waits for the consumer.
+    `connect` opens a capture object (isOpened, read, get, release); `arrived` is notified of each frame and of the end."""
+
+    def __init__(self, address: str, *, arrived: threading.Condition, stride: int = 1, keep_all: bool = False,
+                 backoff: Backoff = Backoff(), connect: Callable = open_capture):
+        self.address = address
+        self.fps = DEFAULT_FPS
+        self.connections = 0
+        self.finished = False
+        self._arrived = arrived
+        self._stride = stride
+        self._keep_all = keep_all
+        self._backoff = backoff
+        self._connect = connect
+        self._frames: queue.Queue[StreamFrame] = queue.Queue(_BUFFERED_FRAMES if keep_all else 1)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"stream {public_address(address)}", daemon=True)
+
+    def start(self) -> None:
+        """Connect, in the caller's thread, and begin to read. Raises DataError where there is no stream."""
+        capture = self._connect(self.address)
+        if not capture.isOpened():
+            capture.release()
+            raise DataError(f"{public_address(self.address)}: no camera or stream answers there")
+        self.fps = sane_fps(capture.get(cv2.CAP_PROP_FPS))
+        self._capture = capture
+        self._thread.start()
+
+    def take(self) -> StreamFrame | None:
+        """Return the next frame if there is one, without waiting."""
+        try:
+            return self._frames.get_nowait()
+        except queue.Empty:
+            return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no frame is left and none will come."""
+        return self.finished and self._frames.empty()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Ask the thread to end and wait for it at most `timeout` seconds (a read in progress may take longer)."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        number, failures, capture = 0, 0, self._capture
+        self.connections = 1
+        while not self._stop.is_set():
+            image = _read(capture)
+            if image is not None:
+                failures = 0
+                number += 1
+                if (number - 1) % self._stride == 0:
+                    self._deliver(StreamFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, time.monotonic() - started))
+                continue
+            failures += 1
+            if failures > self._backoff.attempts:
+                LOGGER.warning(f"WARNING: {public_address(self.address)}: gave up after {self._backoff.attempts} attempts to reconnect")
+                break
+            capture = self._reconnect(capture, failures)
+        if capture is not None:
+            capture.release()
+        self.finished = True
+        self._notify()
+
+    def _reconnect(self, capture, failures: int):
+        """Release what is left of the old connection, wait, and return a new one or None."""
+        if capture is not None:
+            capture.release()
+        delay = self._backoff.delay(failures)
+        LOGGER.warning(f"WARNING: {public_address(self.address)}: no frame; reconnecting in {delay:g} s "
+                       f"({failures}/{self._backoff.attempts})")
+        if self._stop.wait(delay):
+            return None
+        capture = self._connect(self.address)
+        if capture.isOpened():
+            self.connections += 1
+            return capture
+        capture.release()
+        return None
+
+    def _deliver(self, frame: StreamFrame) -> None:
+        while not self._stop.is_set():
+            try:
+                self._frames.put(frame, timeout=0.2 if self._keep_all else 0)
+                break
+            except queue.Full:
+                if not self._keep_all:
+                    self.take()  # the consumer is behind: the newest frame replaces the waiting one
+        self._notify()
+
+    def _notify(self) -> None:
+        with self._arrived:
+            self._arrived.notify_all()
+
+
+def _read(capture) -> np.ndarray | None:
+    """The next picture (BGR), or None where there is no connection or several reads in a row fail."""
+    for _ in range(_READ_ATTEMPTS if capture is not None else 0):
+        read, image = capture.read()
+        if read and image is not None:
+            return image
+    return None
+
+
+def read_streams(readers: list[StreamReader], arrived: threading.Condition) -> Iterator[tuple[int, StreamFrame]]:
+    """Yield (which reader, frame) in turn as frames arrive, until every reader is exhausted or closed."""
+    while True:
+        any_taken = False
+        for index, reader in enumerate(readers):
+            frame = reader.take()
+            if frame is not None:
+                any_taken = True
+                yield index, frame
+        if any_taken:
+            continue
+        if all(reader.exhausted for reader in readers):
+            return
+        with arrived:
+            arrived.wait(timeout=0.05)  # short: a frame may have come between take() and wait()
+
+
+def refuse_unsupported(address: str) -> None:
+    """Raise DataError for addresses that are pages about a video, not a video."""
+    host = (urlsplit(address).hostname or "").removeprefix("www.").removeprefix("m.")
+    if host in ("youtube.com", "youtu.be", "youtube-nocookie.com"):
+        raise DataError(f"--source {address}: YouTube pages are not streams and nothing is downloaded from there; "
+                        "save the video yourself and pass the file, or pass a direct http or rtsp stream address")
