@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from utils.errors import ConfigError, ModelError
-from utils.optim import EarlyStopping, Schedule, apply_knobs, build_optimizer, full_accumulation, parameter_groups, scaled_weight_decay
+from utils.optim import (
+    EarlyStopping, Schedule, apply_knobs, build_optimizer, full_accumulation, parameter_groups, scaled_weight_decay,
+)
 from utils.types import Knobs, TrainState
 
 LOW = dict(lr0=0.01, lrf=0.01, momentum=0.937, warmup_epochs=3.0, warmup_momentum=0.8, warmup_bias_lr=0.1)
@@ -30,7 +32,8 @@ class Odd(nn.Module):
         self.up = nn.ConvTranspose2d(4, 4, 2, bias=False)
         self.linear = nn.Linear(4, 4)
         self.attention = nn.MultiheadAttention(4, 2)
-        self.norms = nn.ModuleList([nn.BatchNorm2d(4), nn.LayerNorm((4, 4)), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)])
+        norms = nn.BatchNorm2d(4), nn.LayerNorm((4, 4)), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)
+        self.norms = nn.ModuleList(norms)
         self.table = nn.Embedding(3, 4)
         self.prelu = nn.PReLU(4)
         self.gate = Gate()
@@ -199,7 +202,8 @@ def test_knobs_of_every_step():
 
 
 @pytest.mark.parametrize("epochs, batches, warmup_epochs, warmup", [
-    (300, 100, 3, 300), (300, 10, 3, 100), (10, 10, 3, 50), (1, 1, 3, 0), (3, 100, 3, 150), (300, 100, 0, 0), (300, 100, 0.5, 100)])
+    (300, 100, 3, 300), (300, 10, 3, 100), (10, 10, 3, 50), (1, 1, 3, 0), (3, 100, 3, 150), (300, 100, 0, 0),
+    (300, 100, 0.5, 100)])
 def test_warmup_has_a_floor_and_never_fills_a_training(epochs, batches, warmup_epochs, warmup):
     plan = schedule(epochs, batches, warmup_epochs=warmup_epochs)
     assert plan.warmup == warmup
