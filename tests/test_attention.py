@@ -124,7 +124,7 @@ def test_parameter_counts(name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_no_parameter_is_named_for_a_fixed_device_or_type(name):
+def test_every_tensor_follows_the_blocks_type(name):
     """Buffers and parameters follow the block: nothing is left behind by .to()."""
     block = build(name).to(torch.float64)
     assert {tensor.dtype for tensor in block.state_dict().values() if tensor.is_floating_point()} == {torch.float64}

@@ -20,7 +20,7 @@ logits.
 
 import torch
 from torch import Tensor, cat, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from models.attention.arithmetic import require_multiple, require_positive
 from models.registry import register
@@ -46,8 +46,10 @@ class MHSA(nn.Module):
         """Return the attended map of `x` (B, n_dims, H, W)."""
         query, key, value = (self._tokens(project(x)) for project in (self.query, self.key, self.value))
         position = self._position(x.shape[-2:]).to(query.dtype).expand_as(query)
+        width = value.shape[-1]
+        value = pad(value, (0, width))  # fused kernels want values as wide as queries; without them N x N logits are held
         attended = scaled_dot_product_attention(cat((query, position), -1), cat((key, query), -1), value, scale=1.0)
-        return attended.transpose(2, 3).reshape(x.shape)
+        return attended[..., :width].transpose(2, 3).reshape(x.shape)
 
     def _tokens(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, heads, N, d)."""
