@@ -14,6 +14,7 @@ from utils.datasets.sources import FileSource, StreamSource, open_source, stream
 from utils.datasets.streams import Backoff, StreamReader, public_address
 from utils.datasets.video import VideoReader, sane_fps
 from utils.errors import DataError, UserError
+from utils.log import LOGGER
 
 FAST = Backoff(first=0.01, longest=0.02, attempts=3)
 
@@ -82,7 +83,7 @@ def test_outputs_of_different_inputs_never_meet(names, expected):
 
 
 def test_unreadable_files_are_counted_named_and_skipped(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    monkeypatch.setattr(LOGGER, "propagate", True)
     write_image(tmp_path / "good.png", picture())
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     (tmp_path / "bad.mp4").write_bytes(b"no video")

@@ -1,0 +1,105 @@
+"""Detect objects in pictures, videos, folders, cameras and streams.
+
+    python detect.py --weights runs/train/exp/weights/best.pt --source pictures/
+
+Results go to runs/detect/exp, exp2, ...: annotated pictures and, as asked, label files, crops and tables."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.cli import run_script
+from utils.config import DetectConfig, from_options, parse
+from utils.errors import ConfigError
+
+DESCRIPTION = "Detect objects in pictures, videos, folders, cameras and streams."
+
+
+def parse_opt(argv: Sequence[str] | None = None) -> DetectConfig:
+    """Return the options of a command line (without the program's name)."""
+    return parse(DetectConfig, argv, description=DESCRIPTION, prog="detect.py")
+
+
+def run(**options: object) -> Path:
+    """Detect with the given options (named as the flags, with underscores) and return the run folder."""
+    return main(from_options(DetectConfig, **options))
+
+
+def main(config: DetectConfig) -> Path:
+    """Detect as `config` says and return the run folder. Raises UserError kinds."""
+    from models.registry import load_plugin
+    from utils.datasets.sources import open_source
+    from utils.engine.predict import load_predictor, predict
+    from utils.files import new_run_dir
+    from utils.log import LOGGER
+
+    if config.dnn:
+        raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
+    for file in config.plugin:
+        load_plugin(file)
+    source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
+    predictor = load_predictor(config.weights, config.device, config.half, config.download)
+    save_dir = new_run_dir(config.project, config.name, config.exist_ok)
+    observers = _observers(config, save_dir, predictor)
+    watch = observers.get("features")
+    try:
+        for prediction in predict(
+            predictor, source, imgsz=config.imgsz, conf_thres=config.conf_thres, iou_thres=config.iou_thres, max_det=config.max_det,
+            classes=config.classes, agnostic=config.agnostic_nms, augment=config.augment,
+            before_frame=watch.before_frame if watch else None,
+        ):
+            for observer in observers.values():
+                observer(prediction)
+            if "window" in observers and observers["window"].closed:
+                break
+    finally:
+        source.close()
+        for observer in observers.values():
+            observer.close()
+    if "labels" in observers:
+        LOGGER.info(f"{observers['labels'].written} labels saved to {observers['labels'].folder}")
+    LOGGER.info(f"Results saved to {save_dir}")
+    if config.update:
+        _strip_copies(config.weights, config.download)
+    return save_dir
+
+
+def _observers(config: DetectConfig, save_dir: Path, predictor) -> dict:
+    """Return what looks at each prediction, by name; what is not asked for is not in it."""
+    from utils.engine import prediction_views as views
+    from utils.engine import prediction_writers as writers
+
+    artist = writers.Artist(config.line_thickness, config.hide_labels, config.hide_conf)
+    wanted = {
+        "console": (True, lambda: views.ConsoleReporter()),
+        "pictures": (not config.nosave, lambda: writers.PictureWriter(save_dir, artist)),
+        "labels": (config.save_txt, lambda: writers.LabelWriter(save_dir, config.save_conf)),
+        "crops": (config.save_crop, lambda: writers.CropWriter(save_dir)),
+        "csv": (config.save_csv, lambda: writers.CsvWriter(save_dir)),
+        "json": (config.save_json, lambda: writers.JsonWriter(save_dir)),
+        "features": (config.visualize, lambda: views.FeatureMaps(save_dir, predictor.model)),
+        "window": (config.view_img, lambda: views.Window(artist)),
+    }
+    return {name: make() for name, (on, make) in wanted.items() if on}
+
+
+def _strip_copies(weights: Sequence[str], download: bool) -> None:
+    """--update: beside each checkpoint that still carries its training state, write a small copy without it."""
+    from dataclasses import replace
+
+    from utils.checkpoint import find_weights, read_checkpoint, write_checkpoint
+    from utils.log import LOGGER
+
+    for name in weights:
+        path = find_weights(name, download=download)
+        checkpoint = read_checkpoint(path)
+        if checkpoint.training is None:
+            LOGGER.info(f"{path}: carries no training state, nothing to strip")
+            continue
+        copy = path.with_name(f"{path.stem}_stripped.pt")
+        write_checkpoint(replace(checkpoint, training=None), copy)
+        LOGGER.info(f"{copy}: {path.name} without its training state, {copy.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, DetectConfig, DESCRIPTION))

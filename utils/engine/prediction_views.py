@@ -1,0 +1,122 @@
+"""Watching a prediction run: console lines, a window, and the feature maps of the layers."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from torch import nn
+
+from utils.datasets.sources import Frame
+from utils.engine.prediction_writers import Artist
+from utils.engine.predict import Prediction
+from utils.log import LOGGER, warn_once
+from utils.plots.features import save_features
+
+
+class ConsoleReporter:
+    """Logs a line a frame, and at the end the mean times, as v6.1 does."""
+
+    def __init__(self) -> None:
+        self._times: list[tuple[float, float, float]] = []
+        self._shape: tuple[int, int] = (0, 0)
+
+    def __call__(self, prediction: Prediction) -> None:
+        height, width = self._shape = prediction.shape
+        times = prediction.times
+        self._times.append((times.pre, times.inference, times.nms))
+        LOGGER.info(f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. ({times.inference / 1000:.3f}s)")
+
+    def close(self) -> None:
+        if self._times:
+            pre, inference, nms = np.mean(self._times, axis=0)
+            LOGGER.info(f"Speed: {pre:.1f} ms pre-process, {inference:.1f} ms inference, {nms:.1f} ms NMS per image "
+                        f"at shape (1, 3, {self._shape[0]}, {self._shape[1]})")
+
+
+def _place(frame: Frame) -> str:
+    if frame.kind == "image":
+        return f"image {frame.index + 1}/{frame.total} {frame.path}"
+    if frame.kind == "video":
+        return f"video {frame.index + 1}/{frame.total} ({frame.number}/{frame.frames or '?'}) {frame.path}"
+    return f"stream {frame.index + 1}/{frame.total} ({frame.number}) {frame.path}"
+
+
+class Window:
+    """Shows annotated frames; `closed` turns true when the user presses q. Without a display it says so once and does nothing."""
+
+    def __init__(self, artist: Artist):
+        self._artist = artist
+        self._works = has_display()
+        self.closed = False
+        if not self._works:
+            warn_once("--view-img: there is no display here; continuing without a window")
+
+    def __call__(self, prediction: Prediction) -> None:
+        if not self._works:
+            return
+        try:
+            cv2.imshow(prediction.frame.name, cv2.cvtColor(self._artist(prediction), cv2.COLOR_RGB2BGR))
+            self.closed = cv2.waitKey(1) & 0xFF == ord("q")
+        except cv2.error:
+            self._works = False
+            warn_once("--view-img: this OpenCV has no windows (opencv-python-headless?); continuing without")
+
+    def close(self) -> None:
+        if self._works:
+            cv2.destroyAllWindows()
+
+
+def has_display() -> bool:
+    """Return whether a window can be opened; asking OpenCV itself would end the process where it cannot."""
+    if sys.platform.startswith(("win", "darwin")):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+class FeatureMaps:
+    """For each frame a folder with the feature maps of every layer but the head, taken by forward hooks.
+
+    save_dir/<stem>/ for pictures, save_dir/<stem>/frame_<number>/ for videos. Use `before_frame` with `predict`.
+    Of several passes over a frame (test-time augmentation) the first is written; of an ensemble, each model's in a folder."""
+
+    def __init__(self, save_dir: Path, model: nn.Module):
+        self._save_dir = save_dir
+        self._folder = save_dir
+        self._written: set[Path] = set()
+        self._hooks = [layer.register_forward_hook(self._hook(prefix, index)) for prefix, index, layer in _layers(model)]
+
+    def before_frame(self, frame: Frame) -> None:
+        """Say which frame the network will see next."""
+        self._written.clear()
+        self._folder = self._save_dir / PurePosixPath(frame.name).with_suffix("")
+        if frame.kind != "image":
+            self._folder /= f"frame_{frame.number}"
+
+    def _hook(self, prefix: str, index: int):
+        def write(layer: nn.Module, _inputs, output) -> None:
+            folder = self._folder / prefix
+            stage = folder / str(index)
+            if stage not in self._written:
+                self._written.add(stage)
+                folder.mkdir(parents=True, exist_ok=True)
+                save_features(output, type(layer).__name__, index, folder)
+
+        return write
+
+    def __call__(self, prediction: Prediction) -> None:
+        pass
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
+    """Yield (folder, index, layer) of each layer but the head, of the model or of each member of an ensemble."""
+    members = getattr(model, "models", None) or [model]
+    for number, member in enumerate(members):
+        for index, layer in enumerate(list(member.model)[:-1]):
+            yield (f"model{number}" if len(members) > 1 else ""), index, layer

@@ -1,0 +1,248 @@
+"""What happens to predictions: pictures, videos, label files, crops, tables. A writer that is off is not there at all.
+
+Each is an observer: called with every `Prediction` in order, closed once at the end. Names inside the run folder come
+from `Frame.name`, so inputs of one name do not meet, and a second run into the same folder replaces its files."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from utils.boxes import clip
+from utils.datasets.images import write_image
+from utils.engine.predict import Prediction
+from utils.errors import UserError
+from utils.plots.annotate import Annotator
+from utils.plots.colors import color
+
+STREAM_FPS = 30.0
+_LONGEST_HOLD_S = 5.0  # a stream's saved video does not stand still longer than this
+_FIELDS = ("file", "frame", "time", "class_id", "name", "confidence", "x1", "y1", "x2", "y2")
+
+
+class Observer(Protocol):
+    """Takes predictions one by one; `close` is called once, also after an error."""
+
+    def __call__(self, prediction: Prediction) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def output_stem(prediction: Prediction) -> str:
+    """Return the frame's output name without suffix, its number appended in videos and streams."""
+    stem = str(PurePosixPath(prediction.frame.name).with_suffix(""))
+    return stem if prediction.frame.kind == "image" else f"{stem}_{prediction.frame.number}"
+
+
+class Artist:
+    """Draws a prediction; the window and the files share the picture drawn last."""
+
+    def __init__(self, line_thickness: int = 3, hide_labels: bool = False, hide_conf: bool = False):
+        self._line_thickness = line_thickness
+        self._hide_labels = hide_labels
+        self._hide_conf = hide_conf
+        self._last: tuple[Prediction, np.ndarray] | None = None
+
+    def __call__(self, prediction: Prediction) -> np.ndarray:
+        """Return (H, W, 3) uint8 RGB: the frame with its boxes, the most confident on top."""
+        if self._last is None or self._last[0] is not prediction:
+            self._last = (prediction, self._draw(prediction))
+        return self._last[1]
+
+    def _draw(self, prediction: Prediction) -> np.ndarray:
+        annotator = Annotator(prediction.frame.image, self._line_thickness)
+        for *xyxy, confidence, number in reversed(prediction.rows().tolist()):
+            name = prediction.name_of(int(number))
+            label = "" if self._hide_labels else name if self._hide_conf else f"{name} {confidence:.2f}"
+            annotator.box(xyxy, label, color(int(number)))
+        return annotator.image
+
+
+class PictureWriter:
+    """Annotated pictures as save_dir/<name>, videos and streams as .mp4 there.
+
+    A video keeps its rate and every frame; a stream's plays in real time: each picture stays until the next came."""
+
+    def __init__(self, save_dir: Path, artist: Artist):
+        self._save_dir = save_dir
+        self._artist = artist
+        self._videos: dict[str, _Mp4] = {}
+
+    def __call__(self, prediction: Prediction) -> None:
+        frame = prediction.frame
+        target = self._save_dir / frame.name
+        if frame.kind == "image":
+            _keep_input(target, frame.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, self._artist(prediction))
+            return
+        if frame.name not in self._videos:
+            if frame.kind == "video":
+                self.close()  # files come one after the other: the last one is complete
+            target = target.with_suffix(".mp4")
+            _keep_input(target, frame.path)
+            height, width = frame.image.shape[:2]
+            self._videos[frame.name] = _Mp4(target, frame.fps if frame.kind == "video" else STREAM_FPS, (width, height))
+        video = self._videos[frame.name]
+        video.write(self._artist(prediction), None if frame.kind == "video" else frame.seconds)
+
+    def close(self) -> None:
+        for video in self._videos.values():
+            video.close()
+        self._videos.clear()
+
+
+class _Mp4:
+    """One mp4 file being written; frames of another size (a stream that came back) are fitted to the first's."""
+
+    def __init__(self, file: Path, fps: float, size: tuple[int, int]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._fps, self._size, self._written = fps, size, 0
+        self._writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        if not self._writer.isOpened():
+            raise UserError(f"{file}: this OpenCV cannot write mp4 videos here; use --nosave to go without")
+        self._start: float | None = None
+
+    def write(self, image: np.ndarray, seconds: float | None) -> None:
+        """Append a picture; with `seconds`, as often as it takes to stand at that time of the video."""
+        times = 1
+        if seconds is not None:
+            self._start = seconds if self._start is None else self._start
+            times = int((seconds - self._start) * self._fps) + 1 - self._written
+            longest = int(_LONGEST_HOLD_S * self._fps)
+            if times > longest:
+                self._start += (times - longest) / self._fps
+                times = longest
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size)
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        for _ in range(times):
+            self._writer.write(bgr)
+            self._written += 1
+
+    def close(self) -> None:
+        self._writer.release()
+
+
+def _keep_input(target: Path, source: str) -> None:
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise UserError(f"{target}: the result would replace the input; choose another --project or --name")
+
+
+class LabelWriter:
+    """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalised, rising confidence.
+
+    A frame without detections has no file; one left there by an earlier run is removed."""
+
+    def __init__(self, save_dir: Path, save_conf: bool = False):
+        self.folder = save_dir / "labels"
+        self.written = 0
+        self._save_conf = save_conf
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, prediction: Prediction) -> None:
+        file = self.folder / f"{output_stem(prediction)}.txt"
+        if not len(prediction):
+            file.unlink(missing_ok=True)
+            return
+        found = prediction.detections
+        rows = zip(found.cls.tolist(), prediction.xywhn().tolist(), found.conf.tolist())
+        lines = [" ".join(f"{value:g}" for value in (number, *box, *([confidence] if self._save_conf else []))) for number, box, confidence in rows]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{line}\n" for line in reversed(lines)), encoding="utf-8")
+        self.written += 1
+
+    def close(self) -> None:
+        pass
+
+
+class CropWriter:
+    """crops/<class>/<stem>.jpg, <stem>2.jpg, ...: each box grown by 2 % and 10 pixels, cut from the frame without drawing."""
+
+    def __init__(self, save_dir: Path, gain: float = 1.02, pad: float = 10):
+        self._folder = save_dir / "crops"
+        self._gain, self._pad = gain, pad
+        self._used: set[Path] = set()
+        self._copies: dict[Path, int] = {}
+
+    def __call__(self, prediction: Prediction) -> None:
+        image = prediction.frame.image
+        stem = PurePosixPath(prediction.frame.name).with_suffix("")
+        for box, number in zip(self._grown(prediction), prediction.detections.cls.tolist()):
+            left, top, right, bottom = box
+            if right <= left or bottom <= top:
+                continue
+            file = self._free(self._folder / safe_name(prediction.name_of(number)) / stem)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_image(file, np.ascontiguousarray(image[top:bottom, left:right]))
+
+    def _grown(self, prediction: Prediction) -> list[list[int]]:
+        """The boxes grown about their centres, inside the frame, as whole pixels."""
+        xyxy = prediction.detections.xyxy.numpy()
+        centre, side = (xyxy[:, :2] + xyxy[:, 2:]) / 2, (xyxy[:, 2:] - xyxy[:, :2]) * self._gain + self._pad
+        grown = np.concatenate((centre - side / 2, centre + side / 2), 1)
+        return clip(grown, prediction.frame.image.shape[:2]).astype(int).tolist()
+
+    def _free(self, base: Path) -> Path:
+        """The first of base.jpg, base2.jpg, ... that this run has not written."""
+        copy = self._copies.get(base, 0)
+        while True:
+            copy += 1
+            file = base.with_name(f"{base.name}{copy if copy > 1 else ''}.jpg")
+            if file not in self._used:
+                break
+        self._copies[base] = copy
+        self._used.add(file)
+        return file
+
+    def close(self) -> None:
+        pass
+
+
+def safe_name(name: str) -> str:
+    """Return a class name as a folder name on every system: no separators, no reserved characters, not empty."""
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .") or "_"
+
+
+class CsvWriter:
+    """predictions.csv: a row a detection."""
+
+    def __init__(self, save_dir: Path):
+        self._stream = (save_dir / "predictions.csv").open("w", newline="", encoding="utf-8")
+        self._table = csv.DictWriter(self._stream, _FIELDS)
+        self._table.writeheader()
+
+    def __call__(self, prediction: Prediction) -> None:
+        self._table.writerows(prediction.records())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class JsonWriter:
+    """predictions.json: a list of the same records, written as they come."""
+
+    def __init__(self, save_dir: Path):
+        self._stream = (save_dir / "predictions.json").open("w", encoding="utf-8")
+        self._lines = self._separated()
+
+    def __call__(self, prediction: Prediction) -> None:
+        for record in prediction.records():
+            self._stream.write(f"{next(self._lines)}{json.dumps(record, ensure_ascii=False)}")
+
+    @staticmethod
+    def _separated() -> Iterator[str]:
+        yield "[\n"
+        while True:
+            yield ",\n"
+
+    def close(self) -> None:
+        if self._stream.closed:
+            return
+        self._stream.write("[]\n" if next(self._lines) == "[\n" else "\n]\n")
+        self._stream.close()
