@@ -1,0 +1,206 @@
+"""The table of attention variants (zoo.yaml) and the writer of their yamls.
+
+    python -m models.zoo list                              the variants, their blocks and sizes
+    python -m models.zoo write [--check]                   render every variant at every scale
+    python -m models.zoo insert BLOCK --after 8 --into models/yolov5s.yaml --output my.yaml [--args "[1024]"]
+    python -m models.zoo replace C3 --at 2 4 6 8 --with CBAM --into models/yolov5s.yaml --output my.yaml
+
+The last two work on any yaml of the v6.1 format: see models/rows.py for how layers are renumbered."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace as with_fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.rows import Architecture, insert_block, parse, read_yaml, render, replace_block
+from utils.errors import ModelError, UserError, nearest
+from utils.files import ROOT, read_text, write_atomically
+
+MODELS = ROOT / "models"
+TABLE = MODELS / "zoo.yaml"
+SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}  # depth, width
+VERBS = {"insert", "after", "args", "replace", "at", "with", "base", "place", "paper"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the table: `verbs` holds insert/after/args, replace/at/with and base as written."""
+
+    name: str
+    place: str
+    paper: str
+    verbs: dict[str, Any]
+
+    @property
+    def block(self) -> str:
+        """The block that the variant brings in."""
+        return self.verbs.get("insert") or self.verbs["with"]
+
+    def file_names(self) -> dict[str, str]:
+        """Return file name -> scale; the name without a letter is the l scale."""
+        return {f"yolov5_{self.name}.yaml": "l", **{f"yolov5{scale}_{self.name}.yaml": scale for scale in SCALES}}
+
+    def architecture(self, folder: Path = MODELS) -> Architecture:
+        """Return the base yaml of `folder` with the verbs applied."""
+        base = read_yaml(folder / self.verbs.get("base", "yolov5l.yaml"))
+        verbs, result = self.verbs, base
+        if "replace" in verbs:
+            result = replace_block(result, verbs["replace"], verbs["at"], verbs["with"], verbs.get("args"))
+        if "insert" in verbs:
+            result = insert_block(result, verbs["insert"], verbs["after"], verbs.get("args", []))
+        return result
+
+
+def load_table(path: Path = TABLE) -> dict[str, Variant]:
+    """Return the variants of a table by name. Raises ModelError naming file, variant and the fix."""
+    try:
+        lines = yaml.safe_load(read_text(path))
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ModelError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
+    if not isinstance(lines, dict):
+        raise ModelError(f"{path}: expected one `Variant: {{insert: ..., after: [...]}}` a line")
+    return {name: _variant(path, name, line) for name, line in lines.items()}
+
+
+def _variant(path: Path, name: str, line: Any) -> Variant:
+    where = f"{path}: variant {name}"
+    if not isinstance(line, dict):
+        raise ModelError(f"{where}: expected {{insert: BLOCK, after: [layers]}} or {{replace: OLD, at: [layers], with: BLOCK}}")
+    for key in line:
+        if key not in VERBS:
+            raise ModelError(f"{where}: unknown word {key!r}{nearest(str(key), VERBS)}")
+    for verb, companions in (("insert", ("after",)), ("replace", ("at", "with"))):
+        for companion in companions:
+            if verb in line and companion not in line:
+                raise ModelError(f"{where}: {verb!r} needs {companion!r}")
+    if not {"insert", "replace"} & set(line):
+        raise ModelError(f"{where}: says neither insert nor replace")
+    for key in ("place", "paper"):
+        if not isinstance(line.get(key), str):
+            raise ModelError(f"{where}: needs {key!r} as text")
+    verbs = {key: value for key, value in line.items() if key not in ("place", "paper")}
+    return Variant(str(name), line["place"], line["paper"], verbs)
+
+
+def rendered_files(variant: Variant, folder: Path = MODELS) -> dict[str, str]:
+    """Return file name -> yaml text of a variant at every scale."""
+    architecture = variant.architecture(folder)
+    return {name: _render_scale(variant, architecture, name, scale) for name, scale in variant.file_names().items()}
+
+
+def _render_scale(variant: Variant, architecture: Architecture, name: str, scale: str) -> str:
+    depth, width = SCALES[scale]
+    settings = {**architecture.settings, "depth_multiple": depth, "width_multiple": width}
+    header = (
+        f"{name}: the layers of {architecture.file} at scale {scale} with {variant.block} {variant.place}",
+        f"Paper: {variant.paper}",
+        "Made by `python -m models.zoo write` from models/zoo.yaml; edit the table, not this file.",
+    )
+    return render(with_fields(architecture, settings=settings), header)
+
+
+def write(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
+    """Render every variant into `folder`; return the files whose content changed."""
+    changed = []
+    for path, text in _expected(folder, table).items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            changed.append(write_atomically(path, lambda stream, text=text: stream.write(text.encode())))
+    return changed
+
+
+def stale(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
+    """Return the files of `folder` that are missing, differ from the table, or belong to no variant of it."""
+    expected = _expected(folder, table)
+    wrong = [path for path, text in expected.items() if not path.is_file() or path.read_bytes() != text.encode()]
+    return wrong + sorted(path for path in folder.glob("yolov5*_*.yaml") if path not in expected)
+
+
+def _expected(folder: Path, table: Path) -> dict[Path, str]:
+    texts: dict[Path, str] = {}
+    for variant in load_table(table).values():
+        texts.update({folder / name: text for name, text in rendered_files(variant, folder).items()})
+    return texts
+
+
+def list_variants() -> str:
+    """Return the table as text: variant, block, place, paper, and parameters at the n and l scales with 80 classes."""
+    rows = [("variant", "block", "place", "n params", "l params", "paper")]
+    for variant in load_table().values():
+        sizes = [f"{_parameters(variant, scale):,}" for scale in ("n", "l")]
+        rows.append((variant.name, variant.block, variant.place, *sizes, variant.paper))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _parameters(variant: Variant, scale: str) -> int:
+    from models.yolo import Model  # torch is needed for this command alone
+
+    settings = yaml.safe_load(rendered_files(variant)[f"yolov5{scale}_{variant.name}.yaml"])
+    return sum(parameter.numel() for parameter in Model(settings).parameters())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m models.zoo`."""
+    parser = argparse.ArgumentParser(prog="python -m models.zoo", description="Attention variants as v6.1-format yamls.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the variants, their blocks, places, papers and sizes")
+    writing = commands.add_parser("write", help="render every variant of models/zoo.yaml at every scale")
+    writing.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file differs from the table")
+    inserting = commands.add_parser("insert", help="put a block behind layers of any v6.1-format yaml")
+    inserting.add_argument("block", help="the block's name, such as CBAM")
+    inserting.add_argument("--after", nargs="+", type=int, required=True, metavar="LAYER", help="layer numbers of the yaml")
+    replacing = commands.add_parser("replace", help="put a block in the place of layers of any v6.1-format yaml")
+    replacing.add_argument("block", metavar="OLD", help="the block that stands there now, such as C3")
+    replacing.add_argument("--at", nargs="+", type=int, required=True, metavar="LAYER", help="layer numbers of the yaml")
+    replacing.add_argument("--with", dest="new", required=True, metavar="BLOCK", help="the new block's name")
+    for command in (inserting, replacing):
+        command.add_argument("--args", metavar="LIST", help='the block\'s yaml arguments, such as "[1024, 16]"')
+        command.add_argument("--into", required=True, type=Path, metavar="YAML", help="the yaml to read")
+        command.add_argument("--output", required=True, type=Path, metavar="YAML", help="the yaml to write")
+    return parser
+
+
+def _edit(options: argparse.Namespace) -> None:
+    source = read_yaml(options.into)
+    args = None if options.args is None else parse("--args", options.args)
+    if options.command == "insert":
+        result = insert_block(source, options.block, options.after, args or [])
+        words = f"insert {options.block} --after {' '.join(map(str, options.after))}"
+    else:
+        result = replace_block(source, options.block, options.at, options.new, args)
+        words = f"replace {options.block} --at {' '.join(map(str, options.at))} --with {options.new}"
+    words += f' --args "{options.args}"' if options.args else ""
+    header = (f"Made by `python -m models.zoo {words} --into {options.into.name} --output {options.output.name}`",)
+    text = render(result, header)
+    if not options.output.parent.is_dir():
+        raise ModelError(f"--output {options.output}: the folder {options.output.parent} does not exist")
+    write_atomically(options.output, lambda stream: stream.write(text.encode()))
+    print(f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code (1: --check found stale files, 2: an error of the user's)."""
+    options = build_parser().parse_args(argv)
+    try:
+        if options.command == "list":
+            print(list_variants())
+        elif options.command == "write":
+            wrong = stale() if options.check else write()
+            print("\n".join(str(path.relative_to(ROOT)) for path in wrong) or "every yaml is up to date")
+            return int(bool(wrong) and options.check)
+        else:
+            _edit(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
