@@ -58,7 +58,8 @@ def test_fitting_anchors_stay(caplog):
     caplog.set_level(logging.INFO, "yolo")
     report = check_anchors(boxes_around(COCO_PX, 500, 0.3), head())
     assert report.bpr > 0.98 and report.new_anchors_px is None
-    assert f"AutoAnchor: {report.anchors_above:.2f} anchors/target, {report.bpr:.3f} Best Possible Recall (BPR). Current" in caplog.text
+    figures = f"{report.anchors_above:.2f} anchors/target, {report.bpr:.3f} Best Possible Recall (BPR)"
+    assert f"AutoAnchor: {figures}. Current anchors are a good fit" in caplog.text
 
 
 def test_unfit_anchors_are_replaced_by_better_ones(caplog):
