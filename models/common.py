@@ -1,0 +1,6 @@
+"""The shop window: every layer and attention block in one place.
+
+    from models.common import C3, CBAM, CoTAttention"""
+
+from models.attention import *  # noqa: F401,F403
+from models.layers import *  # noqa: F401,F403

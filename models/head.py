@@ -1,0 +1,141 @@
+"""The detection head: raw maps in training, decoded boxes in evaluation; anchors, strides and the bias prior."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.registry import register
+from utils.errors import ModelError
+from utils.log import LOGGER
+from utils.types import HeadGeometry
+
+_GRIDS_KEPT = 64  # map sizes whose cell coordinates are remembered
+
+
+@register("detection")
+class Detect(nn.Module):
+    """Anchor-based head of YOLOv3 to v5 over maps (B, channels[l], H/s_l, W/s_l) of rising stride s_l.
+
+    nc: classes; anchors: a list a level of [w, h, w, h, ...] in pixels, or the number of anchors a level,
+    which gives square placeholders until they are fitted (`placeholder_anchors`). The buffer `anchors`
+    (nl, na, 2) is in grid units once `attach` has been told the strides."""
+
+    def __init__(self, nc: int, anchors: int | Sequence[Sequence[float]], channels: Sequence[int] = ()):
+        super().__init__()
+        self.nc = nc
+        self.no = nc + 5
+        self.nl = len(channels)
+        self.placeholder_anchors = isinstance(anchors, int)
+        self.na = anchors if isinstance(anchors, int) else len(anchors[0]) // 2
+        pixels = torch.zeros(self.nl, self.na, 2) if isinstance(anchors, int) else _anchor_table(anchors, self.nl)
+        self.register_buffer("anchors", pixels)
+        self.m = nn.ModuleList(nn.Conv2d(width, self.na * self.no, 1) for width in channels)
+        self.strides: tuple[float, ...] = ()
+        self._grids: dict[tuple, Tensor] = {}
+
+    def attach(self, strides: Sequence[float]) -> None:
+        """Take the strides of the maps in pixels, bring the anchors to grid units and set the bias prior.
+
+        Raises ModelError unless the strides rise."""
+        if any(after <= before for before, after in zip(strides, strides[1:])):
+            raise ModelError(f"its inputs' strides must rise, got {[_short(stride) for stride in strides]}; "
+                             f"list the sources from the largest map to the smallest")
+        self.strides = tuple(float(stride) for stride in strides)
+        if self.placeholder_anchors:
+            sizes = 4 * torch.tensor(self.strides).view(-1, 1) * 2 ** (torch.arange(self.na) / self.na)
+            self.set_anchors(sizes[..., None].expand(-1, -1, 2))
+            self.placeholder_anchors = True
+        else:
+            self.set_anchors(self.anchors)
+        self.initialize_biases()
+
+    @property
+    def stride(self) -> Tensor:
+        """(nl,) pixels per grid cell."""
+        return torch.tensor(self.strides)
+
+    @property
+    def geometry(self) -> HeadGeometry:
+        return HeadGeometry(self.anchors, torch.tensor(self.strides, device=self.anchors.device), self.nc)
+
+    @torch.no_grad()
+    def set_anchors(self, pixels: Tensor) -> None:
+        """Replace the anchors by (nl, na, 2) or (nl*na, 2) sizes in pixels; levels whose areas fall while
+        the strides rise are turned round (compared in pixels: in grid units every level looks alike)."""
+        pixels = torch.as_tensor(pixels, dtype=torch.float32, device=self.anchors.device).reshape(self.nl, -1, 2)
+        areas = pixels.prod(-1).mean(-1)
+        if self.nl > 1 and areas[0] > areas[-1]:
+            LOGGER.info("Reversing anchor order: the largest anchors belong to the largest stride")
+            pixels = pixels.flip(0)
+        self.anchors = (pixels / pixels.new_tensor(self.strides).view(-1, 1, 1)).to(self.anchors.dtype)
+        self.placeholder_anchors = False
+
+    @torch.no_grad()
+    def initialize_biases(self) -> None:
+        """Start near what an untrained head should say: 8 objects in a picture of 640 pixels, classes
+        equally likely (Lin et al., Focal Loss, 2017, section 4.1)."""
+        for conv, stride in zip(self.m, self.strides):
+            bias = conv.bias.view(self.na, self.no)
+            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+            bias[:, 5:] += math.log(0.6 / (self.nc - 0.999999))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return raw maps (B, na, H, W, 5+nc) in training, (decoded, raw maps) in evaluation.
+
+        decoded: (B, N, 5+nc) of xywh in pixels, objectness and class probabilities, at least float32."""
+        raw = []
+        for conv, features in zip(self.m, maps):
+            B, _, H, W = features.shape
+            raw.append(conv(features).view(B, self.na, self.no, H, W).permute(0, 1, 3, 4, 2).contiguous())
+        if self.training:
+            return raw
+        return torch.cat([self._decode(level, values) for level, values in enumerate(raw)], 1), raw
+
+    def _decode(self, level: int, raw: Tensor) -> Tensor:
+        """(B, na, H, W, 5+nc) logits -> (B, na*H*W, 5+nc). Half precision cannot hold pixel coordinates."""
+        if raw.dtype in (torch.float16, torch.bfloat16):
+            raw = raw.float()
+        stride = self.strides[level]
+        anchors = (self.anchors[level].to(raw.dtype) * stride).view(1, self.na, 1, 1, 2)
+        values = raw.sigmoid()
+        xy = (2 * values[..., 0:2] + self._grid(raw)) * stride
+        wh = (2 * values[..., 2:4]) ** 2 * anchors
+        return torch.cat((xy, wh, values[..., 4:]), -1).view(raw.shape[0], -1, self.no)
+
+    def _grid(self, raw: Tensor) -> Tensor:
+        """Cell coordinates minus a half, (1, 1, H, W, 2) in x, y; remembered unless a graph is being exported."""
+        _, _, H, W, _ = raw.shape
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return _cell_grid(H, W, raw)
+        key = (H, W, raw.device, raw.dtype)
+        if key not in self._grids:
+            if len(self._grids) >= _GRIDS_KEPT:
+                self._grids.clear()
+            with torch.inference_mode(False):  # so that a later pass with gradients may use it
+                self._grids[key] = _cell_grid(H, W, raw)
+        return self._grids[key]
+
+
+def _cell_grid(H: int, W: int, like: Tensor) -> Tensor:
+    rows = torch.arange(H, device=like.device, dtype=like.dtype)
+    columns = torch.arange(W, device=like.device, dtype=like.dtype)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return (torch.stack((x, y), -1) - 0.5).view(1, 1, H, W, 2)
+
+
+def _anchor_table(anchors: Sequence[Sequence[float]], levels: int) -> Tensor:
+    """(levels, na, 2) pixels. Raises ValueError where the numbers do not form such a table."""
+    if len(anchors) != levels:
+        raise ValueError(f"anchors has {len(anchors)} rows for {levels} inputs; one row of w,h pairs an input")
+    if len({len(row) for row in anchors}) != 1 or len(anchors[0]) % 2 or not anchors[0]:
+        raise ValueError(f"every row of anchors needs the same number of w,h pairs, got {[len(row) for row in anchors]} numbers")
+    table = torch.tensor(anchors, dtype=torch.float32).view(levels, -1, 2)
+    if not bool((table > 0).all()):
+        raise ValueError("anchors are widths and heights in pixels and must be above 0")
+    return table
+
+
+def _short(number: float) -> str:
+    return f"{number:g}"

@@ -1,0 +1,403 @@
+"""The convolutional layers that YOLOv5's yamls are made of: (B, C, H, W) in and out.
+
+State-dict names (conv, bn, cv1, cv2, cv3, m, ...) and the order of constructor arguments are
+v6.1's, so that its checkpoints and yamls fit."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.registry import Plan, Scale, register
+
+Size = int | Sequence[int]
+
+
+def same_padding(kernel: Size, padding: Size | None = None) -> Size:
+    """Return the padding that keeps height and width at stride 1 with an odd kernel, unless one is given."""
+    if padding is not None:
+        return padding
+    return kernel // 2 if isinstance(kernel, int) else tuple(side // 2 for side in kernel)
+
+
+def _as_size(value: Size) -> Size:
+    return value if isinstance(value, int) else tuple(value)
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return one convolution that does what `conv` followed by `norm` does in evaluation.
+
+    Worked out in float64; keeps dilation, groups, padding mode, device and dtype. It takes no gradient."""
+    weight, mean, var = conv.weight.double(), norm.running_mean.double(), norm.running_var.double()
+    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
+    gain = gamma / torch.sqrt(var + norm.eps)
+    before = torch.zeros_like(mean) if conv.bias is None else conv.bias.double()
+    folded = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+                       conv.groups, bias=True, padding_mode=conv.padding_mode, device="meta")
+    folded.weight = nn.Parameter((weight * gain.view(-1, 1, 1, 1)).to(conv.weight.dtype), requires_grad=False)
+    folded.bias = nn.Parameter((beta + (before - mean) * gain).to(conv.weight.dtype), requires_grad=False)
+    return folded.train(conv.training)
+
+
+@register("widened")
+class Conv(nn.Module):
+    """Convolution without bias, batch norm, SiLU. `act` False leaves the activation out, a module replaces it."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, padding: Size | None = None,
+                 groups: int = 1, act: bool | nn.Module = True):
+        super().__init__()
+        kernel, stride = _as_size(kernel), _as_size(stride)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, same_padding(kernel, padding), groups=groups, bias=False)
+        self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(c_out)
+        self.act = act if isinstance(act, nn.Module) else nn.SiLU(inplace=True) if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        return self.act(features if self.bn is None else self.bn(features))
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Fold the batch norm into the convolution, once."""
+        if self.bn is not None:
+            self.conv = fold_norm(self.conv, self.bn)
+            self.bn = None
+
+
+@register("widened")
+class DWConv(Conv):
+    """Depth-wise Conv: as many groups as divide both widths."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, act: bool | nn.Module = True):
+        super().__init__(c_in, c_out, kernel, stride, groups=math.gcd(c_in, c_out), act=act)
+
+
+@register("widened")
+class Focus(nn.Module):
+    """Every 2x2 patch becomes four times the channels at half the size, then a Conv."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, padding: Size | None = None,
+                 groups: int = 1, act: bool | nn.Module = True):
+        super().__init__()
+        self.conv = Conv(4 * c_in, c_out, kernel, stride, padding, groups, act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        corners = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.conv(torch.cat(corners, 1))
+
+
+@register("widened")
+class Bottleneck(nn.Module):
+    """1x1 then 3x3 Conv, with a residual where the widths allow it."""
+
+    def __init__(self, c_in: int, c_out: int, shortcut: bool = True, groups: int = 1, expansion: float = 0.5):
+        super().__init__()
+        hidden = int(c_out * expansion)
+        self.cv1 = Conv(c_in, hidden, 1)
+        self.cv2 = Conv(hidden, c_out, 3, groups=groups)
+        self.residual = shortcut and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.cv2(self.cv1(x))
+        return x + features if self.residual else features
+
+
+@register("widened")
+class CrossConv(nn.Module):
+    """A 1xk and a kx1 Conv, each with the stride of its own axis."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, groups: int = 1,
+                 expansion: float = 1.0, shortcut: bool = False):
+        super().__init__()
+        hidden = int(c_out * expansion)
+        self.cv1 = Conv(c_in, hidden, (1, kernel), (1, stride))
+        self.cv2 = Conv(hidden, c_out, (kernel, 1), (stride, 1), groups=groups)
+        self.residual = shortcut and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.cv2(self.cv1(x))
+        return x + features if self.residual else features
+
+
+@register("stacked")
+class BottleneckCSP(nn.Module):
+    """Cross-stage partial network (Wang et al., 2019): bottlenecks on one branch, a bare 1x1 on the other."""
+
+    def __init__(self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5):
+        super().__init__()
+        hidden = int(c_out * expansion)
+        self.cv1 = Conv(c_in, hidden, 1)
+        self.cv2 = nn.Conv2d(c_in, hidden, 1, bias=False)
+        self.cv3 = nn.Conv2d(hidden, hidden, 1, bias=False)
+        self.cv4 = Conv(2 * hidden, c_out, 1)
+        self.bn = nn.BatchNorm2d(2 * hidden)
+        self.act = nn.SiLU(inplace=True)
+        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, 1.0) for _ in range(repeats)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)
+        return self.cv4(self.act(self.bn(branches)))
+
+
+@register("stacked")
+class C3(nn.Module):
+    """BottleneckCSP with three convolutions. Subclasses say by `inner` what stands on the deep branch."""
+
+    def __init__(self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5):
+        super().__init__()
+        hidden = int(c_out * expansion)
+        self.cv1 = Conv(c_in, hidden, 1)
+        self.cv2 = Conv(c_in, hidden, 1)
+        self.cv3 = Conv(2 * hidden, c_out, 1)
+        self.m = self.inner(hidden, repeats, shortcut, groups)
+
+    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+        return nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, 1.0) for _ in range(repeats)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+@register("stacked")
+class C3TR(C3):
+    """C3 whose deep branch is a transformer of 4 heads."""
+
+    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+        return TransformerBlock(hidden, hidden, 4, repeats)
+
+
+@register("stacked")
+class C3Ghost(C3):
+    """C3 of ghost bottlenecks."""
+
+    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+        return nn.Sequential(*(GhostBottleneck(hidden, hidden) for _ in range(repeats)))
+
+
+@register("widened")
+class C3SPP(C3):
+    """C3 whose deep branch is a spatial pyramid pooling."""
+
+    def __init__(self, c_in: int, c_out: int, kernels: Sequence[int] = (5, 9, 13), repeats: int = 1, shortcut: bool = True,
+                 groups: int = 1, expansion: float = 0.5):
+        self.kernels = tuple(kernels)
+        super().__init__(c_in, c_out, repeats, shortcut, groups, expansion)
+
+    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+        return SPP(hidden, hidden, self.kernels)
+
+
+@register("widened")
+class SPP(nn.Module):
+    """Spatial pyramid pooling (He et al., 2014): max pools of several sizes side by side."""
+
+    def __init__(self, c_in: int, c_out: int, kernels: Sequence[int] = (5, 9, 13)):
+        super().__init__()
+        hidden = c_in // 2
+        self.cv1 = Conv(c_in, hidden, 1)
+        self.cv2 = Conv(hidden * (len(kernels) + 1), c_out, 1)
+        self.m = nn.ModuleList(nn.MaxPool2d(kernel, 1, kernel // 2) for kernel in kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.cv1(x)
+        return self.cv2(torch.cat((features, *(pool(features) for pool in self.m)), 1))
+
+
+@register("widened")
+class SPPF(nn.Module):
+    """SPP((5, 9, 13)) at less work: three pools of one size in a row reach as far."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 5):
+        super().__init__()
+        hidden = c_in // 2
+        self.cv1 = Conv(c_in, hidden, 1)
+        self.cv2 = Conv(4 * hidden, c_out, 1)
+        self.m = nn.MaxPool2d(kernel, 1, kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [self.cv1(x)]
+        for _ in range(3):
+            levels.append(self.m(levels[-1]))
+        return self.cv2(torch.cat(levels, 1))
+
+
+@register("widened")
+class GhostConv(nn.Module):
+    """Half the channels by a Conv, the other half from those by a cheap 5x5 (Han et al., GhostNet, 2020)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, groups: int = 1, act: bool | nn.Module = True):
+        super().__init__()
+        half = c_out // 2
+        self.cv1 = Conv(c_in, half, kernel, stride, groups=groups, act=act)
+        self.cv2 = Conv(half, half, 5, groups=half, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        primary = self.cv1(x)
+        return torch.cat((primary, self.cv2(primary)), 1)
+
+
+@register("widened")
+class GhostBottleneck(nn.Module):
+    """Two ghost convolutions around a residual; stride 2 puts a depth-wise convolution on both ways."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1):
+        super().__init__()
+        hidden, halves = c_out // 2, stride == 2
+        self.conv = nn.Sequential(
+            GhostConv(c_in, hidden),
+            DWConv(hidden, hidden, kernel, stride, act=False) if halves else nn.Identity(),
+            GhostConv(hidden, c_out, act=False))
+        self.shortcut = nn.Sequential(
+            DWConv(c_in, c_in, kernel, stride, act=False), Conv(c_in, c_out, act=False)) if halves else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.shortcut(x)
+
+
+class TransformerLayer(nn.Module):
+    """Attention over tokens (L, B, C) without layer norm, then two linear maps, each with a residual."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.q = nn.Linear(channels, channels, bias=False)
+        self.k = nn.Linear(channels, channels, bias=False)
+        self.v = nn.Linear(channels, channels, bias=False)
+        self.ma = nn.MultiheadAttention(embed_dim=channels, num_heads=heads)
+        self.fc1 = nn.Linear(channels, channels, bias=False)
+        self.fc2 = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        attended, _ = self.ma(self.q(tokens), self.k(tokens), self.v(tokens), need_weights=False)
+        tokens = tokens + attended
+        return tokens + self.fc2(self.fc1(tokens))
+
+
+@register("widened")
+class TransformerBlock(nn.Module):
+    """Transformer layers over all positions of a map (after Dosovitskiy et al., ViT, 2020)."""
+
+    def __init__(self, c_in: int, c_out: int, heads: int = 4, layers: int = 1):
+        super().__init__()
+        self.conv = Conv(c_in, c_out) if c_in != c_out else None
+        self.linear = nn.Linear(c_out, c_out)  # learnable position term
+        self.tr = nn.Sequential(*(TransformerLayer(c_out, heads) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv is not None:
+            x = self.conv(x)
+        tokens = x.flatten(2).permute(2, 0, 1)  # (H*W, B, C)
+        return self.tr(tokens + self.linear(tokens)).permute(1, 2, 0).reshape(x.shape)
+
+
+@register("widened")
+class MixConv2d(nn.Module):
+    """Convolutions of several kernel sizes side by side (Tan and Le, 2019).
+
+    equal_channels: every kernel size gets as many channels, else as many weights."""
+
+    def __init__(self, c_in: int, c_out: int, kernels: Sequence[int] = (1, 3), stride: int = 1, equal_channels: bool = True):
+        super().__init__()
+        widths = _equal_channels(c_out, len(kernels)) if equal_channels else _equal_weights(c_out, kernels)
+        if min(widths) < 1:
+            raise ValueError(f"{c_out} channels cannot be divided among kernels {list(kernels)}")
+        self.m = nn.ModuleList(
+            nn.Conv2d(c_in, width, kernel, stride, kernel // 2, groups=math.gcd(c_in, width), bias=False)
+            for kernel, width in zip(kernels, widths))
+        self.bn = nn.BatchNorm2d(c_out)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))
+
+
+def _equal_channels(total: int, parts: int) -> list[int]:
+    """Split `total` channels as v6.1 does: channel j goes to floor(j * parts / (total - 1)), the last excepted."""
+    owners = [int(channel * (parts - 1e-6) / max(total - 1, 1)) for channel in range(total)]
+    return [owners.count(part) for part in range(parts)]
+
+
+def _equal_weights(total: int, kernels: Sequence[int]) -> list[int]:
+    """Split `total` channels so that every kernel size has as many weights: in proportion to 1/k^2."""
+    whole = sum(kernel ** -2 for kernel in kernels)
+    widths = [round(total * kernel ** -2 / whole) for kernel in kernels]
+    widths[0] += total - sum(widths)
+    return widths
+
+
+@register("concatenated")
+class Concat(nn.Module):
+    """Join a list of tensors along `dimension`."""
+
+    def __init__(self, dimension: int = 1):
+        super().__init__()
+        self.d = dimension
+
+    def forward(self, tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors, self.d)
+
+
+def _sum_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence) -> Plan:
+    """`[]`, `[weighted]` or v6.1's `[n, weighted]` -> Sum(number of sources, weighted)."""
+    if len(set(channels)) != 1:
+        raise ValueError(f"adds maps of one width, but {list(channels)} channels arrive")
+    rest = args[1:] if args and isinstance(args[0], int) and not isinstance(args[0], bool) else args
+    return Plan((len(channels), *rest), channels[0], repeats)
+
+
+@register(_sum_wiring)
+class Sum(nn.Module):
+    """Add two or more maps of one shape; `weighted` learns a weight in 0..2 for all but the first."""
+
+    def __init__(self, n: int, weighted: bool = False):
+        super().__init__()
+        self.n = n
+        if weighted:
+            self.w = nn.Parameter(-torch.arange(1.0, n) / 2)
+        else:
+            self.w = None
+
+    def forward(self, tensors: list[Tensor]) -> Tensor:
+        weights = [1.0] * (self.n - 1) if self.w is None else 2 * torch.sigmoid(self.w)
+        total = tensors[0]
+        for weight, tensor in zip(weights, tensors[1:]):
+            total = total + weight * tensor
+        return total
+
+
+def _contract_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence) -> Plan:
+    return Plan(tuple(args), channels[0] * (args[0] if args else 2) ** 2)
+
+
+def _expand_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence) -> Plan:
+    return Plan(tuple(args), channels[0] // (args[0] if args else 2) ** 2)
+
+
+@register(_contract_wiring)
+class Contract(nn.Module):
+    """Height and width into channels: (B, C, H, W) -> (B, C*g*g, H/g, W/g)."""
+
+    def __init__(self, gain: int = 2):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        g = self.gain
+        patches = x.reshape(B, C, H // g, g, W // g, g)
+        return patches.permute(0, 3, 5, 1, 2, 4).reshape(B, C * g * g, H // g, W // g)
+
+
+@register(_expand_wiring)
+class Expand(nn.Module):
+    """Channels into height and width: (B, C, H, W) -> (B, C/g/g, H*g, W*g)."""
+
+    def __init__(self, gain: int = 2):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        g = self.gain
+        patches = x.reshape(B, g, g, C // g // g, H, W)
+        return patches.permute(0, 3, 4, 1, 5, 2).reshape(B, C // g // g, H * g, W * g)
