@@ -154,7 +154,6 @@ class Trainer:
         started = time.perf_counter()
         self._tell("before_epoch", epoch)
         losses = self.train_epoch(epoch)
-        self.parts.ema.copy_attributes(self.parts.model)
         state = self.state
         state.epoch = epoch + 1
         evaluation, is_best = None, False

@@ -19,6 +19,7 @@ from utils.engine.setup import Data, auto_batch_size, build_data, build_detector
 from utils.errors import CheckpointError
 from utils.files import ROOT, new_run_dir, write_atomically
 from utils.log import LOGGER
+from utils.optim import EarlyStopping
 from utils.types import TrainState
 
 
@@ -63,7 +64,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     trainer = Trainer(
         parts, state, config.epochs, evaluate=validate,
         should_evaluate=lambda epoch: not config.noval,
-        should_stop=lambda state: 0 < config.patience <= state.epoch - 1 - state.best_epoch,
+        should_stop=EarlyStopping(config.patience).should_stop,
         hooks=[Console(), ResultsFile(save_dir / "results.csv"), TensorBoard(save_dir), BatchPictures(save_dir, model.names),
                Checkpoints(save_dir / "weights", saver(config, hyp), config.save_period, config.nosave), *hooks])
     announce(config, hyp, data, save_dir)
@@ -181,8 +182,6 @@ def run_to_end(trainer: Trainer, save_dir: Path) -> None:
             LOGGER.info(f"\nstopped in epoch {trainer.state.epoch}; continue with: python train.py --resume {last}")
         raise
     done = trainer.state.epoch
-    if done < trainer.epochs:
-        LOGGER.info(f"stopped early: no better epoch than {trainer.state.best_epoch} within --patience")
     LOGGER.info(f"\n{done - first} epochs completed in {(time.perf_counter() - started) / 3600:.3f} hours.")
 
 
