@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.yolo import Model
 from utils.errors import ConfigError, ModelError
+from utils.files import ROOT
 from utils.optim import (
     EarlyStopping, Schedule, apply_knobs, build_optimizer, full_accumulation, parameter_groups, scaled_weight_decay,
 )
@@ -110,6 +112,16 @@ def test_groups_of_yolov5s_are_v61s(golden):
     state = model["state_dict"]
     groups = parameter_groups(v61_skeleton(state.items() if isinstance(state, dict) else state))
     assert [len(group) for group in groups] == [57, 60, 60]
+
+
+@pytest.mark.parametrize("cfg, kept_from_decay", [
+    ("yolov5n_MHSA", {"model.10.rel_h", "model.10.rel_w"}), ("yolov5n_ACmix", {"model.10.rate1", "model.10.rate2"})])
+def test_gates_and_tables_of_attention_blocks_are_trained_and_not_decayed(cfg, kept_from_decay):
+    model = Model(ROOT / f"models/{cfg}.yaml")
+    groups = parameter_groups(model)
+    norms = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert names_of(model, groups.no_decay) == norms | kept_from_decay
+    assert len(groups) == sum(1 for _ in model.parameters())
 
 
 @pytest.mark.parametrize("name", ("SGD", "Adam", "AdamW"))
