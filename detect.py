@@ -85,19 +85,15 @@ def _observers(config: DetectConfig, save_dir: Path, predictor) -> dict:
 
 def _strip_copies(weights: Sequence[str], download: bool) -> None:
     """--update: beside each checkpoint that still carries its training state, write a small copy without it."""
-    from dataclasses import replace
-
-    from utils.checkpoint import find_weights, read_checkpoint, write_checkpoint
+    from utils.checkpoint import find_weights, read_checkpoint, strip
     from utils.log import LOGGER
 
     for name in weights:
         path = find_weights(name, download=download)
-        checkpoint = read_checkpoint(path)
-        if checkpoint.training is None:
+        if read_checkpoint(path).training is None:
             LOGGER.info(f"{path}: carries no training state, nothing to strip")
             continue
-        copy = path.with_name(f"{path.stem}_stripped.pt")
-        write_checkpoint(replace(checkpoint, training=None), copy)
+        copy = strip(path, path.with_name(f"{path.stem}_stripped.pt"))
         LOGGER.info(f"{copy}: {path.name} without its training state, {copy.stat().st_size / 1e6:.1f} MB")
 
 

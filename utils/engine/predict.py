@@ -116,12 +116,10 @@ def as_predictor(model: nn.Module, device: str | torch.device | None = None, hal
 
 def load_predictor(weights: str | Path | Sequence[str | Path], device: str = "", half: bool = False, download: bool = False) -> Predictor:
     """Return a predictor from one checkpoint, or an ensemble from several. Raises CheckpointError, ConfigError."""
-    from utils.checkpoint import find_weights, load_models
+    from utils.checkpoint import load_models
 
-    files = [weights] if isinstance(weights, (str, Path)) else list(weights)
     target = select_device(device)
-    paths = [find_weights(str(file), download=download) for file in files]
-    return as_predictor(load_models(paths, target, fuse=True), target, half)
+    return as_predictor(load_models(weights, target, fuse=True, download=download), target, half)
 
 
 @torch.no_grad()  # not inference_mode: what a network caches must stay usable for training

@@ -43,7 +43,7 @@ class Annotator:
     def box(self, xyxy, label: str = "", color: tuple[int, int, int] = (128, 128, 128)) -> None:
         """Draw the box xyxy (pixels) and, where `label` is not empty, its label at the upper left corner."""
         left, top, right, bottom = (int(round(float(value))) for value in xyxy)
-        cv2.rectangle(self.image, (left, top), (right, bottom), color, self.line_width, cv2.LINE_AA)
+        cv2.rectangle(self.image, (left, top), (right, bottom), color, self.line_width)
         if label:
             patch = text_patch(label, self.font_size, contrast(color), color)
             start = left - self.line_width // 2
