@@ -1,0 +1,108 @@
+"""Making sure a data set is there before anything reads it: drawn if the data yaml says how,
+downloaded if the user asked for that, and otherwise named as missing."""
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from utils.config import DatasetSpec
+from utils.datasets import shapes
+from utils.download import fetch
+from utils.errors import ConfigError, DataError
+from utils.log import LOGGER
+
+
+def ensure(spec: DatasetSpec, splits: Sequence[str] = ("train", "val"), download: bool = False) -> None:
+    """Return when every folder and list of `splits` exists.
+
+    A data set with `generate:` is drawn on first use, and again where its options have changed.
+    Nothing is fetched unless `download` is given, and never by running code from a data yaml.
+    Raises DataError naming what is missing, where it was looked for, and how to get it."""
+    if spec.generate is not None:
+        _draw(spec, splits)
+    missing = _missing(spec, splits)
+    if missing and download:
+        _download(spec)
+        missing = _missing(spec, splits)
+    if missing:
+        split, path = missing[0]
+        raise DataError(f"{spec.file or 'data'}: {split} images are missing: looked for {path}; {_advice(spec, download)}")
+
+
+def _missing(spec: DatasetSpec, splits: Sequence[str]) -> list[tuple[str, Path]]:
+    return [(split, path) for split in splits for path in spec.paths(split) if not path.exists()]
+
+
+def _draw(spec: DatasetSpec, splits: Sequence[str]) -> None:
+    options = shapes.ShapesOptions.read(spec.generate)
+    if spec.names not in (shapes.CLASSES, ("item",)):  # item: the same data under --single-cls
+        raise ConfigError(f"{spec.file or 'data'}: names must be {list(shapes.CLASSES)} for the shapes data set, got {list(spec.names)}")
+    own = shapes.is_drawn(spec.root) or _missing(spec, splits)  # pictures someone else put there are left alone
+    if own and not shapes.is_drawn(spec.root, options):
+        shapes.draw_dataset(spec.root, options)
+
+
+def _address(spec: DatasetSpec) -> str | None:
+    """The address of a zip archive, or None where `download:` is anything else."""
+    text = (spec.download or "").strip()
+    plain = text.startswith(("https://", "http://")) and len(text.split()) == 1
+    return text if plain and text.split("?")[0].lower().endswith(".zip") else None
+
+
+def _advice(spec: DatasetSpec, download: bool) -> str:
+    if _address(spec) and not download:
+        return f"--download fetches it from {_address(spec)}"
+    if spec.download and not _address(spec):
+        return ("its `download:` is a program or script, which is never run: fetch the data as it says and put it there, "
+                "or give the address of a .zip instead")
+    return "put it there, or correct `path:` and the split in the data yaml"
+
+
+def _download(spec: DatasetSpec) -> None:
+    """Fetch and unpack the archive; the data folder appears whole or not at all."""
+    address = _address(spec)
+    if address is None:
+        return
+    root = spec.root
+    if root.exists() and any(root.iterdir()):
+        raise DataError(f"{root}: exists but is incomplete; move it away and --download fetches it anew")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
+        archive = fetch(address, Path(temporary) / "archive.zip", kind="a zip archive", minimum=1)
+        unpack(archive, Path(temporary) / "content")
+        content = Path(temporary) / "content"
+        entries = [entry for entry in content.iterdir() if entry.name != "__MACOSX"]
+        if len(entries) == 1 and entries[0].is_dir() and not (content / "images").exists():
+            content = entries[0]  # the archive holds the data folder itself
+        if root.exists():
+            root.rmdir()
+        shutil.move(content, root)
+    LOGGER.info(f"Unpacked to {root}")
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip archive below `folder`. Raises DataError where it is damaged, does not fit on the disk,
+    or names a file outside the folder or a link."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = opened.infolist()
+            for member in members:
+                _refuse_unsafe(archive, member)
+            needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
+            if needed > free:
+                raise DataError(f"{archive.name}: needs {needed / 1e9:.1f} GB to unpack, {free / 1e9:.1f} GB are free in {folder.parent}")
+            opened.extractall(folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{archive.name}: is not a readable zip archive: {error}") from None
+
+
+def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or path.parts and ":" in path.parts[0]:
+        raise DataError(f"{archive.name}: refused: it names {member.filename!r}, a place outside its folder")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise DataError(f"{archive.name}: refused: {member.filename!r} is a link")
