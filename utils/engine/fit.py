@@ -206,9 +206,11 @@ class Trainer:
         gradients on the device itself; elsewhere such gradients end the run."""
         parts = self.parts
         parts.scaler.unscale_(parts.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(parts.model.parameters(), max_norm=GRADIENT_CLIP)
+        weights = [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if parts.device.type == "cpu" and not bool(torch.isfinite(norm)):
             raise NonFiniteError(f"step {self.state.step}: {describe_gradients(parts.model)}; lower lr0 or the loss gains")
+        torch.nn.utils.clip_grads_with_norm_(weights, GRADIENT_CLIP, norm)
         parts.scaler.step(parts.optimizer)
         parts.scaler.update()
         parts.optimizer.zero_grad(set_to_none=True)
