@@ -22,6 +22,7 @@ from utils.files import ROOT, read_text, write_atomically
 
 MODELS = ROOT / "models"
 TABLE = MODELS / "zoo.yaml"
+MADE_BY = "Made by `python -m models.zoo write` from models/zoo.yaml; edit the table, not this file."
 SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}  # depth, width
 VERBS = {"insert", "after", "args", "replace", "at", "with", "base", "place", "paper"}
 
@@ -100,7 +101,7 @@ def _render_scale(variant: Variant, architecture: Architecture, name: str, scale
     header = (
         f"{name}: the layers of {architecture.file} at scale {scale} with {variant.block} {variant.place}",
         f"Paper: {variant.paper}",
-        "Made by `python -m models.zoo write` from models/zoo.yaml; edit the table, not this file.",
+        MADE_BY,
     )
     return render(with_fields(architecture, settings=settings), header)
 
@@ -115,10 +116,12 @@ def write(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
 
 
 def stale(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
-    """Return the files of `folder` that are missing, differ from the table, or belong to no variant of it."""
+    """Return the files of `folder` that are missing, differ from the table, or were rendered for a variant that has
+    left it. Yamls that this module did not write are nobody's business."""
     expected = _expected(folder, table)
     wrong = [path for path, text in expected.items() if not path.is_file() or path.read_bytes() != text.encode()]
-    return wrong + sorted(path for path in folder.glob("yolov5*_*.yaml") if path not in expected)
+    others = sorted(path for path in folder.glob("yolov5*_*.yaml") if path not in expected)
+    return wrong + [path for path in others if MADE_BY in read_text(path)]
 
 
 def _expected(folder: Path, table: Path) -> dict[Path, str]:
@@ -139,10 +142,22 @@ def list_variants() -> str:
 
 
 def _parameters(variant: Variant, scale: str) -> int:
-    from models.yolo import Model  # torch is needed for this command alone
+    from torch.overrides import TorchFunctionMode  # torch is needed for this command alone
+
+    from models.yolo import Model
+
+    class KeepWeights(TorchFunctionMode):
+        """Leaves out the drawing of random weights, which takes most of the time and is not looked at."""
+
+        def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            kwargs = kwargs or {}
+            if getattr(function, "__module__", None) == "torch.nn.init":
+                return kwargs.get("tensor", args[0] if args else None)
+            return function(*args, **kwargs)
 
     settings = yaml.safe_load(rendered_files(variant)[f"yolov5{scale}_{variant.name}.yaml"])
-    return sum(parameter.numel() for parameter in Model(settings).parameters())
+    with KeepWeights():
+        return sum(parameter.numel() for parameter in Model(settings).parameters())
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -68,7 +68,8 @@ def interpolate(table: Tensor, length: int) -> Tensor:
     own = table.shape[-1]
     if own == length:
         return table
-    cells = torch.arange(own, dtype=table.dtype, device=table.device)
-    places = (torch.arange(length, dtype=table.dtype, device=table.device) + 0.5) * (own / length) - 0.5
+    wide = torch.promote_types(table.dtype, torch.float32)  # half precision places a cell too coarsely
+    cells = torch.arange(own, dtype=wide, device=table.device)
+    places = (torch.arange(length, dtype=wide, device=table.device) + 0.5) * (own / length) - 0.5
     hats = (1 - (places.clamp(0, own - 1) - cells.unsqueeze(1)).abs()).clamp(min=0)  # (n, length)
-    return table @ hats
+    return table @ hats.to(table.dtype)
