@@ -176,7 +176,7 @@ def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
         with Image.open(stream) as opened:
             width, height = opened.size
             name = opened.format
-            orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
+            orientation = _orientation(opened)
             if verify:
                 opened.verify()
     except Image.DecompressionBombError:  # larger than Pillow likes, as aerial pictures are; OpenCV allows more
@@ -186,6 +186,17 @@ def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
         raise DataError(f"{path}: cannot be read: {_reason(error)}") from None
     size = (width, height) if orientation in _TRANSPOSED else (height, width)
     return ImageHeader(size, name)
+
+
+def _orientation(opened) -> int:
+    """EXIF orientation of an open Pillow image, 1 to 8; 1 where it says none."""
+    if opened.format != "PNG":
+        return opened.getexif().get(_EXIF_ORIENTATION, 1)
+    from PIL import Image
+
+    exif = Image.Exif()  # getexif() would decode the whole PNG to look behind its pixels
+    exif.load(opened.info.get("exif"))
+    return exif.get(_EXIF_ORIENTATION, 1)
 
 
 def _ends_like_jpeg(path: Path | str) -> bool:
