@@ -16,7 +16,8 @@ pytest.importorskip("pycocotools")
 def image(index, labels_cls, labels_xyxy, xyxy=(), conf=(), cls=()) -> ImageResult:
     found = Detections(torch.tensor(xyxy, dtype=torch.float64).view(-1, 4), torch.tensor(conf, dtype=torch.float64),
                        torch.tensor(cls, dtype=torch.int64))
-    return ImageResult(index, f"{index}.jpg", (480, 640), found, np.array(labels_cls, int), np.array(labels_xyxy, float).reshape(-1, 4))
+    labels = np.array(labels_cls, int), np.array(labels_xyxy, float).reshape(-1, 4)
+    return ImageResult(index, f"{index}.jpg", (480, 640), found, *labels)
 
 
 def reference_results(arrays):

@@ -11,7 +11,8 @@ NO_LABELS = (np.zeros(0, int), np.zeros((0, 4)))
 
 
 def detections(xyxy, conf, cls) -> Detections:
-    return Detections(torch.as_tensor(xyxy, dtype=torch.float32).view(-1, 4), torch.tensor(conf), torch.tensor(cls, dtype=torch.int64))
+    boxes = torch.as_tensor(xyxy, dtype=torch.float32).view(-1, 4)
+    return Detections(boxes, torch.tensor(conf), torch.tensor(cls, dtype=torch.int64))
 
 
 def counted(found, cls, xyxy, nc=2):

@@ -53,7 +53,10 @@ def random_images(count=12, nc=4, seed=3):
         labels = rng.integers(0, 5)
         xy = rng.uniform(0, 300, (labels, 2))
         boxes = np.concatenate((xy, xy + rng.uniform(20, 120, (labels, 2))), 1)
-        copies = boxes[rng.integers(0, labels, 9)] + rng.normal(0, 6, (9, 4)) if labels else rng.uniform(0, 200, (9, 4)) + [0, 0, 200, 200]
+        copies = np.array([[0, 0, 200, 200.0]] * 9)
+        if labels:
+            copies = boxes[rng.integers(0, labels, 9)]
+        copies = copies + rng.normal(0, 6, (9, 4))
         cls = rng.integers(0, nc - 1, labels)  # the last class has no labels
         conf = np.sort(rng.uniform(0, 1, 9))[::-1].copy()
         found = Detections(torch.from_numpy(copies), torch.from_numpy(conf), torch.from_numpy(rng.integers(0, nc, 9)))
@@ -145,8 +148,8 @@ ONE_LABEL = (np.array([1]), np.array([[0, 0, 9, 9.0]]))
 ONE_FOUND = Detections(torch.tensor([[0, 0, 9, 9.0]]), torch.tensor([0.7]), torch.tensor([0]))
 
 
-@pytest.mark.parametrize("images", [[], [(Detections.none(), *NO_LABELS)], [(ONE_FOUND, *NO_LABELS)], [(Detections.none(), *ONE_LABEL)],
-                                    [(ONE_FOUND, *ONE_LABEL)]])
+@pytest.mark.parametrize("images", [[], [(Detections.none(), *NO_LABELS)], [(ONE_FOUND, *NO_LABELS)],
+                                    [(Detections.none(), *ONE_LABEL)], [(ONE_FOUND, *ONE_LABEL)]])
 @pytest.mark.filterwarnings("error")
 def test_nothing_there_or_nothing_found_gives_zeros(images):
     accumulator = accumulated(images, 3)

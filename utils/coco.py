@@ -118,6 +118,6 @@ def explain_difference(yolov5_map: float, coco_ap: float) -> str | None:
     """Return a line that says why the two mAP@.5:.95 differ, or None where they are close."""
     if abs(yolov5_map - coco_ap) <= REMARKABLE:
         return None
-    reason = ("YOLOv5's draw each precision-recall curve on from the last recall reached down to (1, 0), COCO's count nothing there"
+    reason = ("YOLOv5's draw each precision-recall curve from its last recall to (1, 0), COCO's count nothing there"
               if yolov5_map > coco_ap else "they match boxes and sample the precision-recall curve by different rules")
     return f"mAP@.5:.95 is {yolov5_map:.3f} by YOLOv5's rules and {coco_ap:.3f} by COCO's: {reason}. Compare like with like."

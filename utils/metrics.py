@@ -51,18 +51,18 @@ class Curves:
     ap50: np.ndarray
 
 
-def match(detections_cls: np.ndarray, labels_cls: np.ndarray, iou: np.ndarray, thresholds: np.ndarray = IOU_THRESHOLDS) -> np.ndarray:
-    """Return (n, T) booleans: whether a detection is the correct one of a label at each threshold.
+def match(detections_cls: np.ndarray, labels_cls: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """Return (n, 10) booleans: whether a detection is the correct one of a label at each of IOU_THRESHOLDS.
 
     detections_cls (n,) by falling confidence, labels_cls (m,), iou (m, n). A detection claims the
     label of its class that it overlaps most, if by the threshold or more; of a label's
     claimants the most confident is correct."""
     count = len(detections_cls)
     if not count or not len(labels_cls):
-        return np.zeros((count, len(thresholds)), bool)
+        return np.zeros((count, len(IOU_THRESHOLDS)), bool)
     overlap = np.where(labels_cls[:, None] == detections_cls[None], iou, -1)
     label = overlap.argmax(0)
-    claims = overlap.max(0)[:, None] >= thresholds
+    claims = overlap.max(0)[:, None] >= IOU_THRESHOLDS
     # Claimants side by side per label, still by falling confidence: the first of each run is correct.
     order = label.argsort(kind="stable")
     counted = claims[order].cumsum(0)
@@ -96,7 +96,8 @@ class DetectionAccumulator:
         labels_cls = np.asarray(labels_cls).astype(np.int64)
         labels_xyxy = np.asarray(labels_xyxy, dtype=np.float64).reshape(-1, 4)
         if len(labels_cls) and not 0 <= labels_cls.min() <= labels_cls.max() < self.nc:
-            raise ValueError(f"DetectionAccumulator: expected label classes in 0..{self.nc - 1}, got {np.unique(labels_cls).tolist()}")
+            wrong = np.unique(labels_cls).tolist()
+            raise ValueError(f"DetectionAccumulator: expected label classes in 0..{self.nc - 1}, got {wrong}")
         known = (cls >= 0) & (cls < self.nc)
         xyxy, conf, cls = xyxy[known], conf[known], cls[known]
         self._correct.append(match(cls, labels_cls, iou_matrix(labels_xyxy, xyxy.astype(np.float64))))

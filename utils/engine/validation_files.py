@@ -1,0 +1,170 @@
+"""What a validation leaves in its run folder: label files, COCO results, pictures and metrics.json.
+
+The writers are observers of `evaluate`; one that is off is not there at all. Files are replaced, never appended to."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.boxes import xyxy_to_xywhn
+from utils.coco import CocoMetrics, explain_difference
+from utils.engine.evaluate import EvaluatedBatch, Evaluation
+from utils.files import write_atomically
+from utils.log import warn_once
+from utils.metrics import ImageResult
+from utils.types import DetectionMetrics
+
+PICTURED_BATCHES = 3
+# COCO numbers its 80 classes from 1 to 90; these numbers name no class that has boxes.
+_UNUSED_COCO_IDS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+COCO_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED_COCO_IDS)
+
+
+class LabelFiles:
+    """labels/<stem>.txt: rows `class xc yc w h [confidence]`, normalised to the native picture.
+
+    A picture without detections has no file. Pictures of one stem (of different folders) get <stem>_2.txt, ..."""
+
+    def __init__(self, save_dir: Path, save_conf: bool):
+        self.folder, self.save_conf = save_dir / "labels", save_conf
+        self.written = 0
+        self._stems: dict[str, int] = {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, seen: EvaluatedBatch) -> None:
+        for result in seen.results:
+            file = self.folder / f"{self._free(Path(result.path).stem)}.txt"
+            lines = _label_lines(result, self.save_conf)
+            if not lines:
+                file.unlink(missing_ok=True)  # of an earlier run into the same folder
+                continue
+            file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            self.written += 1
+
+    def _free(self, stem: str) -> str:
+        self._stems[stem] = self._stems.get(stem, 0) + 1
+        if self._stems[stem] == 1:
+            return stem
+        warn_once(f"several pictures are called {stem}: their label files are {stem}.txt, {stem}_2.txt, ... as the data come")
+        return self._free(f"{stem}_{self._stems[stem]}")
+
+
+def _label_lines(result: ImageResult, save_conf: bool) -> list[str]:
+    found, (height, width) = result.detections, result.native
+    xywhn = xyxy_to_xywhn(found.xyxy.double().numpy(), width, height).tolist()
+    columns = zip(found.cls.tolist(), xywhn, found.conf.tolist())
+    return [" ".join(f"{value:g}" for value in (cls, *box, *([conf] if save_conf else []))) for cls, box, conf in columns]
+
+
+class CocoResults:
+    """<weights stem>_predictions.json in COCO's result format; `save` writes what was seen.
+
+    image_id is the picture's stem, as a number where it is one; category_id is COCO's own number
+    where the classes are COCO's 80, else the class number."""
+
+    def __init__(self, file: Path, names: Sequence[str]):
+        self.file = file
+        self._ids = category_ids(names)
+        self._images: list[tuple[int, list[dict]]] = []
+
+    def __call__(self, seen: EvaluatedBatch) -> None:
+        self._images += [(result.index, self._records(result)) for result in seen.results]
+
+    def _records(self, result: ImageResult) -> list[dict]:
+        stem, found = Path(result.path).stem, result.detections
+        image = int(stem) if stem.isascii() and stem.isdigit() else stem
+        return [
+            {"image_id": image, "category_id": self._ids[cls], "score": round(conf, 5),
+             "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)]}
+            for (left, top, right, bottom), conf, cls in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist())]
+
+    def save(self) -> Path:
+        """Write the file, images in the order of the data set, and return its path."""
+        records = [record for _, records in sorted(self._images, key=lambda image: image[0]) for record in records]
+        return write_atomically(self.file, lambda stream: stream.write(json.dumps(records).encode()))
+
+
+def category_ids(names: Sequence[str]) -> tuple[int, ...]:
+    """Return the category_id of each class: COCO's for its 80 classes, else 0, 1, ..."""
+    is_coco = len(names) == len(COCO_IDS) and (names[0], names[-1]) == ("person", "toothbrush")
+    return COCO_IDS if is_coco else tuple(range(len(names)))
+
+
+class BatchPictures:
+    """val_batch0..2_labels.jpg and val_batch0..2_pred.jpg: the first batches as labelled and as detected."""
+
+    def __init__(self, save_dir: Path, names: Sequence[str]):
+        self.save_dir, self.names = save_dir, tuple(names)
+
+    def __call__(self, seen: EvaluatedBatch) -> None:
+        if seen.number >= PICTURED_BATCHES:
+            return
+        from utils.plots.batches import plot_batch, plot_detections
+
+        batch, base = seen.batch, f"val_batch{seen.number}"
+        plot_batch(batch.images, batch.targets, batch.paths, self.save_dir / f"{base}_labels.jpg", self.names)
+        plot_detections(batch.images, seen.detections, batch.paths, self.save_dir / f"{base}_pred.jpg", self.names)
+
+
+def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path) -> None:
+    """Write F1, P, R and PR_curve.png and confusion_matrix.png."""
+    from utils.plots.confusion import plot_confusion
+    from utils.plots.curves import plot_threshold_curves
+
+    plot_threshold_curves(evaluation.curves, names, save_dir)
+    plot_confusion(evaluation.confusion.matrix, names, save_dir / "confusion_matrix.png")
+
+
+def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, settings: Mapping) -> Path:
+    """Write metrics.json: every figure of both evaluators, a row a class, speeds, settings and versions."""
+    metrics, coco = evaluation.metrics, evaluation.coco
+    content = {
+        "images": metrics.images,
+        "labels": int(metrics.labels.sum()),
+        "yolov5": _yolov5_figures(metrics),
+        "coco": _coco_figures(coco) if coco else None,
+        "note": explain_difference(metrics.map, coco.ap) if coco else None,
+        "losses": dict(zip(("box", "obj", "cls"), evaluation.losses.row())) if evaluation.losses else None,
+        "speed_ms_per_image": dict(zip(("pre_process", "inference", "nms"), evaluation.speeds.row())),
+        "classes": [_class_figures(number, name, metrics, coco) for number, name in enumerate(names)],
+        "confusion_matrix": {"rows": "predicted, background last", "columns": "true, background last",
+                             "conf_thres": evaluation.confusion.conf, "iou_thres": evaluation.confusion.iou,
+                             "counts": evaluation.confusion.matrix.tolist()},
+        "settings": dict(settings),
+        "versions": _versions(),
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    return write_atomically(save_dir / "metrics.json", lambda stream: stream.write(text.encode()))
+
+
+def _yolov5_figures(metrics: DetectionMetrics) -> dict:
+    return {"precision": metrics.mean_precision, "recall": metrics.mean_recall, "map50": metrics.map50, "map": metrics.map,
+            "fitness": metrics.fitness, "best_f1_confidence": metrics.confidence}
+
+
+def _coco_figures(coco: CocoMetrics) -> dict:
+    return {name: value for name, value in vars(coco).items() if not isinstance(value, np.ndarray)}
+
+
+def _class_figures(number: int, name: str, metrics: DetectionMetrics, coco: CocoMetrics | None) -> dict:
+    return {
+        "class": number, "name": name, "labels": int(metrics.labels[number]), "precision": float(metrics.precision[number]),
+        "recall": float(metrics.recall[number]), "f1": float(metrics.f1[number]), "ap50": float(metrics.ap[number, 0]),
+        "ap": float(metrics.ap[number].mean()), "ap_by_iou": metrics.ap[number].tolist(),
+        "coco_ap50": float(coco.ap_by_iou[0, number]) if coco else None,
+        "coco_ap": float(coco.class_ap[number]) if coco else None}
+
+
+def _versions() -> dict:
+    from importlib import metadata
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy", "opencv-python", "pycocotools"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
