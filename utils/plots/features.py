@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from torch import Tensor
 
-from utils.plots.canvas import canvas
+from utils.datasets.images import write_image
+
+_COLUMNS = 8
+_CELL = 128  # pixels: a map's longer side in the picture
+_GAP = 6
 
 
 def save_features(features: Tensor, module: str, stage: int, save_dir: Path | str, max_maps: int = 32) -> Path | None:
@@ -16,12 +21,26 @@ def save_features(features: Tensor, module: str, stage: int, save_dir: Path | st
         return None
     maps = features[0].detach().float().cpu().numpy()
     file = Path(save_dir) / f"stage{stage}_{module.rsplit('.', 1)[-1]}_features.png"
-    shown = maps[:max_maps]
-    lines = int(np.ceil(len(shown) / 8))
-    with canvas(file, 12, 1.6 * lines, dpi=150) as figure:
-        for axes in figure.subplots(lines, 8, squeeze=False).flat:
-            axes.set_axis_off()
-        for axes, feature_map in zip(figure.axes, shown):
-            axes.imshow(feature_map, cmap="viridis")
+    write_image(file, _grid(maps[:max_maps]))
     np.save(file.with_suffix(".npy"), maps[None])
     return file
+
+
+def _grid(maps: np.ndarray) -> np.ndarray:
+    """(n, H, W) to a picture (h, w, 3) of eight maps a row, each in colours from its least to its greatest value."""
+    scale = _CELL / max(maps.shape[1:])
+    height, width = (max(round(side * scale), 1) for side in maps.shape[1:])
+    lines = -(-len(maps) // _COLUMNS)
+    picture = np.full((lines * (height + _GAP) + _GAP, _COLUMNS * (width + _GAP) + _GAP, 3), 255, np.uint8)
+    for index, values in enumerate(maps):
+        top, left = (place * (side + _GAP) + _GAP for place, side in zip(divmod(index, _COLUMNS), (height, width)))
+        picture[top:top + height, left:left + width] = cv2.resize(_colours(values), (width, height), interpolation=cv2.INTER_NEAREST)
+    return picture
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+    """(H, W) finite floats to (H, W, 3) RGB; a flat map is the darkest colour."""
+    values = np.nan_to_num(values)
+    span = max(float(values.max() - values.min()), 1e-12)
+    grey = ((values - values.min()) / span * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)

@@ -1,0 +1,135 @@
+"""detect.py from outside: its flags, its files, its errors, and agreement with the reference's detections."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+import detect
+from tests.conftest import ROOT
+from utils.datasets.images import read_image
+from utils.errors import CheckpointError, ConfigError, UserError
+
+
+@pytest.fixture(scope="module")
+def weights(real):
+    return str(real("weights/yolov5n.pt"))
+
+
+def label_rows(file) -> np.ndarray:
+    return np.loadtxt(file, ndmin=2)
+
+
+def test_reference_detections(golden, real, weights, tmp_path):
+    expected = golden("detections.json")["images"]
+    folder = detect.run(weights=(weights,), source=str(real("images")), project=str(tmp_path), save_txt=True, save_conf=True,
+                        save_crop=True, save_csv=True, save_json=True, device="cpu")
+    assert folder == tmp_path / "exp"
+    for name, rows in expected.items():
+        found = label_rows(folder / "labels" / name.replace(".jpg", ".txt"))
+        rows = np.array(rows)
+        assert len(found) == len(rows)
+        picture, (height, width) = read_image(folder / name)
+        nearest = np.abs(found[:, None, 1:5] - rows[None, :, 1:5]).sum(2).argmin(0)
+        assert sorted(nearest) == list(range(len(rows)))
+        found = found[nearest]
+        assert (found[:, 0] == rows[:, 0]).all()
+        corners = [np.concatenate((table[:, 1:3] - table[:, 3:5] / 2, table[:, 1:3] + table[:, 3:5] / 2), 1) for table in (found, rows)]
+        assert np.abs((corners[0] - corners[1]) * (width, height, width, height)).max() < 1.0
+        assert np.abs(found[:, 5] - rows[:, 5]).max() < 0.005
+        assert np.abs(picture.astype(int) - read_image(real("images") / name)[0]).max() > 50  # something is drawn on it
+    records = json.loads((folder / "predictions.json").read_text())
+    assert len(records) == sum(map(len, expected.values()))
+    assert len((folder / "predictions.csv").read_text().splitlines()) == len(records) + 1
+    assert sorted(file.name for file in (folder / "crops/person").iterdir()) == ["bus.jpg", "bus2.jpg", "bus3.jpg", "bus4.jpg", "zidane.jpg", "zidane2.jpg"]
+
+
+def test_video_in_video_out(real, weights, tmp_path):
+    clip = real("video/one_person_clip.mp4")
+    folder = detect.run(weights=(weights,), source=str(clip), project=str(tmp_path), imgsz=(256,), vid_stride=4, save_txt=True, device="cpu")
+    original, written = cv2.VideoCapture(str(clip)), cv2.VideoCapture(str(folder / clip.name))
+    frames = 0
+    while written.read()[0]:
+        frames += 1
+    assert frames == 20 and written.get(cv2.CAP_PROP_FPS) == pytest.approx(original.get(cv2.CAP_PROP_FPS) / 4, rel=0.01)
+    labels = sorted((folder / "labels").iterdir(), key=lambda file: int(file.stem.rsplit("_", 1)[1]))
+    assert len(labels) >= 15 and labels[0].name == "one_person_clip_1.txt"
+    assert all((label_rows(file)[:, 0] == 0).any() for file in labels)  # a person
+
+
+def test_same_names_nosave_and_exist_ok(real, weights, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        shutil.copy(real("images/zidane.jpg"), tmp_path / "in" / folder / "same.jpg")
+    options = dict(weights=(weights,), source=str(tmp_path / "in"), project=str(tmp_path), name="out", exist_ok=True, nosave=True,
+                   save_txt=True, imgsz=(320,), classes=(0,), device="cpu")
+    first = detect.run(**options)
+    texts = {file.relative_to(first): file.read_text() for file in first.rglob("*.*")}
+    assert sorted(map(str, texts)) == ["labels/one/same.txt", "labels/two/same.txt"]
+    assert detect.run(**options) == first
+    assert texts == {file.relative_to(first): file.read_text() for file in first.rglob("*.*")}
+
+
+def test_ensemble_augment_and_visualize(real, weights, tmp_path):
+    folder = detect.run(weights=(weights, weights), source=str(real("images/zidane.jpg")), project=str(tmp_path), imgsz=(128,),
+                        augment=True, visualize=True, nosave=True, device="cpu")
+    maps = sorted(file.name for file in (folder / "zidane/model1").iterdir())
+    assert len(maps) == 48 and "stage0_Conv_features.png" in maps and "stage9_SPPF_features.npy" in maps
+    assert "stage24_Detect_features.png" not in maps
+
+
+def test_help_is_quick():
+    started = time.perf_counter()
+    answer = subprocess.run([sys.executable, "detect.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--source" in answer.stdout
+    modules = subprocess.run([sys.executable, "-c", "import detect, sys; print(*sys.modules)"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "cv2"} & set(modules.stdout.split())
+    assert time.perf_counter() - started < 10  # only a stall fails here: what makes --help slow is an import, checked above
+
+
+def test_flags_and_defaults():
+    config = detect.parse_opt(["--source", "x", "--conf", "0.4", "--iou", "0.6", "--img", "320", "--classes", "0", "2", "--save-t"])
+    assert (config.conf_thres, config.iou_thres, config.imgsz, config.classes, config.save_txt) == (0.4, 0.6, (320, 320), (0, 2), True)
+    defaults = detect.parse_opt([])
+    assert (defaults.imgsz, defaults.conf_thres, defaults.iou_thres, defaults.max_det, defaults.line_thickness) == ((640, 640), 0.25, 0.45, 1000, 3)
+    assert not (defaults.save_txt or defaults.nosave or defaults.view_img or defaults.update or defaults.stream_buffer)
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({"dnn": True}, ConfigError, "--dnn"),
+    ({"wieghts": "x"}, ConfigError, "weights"),
+    ({"weights": ("no_such.pt",)}, CheckpointError, "no_such.pt: no such checkpoint"),
+    ({"source": "no/such/folder"}, UserError, "no such file or folder"),
+    ({"device": "7"}, ConfigError, "--device 7"),
+])
+def test_mistakes_are_one_line_and_leave_no_folder(tmp_path, options, error, message):
+    given = {"source": str(tmp_path), "project": str(tmp_path / "runs")} | options
+    if given["source"] == str(tmp_path):
+        (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(error, match=message) as caught:
+        detect.run(**given)
+    assert "\n" not in str(caught.value) and not (tmp_path / "runs").exists()
+
+
+def test_exit_code_and_message(tmp_path):
+    answer = subprocess.run([sys.executable, "detect.py", "--source", str(tmp_path / "nothing")], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 2 and answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+
+
+def test_update_writes_a_copy(tmp_path, real, weights):
+    from dataclasses import replace
+
+    from utils.checkpoint import read_checkpoint, write_checkpoint
+
+    trained = tmp_path / "last.pt"
+    write_checkpoint(replace(read_checkpoint(weights), training={"epoch": 3}), trained)
+    before = trained.read_bytes()
+    detect.run(weights=(str(trained),), source=str(real("images/zidane.jpg")), project=str(tmp_path / "runs"), imgsz=(64,), nosave=True,
+               update=True, device="cpu")
+    assert trained.read_bytes() == before
+    assert read_checkpoint(tmp_path / "last_stripped.pt").training is None
