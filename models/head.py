@@ -40,7 +40,7 @@ class Detect(nn.Module):
 
         Raises ModelError unless the strides rise."""
         if any(after <= before for before, after in zip(strides, strides[1:])):
-            raise ModelError(f"its inputs' strides must rise, got {[_short(stride) for stride in strides]}; "
+            raise ModelError(f"its inputs' strides must rise, got {', '.join(f'{stride:g}' for stride in strides)}; "
                              f"list the sources from the largest map to the smallest")
         self.strides = tuple(float(stride) for stride in strides)
         if self.placeholder_anchors:
@@ -135,7 +135,3 @@ def _anchor_table(anchors: Sequence[Sequence[float]], levels: int) -> Tensor:
     if not bool((table > 0).all()):
         raise ValueError("anchors are widths and heights in pixels and must be above 0")
     return table
-
-
-def _short(number: float) -> str:
-    return f"{number:g}"

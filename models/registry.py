@@ -103,7 +103,7 @@ def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequen
     c_in = _one(channels)
     rest = list(args)
     if rest and _is_channels(rest[0]):
-        if c_in in (rest[0], scale(rest[0])):
+        if rest[0] == c_in or rest[0] % 8 == 0 and scale(rest[0]) == c_in:
             rest = rest[1:]
         elif rest[0] >= 64:  # no kernel, head count or reduction: a width that does not fit
             raise ValueError(f"is given {rest[0]} channels ({scale(rest[0])} at this width_multiple) but {c_in} arrive; "
@@ -184,7 +184,8 @@ def find(name: str) -> Entry:
         return _entries[name]
     if str(name).startswith("nn."):
         return _find_torch(name)
-    raise ModelError(f"unknown block {name!r}{nearest(name, _entries)}; "
+    similar = f" (did you mean nn.{name}?)" if hasattr(nn, name) else nearest(name, _entries)
+    raise ModelError(f"unknown block {name!r}{similar}; "
                      f"a block of your own needs @register() and --plugin its_file.py")
 
 

@@ -115,14 +115,20 @@ def _construct(entry: Entry, plan: Plan) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"its arguments do not fit: {error}; after wiring they are {list(plan.args)}, "
                          f"it takes {', '.join(signature.parameters)}") from None
-    return entry.cls(*plan.args)
+    try:
+        return entry.cls(*plan.args)
+    except BLOCK_ERRORS as error:
+        raise ValueError(f"cannot be built from {list(plan.args)}: {error}") from error
 
 
 @torch.no_grad()
 def _run(layer: nn.Module, row: LayerRow, inputs: list[Tensor]) -> Any:
     """Run a layer in evaluation, which leaves batch-norm statistics alone and takes a batch of one."""
     training = layer.training
-    output = layer.eval()(_given(row, inputs))
+    try:
+        output = layer.eval()(_given(row, inputs))
+    except BLOCK_ERRORS as error:
+        raise ValueError(f"fails on what it reads: {error}") from error
     layer.train(training)
     return output
 
@@ -223,9 +229,9 @@ class Model(nn.Module):
             view, ratio = _scaled(x.flip(3) if flip else x, scale, int(max(self.head.strides)))
             decoded, raw = self._forward_once(view)
             counts = [maps[0, ..., 0].numel() for maps in raw]
-            if scale == AUGMENTED[0][0]:
+            if scale == AUGMENTED[0][0] and len(counts) > 1:
                 decoded = decoded[:, :-counts[-1]]
-            elif scale == AUGMENTED[-1][0]:
+            elif scale == AUGMENTED[-1][0] and len(counts) > 1:
                 decoded = decoded[:, counts[0]:]
             views.append(_to_original(decoded, ratio, flip, x.shape[3]))
         return torch.cat(views, 1), None

@@ -47,15 +47,36 @@ def _count(model: nn.Module, imgsz: int, counter: Callable[[nn.Module, Tensor], 
 def thop_gflops(model: nn.Module, imgsz: int = 640) -> float:
     """Return 1e9 operations (2 a multiply-add) of a pass over one square image, as thop counts them.
 
-    thop sees modules: convolutions, norms, linear maps, upsampling; not the products inside attention.
-    Raises ImportError where thop is missing. `model` is left as it is."""
+    thop sees modules: convolutions, norms, linear maps, torch's multi-head attention; not the products inside
+    blocks of other authors. Copying pixels (nearest upsampling) counts as nothing. Raises ImportError where
+    thop cannot be imported. `model` is left as it is."""
     import thop
 
+    rules = {nn.Upsample: _no_work_if_nearest, nn.MultiheadAttention: _attention_macs}
+
     def counter(model: nn.Module, image: Tensor) -> float:
-        macs, _ = thop.profile(model, inputs=(image,), verbose=False)
+        macs, _ = thop.profile(model, inputs=(image,), custom_ops=rules, verbose=False)
         return float(macs) * 2 / 1e9
 
     return _count(model, imgsz, counter)
+
+
+def _no_work_if_nearest(module: nn.Upsample, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    from thop.vision.basic_hooks import count_upsample
+
+    if module.mode != "nearest":
+        count_upsample(module, inputs, output)
+
+
+def _attention_macs(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    """Four projections of C x C, the two products of L x L x C, and a softmax of 3 operations an entry."""
+    length, batch, channels = inputs[0].shape
+    if module.batch_first:
+        length, batch = batch, length
+    projections = 4 * length * channels ** 2
+    products = 2 * length ** 2 * channels
+    softmax = 3 * module.num_heads * length ** 2
+    module.total_ops += batch * (projections + products + softmax)
 
 
 def flops(model: nn.Module, imgsz: int = 640) -> float:
@@ -75,8 +96,8 @@ def describe_gflops(model: nn.Module, imgsz: int = 640) -> str:
     """Return "16.6 GFLOPs" by thop; without it by torch's counter, and where neither works say why."""
     try:
         return f"{thop_gflops(model, imgsz):.1f} GFLOPs"
-    except ImportError:
-        reason = "thop is not installed"
+    except ImportError as error:
+        reason = f"thop cannot be imported: {error}"
     except _META_ERRORS as error:
         reason = f"thop: {' '.join(str(error).split())[:120]}"
     try:
