@@ -1,0 +1,197 @@
+"""Where pictures come from while training: their files, a block of shared memory, or decoded copies on disk.
+
+All three give the same pixels for validation: a stored picture is what reading the file and bringing it to the
+training size gives. Objects here can be pickled, so every way of starting workers can use them."""
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from utils.datasets.images import read_image
+from utils.datasets.letterbox import fitted_size, resize
+from utils.errors import ConfigError, DataError
+from utils.files import write_atomically
+from utils.log import LOGGER, progress
+
+MEMORY_SHARE = 0.8  # of the free memory that a cache may take
+_STAMP = struct.Struct("<qq")  # after the array in a .npy copy: the original's time in ns and its size in bytes
+_NPY_HEADER = 128  # bytes; what numpy writes before the samples of a three-dimensional array
+
+
+class PictureFiles:
+    """Pictures read from their files each time. sizes: (n, 2) native (height, width)."""
+
+    def __init__(self, paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int):
+        self.paths, self.sizes, self.imgsz = paths, sizes, imgsz
+
+    def read(self, index: int, max_side: int) -> np.ndarray:
+        """Return picture `index`, RGB uint8, at its size or, for a large JPEG, at a half, quarter or eighth of it
+        that keeps at least `max_side` pixels on the long side. Raises DataError where the file has changed or gone."""
+        native = int(self.sizes[index, 0]), int(self.sizes[index, 1])
+        image, _ = read_image(self.paths[index], max_side, native)
+        shape = image.shape[:2]
+        if shape != native and not any(shape == tuple(-(-side // factor) for side in native) for factor in (2, 4, 8)):
+            raise DataError(f"{self.paths[index]}: is {shape[1]} x {shape[0]} pixels now, was {native[1]} x {native[0]} when "
+                            "its labels were read; start again so that the change is noticed")
+        return image
+
+    def stored_size(self, index: int) -> tuple[int, int]:
+        """(height, width) that a cache keeps of a picture: no larger than it is, no larger than training needs."""
+        native = int(self.sizes[index, 0]), int(self.sizes[index, 1])
+        return fitted_size(native, self.imgsz) if max(native) > self.imgsz else native
+
+    def stored(self, index: int) -> np.ndarray:
+        """The picture as a cache keeps it."""
+        return resize(self.read(index, self.imgsz), self.stored_size(index), cv2.INTER_AREA)
+
+
+class PicturesInMemory:
+    """Pictures in one uint8 block that workers share; what does not fit into memory is read from its file."""
+
+    def __init__(self, files: PictureFiles):
+        self.files = files
+        sizes = np.array([files.stored_size(i) for i in range(len(files.paths))], dtype=np.int64).reshape(-1, 2)
+        self.ends = np.cumsum(sizes.prod(1) * 3)
+        self.count = self._fitting()
+        self.block = _shared_bytes(int(self.ends[self.count - 1]) if self.count else 0)
+        _in_threads(self._fill, range(self.count), f"Caching images in memory ({_gigabytes(len(self.block))})")
+
+    def read(self, index: int, max_side: int) -> np.ndarray:
+        if index >= self.count:
+            return self.files.read(index, max_side)
+        return self._place(index)
+
+    def _place(self, index: int) -> np.ndarray:
+        """The view of the block that holds picture `index`."""
+        height, width = self.files.stored_size(index)
+        end = int(self.ends[index])
+        return self.block.numpy()[end - height * width * 3:end].reshape(height, width, 3)
+
+    def _fill(self, index: int) -> None:
+        self._place(index)[:] = self.files.stored(index)
+
+    def _fitting(self) -> int:
+        """How many pictures, from the first, fit into the free memory."""
+        free = available_memory()
+        count = len(self.ends)
+        if free is None or not count or self.ends[-1] <= MEMORY_SHARE * free:
+            return count
+        fitting = int(np.searchsorted(self.ends, MEMORY_SHARE * free, side="right"))
+        LOGGER.warning(f"WARNING: --cache ram needs {_gigabytes(self.ends[-1])} and {_gigabytes(free)} of memory are free: {fitting} of "
+                       f"{count} images are cached, the others read from disk each time; --cache disk keeps decoded copies")
+        return fitting
+
+
+class PicturesOnDisk:
+    """Pictures as .npy copies in a folder beside theirs, <folder>_npy; renewed where an original has changed."""
+
+    def __init__(self, files: PictureFiles):
+        self.files = files
+        for folder in sorted({self._copy_of(index).parent for index in range(len(files.paths))}):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--cache disk: {folder} cannot be made: {error.strerror}; use --cache ram or none") from None
+        stale = [index for index, good in enumerate(_in_threads(self._current, range(len(files.paths)))) if not good]
+        _in_threads(self._write, stale, "Caching images on disk")
+
+    def read(self, index: int, max_side: int) -> np.ndarray:
+        height, width = self.files.stored_size(index)
+        try:
+            samples = np.fromfile(self._copy_of(index), np.uint8, count=height * width * 3, offset=_NPY_HEADER)
+        except OSError:
+            samples = np.empty(0)
+        if samples.size != height * width * 3:  # removed under way: the file itself is still there
+            return self.files.read(index, max_side)
+        return samples.reshape(height, width, 3)
+
+    def _copy_of(self, index: int) -> Path:
+        path = Path(self.files.paths[index])
+        return path.parent.with_name(path.parent.name + "_npy") / f"{path.name}.npy"
+
+    def _stamp(self, index: int) -> bytes:
+        try:
+            state = os.stat(self.files.paths[index])
+        except OSError as error:
+            raise DataError(f"{self.files.paths[index]}: cannot be read: {error.strerror}") from None
+        return _STAMP.pack(state.st_mtime_ns, state.st_size)
+
+    def _current(self, index: int) -> bool:
+        """Whether there is a copy, of the right size, of the original as it is now."""
+        height, width = self.files.stored_size(index)
+        try:
+            with open(self._copy_of(index), "rb") as stream:
+                head = stream.read(_NPY_HEADER)
+                stream.seek(height * width * 3, os.SEEK_CUR)
+                return f"({height}, {width}, 3)".encode() in head and stream.read() == self._stamp(index)
+        except OSError:
+            return False
+
+    def _write(self, index: int) -> None:
+        image, stamp = np.ascontiguousarray(self.files.stored(index)), self._stamp(index)
+
+        def write(stream) -> None:
+            np.lib.format.write_array(stream, image, version=(1, 0), allow_pickle=False)
+            stream.write(stamp)
+
+        try:
+            write_atomically(self._copy_of(index), write)
+        except OSError as error:
+            raise ConfigError(f"--cache disk: {self._copy_of(index)} cannot be written: {error.strerror}") from None
+
+
+def open_pictures(paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int,
+                  cache: str | None) -> PictureFiles | PicturesInMemory | PicturesOnDisk:
+    """Return where to read pictures from: cache is None, "ram" or "disk"."""
+    files = PictureFiles(paths, sizes, imgsz)
+    if not cache:
+        return files
+    if cache not in ("ram", "disk"):
+        raise ConfigError(f"--cache {cache}: expected ram or disk")
+    return PicturesInMemory(files) if cache == "ram" else PicturesOnDisk(files)
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that programs can still take, or None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _shared_bytes(count: int) -> torch.Tensor:
+    """An uint8 block that worker processes see without a copy. Forked ones see ordinary memory; where workers
+    are spawned the block has to lie in shared memory from the start."""
+    block = torch.empty(count, dtype=torch.uint8)
+    if torch.multiprocessing.get_start_method() == "fork" or not count:
+        return block
+    try:
+        return block.share_memory_()
+    except RuntimeError as error:
+        raise ConfigError(f"--cache ram: {_gigabytes(count)} of shared memory cannot be had ({str(error).splitlines()[0]}); "
+                          "use --cache disk") from None
+
+
+def _in_threads(work: Callable[[int], object], indices: Sequence[int], description: str = "") -> list:
+    """Return work(i) for every index, from a few threads, with a progress bar where there is a description."""
+    if not len(indices):
+        return []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(work, indices)
+        return list(progress(results, len(indices), description) if description else results)
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,187 @@
+"""Batches, in an order that a seed and an epoch decide, from this process or from workers."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from utils.datasets.augment import quadrupled
+from utils.datasets.detection import DetectionDataset, collate
+from utils.datasets.label_store import LabelStore
+from utils.errors import ConfigError, DataError, UserError
+from utils.types import Batch, Letterbox, Sample
+
+_ORDER, _SHEETS = 1, 2  # which stream of random numbers of a (seed, epoch)
+
+
+def build_loader(dataset: DetectionDataset, batch_size: int, workers: int, *, shuffle: bool = False, seed: int = 0,
+                 image_weights: np.ndarray | Callable[[], np.ndarray | None] | None = None, quad: bool = False,
+                 pin_memory: bool = False, drop_last: bool = False) -> "Loader":
+    """Return a loader of `dataset`.
+
+    workers: most worker processes to use; 0 works in this one. shuffle: a training order; a last batch of one picture
+    then joins the one before. image_weights: (n,) chances of being drawn (with replacement), or a function that gives
+    them, or None, at the start of an epoch. quad: four inputs make one of twice the size. drop_last: whole batches only."""
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size {batch_size}: expected at least 1")
+    return Loader(dataset, batch_size, workers, shuffle, seed, image_weights, quad, pin_memory, drop_last)
+
+
+class Loader:
+    """`for batch in loader.epoch(e)` gives the batches of epoch e, `len(loader)` of them in every epoch.
+
+    A batch holds pictures of one shape; without shuffle the order is by shape, then as in the data set."""
+
+    def __init__(self, dataset: DetectionDataset, batch_size: int, workers: int, shuffle: bool, seed: int, image_weights,
+                 quad: bool, pin_memory: bool, drop_last: bool):
+        self.dataset, self.batch_size, self.shuffle, self.seed, self.drop_last = dataset, batch_size, shuffle, seed, drop_last
+        self.image_weights = image_weights
+        _, self._group = np.unique(dataset.shapes, axis=0, return_inverse=True)
+        self._group = self._group.reshape(-1)
+        self._length = len(self._batches(np.arange(len(dataset))))
+        self.workers = _useful_workers(workers, batch_size, self._length)
+        self._plan: list[list[int]] = []
+        self._epoch = 0
+        self._loader = self._open(quad, pin_memory)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of epoch `number`. Raises DataError naming a picture that cannot be read."""
+        self._plan, self._epoch = self._planned(number), number
+        try:
+            for batch in self._loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(f"a worker process that reads images died ({str(error).splitlines()[0]}); it may have run out of "
+                            f"memory: lower --workers (now {self.workers}), 0 reads in the main process") from None
+
+    def follow(self, class_map: Callable[[], Sequence[float] | None]) -> None:
+        """From now on draw pictures by how badly their classes do (--image-weights): `class_map` gives the last AP a
+        class, an empty list before there is one, or None for a plain shuffle."""
+        def weights() -> np.ndarray | None:
+            current = class_map()
+            return None if current is None else sampling_weights(self.dataset.store, class_map=current)
+        self.image_weights = weights
+
+    def close(self) -> None:
+        """End the worker processes. The loader starts them again if it is used once more."""
+        self._loader._iterator = None
+
+    def _open(self, quad: bool, pin_memory: bool) -> DataLoader:
+        several = {"persistent_workers": True, "worker_init_fn": _start_worker} if self.workers else {}
+        return DataLoader(_Batches(self.dataset, self.seed, quad), batch_sampler=_Keys(self), collate_fn=_unchanged,
+                          num_workers=self.workers, pin_memory=pin_memory,
+                          generator=torch.Generator().manual_seed(self.seed), **several)  # else torch's own would be advanced
+
+    def _planned(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch as lists of places in the data set."""
+        generator = _generator(self.seed, epoch, _ORDER)
+        count = len(self.dataset)
+        weights = self.image_weights() if callable(self.image_weights) else self.image_weights
+        if weights is not None:
+            if self._group.any():
+                raise ConfigError("--image-weights cannot be used with --rect: the number of batches would change every epoch")
+            order = generator.choice(count, count, p=weights / weights.sum())
+        else:
+            order = generator.permutation(count) if self.shuffle else np.arange(count)
+        batches = self._batches(order)
+        return [batches[place] for place in generator.permutation(len(batches))] if self.shuffle else batches
+
+    def _batches(self, order: np.ndarray) -> list[list[int]]:
+        """Cut an order of pictures into batches of one shape each."""
+        batches = []
+        for group in range(int(self._group.max(initial=0)) + 1):
+            members = order[self._group[order] == group].tolist()
+            cut = [members[start:start + self.batch_size] for start in range(0, len(members), self.batch_size)]
+            if self.drop_last and cut and len(cut[-1]) < self.batch_size:
+                cut.pop()
+            elif self.shuffle and len(cut) > 1 and len(cut[-1]) == 1:
+                cut[-2] += cut.pop()  # batch norm over a single picture is noise, and fails on 1 x 1 maps
+            batches += cut
+        return batches
+
+
+def sampling_weights(store: LabelStore, nc: int | None = None, class_map: Sequence[float] = ()) -> np.ndarray:
+    """Return (n,) weights of the pictures for drawing: over a picture's objects, the sum of their class's weight, which
+    is the inverse of its frequency times (1 - AP)^2. Even weights where all come to nothing. As v6.1's --image-weights."""
+    nc = max(nc or 0, len(class_map), int(store.cls.max(initial=0)) + 1)
+    ap = np.zeros(nc)
+    ap[:len(class_map)] = class_map
+    frequency = store.class_counts(nc).astype(np.float64)
+    rarity = 1 / np.maximum(frequency, 1)
+    per_class = rarity / rarity.sum() * (1 - ap) ** 2
+    weights = np.bincount(store.image_of, weights=per_class[store.cls], minlength=len(store))
+    return weights if weights.sum() > 0 else np.ones(len(store))
+
+
+class _Keys:
+    """The batches of the loader's current epoch, as the data set's keys."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.loader._epoch
+        return iter([[(epoch, index) for index in batch] for batch in self.loader._plan])
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class _Batches(Dataset):
+    """What a worker holds: it is asked for all pictures of a batch at once and gives the batch, or the user's error."""
+
+    def __init__(self, dataset: DetectionDataset, seed: int, quad: bool):
+        self.dataset, self.seed, self.quad = dataset, seed, quad
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | UserError:
+        try:
+            samples = [self.dataset[key] for key in keys]
+        except UserError as error:  # raised as it is in the main process; torch would wrap it in a traceback
+            return error
+        return collate(collate_quad(samples, _generator(self.seed, *keys[0], _SHEETS)) if self.quad else samples)
+
+
+def collate_quad(samples: Sequence[Sample], generator: np.random.Generator) -> list[Sample]:
+    """Return a quarter as many samples of twice the height and width: of each four either a sheet of all or, one time
+    in two, the first one enlarged."""
+    larger = []
+    for start in range(0, max(len(samples) // 4, 1) * 4, 4):
+        four = samples[start:start + 4]
+        image, labels = quadrupled([(sample.image, sample.labels) for sample in four], generator.random() < 0.5)
+        shape = image.shape[:2]
+        larger.append(Sample(image, labels, four[0].path, Letterbox(shape, (1.0, 1.0), (0, 0), shape), four[0].index))
+    return larger
+
+
+def _generator(*numbers: int) -> np.random.Generator:
+    """A stream of its own: sample (epoch, index) has another key length, so none of these repeats one."""
+    *numbers, stream = numbers
+    return np.random.default_rng(np.random.SeedSequence(numbers, spawn_key=(stream,)))
+
+
+def _useful_workers(wanted: int, batch_size: int, batches: int) -> int:
+    """No more workers than there are processors, batches, or pictures in a batch of several."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(wanted, processors, batches, batch_size if batch_size > 1 else 0), 0)
+
+
+def _start_worker(_: int) -> None:
+    """One thread a worker; Ctrl-C is the main process's to handle."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
