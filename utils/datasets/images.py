@@ -20,6 +20,7 @@ MIN_SIDE = 10  # pixels; smaller pictures are not used, as in v6.1
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TRANSPOSED = (5, 6, 7, 8)  # the orientations that exchange width and height
 
 
@@ -174,8 +175,10 @@ def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
     stream = io.BytesIO(source.tobytes()) if isinstance(source, np.ndarray) else source
     try:
         with Image.open(stream) as opened:
-            width, height = opened.size
             name = opened.format
+            width, height = opened.size
+            if name == "TIFF":  # whose size some Pillow versions turn already
+                width, height = opened.tag_v2.get(_TIFF_WIDTH, width), opened.tag_v2.get(_TIFF_HEIGHT, height)
             orientation = _orientation(opened)
             if verify:
                 opened.verify()
