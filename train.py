@@ -31,4 +31,4 @@ def run(**options):
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, parse_opt))
+    sys.exit(run_script(main, TrainConfig, DESCRIPTION))
