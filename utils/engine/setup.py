@@ -16,6 +16,7 @@ from utils.datasets.loader import Loader, build_loader
 from utils.datasets.open import open_split
 from utils.ema import ModelEMA
 from utils.engine.autobatch import auto_batch_size
+from utils.engine.evaluate import RECT_PAD
 from utils.engine.fit import Parts
 from utils.errors import ConfigError
 from utils.files import ROOT
@@ -24,7 +25,6 @@ from utils.loss import DetectionLoss
 from utils.optim import Schedule, build_optimizer, scaled_weight_decay
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
-RECT_PAD = 0.5  # strides of border that validation pictures get
 
 
 @dataclass
