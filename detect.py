@@ -44,14 +44,17 @@ def main(config: DetectConfig) -> Path:
     watch = observers.get("features")
     try:
         for prediction in predict(
-            predictor, source, imgsz=config.imgsz, conf_thres=config.conf_thres, iou_thres=config.iou_thres, max_det=config.max_det,
-            classes=config.classes, agnostic=config.agnostic_nms, augment=config.augment,
+            predictor, source, imgsz=config.imgsz, conf_thres=config.conf_thres, iou_thres=config.iou_thres,
+            max_det=config.max_det, classes=config.classes, agnostic=config.agnostic_nms, augment=config.augment,
             before_frame=watch.before_frame if watch else None,
         ):
             for observer in observers.values():
                 observer(prediction)
             if "window" in observers and observers["window"].closed:
                 break
+    except KeyboardInterrupt:
+        if not source.live:  # a camera has no other end: there, stopping is the normal way out
+            raise
     finally:
         source.close()
         for observer in observers.values():

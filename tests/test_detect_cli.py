@@ -12,6 +12,7 @@ import pytest
 
 import detect
 from tests.conftest import ROOT
+from utils.boxes import xywh_to_xyxy
 from utils.datasets.images import read_image
 from utils.errors import CheckpointError, ConfigError, UserError
 
@@ -39,19 +40,21 @@ def test_reference_detections(golden, real, weights, tmp_path):
         assert sorted(nearest) == list(range(len(rows)))
         found = found[nearest]
         assert (found[:, 0] == rows[:, 0]).all()
-        corners = [np.concatenate((table[:, 1:3] - table[:, 3:5] / 2, table[:, 1:3] + table[:, 3:5] / 2), 1) for table in (found, rows)]
-        assert np.abs((corners[0] - corners[1]) * (width, height, width, height)).max() < 1.0
+        corners = xywh_to_xyxy(found[:, 1:5]) - xywh_to_xyxy(rows[:, 1:5])
+        assert np.abs(corners * (width, height, width, height)).max() < 1.0
         assert np.abs(found[:, 5] - rows[:, 5]).max() < 0.005
         assert np.abs(picture.astype(int) - read_image(real("images") / name)[0]).max() > 50  # something is drawn on it
     records = json.loads((folder / "predictions.json").read_text())
     assert len(records) == sum(map(len, expected.values()))
     assert len((folder / "predictions.csv").read_text().splitlines()) == len(records) + 1
-    assert sorted(file.name for file in (folder / "crops/person").iterdir()) == ["bus.jpg", "bus2.jpg", "bus3.jpg", "bus4.jpg", "zidane.jpg", "zidane2.jpg"]
+    crops = sorted(file.name for file in (folder / "crops/person").iterdir())
+    assert crops == ["bus.jpg", "bus2.jpg", "bus3.jpg", "bus4.jpg", "zidane.jpg", "zidane2.jpg"]
 
 
 def test_video_in_video_out(real, weights, tmp_path):
     clip = real("video/one_person_clip.mp4")
-    folder = detect.run(weights=(weights,), source=str(clip), project=str(tmp_path), imgsz=(256,), vid_stride=4, save_txt=True, device="cpu")
+    folder = detect.run(weights=(weights,), source=str(clip), project=str(tmp_path), imgsz=(256,), vid_stride=4, save_txt=True,
+                        device="cpu")
     original, written = cv2.VideoCapture(str(clip)), cv2.VideoCapture(str(folder / clip.name))
     frames = 0
     while written.read()[0]:
@@ -83,20 +86,24 @@ def test_ensemble_augment_and_visualize(real, weights, tmp_path):
     assert "stage24_Detect_features.png" not in maps
 
 
+def output_of(*arguments: str) -> str:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 def test_help_is_quick():
     started = time.perf_counter()
-    answer = subprocess.run([sys.executable, "detect.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--source" in answer.stdout
-    modules = subprocess.run([sys.executable, "-c", "import detect, sys; print(*sys.modules)"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"torch", "numpy", "cv2"} & set(modules.stdout.split())
+    assert "--source" in output_of("detect.py", "--help")
+    assert not {"torch", "numpy", "cv2"} & set(output_of("-c", "import detect, sys; print(*sys.modules)").split())
     assert time.perf_counter() - started < 10  # only a stall fails here: what makes --help slow is an import, checked above
 
 
 def test_flags_and_defaults():
-    config = detect.parse_opt(["--source", "x", "--conf", "0.4", "--iou", "0.6", "--img", "320", "--classes", "0", "2", "--save-t"])
-    assert (config.conf_thres, config.iou_thres, config.imgsz, config.classes, config.save_txt) == (0.4, 0.6, (320, 320), (0, 2), True)
+    config = detect.parse_opt("--source x --conf 0.4 --iou 0.6 --img 320 --classes 0 2 --save-t".split())
+    assert (config.conf_thres, config.iou_thres, config.imgsz) == (0.4, 0.6, (320, 320))
+    assert (config.classes, config.save_txt) == ((0, 2), True)
     defaults = detect.parse_opt([])
-    assert (defaults.imgsz, defaults.conf_thres, defaults.iou_thres, defaults.max_det, defaults.line_thickness) == ((640, 640), 0.25, 0.45, 1000, 3)
+    assert (defaults.imgsz, defaults.conf_thres, defaults.iou_thres) == ((640, 640), 0.25, 0.45)
+    assert (defaults.max_det, defaults.line_thickness) == (1000, 3)
     assert not (defaults.save_txt or defaults.nosave or defaults.view_img or defaults.update or defaults.stream_buffer)
 
 
@@ -117,7 +124,8 @@ def test_mistakes_are_one_line_and_leave_no_folder(tmp_path, options, error, mes
 
 
 def test_exit_code_and_message(tmp_path):
-    answer = subprocess.run([sys.executable, "detect.py", "--source", str(tmp_path / "nothing")], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "detect.py", "--source", str(tmp_path / "nothing")]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
 
 
@@ -129,7 +137,7 @@ def test_update_writes_a_copy(tmp_path, real, weights):
     trained = tmp_path / "last.pt"
     write_checkpoint(replace(read_checkpoint(weights), training={"epoch": 3}), trained)
     before = trained.read_bytes()
-    detect.run(weights=(str(trained),), source=str(real("images/zidane.jpg")), project=str(tmp_path / "runs"), imgsz=(64,), nosave=True,
-               update=True, device="cpu")
+    detect.run(weights=(str(trained),), source=str(real("images/zidane.jpg")), project=str(tmp_path / "runs"), imgsz=(64,),
+               nosave=True, update=True, device="cpu")
     assert trained.read_bytes() == before
     assert read_checkpoint(tmp_path / "last_stripped.pt").training is None

@@ -26,8 +26,9 @@ from utils.plots.study import plot_study
 from utils.types import Detections
 from tests.conftest import ROOT
 
-RESULTS_HEADER = ("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall", "metrics/mAP_0.5",
-                  "metrics/mAP_0.5:0.95", "val/box_loss", "val/obj_loss", "val/cls_loss", "x/lr0", "x/lr1", "x/lr2")
+RESULTS_HEADER = ("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall",
+                  "metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "val/box_loss", "val/obj_loss", "val/cls_loss",
+                  "x/lr0", "x/lr1", "x/lr2")
 
 
 def is_picture(file, smallest: int = 200) -> bool:
@@ -81,7 +82,8 @@ def test_chinese_names_use_a_font_of_the_system(tmp_path, monkeypatch):
     monkeypatch.setattr(fonts, "font_folders", lambda: [tmp_path])
     fonts.cjk_font.cache_clear()
     try:
-        assert fonts.font_file("猫") == tmp_path / "deep/NotoSansCJK-Regular.ttc" and fonts.font_file("cat") == fonts.latin_font()
+        assert fonts.font_file("猫") == tmp_path / "deep/NotoSansCJK-Regular.ttc"
+        assert fonts.font_file("cat") == fonts.latin_font()
         (tmp_path / "deep/NotoSansCJK-Regular.ttc").unlink()
         fonts.cjk_font.cache_clear()
         assert fonts.font_file("猫") == fonts.latin_font()  # boxes instead of glyphs, but it works
@@ -111,7 +113,8 @@ def test_batch_grid_is_scaled_to_its_limit(tmp_path):
 def test_detections_below_a_quarter_are_not_drawn(tmp_path):
     boxes = torch.tensor([[10.0, 100, 50, 180], [110, 100, 150, 180]])
     found = Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([2, 2]))
-    plot_detections(torch.zeros(2, 3, 200, 200, dtype=torch.uint8), [found, Detections.none()], ["a.jpg", "b.jpg"], tmp_path / "found.png", ["x", "y", "z"])
+    black = torch.zeros(2, 3, 200, 200, dtype=torch.uint8)
+    plot_detections(black, [found, Detections.none()], ["a.jpg", "b.jpg"], tmp_path / "found.png", ["x", "y", "z"])
     image, _ = read_image(tmp_path / "found.png")
     assert tuple(image[140, 10]) == color(2) and not image[140, 60:190].any() and not image[140, 210:390].any()
 
@@ -132,7 +135,8 @@ def test_results(tmp_path):
 
 def test_smoothing():
     values = np.random.default_rng(0).normal(size=50)
-    slow = [sum(np.exp(-0.5 * ((i - j) / 3) ** 2) * values[j] for j in range(50)) / sum(np.exp(-0.5 * ((i - j) / 3) ** 2) for j in range(50)) for i in range(50)]
+    weight = [[np.exp(-0.5 * ((i - j) / 3) ** 2) for j in range(50)] for i in range(50)]
+    slow = [sum(w * value for w, value in zip(row, values)) / sum(row) for row in weight]
     assert smooth(values) == pytest.approx(slow)
     assert smooth(np.array([2.0, np.nan, 2.0])) == pytest.approx([2, 2, 2])
     assert smooth_box(np.arange(10.0), 0.1) == pytest.approx([1 / 3, *range(1, 9), 26 / 3])
@@ -141,7 +145,8 @@ def test_smoothing():
 def curves(classes: int) -> Curves:
     px = np.linspace(0, 1, 1000)
     values = np.stack([1 - px ** (index + 1) for index in range(classes)]) if classes else np.zeros((0, 1000))
-    return Curves(px=px, precision=values, recall=values, f1=values, pr_precision=values, classes=np.arange(classes), ap50=values.mean(1) if classes else np.zeros(0))
+    return Curves(px=px, precision=values, recall=values, f1=values, pr_precision=values, classes=np.arange(classes),
+                  ap50=values.mean(1))
 
 
 @pytest.mark.parametrize("classes", [0, 1, 3, 40])
@@ -173,7 +178,8 @@ def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.eye(90) * 5])
 def test_confusion_of_nothing_and_of_many(tmp_path, matrix):
-    plot_confusion(matrix, [f"class {index}" for index in range(len(matrix) - 1)], tmp_path / "matrix.png", normalize=len(matrix) > 3)
+    names = [f"class {index}" for index in range(len(matrix) - 1)]
+    plot_confusion(matrix, names, tmp_path / "matrix.png", normalize=len(matrix) > 3)
     assert is_picture(tmp_path / "matrix.png")
 
 
@@ -186,16 +192,18 @@ def test_labels(tmp_path, count):
 
 def test_evolution_study_and_features(tmp_path):
     rng = np.random.default_rng(0)
-    header = ("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "val/box_loss", "val/obj_loss", "val/cls_loss", "lr0", "lrf")
+    header = (*RESULTS_HEADER[4:11], "lr0", "lrf")
     write_table(tmp_path / "evolve.csv", header, rng.uniform(size=(6, 9)))
     assert is_picture(plot_evolution(tmp_path / "evolve.csv"))
     np.savetxt(tmp_path / "study_coco_yolov5n.txt", rng.uniform(size=(11, 10)), fmt="%10.4g")
-    assert plot_study([tmp_path / "study_coco_yolov5n.txt"]) == tmp_path / "study.png" and is_picture(tmp_path / "study.png")
+    assert plot_study([tmp_path / "study_coco_yolov5n.txt"]) == tmp_path / "study.png"
+    assert is_picture(tmp_path / "study.png")
     features = torch.rand(1, 40, 6, 5)
     assert save_features(features, "models.layers.Conv", 3, tmp_path) == tmp_path / "stage3_Conv_features.png"
     assert is_picture(tmp_path / "stage3_Conv_features.png")
     assert (np.load(tmp_path / "stage3_Conv_features.npy") == features.numpy()).all()
-    assert save_features(torch.rand(1, 8, 1, 1), "Pool", 4, tmp_path) is None and save_features([features], "Detect", 5, tmp_path) is None
+    assert save_features(torch.rand(1, 8, 1, 1), "Pool", 4, tmp_path) is None
+    assert save_features([features], "Detect", 5, tmp_path) is None
 
 
 def test_a_figure_that_fails_leaves_no_file(tmp_path):

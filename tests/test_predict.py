@@ -84,7 +84,8 @@ def test_records_and_normalised_boxes(finder):
     (prediction,) = predict(finder, scene((100, 30, 300, 90)), imgsz=1024)
     (record,) = prediction.records()
     assert record | {"x1": 0, "y1": 0, "x2": 0, "y2": 0} == {
-        "file": "array", "frame": 0, "time": 0.0, "class_id": 1, "name": "red thing", "confidence": 0.9, "x1": 0, "y1": 0, "x2": 0, "y2": 0}
+        "file": "array", "frame": 0, "time": 0.0, "class_id": 1, "name": "red thing", "confidence": 0.9,
+        "x1": 0, "y1": 0, "x2": 0, "y2": 0}
     assert prediction.xywhn()[0] == pytest.approx([0.2, 0.2, 0.2, 0.2], abs=0.004)
 
 
@@ -137,7 +138,8 @@ def test_crops(tmp_path):
 
 def test_csv_and_json_hold_the_same_records(tmp_path):
     writers = [CsvWriter(tmp_path), JsonWriter(tmp_path)]
-    predictions = [prediction_of([[1, 2, 3, 4]]), prediction_of([]), prediction_of([[5, 6, 7.126, 8]] * 2, "红.mp4", "video", 3, seconds=0.1)]
+    predictions = [prediction_of([[1, 2, 3, 4]]), prediction_of([]),
+                   prediction_of([[5, 6, 7.126, 8]] * 2, "红.mp4", "video", 3, seconds=0.1)]
     for writer in writers:
         for prediction in predictions:
             writer(prediction)
@@ -182,7 +184,8 @@ def test_a_streams_video_plays_in_real_time(tmp_path):
     writer = PictureWriter(tmp_path, Artist())
     small = np.zeros((48, 64, 3), np.uint8)
     for number, seconds in enumerate((3.0, 3.1, 3.2, 4.0, 100.0), 1):  # the last one came after a long interruption
-        writer(prediction_of([], "cam.mp4", "stream", number, image=small if number < 4 else np.zeros((96, 64, 3), np.uint8), seconds=seconds))
+        image = small if number < 4 else np.zeros((96, 64, 3), np.uint8)
+        writer(prediction_of([], "cam.mp4", "stream", number, image=image, seconds=seconds))
     writer.close()
     frames, fps = frames_of(tmp_path / "cam.mp4")
     assert fps == pytest.approx(30) and abs(len(frames) - (31 + 150)) <= 1 and frames[-1].shape == (48, 64, 3)

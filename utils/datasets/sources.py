@@ -209,7 +209,8 @@ def _expand(text: str) -> list[tuple[str, str]]:
         return [(str(file), file.relative_to(path).as_posix()) for file in files]
     if path.is_file():
         if not _is_media(path):
-            raise DataError(f"--source {text}: {path.suffix or 'a file without suffix'} is neither image nor video ({_suffix_help()})")
+            kind = path.suffix or "a file without suffix"
+            raise DataError(f"--source {text}: {kind} is neither image nor video ({_suffix_help()})")
         return [(str(path), path.name)]
     if glob.has_magic(text):
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if _is_media(Path(file)))

@@ -121,7 +121,7 @@ class StreamReader:
                 continue
             failures += 1
             if failures > self._backoff.attempts:
-                LOGGER.warning(f"WARNING: {public_address(self.address)}: gave up after {self._backoff.attempts} attempts to reconnect")
+                LOGGER.warning(f"WARNING: {public_address(self.address)}: gave up after {self._backoff.attempts} attempts")
                 break
             capture = self._reconnect(capture, failures)
         if capture is not None:

@@ -60,12 +60,12 @@ class Prediction:
 
     def records(self) -> list[dict]:
         """Return a dict of plain values a detection: where it was seen, what it is, and its box in pixels."""
-        frame = self.frame
-        boxes = self.detections.xyxy.tolist()
+        frame, found = self.frame, self.detections
         return [{
-            "file": frame.path, "frame": frame.number, "time": round(frame.seconds, 3), "class_id": number, "name": self.name_of(number),
-            "confidence": round(confidence, 5), **{side: round(value, 2) for side, value in zip(("x1", "y1", "x2", "y2"), box)},
-        } for box, confidence, number in zip(boxes, self.detections.conf.tolist(), self.detections.cls.tolist())]
+            "file": frame.path, "frame": frame.number, "time": round(frame.seconds, 3),
+            "class_id": number, "name": self.name_of(number), "confidence": round(confidence, 5),
+            "x1": round(left, 2), "y1": round(top, 2), "x2": round(right, 2), "y2": round(bottom, 2),
+        } for (left, top, right, bottom), confidence, number in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist())]
 
     def summary(self) -> str:
         """Return "4 persons, 1 bus, " in order of class number, or "" when nothing was found."""
@@ -88,7 +88,8 @@ class Predictor:
         sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz) * (2 if len(imgsz) == 1 else 1)
         height, width = (max(math.ceil(side / self.stride), 1) * self.stride for side in sides)
         if (height, width) != tuple(sides):
-            warn_once(f"--imgsz {' '.join(map(str, sides))} is no multiple of the largest stride {self.stride}; using {height} {width}")
+            warn_once(f"--imgsz {' '.join(map(str, sides))} is no multiple of the largest stride {self.stride}; "
+                      f"using {height} {width}")
         return height, width
 
     def tensor(self, canvas: np.ndarray) -> Tensor:
@@ -114,7 +115,8 @@ def as_predictor(model: nn.Module, device: str | torch.device | None = None, hal
     return Predictor(model, target, tuple(model.names), max(stride, 32), half)
 
 
-def load_predictor(weights: str | Path | Sequence[str | Path], device: str = "", half: bool = False, download: bool = False) -> Predictor:
+def load_predictor(weights: str | Path | Sequence[str | Path], device: str = "", half: bool = False,
+                   download: bool = False) -> Predictor:
     """Return a predictor from one checkpoint, or an ensemble from several. Raises CheckpointError, ConfigError."""
     from utils.checkpoint import load_models
 

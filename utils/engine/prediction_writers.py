@@ -135,9 +135,10 @@ def _keep_input(target: Path, source: str) -> None:
 
 
 class LabelWriter:
-    """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalised, rising confidence.
+    """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalised.
 
-    A frame without detections has no file; one left there by an earlier run is removed."""
+    Rows stand by rising confidence, as v6.1 writes them. A frame without detections has no file; one left there
+    by an earlier run is removed."""
 
     def __init__(self, save_dir: Path, save_conf: bool = False):
         self.folder = save_dir / "labels"
@@ -152,7 +153,8 @@ class LabelWriter:
             return
         found = prediction.detections
         rows = zip(found.cls.tolist(), prediction.xywhn().tolist(), found.conf.tolist())
-        lines = [" ".join(f"{value:g}" for value in (number, *box, *([confidence] if self._save_conf else []))) for number, box, confidence in rows]
+        lines = [" ".join(f"{value:g}" for value in (number, *box, *([confidence] if self._save_conf else [])))
+                 for number, box, confidence in rows]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{line}\n" for line in reversed(lines)), encoding="utf-8")
         self.written += 1

@@ -4,17 +4,14 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from utils.plots.fonts import cjk_font
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 @contextlib.contextmanager
-def canvas(file: Path | str, width: float, height: float, dpi: int = 150) -> Iterator["Figure"]:
-    """Yield an empty figure of width × height inches; when the block ends without an error it is written to `file`."""
+def canvas(file: Path | str, width: float, height: float, dpi: int = 150) -> Iterator[Any]:
+    """Yield an empty matplotlib Figure of width × height inches; when the block ends without an error it goes to `file`."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

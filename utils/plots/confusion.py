@@ -23,7 +23,7 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], file: Path | str, n
     size = min(max(4.5 + 0.42 * count, 6.0), 22.0)
     with canvas(file, size + 1.2, size, dpi=150 if count <= _MOST_WITH_NUMBERS else 100) as figure:
         axes = figure.subplots()
-        picture = axes.imshow(np.where(matrix > 0, shown, np.nan), cmap="Blues", vmin=0.0, vmax=1.0 if normalize else None, aspect="equal")
+        picture = axes.imshow(np.where(matrix > 0, shown, np.nan), cmap="Blues", vmin=0.0, vmax=1.0 if normalize else None)
         figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the column" if normalize else "objects")
         _write_numbers(axes, matrix, shown, normalize)
         _name_axes(axes, labels)

@@ -3,16 +3,13 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.errors import DataError
+from utils.metrics import Curves
 from utils.plots.canvas import canvas, unit_color
 from utils.plots.colors import color
-
-if TYPE_CHECKING:
-    from utils.metrics import Curves
 
 # The ten panels of results.png, row by row; the learning rates stay in the file.
 _PANELS = (
@@ -69,7 +66,7 @@ def plot_results(csv_path: Path | str) -> Path:
     return file
 
 
-def plot_threshold_curves(curves: "Curves", names: Sequence[str], save_dir: Path | str) -> None:
+def plot_threshold_curves(curves: Curves, names: Sequence[str], save_dir: Path | str) -> None:
     """Write F1_curve.png, P_curve.png, R_curve.png and PR_curve.png into save_dir.
 
     curves holds, for the k classes that have labels: px (1000,) the confidences and, for the precision-recall curve,
@@ -82,7 +79,7 @@ def plot_threshold_curves(curves: "Curves", names: Sequence[str], save_dir: Path
     _plot_precision_recall(curves, labels, folder / "PR_curve.png")
 
 
-def _plot_against_confidence(curves: "Curves", values: np.ndarray, title: str, labels: list[str], file: Path) -> None:
+def _plot_against_confidence(curves: Curves, values: np.ndarray, title: str, labels: list[str], file: Path) -> None:
     """values: (k, 1000), one curve a class; their mean is drawn thick, with its peak in the legend."""
     with canvas(file, 9, 6) as figure:
         axes = figure.subplots()
@@ -94,7 +91,7 @@ def _plot_against_confidence(curves: "Curves", values: np.ndarray, title: str, l
         _finish(axes, "Confidence", title)
 
 
-def _plot_precision_recall(curves: "Curves", labels: list[str], file: Path) -> None:
+def _plot_precision_recall(curves: Curves, labels: list[str], file: Path) -> None:
     with canvas(file, 9, 6) as figure:
         axes = figure.subplots()
         with_ap = [f"{label} {ap:.3f}" for label, ap in zip(labels, curves.ap50)]

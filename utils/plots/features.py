@@ -34,7 +34,8 @@ def _grid(maps: np.ndarray) -> np.ndarray:
     picture = np.full((lines * (height + _GAP) + _GAP, _COLUMNS * (width + _GAP) + _GAP, 3), 255, np.uint8)
     for index, values in enumerate(maps):
         top, left = (place * (side + _GAP) + _GAP for place, side in zip(divmod(index, _COLUMNS), (height, width)))
-        picture[top:top + height, left:left + width] = cv2.resize(_colours(values), (width, height), interpolation=cv2.INTER_NEAREST)
+        enlarged = cv2.resize(_colours(values), (width, height), interpolation=cv2.INTER_NEAREST)
+        picture[top:top + height, left:left + width] = enlarged
     return picture
 
 

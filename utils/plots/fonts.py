@@ -12,7 +12,8 @@ _FIRST_CJK = 0x2E80  # from here on: CJK radicals, kana, ideographs, Hangul and 
 _CJK_FILES = (  # by preference; a pattern each, looked for below the font folders
     "NotoSansCJK-Regular*", "NotoSansSC*", "NotoSansCJK*", "SourceHanSans*", "msyh.tt*", "simhei.ttf", "simsun.ttc",
     "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti*", "wqy-microhei*", "wqy-zenhei*", "DroidSansFallback*", "uming*",
-    "ukai*", "NotoSansJP*", "NotoSansKR*", "NotoSerifCJK*", "malgun.ttf", "msgothic.ttc", "Arial Unicode.ttf", "arialuni.ttf", "unifont*",
+    "ukai*", "NotoSansJP*", "NotoSansKR*", "NotoSerifCJK*", "malgun.ttf", "msgothic.ttc", "Arial Unicode.ttf", "arialuni.ttf",
+    "unifont*",
 )
 
 
@@ -20,7 +21,8 @@ def font_folders() -> list[Path]:
     """Return the folders of this system that hold fonts, the user's own first."""
     home = Path.home()
     if sys.platform == "win32":
-        folders = [Path(os.environ.get("LOCALAPPDATA", home)) / "Microsoft/Windows/Fonts", Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts"]
+        own, common = os.environ.get("LOCALAPPDATA", home), os.environ.get("WINDIR", "C:/Windows")
+        folders = [Path(own) / "Microsoft/Windows/Fonts", Path(common) / "Fonts"]
     elif sys.platform == "darwin":
         folders = [home / "Library/Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
     else:
