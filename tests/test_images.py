@@ -122,7 +122,9 @@ def test_jpeg_cut_short_is_used_with_a_warning_and_not_rewritten(tmp_path, pictu
 
 
 @pytest.mark.parametrize("content, reason", [
-    (b"", "empty|damaged"), (b"this is text", "not a picture"), (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not a picture|Truncated|damaged"),
+    (b"", "empty|damaged"),
+    (b"this is text", "not a picture"),
+    (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not a picture|Truncated|damaged"),
 ])
 def test_what_is_no_picture_is_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "bad.jpg"

@@ -186,7 +186,8 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path):
 
 
 def test_every_kind_of_image_is_counted_and_named(dataset, tmp_path, caplog):
-    folder = dataset({"a": GOOD, "b": None, "c": "", "d": "1 0.5 0.5 0.2\n" + GOOD, "é图": "2 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1\n"})
+    folder = dataset({"a": GOOD, "b": None, "c": "", "d": "1 0.5 0.5 0.2\n" + GOOD,
+                      "é图": "2 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1\n"})
     _image(folder / "tiny.png", 9, 30)
     (folder / "broken.jpg").write_bytes(b"nonsense")
     with caplog.at_level("INFO", "yolo"):
@@ -303,9 +304,11 @@ def test_splits_do_not_share_a_cache(dataset, tmp_path):
     lists = [tmp_path / "train.txt", tmp_path / "val.txt"]
     for file, names in zip(lists, ("./images/train/a.png", "./images/train/b.png")):
         file.write_text(names)
-    places = [label_cache.place_of(source) for source in (train, val, *lists, [train, val], [train, lists[0]], tmp_path / "images")]
+    sources = (train, val, *lists, [train, val], [train, lists[0]], tmp_path / "images")
+    places = [label_cache.place_of(source) for source in sources]
     assert len(set(places)) == len(places)
-    assert [place.name for place in places[:4]] == ["train.cache.npz", "val.cache.npz", "train.txt.cache.npz", "val.txt.cache.npz"]
+    expected = ["train.cache.npz", "val.cache.npz", "train.txt.cache.npz", "val.txt.cache.npz"]
+    assert [place.name for place in places[:4]] == expected
 
 
 def test_a_folder_that_cannot_be_written_only_costs_the_cache(dataset, monkeypatch, caplog):

@@ -43,7 +43,8 @@ def test_scenes_look_as_promised():
     classes = np.concatenate([cls for _, cls, _ in scenes])
     assert set(classes.tolist()) == {0, 1, 2, 3} and np.bincount(classes).min() > 15
     for picture, cls, outlines in scenes:
-        assert picture.shape == (128, 128, 3) and picture.dtype == np.uint8 and picture.std() > 5 and len(cls) == len(outlines) <= 6
+        assert picture.shape == (128, 128, 3) and picture.dtype == np.uint8 and picture.std() > 5
+        assert len(cls) == len(outlines) <= 6
         for outline in outlines:
             assert outline.min() >= 0 and outline.max() <= 1
             assert (np.ptp(outline, axis=0) * 128 > 3).all()
@@ -206,8 +207,9 @@ def test_damaged_archives_are_named(tmp_path):
 # the files in data/
 
 
-@pytest.mark.parametrize("name, classes", [("shapes", 4), ("coco", 80), ("coco128", 80), ("VOC", 20), ("VisDrone", 10), ("Argoverse", 8),
-                                           ("GlobalWheat2020", 1), ("Objects365", 365), ("SKU-110K", 1), ("xView", 60)])
+@pytest.mark.parametrize("name, classes", [
+    ("shapes", 4), ("coco", 80), ("coco128", 80), ("VOC", 20), ("VisDrone", 10), ("Argoverse", 8), ("GlobalWheat2020", 1),
+    ("Objects365", 365), ("SKU-110K", 1), ("xView", 60)])
 def test_data_yamls_load(name, classes):
     spec = DatasetSpec.load(ROOT / "data" / f"{name}.yaml")
     assert spec.nc == classes == len(set(spec.names)) and spec.paths("train") and spec.paths("val")

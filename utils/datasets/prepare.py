@@ -39,7 +39,8 @@ def _missing(spec: DatasetSpec, splits: Sequence[str]) -> list[tuple[str, Path]]
 def _draw(spec: DatasetSpec, splits: Sequence[str]) -> None:
     options = shapes.ShapesOptions.read(spec.generate)
     if spec.names not in (shapes.CLASSES, ("item",)):  # item: the same data under --single-cls
-        raise ConfigError(f"{spec.file or 'data'}: names must be {list(shapes.CLASSES)} for the shapes data set, got {list(spec.names)}")
+        raise ConfigError(f"{spec.file or 'data'}: names must be {list(shapes.CLASSES)} for the shapes data set, "
+                          f"got {list(spec.names)}")
     own = shapes.is_drawn(spec.root) or _missing(spec, splits)  # pictures someone else put there are left alone
     if own and not shapes.is_drawn(spec.root, options):
         shapes.draw_dataset(spec.root, options)
@@ -94,7 +95,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 _refuse_unsafe(archive, member)
             needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
             if needed > free:
-                raise DataError(f"{archive.name}: needs {needed / 1e9:.1f} GB to unpack, {free / 1e9:.1f} GB are free in {folder.parent}")
+                raise DataError(f"{archive.name}: needs {needed / 1e9:.1f} GB to unpack, "
+                                f"{free / 1e9:.1f} GB are free in {folder.parent}")
             opened.extractall(folder)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{archive.name}: is not a readable zip archive: {error}") from None

@@ -98,8 +98,9 @@ def draw_scene(rng: np.random.Generator, size: int = 256) -> tuple[np.ndarray, n
     _occlude(rng, canvas, owner)
     picture = _photograph(rng, cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA))
     shown = [np.count_nonzero(owner == number) >= _LEAST_VISIBLE * area for number, area in enumerate(areas, 1)]
-    kept = [number for number, visible in enumerate(shown) if visible]
-    return picture, np.array([classes[number] for number in kept], np.int64), [cut_to_unit(outlines[number] / side) for number in kept]
+    kept = np.flatnonzero(shown)
+    visible = [cut_to_unit(outlines[number] / side) for number in kept]
+    return picture, np.array([classes[number] for number in kept], np.int64), visible
 
 
 def cut_to_unit(points: np.ndarray) -> np.ndarray:
@@ -276,7 +277,8 @@ def _paint_object(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarra
 def _face(rng: np.random.Generator, colour: np.ndarray, height: int, width: int) -> np.ndarray:
     """(height, width, 3) float32 of one colour, lit from a side and mottled."""
     slope = rng.uniform(-0.2, 0.2, 2).astype(np.float32)
-    light = slope[0] * np.linspace(-1, 1, width, dtype=np.float32) + slope[1] * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    across, down = (np.linspace(-1, 1, length, dtype=np.float32) for length in (width, height))
+    light = slope[0] * across + slope[1] * down[:, None]
     mottle = _noise(rng, max(height, width), max(height, width) // 8 + 2)[:height, :width]
     return (colour * (1 + light + np.float32(rng.uniform(0, 0.18)) * mottle)[..., None]).clip(0, 255)
 
