@@ -13,6 +13,7 @@ if __name__ == "__main__" and not __package__:  # run as a file: imports start a
 import contextlib
 import inspect
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -302,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.profile:
             log_layer_times(model, device)
     except UserError as error:
-        LOGGER.error(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -315,7 +316,7 @@ def _build_all() -> int:
             LOGGER.info(f"{path.name}: {sum(parameter.numel() for parameter in model.parameters())} parameters")
         except UserError as error:
             failed += 1
-            LOGGER.error(f"error: {error}")
+            print(f"error: {error}", file=sys.stderr)
     return min(failed, 1)
 
 

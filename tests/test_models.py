@@ -1,0 +1,407 @@
+"""Models equal the published ones: keys, shapes, parameters, strides, outputs, work; and behave in every mode."""
+
+import copy
+import logging
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT
+from torch import nn
+
+from models.ensemble import Ensemble
+from models.head import Detect
+from models.layers import (C3, SPP, SPPF, Bottleneck, Concat, Contract, Conv, CrossConv, DWConv, Expand, Focus, GhostBottleneck,
+                           MixConv2d, Sum, TransformerBlock, fold_norm)
+from models.yolo import AUGMENTED, GREY, Model, main
+from utils.errors import ModelError
+from utils.log import LOGGER
+from utils.profile import describe_gflops, flops, layer_times, thop_gflops
+
+NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6", "yolov3",
+         "yolov3-spp", "yolov3-tiny", "yolov5-bifpn", "yolov5-fpn", "yolov5-p2", "yolov5-p34", "yolov5-p6", "yolov5-p7",
+         "yolov5-panet", "yolov5s-ghost", "yolov5s-transformer")
+FORWARDS = {"yolov3-tiny": 1e-4, "yolov5n": 1e-4, "yolov5s6": 1e-4, "yolov5s-ghost": 1e-2, "yolov5s-transformer": 1e-2}
+
+SMALL = {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30], [60, 70, 90, 80]],
+         "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [24, 3, 2]]],
+         "head": [[-1, 1, "SPPF", [24]], [[2, 4], 1, "Detect", ["nc", "anchors"]]]}
+
+
+@pytest.fixture()
+def small() -> Model:
+    torch.manual_seed(0)
+    return Model(SMALL)
+
+
+@pytest.fixture(scope="module")
+def nano() -> Model:
+    torch.manual_seed(0)
+    return Model("yolov5n.yaml").eval()
+
+
+def picture(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def randomize_norms(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.weight.data, 0.7), (module.running_var, 0.5)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_structure_and_work_are_the_published_ones(golden, name):
+    wanted = golden("models.json")[name]
+    model = Model(f"{name}.yaml")
+    assert [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()] == [list(item) for item in _state(wanted)]
+    assert [[layer.i, layer.f, layer.type.split(".")[-1], layer.np] for layer in model.model] == \
+        [[index, source, kind.split(".")[-1], count] for index, source, kind, count in wanted["layers"]]
+    assert sum(parameter.numel() for parameter in model.parameters()) == wanted["parameters"]
+    assert model.stride.tolist() == wanted["stride"]
+    assert model.save == wanted["save"]
+    assert round(thop_gflops(model), 3) == wanted["thop_gflops_640"]
+    assert {key for key, _ in model.named_buffers()} <= set(model.state_dict())
+
+
+def _state(wanted: dict) -> list:
+    entries = wanted["state_dict"]
+    return list(entries.items()) if isinstance(entries, dict) else entries
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_outputs_are_the_published_ones(golden, fill, name):
+    wanted = golden(f"forward_{name}.npz")
+    seed, shape = int(wanted["seed"]), tuple(int(side) for side in wanted["input_shape"])
+    model = fill.fill_(Model(f"{name}.yaml"), seed).eval()
+    image = fill.tensor_input("image", shape, seed, 0.0, 1.0)
+    with torch.no_grad():
+        decoded, raw = model(image)
+        training = model.train().model[-1].training and _training_maps(model, image)
+    loose = FORWARDS[name] > 1e-3
+    np.testing.assert_allclose(decoded[..., :4], wanted["decoded"][..., :4], atol=1e-2 if loose else 1e-3, rtol=1e-5 if loose else 0)
+    np.testing.assert_allclose(decoded[..., 4:], wanted["decoded"][..., 4:], atol=FORWARDS[name], rtol=0)
+    for level, maps in enumerate(raw):
+        np.testing.assert_allclose(maps, wanted[f"head{level}"], atol=FORWARDS[name], rtol=0)
+        assert torch.equal(maps, training[level])
+
+
+def _training_maps(model: Model, image: torch.Tensor) -> list[torch.Tensor]:
+    """The raw maps that the head returns in training while the norms use their running statistics."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model(image)
+
+
+def test_decoding_against_a_loop_over_cells(small):
+    head = small.eval().head
+    with torch.no_grad():
+        decoded, raw = small(picture(2, 3, 64, 96))
+    rows = []
+    for level, maps in enumerate(raw):
+        stride = head.strides[level]
+        for anchor in range(head.na):
+            for y in range(maps.shape[2]):
+                for x in range(maps.shape[3]):
+                    value = maps[1, anchor, y, x].sigmoid()
+                    width, height = head.anchors[level, anchor] * stride
+                    rows.append([(2 * value[0] - 0.5 + x) * stride, (2 * value[1] - 0.5 + y) * stride,
+                                 (2 * value[2]) ** 2 * width, (2 * value[3]) ** 2 * height, *value[4:]])
+    torch.testing.assert_close(decoded[1], torch.tensor(rows), atol=1e-4, rtol=1e-5)
+
+
+def test_training_and_evaluation_outputs(small):
+    image = picture(1, 3, 64, 96)
+    before = image.clone()
+    raw = small(image.expand(2, -1, -1, -1))
+    assert [tuple(maps.shape) for maps in raw] == [(2, 2, 16, 24, 8), (2, 2, 8, 12, 8)]
+    decoded, maps = small.eval()(image)
+    assert decoded.shape == (1, 2 * (16 * 24 + 8 * 12), 8) and len(maps) == 2
+    assert torch.equal(image, before)
+
+
+def test_building_leaves_norm_statistics_alone(small):
+    norms = [module for module in small.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and all(int(norm.num_batches_tracked) == 0 and bool((norm.running_mean == 0).all()) for norm in norms)
+    assert all((norm.eps, norm.momentum) == (1e-3, 0.03) for norm in norms)
+    assert all(module.training for module in small.modules())
+
+
+def test_every_batch_size_agrees_with_one_image_at_a_time(nano):
+    images = picture(3, 3, 64, 64)
+    with torch.no_grad():
+        together = nano(images)[0]
+        alone = torch.cat([nano(image[None])[0] for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-4)
+
+
+def test_precisions_and_memory_formats(nano):
+    image = picture(1, 3, 64, 64)
+    with torch.no_grad():
+        plain = nano(image)[0]
+        double = copy.deepcopy(nano).double()(image.double())[0]
+        brain = copy.deepcopy(nano).bfloat16()(image.bfloat16())[0]
+        last = copy.deepcopy(nano).to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed, raw = nano(image)
+    assert double.dtype == torch.float64 and brain.dtype == mixed.dtype == torch.float32 and raw[0].dtype == torch.bfloat16
+    torch.testing.assert_close(double.float(), plain, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(last, plain, atol=1e-3, rtol=1e-4)
+    # centres move by less than a tenth of the largest cell: coordinates are not rounded to 8 bits
+    assert float((brain - plain)[..., :2].abs().max()) < 3.2 and float((mixed - plain)[..., :2].abs().max()) < 3.2
+
+
+def test_gradients_after_inference_mode(small):
+    """The remembered cell grid of a pass without gradients must serve one with them."""
+    small.eval()
+    with torch.inference_mode():
+        first = small(picture(1, 3, 64, 64))[0]
+    image = picture(1, 3, 64, 64).requires_grad_()
+    second = small(image)[0]
+    second.sum().backward()
+    assert torch.equal(first, second.detach()) and float(image.grad.abs().sum()) > 0
+
+
+def test_remembered_grids_are_bounded_and_follow_the_size(small):
+    small.eval()
+    for side in range(8, 8 * 80, 8):
+        small(torch.zeros(1, 3, side, 8))
+    assert len(small.head._grids) <= 64
+    assert torch.equal(small(picture(1, 3, 64, 32))[0], copy.deepcopy(small)(picture(1, 3, 64, 32))[0])
+
+
+def test_traced_model_takes_other_sizes(small):
+    small.eval()
+    traced = torch.jit.trace(small, picture(1, 3, 64, 64), check_trace=False)
+    other = picture(2, 3, 32, 96)
+    torch.testing.assert_close(traced(other)[0], small(other)[0])
+
+
+def test_fuse_changes_outputs_by_less_than_a_thousandth(fill):
+    model = fill.fill_(Model("yolov5n.yaml"), 3).eval()
+    image = picture(1, 3, 96, 96)
+    keys = set(model.state_dict())
+    with torch.no_grad():
+        before = model(image)[0]
+        fused = copy.deepcopy(model).fuse()
+        after = fused(image)[0]
+        assert float((after - before).abs().max()) < 1e-3
+        assert torch.equal(copy.deepcopy(fused).fuse()(image)[0], after)
+    assert not any(".bn." in key for key in fused.state_dict()) and set(model.state_dict()) == keys
+    assert [tuple(maps.shape) for maps in fused.train()(image)] == [(1, 3, 12, 12, 85), (1, 3, 6, 6, 85), (1, 3, 3, 3, 85)]
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2, "padding": 2}, {"groups": 4}, {"bias": True}, {"stride": 2, "padding_mode": "reflect", "padding": 1}])
+def test_folding_keeps_the_convolution_s_options_and_the_norm_s_eps(options):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 12, 3, **{"bias": False, **options})
+    norm = nn.BatchNorm2d(12, eps=0.3)
+    randomize_norms(norm)
+    image = picture(2, 8, 11, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(fold_norm(conv, norm)(image), norm.eval()(conv(image)), atol=1e-5, rtol=1e-5)
+
+
+def test_summary_lines(nano, caplog):
+    with caplog.at_level(logging.INFO, "yolo"):
+        line = Model("yolov5s.yaml").summary(verbose=True)
+        fused = Model("yolov5s.yaml").fuse().summary()
+    assert line == "Model Summary: 270 layers, 7235389 parameters, 7235389 gradients, 16.6 GFLOPs"
+    assert fused.startswith("Model Summary: 213 layers, 7225885 parameters, 0 gradients")
+    table = caplog.text
+    assert f"{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<40}{'arguments':<30}" in table
+    assert "[17, 20, 23]  1    229245  models.head.Detect" in table and "[3, 32, 6, 2, 2]" in table
+
+
+def test_overrides_are_logged_and_kept(caplog):
+    with caplog.at_level(logging.INFO, "yolo"):
+        model = Model(SMALL, ch=4, nc=7, anchors=3.4)
+    assert "Overriding model.yaml nc=3 with nc=7" in caplog.text and "anchors" in caplog.text
+    assert (model.nc, model.head.na, model.yaml["ch"], len(model.names)) == (7, 3, 4, 7)
+    assert model.head.placeholder_anchors and SMALL["nc"] == 3
+    again = Model(model.yaml)
+    assert [(key, value.shape) for key, value in again.state_dict().items()] == [(key, value.shape) for key, value in model.state_dict().items()]
+    assert model.model[0].conv.in_channels == 4
+
+
+def test_wide_head_width_is_not_scaled():
+    """A row as wide as na*(nc+5) is the head's own width and keeps it at every scale."""
+    content = copy.deepcopy(SMALL) | {"width_multiple": 0.5}
+    content["head"].insert(1, [-1, 1, "Conv", [16, 1]])
+    content["head"][2][0] = [2, 5]
+    assert Model(content).model[5].conv.out_channels == 16  # 2 anchors * (3 classes + 5)
+    assert Model(content, nc=4).model[5].conv.out_channels == 8
+
+
+def test_anchors_in_pixels_and_their_order(small):
+    head = small.head
+    wanted = torch.tensor([[[10.0, 13], [16, 30]], [[60, 70], [90, 80]]])
+    torch.testing.assert_close(small.geometry.anchors_px, wanted)
+    torch.testing.assert_close(head.anchors, wanted / torch.tensor([4.0, 8]).view(-1, 1, 1))
+    head.set_anchors(wanted.flip(0))
+    torch.testing.assert_close(small.geometry.anchors_px, wanted)
+    # areas rise in pixels and fall in grid units: the order must stay
+    flat = torch.tensor([[[20.0, 20]] * 2, [[24.0, 24]] * 2])
+    head.set_anchors(flat.view(-1, 2))
+    torch.testing.assert_close(small.geometry.anchors_px, flat)
+    reversed_yaml = copy.deepcopy(SMALL) | {"anchors": SMALL["anchors"][::-1]}
+    torch.testing.assert_close(Model(reversed_yaml).geometry.anchors_px, wanted)
+
+
+def test_bias_prior():
+    head = Detect(4, 3, (8, 8))
+    for conv in head.m:
+        nn.init.zeros_(conv.bias)
+    head.attach([8, 16])
+    for conv, stride in zip(head.m, (8, 16)):
+        bias = conv.bias.detach().view(3, 9)
+        torch.testing.assert_close(bias[:, 4], torch.full((3,), float(np.log(8 / (640 / stride) ** 2))))
+        torch.testing.assert_close(bias[:, 5:], torch.full((3, 4), float(np.log(0.6 / (4 - 0.999999)))))
+        assert bool((bias[:, :4] == 0).all())
+    assert float(head.anchors.min()) > 0
+
+
+def test_augmented_views_against_literal_ones(small):
+    small.eval()
+    image = picture(2, 3, 64, 96)
+    sizes = [small(image)[1][level][0, ..., 0].numel() for level in (0, 1)]
+    views = [small(image)[0][:, :sizes[0]]]
+    for scale, flip in AUGMENTED[1:]:
+        height, width = int(64 * scale), int(96 * scale)
+        scaled = F.interpolate(image.flip(-1) if flip else image, (height, width), mode="bilinear", align_corners=False)
+        canvas = torch.full((2, 3, math.ceil(64 * scale / 8) * 8, math.ceil(96 * scale / 8) * 8), GREY)
+        canvas[..., :height, :width] = scaled
+        decoded, raw = small(canvas)
+        decoded = decoded.clone()
+        decoded[..., [0, 2]] *= 96 / width
+        decoded[..., [1, 3]] *= 64 / height
+        if flip:
+            decoded[..., 0] = 96 - decoded[..., 0]
+        views.append(decoded if flip else decoded[:, raw[0][0, ..., 0].numel():])
+    joined, nothing = small(image, augment=True)
+    assert nothing is None
+    torch.testing.assert_close(joined, torch.cat(views, 1), atol=1e-4, rtol=1e-5)
+
+
+def test_ensemble_joins_predictions(small):
+    other = Model(SMALL).eval()
+    both = Ensemble([small, other]).eval()
+    image = picture(1, 3, 64, 64)
+    joined, nothing = both(image)
+    assert nothing is None and torch.equal(joined, torch.cat((small(image)[0], other(image)[0]), 1))
+    assert both.stride.tolist() == [4, 8] and both.nc == 3 and both.names == ["0", "1", "2"] and both.geometry.levels == 2
+    with pytest.raises(ModelError, match="does not train"):
+        both.train()(image)
+    with pytest.raises(ModelError, match=r"\[3, 5\] classes"):
+        Ensemble([small, Model(SMALL, nc=5)])
+
+
+def test_repeats_may_change_the_width_once():
+    content = copy.deepcopy(SMALL)
+    content["backbone"][1] = [-1, 3, "Bottleneck", [16]]
+    content["backbone"][3] = [-1, 1, "Conv", [24, 3, 2]]
+    model = Model(content)
+    assert [layer.cv1.conv.in_channels for layer in model.model[1]] == [8, 16, 16]
+    assert model.stride.tolist() == [2, 4]
+
+
+def test_layers_against_their_definitions():
+    image = picture(2, 4, 6, 8)
+    torch.testing.assert_close(Expand(2)(Contract(2)(image)), image)
+    contracted = Contract(2)(image)
+    assert contracted.shape == (2, 16, 3, 4) and torch.equal(contracted[:, 4 * 1:4 * 2], image[:, :, 0::2, 1::2])
+    focus = Focus(4, 8).eval()
+    corners = torch.cat((image[..., ::2, ::2], image[..., 1::2, ::2], image[..., ::2, 1::2], image[..., 1::2, 1::2]), 1)
+    torch.testing.assert_close(focus(image), focus.conv(corners))
+    pooled, fast = SPP(4, 8).eval(), SPPF(4, 8).eval()
+    fast.load_state_dict(pooled.state_dict())
+    torch.testing.assert_close(pooled(image), fast(image))
+    weighted = Sum(3, True)
+    first, second = (2 * torch.sigmoid(weighted.w)).tolist()
+    torch.testing.assert_close(weighted([image, image, image]), image * (1 + first + second))
+    assert weighted.w.tolist() == [-0.5, -1.0] and torch.equal(Sum(2)([image, image]), 2 * image)
+    assert torch.equal(Concat(1)([image, image]), torch.cat((image, image), 1))
+
+
+def test_mixed_kernels_share_channels_or_weights():
+    assert [conv.out_channels for conv in MixConv2d(8, 64, (1, 3, 5)).m] == [22, 21, 21]
+    widths = [conv.out_channels for conv in MixConv2d(8, 64, (1, 3), equal_channels=False).m]
+    assert sum(widths) == 64 and widths == [58, 6]
+    assert MixConv2d(8, 64, (1, 3), 2)(picture(2, 8, 8, 8)).shape == (2, 64, 4, 4)
+    with pytest.raises(ValueError, match="cannot be divided"):
+        MixConv2d(8, 2, (1, 3, 5))
+
+
+@pytest.mark.parametrize("layer", [Bottleneck(8, 8), C3(8, 8, 2), CrossConv(8, 8, 3, 1, shortcut=True), DWConv(8, 8, 3),
+                                   GhostBottleneck(8, 8), TransformerBlock(12, 8), Conv(8, 8, (1, 3))], ids=lambda layer: type(layer).__name__)
+def test_layers_reach_every_parameter_at_odd_sizes(layer):
+    channels = next(layer.parameters()).shape[1] if not isinstance(layer, DWConv) else 8
+    output = layer.train()(picture(2, channels, 7, 5))
+    assert output.shape == (2, 8, 7, 5)
+    (output * picture(2, 8, 7, 5, seed=5)).sum().backward()
+    assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in layer.parameters())
+
+
+def test_half_a_ghost_at_stride_two():
+    assert GhostBottleneck(8, 16, 3, 2)(picture(2, 8, 8, 6)).shape == (2, 16, 4, 3)
+
+
+def test_flops_count_products_inside_attention(small):
+    conv = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False))
+    assert flops(conv, 32) == 2 * 32 * 32 * 8 * 3 * 9
+    block = TransformerBlock(8, 8, 2, 1)
+    tokens = 16 * 16
+    products = 2 * 2 * tokens ** 2 * 8
+    linear = 2 * tokens * 8 * 8 * (1 + 3 + 4 + 2)  # position, q k v, in and out projections, two maps
+    wrapped = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), block)
+    assert flops(wrapped, 16) == 2 * tokens * 3 * 8 + linear + products
+    parameters = [parameter.clone() for parameter in small.parameters()]
+    assert describe_gflops(small, 64).endswith(" GFLOPs") and small.training
+    assert all(torch.equal(old, new) for old, new in zip(parameters, small.parameters()))
+    assert not any("total_ops" in key for key in small.state_dict())
+
+
+def test_a_blank_says_why(monkeypatch, small):
+    monkeypatch.setitem(sys.modules, "thop", None)
+    text = describe_gflops(small, 64)
+    assert text.startswith(f"{flops(small, 64) / 1e9:.1f} GFLOPs") and "thop cannot be imported" in text
+
+    class Broken(nn.Module):
+        def forward(self, image):
+            raise RuntimeError("no map\nat all")
+
+    broken = nn.Sequential(nn.Conv2d(3, 3, 1), Broken())
+    assert describe_gflops(broken, 64).startswith("GFLOPs unknown") and "no map at all" in describe_gflops(broken, 64)
+
+
+def test_layer_times_cover_every_layer(small):
+    times = layer_times(small, torch.device("cpu"), 64, rounds=2)
+    assert len(times) == 6 and min(times) > 0 and small.training
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in small.model)
+
+
+def test_command(monkeypatch, capsys):
+    monkeypatch.setattr(LOGGER, "handlers", [])
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    monkeypatch.setattr(LOGGER, "level", logging.INFO)
+    assert main(["--cfg", "yolov3-tiny.yaml", "--device", "cpu"]) == 0
+    assert main(["--cfg", "yolov3-tinny.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert "59 layers, 8852366 parameters" in shown.out
+    assert shown.err.startswith("error: yolov3-tinny.yaml does not exist (did you mean yolov3-tiny.yaml")
+
+
+def test_command_as_a_file(tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "models" / "yolo.py"), "--cfg", "yolov5n.yaml"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "1872157 parameters" in done.stdout, done.stderr
