@@ -29,7 +29,7 @@ def main(config: DetectConfig) -> Path:
     """Detect as `config` says and return the run folder. Raises UserError kinds."""
     from models.registry import load_plugin
     from utils.datasets.sources import open_source
-    from utils.engine.predict import load_predictor, predict
+    from utils.engine.predict import load_predictor
     from utils.files import new_run_dir
     from utils.log import LOGGER
 
@@ -41,17 +41,8 @@ def main(config: DetectConfig) -> Path:
     predictor = load_predictor(config.weights, config.device, config.half, config.download)
     save_dir = new_run_dir(config.project, config.name, config.exist_ok)
     observers = _observers(config, save_dir, predictor)
-    watch = observers.get("features")
     try:
-        for prediction in predict(
-            predictor, source, imgsz=config.imgsz, conf_thres=config.conf_thres, iou_thres=config.iou_thres,
-            max_det=config.max_det, classes=config.classes, agnostic=config.agnostic_nms, augment=config.augment,
-            before_frame=watch.before_frame if watch else None,
-        ):
-            for observer in observers.values():
-                observer(prediction)
-            if "window" in observers and observers["window"].closed:
-                break
+        _detect(config, predictor, source, observers)
     except KeyboardInterrupt:
         if not source.live:  # a camera has no other end: there, stopping is the normal way out
             raise
@@ -65,6 +56,22 @@ def main(config: DetectConfig) -> Path:
     if config.update:
         _strip_copies(config.weights, config.download)
     return save_dir
+
+
+def _detect(config: DetectConfig, predictor, source, observers: dict) -> None:
+    """Show every prediction to every observer, until the source ends or the window is closed."""
+    from utils.engine.predict import predict
+
+    features, window = observers.get("features"), observers.get("window")
+    for prediction in predict(
+        predictor, source, imgsz=config.imgsz, conf_thres=config.conf_thres, iou_thres=config.iou_thres,
+        max_det=config.max_det, classes=config.classes, agnostic=config.agnostic_nms, augment=config.augment,
+        before_frame=features.before_frame if features else None,
+    ):
+        for observer in observers.values():
+            observer(prediction)
+        if window and window.closed:
+            return
 
 
 def _observers(config: DetectConfig, save_dir: Path, predictor) -> dict:
