@@ -22,7 +22,7 @@ test-environment: environment
 	  && $(PIP) requirements-dev.txt && cp requirements-dev.txt $(VENV)/installed-dev.txt; }
 
 demo: environment
-	@$(BIN)/python -m utils.engine.demo
+	@$(BIN)/python demo.py
 
 test: test-environment
 	@$(BIN)/python -m pytest -q $(TESTS)

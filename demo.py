@@ -1,0 +1,47 @@
+"""make demo: train an attention variant on drawn scenes, validate it, and detect on pictures it has not seen."""
+
+import sys
+import time
+from pathlib import Path
+
+import detect
+import train
+import val
+from utils import log
+from utils.cli import guarded
+from utils.files import ROOT
+from utils.log import LOGGER
+
+FOLDER = ROOT / "runs" / "demo"
+COMMON = dict(data="data/shapes.yaml", imgsz=192, workers=2, device="cpu")
+TRAINING = dict(cfg="models/yolov5n_CBAM.yaml", hyp="hyp.shapes.yaml", epochs=24, batch_size=16)
+
+
+def main() -> None:
+    """Run the three scripts and say what came of it."""
+    started = time.perf_counter()
+    trained = _step("train", train, **TRAINING, **COMMON)
+    best = trained.save_dir / "weights" / "best.pt"
+    validated = _step("val", val, weights=best, task="test", **COMMON)
+    pictures = _step("detect", detect, weights=best, source=Path("datasets/shapes/images/test"), imgsz=COMMON["imgsz"], device="cpu")
+    metrics = validated.evaluation.metrics
+    LOGGER.info(f"\ntrained, validated and detected in {time.perf_counter() - started:.0f} s\n"
+                f"mAP50 {metrics.map50:.3f}, mAP50-95 {metrics.map:.3f} on {metrics.images} pictures never trained on\n"
+                f"annotated pictures: {pictures}\n"
+                f"curves and plots:   {trained.save_dir} and {validated.save_dir}")
+
+
+def _step(name: str, script, **options):
+    """Say the command that does the same, and run it."""
+    words = " ".join(f"--{key.replace('_', '-')} {_short(value)}" for key, value in options.items())
+    LOGGER.info(f"\n$ python {name}.py {words}\n")
+    return script.run(**options, project=FOLDER, name=name, exist_ok=True)
+
+
+def _short(value: object) -> str:
+    return str(value).removeprefix(f"{ROOT}/")
+
+
+if __name__ == "__main__":
+    log.configure()
+    sys.exit(guarded(main))
