@@ -51,13 +51,13 @@ def augmented(pictures: Pictures, index: int, shape: tuple[int, int], hyp, gener
     With `mosaic`, hyp.mosaic is the chance of four pictures in one and hyp.mixup the chance that two such are blended;
     otherwise picture `index` is letterboxed into `shape`. hyp gives the gains of views, flips and colours."""
     if mosaic and generator.random() < hyp.mosaic:
-        image, cls, xyxy = _render(pictures, mosaic_scene(pictures, index, shape, hyp, generator))
+        image, cls, xyxy = render(pictures, mosaic_scene(pictures, index, shape, hyp, generator))
         if generator.random() < hyp.mixup:
             partner = int(generator.integers(len(pictures)))
-            other = _render(pictures, mosaic_scene(pictures, partner, shape, hyp, generator))
+            other = render(pictures, mosaic_scene(pictures, partner, shape, hyp, generator))
             image, cls, xyxy = mixup((image, cls, xyxy), other, generator.beta(32.0, 32.0))
     else:
-        image, cls, xyxy = _render(pictures, single_scene(pictures, index, shape, hyp, generator))
+        image, cls, xyxy = render(pictures, single_scene(pictures, index, shape, hyp, generator))
     image = jitter_hsv(image, hyp.hsv_h, hyp.hsv_s, hyp.hsv_v, generator)
     image, xyxy = _flipped(image, xyxy, generator.random() < hyp.fliplr, generator.random() < hyp.flipud)
     return image, _normalised(cls, xyxy, shape)
@@ -137,7 +137,7 @@ def _normalised(cls: np.ndarray, xyxy: np.ndarray, shape: tuple[int, int]) -> La
     return Labels(cls, np.concatenate(((xyxy[:, :2] + xyxy[:, 2:]) / (2 * size), (xyxy[:, 2:] - xyxy[:, :2]) / size), 1))
 
 
-def _render(pictures: Pictures, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def render(pictures: Pictures, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (image, cls, xyxy) of what the scene's view shows. Tiles out of view are not read."""
     output = np.full((*scene.view.shape, 3), GREY, np.uint8)
     paint = _paint_resized if scene.view.aligned else _paint_warped
