@@ -136,7 +136,7 @@ def load_models(paths: Sequence[Path | str] | Path | str, device: torch.device |
         if other.names != checkpoints[0].names:
             raise CheckpointError(f"{other.source} and {checkpoints[0].source} have different classes and make no ensemble")
     models = [build_model(checkpoint, device, fuse).requires_grad_(False) for checkpoint in checkpoints]
-    return models[0] if len(models) == 1 else Ensemble(models)
+    return models[0] if len(models) == 1 else Ensemble(models).eval()
 
 
 def transfer_weights(model: nn.Module, checkpoint: Checkpoint, keep_anchors: bool = False) -> TransferReport:

@@ -18,6 +18,7 @@ from torch import Tensor
 from utils.errors import CheckpointError
 
 PICKLE_LIMIT = 16 * 1024**2  # bytes; the pickles of official models have under one megabyte
+MODULE_LIMIT = 100_000
 _LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's own mark before version 1.6
 _STORAGES = {"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
              "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -114,7 +115,7 @@ def read_restricted(archive: Archive) -> object:
 def module_state(model: Record, source: Path | str) -> dict[str, Tensor]:
     """Return the state dict of a pickled module: parameters and persistent buffers by dotted name, in torch's order."""
     state: dict[str, Tensor] = {}
-    _collect(model, "", state, source, depth=0)
+    _collect(model, "", state, source, budget=[MODULE_LIMIT])
     return state
 
 
@@ -159,6 +160,8 @@ def _checked_folder(path: Path, archive: zipfile.ZipFile) -> str:
     Torch stores entries as they are; what claims more bytes than the file has is a bomb or damage."""
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(f"{path}: a TorchScript file; give the checkpoint it was exported from")
     for entry in entries:
         parts = PurePosixPath(entry.filename).parts
         if len(parts) < 2 or entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename or ":" in parts[0]:
@@ -173,8 +176,6 @@ def _checked_folder(path: Path, archive: zipfile.ZipFile) -> str:
     if len(folders) != 1:
         raise CheckpointError(f"{path}: not a checkpoint: a zip with {len(folders)} folders at its top, expected one")
     folder = folders.pop()
-    if f"{folder}/constants.pkl" in names:
-        raise CheckpointError(f"{path}: a TorchScript file; give the checkpoint it was exported from")
     if f"{folder}/data.pkl" not in names:
         raise CheckpointError(f"{path}: not a checkpoint: it has no data.pkl")
     if archive.getinfo(f"{folder}/data.pkl").file_size > PICKLE_LIMIT:
@@ -196,19 +197,26 @@ def _mentioned(path: Path, data: bytes) -> set[str]:
     return found
 
 
-def _collect(module: object, prefix: str, state: dict[str, Tensor], source: Path | str, depth: int) -> None:
-    """Add a module's own tensors to `state`, then its children's."""
-    if not isinstance(module, Record) or depth > 32 or len(state) > 100_000:
+def _collect(module: object, prefix: str, state: dict[str, Tensor], source: Path | str, budget: list[int]) -> None:
+    """Add a module's own tensors to `state`, then its children's. `budget` holds how many modules may still come."""
+    budget[0] -= 1
+    if not isinstance(module, Record) or prefix.count(".") > 32 or budget[0] < 0:
         raise CheckpointError(f"{source}: damaged: {_shown(prefix) or 'its model'} is not a module, or modules nest without end")
     temporary = module.state.get("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
-        for name, tensor in (module.state.get(group) or {}).items():
+        for name, tensor in _members(module, group, source):
             if isinstance(tensor, Tensor) and not (group == "_buffers" and name in temporary):
                 state[f"{prefix}{name}"] = tensor
-    children = module.state.get("_modules") or {}
-    for name, child in children.items():
+    for name, child in _members(module, "_modules", source):
         if child is not None:
-            _collect(child, f"{prefix}{name}.", state, source, depth + 1)
+            _collect(child, f"{prefix}{name}.", state, source, budget)
+
+
+def _members(module: Record, group: str, source: Path | str) -> list[tuple[str, object]]:
+    members = module.state.get(group) or {}
+    if not isinstance(members, dict):
+        raise CheckpointError(f"{source}: damaged: a module's {group} are a {type(members).__name__}")
+    return list(members.items())
 
 
 def _shown(text: str) -> str:
