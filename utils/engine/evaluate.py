@@ -22,6 +22,10 @@ from utils.metrics import Curves, DetectionAccumulator, ImageResult, table_heade
 from utils.nms import non_max_suppression
 from utils.types import Batch, DetectionMetrics, Detections, LossParts
 
+# Strides of grey added round a validation picture's own smallest shape. v6.1 adds half a stride to a shape that it takes from
+# the whole batch; a picture's own shape without border is what detect.py gives the network, whatever the batch.
+RECT_PAD = 0.0
+
 
 @dataclass(frozen=True)
 class Speeds:

@@ -16,13 +16,12 @@ from utils.config import DatasetSpec, ValConfig
 from utils.datasets.loader import Loader, build_loader
 from utils.datasets.open import open_split
 from utils.device import select_device
-from utils.engine.evaluate import BatchSource, Evaluation, Speeds, evaluate
+from utils.engine.evaluate import RECT_PAD, BatchSource, Evaluation, Speeds, evaluate
 from utils.engine.validation_files import BatchPictures, CocoResults, LabelFiles, draw_figures, write_metrics
 from utils.errors import ConfigError
 from utils.files import new_run_dir
 from utils.log import LOGGER, warn_once
 
-RECT_PAD = 0.5  # strides of border round a validation picture; none when timing
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
 STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
 
@@ -78,7 +77,7 @@ def _usable_half(config: ValConfig, device: torch.device) -> bool:
 def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, save_dir: Path) -> Evaluation:
     """Tasks train, val and test."""
     model = _load(config, config.weights, spec, device)
-    loader = _open(config, spec, model, device, save_dir, config.task, RECT_PAD)
+    loader = _open(config, spec, model, device, save_dir, config.task)
     names = _names(config, spec)
     label_files = LabelFiles(save_dir, config.save_conf) if config.save_txt else None
     coco_file = CocoResults(save_dir / f"{Path(config.weights[0]).stem}_predictions.json", names) if config.save_json else None
@@ -109,11 +108,11 @@ def _evaluate_fully(model: nn.Module, loader: BatchSource, names: Sequence[str],
 
 
 def _time_weights(config: ValConfig, spec: DatasetSpec, device: torch.device, save_dir: Path) -> Evaluation:
-    """Task speed: each weights file by itself, at detection thresholds, without border."""
+    """Task speed: each weights file by itself, at detection thresholds."""
     for weights in config.weights:
         LOGGER.info(f"{weights}:")
         model = _load(config, (weights,), spec, device)
-        loader = _open(config, spec, model, device, save_dir, "val", pad=0.0)
+        loader = _open(config, spec, model, device, save_dir, "val")
         _warm_up(model, config.imgsz, device)
         evaluation = evaluate(model, loader, names=_names(config, spec), device=device, **SPEED_THRESHOLDS, **_common(config))
         loader.close()
@@ -134,7 +133,7 @@ def _study_sizes(config: ValConfig, spec: DatasetSpec, device: torch.device, sav
         model, rows = _load(config, (weights,), spec, device), []
         for imgsz in STUDY_SIZES:
             sized = dataclasses.replace(config, imgsz=imgsz)
-            loader = _open(sized, spec, model, device, save_dir, "val", RECT_PAD)
+            loader = _open(sized, spec, model, device, save_dir, "val")
             LOGGER.info(f"{weights} at {imgsz}:")
             evaluation = evaluate(model, loader, names=_names(config, spec), device=device, conf_thres=config.conf_thres,
                                   iou_thres=config.iou_thres, **_common(config))
@@ -170,13 +169,12 @@ def _common(config: ValConfig) -> dict:
     return {"single_cls": config.single_cls, "augment": config.augment, "max_det": config.max_det}
 
 
-def _open(config: ValConfig, spec: DatasetSpec, model: nn.Module, device: torch.device, save_dir: Path, split: str,
-          pad: float) -> Loader:
+def _open(config: ValConfig, spec: DatasetSpec, model: nn.Module, device: torch.device, save_dir: Path, split: str) -> Loader:
     stride = int(max(float(stride) for stride in model.stride))
     imgsz = -(-config.imgsz // stride) * stride
     if imgsz != config.imgsz:
         warn_once(f"--imgsz {config.imgsz} is not a multiple of the largest stride {stride}; using {imgsz}")
-    dataset = open_split(spec, split, imgsz=imgsz, stride=stride, rect=True, pad=pad, single_cls=config.single_cls,
+    dataset = open_split(spec, split, imgsz=imgsz, stride=stride, rect=True, pad=RECT_PAD, single_cls=config.single_cls,
                          labels_policy=config.labels, cache_labels=not config.no_cache_labels, download=config.download,
                          report_dir=save_dir)
     return build_loader(dataset, config.batch_size, config.workers, pin_memory=device.type == "cuda")
