@@ -107,8 +107,9 @@ class Loader:
             cut = [members[start:start + self.batch_size] for start in range(0, len(members), self.batch_size)]
             if self.drop_last and cut and len(cut[-1]) < self.batch_size:
                 cut.pop()
-            elif self.shuffle and len(cut) > 1 and len(cut[-1]) == 1:
-                cut[-2] += cut.pop()  # batch norm over a single picture is noise, and fails on 1 x 1 maps
+            elif self.shuffle and self.batch_size > 1 < len(cut) and len(cut[-1]) == 1:
+                last = cut.pop()  # batch norm over a single picture is noise, and fails on 1 x 1 maps
+                cut[-1] += last
             batches += cut
         return batches
 
