@@ -76,12 +76,14 @@ def test_training_state_comes_back_bit_for_bit(tiny, tmp_path):
     sum(part.sum() for part in tiny.train()(torch.rand(2, 3, 64, 64))).backward()
     optimizer.step()
     numbers = np.random.default_rng(3)
-    training = {"optimizer": optimizer.state_dict(), "generators": {"torch": torch.get_rng_state(), "cuda": [], "numpy": numbers.bit_generator.state},
+    training = {"optimizer": optimizer.state_dict(),
+                "generators": {"torch": torch.get_rng_state(), "cuda": [], "numpy": numbers.bit_generator.state},
                 "state": {"epoch": 3, "best_fitness": np.float64(0.1), "class_map": [0.25, np.float32(0.5)]},
                 "config": {"plugin": (), "data": tmp_path, "amp": None}, "model_state": tiny.state_dict()}
     write_checkpoint(checkpoint_of(tiny, training=training), tmp_path / "last.pt")
     back = read_checkpoint(tmp_path / "last.pt").training
-    assert back["state"] == {"epoch": 3, "best_fitness": 0.1, "class_map": [0.25, 0.5]} and type(back["state"]["best_fitness"]) is float
+    assert back["state"] == {"epoch": 3, "best_fitness": 0.1, "class_map": [0.25, 0.5]}
+    assert type(back["state"]["best_fitness"]) is float
     assert back["config"] == {"plugin": (), "data": str(tmp_path), "amp": None}
     assert same(back["model_state"], tiny.state_dict())
     assert torch.equal(back["generators"]["torch"], training["generators"]["torch"])
@@ -132,7 +134,8 @@ def test_strip_halves_and_drops_training(tiny, tmp_path):
     with torch.no_grad():
         tiny.model[0].bn.running_var[0] = 1e6  # half precision ends at 65504
         tiny.head.anchors.fill_(1.2345678)
-    path = write_checkpoint(checkpoint_of(tiny, training={"model_state": tiny.state_dict()}, settings={"imgsz": 64}), tmp_path / "a.pt")
+    full = checkpoint_of(tiny, training={"model_state": tiny.state_dict()}, settings={"imgsz": 64})
+    path = write_checkpoint(full, tmp_path / "a.pt")
     size = path.stat().st_size
     strip(path, settings={"iou_thres": 0.6})
     raw = torch.load(path, weights_only=True)
@@ -173,7 +176,8 @@ def test_other_files_are_refused(tiny_file, tmp_path):
     (tmp_path / "cut.pt").write_bytes(tiny_file.read_bytes()[:-100])
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Trap()))
     expected = {"trap": "refused: it names", "state": "without a model's description", "list": "without a model's description",
-                "module": "no YOLOv5 detection model", "cut": "truncated", "pickle": "not a checkpoint", "nowhere": "no such file"}
+                "module": "no YOLOv5 detection model", "cut": "truncated", "pickle": "not a checkpoint",
+                "nowhere": "no such file"}
     for name, words in expected.items():
         text = message(lambda: read_checkpoint(tmp_path / f"{name}.pt"))
         assert words in text and f"{name}.pt" in text, text

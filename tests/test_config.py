@@ -96,7 +96,8 @@ def test_configurations_are_frozen():
 def test_default_hyperparameters_are_those_of_scratch_low():
     expected = dict(lr0=.01, lrf=.01, momentum=.937, weight_decay=.0005, warmup_epochs=3, warmup_momentum=.8, warmup_bias_lr=.1,
                     box=.05, cls=.5, cls_pw=1, obj=1, obj_pw=1, iou_t=.2, anchor_t=4, fl_gamma=0, hsv_h=.015, hsv_s=.7, hsv_v=.4,
-                    degrees=0, translate=.1, scale=.5, shear=0, perspective=0, flipud=0, fliplr=.5, mosaic=1, mixup=0, copy_paste=0)
+                    degrees=0, translate=.1, scale=.5, shear=0, perspective=0, flipud=0, fliplr=.5, mosaic=1, mixup=0,
+                    copy_paste=0)
     assert Hyperparameters().as_dict() == expected
     assert Hyperparameters.load(None) == Hyperparameters()
     assert Hyperparameters.load(expected) == Hyperparameters()
@@ -174,7 +175,8 @@ def write(folder, text, name="data.yaml", encoding="utf-8"):
 
 def test_a_data_yaml_is_read(tmp_path):
     (tmp_path / "set").mkdir()
-    spec = DatasetSpec.load(write(tmp_path, "path: set\ntrain: [a, b.txt]\nval: /abs/c\nnc: 2\nnames: [cat, 狗]\ndownload: bash x\n"))
+    text = "path: set\ntrain: [a, b.txt]\nval: /abs/c\nnc: 2\nnames: [cat, 狗]\ndownload: bash x\n"
+    spec = DatasetSpec.load(write(tmp_path, text))
     root = (tmp_path / "set").resolve()
     assert spec.root == root and spec.train == (root / "a", root / "b.txt") and spec.test == ()
     assert spec.val[0].as_posix() == "/abs/c"
@@ -199,13 +201,14 @@ def test_one_class_for_all(tmp_path):
 
 
 def test_a_relative_root_is_the_projects_then_the_yamls(tmp_path, monkeypatch):
-    assert DatasetSpec.load(write(tmp_path, "path: ../datasets/nowhere\nnc: 1\n")).root == (ROOT / "../datasets/nowhere").resolve()
+    nowhere = DatasetSpec.load(write(tmp_path, "path: ../datasets/nowhere\nnc: 1\n"))
+    assert nowhere.root == (ROOT / "../datasets/nowhere").resolve()
     assert DatasetSpec.load(write(tmp_path, "path: data\nnc: 1\n")).root == ROOT / "data"
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    assert DatasetSpec.load(write(tmp_path, "path: data\ntrain: images\nnc: 1\n")).root.is_dir()
-    assert DatasetSpec.load(write(tmp_path, "train: data/images\nnc: 1\n")).root == tmp_path.resolve()
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
+    assert DatasetSpec.load(write(tmp_path, "path: data\ntrain: pictures\nnc: 1\n")).root.is_dir()
+    assert DatasetSpec.load(write(tmp_path, "train: data/pictures\nnc: 1\n")).root == tmp_path.resolve()
     monkeypatch.chdir(tmp_path)
-    assert DatasetSpec.load({"path": "data", "train": "images", "nc": 1}).train[0].is_dir()
+    assert DatasetSpec.load({"path": "data", "train": "pictures", "nc": 1}).train[0].is_dir()
 
 
 @pytest.mark.parametrize("content, words", [

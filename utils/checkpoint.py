@@ -74,7 +74,8 @@ def checkpoint_of(model: nn.Module, names: Sequence[str] | None = None, training
         yaml=_plain(model.yaml, "yaml"), names=[str(name) for name in (model.names if names is None else names)],
         state={name: tensor.detach() for name, tensor in model.state_dict().items()},
         stride=tuple(float(pixels) for pixels in model.stride), training=dict(training) if training else None,
-        settings=dict(settings or {}), date=datetime.datetime.now().isoformat(timespec="seconds"), written_by=f"torch {torch.__version__}")
+        settings=dict(settings or {}), date=datetime.datetime.now().isoformat(timespec="seconds"),
+        written_by=f"torch {torch.__version__}")
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path | str) -> Path:
@@ -189,9 +190,10 @@ def find_weights(name: Path | str, download: bool = False) -> Path:
 def _from_ours(content: object, path: Path) -> Checkpoint:
     """Return the record in a file of ours, checked."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: holds tensors without a model's description; expected a checkpoint of this project or of YOLOv5")
+        raise CheckpointError(f"{path}: holds tensors without a model's description; expected a checkpoint of ours or of YOLOv5")
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
-        raise CheckpointError(f"{path}: its format {content.get('version')} is newer than this program, which knows {VERSION}; update the program")
+        version = content.get("version")
+        raise CheckpointError(f"{path}: its format {version} is newer than this program, which knows {VERSION}; update it")
     expected = {"yaml": dict, "names": list, "stride": list, "state": dict, "training": (dict, type(None)), "settings": dict}
     for key, kind in expected.items():
         if not isinstance(content.get(key), kind):
@@ -200,7 +202,8 @@ def _from_ours(content: object, path: Path) -> Checkpoint:
     if not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"{path}: damaged: its state holds something else than tensors")
     return Checkpoint(content["yaml"], [str(name) for name in content["names"]], _full(state), tuple(content["stride"]),
-                      content["training"], content["settings"], str(content.get("date", "")), str(content.get("written_by", "")), str(path))
+                      content["training"], content["settings"], str(content.get("date", "")),
+                      str(content.get("written_by", "")), str(path))
 
 
 def _from_official(content: object, path: Path) -> Checkpoint:

@@ -82,7 +82,8 @@ class Archive:
         raw = bytearray(self._read(f"data/{storage.key}"))
         size = torch.empty(0, dtype=storage.dtype).element_size()
         if len(raw) != storage.count * size:
-            raise CheckpointError(f"{self.path}: damaged: data/{storage.key} has {len(raw)} bytes, expected {storage.count * size}")
+            expected = storage.count * size
+            raise CheckpointError(f"{self.path}: damaged: data/{_shown(storage.key)} has {len(raw)} bytes, expected {expected}")
         self._budget -= len(raw)
         if self._budget < 0:
             raise CheckpointError(f"{self.path}: refused: it makes more tensors of its numbers than a checkpoint has")

@@ -119,7 +119,8 @@ def _in_order(where: str, names: Mapping) -> list:
     try:
         by_number = {int(key): name for key, name in names.items()}
     except (TypeError, ValueError):
-        raise ConfigError(f"{where}: names: expected class numbers 0, 1, ... as keys, got {', '.join(map(str, names))[:80]}") from None
+        keys = ", ".join(map(str, names))[:80]
+        raise ConfigError(f"{where}: names: expected class numbers 0, 1, ... as keys, got {keys}") from None
     missing = next((number for number in range(len(names)) if number not in by_number), None)
     if missing is not None:
         raise ConfigError(f"{where}: names: class numbers must run from 0 to {len(names) - 1}; {missing} is missing")

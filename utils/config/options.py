@@ -21,7 +21,7 @@ class TrainConfig(Options):
     """What train.py can be told. Field names are the flags with underscores."""
 
     weights: str = flag("", "checkpoint to start from, such as yolov5s.pt; '' starts from random weights")
-    cfg: str = flag("", "model yaml, such as models/yolov5n_CBAM.yaml; '' takes the one inside --weights, else models/yolov5s.yaml")
+    cfg: str = flag("", "model yaml, such as models/yolov5n_CBAM.yaml; '' takes the one inside --weights, else the default")
     data: str = flag(_DATA, "data set yaml")
     hyp: str = flag(str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"), "hyperparameter yaml")
     epochs: int = flag(300, "passes over the training images", "integer", low=1)
@@ -33,7 +33,8 @@ class TrainConfig(Options):
     noval: bool = flag(False, "validate after the last epoch only", "switch")
     noautoanchor: bool = flag(False, "keep the anchors whatever the labels look like", "switch")
     evolve: int | None = flag(None, "search hyperparameters for this many generations", "integer", const=300, low=1)
-    cache: str | None = flag(None, "keep decoded images in memory (ram) or beside the data (disk)", const="ram", choices=("ram", "disk"))
+    cache: str | None = flag(None, "keep decoded images in memory (ram) or beside the data (disk)", const="ram",
+                             choices=("ram", "disk"))
     image_weights: bool = flag(False, "draw images of badly learnt classes more often", "switch")
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     multi_scale: bool = flag(False, "vary the input size by half either way from batch to batch", "switch")
@@ -154,7 +155,8 @@ class DetectConfig(Options):
     half: bool = flag(False, "compute in half precision", "switch")
     dnn: bool = flag(False, "run ONNX files with OpenCV", "switch")
     vid_stride: int = flag(1, "use every n-th frame of a video or stream", "integer", low=1, new=True)
-    stream_buffer: bool = flag(False, "use every frame of a stream instead of the newest; a slow network then lags", "switch", new=True)
+    stream_buffer: bool = flag(False, "use every frame of a stream instead of the newest; a slow network then lags", "switch",
+                               new=True)
     save_csv: bool = flag(False, "write all detections to one csv", "switch", new=True)
     save_json: bool = flag(False, "write all detections to one json", "switch", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)

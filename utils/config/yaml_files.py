@@ -15,7 +15,8 @@ def find_yaml(name: Path | str, folder: str, kind: str) -> Path:
         if candidate.is_file():
             return candidate
     known = [path.name for path in shelf.glob("*.yaml")]
-    raise ConfigError(f"{name}: no such {kind}; looked in the current folder, {ROOT} and {shelf}{nearest(Path(name).name, known)}")
+    hint = nearest(Path(name).name, known)
+    raise ConfigError(f"{name}: no such {kind}; looked in the current folder, {ROOT} and {shelf}{hint}")
 
 
 def read_yaml(path: Path, texts_only: bool = False) -> dict:
