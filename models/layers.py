@@ -9,7 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.registry import Plan, Scale, register
+from models.registry import Plan, Scale, once, register
+
+__all__ = ["Bottleneck", "BottleneckCSP", "C3", "C3Ghost", "C3SPP", "C3TR", "Concat", "Contract", "Conv", "CrossConv", "DWConv",
+           "Expand", "Focus", "GhostBottleneck", "GhostConv", "MixConv2d", "SPP", "SPPF", "Sum",
+           "TransformerBlock", "TransformerLayer"]
 
 Size = int | Sequence[int]
 
@@ -342,7 +346,7 @@ def _sum_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Seque
     if len(set(channels)) != 1:
         raise ValueError(f"adds maps of one width, but {list(channels)} channels arrive")
     rest = args[1:] if args and isinstance(args[0], int) and not isinstance(args[0], bool) else args
-    return Plan((len(channels), *rest), channels[0], repeats)
+    return Plan((len(channels), *rest), channels[0], once(repeats))
 
 
 @register(_sum_wiring)
@@ -352,10 +356,7 @@ class Sum(nn.Module):
     def __init__(self, n: int, weighted: bool = False):
         super().__init__()
         self.n = n
-        if weighted:
-            self.w = nn.Parameter(-torch.arange(1.0, n) / 2)
-        else:
-            self.w = None
+        self.w = nn.Parameter(-torch.arange(1.0, n) / 2) if weighted else None
 
     def forward(self, tensors: list[Tensor]) -> Tensor:
         weights = [1.0] * (self.n - 1) if self.w is None else 2 * torch.sigmoid(self.w)
@@ -365,15 +366,7 @@ class Sum(nn.Module):
         return total
 
 
-def _contract_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence) -> Plan:
-    return Plan(tuple(args), channels[0] * (args[0] if args else 2) ** 2)
-
-
-def _expand_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence) -> Plan:
-    return Plan(tuple(args), channels[0] // (args[0] if args else 2) ** 2)
-
-
-@register(_contract_wiring)
+@register(lambda channels, repeats, scale, args: Plan(tuple(args), channels[0] * (args[0] if args else 2) ** 2))
 class Contract(nn.Module):
     """Height and width into channels: (B, C, H, W) -> (B, C*g*g, H/g, W/g)."""
 
@@ -388,7 +381,7 @@ class Contract(nn.Module):
         return patches.permute(0, 3, 5, 1, 2, 4).reshape(B, C * g * g, H // g, W // g)
 
 
-@register(_expand_wiring)
+@register(lambda channels, repeats, scale, args: Plan(tuple(args), channels[0] // (args[0] if args else 2) ** 2))
 class Expand(nn.Module):
     """Channels into height and width: (B, C, H, W) -> (B, C/g/g, H*g, W*g)."""
 

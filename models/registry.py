@@ -88,6 +88,13 @@ def _one(channels: Sequence[int]) -> int:
     return channels[0]
 
 
+def once(repeats: int) -> int:
+    """Return 1 for a layer that joins several sources, and refuse to repeat it."""
+    if repeats != 1:
+        raise ValueError(f"joins its sources into one, it cannot repeat {repeats} times; its number must be 1")
+    return 1
+
+
 def _is_channels(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -130,7 +137,7 @@ def untouched(channels: Sequence[int], repeats: int, scale: Scale, args: Sequenc
 
 def concatenated(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[dim]` -> Concat(dim) leaves the sum of its sources."""
-    return Plan(tuple(args), sum(channels), repeats)
+    return Plan(tuple(args), sum(channels), once(repeats))
 
 
 def detection(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:

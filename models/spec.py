@@ -148,7 +148,8 @@ def _check_numbers(file: str, content: dict[str, Any]) -> None:
         return
     table = isinstance(anchors, list) and anchors and all(isinstance(row, list) and len(row) >= 2 for row in anchors)
     if not table or not all(_is_number(side) for row in anchors for side in row):
-        raise ModelError(f"{file}: anchors must be a list of [w,h, w,h, ...] rows in pixels, or their number a level, got {anchors!r}")
+        raise ModelError(f"{file}: anchors must be a list of [w,h, w,h, ...] rows in pixels, "
+                         f"or their number a level, got {anchors!r}")
 
 
 def _rows(file: str, content: dict[str, Any], lines: dict, names: dict[str, Any]) -> tuple[LayerRow, ...]:

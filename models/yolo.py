@@ -138,7 +138,8 @@ def _try(layer: nn.Module, row: LayerRow, inputs: list[Tensor], planned: int) ->
     """Return what the layer makes of its sources. Raises ValueError if it is no map of the planned width."""
     sizes = {tuple(source.shape[2:]) for source in inputs}
     if len(sizes) > 1:
-        raise ValueError("its sources differ in height and width; scale one (nn.Upsample, or a stride of 2) or read another layer")
+        raise ValueError("its sources differ in height and width; "
+                         "scale one (nn.Upsample, or a stride of 2) or read another layer")
     output = _run(layer, row, inputs)
     if not isinstance(output, Tensor) or output.ndim != 4:
         raise ValueError(f"it must return one (B, C, H, W) tensor, got {getattr(output, 'shape', type(output).__name__)}")
@@ -251,7 +252,8 @@ class Model(nn.Module):
         if verbose:
             LOGGER.info(f"{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<40}{'arguments':<30}")
             for layer in self.model:
-                LOGGER.info(f"{layer.i:>3}{str(layer.f):>18}{layer.repeats:>3}{layer.np:>10}  {layer.type:<40}{layer.arguments:<30}")
+                LOGGER.info(f"{layer.i:>3}{str(layer.f):>18}{layer.repeats:>3}{layer.np:>10}  "
+                            f"{layer.type:<40}{layer.arguments:<30}")
         parameters = sum(parameter.numel() for parameter in self.parameters())
         gradients = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
         line = (f"Model Summary: {len(list(self.modules()))} layers, {parameters} parameters, {gradients} gradients, "

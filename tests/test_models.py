@@ -22,8 +22,8 @@ from utils.errors import ModelError
 from utils.log import LOGGER
 from utils.profile import describe_gflops, flops, layer_times, thop_gflops
 
-NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6", "yolov3",
-         "yolov3-spp", "yolov3-tiny", "yolov5-bifpn", "yolov5-fpn", "yolov5-p2", "yolov5-p34", "yolov5-p6", "yolov5-p7",
+NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6",
+         "yolov3", "yolov3-spp", "yolov3-tiny", "yolov5-bifpn", "yolov5-fpn", "yolov5-p2", "yolov5-p34", "yolov5-p6", "yolov5-p7",
          "yolov5-panet", "yolov5s-ghost", "yolov5s-transformer")
 FORWARDS = {"yolov3-tiny": 1e-4, "yolov5n": 1e-4, "yolov5s6": 1e-4, "yolov5s-ghost": 1e-2, "yolov5s-transformer": 1e-2}
 
@@ -63,7 +63,7 @@ def randomize_norms(model: nn.Module) -> nn.Module:
 def test_structure_and_work_are_the_published_ones(golden, name):
     wanted = golden("models.json")[name]
     model = Model(f"{name}.yaml")
-    assert [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()] == [list(item) for item in _state(wanted)]
+    assert _shapes(model) == [list(item) for item in _state(wanted)]
     assert [[layer.i, layer.f, layer.type.split(".")[-1], layer.np] for layer in model.model] == \
         [[index, source, kind.split(".")[-1], count] for index, source, kind, count in wanted["layers"]]
     assert sum(parameter.numel() for parameter in model.parameters()) == wanted["parameters"]
@@ -71,6 +71,10 @@ def test_structure_and_work_are_the_published_ones(golden, name):
     assert model.save == wanted["save"]
     assert round(thop_gflops(model), 3) == wanted["thop_gflops_640"]
     assert {key for key, _ in model.named_buffers()} <= set(model.state_dict())
+
+
+def _shapes(model: nn.Module) -> list:
+    return [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()]
 
 
 def _state(wanted: dict) -> list:
@@ -88,7 +92,8 @@ def test_outputs_are_the_published_ones(golden, fill, name):
         decoded, raw = model(image)
         training = model.train().model[-1].training and _training_maps(model, image)
     loose = FORWARDS[name] > 1e-3
-    np.testing.assert_allclose(decoded[..., :4], wanted["decoded"][..., :4], atol=1e-2 if loose else 1e-3, rtol=1e-5 if loose else 0)
+    atol, rtol = (1e-2, 1e-5) if loose else (1e-3, 0)
+    np.testing.assert_allclose(decoded[..., :4], wanted["decoded"][..., :4], atol=atol, rtol=rtol)
     np.testing.assert_allclose(decoded[..., 4:], wanted["decoded"][..., 4:], atol=FORWARDS[name], rtol=0)
     for level, maps in enumerate(raw):
         np.testing.assert_allclose(maps, wanted[f"head{level}"], atol=FORWARDS[name], rtol=0)
@@ -201,7 +206,8 @@ def test_fuse_changes_outputs_by_less_than_a_thousandth(fill):
     assert [tuple(maps.shape) for maps in fused.train()(image)] == [(1, 3, 12, 12, 85), (1, 3, 6, 6, 85), (1, 3, 3, 3, 85)]
 
 
-@pytest.mark.parametrize("options", [{"dilation": 2, "padding": 2}, {"groups": 4}, {"bias": True}, {"stride": 2, "padding_mode": "reflect", "padding": 1}])
+@pytest.mark.parametrize("options", [{"dilation": 2, "padding": 2}, {"groups": 4}, {"bias": True},
+                                     {"stride": 2, "padding_mode": "reflect", "padding": 1}])
 def test_folding_keeps_the_convolution_s_options_and_the_norm_s_eps(options):
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 12, 3, **{"bias": False, **options})
@@ -230,7 +236,7 @@ def test_overrides_are_logged_and_kept(caplog):
     assert (model.nc, model.head.na, model.yaml["ch"], len(model.names)) == (7, 3, 4, 7)
     assert model.head.placeholder_anchors and SMALL["nc"] == 3
     again = Model(model.yaml)
-    assert [(key, value.shape) for key, value in again.state_dict().items()] == [(key, value.shape) for key, value in model.state_dict().items()]
+    assert _shapes(again) == _shapes(model)
     assert model.model[0].conv.in_channels == 4
 
 
@@ -343,7 +349,8 @@ def test_mixed_kernels_share_channels_or_weights():
 
 
 @pytest.mark.parametrize("layer", [Bottleneck(8, 8), C3(8, 8, 2), CrossConv(8, 8, 3, 1, shortcut=True), DWConv(8, 8, 3),
-                                   GhostBottleneck(8, 8), TransformerBlock(12, 8), Conv(8, 8, (1, 3))], ids=lambda layer: type(layer).__name__)
+                                   GhostBottleneck(8, 8), TransformerBlock(12, 8), Conv(8, 8, (1, 3))],
+                         ids=lambda layer: type(layer).__name__)
 def test_layers_reach_every_parameter_at_odd_sizes(layer):
     channels = next(layer.parameters()).shape[1] if not isinstance(layer, DWConv) else 8
     output = layer.train()(picture(2, channels, 7, 5))
@@ -405,3 +412,23 @@ def test_command_as_a_file(tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "models" / "yolo.py"), "--cfg", "yolov5n.yaml"], cwd=tmp_path,
                           capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and "1872157 parameters" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("block, args, width, stride", [
+    ("Conv", [32, 3, 2], 32, 2), ("DWConv", [32, 3], 32, 1), ("Focus", [32, 3], 32, 2), ("Bottleneck", [32, False], 32, 1),
+    ("BottleneckCSP", [32], 32, 1), ("C3", [32, False], 32, 1), ("C3TR", [32], 32, 1), ("C3SPP", [32, [3, 5]], 32, 1),
+    ("C3Ghost", [32], 32, 1), ("SPP", [32, [3, 5]], 32, 1), ("SPPF", [32, 3], 32, 1), ("GhostConv", [32, 3, 2], 32, 2),
+    ("GhostBottleneck", [32, 3, 2], 32, 2), ("CrossConv", [32, 3, 2], 32, 2), ("MixConv2d", [32, [1, 3], 2], 32, 2),
+    ("TransformerBlock", [32], 32, 1), ("Contract", [2], 64, 2), ("Expand", [2], 4, 0.5), ("nn.MaxPool2d", [2, 2], 16, 2),
+    ("nn.BatchNorm2d", [], 16, 1), ("nn.Conv2d", [32, 1], 32, 1),
+    ("nn.ConvTranspose2d", [32, 2, 2], 32, 0.5), ("Sum", [], 16, 1)])
+def test_every_layer_can_stand_in_a_yaml(block, args, width, stride):
+    source, repeats = ([-1, 0], 1) if block == "Sum" else (-1, 2)
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3]], [source, repeats, block, args]]
+    content = SMALL | {"anchors": 1, "backbone": rows, "head": [[[-1], 1, "Detect", ["nc", "anchors"]]]}
+    if block in ("Conv", "Focus", "GhostConv", "GhostBottleneck", "CrossConv", "MixConv2d", "nn.MaxPool2d", "nn.ConvTranspose2d"):
+        stride = stride ** 2  # two copies in a row
+    model = Model(content)
+    assert model.stride.tolist() == [2 * stride] and model.head.m[0].in_channels == width
+    decoded, _ = model.eval()(picture(1, 3, 64, 32))
+    assert decoded.shape == (1, int(64 * 32 / (2 * stride) ** 2), 8) and bool(decoded.isfinite().all())

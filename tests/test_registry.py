@@ -59,7 +59,8 @@ def test_wirings_refuse(wiring, channels, args, words):
 def test_find_and_its_neighbours():
     assert find("C3").cls is common.C3 and find("C3").wiring_name == "stacked" and not find("C3").attention
     assert find("CBAM").attention and find("nn.Upsample").cls is nn.Upsample
-    for wrong, words in {"CMBA": "did you mean .*CBAM", "Upsample": "did you mean nn.Upsample", "nn.Upsampel": "did you mean nn.Upsample",
+    for wrong, words in {"CMBA": "did you mean .*CBAM", "Upsample": "did you mean nn.Upsample",
+                         "nn.Upsampel": "did you mean nn.Upsample",
                          "nn.functional": "no such module", "nn.Parameter": "no such module"}.items():
         with pytest.raises(ModelError, match=words):
             find(wrong)
@@ -71,8 +72,8 @@ def test_the_table_handed_out_is_a_copy():
 
 
 def test_shop_window_shows_every_registered_layer_and_block():
-    shown = {name: entry for name, entry in registered().items() if entry.module.startswith(("models.layers", "models.attention"))}
-    assert len(shown) >= 25 and all(getattr(common, entry.cls.__name__) is entry.cls for entry in shown.values())
+    shown = [entry.cls for entry in registered().values() if entry.module.startswith(("models.layers", "models.attention"))]
+    assert len(shown) >= 25 and all(getattr(common, cls.__name__) is cls for cls in shown)
 
 
 def test_duplicates_and_unknown_wirings_are_refused():
@@ -137,7 +138,8 @@ def test_plugin_blocks_stand_in_yamls(tmp_path):
     ("x = (\n", r"plugin_0.py:1: SyntaxError"),
     ("import os\n\nimport not_a_module\n", r"plugin_1.py:3: ModuleNotFoundError: No module named 'not_a_module'"),
     ("def build():\n    raise ValueError('two\\nlines')\nbuild()\n", r"plugin_2.py:2: ValueError: two lines"),
-    ("from models.registry import register\nfrom torch import nn\nregister(name='Half')(nn.Identity)\n1 / 0\n", "plugin_3.py:4: ZeroDivision"),
+    ("from models.registry import register\nfrom torch import nn\nregister(name='Half')(nn.Identity)\n1 / 0\n",
+     "plugin_3.py:4: ZeroDivision"),
 ])
 def test_plugin_errors_name_file_and_line(tmp_path, request, text, words):
     number = [item for item in "0123" if f"plugin_{item}" in words][0]
