@@ -36,7 +36,7 @@ MISTAKES = {
         ["differ in height and width", "layer 11 Upsample (1, 128, 8, 8)", "layer 4 C3 (1, 64, 16, 16)"]),
     "several sources for one": ("[-1, 1, Conv, [512, 3, 2]]", "[[-1, 3], 1, Conv, [512, 3, 2]]",
         ["takes one source, got 2", "Concat"]),
-    "repeated join": (JOIN, "[[-1, 6], 2, Concat, [1]]", ["layer 12", "cannot repeat 2 times"]),
+    "repeated join": (JOIN, "[[-1, 6], 9, Concat, [1]]", ["layer 12", "cannot repeat 3 times"]),
     "falling strides": (DETECT, "[[23, 20, 17], 1, Detect, [nc, anchors]]",
         ["layer 24", "strides must rise, got 32, 16, 8", "layer 23 C3 (1, 256, 4, 4)"]),
     "equal strides": (DETECT, "[[17, 16, 20], 1, Detect, [nc, anchors]]", ["strides must rise, got 8, 8, 16"]),
