@@ -8,7 +8,7 @@ import pytest
 
 from utils.config import Hyperparameters
 from utils.datasets.augment import (Scene, augmented, copy_paste, mixup, mosaic_scene, quadrupled, render, single_scene)
-from utils.datasets.colour import jitter_hsv
+from utils.datasets.colour import Jitter, random_jitter
 from utils.datasets.geometry import (Objects, Tile, View, objects_on_canvas, polygon_boxes, random_view, seen, snapped, transform,
                                      worth_keeping)
 from utils.datasets.letterbox import fitted_size
@@ -119,7 +119,7 @@ VIEWS = {"zoom": dict(scale=0.5, translate=0.2), "rotated": dict(degrees=40.0, s
 def test_one_resampling_equals_canvas_and_warp(kind, seed, mosaic):
     album, hyp = Album(), replace(STILL, **VIEWS[kind])
     scene = (mosaic_scene if mosaic else single_scene)(album, seed, (SIDE, SIDE), hyp, np.random.default_rng([seed, 7]))
-    image, cls, xyxy = render(album, scene)
+    image, cls, xyxy = render(album, scene, Jitter())
     expected = literal_view(literal_canvas(album, scene), scene.view)
     difference = np.abs(image.astype(int) - expected).max(2)
     # seams blend over a pixel in the literal form; elsewhere only rounding remains
@@ -170,7 +170,7 @@ def test_tiles_out_of_view_are_not_read():
     album = Album()
     tiles = [Tile(0, (40, 40), (-1, -1), (160, 120)), Tile(1, (40, 40), (1, 1), (90, 160))]
     view = View(np.array([[1.0, 0, -60], [0, 1, -60], [0, 0, 1]]), 1.0, (320, 320), (SIDE, SIDE))
-    render(album, Scene(tiles, objects_on_canvas(tiles, [album.labels(0), album.labels(1)], (320, 320)), view))
+    render(album, Scene(tiles, objects_on_canvas(tiles, [album.labels(0), album.labels(1)], (320, 320)), view), Jitter())
     assert album.reads == [1]
 
 
@@ -182,7 +182,7 @@ def test_minified_tiles_are_averaged():
     album.image = lambda index, zoom: stripes
     for degrees in (0.0, 30.0):
         hyp = replace(STILL, degrees=degrees)
-        image, _, _ = render(album, single_scene(album, 2, (SIDE, SIDE), hyp, np.random.default_rng(1)))
+        image, _, _ = render(album, single_scene(album, 2, (SIDE, SIDE), hyp, np.random.default_rng(1)), Jitter())
         assert np.abs(image[60:100, 60:100].astype(int) - 100).max() <= 30
 
 
@@ -201,8 +201,8 @@ def test_polygon_boxes_are_exact(inside, box):
     if box is None:  # against the area itself, sampled
         x, y = np.meshgrid(np.arange(0.05, 100, 0.1), np.arange(0.05, 80, 0.1))
         contour = (polygon * 16).astype(np.float32)
-        mask = np.array([cv2.pointPolygonTest(contour, (a * 16, b * 16), False) >= 0 for a, b in zip(x.ravel()[::7], y.ravel()[::7])])
-        hit = np.stack((x.ravel()[::7], y.ravel()[::7]), 1)[mask]
+        points = np.stack((x.ravel()[::7], y.ravel()[::7]), 1)
+        hit = points[[cv2.pointPolygonTest(contour, (a * 16, b * 16), False) >= 0 for a, b in points]]
         box = (*hit.min(0), *hit.max(0))
     assert together[1] == pytest.approx(box, abs=0.8 if inside[0] == (10, -20) else 1e-9)
 
@@ -216,7 +216,8 @@ def test_closing_edge_of_an_outline_counts():
 def test_outlines_give_tighter_boxes_and_a_smaller_area_threshold():
     corners = np.array([[40.0, 0], [80, 40], [40, 80], [0, 40]])  # a diamond in the box 0..80
     objects = Objects(np.array([3, 3]), np.array([[0, 0, 80, 80.0]] * 2), np.zeros(2, int), (corners, None))
-    turned = View(np.array([[np.cos(0.7), -np.sin(0.7), 60], [np.sin(0.7), np.cos(0.7), 0], [0, 0, 1]]), 1.0, (160, 160), (160, 160))
+    turning = np.array([[np.cos(0.7), -np.sin(0.7), 60], [np.sin(0.7), np.cos(0.7), 0], [0, 0, 1]])
+    turned = View(turning, 1.0, (160, 160), (160, 160))
     _, boxes = seen(objects, turned)
     assert np.prod(boxes[0, 2:] - boxes[0, :2]) < 0.75 * np.prod(boxes[1, 2:] - boxes[1, :2])
     sliver = View(np.array([[1.0, 0, -72], [0, 1, 0], [0, 0, 1]]), 1.0, (160, 160), (160, 160))  # a tenth of the width remains
@@ -242,7 +243,7 @@ def test_copy_paste_draws_mirrored_objects_black_pixels_too():
     objects, pasted = copy_paste(objects_on_canvas([tile], [album.labels(2)], (320, 320)), 320, 1.0, np.random.default_rng(0))
     assert pasted == (0,) and objects.xyxy[1] == pytest.approx([272, 16, 304, 64]) and objects.owner.tolist() == [0, 0]
     view = View(np.array([[0.5, 0, 0], [0, 0.5, 0], [0, 0, 1]]), 0.5, (320, 320), (160, 160))
-    image, cls, xyxy = render(album, Scene([tile], objects, view, pasted))
+    image, cls, xyxy = render(album, Scene([tile], objects, view, pasted), Jitter())
     assert cls.tolist() == [5, 5] and xyxy[1] == pytest.approx([136, 8, 152, 32])
     assert image[9:31, 137:151].max() == 0, "the copy is there, black as it is"
     assert (image[:, 84:134] == 114).all() and (image[35:] != 0).all()
@@ -276,15 +277,32 @@ def literal_jitter(image, factors):
 def test_colour_jitter():
     image = np.random.default_rng(0).integers(0, 256, (150, 70, 3), dtype=np.uint8)
     factors = 1 + np.random.default_rng(5).uniform(-1, 1, 3) * (0.015, 0.7, 0.4)
-    changed = jitter_hsv(image.copy(), 0.015, 0.7, 0.4, np.random.default_rng(5))
+    jitter = random_jitter(0.015, 0.7, 0.4, np.random.default_rng(5))
+    changed = np.empty_like(image)
+    jitter.apply(image, changed)
     assert np.abs(changed.astype(int) - literal_jitter(image, factors)).max() <= 1
-    assert (jitter_hsv(image.copy(), 0, 0, 0, np.random.default_rng(5)) == image).all()
+    assert random_jitter(0, 0, 0, np.random.default_rng(5)) == Jitter()
+    Jitter().apply(image, changed)
+    assert (changed == image).all()
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_jitter_while_painting_equals_jitter_afterwards(degrees):
+    hyp, jitter = replace(STILL, degrees=degrees, scale=0.5, translate=0.2), Jitter(1.01, 0.6, 1.3)
+    scene = mosaic_scene(Album(), 0, (SIDE, SIDE), hyp, np.random.default_rng(0))
+    plain, cls, _ = render(Album(), scene, Jitter())
+    expected = np.empty_like(plain)
+    jitter.apply(plain, expected)
+    image, same, _ = render(Album(), scene, jitter)
+    assert np.abs(image.astype(int) - expected).max() <= 2  # OpenCV rounds the ends of rows differently
+    assert (image == expected).mean() > 0.95 and (plain == 114).all(2).any() and (cls == same).all()
 
 
 @pytest.mark.parametrize("left_right, up_down", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_flips_turn_pixels_and_boxes(left_right, up_down):
     plain, labels = augmented(Album(), 1, (SIDE, SIDE), STILL, np.random.default_rng(3))
-    flipped, turned = augmented(Album(), 1, (SIDE, SIDE), replace(STILL, fliplr=left_right, flipud=up_down), np.random.default_rng(3))
+    hyp = replace(STILL, fliplr=left_right, flipud=up_down)
+    flipped, turned = augmented(Album(), 1, (SIDE, SIDE), hyp, np.random.default_rng(3))
     expected = plain[::-1 if up_down else 1, ::-1 if left_right else 1]
     assert (flipped == expected).all() and len(labels) > 3
     signs, shift = np.float32([-1 if left_right else 1, -1 if up_down else 1]), np.float32([left_right, up_down])
@@ -297,16 +315,18 @@ def test_mixup_blends_two_and_keeps_all_objects():
     image, cls, xyxy = mixup(one, other, 0.25)
     assert (image == 175).all() and cls.tolist() == [1, 2, 3] and xyxy.shape == (3, 4)
     rng = np.random.default_rng(0)
-    counts = [len(augmented(Album(), i, (SIDE, SIDE), replace(STILL, mixup=chance), rng)[1]) for chance in (0.0, 1.0) for i in range(5)]
-    assert sum(counts[5:]) > 1.5 * sum(counts[:5])
+    plain, mixed = (sum(len(augmented(Album(), i, (SIDE, SIDE), replace(STILL, mixup=chance), rng)[1]) for i in range(5))
+                    for chance in (0.0, 1.0))
+    assert mixed > 1.5 * plain
 
 
 def test_quad_sheet_and_enlargement():
-    four = [(np.full((2, 4, 3), value, np.uint8), Labels(np.array([value]), np.float32([[0.5, 0.5, 0.2, 0.4]]))) for value in range(4)]
+    box = np.float32([[0.5, 0.5, 0.2, 0.4]])
+    four = [(np.full((2, 4, 3), value, np.uint8), Labels(np.array([value]), box)) for value in range(4)]
     image, labels = quadrupled(four, enlarge=False)
     assert image[::2, ::4, 0].tolist() == [[0, 2], [1, 3]] and image.shape == (4, 8, 3)
     assert labels.cls.tolist() == [0, 1, 2, 3]
-    assert labels.xywhn == pytest.approx(np.float32([[0.25, 0.25, 0.1, 0.2], [0.25, 0.75, 0.1, 0.2], [0.75, 0.25, 0.1, 0.2], [0.75, 0.75, 0.1, 0.2]]))
+    assert labels.xywhn == pytest.approx(np.float32([[x, y, 0.1, 0.2] for x in (0.25, 0.75) for y in (0.25, 0.75)]))
     image, labels = quadrupled(four, enlarge=True)
     assert image.shape == (4, 8, 3) and (image == 0).all() and labels.xywhn.tolist() == four[0][1].xywhn.tolist()
 

@@ -32,7 +32,8 @@ def store(tmp_path):
         count = 0 if number == 2 else number + 1
         size = rng.uniform(0.1, 0.5, (count, 2)).astype(np.float32)
         paths.append(str(path))
-        labels.append(Labels(np.arange(count) % 3, np.concatenate((size / 2 + rng.uniform(0, 1, (count, 2)).astype(np.float32) * (1 - size), size), 1)))
+        centre = size / 2 + rng.uniform(0, 1, (count, 2)).astype(np.float32) * (1 - size)
+        labels.append(Labels(np.arange(count) % 3, np.concatenate((centre, size), 1)))
     return LabelStore.build(paths, SIZES, labels)
 
 
@@ -50,7 +51,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(store):
     assert not same(first[(1, 0)], first[(2, 0)]) and not same(first[(2, 0)], first[(2, 1)])
     assert not same(DetectionDataset(store, 64, augment=True, seed=4)[(2, 0)], first[(2, 0)])
     assert same(first[5], first[(0, 5)])
-    assert (np.random.get_state()[1] == state[0]).all() and (torch.get_rng_state() == state[1]).all(), "global generators are left alone"
+    assert (np.random.get_state()[1] == state[0]).all() and (torch.get_rng_state() == state[1]).all(), "global, left alone"
 
 
 def test_validation_inputs_are_the_resized_picture_on_grey(store):
@@ -60,7 +61,8 @@ def test_validation_inputs_are_the_resized_picture_on_grey(store):
     picture = cv2.resize(cv2.imread(store.paths[0])[..., ::-1], (64, 48), interpolation=cv2.INTER_AREA)
     expected = np.full((64, 96, 3), 114, np.uint8)
     expected[8:56, 16:80] = picture
-    assert (sample.image == expected).all() and sample.letterbox.pad == (16, 8) and sample.index == 0 and sample.path == store.paths[0]
+    assert (sample.image == expected).all() and sample.letterbox.pad == (16, 8)
+    assert sample.index == 0 and sample.path == store.paths[0]
     x, y, w, h = store.labels(0).xywhn[0]
     assert sample.labels.xywhn[0] == pytest.approx([(x * 64 + 16) / 96, (y * 48 + 8) / 64, w * 64 / 96, h * 48 / 64], abs=1e-6)
     small = dataset[2]  # 50 x 50 is enlarged to 64 x 64, and has no labels
@@ -78,8 +80,8 @@ def test_boxes_of_validation_inputs_map_back_to_the_picture(store):
 
 
 def test_rect_training_uses_one_picture_in_its_own_shape(store):
-    dataset = DetectionDataset(store, 64, augment=True, rect=True, hyp=replace(Hyperparameters(), translate=0, scale=0, hsv_h=0, hsv_s=0,
-                                                                              hsv_v=0, fliplr=0))
+    still = replace(Hyperparameters(), translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
+    dataset = DetectionDataset(store, 64, augment=True, rect=True, hyp=still)
     for index in (0, 4, 6):
         plain = DetectionDataset(store, 64, rect=True)[index]
         sample = dataset[index]

@@ -38,7 +38,8 @@ def test_record_maps_there_and_back():
     assert record.to_native(np.float32([[-5, 0, 700, 416]]))[0] == pytest.approx([0, 0, 787, 431])
 
 
-@pytest.mark.parametrize("native, size", [((427, 640), (427, 640)), ((480, 500), (615, 640)), ((333, 1000), (214, 640)), ((1, 6400), (1, 640))])
+@pytest.mark.parametrize("native, size", [
+    ((427, 640), (427, 640)), ((480, 500), (615, 640)), ((333, 1000), (214, 640)), ((1, 6400), (1, 640))])
 def test_fitted_size_rounds_up(native, size):
     assert fitted_size(native, 640) == size
 

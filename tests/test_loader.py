@@ -25,7 +25,7 @@ def store(tmp_path_factory):
     paths = [str(folder / f"{number}.png") for number in range(COUNT)]
     for path, size in zip(paths, sizes):
         write_image(path, rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-    labels = [Labels(np.full(number, number % 4), np.tile(np.float32([0.5, 0.5, 0.6, 0.6]), (number, 1))) for number in range(COUNT)]
+    labels = [Labels(np.full(number, number % 4), np.full((number, 4), 0.5, np.float32)) for number in range(COUNT)]
     return LabelStore.build(paths, sizes, labels)
 
 
@@ -147,7 +147,8 @@ def test_quad_makes_a_quarter_as_many_twice_as_large(store):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_picture_ends_the_epoch_in_one_line(store, tmp_path, workers):
     path = str(tmp_path / "gone.png")
-    broken = LabelStore.build([*store.paths, path], [*map(tuple, store.sizes), (48, 64)], [store.labels(i) for i in range(COUNT)] + [Labels.none()])
+    labels = [*map(store.labels, range(COUNT)), Labels.none()]
+    broken = LabelStore.build([*store.paths, path], [*map(tuple, store.sizes), (48, 64)], labels)
     loader = build_loader(DetectionDataset(broken, 64), 4, workers)
     with pytest.raises(DataError, match=r"gone\.png: cannot be read") as error:
         list(loader.epoch(0))

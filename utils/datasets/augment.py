@@ -11,7 +11,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from utils.datasets.colour import jitter_hsv
+from utils.datasets.colour import Jitter, random_jitter
 from utils.datasets.geometry import Objects, Tile, View, mosaic_tiles, objects_on_canvas, random_view, seen, snapped, transform
 from utils.datasets.letterbox import GREY, pad_before
 from utils.types import Labels
@@ -50,16 +50,18 @@ def augmented(pictures: Pictures, index: int, shape: tuple[int, int], hyp, gener
 
     With `mosaic`, hyp.mosaic is the chance of four pictures in one and hyp.mixup the chance that two such are blended;
     otherwise picture `index` is letterboxed into `shape`. hyp gives the gains of views, flips and colours."""
-    if mosaic and generator.random() < hyp.mosaic:
-        image, cls, xyxy = render(pictures, mosaic_scene(pictures, index, shape, hyp, generator))
-        if generator.random() < hyp.mixup:
-            partner = int(generator.integers(len(pictures)))
-            other = render(pictures, mosaic_scene(pictures, partner, shape, hyp, generator))
-            image, cls, xyxy = mixup((image, cls, xyxy), other, generator.beta(32.0, 32.0))
+    jitter = random_jitter(hyp.hsv_h, hyp.hsv_s, hyp.hsv_v, generator)
+    flips = generator.random() < hyp.fliplr, generator.random() < hyp.flipud
+    if not (mosaic and generator.random() < hyp.mosaic):
+        image, cls, xyxy = render(pictures, single_scene(pictures, index, shape, hyp, generator), jitter)
+    elif generator.random() >= hyp.mixup:
+        image, cls, xyxy = render(pictures, mosaic_scene(pictures, index, shape, hyp, generator), jitter)
     else:
-        image, cls, xyxy = render(pictures, single_scene(pictures, index, shape, hyp, generator))
-    image = jitter_hsv(image, hyp.hsv_h, hyp.hsv_s, hyp.hsv_v, generator)
-    image, xyxy = _flipped(image, xyxy, generator.random() < hyp.fliplr, generator.random() < hyp.flipud)
+        pair = [render(pictures, mosaic_scene(pictures, each, shape, hyp, generator), Jitter())
+                for each in (index, int(generator.integers(len(pictures))))]
+        image, cls, xyxy = mixup(*pair, generator.beta(32.0, 32.0))
+        jitter.apply(image, image)
+    image, xyxy = _flipped(image, xyxy, *flips)
     return image, _normalised(cls, xyxy, shape)
 
 
@@ -137,10 +139,8 @@ def _normalised(cls: np.ndarray, xyxy: np.ndarray, shape: tuple[int, int]) -> La
     return Labels(cls, np.concatenate(((xyxy[:, :2] + xyxy[:, 2:]) / (2 * size), (xyxy[:, 2:] - xyxy[:, :2]) / size), 1))
 
 
-def render(pictures: Pictures, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (image, cls, xyxy) of what the scene's view shows. Tiles out of view are not read."""
-    output = np.full((*scene.view.shape, 3), GREY, np.uint8)
-    paint = _paint_resized if scene.view.aligned else _paint_warped
+def render(pictures: Pictures, scene: Scene, jitter: Jitter) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (image, cls, xyxy) of what the scene's view shows, in jittered colours. Tiles out of view are not read."""
     read: dict[int, np.ndarray] = {}
 
     def image_of(tile: Tile) -> np.ndarray:
@@ -148,14 +148,23 @@ def render(pictures: Pictures, scene: Scene) -> tuple[np.ndarray, np.ndarray, np
             read[tile.index] = pictures.image(tile.index, scene.view.scale)
         return read[tile.index]
 
-    for tile in scene.tiles:
-        paint(output, tile, scene.view, image_of)
-    for number in scene.pasted:
-        _paint_mirrored(output, scene.tiles[scene.objects.owner[number]], scene.objects.polygons[number], scene.view, image_of)
+    if scene.view.aligned and not scene.pasted:
+        # tiles do not overlap: each is jittered while it is at hand, the grey between them never is
+        output = np.full((*scene.view.shape, 3), jitter.grey(GREY), np.uint8)
+        for tile in scene.tiles:
+            _paint_resized(output, tile, scene.view, image_of, jitter)
+    else:
+        output = np.full((*scene.view.shape, 3), GREY, np.uint8)
+        for tile in scene.tiles:
+            _paint_warped(output, tile, scene.view, image_of)
+        for number in scene.pasted:
+            owner, polygon = scene.tiles[scene.objects.owner[number]], scene.objects.polygons[number]
+            _paint_mirrored(output, owner, polygon, scene.view, image_of)
+        jitter.apply(output, output)
     return output, *seen(scene.objects, scene.view)
 
 
-def _paint_resized(output: np.ndarray, tile: Tile, view: View, image_of: Callable[[Tile], np.ndarray]) -> None:
+def _paint_resized(output: np.ndarray, tile: Tile, view: View, image_of: Callable[[Tile], np.ndarray], jitter: Jitter) -> None:
     """Draw a tile through a snapped aligned view: its whole rectangle in the output has whole-pixel sides."""
     visible, spans = tile.visible(view.canvas), []
     for axis in (0, 1):
@@ -173,8 +182,10 @@ def _paint_resized(output: np.ndarray, tile: Tile, view: View, image_of: Callabl
     target = output[rows.target, columns.target]
     if target.shape[:2] == (rows.size, columns.size):
         cv2.resize(image, (columns.size, rows.size), dst=target, interpolation=cv2.INTER_LINEAR)
+        jitter.apply(target, target)
     else:
-        target[:] = cv2.resize(image, (columns.size, rows.size), interpolation=cv2.INTER_LINEAR)[rows.crop, columns.crop]
+        resized = cv2.resize(image, (columns.size, rows.size), interpolation=cv2.INTER_LINEAR)
+        jitter.apply(resized[rows.crop, columns.crop], target)
 
 
 @dataclass(frozen=True)

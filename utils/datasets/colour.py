@@ -1,25 +1,41 @@
 """Colour jitter in hue, saturation and value."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 STRIP = 64  # rows at a time: the intermediate planes stay in the processor's cache and cost no fresh memory
 
 
-def jitter_hsv(image: np.ndarray, hue: float, saturation: float, value: float, generator: np.random.Generator) -> np.ndarray:
-    """Return `image` (H, W, 3) uint8 RGB with each HSV channel multiplied by 1 + U(-1, 1) * its gain (0..1).
+@dataclass(frozen=True)
+class Jitter:
+    """Factors of hue, saturation and value. Hue wraps round, saturation and value stop at 255."""
 
-    The array is changed in place. Hue wraps round, saturation and value stop at 255."""
-    factors = 1 + generator.uniform(-1, 1, 3) * (hue, saturation, value)
-    if not (hue or saturation or value):
-        return image
-    hues = (np.arange(256) * factors[0] % 180).astype(np.uint8)  # OpenCV keeps hue as 0..179
-    for top in range(0, len(image), STRIP):
-        strip = image[top:top + STRIP]
-        h, s, v = cv2.split(cv2.cvtColor(strip, cv2.COLOR_RGB2HSV))
-        # plane by plane: OpenCV's one-channel table look-up is far faster than its three-channel one
-        cv2.LUT(h, hues, dst=h)
-        cv2.convertScaleAbs(s, dst=s, alpha=factors[1])
-        cv2.convertScaleAbs(v, dst=v, alpha=factors[2])
-        cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2RGB, dst=strip)
-    return image
+    hue: float = 1.0
+    saturation: float = 1.0
+    value: float = 1.0
+
+    def apply(self, image: np.ndarray, target: np.ndarray) -> None:
+        """Write `image` (H, W, 3) uint8 RGB with its colours changed to `target`, which may be the same array."""
+        if self.hue == self.saturation == self.value == 1:
+            if target is not image:
+                target[:] = image
+            return
+        hues = (np.arange(256) * self.hue % 180).astype(np.uint8)  # OpenCV keeps hue as 0..179
+        for top in range(0, len(image), STRIP):
+            h, s, v = cv2.split(cv2.cvtColor(image[top:top + STRIP], cv2.COLOR_RGB2HSV))
+            # plane by plane: OpenCV's one-channel table look-up is far faster than its three-channel one
+            cv2.LUT(h, hues, dst=h)
+            cv2.convertScaleAbs(s, dst=s, alpha=self.saturation)
+            cv2.convertScaleAbs(v, dst=v, alpha=self.value)
+            cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2RGB, dst=target[top:top + STRIP])
+
+    def grey(self, level: int) -> int:
+        """What `apply` makes of a pixel of three equal values."""
+        return min(round(level * self.value), 255)
+
+
+def random_jitter(hue: float, saturation: float, value: float, generator: np.random.Generator) -> Jitter:
+    """Draw factors 1 + U(-1, 1) * gain for gains of 0..1."""
+    return Jitter(*(1 + generator.uniform(-1, 1, 3) * (hue, saturation, value)).tolist())

@@ -5,6 +5,7 @@ All coordinates are continuous pixels: the centre of the first pixel lies at (0.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -63,10 +64,11 @@ class Tile:
     side: tuple[int, int]
     size: tuple[float, float]
 
-    @property
+    @cached_property
     def corner(self) -> tuple[float, float]:
         """Top left (x, y) on the canvas."""
-        return tuple(a if side > 0 else a - size for a, side, size in zip(self.anchor, self.side, self.size))
+        (x, y), (width, height) = self.anchor, self.size
+        return x if self.side[0] > 0 else x - width, y if self.side[1] > 0 else y - height
 
     def visible(self, canvas: tuple[int, int]) -> tuple[float, float, float, float]:
         """The xyxy part of the canvas that the picture covers."""
@@ -129,15 +131,18 @@ class Objects:
 
 def objects_on_canvas(tiles: Sequence[Tile], labels: Sequence[Labels], canvas: tuple[int, int]) -> Objects:
     """Return the objects of all tiles, boxes and outlines clipped to the canvas. labels: one record a tile."""
+    counts = [len(own) for own in labels]
+    owner = np.repeat(np.arange(len(tiles)), counts)
+    sizes, corners = np.array([tile.size for tile in tiles]), np.array([tile.corner for tile in tiles])
     limit = np.array([canvas[1], canvas[0]], dtype=np.float64)
-    boxes, polygons = [], []
-    for tile, own in zip(tiles, labels):
-        size, corner = np.array(tile.size), np.array(tile.corner)
-        centre, half = own.xywhn[:, :2] * size + corner, own.xywhn[:, 2:] * (size / 2)
-        boxes.append(np.concatenate((centre - half, centre + half), 1))
-        polygons += [np.clip(s * size + corner, 0, limit) if len(s) > 2 else None for s in own.segments] or [None] * len(own)
-    return Objects(np.concatenate([own.cls for own in labels]), np.clip(np.concatenate(boxes), 0, np.tile(limit, 2)),
-                   np.repeat(np.arange(len(tiles)), [len(own) for own in labels]), tuple(polygons))
+    size, corner, xywhn = sizes[owner], corners[owner], np.concatenate([own.xywhn for own in labels])
+    centre, half = xywhn[:, :2] * size + corner, xywhn[:, 2:] * (size / 2)
+    boxes = np.concatenate((np.minimum(np.maximum(centre - half, 0), limit), np.minimum(np.maximum(centre + half, 0), limit)), 1)
+    polygons = []
+    for own, tile_size, tile_corner in zip(labels, sizes, corners):
+        known = [np.clip(s * tile_size + tile_corner, 0, limit) if len(s) > 2 else None for s in own.segments]
+        polygons += known or [None] * len(own)
+    return Objects(np.concatenate([own.cls for own in labels]), boxes, owner, tuple(polygons))
 
 
 def seen(objects: Objects, view: View) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +153,8 @@ def seen(objects: Objects, view: View) -> tuple[np.ndarray, np.ndarray]:
         return objects.cls, objects.xyxy.astype(np.float32)
     corners = transform(objects.xyxy[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 2), view.matrix).reshape(-1, 4, 2)
     limit = np.array([view.shape[1], view.shape[0]], dtype=np.float64)
-    boxes = np.concatenate((corners.min(1), corners.max(1)), 1).clip(0, np.tile(limit, 2))
+    corners = np.minimum(np.maximum(corners, 0), limit)
+    boxes = np.concatenate((corners.min(1), corners.max(1)), 1)
     outlined = objects.outlined
     if outlined.any():
         boxes[outlined] = polygon_boxes([transform(p, view.matrix) for p in objects.polygons if p is not None], limit)
@@ -160,10 +166,9 @@ def worth_keeping(before: np.ndarray, after: np.ndarray, min_area: np.ndarray | 
     """Return (n,) whether enough of each xyxy box is left: sides over 2 px, area share, aspect ratio under 100."""
     width, height = (after[:, 2:] - after[:, :2]).T
     full = (before[:, 2:] - before[:, :2]).prod(1)
-    with np.errstate(invalid="ignore"):  # boxes behind the horizon are nan and fail every comparison
-        sides = (width > MIN_SIDE) & (height > MIN_SIDE)
-        aspect = np.maximum(width, height) < MAX_ASPECT * np.maximum(np.minimum(width, height), 1e-16)
-        return sides & aspect & (width * height > min_area * full)
+    shorter, longer = np.minimum(width, height), np.maximum(width, height)
+    # a box behind the horizon is nan and fails every comparison
+    return (shorter > MIN_SIDE) & (longer < MAX_ASPECT * shorter) & (width * height > min_area * full)
 
 
 def polygon_boxes(polygons: Sequence[np.ndarray], limit: np.ndarray) -> np.ndarray:

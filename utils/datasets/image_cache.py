@@ -83,8 +83,9 @@ class PicturesInMemory:
         if free is None or not count or self.ends[-1] <= MEMORY_SHARE * free:
             return count
         fitting = int(np.searchsorted(self.ends, MEMORY_SHARE * free, side="right"))
-        LOGGER.warning(f"WARNING: --cache ram needs {_gigabytes(self.ends[-1])} and {_gigabytes(free)} of memory are free: {fitting} of "
-                       f"{count} images are cached, the others read from disk each time; --cache disk keeps decoded copies")
+        LOGGER.warning(f"WARNING: --cache ram needs {_gigabytes(self.ends[-1])} and {_gigabytes(free)} of memory are free: "
+                       f"{fitting} of {count} images are cached, the others read from disk each time; --cache disk keeps "
+                       "decoded copies")
         return fitting
 
 
