@@ -219,7 +219,7 @@ def test_data_yamls_load(name, classes):
 
 def test_hyperparameter_files_load():
     files = {path.stem.removeprefix("hyp."): Hyperparameters.load(path).as_dict() for path in (ROOT / "data/hyps").glob("*.yaml")}
-    assert files.keys() == {"scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365"}
+    assert files.keys() == {"scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365", "shapes"}
     assert files["scratch-low"] == Hyperparameters().as_dict()
     assert {key for key in files["scratch-high"] if files["scratch-high"][key] != files["scratch-low"][key]} == {
         "lrf", "cls", "obj", "scale", "mixup", "copy_paste"}
