@@ -179,6 +179,10 @@ def _paint_resized(output: np.ndarray, tile: Tile, view: View, image_of: Callabl
     columns, rows = (_source_span(*span, image.shape[1 - axis]) for axis, span in enumerate(spans))
     image = image[rows.source, columns.source]
     image = _shrunk(image, rows.size / image.shape[0], columns.size / image.shape[1])
+    if image.shape[0] * image.shape[1] < rows.size * columns.size:  # enlarged: colours first, on fewer pixels
+        plain, image = image, np.empty_like(image)
+        jitter.apply(plain, image)
+        jitter = Jitter()
     target = output[rows.target, columns.target]
     if target.shape[:2] == (rows.size, columns.size):
         cv2.resize(image, (columns.size, rows.size), dst=target, interpolation=cv2.INTER_LINEAR)
