@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from models.registry import load_plugin
 from models.yolo import Model
-from utils.anchors import check_anchors
+from utils.anchors import check_anchors, kmeans_anchors
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint, transfer_weights
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.datasets.loader import Loader, build_loader
@@ -105,11 +104,18 @@ def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, mod
 
 
 def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainConfig) -> None:
-    """Replace the model's anchors where the data's boxes would not find one (v6.1's AutoAnchor)."""
-    report = check_anchors(data.train.dataset.box_sizes, model.geometry, threshold=hyp.anchor_t, imgsz=config.imgsz,
-                           generator=np.random.default_rng([config.seed, 1]))
+    """Replace the model's anchors where the data's boxes would not find one (v6.1's AutoAnchor), and
+    always where the yaml gives only their number."""
+    boxes, generator = data.train.dataset.box_sizes, np.random.default_rng([config.seed, 1])
+    head, geometry = model.head, model.geometry
+    if head.placeholder_anchors and len(boxes):
+        count = geometry.levels * geometry.anchors_per_level
+        LOGGER.info(f"AutoAnchor: fitting {count} anchors to {len(boxes)} boxes, as the model has only their number")
+        head.set_anchors(kmeans_anchors(boxes, count, config.imgsz, hyp.anchor_t, generator=generator))
+        return
+    report = check_anchors(boxes, geometry, threshold=hyp.anchor_t, imgsz=config.imgsz, generator=generator)
     if report.new_anchors_px is not None:
-        model.head.set_anchors(report.new_anchors_px)
+        head.set_anchors(report.new_anchors_px)
 
 
 def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, data: Data, resumed: Checkpoint | None) -> Parts:
@@ -151,8 +157,3 @@ def multi_scale(imgsz: int, stride: int, seed: int):
         return stride * int(np.random.default_rng([seed, epoch, batch, 2]).integers(lowest, highest + 1))
 
     return side
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable values."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
