@@ -366,31 +366,29 @@ class Sum(nn.Module):
         return total
 
 
-@register(lambda channels, repeats, scale, args: Plan(tuple(args), channels[0] * (args[0] if args else 2) ** 2))
-class Contract(nn.Module):
-    """Height and width into channels: (B, C, H, W) -> (B, C*g*g, H/g, W/g)."""
+class _Exchange(nn.Module):
+    """Height and width for channels, or back; `gain` is the factor on a side."""
 
     def __init__(self, gain: int = 2):
         super().__init__()
         self.gain = gain
 
+
+@register(lambda channels, repeats, scale, args: Plan(tuple(args), channels[0] * (args[0] if args else 2) ** 2))
+class Contract(_Exchange):
+    """Height and width into channels: (B, C, H, W) -> (B, C*g*g, H/g, W/g)."""
+
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         g = self.gain
-        patches = x.reshape(B, C, H // g, g, W // g, g)
-        return patches.permute(0, 3, 5, 1, 2, 4).reshape(B, C * g * g, H // g, W // g)
+        return x.reshape(B, C, H // g, g, W // g, g).permute(0, 3, 5, 1, 2, 4).reshape(B, C * g * g, H // g, W // g)
 
 
 @register(lambda channels, repeats, scale, args: Plan(tuple(args), channels[0] // (args[0] if args else 2) ** 2))
-class Expand(nn.Module):
+class Expand(_Exchange):
     """Channels into height and width: (B, C, H, W) -> (B, C/g/g, H*g, W*g)."""
-
-    def __init__(self, gain: int = 2):
-        super().__init__()
-        self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         g = self.gain
-        patches = x.reshape(B, g, g, C // g // g, H, W)
-        return patches.permute(0, 3, 4, 1, 5, 2).reshape(B, C // g // g, H * g, W * g)
+        return x.reshape(B, g, g, C // g // g, H, W).permute(0, 3, 4, 1, 5, 2).reshape(B, C // g // g, H * g, W * g)

@@ -1,28 +1,35 @@
-"""Model yamls as rows of layers: reading, inserting and replacing blocks, renumbering, writing. No torch.
+"""Model yamls as rows of layers: finding, reading and checking them, putting blocks in, writing. No torch.
 
-A row is [sources, repeats, block, args]. A source is a layer's number, or a negative distance. When a
-block B is put behind layer k, every layer that read k, by number, by distance or as the row above,
-reads B instead, and every number and distance that spans B moves by one."""
+A row is [sources, repeats, block, args]. A source is a layer's number, or a negative distance. Only this room
+knows the format; models/spec.py adds what a network needs of it. When a block B is put behind layer k, every
+layer that read k, by number, by distance or as the row above, reads B instead, and every number and distance
+that spans B moves by one."""
 
+import copy
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace as with_fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace as with_fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from utils.errors import ModelError, nearest
-from utils.files import read_text
+from utils.files import ROOT, read_text
 
 SECTIONS = ("backbone", "head")
 LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # in this order at the head of a file
+KEYS = (*LEADING_KEYS, *SECTIONS)
+OPTIONAL_KEYS = ("ch", "inplace", "names")
+FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
+IMAGE = -1  # the source of layer 0
 WORD = re.compile(r"[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: `sources` is an integer or a list of them, `note` a word for the comment behind it."""
+    """One layer: `sources` is an integer or a list of them, `note` a word for the comment behind it, `where`
+    the beginning of a message about it, such as "mine.yaml:31: layer 12 (head row 3) CBAM"."""
 
     sources: int | list[int]
     repeats: int
@@ -30,6 +37,7 @@ class Row:
     args: list[Any]
     section: str
     note: str = ""
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,49 +49,145 @@ class Architecture:
     rows: tuple[Row, ...]
 
 
-def parse(where: str, text: str) -> list[Any]:
-    """Return the list written in `text`. Raises ModelError, naming `where`, if it is none."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
-    if not isinstance(value, list):
-        raise ModelError(f'{where}: {text!r} is not a list; write for example "[1024, 16]"')
-    return value
+# ---- reading ----
+
+
+def find_yaml(path: Path | str) -> Path:
+    """Return the model yaml meant by `path`: as it stands, from the project's folder, or a bare name in
+    models/ or models/hub/. Raises ModelError with the nearest names when it is nowhere."""
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ModelError(f"{path} is no model yaml: its name must end in .yaml (weights are given by --weights)")
+    for candidate in (path, ROOT / path, *(folder / path.name for folder in FOLDERS if path.parent == Path("."))):
+        if candidate.is_file():
+            return candidate
+    there = [item.name for folder in (path.parent, *FOLDERS) if folder.is_dir() for item in folder.glob("*.yaml")]
+    raise ModelError(f"{path} does not exist{nearest(path.name, there)}; model yamls lie in models/ and models/hub/")
 
 
 def read_yaml(path: Path | str) -> Architecture:
-    """Return the model yaml at `path`. Raises ModelError naming file and row when it has not the v6.1 form."""
-    path = Path(path)
-    if not path.is_file():
-        there = [each.name for each in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ModelError(f"{path} does not exist{nearest(path.name, there)}")
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ModelError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a model yaml: it holds no keys")
+    """Return the model yaml that `find_yaml` finds, rows and sources checked.
+
+    Raises ModelError naming file, line, row and the way out when it has not the v6.1 form."""
+    file, content, rows = read_content(path)
+    for index, row in enumerate(rows):
+        try:
+            check_sources(row.sources, [earlier.block for earlier in rows[:index]])
+        except ValueError as error:
+            raise ModelError(f"{row.where}: {error}") from None
+    settings = {key: value for key, value in content.items() if key not in SECTIONS}
+    return Architecture(Path(file).name, settings, rows)
+
+
+def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[Row, ...]]:
+    """Return a model yaml's name, content (a copy) and rows, from a path for `find_yaml` or from its content.
+
+    Keys and the form of each row are checked, whether the sources are there is not: see `check_sources`."""
+    if isinstance(cfg, Mapping):
+        file, content, lines = str(cfg.get("yaml_file", "model yaml")), copy.deepcopy(dict(cfg)), {}
+    else:
+        path = find_yaml(cfg)
+        file = str(path)
+        content, lines = _load(path)
+    _check_keys(file, content)
     rows: list[Row] = []
     for section in SECTIONS:
-        if not isinstance(content.get(section), list):
-            raise ModelError(f"{path}: not a model yaml: it has no {section!r} list of [from, number, module, args] rows")
-        for row in content[section]:
-            rows.append(_row(f"{path}: layer {len(rows)}", row, section, len(rows)))
-    return Architecture(path.name, {key: value for key, value in content.items() if key not in SECTIONS}, tuple(rows))
+        for number, raw in enumerate(content[section]):
+            line = lines.get((section, number))
+            where = f"{file if line is None else f'{file}:{line}'}: layer {len(rows)} ({section} row {number + 1})"
+            rows.append(_row(where, raw, section))
+    return file, content, tuple(rows)
 
 
-def _row(where: str, row: Any, section: str, index: int) -> Row:
-    if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str) or not isinstance(row[3], list):
-        raise ModelError(f"{where}: expected [from, number, module, args], got {row}")
-    sources = row[0] if isinstance(row[0], list) else [row[0]]
-    for source in sources:
-        if not isinstance(source, int) or isinstance(source, bool):
-            raise ModelError(f"{where} ({row[2]}): source {source!r} is not a layer number")
-        absolute = index + source if source < 0 else source
-        if absolute >= index or (absolute < 0 and not (index == 0 and source == -1)):
-            raise ModelError(f"{where} ({row[2]}): source {source} is out of range; a layer reads -1 or one of 0 to {index - 1}")
-    return Row(row[0], row[1], row[2], row[3], section)
+def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
+    """Return a yaml's content and the line of each row by (section, row number)."""
+    try:
+        loader = yaml.SafeLoader(read_text(path))
+        try:
+            node = loader.get_single_node()
+            content = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        spot = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ModelError(f"{spot}: not valid yaml: {getattr(error, 'problem', None) or 'cannot be read'}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(KEYS)}")
+    lines = {}
+    for key, value in node.value:
+        if key.value in SECTIONS and isinstance(value, yaml.SequenceNode):
+            lines.update({(key.value, number): row.start_mark.line + 1 for number, row in enumerate(value.value)})
+    return content, lines
+
+
+def _check_keys(file: str, content: dict[str, Any]) -> None:
+    strangers = [str(key) for key in content if key not in KEYS and key not in OPTIONAL_KEYS]
+    for key in KEYS:
+        if key not in content:
+            found = nearest(key, strangers).replace("did you mean", "the file has").replace("?", "")
+            raise ModelError(f"{file}: the key {key!r} is missing{found}; a model yaml holds {', '.join(KEYS)}")
+    for section in SECTIONS:
+        if not isinstance(content[section], list) or not content[section]:
+            raise ModelError(f"{file}: {section} must be a list of [from, number, module, args] rows")
+
+
+def _row(where: str, raw: Any, section: str) -> Row:
+    if not isinstance(raw, list) or len(raw) != 4:
+        raise ModelError(f"{where}: a row is [from, number, module, args], got {raw!r}")
+    sources, repeats, block, args = raw
+    if not isinstance(block, str):
+        raise ModelError(f"{where}: the third entry is the block's name, got {block!r}")
+    where = f"{where} {block}"
+    if not is_number(repeats, int) or repeats < 1:
+        raise ModelError(f"{where}: the second entry is how often it repeats, at least 1, got {repeats!r}")
+    if not isinstance(args, list):
+        raise ModelError(f"{where}: the fourth entry is a list of arguments, [] for none, got {args!r}")
+    if sources == []:
+        raise ModelError(f"{where}: it reads no layer; -1 is the one before")
+    for source in listed(sources):
+        if not is_number(source, int):
+            raise ModelError(f"{where}: a source is a layer's number or -1 for the one before, got {source!r}")
+    return Row(sources, repeats, block, args, section, where=where)
+
+
+def is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    """Return whether `value` is a number of that kind; yaml's true and false are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def listed(sources: int | list[int]) -> list[int]:
+    """Return `sources` as a list."""
+    return sources if isinstance(sources, list) else [sources]
+
+
+def absolute(source: int, index: int) -> int:
+    """Return the number of the layer that `source` means in row `index`; IMAGE is what layer 0 reads by -1."""
+    return index + source if source < 0 else source
+
+
+def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
+    """Raise ValueError unless every source of the row behind the layers `earlier`, of which each is described by
+    a word, is one of them. The reason lists what may be read."""
+    index = len(earlier)
+    for source in listed(sources):
+        layer = absolute(source, index)
+        if 0 <= layer < index or index == 0 and layer == IMAGE:
+            continue
+        if index == 0:
+            raise ValueError(f"source {source} is no picture; the first layer reads the image, -1")
+        if layer < 0:
+            reason = f"reaches {-layer} before layer 0; -1 to -{index} are there"
+        else:
+            reason = "is the layer itself" if layer == index else "comes later in the file"
+            reason += f"; it may read -1 or layers 0 to {index - 1}"
+        choices = ", ".join(f"{number} {words}" for number, words in enumerate(earlier))
+        raise ValueError(f"source {source} {reason}: {choices}")
+
+
+# ---- changing ----
 
 
 def insert_block(architecture: Architecture, block: str, after: Sequence[int], args: Sequence[Any] = ()) -> Architecture:
@@ -151,10 +255,24 @@ def _renumbered(sources: int | list[int], index: int, after: set[int]) -> int | 
 def _renumbered_one(source: int, index: int, after: set[int]) -> int:
     if index == 0:  # reads the image
         return source
-    layer = index + source if source < 0 else source
+    layer = absolute(source, index)
     attended = layer + sum(1 for place in after if place <= layer)  # the block behind it, if there is one
     own = index + sum(1 for place in after if place < index)
     return attended - own if source < 0 else attended
+
+
+# ---- writing ----
+
+
+def parse(where: str, text: str) -> list[Any]:
+    """Return the list written in `text`. Raises ModelError, naming `where`, if it is none."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, list):
+        raise ModelError(f'{where}: {text!r} is not a list; write for example "[1024, 16]"')
+    return value
 
 
 def render(architecture: Architecture, header: Sequence[str] = ()) -> str:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from models import attention, layers  # noqa: F401  importing them fills the registry
 from models.head import Detect
 from models.registry import BLOCK_ERRORS, Entry, Plan, find
-from models.spec import IMAGE, LayerRow, ModelSpec, find_yaml, read_spec
+from models.rows import IMAGE, check_sources, find_yaml, listed
+from models.spec import LayerRow, ModelSpec, read_spec
 from utils.errors import ModelError, UserError
 from utils.log import LOGGER, configure
 from utils.types import HeadGeometry
@@ -43,11 +44,13 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
     ModelError that names file, line, layer, sources and their shapes. Batch-norm statistics stay as they are."""
     built: list[nn.Module] = []
     outputs: list[Tensor] = []
+    shown: list[str] = []  # "C3 (1, 64, 16, 16)": each layer as messages name it
     save: list[int] = []
     image = torch.zeros(1, spec.ch, PROBE, PROBE)
     for row in spec.rows:
-        inputs = _inputs(row, image, outputs)
-        with _blamed(spec, row, inputs, built):
+        with _blamed(row, image, shown):
+            check_sources(row.source, shown)
+            inputs = _inputs(row, image, outputs)
             entry = find(row.block)
             is_head = entry.wiring_name == "detection"
             _check_head(spec, row, is_head)
@@ -56,14 +59,11 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
                 layer.attach(_strides(spec, row, built, inputs))
             else:
                 outputs.append(_try(layer, row, inputs, planned))
+                shown.append(f"{entry.cls.__name__} {tuple(outputs[-1].shape)}")
         _label(layer, row, spec)
         built.append(layer)
-        save += [source for given, source in zip(_listed(row.source), row.sources) if given != -1]
+        save += [source for given, source in zip(listed(row.source), row.sources) if given != -1]
     return nn.Sequential(*built), sorted(save)
-
-
-def _listed(source: int | list[int]) -> list[int]:
-    return source if isinstance(source, list) else [source]
 
 
 def _inputs(row: LayerRow, image: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -76,16 +76,16 @@ def _given(row: LayerRow, inputs: list[Tensor]) -> Tensor | list[Tensor]:
 
 
 @contextlib.contextmanager
-def _blamed(spec: ModelSpec, row: LayerRow, inputs: list[Tensor], built: Sequence[nn.Module]) -> Iterator[None]:
-    """Turn whatever goes wrong inside into one line about this row."""
+def _blamed(row: LayerRow, image: Tensor, shown: Sequence[str]) -> Iterator[None]:
+    """Turn whatever goes wrong inside into one line about this row and what it reads."""
     try:
         yield
     except (*BLOCK_ERRORS, ModelError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        sources = [f"the image {tuple(image.shape)}" if number == IMAGE
-                   else f"layer {number} {type(built[number]).__name__} {tuple(image.shape)}"
-                   for number, image in zip(row.sources, inputs)]
-        raise ModelError(f"{row.at(spec.file)}: {reason} [it reads {', '.join(sources)}]") from error
+        sources = [f"the image {tuple(image.shape)}" if number == IMAGE else f"layer {number} {shown[number]}"
+                   for number in row.sources if number < len(shown) and number >= (IMAGE if row.index == 0 else 0)]
+        reads = f" [it reads {', '.join(sources)}]" if sources else ""
+        raise ModelError(f"{row.where}: {reason}{reads}") from error
 
 
 def _check_head(spec: ModelSpec, row: LayerRow, is_head: bool) -> None:

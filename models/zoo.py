@@ -2,10 +2,11 @@
 
     python -m models.zoo list                              the variants, their blocks and sizes
     python -m models.zoo write [--check]                   render every variant at every scale
-    python -m models.zoo insert BLOCK --after 8 --into models/yolov5s.yaml --output my.yaml [--args "[1024]"]
-    python -m models.zoo replace C3 --at 2 4 6 8 --with CBAM --into models/yolov5s.yaml --output my.yaml
+    python -m models.zoo insert BLOCK --after 8 --into yolov5s.yaml --output my.yaml [--args "[1024]"] [--plugin my.py]
+    python -m models.zoo replace C3 --at 2 4 6 8 --with CBAM --into yolov5s.yaml --output my.yaml
 
-The last two work on any yaml of the v6.1 format: see models/rows.py for how layers are renumbered."""
+The last two work on any yaml of the v6.1 format: see models/rows.py for how layers are renumbered. What comes
+out is built once before it is written. torch is imported by them and by `list` alone."""
 
 import argparse
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from models.rows import Architecture, insert_block, parse, read_yaml, render, replace_block
+from utils.config import yaml_files
 from utils.errors import ModelError, UserError, nearest
 from utils.files import ROOT, read_text, write_atomically
 
@@ -57,16 +59,9 @@ class Variant:
 
 
 def load_table(path: Path = TABLE) -> dict[str, Variant]:
-    """Return the variants of a table by name. Raises ModelError naming file, variant and the fix."""
-    try:
-        lines = yaml.safe_load(read_text(path))
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ModelError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
-    if not isinstance(lines, dict):
-        raise ModelError(f"{path}: expected one `Variant: {{insert: ..., after: [...]}}` a line")
-    return {name: _variant(path, name, line) for name, line in lines.items()}
+    """Return the variants of a table by name. Raises ModelError naming file, variant and the fix, and ConfigError
+    when the file is no yaml."""
+    return {name: _variant(path, name, line) for name, line in yaml_files.read_yaml(path).items()}
 
 
 def _variant(path: Path, name: str, line: Any) -> Variant:
@@ -132,16 +127,19 @@ def _expected(folder: Path, table: Path) -> dict[Path, str]:
 
 
 def list_variants() -> str:
-    """Return the table as text: variant, block, place, paper, and parameters at the n and l scales with 80 classes."""
-    rows = [("variant", "block", "place", "n params", "l params", "paper")]
+    """Return the table as text: variant, block, place, paper, and parameters at the n and l scales with 80 classes.
+    The first line is that of the models without attention."""
+    base = [_parameters(MODELS / f"yolov5{scale}.yaml") for scale in ("n", "l")]
+    rows = [("variant", "block", "place", "n params", "l params", "paper"), ("base", "-", "-", *base, "YOLOv5 6.1")]
     for variant in load_table().values():
-        sizes = [f"{_parameters(variant, scale):,}" for scale in ("n", "l")]
+        files = rendered_files(variant)
+        sizes = [_parameters(yaml.safe_load(files[f"yolov5{scale}_{variant.name}.yaml"])) for scale in ("n", "l")]
         rows.append((variant.name, variant.block, variant.place, *sizes, variant.paper))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _parameters(variant: Variant, scale: str) -> int:
+def _parameters(cfg: Path | dict[str, Any]) -> str:
     from torch.overrides import TorchFunctionMode  # torch is needed for this command alone
 
     from models.yolo import Model
@@ -155,9 +153,8 @@ def _parameters(variant: Variant, scale: str) -> int:
                 return kwargs.get("tensor", args[0] if args else None)
             return function(*args, **kwargs)
 
-    settings = yaml.safe_load(rendered_files(variant)[f"yolov5{scale}_{variant.name}.yaml"])
     with KeepWeights():
-        return sum(parameter.numel() for parameter in Model(settings).parameters())
+        return f"{sum(parameter.numel() for parameter in Model(cfg).parameters()):,}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -176,27 +173,56 @@ def build_parser() -> argparse.ArgumentParser:
     replacing.add_argument("--with", dest="new", required=True, metavar="BLOCK", help="the new block's name")
     for command in (inserting, replacing):
         command.add_argument("--args", metavar="LIST", help='the block\'s yaml arguments, such as "[1024, 16]"')
-        command.add_argument("--into", required=True, type=Path, metavar="YAML", help="the yaml to read")
+        command.add_argument("--into", required=True, type=Path, metavar="YAML",
+                             help="the yaml to read: a path, or a name in models/ or models/hub/")
         command.add_argument("--output", required=True, type=Path, metavar="YAML", help="the yaml to write")
+        command.add_argument("--plugin", action="append", default=[], metavar="FILE",
+                             help="Python file that registers blocks of your own")
     return parser
 
 
 def _edit(options: argparse.Namespace) -> None:
+    """Run insert or replace."""
+    _check_output(options.output)
     source = read_yaml(options.into)
     args = None if options.args is None else parse("--args", options.args)
     if options.command == "insert":
         result = insert_block(source, options.block, options.after, args or [])
-        words = f"insert {options.block} --after {' '.join(map(str, options.after))}"
+        words, block = f"insert {options.block} --after {' '.join(map(str, options.after))}", options.block
     else:
         result = replace_block(source, options.block, options.at, options.new, args)
-        words = f"replace {options.block} --at {' '.join(map(str, options.at))} --with {options.new}"
+        words, block = f"replace {options.block} --at {' '.join(map(str, options.at))} --with {options.new}", options.new
     words += f' --args "{options.args}"' if options.args else ""
+    words += "".join(f" --plugin {Path(plugin).name}" for plugin in options.plugin)
     header = (f"Made by `python -m models.zoo {words} --into {options.into.name} --output {options.output.name}`",)
     text = render(result, header)
-    if not options.output.parent.is_dir():
-        raise ModelError(f"--output {options.output}: the folder {options.output.parent} does not exist")
+    parameters = _verify(text, block, options)
     write_atomically(options.output, lambda stream: stream.write(text.encode()))
-    print(f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}")
+    print(f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
+          f"{parameters:,} parameters")
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix not in (".yaml", ".yml"):
+        raise ModelError(f"--output {output}: the name must end in .yaml")
+    if not output.parent.is_dir():
+        raise ModelError(f"--output {output}: the folder {output.parent} does not exist")
+
+
+def _verify(text: str, block: str, options: argparse.Namespace) -> int:
+    """Build the model yaml `text` once and return its parameters. Raises ModelError when `block` is unknown, or
+    with the row that fails."""
+    from models.registry import find, load_plugin  # torch, for insert and replace
+    from models.yolo import Model
+
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    find(block)
+    try:
+        model = Model({**yaml.safe_load(text), "yaml_file": str(options.output)})
+    except ModelError as error:
+        raise ModelError(f"not written: {error}") from None
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from models.spec import find_yaml, read_spec
+from models.rows import find_yaml
+from models.spec import read_spec
 from models.yolo import Model
 from utils.errors import ModelError
 from utils.files import ROOT
@@ -26,9 +27,10 @@ MISTAKES = {
         ["layer 10 (head row 1) CoTAttention", "512 channels", "256 arrive",
          "layer 9 SPPF (1, 256, 4, 4)"]),
     "reads itself": (JOIN, "[[-1, 12], 1, Concat, [1]]",
-        ["layer 12 (head row 3) Concat", "source 12 is the layer itself", "0 to 11"]),
+        ["layer 12 (head row 3) Concat", "source 12 is the layer itself", "0 to 11: 0 Conv (1, 16, 64, 64), 1 Conv",
+         "11 Upsample (1, 128, 8, 8) [it reads layer 11 Upsample (1, 128, 8, 8)]"]),
     "reads a later layer": (JOIN, "[[-1, 20], 1, Concat, [1]]", ["source 20 comes later", "0 to 11"]),
-    "reads before the first": (JOIN, "[[-1, -60], 1, Concat, [1]]", ["source -60", "-1 to -12"]),
+    "reads before the first": (JOIN, "[[-1, -60], 1, Concat, [1]]", ["source -60 reaches 48 before layer 0", "-1 to -12", "10 Conv (1, 128, 4, 4)"]),
     "reads the second but first": (STEM, "[-2, 1, Conv, [64, 6, 2, 2]]", ["layer 0", "the first layer reads the image, -1"]),
     "source is a word": (C3, "[x, 3, C3, [128]]", ["layer 2", "got 'x'"]),
     "no source": (C3, "[[], 3, C3, [128]]", ["reads no layer"]),

@@ -115,12 +115,21 @@ def test_replacing_another_block_names_where_the_old_one_stands():
         replace_block(read_yaml(BASE), "C33", [5], "CBAM")
 
 
+KEYS = "nc: 2\ndepth_multiple: 1\nwidth_multiple: 1\nanchors: 3\n"
+TAIL = "\nhead: [[[0], 1, Detect, [nc, anchors]]]\n"
+
+
 @pytest.mark.parametrize(("text", "words"), [
-    ("nc: 2", "no 'backbone'"), ("- 1", "holds no keys"), ("a: [", "not valid yaml"),
-    ("backbone: [[-1, 1, Conv]]\nhead: []", r"layer 0: expected \[from, number, module, args\]"),
-    ("backbone: [[-1, 1, Conv, [8]], [-3, 1, Conv, [8]]]\nhead: []", r"layer 1 \(Conv\): source -3 is out of range"),
-    ("backbone: [[-1, 1, Conv, [8]], [1, 1, Conv, [8]]]\nhead: []", "source 1 is out of range"),
-    ("backbone: [[-1, 1, Conv, [8]], [x, 1, Conv, [8]]]\nhead: []", "source 'x' is not a layer number"),
+    ("nc: 2", "'depth_multiple' is missing"), ("- 1", "not a model yaml"), ("a: [", "mine.yaml:1: not valid yaml"),
+    (f"{KEYS}backbone: 3{TAIL}", "backbone must be a list"),
+    (f"{KEYS}backbone: [[-1, 1, Conv]]{TAIL}",
+     r"mine.yaml:5: layer 0 \(backbone row 1\): a row is \[from, number, module, args\]"),
+    (f"{KEYS}backbone: [[-1, 1, Conv, [8]],\n  [-3, 1, Conv, [8]]]{TAIL}",
+     r"mine.yaml:6: layer 1 \(backbone row 2\) Conv: source -3 reaches 2 before layer 0; -1 to -1 are there: 0 Conv$"),
+    (f"{KEYS}backbone: [[-1, 1, Conv, [8]], [1, 1, SPPF, [8]]]{TAIL}",
+     "SPPF: source 1 is the layer itself.*layers 0 to 0: 0 Conv"),
+    (f"{KEYS}backbone: [[-1, 1, Conv, [8]], [x, 1, Conv, [8]]]{TAIL}", "a source is a layer's number .* got 'x'"),
+    (f"{KEYS}backbone: [[-2, 1, Conv, [8]]]{TAIL}", "layer 0 .* source -2 is no picture; the first layer reads the image, -1"),
 ])
 def test_yamls_that_cannot_be_read_are_named(tmp_path, text, words):
     path = tmp_path / "mine.yaml"
@@ -251,25 +260,39 @@ def test_mistakes_in_the_table_are_named(tmp_path, line, words):
     assert "variant Mine" in str(caught.value)
 
 
-def test_commands_write_yamls_without_torch(tmp_path):
-    """insert and replace answer at once: torch is not imported."""
-    into, output, both = zoo.MODELS / "yolov5s.yaml", tmp_path / "mine.yaml", tmp_path / "both.yaml"
-    calls = [["insert", "CBAM", "--after", "8", "--args", "[1024, 16]", "--into", str(into), "--output", str(output)],
-             ["replace", "C3", "--at", "2", "4", "--with", "CBAM", "--into", str(output), "--output", str(both)],
-             ["write", "--check"]]
-    code = f"import sys; from models import zoo; print([zoo.main(each) for each in {calls!r}], 'torch' in sys.modules)"
+def test_reading_editing_and_writing_need_no_torch():
+    code = ("import sys; from models import rows, zoo; base = rows.read_yaml('yolov5s.yaml')\n"
+            "text = rows.render(rows.insert_block(base, 'CBAM', [8]))\n"
+            "print(zoo.main(['write', '--check']), len(text) > 1000, 'torch' in sys.modules)")
     run = subprocess.run([sys.executable, "-c", code], cwd=zoo.ROOT, capture_output=True, text=True, timeout=60)
-    assert run.stdout.splitlines()[-1] == "[0, 0, 0] False", run.stdout + run.stderr
-    rows = read_yaml(both).rows
+    assert run.stdout.splitlines()[-1] == "0 True False", run.stdout + run.stderr
+
+
+def test_commands_write_yamls_that_build(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    inserting = ["insert", "CBAM", "--after", "8", "--args", "[1024, 16]", "--into", "yolov5n.yaml", "--output", "mine.yaml"]
+    replacing = ["replace", "C3", "--at", "2", "4", "--with", "CBAM", "--into", "mine.yaml", "--output", "both.yaml"]
+    assert [zoo.main(inserting), zoo.main(replacing)] == [0, 0]
+    assert "mine.yaml: 26 layers, 1 more than yolov5n.yaml; 1,880,447 parameters" in capsys.readouterr().out
+    rows = read_yaml("both.yaml").rows
     assert rows[9].block == "CBAM" and rows[9].args == [1024, 16] and rows[2].block == rows[4].block == "CBAM"
-    assert both.read_text().startswith("# Made by `python -m models.zoo replace C3 --at 2 4 --with CBAM")
+    assert (tmp_path / "both.yaml").read_text().startswith("# Made by `python -m models.zoo replace C3 --at 2 4 --with CBAM")
 
 
 @pytest.mark.parametrize(("call", "words"), [
     (["insert", "CBAM", "--after", "40", "--into", "{base}", "--output", "{out}"], "0 to 23"),
     (["insert", "CBAM", "--after", "8", "--args", "1024", "--into", "{base}", "--output", "{out}"], "not a list"),
     (["insert", "CBAM", "--after", "8", "--into", "nowhere.yaml", "--output", "{out}"], "does not exist"),
+    (["insert", "CBAM", "--after", "8", "--into", "yolov55.yaml", "--output", "{out}"], "did you mean"),
     (["insert", "CBAM", "--after", "8", "--into", "{base}", "--output", "{out}/deep/x.yaml"], "folder"),
+    (["insert", "CBAM", "--after", "8", "--into", "{base}", "--output", "{out}.txt"], "must end in .yaml"),
+    (["insert", "CBMA", "--after", "8", "--into", "{base}", "--output", "{out}"], "unknown block 'CBMA' (did you mean CBAM"),
+    (["replace", "C3", "--at", "2", "--with", "CBAN", "--into", "{base}", "--output", "{out}"],
+     "unknown block 'CBAN' (did you mean CBAM"),
+    (["insert", "CBAM", "--after", "8", "--args", "[512]", "--into", "{base}", "--output", "{out}"],
+     "out.yaml: layer 9 (backbone row 10) CBAM: is given 512 channels (512 at this width_multiple) but 1024 arrive"),
+    (["insert", "Mine", "--after", "8", "--into", "{base}", "--output", "{out}", "--plugin", "gone.py"],
+     "plugin gone.py does not exist"),
 ])
 def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys, call, words):
     code = zoo.main([part.format(base=BASE, out=tmp_path / "out.yaml") for part in call])
@@ -280,5 +303,5 @@ def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys, call, wo
 
 def test_list_shows_every_variant_with_its_size():
     lines = zoo.list_variants().splitlines()
-    assert len(lines) == 1 + len(VARIANTS)
+    assert len(lines) == 2 + len(VARIANTS) and lines[1].split()[0] == "base"
     assert any("CBAM" in line and "before SPPF" in line and "1,880,447" in line and "46,694,879" in line for line in lines)
