@@ -21,13 +21,13 @@ from utils.log import LOGGER, progress
 
 CLASSES = ("disc", "triangle", "square", "star")
 SPLITS = ("train", "val", "test")
-VERSION = 2  # of the drawing: a change of it redraws
+VERSION = 3  # of the drawing: a change of it redraws
 MANIFEST = "manifest.json"
 
 _FINE = 2  # scenes are drawn at twice their size and reduced: smooth edges
 _SHIFT = 4  # fractional bits of the coordinates cv2 draws with
 _HUES = (0.0, 90.0, 180.0, 270.0)  # degrees, the favourite of each class
-_LOYAL = 0.85  # share of objects that wear it
+_LOYAL = 0.9  # share of objects that wear it
 _LEAST_VISIBLE = 0.45  # share of an object that must show for it to be labelled
 
 
@@ -40,7 +40,7 @@ class ShapesOptions:
     seed: int = 0
     train: int = 320
     val: int = 80
-    test: int = 16
+    test: int = 32
     size: int = 256
     segments: bool = False
 
@@ -229,7 +229,7 @@ def _places(rng: np.random.Generator, side: int) -> list[tuple[np.ndarray, float
     """(centre, radius) of each object: some touch or overlap, none sits on top of another."""
     places = []
     for _ in range(rng.integers(2, 7)):
-        radius = side * rng.uniform(0.07, 0.2)
+        radius = side * rng.uniform(0.09, 0.22)
         for _ in range(20):
             centre = rng.uniform(0.03 * side, 0.97 * side, 2)
             if all(np.linalg.norm(centre - other) > 0.8 * (radius + size) for other, size in places):
