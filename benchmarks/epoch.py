@@ -16,7 +16,7 @@ from utils.config import DatasetSpec, Hyperparameters, TrainConfig, parse  # noq
 from utils.device import select_device  # noqa: E402
 from utils.engine.fit import Trainer  # noqa: E402
 from utils.engine.inputs import network_input  # noqa: E402
-from utils.engine.setup import build_data, build_detector, build_parts, prepare_process  # noqa: E402
+from utils.engine.setup import build_data, build_detector, build_parts, optimizer_for, prepare_process  # noqa: E402
 from utils.types import TrainState  # noqa: E402
 
 ROUNDS = 3
@@ -29,7 +29,7 @@ def main() -> None:
     hyp, spec, device = Hyperparameters.load(config.hyp), DatasetSpec.load(config.data), select_device(config.device)
     model = build_detector(config, hyp, spec, None, device)
     data = build_data(config, hyp, spec, model, Path(tempfile.mkdtemp()))
-    parts = build_parts(config, hyp, model, data, None)
+    parts = build_parts(config, hyp, model, optimizer_for(model, config, hyp), data, None)
     trainer = Trainer(parts, TrainState(), ROUNDS + 1)
     trainer.train_epoch(0)  # starts the workers and warms the kernels
     batches = list(data.train.epoch(1))

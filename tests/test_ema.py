@@ -93,15 +93,6 @@ def test_buffers_outside_the_state_dict_may_differ():
     assert ema.module.grid.shape == (2,)
 
 
-def test_attributes_are_copied_and_stay_apart():
-    model = small_model()
-    ema = ModelEMA(model)
-    model.names, model._private = ["cat", "dog"], 1
-    ema.copy_attributes(model)
-    model.names.append("late")
-    assert ema.module.names == ["cat", "dog"] and not hasattr(ema.module, "_private") and not ema.module.training
-
-
 class CountedOperations(TorchDispatchMode):
     count = 0
 

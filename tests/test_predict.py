@@ -12,12 +12,12 @@ from torch import nn
 
 from utils.datasets.images import read_image, write_image
 from utils.datasets.sources import Frame
-from utils.engine.predict import Prediction, PictureTimes, as_predictor, predict
+from utils.engine.predict import Prediction, as_predictor, predict
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, JsonWriter, LabelWriter, PictureWriter, safe_name
 from utils.errors import UserError
 from utils.log import LOGGER
-from utils.types import Detections
+from utils.types import Detections, Speeds
 
 
 class RedFinder(nn.Module):
@@ -60,7 +60,7 @@ def prediction_of(boxes, name="a.jpg", kind="image", number=0, image=None, conf=
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     found = Detections(boxes, torch.linspace(0.9, conf, len(boxes)), torch.ones(len(boxes), dtype=torch.int64))
     frame = Frame(scene() if image is None else image, f"in/{name}", name, kind, 0, 1, number, 0, fps, seconds)
-    return Prediction(frame, found, ("cat", "red thing"), (192, 640), PictureTimes(1.0, 2.0, 3.0))
+    return Prediction(frame, found, ("cat", "red thing"), (192, 640), Speeds(1.0, 2.0, 3.0))
 
 
 @pytest.mark.parametrize("size, box, imgsz, expected_input", [

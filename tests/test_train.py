@@ -154,7 +154,7 @@ def test_another_seed_is_another_run(data, tmp_path, finished):
 
 def test_finished_and_stripped_files_are_not_resumed(finished, tmp_path):
     weights = finished.save_dir / "weights"
-    with pytest.raises(CheckpointError, match="training of 2 epochs is finished"):
+    with pytest.raises(CheckpointError, match="its 2 epochs are done"):
         train.run(resume=str(weights / "last.pt"))
     with pytest.raises(CheckpointError, match="holds weights only"):
         train.run(resume=str(weights / "best.pt"))

@@ -1,5 +1,6 @@
 """How a script runs: flags in, exit code out. Imports nothing heavy, so that `--help` answers at once."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -10,6 +11,7 @@ from utils.errors import UserError
 
 ConfigType = TypeVar("ConfigType", bound=Options)
 FAILED = 2
+_DISK_REFUSALS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
 INTERRUPTED = 130  # what shells give a program that ended on Ctrl-C
 
 
@@ -31,6 +33,12 @@ def guarded(function: Callable[..., object], *arguments: object) -> int:
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        if error.errno not in _DISK_REFUSALS:
+            raise
+        sys.stdout.flush()
+        print(f"error: {error.filename or 'a file of the run'}: {error.strerror}; make room, or choose another --project", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -41,12 +41,6 @@ class ModelEMA:
         if copies:
             torch._foreach_copy_(copies, originals)
 
-    def copy_attributes(self, model: nn.Module) -> None:
-        """Copy the model's plain public attributes (names, strides, yaml ...) to the average."""
-        for name, value in vars(_unwrapped(model)).items():
-            if not name.startswith("_") and name != "training":
-                setattr(self.module, name, copy.deepcopy(value))
-
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)

@@ -26,15 +26,34 @@ def warn_once(message: str) -> None:
         LOGGER.warning(f"WARNING: {message}")
 
 
-def progress(iterable: Iterable, total: int | None = None, description: str = "", disable: bool | None = None):
-    """Return `iterable` wrapped in a tqdm bar on standard error.
+def shares_terminal() -> bool:
+    """Return whether messages and progress bars meet on one screen, or at least both on screens."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
 
-    The bar is off for other ranks than the first and where LOGGER is above INFO."""
+
+def progress(iterable: Iterable | None, total: int | None = None, description: str = "", disable: bool | None = None):
+    """Return `iterable` wrapped in a tqdm bar on standard error (None: a bar to be updated by hand).
+
+    Where standard error is no terminal, the bar is a line a minute and one at the end. It is off for
+    other ranks than the first and where LOGGER is above INFO."""
     from tqdm import tqdm
 
     from utils.dist import is_main
 
     if disable is None:
         disable = not is_main() or LOGGER.getEffectiveLevel() > logging.INFO
-    return tqdm(iterable, total=total, desc=description, disable=disable, mininterval=0.5,
+
+    class Lines(tqdm):
+        """A bar for files: each state on a line of its own, none before there is something to tell."""
+
+        written = False
+
+        def display(self, msg=None, pos=None):
+            if self.n:
+                self.fp.write(("\n" if self.written else "") + str(self))
+                self.fp.flush()
+                self.written = True
+
+    kind, interval = (tqdm, 0.5) if sys.stderr.isatty() else (Lines, 60.0)
+    return kind(iterable, total=total, desc=description, disable=disable, mininterval=interval, maxinterval=max(interval, 10.0),
                 bar_format="{desc} {n_fmt}/{total_fmt} {bar:10} {elapsed}<{remaining} {rate_fmt}")

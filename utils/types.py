@@ -279,12 +279,24 @@ class Knobs:
     accumulate: int
 
 
+@dataclass(frozen=True)
+class Speeds:
+    """Milliseconds an image: making the network's input on its device, the network (and loss), non-maximum suppression."""
+
+    pre: float
+    inference: float
+    nms: float
+
+    def row(self) -> tuple[float, float, float]:
+        return self.pre, self.inference, self.nms
+
+
 @dataclass
 class TrainState:
     """Where a training stands; plain values, saved in every checkpoint.
 
     epoch: the next epoch to train; step: batches seen; class_map: (nc,) the last AP per class,
-    which --image-weights reads; stale: epochs since the best."""
+    which --image-weights reads, empty before the first validation; best_*: of the epochs validated."""
 
     epoch: int = 0
     step: int = 0

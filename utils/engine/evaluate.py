@@ -3,7 +3,6 @@
 Its figures do not depend on how images were batched or by how many workers: boxes are compared in
 native pixels, and images enter the metrics in the order of the data set."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,26 +16,14 @@ from utils.coco import CocoMetrics, coco_metrics, explain_difference
 from utils.confusion import ConfusionMatrix
 from utils.device import Timer, autocast
 from utils.engine.inputs import network_input
-from utils.log import LOGGER, progress
+from utils.log import LOGGER, progress, shares_terminal
 from utils.metrics import Curves, DetectionAccumulator, ImageResult, table_header, table_rows
 from utils.nms import non_max_suppression
-from utils.types import Batch, DetectionMetrics, Detections, LossParts
+from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
 # Strides of grey added round a validation picture's own smallest shape. v6.1 adds half a stride to a shape that it takes from
 # the whole batch; a picture's own shape without border is what detect.py gives the network, whatever the batch.
 RECT_PAD = 0.0
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """Milliseconds an image: bringing it to the device, the network (and loss), non-maximum suppression."""
-
-    pre: float
-    inference: float
-    nms: float
-
-    def row(self) -> tuple[float, float, float]:
-        return self.pre, self.inference, self.nms
 
 
 @dataclass(frozen=True)
@@ -110,7 +97,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for number, batch in enumerate(progress(loader.epoch(0), total=len(loader), description=table_header())):
+        for number, batch in enumerate(progress(loader.epoch(0), total=len(loader), description=table_header() if shares_terminal() else "validating")):
             with timers[0]:
                 images = network_input(batch.images, device, half=next(model.parameters()).dtype == torch.float16)
             with timers[1]:
@@ -195,7 +182,7 @@ def _evaluation(results: list[ImageResult], nc: int, losses: LossParts | None, s
 
 def _report(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> None:
     metrics, coco = evaluation.metrics, evaluation.coco
-    if not (sys.stderr.isatty() and sys.stdout.isatty()):  # else the progress bar has shown the titles
+    if not shares_terminal():  # else the progress bar has shown the titles
         LOGGER.info(table_header())
     for line in table_rows(metrics, names, per_class=verbose):
         LOGGER.info(line)

@@ -54,7 +54,7 @@ class Parts:
 @dataclass(frozen=True)
 class EpochReport:
     """What one epoch came to: losses are means over its batches; evaluation is None where
-    validation was skipped; is_best says whether the fitness rose above every epoch before."""
+    validation was skipped; is_best says whether the fitness rose above every epoch before, or none was validated yet."""
 
     epoch: int
     losses: LossParts
@@ -156,7 +156,7 @@ class Trainer:
         losses = self.train_epoch(epoch)
         state = self.state
         state.epoch = epoch + 1
-        evaluation, is_best = None, False
+        evaluation, is_best = None, not state.class_map  # while nothing was validated, the newest is the best
         if self.evaluate and (self.should_evaluate(epoch) or epoch + 1 == self.epochs):
             evaluation = self.evaluate(self.parts.ema.module)
             is_best = self._note(evaluation, epoch)
@@ -218,8 +218,8 @@ class Trainer:
 
     def _note(self, evaluation: object, epoch: int) -> bool:
         metrics = evaluation.metrics
+        is_best = metrics.fitness > self.state.best_fitness or not self.state.class_map
         self.state.class_map = [float(value) for value in metrics.class_map]
-        is_best = metrics.fitness > self.state.best_fitness or epoch == 0
         if is_best:
             self.state.best_fitness, self.state.best_epoch = metrics.fitness, epoch
         return is_best

@@ -11,7 +11,7 @@ from utils.engine.fit import EpochReport, Hook, Progress, Trainer
 from utils.engine.nonfinite import all_finite
 from utils.errors import NonFiniteError
 from utils.files import write_atomically
-from utils.log import LOGGER, progress as progress_bar
+from utils.log import LOGGER, progress as progress_bar, shares_terminal
 from utils.types import Batch
 
 RESULT_COLUMNS = ("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss",
@@ -30,12 +30,16 @@ def result_row(report: EpochReport) -> dict[str, float]:
 
 
 class Console(Hook):
-    """v6.1's table: a header an epoch and a bar whose text is the row."""
+    """v6.1's table: a header an epoch and a bar whose text is the row. Where messages or bars go to a
+    file, the row is a message at the epoch's end."""
 
     HEADER = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
     def __init__(self):
-        self.bar = None
+        self.bar, self.row_in_bar = None, shares_terminal()
+
+    def start(self, trainer: Trainer) -> None:
+        LOGGER.info(f"Starting training for {trainer.epochs} epochs...")
 
     def before_epoch(self, trainer: Trainer, epoch: int) -> None:
         LOGGER.info("\n" + "".join(f"{name:>10}" for name in self.HEADER))
@@ -44,10 +48,13 @@ class Console(Hook):
     def after_batch(self, trainer: Trainer, batch: Batch, progress: Progress) -> None:
         cells = (f"{progress.epoch}/{trainer.epochs - 1}", _gpu_memory(trainer.parts.device),
                  *(f"{value:.4g}" for value in progress.mean), len(batch.targets), max(progress.shape))
-        self.bar.set_description_str("".join(f"{cell!s:>10}" for cell in cells), refresh=False)
+        row = "".join(f"{cell!s:>10}" for cell in cells)
+        self.bar.set_description_str(row if self.row_in_bar else f"epoch {cells[0]}", refresh=False)
         self.bar.update()
         if progress.done == progress.batches:
             self.bar.close()
+            if not self.row_in_bar:
+                LOGGER.info(row)
 
 
 def _gpu_memory(device: torch.device) -> str:
@@ -135,7 +142,7 @@ class Checkpoints(Hook):
                                  f"{self.directory / 'last.pt'} holds the epoch before; lower lr0")
         last = self.directory / "last.pt"
         self.save(trainer, last)
-        if report.is_best or not (self.directory / "best.pt").exists():
+        if report.is_best or not (self.directory / "best.pt").exists():  # with nosave the best epoch may be past
             copy_atomically(last, self.directory / "best.pt")
         if self.period > 0 and report.epoch % self.period == 0:
             copy_atomically(last, self.directory / f"epoch{report.epoch}.pt")

@@ -15,18 +15,11 @@ from utils.boxes import xyxy_to_xywhn
 from utils.datasets.letterbox import letterbox
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.device import Timer, select_device
+from utils.engine.inputs import network_input
+from utils.errors import ConfigError
 from utils.log import warn_once
 from utils.nms import non_max_suppression
-from utils.types import Detections
-
-
-@dataclass(frozen=True)
-class PictureTimes:
-    """Milliseconds that one picture took: letterbox and transfer, the network, non-maximum suppression."""
-
-    pre: float
-    inference: float
-    nms: float
+from utils.types import Detections, Speeds
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class Prediction:
     detections: Detections
     names: tuple[str, ...]
     shape: tuple[int, int]
-    times: PictureTimes
+    times: Speeds
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -94,9 +87,7 @@ class Predictor:
 
     def tensor(self, canvas: np.ndarray) -> Tensor:
         """Return (1, 3, H, W) in 0..1 on the device from a letterboxed (H, W, 3) uint8 picture."""
-        image = torch.from_numpy(np.ascontiguousarray(canvas)).to(self.device, non_blocking=True)
-        image = image.permute(2, 0, 1)[None].contiguous()
-        return (image.half() if self.half else image.float()) / 255
+        return network_input(torch.from_numpy(np.ascontiguousarray(canvas)).permute(2, 0, 1)[None], self.device, self.half)
 
 
 def as_predictor(model: nn.Module, device: str | torch.device | None = None, half: bool = False) -> Predictor:
@@ -150,6 +141,10 @@ def predict(
     augmentation; before_frame: called with each frame before the network sees it. Raises UserError kinds."""
     predictor = _predictor(model, device, half)
     shape = predictor.input_shape(imgsz)
+    unknown = [number for number in classes or () if not 0 <= number < len(predictor.names)]
+    if unknown:
+        raise ConfigError(f"--classes {unknown[0]}: the weights know {len(predictor.names)} classes, "
+                          f"0 to {len(predictor.names) - 1}")
     options = dict(conf_thres=conf_thres, iou_thres=iou_thres, classes=classes, agnostic=agnostic, max_det=max_det)
     frames = _frames(source, vid_stride, stream_buffer)
     for frame in frames:
@@ -167,7 +162,7 @@ def _predict_frame(predictor: Predictor, frame: Frame, shape: tuple[int, int], a
         decoded, _ = predictor.model(image, augment=augment)
     with timers[2]:
         found = non_max_suppression(decoded, **options)[0]
-    times = PictureTimes(*(timer.seconds * 1000 for timer in timers))
+    times = Speeds(*(timer.seconds * 1000 for timer in timers))
     return Prediction(frame, found.to_native(placed).cpu(), predictor.names, canvas.shape[:2], times)
 
 

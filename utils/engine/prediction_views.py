@@ -25,9 +25,8 @@ class ConsoleReporter:
 
     def __call__(self, prediction: Prediction) -> None:
         height, width = self._shape = prediction.shape
-        times = prediction.times
-        self._times.append((times.pre, times.inference, times.nms))
-        LOGGER.info(f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. ({times.inference / 1000:.3f}s)")
+        self._times.append(prediction.times.row())
+        LOGGER.info(f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. ({prediction.times.inference / 1000:.3f}s)")
 
     def close(self) -> None:
         if self._times:

@@ -14,7 +14,6 @@ from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.datasets.loader import Loader, build_loader
 from utils.datasets.open import open_split
 from utils.ema import ModelEMA
-from utils.engine.autobatch import auto_batch_size
 from utils.engine.evaluate import RECT_PAD
 from utils.engine.fit import Parts
 from utils.errors import ConfigError
@@ -60,6 +59,7 @@ def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec,
         if not config.cfg and not source:
             LOGGER.info(f"neither --cfg nor --weights: training {DEFAULT_MODEL.name} from scratch")
         model = Model(description, nc=spec.nc, anchors=hyp.anchors)
+        model.summary(verbose=True)
         if source:
             transfer_weights(model, source, keep_anchors=bool(config.cfg or hyp.anchors))
     model.names = list(spec.names)
@@ -118,13 +118,18 @@ def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainCon
         head.set_anchors(report.new_anchors_px)
 
 
-def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, data: Data, resumed: Checkpoint | None) -> Parts:
-    """Optimizer, schedule, loss, average and scaler around a model and its loaders."""
+def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
+    """Return the optimizer that the flags and hyperparameters ask for."""
+    return build_optimizer(model, config.optimizer, lr=hyp.lr0, momentum=hyp.momentum,
+                           weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size))
+
+
+def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimizer: torch.optim.Optimizer, data: Data,
+                resumed: Checkpoint | None) -> Parts:
+    """Return schedule, loss, average and scaler around a model, its optimizer and its loaders."""
     device = next(model.parameters()).device
     amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
-    optimizer = build_optimizer(model, config.optimizer, lr=hyp.lr0, momentum=hyp.momentum,
-                                weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size))
     schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
     ema = ModelEMA(model)
     scaler = gradient_scaler(device, amp)

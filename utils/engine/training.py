@@ -12,10 +12,12 @@ from torch import nn
 from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, write_checkpoint
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.device import select_device
+from utils.engine.autobatch import auto_batch_size
 from utils.engine.evaluate import Evaluation, evaluate
 from utils.engine.fit import Hook, Trainer
 from utils.engine.hooks import BatchPictures, Checkpoints, Console, ResultsFile, TensorBoard
-from utils.engine.setup import Data, auto_batch_size, build_data, build_detector, build_parts, fit_anchors, prepare_process, round_image_size
+from utils.engine.setup import (Data, build_data, build_detector, build_parts, fit_anchors, optimizer_for, prepare_process,
+                                round_image_size)
 from utils.errors import CheckpointError
 from utils.files import ROOT, new_run_dir, write_atomically
 from utils.log import LOGGER
@@ -39,22 +41,24 @@ class TrainResult:
 
 def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequence[Hook] = ()) -> TrainResult:
     """Train as `config` says and return the result; `hyp` replaces the file that config.hyp names."""
-    config, resumed, save_dir = open_run(config)
+    config, resumed = settled(config)
     prepare_process(config)
     hyp = Hyperparameters.load(resumed.training["hyp"]) if resumed else hyp or Hyperparameters.load(config.hyp)
+    LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
     spec = DatasetSpec.load(config.data)
     spec = spec.as_single_class() if config.single_cls else spec
     device = select_device(config.device)
     model = build_detector(config, hyp, spec, resumed, device)
     config = settle_sizes(config, model, device)
+    optimizer = optimizer_for(model, config, hyp)
+    save_dir = run_folder(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
     write_settings(config, hyp, save_dir)
     data = build_data(config, hyp, spec, model, save_dir)
-    model.summary(imgsz=config.imgsz, verbose=resumed is None)
     if not resumed:
         draw_labels(data, save_dir)
         if not config.noautoanchor:
             fit_anchors(model, data, hyp, config)
-    parts = build_parts(config, hyp, model, data, resumed)
+    parts = build_parts(config, hyp, model, optimizer, data, resumed)
     state = restore_state(resumed)
     data.train.follow(lambda: state.class_map if config.image_weights else None)
 
@@ -65,18 +69,19 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
         parts, state, config.epochs, evaluate=validate,
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,
-        hooks=[Console(), ResultsFile(save_dir / "results.csv"), TensorBoard(save_dir), BatchPictures(save_dir, model.names),
-               Checkpoints(save_dir / "weights", saver(config, hyp), config.save_period, config.nosave), *hooks])
-    announce(config, hyp, data, save_dir)
+        hooks=[ResultsFile(save_dir / "results.csv"), TensorBoard(save_dir), BatchPictures(save_dir, model.names),
+               Checkpoints(save_dir / "weights", saver(config, hyp), config.save_period, config.nosave), Console(), *hooks])
+    LOGGER.info(f"Image sizes {config.imgsz} train, {config.imgsz} val\nUsing {data.train.workers} dataloader workers\n"
+                f"Logging results to {save_dir}")
     run_to_end(trainer, save_dir)
     data.train.close()
     return finish(trainer, config, data, save_dir)
 
 
-def open_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, Path]:
-    """Return the settings in force, the checkpoint to continue from (or None), and the run's folder."""
+def settled(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
+    """Return the settings in force, and the checkpoint to continue from or None."""
     if not config.resume:
-        return config, None, new_run_dir(config.project, config.name, config.exist_ok)
+        return config, None
     path = resume_file(config)
     checkpoint = read_checkpoint(path)
     if not checkpoint.training:
@@ -89,10 +94,16 @@ def open_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, Path]
     settings = dataclasses.replace(saved, **changes)
     done = checkpoint.training["state"]["epoch"]
     if done >= settings.epochs:
-        raise CheckpointError(f"{path}: its training of {settings.epochs} epochs is finished; "
-                              f"--epochs N with N over {done} goes on, --weights {path} starts anew from it")
+        raise CheckpointError(f"{path}: its {done} epochs are done; --epochs N with N over {done} goes on, "
+                              f"--weights {path} starts anew from it")
     LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
-    return settings, checkpoint, path.resolve().parents[1] if path.parent.name == "weights" else path.resolve().parent
+    return settings, checkpoint
+
+
+def run_folder(resumed: Checkpoint) -> Path:
+    """Return the folder of the run that a checkpoint belongs to, wherever it was moved."""
+    folder = Path(resumed.source).resolve().parent
+    return folder.parent if folder.name == "weights" else folder
 
 
 def resume_file(config: TrainConfig) -> Path:
@@ -162,13 +173,6 @@ def saver(config: TrainConfig, hyp: Hyperparameters):
         write_checkpoint(checkpoint_of(parts.ema.module, training=training), path)
 
     return save
-
-
-def announce(config: TrainConfig, hyp: Hyperparameters, data: Data, save_dir: Path) -> None:
-    """Say what is about to happen, in v6.1's words."""
-    LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
-    LOGGER.info(f"Image sizes {config.imgsz} train, {config.imgsz} val\nUsing {data.train.workers} dataloader workers\n"
-                f"Logging results to {save_dir}\nStarting training for {config.epochs} epochs...")
 
 
 def run_to_end(trainer: Trainer, save_dir: Path) -> None:

@@ -16,11 +16,12 @@ from utils.config import DatasetSpec, ValConfig
 from utils.datasets.loader import Loader, build_loader
 from utils.datasets.open import open_split
 from utils.device import select_device
-from utils.engine.evaluate import RECT_PAD, BatchSource, Evaluation, Speeds, evaluate
+from utils.engine.evaluate import RECT_PAD, BatchSource, Evaluation, evaluate
 from utils.engine.validation_files import BatchPictures, CocoResults, LabelFiles, draw_figures, write_metrics
 from utils.errors import ConfigError
-from utils.files import new_run_dir
+from utils.files import run_folder
 from utils.log import LOGGER, warn_once
+from utils.types import Speeds
 
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
 STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
@@ -53,9 +54,9 @@ def validate(config: ValConfig) -> Validation:
     config = dataclasses.replace(config, half=_usable_half(config, device))
     if config.task not in ("speed", "study") and config.conf_thres > ValConfig.conf_thres:
         LOGGER.warning(f"WARNING: --conf-thres {config.conf_thres:g} is over 0.001: P, R and mAP miss what lies below it")
-    save_dir = new_run_dir(config.project, config.name, config.exist_ok)
     task = {"speed": _time_weights, "study": _study_sizes}.get(config.task, _validate_split)
-    return Validation(save_dir, task(config, spec, device, save_dir))
+    with run_folder(config.project, config.name, config.exist_ok) as save_dir:
+        return Validation(save_dir, task(config, spec, device, save_dir))
 
 
 def validate_checkpoint(path: Path | str, loader: BatchSource, *, names: Sequence[str], device: torch.device, save_dir: Path,

@@ -3,6 +3,7 @@
 The writers are observers of `evaluate`; one that is off is not there at all. Files are replaced, never appended to."""
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,7 +120,9 @@ def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path) -
 
 
 def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, settings: Mapping) -> Path:
-    """Write metrics.json: every figure of both evaluators, a row a class, speeds, settings and versions."""
+    """Write metrics.json: every figure of both evaluators, a row a class, speeds, settings and versions.
+
+    A figure that is not finite, such as the loss of a network gone wrong, is null there."""
     metrics, coco = evaluation.metrics, evaluation.coco
     content = {
         "images": metrics.images,
@@ -136,8 +139,17 @@ def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, 
         "settings": dict(settings),
         "versions": _versions(),
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
     return write_atomically(save_dir / "metrics.json", lambda stream: stream.write(text.encode()))
+
+
+def _finite(value: object) -> object:
+    """Nested dicts and lists with None in place of what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _yolov5_figures(metrics: DetectionMetrics) -> dict:
