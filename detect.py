@@ -30,7 +30,7 @@ def main(config: DetectConfig) -> Path:
     from models.registry import load_plugin
     from utils.datasets.sources import open_source
     from utils.engine.predict import load_predictor
-    from utils.files import new_run_dir
+    from utils.files import run_folder
     from utils.log import LOGGER
 
     if config.dnn:
@@ -39,7 +39,18 @@ def main(config: DetectConfig) -> Path:
         load_plugin(file)
     source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
     predictor = load_predictor(config.weights, config.device, config.half, config.download)
-    save_dir = new_run_dir(config.project, config.name, config.exist_ok)
+    with run_folder(config.project, config.name, config.exist_ok) as save_dir:
+        _write_all(config, predictor, source, save_dir)
+    LOGGER.info(f"Results saved to {save_dir}")
+    if config.update:
+        _strip_copies(config.weights, config.download)
+    return save_dir
+
+
+def _write_all(config: DetectConfig, predictor, source, save_dir: Path) -> None:
+    """Detect in all of `source` and leave the results in save_dir; whatever happens, files and streams are closed."""
+    from utils.log import LOGGER
+
     observers = _observers(config, save_dir, predictor)
     try:
         _detect(config, predictor, source, observers)
@@ -52,10 +63,6 @@ def main(config: DetectConfig) -> Path:
             observer.close()
     if "labels" in observers:
         LOGGER.info(f"{observers['labels'].written} labels saved to {observers['labels'].folder}")
-    LOGGER.info(f"Results saved to {save_dir}")
-    if config.update:
-        _strip_copies(config.weights, config.download)
-    return save_dir
 
 
 def _detect(config: DetectConfig, predictor, source, observers: dict) -> None:

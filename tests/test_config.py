@@ -144,7 +144,7 @@ def test_a_hyperparameter_file_is_read(tmp_path, caplog):
     ("lr0: fast", ("lr0", "a number", "fast")),
     ("lr0: true", ("lr0", "a number")),
     ("lr0: [1]", ("lr0", "a number")),
-    ("a: 1\nb: [", ("my.yaml:2", "not valid yaml")),
+    ("a: 1\nb: [", ("my.yaml:2", "not valid yaml")), ("# all of it is remarks", ("my.yaml", "the file is empty")),
     ("- 1", ("my.yaml", "key: value")),
     ("", ("my.yaml", "key: value")),
 ])

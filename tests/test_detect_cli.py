@@ -141,3 +141,16 @@ def test_update_writes_a_copy(tmp_path, real, weights):
                nosave=True, update=True, device="cpu")
     assert trained.read_bytes() == before
     assert read_checkpoint(tmp_path / "last_stripped.pt").training is None
+
+
+def test_a_run_that_wrote_nothing_leaves_no_folder(weights, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    options = dict(weights=(weights,), source=str(tmp_path / "broken.jpg"), project=str(tmp_path / "runs"), device="cpu")
+    with pytest.raises(UserError, match="none of the 1 inputs could be read"):
+        detect.run(**options, save_txt=True)
+    assert not list((tmp_path / "runs").iterdir())
+    kept = tmp_path / "runs" / "mine"
+    kept.mkdir()
+    with pytest.raises(UserError):
+        detect.run(**options, name="mine", exist_ok=True)
+    assert kept.is_dir()  # not made by that run

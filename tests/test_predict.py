@@ -89,6 +89,11 @@ def test_records_and_normalised_boxes(finder):
     assert prediction.xywhn()[0] == pytest.approx([0.2, 0.2, 0.2, 0.2], abs=0.004)
 
 
+def test_a_class_the_weights_do_not_know_is_an_error(finder):
+    with pytest.raises(UserError, match=f"--classes 7: the weights know {len(finder.names)} classes"):
+        list(predict(finder, scene(), classes=[0, 7]))
+
+
 def test_nothing_found_classes_and_thresholds(finder):
     empty = np.full((64, 64, 3), 90, np.uint8)
     assert [len(prediction) for prediction in predict(finder, empty)] == [0]

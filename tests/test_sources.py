@@ -12,7 +12,7 @@ import pytest
 from utils.datasets.images import write_image
 from utils.datasets.sources import FileSource, StreamSource, open_source, stream_stem, unique_names
 from utils.datasets.streams import Backoff, StreamReader, public_address
-from utils.datasets.video import VideoReader, sane_fps
+from utils.datasets.video import VideoReader, open_capture, sane_fps
 from utils.errors import DataError, UserError
 from utils.log import LOGGER
 
@@ -169,6 +169,53 @@ def test_containers_that_do_not_know_themselves(clip, monkeypatch, claimed, fps)
     reader = VideoReader(str(clip))
     assert reader.fps == 30.0
     assert len(list(reader.read())) == 12
+
+
+def test_frames_that_cannot_be_read_are_counted(clip, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(LOGGER, "warning", warnings.append)
+    assert len(list(VideoReader(str(clip)).read())) == 12 and not warnings
+    whole, damaged = clip.with_name("whole.avi"), clip.with_name("cut.avi")
+    writer, rng = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (160, 120)), np.random.default_rng(0)
+    for _ in range(12):
+        writer.write(rng.integers(0, 256, (120, 160, 3), np.uint8))
+    writer.release()
+    damaged.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    read = len(list(VideoReader(str(damaged)).read()))
+    assert 0 < read < 9
+    assert warnings == [f"WARNING: {damaged}: damaged or cut short; {read} of 12 frames could be read"]
+
+
+def test_a_url_that_keeps_silent_is_given_up_in_time(monkeypatch):
+    """One attempt with timeouts; other back ends would repeat it with half a minute of their own."""
+    asked = []
+    monkeypatch.setattr("utils.datasets.video.cv2.VideoCapture", lambda *arguments: asked.append(arguments))
+    open_capture("rtsp://host/x")
+    open_capture("0")
+    open_capture("clip.mp4")
+    (address, backend, options), *others = asked
+    assert (address, backend) == ("rtsp://host/x", cv2.CAP_FFMPEG) and others == [(0,), ("clip.mp4",)]
+    assert dict(zip(options[::2], options[1::2])) == {cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC: 10_000}
+
+
+def test_opencv_adds_no_lines_of_its_own(tmp_path, capfd):
+    file = tmp_path / "broken.mp4"
+    file.write_bytes(b"no video at all")
+    with pytest.raises(DataError, match="broken.mp4: cannot be opened as a video"):
+        VideoReader(str(file))
+    assert not any(capfd.readouterr())
+
+
+def test_an_empty_source_is_not_the_working_folder():
+    with pytest.raises(DataError, match="--source is empty"):
+        open_source(" ")
+
+
+def test_a_list_with_a_missing_file_is_named(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("gone.jpg\n")
+    with pytest.raises(DataError, match=f"{file}: gone.jpg: no such file"):
+        open_source(file)
 
 
 def test_sane_fps():

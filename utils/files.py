@@ -2,8 +2,10 @@
 
 import locale
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,3 +66,16 @@ def new_run_dir(project: Path | str, name: str, exist_ok: bool = False) -> Path:
                 number += 1
     except OSError as error:
         raise UserError(f"cannot create a run folder in {base}: {error.strerror}") from None
+
+
+@contextmanager
+def run_folder(project: Path | str, name: str, exist_ok: bool = False) -> Iterator[Path]:
+    """`new_run_dir` for the length of a run: where the run fails before it wrote a file, its folder goes again."""
+    was_there = exist_ok and (Path(project) / name).is_dir()
+    folder = new_run_dir(project, name, exist_ok)
+    try:
+        yield folder
+    except BaseException:
+        if not was_there and not any(path.is_file() for path in folder.rglob("*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -33,6 +33,8 @@ def read_yaml(path: Path, texts_only: bool = False) -> dict:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
         raise ConfigError(f"{where}: not valid yaml: {getattr(error, 'problem', None) or str(error).splitlines()[0]}") from None
+    if content is None:
+        raise ConfigError(f"{path}: the file is empty; expected lines of the form `key: value`")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected lines of the form `key: value`, got {type(content).__name__}")
     return content

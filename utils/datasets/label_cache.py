@@ -66,8 +66,8 @@ def load(file: Path, key: str, paths: Sequence[str]) -> LabelStore | None:
                               problems=tuple(Problem(*problem) for problem in notes["problems"]))
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
-        LOGGER.info(f"{file}: the label cache cannot be read ({error}); scanning the labels again")
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile):
+        LOGGER.info(f"{file}: the label cache is damaged or of another kind; scanning the labels again")
         return None
 
 

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from utils.datasets.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
-from utils.datasets.streams import Backoff, StreamReader, open_capture, public_address, read_streams, refuse_unsupported
-from utils.datasets.video import VideoReader
+from utils.datasets.streams import Backoff, StreamReader, public_address, read_streams, refuse_unsupported
+from utils.datasets.video import VideoReader, open_capture
 from utils.errors import DataError, nearest
 from utils.files import read_text
 from utils.log import LOGGER
@@ -151,9 +151,12 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
     A number is a camera; a URL a stream, or with a media suffix a file; *.txt a list of streams or of files, one a line;
     a folder is searched recursively. Raises DataError when there is nothing of that kind."""
     text = str(text).strip()
+    if not text:
+        raise DataError("--source is empty; give an image, a video, a folder, a pattern, a list, a stream or a camera number")
     if vid_stride < 1:
         raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
-    entries = _read_list(text) if _suffix(text) == ".txt" and not _is_url(text) else [text]
+    listed = _suffix(text) == ".txt" and not _is_url(text)
+    entries = _read_list(text) if listed else [text]
     for entry in entries:
         refuse_unsupported(entry)
     streams = [entry for entry in entries if _is_stream(entry)]
@@ -161,7 +164,8 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
         raise DataError(f"{text}: a list holds either streams or files; {streams[0]} is a stream and others are not")
     if streams:
         return StreamSource(streams, vid_stride=vid_stride, keep_all=bool(stream_buffer))
-    found = [pair for entry in entries for pair in _expand(entry)]
+    said_by = f"{text}: " if listed else "--source "
+    found = [pair for entry in entries for pair in _expand(entry, said_by)]
     return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride)
 
 
@@ -197,27 +201,27 @@ def _beside(file: str, entry: str) -> str:
     return str(local) if entry.startswith("./") or (not Path(entry).exists() and local.exists()) else entry
 
 
-def _expand(text: str) -> list[tuple[str, str]]:
-    """Return (path, output name) of each image and video that one entry means."""
+def _expand(text: str, said_by: str) -> list[tuple[str, str]]:
+    """Return (path, output name) of each image and video that one entry means; `said_by` is how errors name its origin."""
     if _is_url(text):
         return [(text, unquote(PurePosixPath(urlsplit(text).path).name))]
     path = Path(text).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _is_media(file))
         if not files:
-            raise DataError(f"--source {text}: no image or video lies in this folder ({_suffix_help()})")
+            raise DataError(f"{said_by}{text}: no image or video lies in this folder ({_suffix_help()})")
         return [(str(file), file.relative_to(path).as_posix()) for file in files]
     if path.is_file():
         if not _is_media(path):
             kind = path.suffix or "a file without suffix"
-            raise DataError(f"--source {text}: {kind} is neither image nor video ({_suffix_help()})")
+            raise DataError(f"{said_by}{text}: {kind} is neither image nor video ({_suffix_help()})")
         return [(str(path), path.name)]
     if glob.has_magic(text):
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if _is_media(Path(file)))
         if not files:
-            raise DataError(f"--source {text}: no image or video matches this pattern ({_suffix_help()})")
+            raise DataError(f"{said_by}{text}: no image or video matches this pattern ({_suffix_help()})")
         return [(str(file), file.name) for file in files]
-    raise DataError(f"--source {text}: no such file or folder" + nearest(path.name, _siblings(path)))
+    raise DataError(f"{said_by}{text}: no such file or folder" + nearest(path.name, _siblings(path)))
 
 
 def _siblings(path: Path) -> list[str]:

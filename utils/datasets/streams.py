@@ -11,12 +11,10 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from utils.datasets.video import DEFAULT_FPS, sane_fps
+from utils.datasets.video import DEFAULT_FPS, open_capture, sane_fps
 from utils.errors import DataError
 from utils.log import LOGGER
 
-_OPEN_TIMEOUT_MS = 10_000
-_READ_TIMEOUT_MS = 10_000
 _READ_ATTEMPTS = 3  # a camera may miss a frame without being gone
 _BUFFERED_FRAMES = 256  # with --stream-buffer the reader waits when this many are not yet consumed
 
@@ -42,15 +40,6 @@ class StreamFrame:
     image: np.ndarray
     number: int
     seconds: float
-
-
-def open_capture(address: str):
-    """Return a cv2.VideoCapture of a camera number or URL, with timeouts where the back end knows them."""
-    if address.isdigit():
-        return cv2.VideoCapture(int(address))
-    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
-    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
-    return capture if capture.isOpened() else cv2.VideoCapture(address)
 
 
 def public_address(address: str) -> str:
