@@ -206,6 +206,13 @@ def test_opencv_adds_no_lines_of_its_own(tmp_path, capfd):
     assert not any(capfd.readouterr())
 
 
+def test_passwords_in_addresses_are_not_shown(caplog):
+    source = open_source("http://user:secret@127.0.0.1:9/clip.mp4")
+    with pytest.raises(DataError, match="http://127.0.0.1:9/clip.mp4: cannot be opened") as error:
+        list(source)
+    assert "secret" not in f"{error.value}{caplog.text}{source.failures}"
+
+
 def test_an_empty_source_is_not_the_working_folder():
     with pytest.raises(DataError, match="--source is empty"):
         open_source(" ")

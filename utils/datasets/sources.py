@@ -77,9 +77,9 @@ class FileSource:
             try:
                 yield from (self._video(index, path, name) if _suffix(path) in VIDEO_SUFFIXES else self._image(index, path, name))
             except (DataError, OSError) as error:
-                reason = str(error)
-                self.failures.append(Failure(path, reason))
-                LOGGER.warning(f"WARNING: skipped {reason if path in reason else f'{path}: {reason}'}")
+                shown, reason = public_address(path), public_address(str(error))
+                self.failures.append(Failure(shown, reason))
+                LOGGER.warning(f"WARNING: skipped {reason if shown in reason else f'{shown}: {reason}'}")
         self._report()
 
     def close(self) -> None:
@@ -87,13 +87,13 @@ class FileSource:
 
     def _image(self, index: int, path: str, name: str) -> Iterator[Frame]:
         image = _fetch_image(path) if _is_url(path) else read_image(path)[0]
-        yield Frame(image, path, name, "image", index, len(self.paths))
+        yield Frame(image, public_address(path), name, "image", index, len(self.paths))
 
     def _video(self, index: int, path: str, name: str) -> Iterator[Frame]:
         reader = VideoReader(path)
         number = 0
         for number, image in reader.read(self.vid_stride):
-            yield Frame(image, path, name, "video", index, len(self.paths), number, reader.frames,
+            yield Frame(image, public_address(path), name, "video", index, len(self.paths), number, reader.frames,
                         reader.fps / self.vid_stride, (number - 1) / reader.fps)
         if number == 0:
             raise DataError(f"{path}: no frame of this video can be decoded")
