@@ -1,6 +1,7 @@
 """Checkpoints: what goes in comes out, official files become models, and a bad file is one line."""
 
 import dataclasses
+import errno
 import io
 import os
 import pickle
@@ -128,6 +129,19 @@ def test_writing_is_all_or_nothing(tiny, tiny_file, monkeypatch):
     assert tiny_file.read_bytes() == before and list(tiny_file.parent.iterdir()) == [tiny_file]
     monkeypatch.undo()
     assert "cannot be written" in message(lambda: write_checkpoint(checkpoint_of(tiny), tiny_file.parent / "no" / "a.pt"))
+
+
+def test_a_full_disk_is_one_line(tiny, tmp_path, monkeypatch):
+    def no_room(path, write):
+        write(FullDisk())
+
+    class FullDisk(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(room, "write_atomically", no_room)
+    with pytest.raises(CheckpointError, match="last.pt: cannot be written: No space left on device"):
+        write_checkpoint(checkpoint_of(tiny), tmp_path / "last.pt")
 
 
 def test_strip_halves_and_drops_training(tiny, tmp_path):

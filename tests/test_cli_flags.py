@@ -1,5 +1,6 @@
 """The command lines: v6.1's flags, defaults and prefixes, pinned; and what a mistake prints."""
 
+import errno
 import subprocess
 import sys
 
@@ -141,6 +142,11 @@ def test_a_script_ends_with_its_exit_code(capsys):
     assert fails_with(ConfigError("a.yaml:3: wrong\nin two lines")) == 2
     assert capsys.readouterr().err == "error: a.yaml:3: wrong in two lines\n"
     assert fails_with(UserError("x")) == 2
+    capsys.readouterr()
+    assert fails_with(OSError(errno.ENOSPC, "No space left on device", "a/results.csv")) == 2
+    assert capsys.readouterr().err == "error: a/results.csv: No space left on device; make room, or choose another --project\n"
+    with pytest.raises(OSError):
+        fails_with(OSError(errno.EIO, "Input/output error"))
     assert fails_with(KeyboardInterrupt()) == 130
     with pytest.raises(ZeroDivisionError):
         fails_with(ZeroDivisionError())

@@ -102,8 +102,8 @@ class Record(Hook):
         self.events.append(f"done {report.epoch}")
         self.reports.append(report)
 
-    def finish(self, trainer):
-        self.events.append("finish")
+    def close(self, trainer):
+        self.events.append("close")
 
 
 def test_it_learns_squares():
@@ -117,7 +117,7 @@ def test_it_learns_squares():
 def test_hooks_hear_everything_in_order():
     record = Record()
     Trainer(make_parts(), TrainState(), 2, hooks=[record]).fit()
-    assert record.events == ["start", "epoch 0", "done 0", "epoch 1", "done 1", "finish"]
+    assert record.events == ["start", "epoch 0", "done 0", "epoch 1", "done 1", "close"]
     assert len(record.batches) == 10
     assert [report.is_last for report in record.reports] == [False, True]
 
@@ -246,3 +246,26 @@ def test_multi_scale_is_decided_by_seed_epoch_and_batch():
     assert sides == [again(epoch, batch) for epoch in range(4) for batch in range(50)]
     assert sides != [other(epoch, batch) for epoch in range(4) for batch in range(50)]
     assert set(sides) == set(range(160, 481, 32))
+
+
+def test_multi_scale_never_shrinks_to_one_cell():
+    draw = multi_scale(64, 32, 0)
+    assert {draw(0, batch) for batch in range(50)} == {64, 96}
+
+
+@pytest.mark.parametrize("evaluate", [None, lambda module: evaluation_of(0.0)], ids=("unvalidated", "fitness 0"))
+def test_until_something_is_found_the_newest_epoch_is_the_best(evaluate):
+    record = Record()
+    Trainer(make_parts(), TrainState(), 3, hooks=[record], evaluate=evaluate).fit()
+    assert [report.is_best for report in record.reports] == [True] * 3
+
+
+def test_hooks_are_closed_when_training_fails():
+    class Fails(Hook):
+        def after_epoch(self, trainer, report):
+            raise NonFiniteError("here")
+
+    record = Record()
+    with pytest.raises(NonFiniteError):
+        Trainer(make_parts(), TrainState(), 3, hooks=[record, Fails()]).fit()
+    assert record.events[-1] == "close"

@@ -162,6 +162,33 @@ def test_finished_and_stripped_files_are_not_resumed(finished, tmp_path):
         train.run(resume=str(tmp_path / "none.pt"))
 
 
+def test_a_mistake_leaves_no_run_folder(data, tmp_path):
+    for change in (dict(cfg="models/yolov5q.yaml"), dict(weights="none.pt"), dict(hyp="none.yaml"), dict(freeze=(99,))):
+        with pytest.raises(UserError):
+            run_training(options(data, tmp_path / "runs", **change))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_resumed_from_another_folder(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    first = run_training(options(data.name, tmp_path, epochs=1))
+    monkeypatch.chdir(tmp_path)
+    assert train.run(resume=str(first.save_dir), epochs=2, device="cpu").state.epoch == 2
+
+
+def test_output_in_a_file_is_lines(data, tmp_path):
+    ended = subprocess.run([sys.executable, "train.py", "--cfg", SMALL["cfg"], "--data", str(data), "--img", "64", "--epochs", "1",
+                            "--workers", "0", "--device", "cpu", "--project", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    said = ended.stdout.splitlines()
+    title = said.index("     Epoch   gpu_mem       box       obj       cls    labels  img_size")
+    assert ended.returncode == 0 and len(said[title + 1]) == len(said[title]) and said[title + 1].split()[0] == "0/0"
+    order = ["hyperparameters:", "Overriding", "Model Summary:", "Scaled weight_decay", "optimizer:", "AutoAnchor:", "Image sizes",
+             "Starting training", "1 epochs completed", "Optimizer stripped", "Validating", "Results saved"]
+    places = [next(number for number, line in enumerate(said) if line.startswith(words)) for words in order]
+    assert places == sorted(places)
+    assert "\r" not in ended.stderr and len(ended.stderr.splitlines()) <= 6
+
+
 def test_more_epochs_can_be_asked_for(data, tmp_path):
     first = run_training(options(data, tmp_path, epochs=1))
     second = train.run(resume=str(first.save_dir), epochs=2, device="cpu")

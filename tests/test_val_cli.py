@@ -1,5 +1,6 @@
 """val.py from its command line: what it prints, writes and refuses."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from models.yolo import Model
 from utils.checkpoint import checkpoint_of, write_checkpoint
 from utils.cli import guarded
 from utils.datasets.images import write_image
-from utils.engine.validation_files import COCO_IDS, category_ids
+from utils.engine.validation_files import COCO_IDS, category_ids, write_metrics
+from utils.types import LossParts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -112,6 +114,12 @@ def test_metrics_json_holds_both_evaluators(complete):
     assert content["classes"][1]["ap_by_iou"] == metrics.ap[1].tolist()
     assert np.sum(content["confusion_matrix"]["counts"]) == complete.evaluation.confusion.matrix.sum() > 10
     assert content["settings"]["imgsz"] == 64 and content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_metrics_json_says_null_for_what_is_no_number(complete, tmp_path):
+    broken = dataclasses.replace(complete.evaluation, losses=LossParts(float("nan"), float("inf"), 1.0))
+    content = json.loads(write_metrics(broken, ("square", "disc"), tmp_path, {}).read_text())
+    assert content["losses"] == {"box": None, "obj": None, "cls": 1.0}
 
 
 def test_figures_do_not_depend_on_batch_size_or_workers(options):

@@ -17,6 +17,7 @@ import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -86,9 +87,17 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path | str) -> Path:
                "settings": checkpoint.settings, "date": checkpoint.date, "written_by": checkpoint.written_by}
     content = {key: _plain(value, key) for key, value in content.items()}
     try:
-        return write_atomically(path, lambda stream: torch.save(content, stream))
+        return write_atomically(path, lambda stream: _save(content, stream))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _save(content: dict, stream: BinaryIO) -> None:
+    """torch.save, whose own complaint about a half-written archive hides why the stream refused."""
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:
+        raise error.__context__ if isinstance(error.__context__, OSError) else error
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:

@@ -38,7 +38,8 @@ def guarded(function: Callable[..., object], *arguments: object) -> int:
         if error.errno not in _DISK_REFUSALS:
             raise
         sys.stdout.flush()
-        print(f"error: {error.filename or 'a file of the run'}: {error.strerror}; make room, or choose another --project", file=sys.stderr)
+        where = error.filename or "a file of the run"
+        print(f"error: {where}: {error.strerror}; make room, or choose another --project", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

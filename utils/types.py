@@ -296,7 +296,7 @@ class TrainState:
     """Where a training stands; plain values, saved in every checkpoint.
 
     epoch: the next epoch to train; step: batches seen; class_map: (nc,) the last AP per class,
-    which --image-weights reads, empty before the first validation; best_*: of the epochs validated."""
+    which --image-weights reads, empty before the first validation; best_*: of the epochs before."""
 
     epoch: int = 0
     step: int = 0

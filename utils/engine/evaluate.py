@@ -97,7 +97,8 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for number, batch in enumerate(progress(loader.epoch(0), total=len(loader), description=table_header() if shares_terminal() else "validating")):
+        titles = table_header() if shares_terminal() else "validating"
+        for number, batch in enumerate(progress(loader.epoch(0), len(loader), titles)):
             with timers[0]:
                 images = network_input(batch.images, device, half=next(model.parameters()).dtype == torch.float16)
             with timers[1]:

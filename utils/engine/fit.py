@@ -54,7 +54,7 @@ class Parts:
 @dataclass(frozen=True)
 class EpochReport:
     """What one epoch came to: losses are means over its batches; evaluation is None where
-    validation was skipped; is_best says whether the fitness rose above every epoch before, or none was validated yet."""
+    validation was skipped; is_best says whether the fitness rose above every epoch before, or none was above 0 yet."""
 
     epoch: int
     losses: LossParts
@@ -80,8 +80,8 @@ class Hook:
     def after_epoch(self, trainer: "Trainer", report: EpochReport) -> None:
         """After an epoch and its validation."""
 
-    def finish(self, trainer: "Trainer") -> None:
-        """After the last epoch."""
+    def close(self, trainer: "Trainer") -> None:
+        """When training ends, also where an error or Ctrl-C ended it."""
 
 
 @dataclass
@@ -140,13 +140,15 @@ class Trainer:
 
     def fit(self) -> TrainState:
         """Run the remaining epochs and return the final state."""
-        self._tell("start")
-        while self.state.epoch < self.epochs:
-            report = self.run_epoch(self.state.epoch)
-            self._tell("after_epoch", report)
-            if report.is_last:
-                break
-        self._tell("finish")
+        try:
+            self._tell("start")
+            while self.state.epoch < self.epochs:
+                report = self.run_epoch(self.state.epoch)
+                self._tell("after_epoch", report)
+                if report.is_last:
+                    break
+        finally:
+            self._tell("close")
         return self.state
 
     def run_epoch(self, epoch: int) -> EpochReport:
@@ -156,7 +158,7 @@ class Trainer:
         losses = self.train_epoch(epoch)
         state = self.state
         state.epoch = epoch + 1
-        evaluation, is_best = None, not state.class_map  # while nothing was validated, the newest is the best
+        evaluation, is_best = None, state.best_fitness == 0  # while nothing was found, the newest is the best
         if self.evaluate and (self.should_evaluate(epoch) or epoch + 1 == self.epochs):
             evaluation = self.evaluate(self.parts.ema.module)
             is_best = self._note(evaluation, epoch)
@@ -196,8 +198,8 @@ class Trainer:
         value, *items = self.losses.read()
         if not all(map(_is_finite, (value, *items))):
             where = describe_outputs(parts.model, images)
-            raise NonFiniteError(f"epoch {epoch}, batch {number}: the loss is {value} (box {items[0]:g}, obj {items[1]:g}, cls {items[2]:g}); "
-                                 f"{where}; pictures: {', '.join(batch.paths[:4])}; lower lr0 or check these labels")
+            raise NonFiniteError(f"epoch {epoch}, batch {number}: the loss is {value} "
+                                 f"(box {items[0]:g}, obj {items[1]:g}, cls {items[2]:g}); {where}; pictures: {', '.join(batch.paths[:4])}; lower lr0 or check these labels")
         progress.add(items)
         return tuple(images.shape[2:])
 
@@ -218,7 +220,7 @@ class Trainer:
 
     def _note(self, evaluation: object, epoch: int) -> bool:
         metrics = evaluation.metrics
-        is_best = metrics.fitness > self.state.best_fitness or not self.state.class_map
+        is_best = metrics.fitness > self.state.best_fitness or self.state.best_fitness == 0
         self.state.class_map = [float(value) for value in metrics.class_map]
         if is_best:
             self.state.best_fitness, self.state.best_epoch = metrics.fitness, epoch

@@ -56,6 +56,10 @@ class Console(Hook):
             if not self.row_in_bar:
                 LOGGER.info(row)
 
+    def close(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
 
 def _gpu_memory(device: torch.device) -> str:
     return f"{torch.cuda.memory_reserved(device) / 1e9:.3g}G" if device.type == "cuda" else "0G"
@@ -103,7 +107,7 @@ class TensorBoard(Hook):
             for name, value in list(result_row(report).items())[1:]:
                 self.writer.add_scalar(name, value, report.epoch)
 
-    def finish(self, trainer: Trainer) -> None:
+    def close(self, trainer: Trainer) -> None:
         if self.writer:
             self.writer.close()
 

@@ -26,7 +26,8 @@ class ConsoleReporter:
     def __call__(self, prediction: Prediction) -> None:
         height, width = self._shape = prediction.shape
         self._times.append(prediction.times.row())
-        LOGGER.info(f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. ({prediction.times.inference / 1000:.3f}s)")
+        LOGGER.info(f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. "
+                    f"({prediction.times.inference / 1000:.3f}s)")
 
     def close(self) -> None:
         if self._times:

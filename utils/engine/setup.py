@@ -84,7 +84,8 @@ def round_image_size(imgsz: int, stride: int) -> int:
     """Return `imgsz` raised to a multiple of the model's largest stride."""
     rounded = max(stride * 2, -(-imgsz // stride) * stride)
     if rounded != imgsz:
-        LOGGER.warning(f"WARNING: --imgsz {imgsz} is not a multiple of the stride {stride} (and at least twice it): using {rounded}")
+        LOGGER.warning(f"WARNING: --imgsz {imgsz} is not a multiple of the stride {stride} (and at least twice it): "
+                       f"using {rounded}")
     return rounded
 
 
@@ -139,8 +140,8 @@ def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimiz
         optimizer.load_state_dict(resumed.training["optimizer"])
         scaler.load_state_dict(resumed.training["scaler"])
     stride = int(model.stride.max())
-    return Parts(model=model, loss=DetectionLoss(model.geometry, scaled, device), optimizer=optimizer, knobs=schedule.knobs, ema=ema,
-                 loader=data.train, device=device, scaler=scaler, amp=amp, stride=stride,
+    return Parts(model=model, loss=DetectionLoss(model.geometry, scaled, device), optimizer=optimizer,
+                 knobs=schedule.knobs, ema=ema, loader=data.train, device=device, scaler=scaler, amp=amp, stride=stride,
                  image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None)
 
 
@@ -156,7 +157,8 @@ def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:
 
 def multi_scale(imgsz: int, stride: int, seed: int):
     """Return (epoch, batch number) -> side: a multiple of `stride` drawn within 50 % of `imgsz`."""
-    lowest, highest = max(1, round(imgsz * 0.5 / stride)), round(imgsz * 1.5 / stride)
+    # never one cell: batch norm cannot learn from a single value a channel
+    lowest, highest = max(2, round(imgsz * 0.5 / stride)), max(2, round(imgsz * 1.5 / stride))
 
     def side(epoch: int, batch: int) -> int:
         return stride * int(np.random.default_rng([seed, epoch, batch, 2]).integers(lowest, highest + 1))

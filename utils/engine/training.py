@@ -49,7 +49,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     spec = spec.as_single_class() if config.single_cls else spec
     device = select_device(config.device)
     model = build_detector(config, hyp, spec, resumed, device)
-    config = settle_sizes(config, model, device)
+    config = with_full_paths(settle_sizes(config, model, device), spec)
     optimizer = optimizer_for(model, config, hyp)
     save_dir = run_folder(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
     write_settings(config, hyp, save_dir)
@@ -89,7 +89,7 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
     saved = TrainConfig(**checkpoint.training["config"])
     changes = dict(resume=str(path), device=config.device)
     if config.epochs not in (TrainConfig.epochs, saved.epochs):
-        LOGGER.info(f"epochs {saved.epochs} -> {config.epochs}: the learning rate follows the schedule of {config.epochs} epochs from here on")
+        LOGGER.info(f"epochs {saved.epochs} -> {config.epochs}: from here on the learning rate follows the new number's schedule")
         changes["epochs"] = config.epochs
     settings = dataclasses.replace(saved, **changes)
     done = checkpoint.training["state"]["epoch"]
@@ -128,6 +128,12 @@ def settle_sizes(config: TrainConfig, model: nn.Module, device: torch.device) ->
     if batch == -1:
         batch = auto_batch_size(model, imgsz, device, amp=config.amp is not False)
     return dataclasses.replace(config, imgsz=imgsz, batch_size=batch)
+
+
+def with_full_paths(config: TrainConfig, spec: DatasetSpec) -> TrainConfig:
+    """Return the config with the files that a resumed training reads again named from any folder."""
+    plugins = tuple(str(Path(name).resolve()) for name in config.plugin)
+    return dataclasses.replace(config, data=str(spec.file.resolve()), plugin=plugins)
 
 
 def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) -> None:
