@@ -18,6 +18,7 @@ from utils.engine.fit import Hook, Trainer
 from utils.engine.hooks import BatchPictures, Checkpoints, Console, ResultsFile, TensorBoard
 from utils.engine.setup import (Data, build_data, build_detector, build_parts, fit_anchors, optimizer_for, prepare_process,
                                 round_image_size)
+from utils.engine.validate import validate_checkpoint
 from utils.errors import CheckpointError
 from utils.files import ROOT, new_run_dir, write_atomically
 from utils.log import LOGGER
@@ -51,7 +52,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     model = build_detector(config, hyp, spec, resumed, device)
     config = with_full_paths(settle_sizes(config, model, device), spec)
     optimizer = optimizer_for(model, config, hyp)
-    save_dir = run_folder(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
+    save_dir = folder_of(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
     write_settings(config, hyp, save_dir)
     data = build_data(config, hyp, spec, model, save_dir)
     if not resumed:
@@ -100,7 +101,7 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
     return settings, checkpoint
 
 
-def run_folder(resumed: Checkpoint) -> Path:
+def folder_of(resumed: Checkpoint) -> Path:
     """Return the folder of the run that a checkpoint belongs to, wherever it was moved."""
     folder = Path(resumed.source).resolve().parent
     return folder.parent if folder.name == "weights" else folder
@@ -197,7 +198,6 @@ def run_to_end(trainer: Trainer, save_dir: Path) -> None:
 
 def finish(trainer: Trainer, config: TrainConfig, data: Data, save_dir: Path) -> TrainResult:
     """Strip best.pt, validate the file as val.py would, and draw the curves."""
-    from utils.engine.validate import validate_checkpoint
     from utils.plots.curves import plot_results
 
     best = save_dir / "weights" / "best.pt"
