@@ -1,6 +1,7 @@
 """Shared by all tests: where reference figures and real data lie, and skipping by name without them."""
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -49,3 +50,13 @@ def fill():
 def real():
     """real("weights/yolov5n.pt") -> its path; skips where absent."""
     return lambda name: _there(DATA / name)
+
+
+@pytest.fixture(autouse=True)
+def plain_logger():
+    """Each test finds the project's logger as an importing program would: a script that a test runs sets it up."""
+    logger = logging.getLogger("yolo")
+    before = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers, logger.propagate = [], True
+    yield
+    logger.handlers, logger.level, logger.propagate = before

@@ -103,7 +103,7 @@ def test_every_module_says_what_it_owns(path):
 def test_every_module_imports_without_effect(tmp_path):
     """All modules at once, in a fresh process with an empty folder: no file, no output, no path change."""
     names = [module_name(path) for path in SOURCES if path.name != "__main__.py"]
-    code = ("import sys, importlib, logging, torch\n"
+    code = ("import sys, importlib, logging, torch, torchvision, cv2, yaml\n"  # whose own effects are not ours
             f"sys.path.insert(0, {str(ROOT)!r}); before = list(sys.path); seed = torch.initial_seed(); threads = torch.get_num_threads()\n"
             f"[importlib.import_module(name) for name in {names!r}]\n"
             "assert sys.path == before and torch.initial_seed() == seed and torch.get_num_threads() == threads\n"
