@@ -2,7 +2,8 @@
 
     python benchmarks/epoch.py --data bccd.yaml --cfg models/yolov5n.yaml --imgsz 320 --batch-size 16 --workers 2
 
-Prints seconds of both and their ratio, alternating, so that a noisy machine does not favour one."""
+Prints seconds of both and their ratio, alternating, so that a noisy machine does not favour one. The steps alone
+accumulate as after warm-up, and neither clip nor average."""
 
 import statistics
 import sys

@@ -11,7 +11,7 @@ from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint, transfer_weights
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
-from utils.datasets.loader import Loader, build_loader
+from utils.datasets.loader import Loader, build_loader, reuse_freed_memory
 from utils.datasets.open import open_split
 from utils.ema import ModelEMA
 from utils.engine.evaluate import RECT_PAD
@@ -35,8 +35,9 @@ class Data:
 
 
 def prepare_process(config: TrainConfig) -> None:
-    """Seed torch's own generator (initial weights, dropout) and choose deterministic kernels on request."""
+    """Seed torch's own generator (initial weights, dropout), choose deterministic kernels on request, import plugins."""
     torch.manual_seed(config.seed)
+    reuse_freed_memory()  # a training step on the CPU frees and asks for the same large blocks again and again
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.deterministic = True
