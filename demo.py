@@ -33,9 +33,10 @@ def main() -> None:
 
 def _step(name: str, script, **options):
     """Say the command that does the same, and run it."""
+    options.update(project=FOLDER, name=name)
     words = " ".join(f"--{key.replace('_', '-')} {_short(value)}" for key, value in options.items())
-    LOGGER.info(f"\n$ python {name}.py {words}\n")
-    return script.run(**options, project=FOLDER, name=name, exist_ok=True)
+    LOGGER.info(f"\n$ python {name}.py {words} --exist-ok\n")
+    return script.run(**options, exist_ok=True)
 
 
 def _short(value: object) -> str:
