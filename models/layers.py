@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.norms import BatchNorm
 from models.registry import Plan, Scale, once, register
 
 __all__ = ["Bottleneck", "BottleneckCSP", "C3", "C3Ghost", "C3SPP", "C3TR", "Concat", "Contract", "Conv", "CrossConv", "DWConv",
@@ -54,7 +55,7 @@ class Conv(nn.Module):
         super().__init__()
         kernel, stride = _as_size(kernel), _as_size(stride)
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, same_padding(kernel, padding), groups=groups, bias=False)
-        self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(c_out)
+        self.bn: nn.BatchNorm2d | None = BatchNorm(c_out)
         self.act = act if isinstance(act, nn.Module) else nn.SiLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class BottleneckCSP(nn.Module):
         self.cv2 = nn.Conv2d(c_in, hidden, 1, bias=False)
         self.cv3 = nn.Conv2d(hidden, hidden, 1, bias=False)
         self.cv4 = Conv(2 * hidden, c_out, 1)
-        self.bn = nn.BatchNorm2d(2 * hidden)
+        self.bn = BatchNorm(2 * hidden)
         self.act = nn.SiLU(inplace=True)
         self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, 1.0) for _ in range(repeats)))
 
@@ -308,7 +309,7 @@ class MixConv2d(nn.Module):
         self.m = nn.ModuleList(
             nn.Conv2d(c_in, width, kernel, stride, kernel // 2, groups=math.gcd(c_in, width), bias=False)
             for kernel, width in zip(kernels, widths))
-        self.bn = nn.BatchNorm2d(c_out)
+        self.bn = BatchNorm(c_out)
         self.act = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

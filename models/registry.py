@@ -61,16 +61,18 @@ class Plan:
 
 
 Wiring = Callable[[Sequence[int], int, Scale, Sequence[Any]], Plan]
+COSTS = ("linear", "windowed", "quadratic")  # in the number of positions; windowed: a window's positions look at each other
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered block: its yaml name, its class and its wiring."""
+    """A registered block: its yaml name, its class, its wiring, and how its cost grows with the number of positions."""
 
     name: str
     cls: type[nn.Module]
     wiring: Wiring
     wiring_name: str
+    cost: str = "linear"
 
     @property
     def module(self) -> str:
@@ -156,18 +158,22 @@ _TORCH_WIRINGS = {"BatchNorm2d": "same_width", "Conv2d": "widened", "ConvTranspo
 _entries: dict[str, Entry] = {}
 
 
-def register(wiring: str | Wiring = "same_width", name: str | None = None) -> Callable[[type[nn.Module]], type[nn.Module]]:
+def register(wiring: str | Wiring = "same_width", name: str | None = None,
+             cost: str = "linear") -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Return a class decorator that makes a block known to model yamls.
 
     wiring: a name of `WIRINGS` or a function (channels_in, repeats, scale, args) -> Plan, which may
     raise ValueError with the reason why the arguments do not fit; name: the yaml's word, by default the
-    class's own. Raises ModelError when the name is taken or the wiring is unknown."""
+    class's own; cost: one of `COSTS`, "quadratic" where every position looks at every other (such a block
+    tells its number of N x N maps as `heads`). Raises ModelError when the name is taken or a word is unknown."""
     if not callable(wiring) and wiring not in WIRINGS:
         raise ModelError(f"unknown wiring {wiring!r}{nearest(str(wiring), WIRINGS)}: one of {', '.join(WIRINGS)}")
+    if cost not in COSTS:
+        raise ModelError(f"unknown cost {cost!r}{nearest(str(cost), COSTS)}: one of {', '.join(COSTS)}")
     rule = wiring if callable(wiring) else WIRINGS[wiring]
 
     def add(cls: type[nn.Module]) -> type[nn.Module]:
-        entry = Entry(name or cls.__name__, cls, rule, rule.__name__)
+        entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost)
         taken = _entries.get(entry.name)
         if taken and (taken.module, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ModelError(f"two blocks are called {entry.name!r}: {taken.module}.{taken.cls.__qualname__} and "

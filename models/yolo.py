@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import attention, layers  # noqa: F401  importing them fills the registry
+from models import attention, c3_attention, layers  # noqa: F401  importing them fills the registry
 from models.head import Detect
 from models.registry import BLOCK_ERRORS, Entry, Plan, find
 from models.rows import IMAGE, check_sources, find_yaml, listed

@@ -52,13 +52,22 @@ def thop_gflops(model: nn.Module, imgsz: int = 640) -> float:
     thop cannot be imported. `model` is left as it is."""
     import thop
 
-    rules = {nn.Upsample: _no_work_if_nearest, nn.MultiheadAttention: _attention_macs}
+    rules = {nn.Upsample: _no_work_if_nearest, nn.MultiheadAttention: _attention_macs, **_inherited_rules(model)}
 
     def counter(model: nn.Module, image: Tensor) -> float:
         macs, _ = thop.profile(model, inputs=(image,), custom_ops=rules, verbose=False)
         return float(macs) * 2 / 1e9
 
     return _count(model, imgsz, counter)
+
+
+def _inherited_rules(model: nn.Module) -> dict[type[nn.Module], Callable]:
+    """thop looks modules up by their exact type; give subclasses of torch's layers the rule of their base."""
+    from thop.profile import register_hooks
+
+    types = {type(module) for module in model.modules()} - set(register_hooks)
+    known = {kind: next((register_hooks[base] for base in kind.__mro__ if base in register_hooks), None) for kind in types}
+    return {kind: rule for kind, rule in known.items() if rule is not None}
 
 
 def _no_work_if_nearest(module: nn.Upsample, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -6,4 +6,12 @@ from models.attention.cot import CoTAttention
 from models.attention.double_attention import DoubleAttentionLayer
 from models.attention.mhsa import MHSA
 
-__all__ = ["ACmix", "CBAM", "ChannelAttentionModule", "CoTAttention", "DoubleAttentionLayer", "MHSA", "spatial_attention"]
+__all__ = [
+    "ACmix",
+    "CBAM",
+    "ChannelAttentionModule",
+    "CoTAttention",
+    "DoubleAttentionLayer",
+    "MHSA",
+    "spatial_attention",
+]

@@ -22,6 +22,7 @@ from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
 from models.attention.arithmetic import require_multiple, require_odd, softmax
+from models.norms import BatchNorm
 from models.registry import register
 
 GROUPS = 4  # of the context convolution, in the paper and in the tutorials
@@ -40,13 +41,13 @@ class CoTAttention(nn.Module):
         hidden = 2 * dim // 4
         self.key_embed = nn.Sequential(
             nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=GROUPS, bias=False),
-            nn.BatchNorm2d(dim),
+            BatchNorm(dim),
             nn.SiLU(),
         )
-        self.value_embed = nn.Sequential(nn.Conv2d(dim, dim, 1, bias=False), nn.BatchNorm2d(dim))
+        self.value_embed = nn.Sequential(nn.Conv2d(dim, dim, 1, bias=False), BatchNorm(dim))
         self.attention_embed = nn.Sequential(
             nn.Conv2d(2 * dim, hidden, 1, bias=False),
-            nn.BatchNorm2d(hidden),
+            BatchNorm(hidden),
             nn.SiLU(),
             nn.Conv2d(hidden, kernel_size * kernel_size * dim, 1),
         )

@@ -26,7 +26,7 @@ from models.attention.arithmetic import require_multiple, require_positive
 from models.registry import register
 
 
-@register()
+@register(cost="quadratic")
 class MHSA(nn.Module):
     """MHSA(n_dims, width=14, height=14, heads=4): (B, n_dims, H, W) to the same shape, any H and W.
     `width` rows and `height` columns is the size of the position tables; `heads` divides n_dims."""

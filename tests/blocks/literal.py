@@ -1,0 +1,74 @@
+"""Layers written out literally, for the oracles."""
+
+import torch
+from torch import Tensor, nn
+
+
+def sigmoid(value: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-value))
+
+
+def silu(value: Tensor) -> Tensor:
+    return value / (1 + torch.exp(-value))
+
+
+def relu(value: Tensor) -> Tensor:
+    return value.clamp(min=0)
+
+
+def hard_sigmoid(value: Tensor) -> Tensor:
+    return (value + 3).clamp(0, 6) / 6
+
+
+def softmax(logits: Tensor, dim: int) -> Tensor:
+    weights = torch.exp(logits - logits.amax(dim, keepdim=True))
+    return weights / weights.sum(dim, keepdim=True)
+
+
+def batch_norm(norm: nn.Module, maps: Tensor) -> Tensor:
+    """(B, C, ...) by the running statistics."""
+    column = (1, -1, *[1] * (maps.ndim - 2))
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return (maps - norm.running_mean.view(column)) * scale.view(column) + norm.bias.view(column)
+
+
+def group_norm(norm: nn.GroupNorm, maps: Tensor) -> Tensor:
+    """(B, C, ...) with the mean and spread of each group of channels of each image."""
+    groups = maps.reshape(maps.shape[0], norm.num_groups, -1)
+    spread = ((groups - groups.mean(2, keepdim=True)) ** 2).mean(2, keepdim=True)
+    scaled = ((groups - groups.mean(2, keepdim=True)) / (spread + norm.eps).sqrt()).view(maps.shape)
+    column = (1, -1, *[1] * (maps.ndim - 2))
+    return scaled * norm.weight.view(column) + norm.bias.view(column) if norm.affine else scaled
+
+
+def layer_norm(norm: nn.LayerNorm, values: Tensor, dim: int = -1) -> Tensor:
+    """Values with the mean and spread along one axis."""
+    values = values.movedim(dim, -1)
+    centred = values - values.mean(-1, keepdim=True)
+    scaled = centred / ((centred**2).mean(-1, keepdim=True) + norm.eps).sqrt()
+    return (scaled * norm.weight.flatten() + norm.bias.flatten()).movedim(-1, dim)
+
+
+def pointwise(conv: nn.Conv2d, maps: Tensor) -> Tensor:
+    """A 1x1 convolution as a sum over channels."""
+    out = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], maps)
+    return out if conv.bias is None else out + conv.bias.view(1, -1, 1, 1)
+
+
+def convolution(conv: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Any convolution as a sum over its taps: one shifted product each, with zeros outside the map."""
+    (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
+    ph, pw = conv.padding
+    batch, channels, height, width = maps.shape
+    padded = maps.new_zeros(batch, channels, height + 2 * ph, width + 2 * pw)
+    padded[:, :, ph : ph + height, pw : pw + width] = maps
+    rows, columns = (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+    weight = conv.weight.unflatten(0, (conv.groups, -1))  # (groups, out / groups, in / groups, kh, kw)
+    out = 0
+    for row in range(kh):
+        for column in range(kw):
+            top, left = row * dh, column * dw
+            moved = padded[:, :, top : top + (rows - 1) * sh + 1 : sh, left : left + (columns - 1) * sw + 1 : sw]
+            out = out + torch.einsum("goi,bgihw->bgohw", weight[..., row, column], moved.unflatten(1, (conv.groups, -1)))
+    out = out.flatten(1, 2)
+    return out if conv.bias is None else out + conv.bias.view(1, -1, 1, 1)
