@@ -6,7 +6,7 @@ Every function takes (..., 4), returns a new array and leaves its input alone. A
 arrays, tensors give tensors."""
 
 import math
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -92,29 +92,53 @@ def _area(size: Tensor) -> Tensor:
     return size[..., 0] * size[..., 1]
 
 
-def paired_iou(a: Tensor, b: Tensor, kind: str = "CIoU", eps: float = 1e-7) -> Tensor:
-    """Overlap of a[i] with b[i], both (N, 4) xywh in one unit: (N,), at most 1, differentiable.
+class BoxPairs(NamedTuple):
+    """Boxes a[i] and b[i] side by side: what the overlaps of two boxes are made of, lengths in the boxes' unit.
 
-    kind: "IoU" (0..1); "GIoU" (arXiv 1902.09630, eq. 3; over -1); "DIoU" and "CIoU" (arXiv 1911.08287,
-    eq. 6-11; over -2 or so). eps keeps boxes without area finite. Half precision is computed in float32."""
-    if kind not in IOU_KINDS:
-        raise ValueError(f"paired_iou: kind is one of {', '.join(IOU_KINDS)}, got {kind!r}")
+    a, b: (N, 4) xywh, float32 or float64; iou: (N,) 0..1; union: (N,) area; enclosing: (N, 2) width and height of the
+    smallest box around both; eps: added to areas and squared lengths that divide, so that nothing divides by zero."""
+
+    a: Tensor
+    b: Tensor
+    iou: Tensor
+    union: Tensor
+    enclosing: Tensor
+    eps: float
+
+    def overlap(self, kind: str) -> Tensor:
+        """(N,) one of IOU_KINDS: "IoU" (0..1); "GIoU" (arXiv 1902.09630, eq. 3; over -1); "DIoU" and "CIoU"
+        (arXiv 1911.08287, eq. 6-11; over -2 or so)."""
+        if kind == "IoU":
+            return self.iou
+        if kind == "GIoU":
+            hull = _area(self.enclosing) + self.eps
+            return self.iou - (hull - self.union) / hull
+        distance = (self.a[..., :2] - self.b[..., :2]).square().sum(-1) / (self.enclosing.square().sum(-1) + self.eps)
+        if kind == "DIoU":
+            return self.iou - distance
+        return self.iou - distance - _aspect_penalty(self.a, self.b, self.iou, self.eps)
+
+
+def pair_boxes(a: Tensor, b: Tensor, eps: float = 1e-7) -> BoxPairs:
+    """Put a[i] and b[i], both (N, 4) xywh in one unit, side by side. Half precision is computed in float32."""
     a, b = _at_least_float32(a), _at_least_float32(b)
     a_corners, b_corners = xywh_to_xyxy(a), xywh_to_xyxy(b)
     shared = torch.minimum(a_corners[..., 2:], b_corners[..., 2:]) - torch.maximum(a_corners[..., :2], b_corners[..., :2])
     overlap = _area(shared.clamp(min=0))
     union = _area(a[..., 2:]) + _area(b[..., 2:]) - overlap + eps
     iou = overlap / union
-    if kind == "IoU":
-        return iou
     enclosing = torch.maximum(a_corners[..., 2:], b_corners[..., 2:]) - torch.minimum(a_corners[..., :2], b_corners[..., :2])
-    if kind == "GIoU":
-        hull = _area(enclosing) + eps
-        return iou - (hull - union) / hull
-    distance = (a[..., :2] - b[..., :2]).square().sum(-1) / (enclosing.square().sum(-1) + eps)
-    if kind == "DIoU":
-        return iou - distance
-    return iou - distance - _aspect_penalty(a, b, iou, eps)
+    return BoxPairs(a, b, iou, union, enclosing, eps)
+
+
+def paired_iou(a: Tensor, b: Tensor, kind: str = "CIoU", eps: float = 1e-7) -> Tensor:
+    """Overlap of a[i] with b[i], both (N, 4) xywh in one unit: (N,), at most 1, differentiable.
+
+    kind: one of IOU_KINDS, as `BoxPairs.overlap` says. eps keeps boxes without area finite. Half precision is
+    computed in float32."""
+    if kind not in IOU_KINDS:
+        raise ValueError(f"paired_iou: kind is one of {', '.join(IOU_KINDS)}, got {kind!r}")
+    return pair_boxes(a, b, eps).overlap(kind)
 
 
 def _aspect_penalty(a: Tensor, b: Tensor, iou: Tensor, eps: float) -> Tensor:

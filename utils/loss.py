@@ -2,13 +2,14 @@
 
 An object belongs to every anchor whose width and height lie within a factor `anchor_t` of its own,
 and there to the cell that holds its centre and to the neighbours nearer than half a cell. Boxes cost
-1 - CIoU, classes and objectness binary cross-entropy; objectness aims at the predicted box's IoU.
+what `utils.box_losses` says (1 - CIoU unless asked otherwise), classes and objectness binary cross-entropy;
+objectness aims at the predicted box's IoU.
 
 Loops run over head levels only. On an accelerator nothing waits for the device: the assignment keeps
 one row a (neighbour, anchor, object) and a mask, instead of asking how many rows remain. On the CPU,
 where asking is free, rows that do not count are dropped first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.boxes import paired_iou
+from utils.box_losses import BoxLoss
 from utils.types import Assignment, HeadGeometry, LossParts
 
 # Steps (x, y) from an object's centre, in cells, to a point in each cell that may answer for it:
@@ -101,13 +102,13 @@ class DetectionLoss:
     """The training loss of a detection head; call it with the head's raw maps and the batch's targets."""
 
     def __init__(self, geometry: HeadGeometry, hyp: LossHyperparameters, device: torch.device | str,
-                 box_iou: Callable[[Tensor, Tensor], Tensor] = paired_iou):
+                 box_loss: BoxLoss | None = None):
         """geometry: of the head; hyp: gains and weights, used as given; device: where the maps will be;
-        box_iou: (N, 4) xywh twice -> (N,) overlap that the box term raises to 1 and objectness aims at."""
+        box_loss: what boxes cost, v6.1's CIoU where none is given."""
         self.anchors = geometry.anchors.detach().to(device, torch.float32)
         self.nc = geometry.nc
         self.hyp = hyp
-        self.box_iou = box_iou
+        self.box_loss = box_loss or BoxLoss(device=device)
         self.balance = _BALANCE_THREE_LEVELS if geometry.levels == 3 else _BALANCE
         self.negative = 0.5 * hyp.label_smoothing
         self.positive = 1.0 - self.negative
@@ -118,14 +119,26 @@ class DetectionLoss:
         """Return (total, parts): the sum of the parts times the batch size, to differentiate, and the parts, detached.
 
         raw_maps: (B, na, H, W, 5+nc) a level, any float type, computed in float32;
-        targets: (M, 6) rows of image, class, xywh normalised; M may be 0."""
+        targets: (M, 6) rows of image, class, xywh normalised; M may be 0.
+        The box loss learns from the batch only where a gradient is wanted: in training, not in validation."""
         self._check(raw_maps)
         targets = targets.to(self.anchors.device, torch.float32)
         levels = [self._level(raw_map, targets, level) for level, raw_map in enumerate(raw_maps)]
-        box, obj, cls = (torch.stack(terms).sum() for terms in zip(*levels))
+        box, obj, cls, misses, matches = (torch.stack(terms).sum() for terms in zip(*levels))
+        if box.requires_grad:
+            self.box_loss.follow(misses, matches)
         box, obj, cls = box * self.hyp.box, obj * self.hyp.obj, cls * self.hyp.cls
         total = (box + obj + cls) * raw_maps[0].shape[0]
         return total, LossParts(box.detach(), obj.detach(), cls.detach())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the loss has learnt and a resumed training needs: nothing but for WIoU v2 and v3."""
+        return {f"box_loss.{name}": value for name, value in self.box_loss.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state_dict; what it lacks stays."""
+        own = {name.removeprefix("box_loss."): value for name, value in state.items() if name.startswith("box_loss.")}
+        self.box_loss.load_state_dict(own)
 
     def _check(self, raw_maps: Sequence[Tensor]) -> None:
         expected = (len(self.anchors), self.anchors.shape[1], 5 + self.nc)
@@ -135,20 +148,22 @@ class DetectionLoss:
                 raise ValueError(f"DetectionLoss: expected {expected[0]} maps (B, {expected[1]}, H, W, {expected[2]}), "
                                  f"got {len(raw_maps)} with one of {tuple(raw_map.shape)}")
 
-    def _level(self, raw_map: Tensor, targets: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The (box, obj, cls) terms of one level, before gains."""
+    def _level(self, raw_map: Tensor, targets: Tensor, level: int) -> tuple[Tensor, ...]:
+        """The (box, obj, cls) terms of one level, before gains, and what its matches lack of IoU 1 with their number."""
         candidates = _candidates(targets, self.anchors[level], tuple(raw_map.shape[2:4]), self.hyp.anchor_t)
         if raw_map.device.type == "cpu":
             candidates = candidates.compact()
         rows, valid = candidates
         found = raw_map[rows.image, rows.anchor, rows.row, rows.column].float()  # (K, 5+nc)
-        matches = valid.sum().clamp(min=1)
+        count = valid.sum()
+        matches = count.clamp(min=1)
 
-        overlap = self.box_iou(decode(found[:, :4], rows.anchor_wh), rows.xywh)
-        box = (1 - overlap).where(valid, 0).sum() / matches
-        aim = _objectness_aims(raw_map.shape[:4], candidates, overlap.detach().clamp(min=0))
+        boxes = self.box_loss(decode(found[:, :4], rows.anchor_wh), rows.xywh, tuple(raw_map.shape[2:4]))
+        box = boxes.cost.where(valid, 0).sum() / matches
+        aim = _objectness_aims(raw_map.shape[:4], candidates, boxes.overlap)
         obj = self._cross_entropy(raw_map[..., 4].float(), aim, self.obj_weight).mean() * self.balance[level]
-        return box, obj, self._class_term(found[:, 5:], rows.cls, valid, matches)
+        cls = self._class_term(found[:, 5:], rows.cls, valid, matches)
+        return box, obj, cls, boxes.miss.where(valid, 0).sum(), count
 
     def _class_term(self, logits: Tensor, cls: Tensor, valid: Tensor, matches: Tensor) -> Tensor:
         """Mean cross-entropy of the matches' class logits (K, nc); 0 for one class, which needs no telling apart."""

@@ -1,4 +1,5 @@
-"""The hyperparameters of a training: YOLOv5 v6.1's 29 keys, their defaults (hyp.scratch-low) and their ranges."""
+"""The hyperparameters of a training: YOLOv5 v6.1's 29 keys, their defaults (hyp.scratch-low) and their ranges,
+and three of ours that choose the box loss."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +9,10 @@ from pathlib import Path
 from utils.config.yaml_files import find_yaml, read_yaml
 from utils.errors import ConfigError, nearest
 from utils.log import LOGGER
+
+BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
+_BY_PLAIN_NAME = {**{name.lower(): name for name in BOX_LOSSES}, "wiou": "WIoUv3"}
+_UNSAID = ("anchors", "label_smoothing", "iou", "inner", "focal")  # not in every file of v6.1: written only where they say something
 
 
 def _gain(default: float | None, low: float = 0.0, high: float = math.inf):
@@ -22,6 +27,8 @@ class Hyperparameters:
     Loss: box, cls, obj gains; *_pw weights of positives; iou_t and anchor_t matching thresholds;
     anchors: number of anchors a level, None keeps the model's. Augmentation: hsv_* and translate, scale
     as fractions; degrees, shear in degrees; flips, mosaic, mixup, copy_paste as probabilities.
+    Box loss, ours: iou one of BOX_LOSSES in any case (WIoU is v3); inner the sides of Inner-IoU's boxes as a multiple
+    of the boxes', 1 or None off; focal the power of Focal-EIoU's weight IoU^focal, 0 or None off.
     label_smoothing is a flag that travels with the gains; it stands in no file of v6.1."""
 
     lr0: float = _gain(0.01)
@@ -54,6 +61,9 @@ class Hyperparameters:
     mixup: float = _gain(0.0, 0, 1)
     copy_paste: float = _gain(0.0, 0, 1)
     label_smoothing: float = _gain(0.0, 0, 1)
+    iou: str = field(default="CIoU", metadata={"choices": BOX_LOSSES})
+    inner: float = _gain(1.0, 0.1, 3)
+    focal: float = _gain(0.0, 0, 10)
 
     def __post_init__(self):
         for each in fields(self):
@@ -77,7 +87,7 @@ class Hyperparameters:
         for key in source:
             if key not in known:
                 raise ConfigError(f"{where}: {key}: no such hyperparameter{nearest(key, known)}")
-        missing = [name for name in known if name not in source and name not in ("anchors", "label_smoothing")]
+        missing = [name for name in known if name not in source and name not in _UNSAID]
         if missing:
             LOGGER.info(f"{where}: not given, so the default is taken: {', '.join(missing)}")
         try:
@@ -85,16 +95,12 @@ class Hyperparameters:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
 
-    def as_dict(self) -> dict[str, float]:
-        """Return plain values as v6.1's files hold them: anchors and label_smoothing only where they say something."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        if self.anchors is None:
-            del values["anchors"]
-        if self.label_smoothing == 0:
-            del values["label_smoothing"]
-        return values
+    def as_dict(self) -> dict[str, float | str]:
+        """Return plain values as v6.1's files hold them: the keys that not all of those have only where they say something."""
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {name: value for name, (value, default) in values.items() if name not in _UNSAID or value != default}
 
-    def replace(self, **changes: float | None) -> "Hyperparameters":
+    def replace(self, **changes: float | str | None) -> "Hyperparameters":
         """Return a copy with some values changed. Raises ConfigError as creation does."""
         for key in changes:
             if key not in self.__dataclass_fields__:
@@ -109,8 +115,12 @@ class Hyperparameters:
                             obj=self.obj * (imgsz / 640) ** 2 * per_level, label_smoothing=label_smoothing)
 
 
-def _checked(each, value: object) -> float | None:
-    """Return a hyperparameter as a float inside its range, or raise ConfigError."""
+def _checked(each, value: object) -> float | str | None:
+    """Return a hyperparameter as a float inside its range (iou: as the loss's name), or raise ConfigError."""
+    if "choices" in each.metadata:
+        return _box_loss(value)
+    if each.name in ("inner", "focal") and value in (None, 0):
+        return each.default
     low, high = each.metadata["low"], each.metadata["high"]
     if each.name == "anchors" and value in (None, 0):  # v6.1's files say 0 for "the model's own"
         return None
@@ -126,3 +136,12 @@ def _checked(each, value: object) -> float | None:
         bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
         raise ConfigError(f"{each.name} {value:g}: expected {bounds}")
     return value
+
+
+def _box_loss(value: object) -> str:
+    """Return the box loss of this name, in any case and with - or _ where people put them, or raise ConfigError."""
+    name = _BY_PLAIN_NAME.get(str(value).lower().replace("-", "").replace("_", ""))
+    if name is None:
+        hint = nearest(str(value), BOX_LOSSES)
+        raise ConfigError(f"iou: no box loss is called {value!r}{hint}; there are {', '.join(BOX_LOSSES)}")
+    return name

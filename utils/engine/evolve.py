@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.config.yaml_files import read_yaml
 from utils.errors import ConfigError, NonFiniteError
 from utils.files import read_text, write_atomically
 from utils.log import LOGGER
@@ -29,33 +30,45 @@ _PARENTS = 5
 _MUTATED_SHARE, _SIGMA, _FACTORS = 0.8, 0.2, (0.3, 3.0)
 
 
-def evolve(train_once: Callable[[dict[str, float]], Sequence[float]], base: Mapping[str, float], generations: int,
-           directory: Path | str, generator: np.random.Generator) -> dict[str, float]:
+def evolve(train_once: Callable[[dict[str, float | str]], Sequence[float]], base: Mapping[str, float | str], generations: int,
+           directory: Path | str, generator: np.random.Generator) -> dict[str, float | str]:
     """Train `generations` times, log each in directory/evolve.csv, and return the best hyperparameters known.
 
     train_once(hyperparameters) returns P, R, mAP50, mAP50-95 and three losses; a training that does not stay
     finite counts as fitness 0. The first generation of an empty folder trains `base` as it is; a folder with an
     evolve.csv goes on, with the draws an uninterrupted evolution would have made. Keys that RANGES does not
-    know keep base's value. Also writes hyp_evolve.yaml and evolve.png. Raises ConfigError for an evolve.csv
-    of other hyperparameters."""
+    know keep base's value; so do texts (the box loss's name), which stand in no table. Also writes hyp_evolve.yaml
+    and evolve.png. Raises ConfigError for an evolve.csv of other hyperparameters."""
     directory = Path(directory)
+    texts = {name: value for name, value in base.items() if isinstance(value, str)}
+    base = {name: value for name, value in base.items() if name not in texts}
+    _check_texts(directory / "hyp_evolve.yaml", texts)
     file, key = directory / "evolve.csv", int(generator.integers(2**63))
     for _ in range(generations):
         rows, fitnesses = read_generations(file, base)
         number = len(rows)
         values = mutate(rows, fitnesses, np.random.default_rng([key, number])) if rows else dict(base)
         try:
-            results = tuple(map(float, train_once(dict(values))))
+            results = tuple(map(float, train_once({**values, **texts})))
         except NonFiniteError as error:
             LOGGER.warning(f"WARNING: generation {number} counts as fitness 0: {error}")
             results = (0.0,) * len(RESULTS)
         append_generation(file, results, values)
         rows, fitnesses = read_generations(file, base)
         best = int(np.argmax(fitnesses))
-        _write_best(directory / "hyp_evolve.yaml", rows[best], best, len(rows), fitnesses[best])
+        _write_best(directory / "hyp_evolve.yaml", {**rows[best], **texts}, best, len(rows), fitnesses[best])
         LOGGER.info(f"evolve: generation {number} has fitness {fitness(results):.5g}; "
                     f"the best, generation {best}, {fitnesses[best]:.5g}")
-    return _finish(file, base)
+    return {**_finish(file, base), **texts}
+
+
+def _check_texts(file: Path, texts: Mapping[str, str]) -> None:
+    """Raise ConfigError where an evolution goes on in the folder of one with another box loss: no table tells them apart."""
+    if file.exists():
+        before = {name: value for name, value in read_yaml(file).items() if isinstance(value, str)}
+        if before != texts:
+            raise ConfigError(f"{file}: this evolution was started with {before or 'the default iou'}, not "
+                              f"{dict(texts) or 'the default'}; use another --name, or the same --hyp")
 
 
 def mutate(rows: Sequence[Mapping[str, float]], fitnesses: Sequence[float], generator: np.random.Generator) -> dict[str, float]:
@@ -123,7 +136,7 @@ def append_generation(file: Path, results: Sequence[float], values: Mapping[str,
         stream.write(text)
 
 
-def _write_best(file: Path, values: Mapping[str, float], generation: int, generations: int, best: float) -> None:
+def _write_best(file: Path, values: Mapping[str, float | str], generation: int, generations: int, best: float) -> None:
     import yaml
 
     comment = f"# the best of {generations} generations: number {generation}, fitness {best:.5g}\n"

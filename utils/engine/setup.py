@@ -9,6 +9,7 @@ import torch
 from models.registry import load_plugin
 from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
+from utils.box_losses import BoxLoss
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint, transfer_weights
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.datasets.loader import Loader, build_loader, reuse_freed_memory
@@ -133,6 +134,7 @@ def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimiz
     amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
     schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
+    loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device))
     ema = ModelEMA(model)
     scaler = gradient_scaler(device, amp)
     if resumed is not None:
@@ -140,10 +142,19 @@ def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimiz
         ema.updates = resumed.training["ema_updates"]
         optimizer.load_state_dict(resumed.training["optimizer"])
         scaler.load_state_dict(resumed.training["scaler"])
+        loss.load_state_dict(resumed.training.get("loss", {}))  # absent from files of before the loss had a state
     stride = int(model.stride.max())
-    return Parts(model=model, loss=DetectionLoss(model.geometry, scaled, device), optimizer=optimizer,
-                 knobs=schedule.knobs, ema=ema, loader=data.train, device=device, scaler=scaler, amp=amp, stride=stride,
+    return Parts(model=model, loss=loss, optimizer=optimizer, knobs=schedule.knobs, ema=ema, loader=data.train,
+                 device=device, scaler=scaler, amp=amp, stride=stride,
                  image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None)
+
+
+def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
+    """Return the box loss of the hyperparameters; say so where it is not v6.1's."""
+    chosen = BoxLoss(hyp.iou, hyp.inner, hyp.focal, device)
+    if str(chosen) != Hyperparameters.iou:
+        LOGGER.info(f"box loss: {chosen}")
+    return chosen
 
 
 def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:

@@ -174,6 +174,7 @@ def saver(config: TrainConfig, hyp: Hyperparameters):
         training = {
             "model_state": parts.model.state_dict(), "ema_updates": parts.ema.updates,
             "optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict(),
+            "loss": parts.loss.state_dict(),
             "generators": {"torch": torch.get_rng_state(), "cuda": cuda},
             "state": dataclasses.asdict(trainer.state), "config": config.as_dict(), "hyp": hyp.as_dict(),
         }
