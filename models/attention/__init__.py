@@ -5,6 +5,8 @@ from models.attention.cbam import CBAM, ChannelAttentionModule, spatial_attentio
 from models.attention.cot import CoTAttention
 from models.attention.double_attention import DoubleAttentionLayer
 from models.attention.mhsa import MHSA
+from models.attention.polarized import ParallelPolarizedSelfAttention, SequentialPolarizedSelfAttention
+from models.attention.sea import Sea_Attention
 
 __all__ = [
     "ACmix",
@@ -13,5 +15,8 @@ __all__ = [
     "CoTAttention",
     "DoubleAttentionLayer",
     "MHSA",
+    "ParallelPolarizedSelfAttention",
+    "Sea_Attention",
+    "SequentialPolarizedSelfAttention",
     "spatial_attention",
 ]

@@ -1,0 +1,107 @@
+"""Sea_Attention: squeeze-enhanced axial attention, one attention along the rows, one along the columns, and detail.
+
+Paper: Wan, Huang, Lu, Yu, Zhang, "SeaFormer: Squeeze-enhanced Axial Transformer for Mobile Semantic Segmentation",
+ICLR 2023, https://arxiv.org/abs/2301.13156, equations 3 to 6.
+
+    q, k, v = BN(W_q x), BN(W_k x), BN(W_v x)         h heads of d_k, d_k and d_v = attn_ratio d_k
+    rows:     q^r, k^r, v^r = means over the columns, q^r and k^r plus a position e interpolated to H
+              r_i = sum over rows j of softmax over j of (q^r_i . k^r_j / sqrt(d_k)) times v^r_j
+    columns:  c, likewise
+    gate    = h-sigmoid(BN(W_p act(v + BN(W_r act(r)) + BN(W_c act(c)))))
+    detail  = BN(W_d act(BN(DW_3x3([q, k, v]))))
+    y       = gate * detail
+
+The cost is H^2 + W^2 beside the convolutions. The names are those of the published code.
+
+How ours differs from the circulating copies: `activation` has a default (theirs, None, is called and fails). Theirs
+starts the norms behind W_r, W_c and W_p at zero; ours that behind W_p only, so that the gate starts at a half as in
+theirs, while nothing has to wait for two zeros, one behind the other, to move. The number of heads follows the
+width unless it is given. Positions are interpolated by a product whose gradient is reproducible.
+"""
+
+import torch
+from torch import Tensor, cat, nn
+from torch.nn.functional import relu6
+
+from models.attention.arithmetic import require_choice, require_positive, softmax
+from models.attention.mhsa import interpolate
+from models.layers import fold_norm
+from models.norms import BatchNorm
+from models.registry import register
+
+POSITIONS = 16  # length of the position tables, as published
+ACTIVATIONS = ("ReLU6", "ReLU", "SiLU", "GELU", "Hardswish")
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then batch norm; the norm's weight starts at `start`."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, groups: int = 1, start: float = 1.0) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False)
+        self.bn: nn.BatchNorm2d | None = BatchNorm(c_out)
+        nn.init.constant_(self.bn.weight, start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.c(x)
+        return features if self.bn is None else self.bn(features)
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Fold the batch norm into the convolution, once."""
+        if self.bn is not None:
+            self.c, self.bn = fold_norm(self.c, self.bn), None
+
+
+class Position(nn.Module):
+    """A position vector for each place of a line, interpolated linearly to the line's length."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(1, channels, POSITIONS))
+
+    def forward(self, line: Tensor) -> Tensor:
+        """Return `line` (B, C, L) plus the positions."""
+        return line + interpolate(self.pos_embed, line.shape[2]).to(line.dtype)
+
+
+@register()
+class Sea_Attention(nn.Module):  # noqa: N801 - the published name
+    """Sea_Attention(dim, key_dim=16, num_heads=None, attn_ratio=2, activation="ReLU6"): (B, dim, H, W) to the same
+    shape, any H and W. `num_heads` by default as many heads of `key_dim` as the channels hold, 1 to 8; `activation`
+    is the name of a torch.nn activation, or its class."""
+
+    def __init__(self, dim: int, key_dim: int = 16, num_heads: int | None = None, attn_ratio: int = 2,
+                 activation: str | type[nn.Module] = "ReLU6") -> None:
+        super().__init__()
+        require_positive("Sea_Attention", dim=dim, key_dim=key_dim, attn_ratio=attn_ratio)
+        heads = min(8, max(1, dim // key_dim)) if num_heads is None else num_heads
+        require_positive("Sea_Attention", num_heads=heads)
+        name = activation if isinstance(activation, str) else getattr(activation, "__name__", activation)
+        require_choice("Sea_Attention", "activation", name, ACTIVATIONS)
+        act = getattr(nn, name)
+        keys, values = heads * key_dim, heads * key_dim * attn_ratio
+        self.num_heads, self.scale = heads, key_dim**-0.5
+        self.to_q, self.to_k, self.to_v = ConvNorm(dim, keys), ConvNorm(dim, keys), ConvNorm(dim, values)
+        self.proj = nn.Sequential(act(), ConvNorm(values, dim, start=0.0))
+        self.proj_encode_row = nn.Sequential(act(), ConvNorm(values, values))
+        self.pos_emb_rowq, self.pos_emb_rowk = Position(keys), Position(keys)
+        self.proj_encode_column = nn.Sequential(act(), ConvNorm(values, values))
+        self.pos_emb_columnq, self.pos_emb_columnk = Position(keys), Position(keys)
+        both = 2 * keys + values
+        self.dwconv, self.act, self.pwconv = ConvNorm(both, both, 3, groups=both), act(), ConvNorm(both, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return gate * detail of the map `x` (B, dim, H, W)."""
+        query, key, value = self.to_q(x), self.to_k(x), self.to_v(x)
+        detail = self.pwconv(self.act(self.dwconv(cat((query, key, value), dim=1))))
+        rows = self._attend(self.pos_emb_rowq(query.mean(3)), self.pos_emb_rowk(key.mean(3)), value.mean(3))
+        columns = self._attend(self.pos_emb_columnq(query.mean(2)), self.pos_emb_columnk(key.mean(2)), value.mean(2))
+        axial = self.proj_encode_row(rows.unsqueeze(3)) + self.proj_encode_column(columns.unsqueeze(2))
+        return relu6(self.proj(value + axial) + 3) / 6 * detail
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention along a line: (B, h d_k, L), (B, h d_k, L), (B, h d_v, L) to (B, h d_v, L)."""
+        query, key, value = (line.unflatten(1, (self.num_heads, -1)) for line in (query, key, value))
+        share = softmax(self.scale * query.transpose(2, 3) @ key, dim=3)  # (B, h, L, L)
+        return (value @ share.transpose(2, 3)).flatten(1, 2)
