@@ -20,9 +20,10 @@ from utils.files import ROOT, read_text
 SECTIONS = ("backbone", "head")
 LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # in this order at the head of a file
 KEYS = (*LEADING_KEYS, *SECTIONS)
-OPTIONAL_KEYS = ("ch", "inplace", "names")
+OPTIONAL_KEYS = ("ch", "inplace", "names", "attention_start")
 FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
 IMAGE = -1  # the source of layer 0
+SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}  # depth, width
 WORD = re.compile(r"[A-Za-z_][\w.]*")
 
 
