@@ -1,22 +1,62 @@
 """The catalogue of attention blocks: one import line a block."""
 
 from models.attention.acmix import ACmix
+from models.attention.bam import BAM
+from models.attention.caa import CAA
 from models.attention.cbam import CBAM, ChannelAttentionModule, spatial_attention
+from models.attention.coordinate import CoordAtt
 from models.attention.cot import CoTAttention
+from models.attention.cpca import CPCA
+from models.attention.deformable import DAttentionBaseline
+from models.attention.dlka import DLKA
 from models.attention.double_attention import DoubleAttentionLayer
+from models.attention.eca import ECAAttention
+from models.attention.ela import ELA
+from models.attention.fca import FcaNet
+from models.attention.gather_excite import GatherExcite
+from models.attention.lka import LKA
+from models.attention.lsk import LSKblock
+from models.attention.lska import LSKA, LSKA_Attention
 from models.attention.mhsa import MHSA
+from models.attention.msda import MSDA
+from models.attention.nam import NAMAttention
 from models.attention.polarized import ParallelPolarizedSelfAttention, SequentialPolarizedSelfAttention
+from models.attention.rcm import RCM
+from models.attention.se import ESE, SEAttention
 from models.attention.sea import Sea_Attention
+from models.attention.simam import SimAM
+from models.attention.strip import Strip
 
 __all__ = [
     "ACmix",
+    "BAM",
+    "CAA",
     "CBAM",
+    "CPCA",
     "ChannelAttentionModule",
     "CoTAttention",
+    "CoordAtt",
+    "DAttentionBaseline",
+    "DLKA",
     "DoubleAttentionLayer",
+    "ECAAttention",
+    "ELA",
+    "ESE",
+    "FcaNet",
+    "GatherExcite",
+    "LKA",
+    "LSKA",
+    "LSKA_Attention",
+    "LSKblock",
     "MHSA",
+    "MSDA",
+    "NAMAttention",
     "ParallelPolarizedSelfAttention",
+    "RCM",
+    "SEAttention",
     "Sea_Attention",
     "SequentialPolarizedSelfAttention",
+    "SimAM",
+    "Strip",
     "spatial_attention",
 ]

@@ -1,0 +1,103 @@
+"""DAttentionBaseline."""
+
+import math
+
+import torch
+
+from blocks import BlockCase, Golden, Oracle
+from blocks.literal import convolution, layer_norm, pointwise, softmax
+from models.attention.deformable import DAttentionBaseline
+
+
+def read(maps, y, x):
+    """The (C, H, W) maps at a place in pixels, bilinearly, zero outside."""
+    out = 0
+    top, left = math.floor(float(y.detach())), math.floor(float(x.detach()))
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            if 0 <= row < maps.shape[1] and 0 <= column < maps.shape[2]:
+                out = out + (1 - (y - row).abs()) * (1 - (x - column).abs()) * maps[:, row, column]
+    return out + 0 * (x + y) * maps[:, 0, 0]
+
+
+def norm(index, length):
+    return 2 * index / max(length - 1, 1) - 1
+
+
+def pixels(place, length):
+    return (place + 1) / 2 * (length - 1)
+
+
+def slow_offsets(block, query):
+    """(C/groups, H, W) of one group to its points' places: a list of (y, x) over [-1, 1]."""
+    if block.ksize == block.stride:  # whole steps, with zeros below and to the right
+        query = torch.nn.functional.pad(query, (0, -query.shape[2] % block.stride, 0, -query.shape[1] % block.stride))
+    hidden = layer_norm(block.conv_offset[1].norm, convolution(block.conv_offset[0], query[None]), 1)
+    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+    dy, dx = pointwise(block.conv_offset[3], hidden)[0]
+    height, width = dy.shape
+    places = []
+    for row in range(height):
+        for column in range(width):
+            y, x = norm(row + 0.5, height), norm(column + 0.5, width)
+            if block.offset_range_factor < 0:
+                places.append(((dy[row, column] + y).clamp(-1, 1), (dx[row, column] + x).clamp(-1, 1)))
+            else:
+                places.append((y + torch.tanh(dy[row, column]) * block.offset_range_factor / max(height - 1, 1),
+                               x + torch.tanh(dx[row, column]) * block.offset_range_factor / max(width - 1, 1)))
+    return places, height, width
+
+
+def slow_dat(block, x):
+    batch, channels, height, width = x.shape
+    query, heads, groups = pointwise(block.proj_q, x), block.heads, block.groups
+    dim, share = channels // heads, channels // groups
+    mixed = torch.zeros_like(x)
+    for image in range(batch):
+        places, sampled = [], []
+        for group in range(groups):
+            own = slice(group * share, (group + 1) * share)
+            spots, rows, columns = slow_offsets(block, query[image, own])
+            sampled.append(torch.stack([read(x[image, own], pixels(a, height), pixels(b, width)) for a, b in spots], 1))
+            places.append(spots)
+        points = torch.cat(sampled).view(1, channels, rows, columns)
+        key, value = (pointwise(conv, points)[0].flatten(1) for conv in (block.proj_k, block.proj_v))
+        for head in range(heads):
+            own, spots = slice(head * dim, (head + 1) * dim), places[head * groups // heads]
+            for row in range(height):
+                for column in range(width):
+                    logits = (query[image, own, row, column, None] * key[own]).sum(0) / math.sqrt(dim)
+                    if isinstance(block.rpe_table, torch.nn.Parameter):
+                        table = block.rpe_table[head : head + 1]
+                        logits = logits + torch.cat([
+                            read(table, pixels((norm(row, height) - a) / 2, table.shape[1]),
+                                 pixels((norm(column, width) - b) / 2, table.shape[2])) for a, b in spots])
+                    mixed[image, own, row, column] = (softmax(logits, 0) * value[own]).sum(1)
+    if isinstance(block.rpe_table, torch.nn.Module):
+        mixed = mixed + convolution(block.rpe_table, query)
+    return pointwise(block.proj_out, mixed)
+
+
+def count(dim):
+    heads = next(number for number in range(max(1, dim // 32), 0, -1) if dim % number == 0)
+    share = dim // next(number for number in range(max(1, heads // 2), 0, -1) if heads % number == 0)
+    return 4 * (dim**2 + dim) + 10 * dim + (9 * share + share) + 2 * share + 2 * share
+
+
+SMALL = ((1, 1), (2, 3), (5, 4))
+REFERENCE = dict(q_size=(12, 20), n_heads=4, n_head_channels=8, n_groups=2, stride=1, offset_range_factor=2, use_pe=True,
+                 dwc_pe=False, ksize=3)
+
+CASES = {"DAttentionBaseline": BlockCase(
+    oracles={"convolved positions, two groups": Oracle(lambda: DAttentionBaseline(8, 4, 2), slow_dat, 8, SMALL),
+             "table, two groups": Oracle(lambda: DAttentionBaseline(8, 4, 2, dwc_pe=False, q_size=(3, 4)), slow_dat, 8, SMALL),
+             "stride 2, kernel 5, free offsets, no positions": Oracle(
+                 lambda: DAttentionBaseline(6, 2, 1, 2, -1, 5, use_pe=False), slow_dat, 6, ((1, 1), (4, 6), (3, 7))),
+             "stride and kernel 3": Oracle(lambda: DAttentionBaseline(6, 2, 2, 3, 2, 3), slow_dat, 6, ((1, 1), (3, 6), (7, 5)))},
+    counts={16: count(16), 64: count(64), 512: count(512)},
+    golden={"DAttentionBaseline": Golden(lambda: DAttentionBaseline(32, **REFERENCE))},
+    flat={"proj_k.bias": "softmax over the points ignores it"},
+    spread="a mean of all points between two projections at torch's own start; the paper's residual is outside",
+    refused={(32, 5): "multiple of 5", (32, 4, 3): "divisor of 4", (32, 4, 2, 0): "stride", (32, 4, 2, 1, 2, 4): "ksize",
+             (32, 4, 2, 1, 2, 3, True, True, None, 16): "leave one", (32, None, None, 1, 2, 3, True, False, (0, 3)): "q_size"},
+)}
