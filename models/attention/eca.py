@@ -1,0 +1,45 @@
+"""ECAAttention: a gate per channel from the means of its neighbouring channels.
+
+Paper: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
+CVPR 2020, https://arxiv.org/abs/1910.03151, equations 7, 9 and 12.
+
+    z = mean over positions of x                      (B, C)
+    s = sigmoid(conv1d_k(z))                          one kernel of k taps slides along the channels, zeros outside
+    k = |log2(C) / gamma + b / gamma|, made odd       (whole part, plus one where that is even)
+    y = s * x
+
+How ours differs from the circulating copies: they take k = 3 whatever the width unless the caller works k out; here
+`k_size` left out is the paper's k (3 at 64 channels, 5 from 128 to 1280), and a number given is used as it is.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_odd, require_positive
+from models.registry import register
+
+
+def adaptive_kernel(channels: int, gamma: float = 2, b: float = 1) -> int:
+    """Return the paper's k, equation 12: odd, growing with the logarithm of the number of channels."""
+    whole = int(abs((math.log2(channels) + b) / gamma))
+    return whole if whole % 2 else whole + 1
+
+
+@register()
+class ECAAttention(nn.Module):
+    """ECAAttention(channel, k_size=None, gamma=2, b=1): (B, channel, H, W) to the same shape, each channel times its
+    gate. k_size: odd; None is the paper's k for this number of channels, which `gamma` and `b` shape."""
+
+    def __init__(self, channel: int, k_size: int | None = None, gamma: float = 2, b: float = 1) -> None:
+        super().__init__()
+        require_positive("ECAAttention", channel=channel)
+        taps = adaptive_kernel(channel, gamma, b) if k_size is None else k_size
+        require_odd("ECAAttention", "k_size", taps)
+        self.conv = nn.Conv1d(1, 1, taps, padding=taps // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return s * x."""
+        gate = torch.sigmoid(self.conv(x.mean((2, 3)).unsqueeze(1)))  # (B, 1, C)
+        return x * gate.squeeze(1)[:, :, None, None]

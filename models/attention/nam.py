@@ -1,0 +1,49 @@
+"""NAMAttention: the scales of a batch norm say how much each channel matters.
+
+Paper: Liu, Shao, Teng, Hoffmann, "NAM: Normalization-based Attention Module", NeurIPS 2021 workshop,
+https://arxiv.org/abs/2111.12419, equations 1 and 2.
+
+    w_c = |gamma_c| / sum over channels of |gamma|
+    y   = sigmoid(w * BN(x)) * x                      gamma, beta: of that batch norm
+
+The channel half, as released. Before training every w_c is 1/C, so the gate is close to one half.
+
+How ours differs from the circulating copies: they cut w off from the gradient, here it is part of the equation that is
+trained (the outputs are the same); gammas that are all zero give w = 0, not NaN. The norm is the attention itself, so
+`fuse` leaves it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_positive, wide
+from models.norms import BatchNorm
+from models.registry import register
+
+
+class NAMChannelAttention(nn.Module):
+    """NAMChannelAttention(channels): (B, channels, H, W) to the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn2 = BatchNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return sigmoid(w * BN(x)) * x."""
+        size = wide(self.bn2.weight).abs()
+        share = size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
+        return torch.sigmoid(share.to(x.dtype)[:, None, None] * self.bn2(x)) * x
+
+
+@register()
+class NAMAttention(nn.Module):
+    """NAMAttention(channels): (B, channels, H, W) to the same shape, each value times its gate."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        require_positive("NAMAttention", channels=channels)
+        self.Channel_Att = NAMChannelAttention(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated map of `x` (B, channels, H, W)."""
+        return self.Channel_Att(x)

@@ -1,0 +1,59 @@
+"""Squeeze-and-excitation: a gate per channel from the mean of every channel; and its one-layer form.
+
+SEAttention: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, https://arxiv.org/abs/1709.01507,
+equations 2 to 4.
+
+    z = mean over positions of x                      (B, C)
+    s = sigmoid(W_2 ReLU(W_1 z))                      W_1: C/r x C, W_2: C x C/r
+    y = s * x
+
+ESE: Lee, Park, "CenterMask: Real-Time Anchor-Free Instance Segmentation", CVPR 2020,
+https://arxiv.org/abs/1911.06667, equations 2 and 3.
+
+    y = hard_sigmoid(W z + b) * x                     W: C x C, so no channel information is lost in between
+
+How ours differs from the circulating copies: the hidden width of SEAttention is C/r rounded and never zero, where
+theirs becomes zero below r channels and leaves a constant gate. Keys are theirs (no biases in SEAttention).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.attention.arithmetic import reduced, require_positive
+from models.registry import register
+
+
+def excitation(channels: int, reduction: int) -> nn.Sequential:
+    """Return W_2 ReLU(W_1 .) on (B, channels), without the sigmoid."""
+    hidden = reduced(channels, reduction)
+    return nn.Sequential(nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False))
+
+
+@register()
+class SEAttention(nn.Module):
+    """SEAttention(channel, reduction=16): (B, channel, H, W) to the same shape, each channel times its gate."""
+
+    def __init__(self, channel: int, reduction: int = 16) -> None:
+        super().__init__()
+        require_positive("SEAttention", channel=channel, reduction=reduction)
+        self.fc = excitation(channel, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return s * x."""
+        gate = torch.sigmoid(self.fc(x.mean((2, 3))))
+        return x * gate[:, :, None, None]
+
+
+@register()
+class ESE(nn.Module):
+    """ESE(channels): (B, channels, H, W) to the same shape, each channel times its gate."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        require_positive("ESE", channels=channels)
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return hard_sigmoid(W z + b) * x."""
+        return x * F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))

@@ -1,0 +1,44 @@
+"""SimAM: a gate per channel and position that needs no parameter: how far a value stands out of its channel.
+
+Paper: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
+ICML 2021, https://proceedings.mlr.press/v139/yang21o.html, equations 5 and 6.
+
+    d = (x - mean)^2,  v = sum of d / (N - 1)         over the N = H*W positions of a channel
+    1 / e* = d / (4 (v + lambda)) + 1/2
+    y = sigmoid(1 / e*) * x
+
+How ours differs from the circulating copies: they divide by zero on a 1 x 1 map and give NaN; there d is zero, so the
+gate is sigmoid(1/2). Squares are summed in float32 at least. The first argument, the channels, is not needed and may be
+left out when the class is called by hand.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import wide
+from models.registry import register
+from utils.errors import ModelError
+
+
+@register()
+class SimAM(nn.Module):
+    """SimAM(channels=None, e_lambda=1e-4): (B, C, H, W) to the same shape, no parameters.
+    e_lambda: the regulariser, above zero."""
+
+    def __init__(self, channels: int | None = None, e_lambda: float = 1e-4) -> None:
+        super().__init__()
+        if isinstance(e_lambda, bool) or not isinstance(e_lambda, (int, float)) or not e_lambda > 0:
+            raise ModelError(f"SimAM: e_lambda must be a number above 0, such as 1e-4, got {e_lambda!r}")
+        self.e_lambda = e_lambda
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return sigmoid(1 / e*) * x."""
+        values = wide(x)
+        deviation = (values - values.mean((2, 3), keepdim=True)).square()
+        freedom = max(x.shape[2] * x.shape[3] - 1, 1)
+        variance = deviation.sum((2, 3), keepdim=True) / freedom
+        gate = torch.sigmoid(deviation / (4 * (variance + self.e_lambda)) + 0.5)
+        return x * gate.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"e_lambda={self.e_lambda:g}"
