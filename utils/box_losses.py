@@ -67,17 +67,18 @@ class BoxLoss:
         in the same unit, which MPDIoU divides by. Computed in float32 (float64 stays)."""
         pairs = pair_boxes(predicted, wanted)
         iou = pairs.iou if self.inner == 1 else _inner_iou(pairs, self.inner)
+        miss = (1 - iou.detach()).clamp(min=0)  # rounding makes an IoU a little more than 1, and v2 takes the root
         if self.kind in _OVERLAPS:
             overlap = _OVERLAPS[self.kind](pairs, size)
             cost = 1 - overlap if iou is pairs.iou else 1 - overlap + (pairs.iou - iou)
         else:
             overlap = pairs.iou
-            cost = self._gain((1 - iou).detach()) * _distance_factor(pairs) * (1 - iou)
+            cost = self._gain(miss) * _distance_factor(pairs) * (1 - iou)
         if self.focal:
             cost = cost * pairs.iou.detach() ** self.focal
         # v6.1's objectness aims at CIoU; it aims at plain IoU where another loss was asked for
         aim = overlap if self.kind == "CIoU" else pairs.iou
-        return BoxCosts(cost, aim.detach().clamp(min=0), (1 - iou).detach())
+        return BoxCosts(cost, aim.detach().clamp(min=0), miss)
 
     def follow(self, misses: Tensor, count: Tensor) -> None:
         """Move the running mean, where there is one, by a batch of `count` boxes whose 1 - IoU sum up to `misses`."""
