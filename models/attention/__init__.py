@@ -1,8 +1,10 @@
 """The catalogue of attention blocks: one import line a block."""
 
 from models.attention.acmix import ACmix
+from models.attention.agent import Agent
 from models.attention.bam import BAM
 from models.attention.caa import CAA
+from models.attention.cas import CAS
 from models.attention.cbam import CBAM, ChannelAttentionModule, spatial_attention
 from models.attention.coordinate import CoordAtt
 from models.attention.cot import CoTAttention
@@ -13,24 +15,33 @@ from models.attention.double_attention import DoubleAttentionLayer
 from models.attention.eca import ECAAttention
 from models.attention.ela import ELA
 from models.attention.fca import FcaNet
+from models.attention.focused_linear import FocusedLinearAttention
 from models.attention.gather_excite import GatherExcite
+from models.attention.lite_mla import LiteMLA
 from models.attention.lka import LKA
+from models.attention.lsconv import LSConv
 from models.attention.lsk import LSKblock
 from models.attention.lska import LSKA, LSKA_Attention
 from models.attention.mhsa import MHSA
 from models.attention.msda import MSDA
 from models.attention.nam import NAMAttention
+from models.attention.polaformer import PolaFormer
 from models.attention.polarized import ParallelPolarizedSelfAttention, SequentialPolarizedSelfAttention
 from models.attention.rcm import RCM
+from models.attention.scsa import SCSA
 from models.attention.se import ESE, SEAttention
 from models.attention.sea import Sea_Attention
+from models.attention.shsa import SHSA
 from models.attention.simam import SimAM
 from models.attention.strip import Strip
+from models.attention.tssa import TSSA
 
 __all__ = [
     "ACmix",
+    "Agent",
     "BAM",
     "CAA",
+    "CAS",
     "CBAM",
     "CPCA",
     "ChannelAttentionModule",
@@ -43,20 +54,27 @@ __all__ = [
     "ELA",
     "ESE",
     "FcaNet",
+    "FocusedLinearAttention",
     "GatherExcite",
     "LKA",
+    "LSConv",
     "LSKA",
     "LSKA_Attention",
     "LSKblock",
+    "LiteMLA",
     "MHSA",
     "MSDA",
     "NAMAttention",
     "ParallelPolarizedSelfAttention",
+    "PolaFormer",
     "RCM",
+    "SCSA",
     "SEAttention",
+    "SHSA",
     "Sea_Attention",
     "SequentialPolarizedSelfAttention",
     "SimAM",
     "Strip",
+    "TSSA",
     "spatial_attention",
 ]

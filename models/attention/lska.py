@@ -1,0 +1,67 @@
+"""LSKA: large kernel attention whose depth-wise kernels are rows followed by columns.
+
+Paper: Lau, Po, Rehman, "Large Separable Kernel Attention: Rethinking the Large Kernel Attention
+Design in CNN", Expert Systems with Applications 2024, https://arxiv.org/abs/2309.01439, section 3.
+
+    z = D_{m x 1} * (D_{1 x m} * x)                     m = 2 d - 1
+    z = D_{n x 1},d * (D_{1 x n},d * z)                 n = floor(k / d), dilation d
+    a = W z,   y = a * x                                D: depth-wise, W: 1x1 convolution over channels
+    LSKA_Attention: y = x + P_2 LSKA(GELU(P_1 x))       P: 1x1 convolutions
+
+The paper's kernels k, with d = 2 up to 11 and d = 3 above: 7, 11, 23, 35, 41, 53. All convolutions
+have biases and zeros outside the map; nothing bounds the gate, so LSKA_Attention, which adds to
+the input, is the safer one to put into a network.
+
+How ours differs from the circulating copies: another kernel is an error here, and there an object
+without layers that fails in its first pass; W's bias starts at one instead of zero, so the gate
+starts around one and not around zero. State dict and arithmetic are the published ones.
+"""
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from models.attention.arithmetic import require_choice, require_positive
+from models.registry import register
+
+DILATIONS = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}  # of the paper's kernel sizes
+
+
+@register()
+class LSKA(nn.Module):
+    """LSKA(dim, k_size=11): (B, dim, H, W) to the same shape; `k_size` 7, 11, 23, 35, 41 or 53."""
+
+    def __init__(self, dim: int, k_size: int = 11) -> None:
+        super().__init__()
+        require_positive("LSKA", dim=dim)
+        require_choice("LSKA", "k_size", k_size, tuple(DILATIONS))
+        dilation = DILATIONS[k_size]
+        near, far = 2 * dilation - 1, k_size // dilation
+        reach = dilation * (far // 2)
+        self.conv0h = nn.Conv2d(dim, dim, (1, near), padding=(0, near // 2), groups=dim)
+        self.conv0v = nn.Conv2d(dim, dim, (near, 1), padding=(near // 2, 0), groups=dim)
+        self.conv_spatial_h = nn.Conv2d(dim, dim, (1, far), padding=(0, reach), dilation=dilation, groups=dim)
+        self.conv_spatial_v = nn.Conv2d(dim, dim, (far, 1), padding=(reach, 0), dilation=dilation, groups=dim)
+        self.conv1 = nn.Conv2d(dim, dim, 1)
+        nn.init.ones_(self.conv1.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a * x."""
+        near = self.conv0v(self.conv0h(x))
+        far = self.conv_spatial_v(self.conv_spatial_h(near))
+        return self.conv1(far) * x
+
+
+@register()
+class LSKA_Attention(nn.Module):  # noqa: N801 - the registered name
+    """LSKA_Attention(d_model, k_size=11): (B, d_model, H, W) to the same shape; `k_size` as LSKA's."""
+
+    def __init__(self, d_model: int, k_size: int = 11) -> None:
+        super().__init__()
+        require_positive("LSKA_Attention", d_model=d_model)
+        self.proj_1 = nn.Conv2d(d_model, d_model, 1)
+        self.spatial_gating_unit = LSKA(d_model, k_size)
+        self.proj_2 = nn.Conv2d(d_model, d_model, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + P_2 LSKA(GELU(P_1 x))."""
+        return x + self.proj_2(self.spatial_gating_unit(gelu(self.proj_1(x))))
