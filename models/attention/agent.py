@@ -1,0 +1,74 @@
+"""Agent: a few agents look at the whole map, then every position looks at the agents.
+
+Paper: Han, Ye, Han, Xia, Pan, Wan, Song, Huang, "Agent Attention: On the Integration of Softmax and Linear Attention",
+ECCV 2024, https://arxiv.org/abs/2312.08874, equations 4 to 6.
+
+    q, k, v = W x                                    heads of d channels
+    A       = q averaged over a grid of cells         n agents a head (agent_num, 49: a grid of 7 x 7)
+    V_A     = softmax over positions(A k^T / sqrt(d)) v
+    y       = softmax over agents(q A^T / sqrt(d)) V_A + DWConv3x3(v)
+    out     = x + W_o y + b_o
+
+How ours differs from the circulating copies: no bias tables (theirs are six, four of them tied to one window size),
+so any H and W; a side shorter than the grid has one agent a row or column; the pooling is a product with cell
+weights, whose gradient is reproducible on every device; the input is added, as around every attention of the paper.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from models.attention.arithmetic import fitting, require_multiple, require_positive, wide
+from models.registry import register
+from utils.errors import ModelError
+
+
+@register()
+class Agent(nn.Module):
+    """Agent(dim, num_heads=None, qkv_bias=False, agent_num=49): (B, dim, H, W) to the same shape, any H and W.
+    num_heads divides dim, by default the largest number up to 8 that does; agent_num is a square."""
+
+    def __init__(self, dim: int, num_heads: int | None = None, qkv_bias: bool = False, agent_num: int = 49) -> None:
+        super().__init__()
+        num_heads = fitting(dim, 8) if num_heads is None else num_heads
+        require_positive("Agent", num_heads=num_heads, agent_num=agent_num)
+        require_multiple("Agent", dim, num_heads, "heads")
+        self.num_heads, self.side = num_heads, math.isqrt(agent_num)
+        if self.side**2 != agent_num:
+            raise ModelError(f"Agent: agent_num {agent_num} is no square grid; use {self.side**2} or {(self.side + 1)**2}")
+        self.q = nn.Conv2d(dim, dim, 1, bias=qkv_bias)
+        self.kv = nn.Conv2d(dim, 2 * dim, 1, bias=qkv_bias)
+        self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + W_o (agent attention + DWConv(v)) + b_o of the map `x` (B, dim, H, W)."""
+        query = self.q(x)
+        key, value = self.kv(x).chunk(2, 1)
+        agents = pooled(query, self.side)
+        query, agents, key, tokens = (self._tokens(maps) for maps in (query, agents, key, value))
+        seen = scaled_dot_product_attention(agents, key, tokens)  # (B, heads, n, d)
+        attended = scaled_dot_product_attention(query, agents, seen)  # (B, heads, N, d)
+        return x + self.proj(attended.transpose(2, 3).reshape(x.shape) + self.dwc(value))
+
+    def _tokens(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, heads, N, d)."""
+        return maps.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+
+
+def pooled(maps: Tensor, side: int) -> Tensor:
+    """Return the means of (B, C, H, W) over a grid of at most side x side cells; cell i of n along a side of length L
+    goes from floor(i L / n) to ceil((i + 1) L / n), as in adaptive pooling."""
+    rows, columns = (cell_weights(length, min(side, length), maps) for length in maps.shape[-2:])
+    return rows @ maps @ columns.transpose(0, 1)
+
+
+def cell_weights(length: int, cells: int, like: Tensor) -> Tensor:
+    """Return (cells, length): the share of each position in each cell's mean, in the type and on the device of `like`."""
+    cell = torch.arange(cells, device=like.device).unsqueeze(1)
+    first, behind = cell * length // cells, -(-(cell + 1) * length // cells)
+    place = torch.arange(length, device=like.device)
+    shares = wide(((place >= first) & (place < behind)).to(like.dtype)) / (behind - first)
+    return shares.to(like.dtype)

@@ -1,0 +1,56 @@
+"""CAS: convolutional additive self-attention: queries and keys are gated and added, not multiplied with each other.
+
+Paper: Zhang, Li, Zhou, Han, Wang, "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient
+Mobile Applications", 2024, https://arxiv.org/abs/2408.03703, equations 5 to 8 and figure 3.
+
+    q, k, v = W x
+    S(u)    = u * sigmoid(w . ReLU(BN(DWConv3x3(u))))    a gate per position
+    C(u)    = u * sigmoid(W_c mean over positions(u))     a gate per channel
+    Phi(u)  = C(S(u))
+    out     = x + DWConv3x3(DWConv3x3(Phi(q) + Phi(k)) * v)
+
+How ours differs from the circulating copies: the depth-wise convolution before the batch norm has no bias, which the
+norm would take away; the input is added, as around every mixer of the paper.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_positive
+from models.layers import Conv
+from models.registry import register
+
+
+class ContextGate(nn.Module):
+    """ContextGate(dim): Phi of queries or keys, (B, dim, H, W) to the same shape."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.local = Conv(dim, dim, 3, groups=dim, act=nn.ReLU())
+        self.position = nn.Conv2d(dim, 1, 1, bias=False)
+        self.channel = nn.Conv2d(dim, dim, 1, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return C(S(maps))."""
+        maps = maps * torch.sigmoid(self.position(self.local(maps)))
+        return maps * torch.sigmoid(self.channel(maps.mean((2, 3), keepdim=True)))
+
+
+@register()
+class CAS(nn.Module):
+    """CAS(dim, attn_bias=False): (B, dim, H, W) to the same shape, any H and W; attn_bias is that of q, k and v."""
+
+    def __init__(self, dim: int, attn_bias: bool = False) -> None:
+        super().__init__()
+        require_positive("CAS", dim=dim)
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=attn_bias)
+        self.oper_q = ContextGate(dim)
+        self.oper_k = ContextGate(dim)
+        self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + DWConv(DWConv(Phi(q) + Phi(k)) * v) of the map `x` (B, dim, H, W)."""
+        query, key, value = self.qkv(x).chunk(3, 1)
+        context = self.dwc(self.oper_q(query) + self.oper_k(key))
+        return x + self.proj(context * value)

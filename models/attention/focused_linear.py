@@ -1,0 +1,73 @@
+"""FocusedLinearAttention: linear attention whose feature map turns queries and keys towards their strongest channel.
+
+Paper: Han, Pan, Han, Song, Huang, "FLatten Transformer: Vision Transformer using Focused Linear Attention",
+ICCV 2023, https://arxiv.org/abs/2308.00442, equations 4 to 8.
+
+    u      = (ReLU(.) + 1e-6) / softplus(scale)          of q and of k + position
+    phi(u) = |u| u^p / |u^p|                              norms over all C channels, p = focusing_factor
+    y_i    = phi(q_i) sum_j phi(k_j)^T v_j / (phi(q_i) . sum_j phi(k_j)) + DWConv(v)_i      per head
+    out    = W_o y + b_o
+
+How ours differs from the tutorials: theirs takes tokens of one square window (side = int(sqrt(N))) with an absolute
+position table of that size; ours takes maps of any size, has no table unless `num_patches` is given, and interpolates
+it elsewhere. phi and the sums are worked out in float32 at least, with the powers taken of u / max(u) (exact: phi
+does not change), where the published cube overflows half precision at 41. As published nothing is added to the input.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+
+from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, wide
+from models.attention.linear_attention import linear_attention, position_grid, position_maps, project
+from models.registry import register
+
+
+@register()
+class FocusedLinearAttention(nn.Module):
+    """FocusedLinearAttention(dim, num_patches=None, num_heads=None, qkv_bias=True, focusing_factor=3, kernel_size=5):
+    (B, dim, H, W) to the same shape, any H and W. num_patches: positions of a learned table, [rows, columns] or their
+    number; num_heads divides dim, by default the largest number up to 8 that does."""
+
+    def __init__(self, dim: int, num_patches: int | Sequence[int] | None = None, num_heads: int | None = None,
+                 qkv_bias: bool = True, focusing_factor: float = 3, kernel_size: int = 5) -> None:
+        super().__init__()
+        num_heads = fitting(dim, 8) if num_heads is None else num_heads
+        require_positive("FocusedLinearAttention", dim=dim, num_heads=num_heads)
+        require_multiple("FocusedLinearAttention", dim, num_heads, "heads")
+        require_odd("FocusedLinearAttention", "kernel_size", kernel_size)
+        self.num_heads, self.head_dim, self.focusing_factor = num_heads, dim // num_heads, focusing_factor
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.dwc = nn.Conv2d(self.head_dim, self.head_dim, kernel_size, padding=kernel_size // 2, groups=self.head_dim)
+        self.scale = nn.Parameter(torch.zeros(1, 1, dim))
+        self.grid: tuple[int, int] | None = None
+        self.positional_encoding: nn.Parameter | None = None
+        if num_patches is not None:
+            count, self.grid = position_grid("FocusedLinearAttention", num_patches)
+            self.positional_encoding = nn.Parameter(torch.zeros(1, count, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return W_o (attention + DWConv(v)) + b_o of the map `x` (B, dim, H, W)."""
+        query = project(self.q, x)
+        key, value = project(self.kv, x).chunk(2, 1)
+        if self.positional_encoding is not None:
+            key = key + position_maps(self.positional_encoding, self.grid, x.shape[-2:]).to(key.dtype)
+        query, key, tokens = (self._heads(maps) for maps in (self.focus(query), self.focus(key), value))
+        attended = linear_attention(query, key, tokens, epsilon=1e-6).to(value.dtype)
+        local = self.dwc(value.reshape(-1, self.head_dim, *x.shape[-2:]))  # the heads share one kernel
+        return project(self.proj, attended.reshape(x.shape) + local.reshape(x.shape))
+
+    def focus(self, maps: Tensor) -> Tensor:
+        """Return phi of queries or keys (B, C, H, W), in float32 at least."""
+        scale = softplus(wide(self.scale)).transpose(1, 2).unsqueeze(3)
+        maps = (relu(wide(maps)) + 1e-6) / scale
+        powers = (maps / maps.amax(1, keepdim=True).detach()) ** self.focusing_factor  # their direction is all that counts
+        return powers * (maps.norm(dim=1, keepdim=True) / powers.norm(dim=1, keepdim=True))
+
+    def _heads(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, heads, d, N)."""
+        return maps.flatten(2).unflatten(1, (self.num_heads, self.head_dim))

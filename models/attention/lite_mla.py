@@ -1,0 +1,57 @@
+"""LiteMLA: multi-scale linear attention with ReLU as the feature map.
+
+Paper: Cai, Li, Hu, Gan, Han, "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction",
+ICCV 2023, https://arxiv.org/abs/2205.14756, equation 2 and figure 2.
+
+    (q, k, v)_0 = W x                                     heads of `dim` channels
+    (q, k, v)_s = grouped 1x1 (DWConv sxs ((q, k, v)_0))  for every s of `scales`: neighbouring tokens joined
+    y_i         = sum_j v_j (ReLU(k_j) . ReLU(q_i)) / (sum_j ReLU(k_j) . ReLU(q_i) + eps)     per head and scale
+    out         = x + BN(W_o [y_0, y_s, ...])
+
+How ours differs from the circulating copies: numerator and denominator are summed in float32 at least, whatever
+autocast or the model's type say, without a row of ones behind v; heads are as wide as the largest divisor of the
+channels up to `dim`; the input is added, as around the module everywhere in the paper.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, cat, nn
+from torch.nn.functional import relu
+
+from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive
+from models.attention.linear_attention import linear_attention
+from models.layers import Conv
+from models.registry import register
+from utils.errors import ModelError
+
+
+@register()
+class LiteMLA(nn.Module):
+    """LiteMLA(in_channels, dim=None, scales=(5,), eps=1e-15): (B, in_channels, H, W) to the same shape, any H and W.
+    dim: width of a head, which divides in_channels, by default the largest up to 8 that does; scales: odd kernels."""
+
+    def __init__(self, in_channels: int, dim: int | None = None, scales: Sequence[int] = (5,), eps: float = 1e-15) -> None:
+        super().__init__()
+        dim = fitting(in_channels, 8) if dim is None else dim
+        require_positive("LiteMLA", dim=dim)
+        require_multiple("LiteMLA", in_channels, dim, "channels a head")
+        if not isinstance(scales, Sequence) or isinstance(scales, str):
+            raise ModelError(f"LiteMLA: scales must be a list of odd kernels such as [5] or [3, 5], got {scales!r}")
+        for scale in scales:
+            require_odd("LiteMLA", "scales", scale)
+        self.dim, self.eps, heads, width = dim, eps, in_channels // dim, 3 * in_channels
+        self.qkv = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.aggreg = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, scale, padding=scale // 2, groups=width, bias=False),
+                          nn.Conv2d(width, width, 1, groups=3 * heads, bias=False)) for scale in scales)
+        self.proj = Conv(in_channels * (1 + len(scales)), in_channels, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + BN(W_o [attention at each scale]) of the map `x` (B, in_channels, H, W)."""
+        qkv = self.qkv(x)
+        scales = cat((qkv, *(aggregate(qkv) for aggregate in self.aggreg)), 1)
+        heads = scales.flatten(2).unflatten(1, (-1, 3 * self.dim))  # (B, scales * heads, 3 dim, N)
+        query, key, value = heads.split(self.dim, 2)
+        positions = heads.shape[-1]  # eps is for sums, linear_attention takes means
+        attended = linear_attention(relu(query), relu(key), value, epsilon=self.eps / positions)
+        return x + self.proj(attended.to(qkv.dtype).flatten(1, 2).unflatten(2, x.shape[-2:]))

@@ -1,0 +1,66 @@
+"""LSConv: a large kernel looks and decides, a small kernel of its own at every position gathers.
+
+Paper: Wang, Chen, Lin, Han, Ding, "LSNet: See Large, Focus Small", CVPR 2025, https://arxiv.org/abs/2503.23135,
+equations 5 to 8.
+
+    P(x)  = W_3 . DWConv7x7 . W_1 x             perception on half the channels: each with BN, ReLU behind W_1 and W_3
+    w     = GN(W_4 P(x) + b_4)                   3 x 3 numbers a position and group of channels; GN: one group a kernel
+    a_ci  = sum over the 3 x 3 neighbours j of i: w_{g(c), j - i}(i) x_cj       g(c): c's group of neighbouring channels
+    out   = x + BN(a)
+
+How ours differs from the circulating copies: theirs gathers in a Triton kernel for one maker's GPUs (which counts the
+groups modulo, an order of channels only); here it is nine shifted products on views of one padded map, on any device.
+A group has 8 channels, or the most below 8 that divide the channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive
+from models.attention.neighbourhood import neighbours
+from models.layers import Conv
+from models.norms import BatchNorm
+from models.registry import register
+
+
+class LargeKernelPerception(nn.Module):
+    """LargeKernelPerception(dim, lks, sks, groups): (B, dim, H, W) to kernels (B, dim / groups, sks * sks, H, W)."""
+
+    def __init__(self, dim: int, lks: int, sks: int, groups: int) -> None:
+        super().__init__()
+        hidden, kernels = max(dim // 2, 1), dim // groups
+        self.cv1 = Conv(dim, hidden, act=nn.ReLU())
+        self.cv2 = Conv(hidden, hidden, lks, groups=hidden, act=False)
+        self.cv3 = Conv(hidden, hidden, act=nn.ReLU())
+        self.cv4 = nn.Conv2d(hidden, sks * sks * kernels, 1)
+        self.norm = nn.GroupNorm(kernels, sks * sks * kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return w of the map `x`."""
+        kernels = self.norm(self.cv4(self.cv3(self.cv2(self.cv1(x)))))
+        return kernels.unflatten(1, (self.norm.num_groups, -1))
+
+
+@register()
+class LSConv(nn.Module):
+    """LSConv(dim, lks=7, sks=3, groups=None): (B, dim, H, W) to the same shape, any H and W. lks, sks: large and small
+    kernel; groups: channels that share a small kernel, a divisor of dim, by default the largest up to 8."""
+
+    def __init__(self, dim: int, lks: int = 7, sks: int = 3, groups: int | None = None) -> None:
+        super().__init__()
+        groups = fitting(dim, 8) if groups is None else groups
+        require_positive("LSConv", groups=groups)
+        require_multiple("LSConv", dim, groups, "channels a kernel")
+        require_odd("LSConv", "lks", lks)
+        require_odd("LSConv", "sks", sks)
+        self.groups, self.sks = groups, sks
+        self.lkp = LargeKernelPerception(dim, lks, sks, groups)
+        self.bn = BatchNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + BN(a) of the map `x` (B, dim, H, W)."""
+        kernels = self.lkp(x).unsqueeze(3)  # (B, dim / groups, sks^2, 1, H, W)
+        gathered = torch.zeros_like(x).unflatten(1, (-1, self.groups))
+        for weight, near in zip(kernels.unbind(2), neighbours(x, self.sks), strict=True):
+            gathered = gathered + weight.to(x.dtype) * near.unflatten(1, (-1, self.groups))
+        return x + self.bn(gathered.flatten(1, 2))

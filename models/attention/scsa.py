@@ -1,0 +1,87 @@
+"""SCSA: gates along rows and columns by kernels of four sizes, then channels that look at each other.
+
+Paper: Si, Xu, Zhu, Zhang, Dong, Chen, Li, "SCSA: Exploring the Synergistic Effects Between Spatial and Channel
+Attention", Neurocomputing 2025, https://arxiv.org/abs/2407.05128, equations 3 to 12.
+
+    x_h, x_w = means of x over columns, over rows                          (C, H), (C, W), in four quarters of channels
+    g_h      = sigmoid(GN_4([DWConv1d_3, _5, _7, _9 of one quarter each](x_h)))     g_w: the same convolutions, own norm
+    x_s      = x * g_h * g_w
+    z        = GN_1(mean of x_s over windows of 7 x 7);   q, k, v = a z per channel
+    y        = softmax over channels(q k^T / sqrt(d)) v                     heads of d channels
+    out      = x_s * sigmoid(mean of y over the windows)
+
+How ours differs from the circulating copies: theirs refuses maps smaller than the window; here the window is cut to
+the map. Heads are the largest number up to 8 that divides the channels. As published, rows and columns behind the
+last whole window are not seen by the channel attention.
+
+Exact short cut: the mean over windows goes through the product, so it is taken of v.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, cat, nn
+
+from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, softmax
+from models.registry import register
+from utils.errors import ModelError
+
+
+@register()
+class SCSA(nn.Module):
+    """SCSA(dim, head_num=None, window_size=7, group_kernel_sizes=(3, 5, 7, 9), qkv_bias=False): (B, dim, H, W) to the
+    same shape, any H and W. dim: a multiple of 4; head_num divides it; window_size -1 takes the whole map as one."""
+
+    def __init__(self, dim: int, head_num: int | None = None, window_size: int = 7,
+                 group_kernel_sizes: Sequence[int] = (3, 5, 7, 9), qkv_bias: bool = False) -> None:
+        super().__init__()
+        require_multiple("SCSA", dim, 4, "quarters")
+        head_num = fitting(dim, 8) if head_num is None else head_num
+        require_positive("SCSA", head_num=head_num)
+        require_multiple("SCSA", dim, head_num, "heads")
+        if window_size != -1:
+            require_positive("SCSA", window_size=window_size)
+        self._require_four(group_kernel_sizes)
+        self.head_num, self.window_size, self.scaler = head_num, window_size, (dim // head_num) ** -0.5
+        self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l = (
+            nn.Conv1d(dim // 4, dim // 4, size, padding=size // 2, groups=dim // 4) for size in group_kernel_sizes)
+        self.norm_h = nn.GroupNorm(4, dim)
+        self.norm_w = nn.GroupNorm(4, dim)
+        self.norm = nn.GroupNorm(1, dim)
+        self.q = nn.Conv2d(dim, dim, 1, groups=dim, bias=qkv_bias)
+        self.k = nn.Conv2d(dim, dim, 1, groups=dim, bias=qkv_bias)
+        self.v = nn.Conv2d(dim, dim, 1, groups=dim, bias=qkv_bias)
+
+    @staticmethod
+    def _require_four(sizes: Sequence[int]) -> None:
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str) or len(sizes) != 4:
+            raise ModelError(f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], got {sizes!r}")
+        for size in sizes:
+            require_odd("SCSA", "group_kernel_sizes", size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x_s times the gate of its channels, for the map `x` (B, dim, H, W)."""
+        rows = self._gate(x.mean(3), self.norm_h).unsqueeze(3)  # (B, C, H, 1)
+        columns = self._gate(x.mean(2), self.norm_w).unsqueeze(2)  # (B, C, 1, W)
+        gated = x * rows * columns
+        return gated * self._channel_gate(gated)
+
+    def _gate(self, profile: Tensor, norm: nn.GroupNorm) -> Tensor:
+        """Return the gate of a profile (B, C, L)."""
+        convolutions = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
+        mixed = cat([conv(part) for conv, part in zip(convolutions, profile.chunk(4, 1), strict=True)], 1)
+        return torch.sigmoid(norm(mixed))
+
+    def _channel_gate(self, maps: Tensor) -> Tensor:
+        """Return the gate of every channel (B, C, 1, 1) of the maps (B, C, H, W)."""
+        pooled = self.norm(F.avg_pool2d(maps, self._window(maps.shape[-2:])))
+        heads = (self.head_num, -1)
+        query, key = (conv(pooled).flatten(2).unflatten(1, heads) for conv in (self.q, self.k))  # (B, heads, d, n)
+        value = self.v(pooled).mean((2, 3)).unflatten(1, heads).unsqueeze(3)  # (B, heads, d, 1)
+        attention = softmax(query @ key.transpose(2, 3) * self.scaler, dim=3)  # (B, heads, d, d)
+        return torch.sigmoid((attention @ value).flatten(1, 2).unsqueeze(3))
+
+    def _window(self, size: torch.Size) -> tuple[int, int]:
+        height, width = size
+        return (height, width) if self.window_size == -1 else (min(self.window_size, height), min(self.window_size, width))

@@ -1,0 +1,57 @@
+"""SHSA: one attention head on a part of the channels; the rest waits and is mixed in behind it.
+
+Paper: Yun, Ro, "SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design", CVPR 2024,
+https://arxiv.org/abs/2401.16456, equations 1 to 3 and figure 5.
+
+    x_a, x_r = the first `pdim` channels, the others
+    q, k, v  = BN(W GN(x_a))                         qk_dim, qk_dim and pdim channels; GN: one group
+    y_a      = softmax over positions(q^T k / sqrt(qk_dim)) v
+    out      = x + BN(W_o ReLU([y_a, x_r]))
+
+How ours differs from the circulating copies: `pdim` is worked out from the channels (3/14 of them, the paper's
+1/4.67, in steps of 8 and at least 8); the attention is one fused call, so no N x N map is held where there is a
+kernel for it; the input is added, as around every attention of the paper. The last batch norm's weight starts at zero as
+published: the block starts as the identity.
+"""
+
+from torch import Tensor, cat, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from models.attention.arithmetic import require_positive
+from models.layers import Conv
+from models.registry import register
+from utils.errors import ModelError
+
+
+@register(cost="quadratic")
+class SHSA(nn.Module):
+    """SHSA(dim, qk_dim=16, pdim=None): (B, dim, H, W) to the same shape, any H and W; pdim of the channels attend."""
+
+    heads = 1  # N x N maps
+
+    def __init__(self, dim: int, qk_dim: int = 16, pdim: int | None = None) -> None:
+        super().__init__()
+        pdim = min(dim, max(8, 8 * round(dim * 3 / 14 / 8))) if pdim is None else pdim
+        require_positive("SHSA", dim=dim, qk_dim=qk_dim, pdim=pdim)
+        if pdim > dim:
+            raise ModelError(f"SHSA: pdim {pdim} is more than the {dim} channels that arrive; use 1 to {dim}")
+        self.qk_dim, self.pdim = qk_dim, pdim
+        self.pre_norm = nn.GroupNorm(1, pdim)
+        self.qkv = Conv(pdim, 2 * qk_dim + pdim, act=False)
+        self.proj = nn.Sequential(nn.ReLU(), Conv(dim, dim, act=False))
+        nn.init.zeros_(self.proj[1].bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + BN(W_o ReLU([attended, rest])) of the map `x` (B, dim, H, W)."""
+        part, rest = x.split((self.pdim, x.shape[1] - self.pdim), 1)
+        attended = self._attend(self.qkv(self.pre_norm(part)))
+        return x + self.proj(cat((attended.reshape(part.shape).to(rest.dtype), rest), 1))
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """(B, 2 qk_dim + pdim, H, W) -> (B, pdim, N)."""
+        tokens = qkv.flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, N, ...)
+        width = max(self.qk_dim, self.pdim)  # fused kernels want queries as wide as values
+        query, key, value = (pad(each, (0, width - each.shape[-1])) for each in
+                             tokens.split((self.qk_dim, self.qk_dim, self.pdim), -1))
+        attended = scaled_dot_product_attention(query, key, value, scale=self.qk_dim**-0.5)
+        return attended[:, 0, :, : self.pdim].transpose(1, 2)

@@ -1,0 +1,51 @@
+"""TSSA: token statistics self-attention, which weighs each head's channels by their second moments.
+
+Paper: Wu, Ding, Lu, Pai, Zhang, Yu, Ma, Haeffele, "Token Statistics Transformer: Linear-Time Attention via Variational
+Rate Reduction", ICLR 2025, https://arxiv.org/abs/2412.17810, equations 15 and 16 and algorithm 1.
+
+    w      = W x                                            the only projection; heads of d channels, N positions
+    Pi_hi  = softmax over heads(temp_h sum_c w_hci^2 / sum_j w_hcj^2)     which head a position belongs to
+    m_hc   = sum_i Pi_hi w_hci^2 / (sum_i Pi_hi + 1e-8)      the head's second moment of channel c
+    y_hci  = -Pi_hi w_hci / (1 + m_hc)
+    out    = x + W_o y + b_o
+
+No position is compared with another: cost and memory grow with N C.
+
+How ours differs from the circulating copies: maps of any size in place of tokens; the squares, their sums and the
+softmax are in float32 at least, and the squares are divided by their sum without a square root between; the input is
+added, as around the attention in the paper (the minus sign is its step down the coding rate).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import fitting, require_multiple, require_positive, wide
+from models.attention.linear_attention import project
+from models.registry import register
+
+
+@register()
+class TSSA(nn.Module):
+    """TSSA(dim, num_heads=None, qkv_bias=False): (B, dim, H, W) to the same shape, any H and W. num_heads divides dim,
+    by default the largest number up to 8 that does; with one head every position belongs to it."""
+
+    def __init__(self, dim: int, num_heads: int | None = None, qkv_bias: bool = False) -> None:
+        super().__init__()
+        num_heads = fitting(dim, 8) if num_heads is None else num_heads
+        require_positive("TSSA", num_heads=num_heads)
+        require_multiple("TSSA", dim, num_heads, "heads")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, dim, bias=qkv_bias)
+        self.temp = nn.Parameter(torch.ones(num_heads, 1))
+        self.to_out = nn.Sequential(nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + W_o y + b_o of the map `x` (B, dim, H, W)."""
+        projected = project(self.qkv, x)
+        features = wide(projected).flatten(2).unflatten(1, (self.num_heads, -1))  # w: (B, heads, d, N)
+        squares = features.square()
+        shares = squares / squares.sum(3, keepdim=True).clamp(min=1e-24)
+        belongs = torch.softmax(shares.sum(2) * wide(self.temp), dim=1).unsqueeze(2)  # Pi: (B, heads, 1, N)
+        moments = (belongs * squares).sum(3, keepdim=True) / (belongs.sum(3, keepdim=True) + 1e-8)
+        steps = -(features * belongs) / (1 + moments)
+        return x + project(self.to_out[0], steps.to(projected.dtype).reshape(x.shape))

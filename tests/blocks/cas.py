@@ -1,0 +1,26 @@
+"""CAS."""
+
+from blocks import BlockCase, Oracle
+from blocks.literal import batch_norm, convolution, pointwise, relu, sigmoid
+from models.attention.cas import CAS
+
+
+def slow_gate(gate, maps):
+    local = relu(batch_norm(gate.local.bn, convolution(gate.local.conv, maps)))
+    maps = maps * sigmoid(pointwise(gate.position, local))
+    mean = maps.flatten(2).sum(2) / (maps.shape[2] * maps.shape[3])
+    return maps * sigmoid(pointwise(gate.channel, mean[:, :, None, None]))
+
+
+def slow_cas(block, x):
+    """Equations 5 to 8."""
+    query, key, value = pointwise(block.qkv, x).chunk(3, 1)
+    context = convolution(block.dwc, slow_gate(block.oper_q, query) + slow_gate(block.oper_k, key))
+    return x + convolution(block.proj, context * value)
+
+
+CASES = {"CAS": BlockCase(
+    oracles={"without bias": Oracle(lambda: CAS(6), slow_cas, 6), "with bias": Oracle(lambda: CAS(8, True), slow_cas, 8)},
+    counts={channels: 5 * channels**2 + 44 * channels for channels in (64, 512)},
+    refused={(0,): "dim"},
+)}

@@ -1,0 +1,35 @@
+"""LiteMLA."""
+
+import torch
+
+from blocks import BlockCase, Oracle
+from blocks.literal import batch_norm, convolution, pointwise, relu
+from models.attention.lite_mla import LiteMLA
+
+
+def slow_lite_mla(block, x):
+    """Equation 2 for one image, head, query and key at a time, at each scale."""
+    batch, channels, height, width = x.shape
+    first = pointwise(block.qkv, x)
+    scales = [first] + [convolution(grouped, convolution(depthwise, first)) for depthwise, grouped in block.aggreg]
+    parts = []
+    for maps in scales:
+        for head in range(channels // block.dim):
+            start = 3 * block.dim * head
+            query, key, value = (maps[:, start + number * block.dim : start + (number + 1) * block.dim].flatten(2) for number in range(3))
+            attended = torch.zeros_like(value)
+            for image in range(batch):
+                for i in range(height * width):
+                    weights = [(relu(key[image, :, j]) * relu(query[image, :, i])).sum() for j in range(height * width)]
+                    total = sum(weight * value[image, :, j] for j, weight in enumerate(weights))
+                    attended[image, :, i] = total / (sum(weights) + block.eps)
+            parts.append(attended.reshape(batch, block.dim, height, width))
+    return x + batch_norm(block.proj.bn, pointwise(block.proj.conv, torch.cat(parts, 1)))
+
+
+CASES = {"LiteMLA": BlockCase(
+    oracles={"heads of 4": Oracle(lambda: LiteMLA(8, dim=4), slow_lite_mla, 8),
+             "scales 3 and 5": Oracle(lambda: LiteMLA(6, dim=3, scales=(3, 5)), slow_lite_mla, 6)},
+    counts={channels: 5 * channels**2 + 101 * channels for channels in (64, 512)},
+    refused={(30, 8): "multiple of 8", (32, 8, (4,)): "scales", (32, 8, 5): "scales"},
+)}

@@ -1,0 +1,44 @@
+"""LSConv."""
+
+import torch
+
+from blocks import BlockCase, Oracle
+from blocks.literal import batch_norm, convolution, group_norm, pointwise, relu
+from models.attention.lsconv import LSConv
+
+
+def slow_perception(lkp, x):
+    maps = relu(batch_norm(lkp.cv1.bn, pointwise(lkp.cv1.conv, x)))
+    maps = batch_norm(lkp.cv2.bn, convolution(lkp.cv2.conv, maps))
+    maps = relu(batch_norm(lkp.cv3.bn, pointwise(lkp.cv3.conv, maps)))
+    return group_norm(lkp.norm, pointwise(lkp.cv4, maps))
+
+
+def slow_lsconv(block, x):
+    """Every position and channel gathers its neighbours with the kernel of its own."""
+    _, channels, height, width = x.shape
+    kernels, size, gathered = slow_perception(block.lkp, x), block.sks, []
+    for c in range(channels):
+        first = (c // block.groups) * size * size
+        for a in range(height):
+            for b in range(width):
+                total = x.new_zeros(x.shape[0])
+                for tap in range(size * size):
+                    row, column = a + tap // size - size // 2, b + tap % size - size // 2
+                    if 0 <= row < height and 0 <= column < width:
+                        total = total + kernels[:, first + tap, a, b] * x[:, c, row, column]
+                gathered.append(total)
+    return x + batch_norm(block.bn, torch.stack(gathered, 1).reshape(x.shape))
+
+
+def count(channels, groups=8, sks=3, lks=7):
+    hidden, kernels = channels // 2, sks * sks * channels // groups
+    return channels * hidden + hidden * (lks * lks + hidden) + 6 * hidden + kernels * (hidden + 3) + 2 * channels
+
+
+CASES = {"LSConv": BlockCase(
+    oracles={"groups of four": Oracle(lambda: LSConv(8, groups=4), slow_lsconv, 8),
+             "kernels 3 and 5, groups of one": Oracle(lambda: LSConv(4, lks=3, sks=5, groups=1), slow_lsconv, 4)},
+    counts={channels: count(channels) for channels in (64, 512)},
+    refused={(30, 7, 3, 8): "multiple of 8", (32, 6): "lks", (32, 7, 2): "sks"},
+)}
