@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.identity_start import IdentityStart
 from models.layers import C3, Bottleneck
 from models.registry import Entry, Plan, Scale, find, register, stacked
 
@@ -52,6 +53,11 @@ class C3Attention(C3):
     def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
         return nn.Sequential(*(AttentionBottleneck(hidden, _built(self.block, hidden, self.block_args), shortcut, groups)
                                for _ in range(repeats)))
+
+    def start_as_identity(self) -> None:
+        """Put each bottleneck's attention behind a zero gate: the layer starts as a plain C3."""
+        for bottleneck in self.m:
+            bottleneck.attention = IdentityStart(bottleneck.attention, bottleneck.cv2.conv.out_channels)
 
 
 def _built(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:

@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import nn
 
+from models.identity_start import STARTS
 from utils.errors import ModelError, nearest
 
 # What a block's or a plugin's own code may raise because of the arguments it was given.
@@ -73,6 +74,7 @@ class Entry:
     wiring: Wiring
     wiring_name: str
     cost: str = "linear"
+    start: str = "plain"
 
     @property
     def module(self) -> str:
@@ -82,6 +84,12 @@ class Entry:
     def attention(self) -> bool:
         """Whether the block belongs to the catalogue models.attention."""
         return self.module.startswith("models.attention.")
+
+    @property
+    def inserted(self) -> bool:
+        """Whether the block is one that is put into a network rather than part of it: attention of the catalogue, or a
+        block of a user's that keeps its width."""
+        return self.attention or self.wiring_name == "same_width" and not self.module.startswith("torch.")
 
 
 def _one(channels: Sequence[int]) -> int:
@@ -159,21 +167,24 @@ _entries: dict[str, Entry] = {}
 
 
 def register(wiring: str | Wiring = "same_width", name: str | None = None,
-             cost: str = "linear") -> Callable[[type[nn.Module]], type[nn.Module]]:
+             cost: str = "linear", start: str = "plain") -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Return a class decorator that makes a block known to model yamls.
 
     wiring: a name of `WIRINGS` or a function (channels_in, repeats, scale, args) -> Plan, which may
     raise ValueError with the reason why the arguments do not fit; name: the yaml's word, by default the
     class's own; cost: one of `COSTS`, "quadratic" where every position looks at every other (such a block
-    tells its number of N x N maps as `heads`). Raises ModelError when the name is taken or a word is unknown."""
+    tells its number of N x N maps as `heads`); start: "identity" puts the block behind a zero gate (see
+    models/identity_start.py) where a yaml does not say attention_start. Raises ModelError when the name is taken or a word is unknown."""
     if not callable(wiring) and wiring not in WIRINGS:
         raise ModelError(f"unknown wiring {wiring!r}{nearest(str(wiring), WIRINGS)}: one of {', '.join(WIRINGS)}")
     if cost not in COSTS:
         raise ModelError(f"unknown cost {cost!r}{nearest(str(cost), COSTS)}: one of {', '.join(COSTS)}")
+    if start not in STARTS:
+        raise ModelError(f"unknown start {start!r}{nearest(str(start), STARTS)}: one of {', '.join(STARTS)}")
     rule = wiring if callable(wiring) else WIRINGS[wiring]
 
     def add(cls: type[nn.Module]) -> type[nn.Module]:
-        entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost)
+        entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost, start)
         taken = _entries.get(entry.name)
         if taken and (taken.module, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ModelError(f"two blocks are called {entry.name!r}: {taken.module}.{taken.cls.__qualname__} and "

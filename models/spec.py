@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.identity_start import STARTS
 from models.registry import Scale
 from models.rows import absolute, is_number, listed, read_content
 from utils.errors import ModelError
@@ -42,14 +43,18 @@ class ModelSpec:
     scale: Scale
     rows: tuple[LayerRow, ...]
     yaml: dict[str, Any]
+    attention_start: str | None = None
 
 
 def read_spec(cfg: Path | str | Mapping, ch: int = 3, nc: int | None = None,
-              anchors: int | float | list | None = None) -> ModelSpec:
-    """Read and check a model yaml (a path or its content). `nc` and `anchors`, where given, replace the yaml's."""
+              anchors: int | float | list | None = None, attention_start: str | None = None) -> ModelSpec:
+    """Read and check a model yaml (a path or its content). `nc`, `anchors` and `attention_start`, where given,
+    replace the yaml's."""
     file, content, rows = read_content(cfg)
     content["ch"] = content.get("ch", ch)
     _override(content, nc, anchors)
+    if attention_start:
+        content["attention_start"] = attention_start
     _check_numbers(file, content)
     na = content["anchors"] if isinstance(content["anchors"], int) else len(content["anchors"][0]) // 2
     scale = Scale(content["depth_multiple"], content["width_multiple"], na * (content["nc"] + 5))
@@ -58,7 +63,8 @@ def read_spec(cfg: Path | str | Mapping, ch: int = 3, nc: int | None = None,
         LayerRow(index, row.sources, tuple(absolute(source, index) for source in listed(row.sources)), row.repeats,
                  row.block, tuple(_read_arg(arg, names) for arg in row.args), row.where)
         for index, row in enumerate(rows))
-    return ModelSpec(file, content["ch"], content["nc"], content["anchors"], scale, layers, content)
+    return ModelSpec(file, content["ch"], content["nc"], content["anchors"], scale, layers, content,
+                     content.get("attention_start"))
 
 
 def _override(content: dict[str, Any], nc: int | None, anchors: int | float | list | None) -> None:
@@ -74,6 +80,8 @@ def _check_numbers(file: str, content: dict[str, Any]) -> None:
     for key in ("nc", "ch"):
         if not is_number(content[key], int) or content[key] < 1:
             raise ModelError(f"{file}: {key} must be a whole number of at least 1, got {content[key]!r}")
+    if content.get("attention_start") not in (None, *STARTS):
+        raise ModelError(f"{file}: attention_start must be {' or '.join(STARTS)}, got {content['attention_start']!r}")
     for key in ("depth_multiple", "width_multiple"):
         if not is_number(content[key]) or content[key] <= 0:
             raise ModelError(f"{file}: {key} must be a number above 0, got {content[key]!r}")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from models import attention, c3_attention, layers  # noqa: F401  importing them fills the registry
 from models.head import Detect
+from models.identity_start import started_as_identity
 from models.registry import BLOCK_ERRORS, Entry, Plan, find
 from models.rows import IMAGE, check_sources, find_yaml, listed
 from models.spec import LayerRow, ModelSpec, read_spec
@@ -100,16 +101,18 @@ def _build(entry: Entry, row: LayerRow, spec: ModelSpec, channels: list[int]) ->
     """Return the layer and the width that should leave it."""
     repeats = spec.scale.repeats(row.number)
     plan = entry.wiring(channels, repeats, spec.scale, row.args)
-    copies = [_construct(entry, plan)]
+    copies = [_construct(entry, plan, channels, spec)]
     while len(copies) < plan.copies:  # copies stand in a row: each takes what the one before leaves
-        copies.append(_construct(entry, entry.wiring([plan.channels_out], repeats, spec.scale, row.args)))
+        further = entry.wiring([plan.channels_out], repeats, spec.scale, row.args)
+        copies.append(_construct(entry, further, [plan.channels_out], spec))
     layer = copies[0] if len(copies) == 1 else nn.Sequential(*copies)
     layer.arguments = str(list(plan.args))
     layer.type = f"{entry.cls.__module__}.{entry.cls.__name__}"
     return layer, plan.channels_out
 
 
-def _construct(entry: Entry, plan: Plan) -> nn.Module:
+def _construct(entry: Entry, plan: Plan, channels: list[int], spec: ModelSpec) -> nn.Module:
+    """Return one copy of a block, attention behind a zero gate where that is asked for."""
     signature = inspect.signature(entry.cls)
     try:
         signature.bind(*plan.args)
@@ -117,9 +120,11 @@ def _construct(entry: Entry, plan: Plan) -> nn.Module:
         raise ValueError(f"its arguments do not fit: {error}; after wiring they are {list(plan.args)}, "
                          f"it takes {', '.join(signature.parameters)}") from None
     try:
-        return entry.cls(*plan.args)
+        layer = entry.cls(*plan.args)
     except BLOCK_ERRORS as error:
         raise ValueError(f"cannot be built from {list(plan.args)}: {error}") from error
+    gated = (spec.attention_start or entry.start) == "identity" and (entry.inserted or hasattr(layer, "start_as_identity"))
+    return started_as_identity(layer, channels[0], plan.channels_out) if gated else layer
 
 
 @torch.no_grad()
@@ -173,13 +178,14 @@ class Model(nn.Module):
     """A YOLOv5 detector built from a yaml.
 
     cfg: path or content of a model yaml; ch: input channels; nc, anchors: replace the yaml's (anchors as a
-    number asks for that many a level). `model` holds the layers, the last of them is `head`; `names` are the
+    number asks for that many a level); attention_start: "identity" puts each inserted attention block behind a
+    zero gate, "plain" leaves it as published, None does what the yaml says. `model` holds the layers, the last of them is `head`; `names` are the
     classes; `yaml` is the content it was built from, from which `Model(model.yaml)` builds the same again."""
 
     def __init__(self, cfg: Path | str | Mapping = "yolov5s.yaml", ch: int = 3, nc: int | None = None,
-                 anchors: int | float | list | None = None):
+                 anchors: int | float | list | None = None, attention_start: str | None = None):
         super().__init__()
-        spec = read_spec(cfg, ch, nc, anchors)
+        spec = read_spec(cfg, ch, nc, anchors, attention_start)
         self.yaml = spec.yaml
         self.yaml_file = Path(spec.file).name
         self.model, self.save = parse_model(spec)

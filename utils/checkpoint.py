@@ -59,15 +59,6 @@ class Checkpoint:
         return len(self.names)
 
 
-@dataclass(frozen=True)
-class TransferReport:
-    """How many of a model's tensors came from a checkpoint; `left` names the others."""
-
-    transferred: int
-    total: int
-    left: tuple[str, ...] = ()
-
-
 def checkpoint_of(model: nn.Module, names: Sequence[str] | None = None, training: Mapping | None = None,
                   settings: Mapping | None = None) -> Checkpoint:
     """Return a model as a checkpoint. Its tensors are the model's own, not copies: write it before training goes on."""
@@ -147,23 +138,6 @@ def load_models(paths: Sequence[Path | str] | Path | str, device: torch.device |
             raise CheckpointError(f"{other.source} and {checkpoints[0].source} have different classes and make no ensemble")
     models = [build_model(checkpoint, device, fuse).requires_grad_(False) for checkpoint in checkpoints]
     return models[0] if len(models) == 1 else Ensemble(models).eval()
-
-
-def transfer_weights(model: nn.Module, checkpoint: Checkpoint, keep_anchors: bool = False) -> TransferReport:
-    """Copy into `model` what a checkpoint has under the same name and in the same shape; say how much that was.
-
-    With `keep_anchors` the model's anchors stay (a cfg or hyperparameters chose them)."""
-    own = model.state_dict()
-    fitting = {name for name, tensor in checkpoint.state.items()
-               if name in own and own[name].shape == tensor.shape and not (keep_anchors and name.endswith(".anchors"))}
-    with torch.no_grad():
-        for name in fitting:
-            own[name].copy_(checkpoint.state[name])
-    left = tuple(name for name in own if name not in fitting)
-    LOGGER.info(f"Transferred {len(fitting)}/{len(own)} items from {checkpoint.source}")
-    if not fitting:
-        LOGGER.warning(f"WARNING: nothing in {checkpoint.source} fits this model; it starts from random weights")
-    return TransferReport(len(fitting), len(own), left)
 
 
 def strip(path: Path | str, output: Path | str | None = None, settings: Mapping | None = None) -> Path:

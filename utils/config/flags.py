@@ -26,7 +26,7 @@ class Flag:
 
     kind: text, integer, number, switch (absent or present) or choice (--x / --no-x / not said);
     many: takes one value or more and becomes a tuple; repeatable: may be given several times;
-    const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it."""
+    words: texts that stand beside the numbers; const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it."""
 
     help: str
     kind: str
@@ -35,6 +35,7 @@ class Flag:
     aliases: tuple[str, ...] = ()
     const: object = None
     choices: tuple[str, ...] | None = None
+    words: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
     new: bool = False
@@ -152,7 +153,7 @@ def _argument(each: Field) -> dict[str, object]:
         return {**argument, "action": "store_true"}
     if spec.kind == "choice":
         return {**argument, "action": argparse.BooleanOptionalAction}
-    argument["type"] = _KINDS[spec.kind]
+    argument["type"] = _number_or_word if spec.words else _KINDS[spec.kind]
     argument["metavar"] = each.name.upper() if spec.choices is None else "{" + ",".join(spec.choices) + "}"
     if spec.choices is not None:
         argument["choices"] = spec.choices
@@ -164,6 +165,14 @@ def _argument(each: Field) -> dict[str, object]:
     elif spec.const is not None:
         argument.update(nargs="?", const=spec.const)
     return argument
+
+
+def _number_or_word(text: str) -> int | str:
+    """A whole number where it is one, else the text, which the record checks."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _help(each: Field) -> str:
@@ -224,6 +233,8 @@ def _checked(each: Field, value: object) -> object:
 
 def _single(name: str, spec: Flag, value: object) -> object:
     """Return one value as its flag's type, inside its bounds and among its choices."""
+    if value in spec.words:
+        return value
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     if spec.kind == "text":
         if isinstance(value, Path) or (plain and spec.choices is None):
@@ -232,7 +243,8 @@ def _single(name: str, spec: Flag, value: object) -> object:
     else:
         right = plain and (spec.kind == "number" or int(value) == value if math.isfinite(value) else False)
     if not right:
-        raise ConfigError(f"{name}: expected {_EXPECTED[spec.kind]}, got {value!r}")
+        expected = " or ".join((_EXPECTED[spec.kind], *spec.words))
+        raise ConfigError(f"{name}: expected {expected}, got {value!r}{nearest(str(value), spec.words)}")
     if spec.choices is not None and value not in spec.choices:
         raise ConfigError(f"{name} {value}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}")
     if spec.kind == "text":

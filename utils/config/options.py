@@ -49,8 +49,9 @@ class TrainConfig(Options):
     cos_lr: bool = flag(False, "let the learning rate fall along a half cosine instead of a line", "switch")
     label_smoothing: float = flag(0.0, "share of a class target given to the other classes", "number", low=0, high=1)
     patience: int = flag(100, "epochs without improvement before training stops; 0 never stops early", "integer", low=0)
-    freeze: tuple[int, ...] = flag((0,), "layers to leave as they are: one number N freezes the first N, several name them",
-                                   "integer", many=True, low=0)
+    freeze: tuple[int | str, ...] = flag((0,), "layers to leave as they are: one number N freezes the first N, several name "
+                                         "them, backbone means all of it; inserted attention is not counted and never frozen",
+                                         "integer", many=True, low=0, words=("backbone",))
     save_period: int = flag(-1, "keep a checkpoint every so many epochs; -1 keeps none", "integer", low=-1)
     local_rank: int = flag(-1, "set by launchers of several processes; not used", "integer", aliases=("--local_rank",))
     seed: int = flag(0, "decides all random numbers", "integer", low=0, high=2**32 - 1, new=True)
@@ -60,6 +61,12 @@ class TrainConfig(Options):
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+    attention_start: str = flag("", "how inserted attention starts: identity behind a zero gate a channel, plain as published; "
+                                "'' does what the yaml says", choices=("", "identity", "plain"), new=True)
+    transfer: str = flag("layers", "how --weights finds its place: layers aligned by what they are, or keys, by name as in v6.1",
+                         choices=("layers", "keys"), new=True)
+    require_transfer: float = flag(0.0, "least share of --weights' parameters that must find a place, 0 to 1", "number",
+                                   low=0, high=1, new=True)
 
     @classmethod
     def refused(cls) -> dict[str, str]:
@@ -73,12 +80,16 @@ class TrainConfig(Options):
         }
 
     def check(self) -> None:
+        if "backbone" in self.freeze and len(self.freeze) > 1:
+            raise ConfigError("--freeze: backbone stands alone; or give numbers")
         if self.batch_size == 0:
             raise ConfigError("--batch-size 0: expected at least 1, or -1 to pick what fits the GPU")
         if self.save_period == 0:
             raise ConfigError("--save-period 0: expected at least 1, or -1 to keep no extra checkpoints")
         if self.sync_bn:
             raise ConfigError("--sync-bn: needs several processes; one process trains here, so leave it out")
+        if self.require_transfer and not self.weights:
+            raise ConfigError(f"--require-transfer {self.require_transfer:g}: needs --weights to transfer from")
         if self.rect and self.image_weights:
             raise ConfigError("--image-weights: draws images at random and --rect fixes their order; leave one out")
 

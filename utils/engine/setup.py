@@ -10,7 +10,7 @@ from models.registry import load_plugin
 from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
 from utils.box_losses import BoxLoss
-from utils.checkpoint import Checkpoint, find_weights, read_checkpoint, transfer_weights
+from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.datasets.loader import Loader, build_loader, reuse_freed_memory
 from utils.datasets.open import open_split
@@ -22,6 +22,7 @@ from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
 from utils.optim import Schedule, build_optimizer, scaled_weight_decay
+from utils.transfer import base_numbers, transfer_weights
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
 
@@ -48,8 +49,9 @@ def prepare_process(config: TrainConfig) -> None:
 
 
 def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, resumed: Checkpoint | None,
-                   device: torch.device) -> Model:
-    """Return the model to train, with the weights it starts from, frozen as asked."""
+                   device: torch.device, report_file: Path | None = None) -> Model:
+    """Return the model to train, with the weights it starts from, frozen as asked. report_file: where a table of what
+    became of each tensor of --weights goes."""
     source = resumed
     if resumed is None and config.weights:
         source = read_checkpoint(find_weights(config.weights, download=config.download))
@@ -60,26 +62,42 @@ def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec,
         description = config.cfg or (source.yaml if source else DEFAULT_MODEL)
         if not config.cfg and not source:
             LOGGER.info(f"neither --cfg nor --weights: training {DEFAULT_MODEL.name} from scratch")
-        model = Model(description, nc=spec.nc, anchors=hyp.anchors)
+        model = Model(description, nc=spec.nc, anchors=hyp.anchors, attention_start=config.attention_start or None)
         model.summary(verbose=True)
         if source:
-            transfer_weights(model, source, keep_anchors=bool(config.cfg or hyp.anchors))
+            transfer_weights(model, source, bool(config.cfg or hyp.anchors), config.transfer, config.require_transfer,
+                             report_file)
     model.names = list(spec.names)
     freeze_layers(model, config.freeze)
     return model.to(device)
 
 
-def freeze_layers(model: Model, freeze: tuple[int, ...]) -> None:
-    """Freeze the first N layers (one number) or the layers of these indices (several)."""
-    layers = range(freeze[0]) if len(freeze) == 1 else freeze
-    count = len(model.model)
-    wrong = [layer for layer in layers if not 0 <= layer < count]
-    if wrong:
-        raise ConfigError(f"--freeze {' '.join(map(str, freeze))}: the model has layers 0 to {count - 1}")
-    for layer in layers:
-        for name, parameter in model.model[layer].named_parameters():
-            parameter.requires_grad = False
-            LOGGER.info(f"freezing model.{layer}.{name}")
+def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
+    """Freeze the first N layers (one number), the layers of these numbers (several), or the "backbone".
+
+    Numbers are those of the model without attention, so they mean the same in a variant; inserted attention, also
+    that inside a C3, goes on learning."""
+    numbers = base_numbers(model.yaml)
+    wanted = _wanted_layers(numbers, freeze, len(model.yaml["backbone"]))
+    for layer, number in zip(model.model, numbers, strict=True):
+        if number in wanted:
+            for name, parameter in layer.named_parameters():
+                if ".attention." not in name:
+                    parameter.requires_grad = False
+                    LOGGER.info(f"freezing model.{layer.i}.{name}")
+
+
+def _wanted_layers(numbers: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
+    """Return the base model's numbers of the layers to freeze. numbers: of each layer, None for inserted attention;
+    backbone: how many of them are the backbone."""
+    if freeze == ("backbone",):
+        return {number for number in numbers[:backbone] if number is not None}
+    count = sum(number is not None for number in numbers)
+    layers = set(range(freeze[0]) if len(freeze) == 1 else freeze)
+    if layers and max(layers) >= count:
+        without = "" if count == len(numbers) else " without its attention"
+        raise ConfigError(f"--freeze {' '.join(map(str, freeze))}: the model{without} has layers 0 to {count - 1}")
+    return layers
 
 
 def round_image_size(imgsz: int, stride: int) -> int:
