@@ -1,7 +1,7 @@
 """ECAAttention: a gate per channel from the means of its neighbouring channels.
 
 Paper: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
-CVPR 2020, https://arxiv.org/abs/1910.03151, equations 7, 9 and 12.
+CVPR 2020, https://arxiv.org/abs/1910.03151, sections 3.2 and 3.3.
 
     z = mean over positions of x                      (B, C)
     s = sigmoid(conv1d_k(z))                          one kernel of k taps slides along the channels, zeros outside
@@ -22,7 +22,7 @@ from models.registry import register
 
 
 def adaptive_kernel(channels: int, gamma: float = 2, b: float = 1) -> int:
-    """Return the paper's k, equation 12: odd, growing with the logarithm of the number of channels."""
+    """Return the paper's k: odd, growing with the logarithm of the number of channels."""
     whole = int(abs((math.log2(channels) + b) / gamma))
     return whole if whole % 2 else whole + 1
 

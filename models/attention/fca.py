@@ -1,7 +1,7 @@
 """FcaNet: squeeze-and-excitation whose squeeze is one cosine component of each channel, not only its mean.
 
 Paper: Qin, Zhang, Wu, Li, "FcaNet: Frequency Channel Attention Networks", ICCV 2021,
-https://arxiv.org/abs/2012.11879, equations 2, 6 to 9.
+https://arxiv.org/abs/2012.11879, section 3.
 
     B(u, v; h, w) = cos(pi u (h + 1/2) / H) cos(pi v (w + 1/2) / W)
     f_c = mean over positions of x_c * B(u, v), (u, v) that of the c-th channel's part; times sqrt(2) for each of u, v above 0

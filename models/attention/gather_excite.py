@@ -39,7 +39,7 @@ class GatherExcite(nn.Module):
         super().__init__()
         require_positive("GatherExcite", channels=channels, reduction=reduction, feat_size=feat_size)
         if type(extent) is not int or extent < 0 or extent == 1 or extent & (extent - 1):
-            raise ModelError(f"GatherExcite: extent must be 0 (the whole map) or a power of two such as 2, 4 or 8, got {extent!r}")
+            raise ModelError(f"GatherExcite: extent must be 0 (the whole map) or a power of two (2, 4, 8, ...), got {extent!r}")
         self.extent = extent
         self.gather: nn.Module = nn.Identity()
         if extra_params:

@@ -1,12 +1,13 @@
 """NAMAttention: the scales of a batch norm say how much each channel matters.
 
 Paper: Liu, Shao, Teng, Hoffmann, "NAM: Normalization-based Attention Module", NeurIPS 2021 workshop,
-https://arxiv.org/abs/2111.12419, equations 1 and 2.
+https://arxiv.org/abs/2111.12419, equation 2.
 
     w_c = |gamma_c| / sum over channels of |gamma|
     y   = sigmoid(w * BN(x)) * x                      gamma, beta: of that batch norm
 
-The channel half, as released. Before training every w_c is 1/C, so the gate is close to one half.
+The channel half, as released; the absolute values are the release's. Before training every w_c is 1/C, so the gate is
+close to one half.
 
 How ours differs from the circulating copies: they cut w off from the gradient, here it is part of the equation that is
 trained (the outputs are the same); gammas that are all zero give w = 0, not NaN. The norm is the attention itself, so
@@ -31,7 +32,7 @@ class NAMChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return sigmoid(w * BN(x)) * x."""
         size = wide(self.bn2.weight).abs()
-        share = size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
+        share = size / size.sum().clamp(min=torch.finfo(size.dtype).eps)  # no less: its inverse is in the gradient
         return torch.sigmoid(share.to(x.dtype)[:, None, None] * self.bn2(x)) * x
 
 

@@ -8,9 +8,10 @@ equations 2 to 4.
     y = s * x
 
 ESE: Lee, Park, "CenterMask: Real-Time Anchor-Free Instance Segmentation", CVPR 2020,
-https://arxiv.org/abs/1911.06667, equations 2 and 3.
+https://arxiv.org/abs/1911.06667, the effective squeeze-excitation (eSE) of VoVNetV2.
 
-    y = hard_sigmoid(W z + b) * x                     W: C x C, so no channel information is lost in between
+    y = hard_sigmoid(W z + b) * x                     W: C x C, so no channel information is lost in between;
+                                                  the hard sigmoid is the release's, the text writes a sigmoid
 
 How ours differs from the circulating copies: the hidden width of SEAttention is C/r rounded and never zero, where
 theirs becomes zero below r channels and leaves a constant gate. Keys are theirs (no biases in SEAttention).

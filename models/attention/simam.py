@@ -7,6 +7,8 @@ ICML 2021, https://proceedings.mlr.press/v139/yang21o.html, equations 5 and 6.
     1 / e* = d / (4 (v + lambda)) + 1/2
     y = sigmoid(1 / e*) * x
 
+N - 1 is the released form, which checkpoints know; the paper's variance divides by N.
+
 How ours differs from the circulating copies: they divide by zero on a 1 x 1 map and give NaN; there d is zero, so the
 gate is sigmoid(1/2). Squares are summed in float32 at least. The first argument, the channels, is not needed and may be
 left out when the class is called by hand.

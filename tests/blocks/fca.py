@@ -36,7 +36,7 @@ CASES = {"FcaNet": BlockCase(
              "a width that 16 does not divide": Oracle(lambda: FcaNet(24, reduction=4), reader(LOWEST), 24),
              "fewer channels than 16": Oracle(lambda: FcaNet(8, reduction=2), reader(LOWEST[:8]), 8),
              "the mean alone": Oracle(lambda: FcaNet(6, 2, num_freq=1), reader([(0, 0)]), 6),
-             "chosen components": Oracle(lambda: FcaNet(6, 2, None, [[0, 0], [6, 0], [3, 5]]), reader([(0, 0), (6, 0), (3, 5)]), 6)},
+             "chosen ones": Oracle(lambda: FcaNet(6, 2, None, [[0, 0], [6, 0], [3, 5]]), reader([(0, 0), (6, 0), (3, 5)]), 6)},
     counts={8: 16, 64: 512, 256: 8_192, 1024: 131_072},
     refused={(32, 0): "reduction", (32, 16, 33): "32 at most", (32, 16, 0): "num_freq", (32, 16, None, ((0, 1, 2),)): "pairs",
              (32, 16, None, ((0, -1),)): "pairs", (32, 16, 3, ((0, 1),)): "3 pairs"},
