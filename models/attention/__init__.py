@@ -14,26 +14,38 @@ from models.attention.dlka import DLKA
 from models.attention.double_attention import DoubleAttentionLayer
 from models.attention.eca import ECAAttention
 from models.attention.ela import ELA
+from models.attention.ema import EMA
+from models.attention.epsa import EPSA
 from models.attention.fca import FcaNet
 from models.attention.focused_linear import FocusedLinearAttention
+from models.attention.gam import GAM
 from models.attention.gather_excite import GatherExcite
+from models.attention.hat import HAT
 from models.attention.lite_mla import LiteMLA
 from models.attention.lka import LKA
 from models.attention.lsconv import LSConv
 from models.attention.lsk import LSKblock
 from models.attention.lska import LSKA, LSKA_Attention
+from models.attention.mca import MCA
 from models.attention.mhsa import MHSA
+from models.attention.mlca import MLCA
 from models.attention.msda import MSDA
 from models.attention.nam import NAMAttention
+from models.attention.parnet import ParNetAttention
 from models.attention.polaformer import PolaFormer
 from models.attention.polarized import ParallelPolarizedSelfAttention, SequentialPolarizedSelfAttention
 from models.attention.rcm import RCM
 from models.attention.scsa import SCSA
 from models.attention.se import ESE, SEAttention
 from models.attention.sea import Sea_Attention
+from models.attention.sge import SpatialGroupEnhance
 from models.attention.shsa import SHSA
+from models.attention.shuffle import ShuffleAttention
 from models.attention.simam import SimAM
+from models.attention.sk import SKAttention
 from models.attention.strip import Strip
+from models.attention.swin import WindowAttention
+from models.attention.triplet import TripletAttention
 from models.attention.tssa import TSSA
 
 __all__ = [
@@ -52,29 +64,41 @@ __all__ = [
     "DoubleAttentionLayer",
     "ECAAttention",
     "ELA",
+    "EMA",
+    "EPSA",
     "ESE",
     "FcaNet",
     "FocusedLinearAttention",
+    "GAM",
     "GatherExcite",
+    "HAT",
     "LKA",
     "LSConv",
     "LSKA",
     "LSKA_Attention",
     "LSKblock",
     "LiteMLA",
+    "MCA",
     "MHSA",
+    "MLCA",
     "MSDA",
     "NAMAttention",
+    "ParNetAttention",
     "ParallelPolarizedSelfAttention",
     "PolaFormer",
     "RCM",
     "SCSA",
     "SEAttention",
     "SHSA",
+    "SKAttention",
     "Sea_Attention",
     "SequentialPolarizedSelfAttention",
+    "ShuffleAttention",
     "SimAM",
+    "SpatialGroupEnhance",
     "Strip",
     "TSSA",
+    "TripletAttention",
+    "WindowAttention",
     "spatial_attention",
 ]

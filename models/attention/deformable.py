@@ -1,7 +1,7 @@
 """DAttentionBaseline: every position attends to the same few points of the map, which move to where they are wanted.
 
 Paper: Xia, Pan, Song, Li, Huang, "Vision Transformer with Deformable Attention", CVPR 2022,
-https://arxiv.org/abs/2201.00520, equations 5 to 10; and DAT++, https://arxiv.org/abs/2309.01430.
+https://arxiv.org/abs/2201.00520, section 3.2; and DAT++, https://arxiv.org/abs/2309.01430.
 
     q      = W_q x                                       heads of d channels; n_groups share the channels
     offset = s tanh(W_off GELU(LN(DW_ksize(q_g)))) / (size of the grid - 1)    one a group and grid point, stride `stride`

@@ -1,7 +1,7 @@
 """MSDA: sliding-window attention over 3 x 3 neighbours, each share of the heads at a spread of its own.
 
 Paper: Jiao, Tang, Lin, Gao, Ma, Wang, Zheng, "DilateFormer: Multi-Scale Dilated Transformer for Visual Recognition",
-IEEE TMM 2023, https://arxiv.org/abs/2302.01791, equations 1 to 3.
+IEEE TMM 2023, https://arxiv.org/abs/2302.01791, section III-A and B.
 
     q, k, v = W_qkv x                           heads of d = C / num_heads channels, an equal share for each dilation r
     h_p = sum over the kernel_size^2 neighbours o of softmax over o of (q_p . k_{p + r o} / sqrt(d)) times v_{p + r o}

@@ -1,7 +1,7 @@
 """Polarized self-attention: a gate per channel and a gate per position, each attending along the other axis.
 
 Paper: Liu, Liu, Fan, Huang, "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021,
-https://arxiv.org/abs/2107.00782, equations 1 to 4.
+https://arxiv.org/abs/2107.00782, section 3.1.
 
     channel gate   g_c = sigmoid(LN(W_z (W_v x) softmax over positions(W_q x)))           (B, C, 1, 1)
     position gate  g_s = sigmoid(softmax over channels(avg(U_q x)) . (U_v x))             (B, 1, H, W)

@@ -1,7 +1,7 @@
 """Sea_Attention: squeeze-enhanced axial attention, one attention along the rows, one along the columns, and detail.
 
 Paper: Wan, Huang, Lu, Yu, Zhang, "SeaFormer: Squeeze-enhanced Axial Transformer for Mobile Semantic Segmentation",
-ICLR 2023, https://arxiv.org/abs/2301.13156, equations 3 to 6.
+ICLR 2023, https://arxiv.org/abs/2301.13156, section 3.2.
 
     q, k, v = BN(W_q x), BN(W_k x), BN(W_v x)         h heads of d_k, d_k and d_v = attn_ratio d_k
     rows:     q^r, k^r, v^r = means over the columns, q^r and k^r plus a position e interpolated to H

@@ -20,7 +20,8 @@ def slow_msda(block, x):
         own, step = slice(head * dim, (head + 1) * dim), block.dilation[head * len(block.dilation) // heads]
         for row in range(height):
             for column in range(width):
-                near = [(row + step * dy, column + step * dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
+                near = [(row + step * dy, column + step * dx)
+                        for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
                 inside = [0 <= a < height and 0 <= b < width for a, b in near]
                 keys = [key[:, own, a, b] if there else nothing for (a, b), there in zip(near, inside, strict=True)]
                 values = [value[:, own, a, b] if there else nothing for (a, b), there in zip(near, inside, strict=True)]

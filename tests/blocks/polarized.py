@@ -39,6 +39,7 @@ CASES = {
         refused={(0,): "channel"}),
     "SequentialPolarizedSelfAttention": BlockCase(
         oracles={"8 channels": Oracle(lambda: SequentialPolarizedSelfAttention(8), slow_sequential, 8)},
-        counts=COUNTS, flat=FLAT, golden={"SequentialPolarizedSelfAttention": Golden(lambda: SequentialPolarizedSelfAttention(64))},
+        counts=COUNTS, flat=FLAT,
+        golden={"SequentialPolarizedSelfAttention": Golden(lambda: SequentialPolarizedSelfAttention(64))},
         spread="two gates of about a half, one behind the other", refused={(0,): "channel"}),
 }

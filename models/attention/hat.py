@@ -1,0 +1,69 @@
+"""HAT: window attention and channel attention side by side.
+
+Paper: Chen, Wang, Zhou, Qiao, Dong, "Activating More Pixels in Image Super-Resolution Transformer", CVPR 2023,
+https://arxiv.org/abs/2205.04437, section 3.2, the hybrid attention block (HAB).
+
+    n = LN(x)
+    m = x + (S)W-MSA(n) + conv_scale CAB(n)
+    y = m + MLP(LN(m))
+    CAB(n) = g * u,   u = Conv_3x3(GELU(Conv_3x3(n))) with C / compress_ratio channels between,
+             g = sigmoid(W_2 ReLU(W_1 avg(u)))        with C / squeeze_factor channels between
+
+(S)W-MSA is Swin's attention in (shifted) windows with relative positions (models/attention/swin.py).
+
+How ours differs from the circulating copies: those paste the whole super-resolution network, patch embedding and
+upsampler included, bound to one size; this is the block. Maps are padded, moved and masked as they come. The inner
+widths are at least 8 and 4, where theirs reach zero below 30 channels. The window is 8 (theirs: 16, for large pictures),
+the MLP widens by 2. The paper's overlapping cross attention is a block of its own between groups and is not part of it.
+"""
+
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_positive
+from models.attention.swin import WindowMSA
+from models.norms import ChannelNorm
+from models.registry import register
+from utils.errors import ModelError
+
+LEAST_COMPRESSED, LEAST_SQUEEZED = 8, 4
+
+
+class ChannelAttentionBlock(nn.Module):
+    """CAB: two 3 x 3 convolutions and a gate per channel: (B, dim, H, W) to the same shape."""
+
+    def __init__(self, dim: int, compress_ratio: int, squeeze_factor: int) -> None:
+        super().__init__()
+        inner, squeezed = max(LEAST_COMPRESSED, dim // compress_ratio), max(LEAST_SQUEEZED, dim // squeeze_factor)
+        self.cab = nn.Sequential(nn.Conv2d(dim, inner, 3, padding=1), nn.GELU(), nn.Conv2d(inner, dim, 3, padding=1))
+        self.gate = nn.Sequential(nn.Conv2d(dim, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, dim, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return g * u of the map `x`."""
+        mixed = self.cab(x)
+        return self.gate(mixed.mean((2, 3), keepdim=True)) * mixed
+
+
+@register(cost="windowed")
+class HAT(nn.Module):
+    """HAT(dim, num_heads=None, window_size=8, shift_size=0, compress_ratio=3, squeeze_factor=30, conv_scale=0.01,
+    mlp_ratio=2): (B, dim, H, W) to the same shape, any H and W. `num_heads` divides `dim`, by default dim / 32;
+    `shift_size` moves the windows, as every second block of the paper does by half a window."""
+
+    def __init__(self, dim: int, num_heads: int | None = None, window_size: int = 8, shift_size: int = 0,
+                 compress_ratio: int = 3, squeeze_factor: int = 30, conv_scale: float = 0.01, mlp_ratio: float = 2) -> None:
+        super().__init__()
+        require_positive("HAT", dim=dim, window_size=window_size, compress_ratio=compress_ratio, squeeze_factor=squeeze_factor)
+        if int(dim * mlp_ratio) < 1:
+            raise ModelError(f"HAT: mlp_ratio {mlp_ratio!r} leaves no channels of {dim}; use at least {1 / dim:.3g}")
+        self.conv_scale = conv_scale
+        self.norm1, self.norm2 = ChannelNorm(dim), ChannelNorm(dim)
+        self.attn = WindowMSA(dim, window_size, num_heads, shift_size)
+        self.conv_block = ChannelAttentionBlock(dim, compress_ratio, squeeze_factor)
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y of the map `x` (B, dim, H, W)."""
+        normed = self.norm1(x)
+        mixed = x + self.attn(normed) + self.conv_scale * self.conv_block(normed)
+        return mixed + self.mlp(self.norm2(mixed))

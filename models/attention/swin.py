@@ -1,0 +1,124 @@
+"""WindowAttention: self-attention within windows, then within windows moved by half a window.
+
+Paper: Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo, "Swin Transformer: Hierarchical Vision Transformer using Shifted
+Windows", ICCV 2021, https://arxiv.org/abs/2103.14030, equation 3 without its MLPs, and equation 4.
+
+    z' = z  + W-MSA(LN(z))          windows of w x w positions from the top left
+    y  = z' + SW-MSA(LN(z'))        windows moved by floor(w / 2) down and right
+    MSA in a window: sum over j of softmax over j of (q_i . k_j / sqrt(d) + B(place of i - place of j)) times v_j
+
+B is a table of (2w - 1)^2 relative positions a head. One block is the paper's pair, because it is the pair that
+carries information from window to window; with `shift_size` it is one attention alone.
+
+How ours differs from the published code: a map of any size is padded, moved and masked as it comes, nothing is
+bound to a resolution. Padded positions are masked out (theirs take part as zeros). The windows moved over the edge are
+told apart by the number of the window that they come from. Along an axis that one window covers nothing is moved.
+Names inside an attention are the published ones; the index of relative positions is not kept in checkpoints.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from models.attention.arithmetic import fitting, require_multiple, require_positive
+from models.attention.windows import from_windows, pad_to_multiple, to_windows
+from models.norms import ChannelNorm
+from models.registry import register
+from utils.errors import ModelError
+
+HEAD_CHANNELS = 32  # of the paper
+OUTSIDE = -2  # the window number of padding; -1 is the partial window before the first
+
+
+class WindowMSA(nn.Module):
+    """Multi-head self-attention in windows of `window_size`, moved by `shift_size`: (B, dim, H, W) to the same shape.
+    `num_heads` divides `dim`, by default dim / 32."""
+
+    def __init__(self, dim: int, window_size: int, num_heads: int | None = None, shift_size: int = 0,
+                 qkv_bias: bool = True) -> None:
+        super().__init__()
+        require_positive("WindowMSA", dim=dim, window_size=window_size)
+        self.num_heads = fitting(dim, dim // HEAD_CHANNELS) if num_heads is None else num_heads
+        require_positive("WindowMSA", num_heads=self.num_heads)
+        require_multiple("WindowMSA", dim, self.num_heads, "heads")
+        if shift_size not in range(window_size):
+            raise ModelError(f"WindowMSA: shift_size {shift_size!r} must be 0 to {window_size - 1}, less than the window")
+        self.window_size, self.shift_size = window_size, shift_size
+        reach = 2 * window_size - 1
+        self.relative_position_bias_table = nn.Parameter(torch.empty(reach * reach, self.num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", relative_positions(window_size), persistent=False)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended map of `x` (B, C, H, W)."""
+        side, (height, width) = self.window_size, x.shape[-2:]
+        shifts = [self.shift_size if length > side else 0 for length in (height, width)]
+        padded = pad_to_multiple(x, side, side)
+        moved = padded.roll((-shifts[0], -shifts[1]), (2, 3)) if any(shifts) else padded
+        windows = to_windows(moved, side, side)  # (B, n, L, C)
+        attended = self._attend(windows, self._bias(x, shifts, windows.shape[1]))
+        joined = from_windows(attended, side, side, *padded.shape[-2:])
+        joined = joined.roll(shifts, (2, 3)) if any(shifts) else joined
+        return joined[..., :height, :width]
+
+    def _attend(self, windows: Tensor, bias: Tensor) -> Tensor:
+        """Attention in each of (B, n, L, C) windows with a bias (n * heads, L, L). Windows stand beside the heads, so
+        that a fused kernel can share one bias among the images."""
+        count = windows.shape[1]
+        qkv = self.qkv(windows).unflatten(3, (3, self.num_heads, -1))  # (B, n, L, 3, h, d)
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (B, n * h, L, d)
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype).unsqueeze(0))
+        return self.proj(attended.unflatten(1, (count, -1)).transpose(2, 3).flatten(3))
+
+    def _bias(self, x: Tensor, shifts: list[int], count: int) -> Tensor:
+        """B for each of `count` windows, minus infinity between positions that do not belong together: (n * h, L, L)."""
+        side = self.window_size
+        table = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias = table.t().unflatten(1, (side * side, -1)).expand(count, -1, -1, -1)  # (n, h, L, L)
+        if any(shifts) or x.shape[2] % side or x.shape[3] % side:
+            row, column = (window_numbers(length, side, shift, x.device)
+                           for length, shift in zip(x.shape[-2:], shifts, strict=True))
+            numbers = (row[:, None] * (len(column) + 3) + column)[None, None]  # one for each pair of a row's and a column's
+            numbers = to_windows(numbers, side, side)[0, :, :, 0]  # (n, L)
+            apart = numbers[:, :, None] != numbers[:, None]
+            bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))
+        return bias.flatten(0, 1)
+
+
+@register(cost="windowed")
+class WindowAttention(nn.Module):
+    """WindowAttention(dim, window_size=7, num_heads=None, shift_size=None, qkv_bias=True): (B, dim, H, W) to the same
+    shape, any H and W. `shift_size` None: windows in place, then windows moved by half; a number: one attention in
+    windows moved by it. `num_heads` divides `dim`, by default dim / 32."""
+
+    def __init__(self, dim: int, window_size: int = 7, num_heads: int | None = None, shift_size: int | None = None,
+                 qkv_bias: bool = True) -> None:
+        super().__init__()
+        require_positive("WindowAttention", dim=dim, window_size=window_size)
+        shifts = (0, window_size // 2) if shift_size is None else (shift_size,)
+        self.norms = nn.ModuleList(ChannelNorm(dim) for _ in shifts)
+        self.attentions = nn.ModuleList(WindowMSA(dim, window_size, num_heads, shift, qkv_bias) for shift in shifts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, dim, H, W) with what each attention adds."""
+        for norm, attention in zip(self.norms, self.attentions, strict=True):
+            x = x + attention(norm(x))
+        return x
+
+
+def relative_positions(side: int) -> Tensor:
+    """Return (L, L), L = side^2: the row of the bias table for each pair of a window's positions."""
+    place = torch.arange(side)
+    apart = place[:, None] - place + side - 1  # (side, side) in [0, 2 side - 2]
+    rows = apart[:, None, :, None] * (2 * side - 1)
+    return (rows + apart[None, :, None, :]).reshape(side * side, side * side)
+
+
+def window_numbers(length: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """Return, for each row of a map of `length` padded to whole windows and moved up by `shift`, the number of the
+    shifted window it lies in: -1 for those that are wrapped round, OUTSIDE for padding."""
+    place = torch.arange(length + -length % side, device=device)
+    number = torch.div(place - shift, side, rounding_mode="floor")
+    return number.masked_fill(place >= length, OUTSIDE).roll(-shift)
