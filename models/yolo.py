@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import attention, c3_attention, layers  # noqa: F401  importing them fills the registry
+from models import attention, c3_attention, layers, mobilenet  # noqa: F401  importing them fills the registry
 from models.head import Detect
 from models.identity_start import started_as_identity
 from models.registry import BLOCK_ERRORS, Entry, Plan, find
@@ -55,7 +55,7 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
             entry = find(row.block)
             is_head = entry.wiring_name == "detection"
             _check_head(spec, row, is_head)
-            layer, planned = _build(entry, row, spec, [source.shape[1] for source in inputs])
+            layer, planned = build_layer(entry, row, spec, [source.shape[1] for source in inputs])
             if is_head:
                 layer.attach(_strides(spec, row, built, inputs))
             else:
@@ -97,7 +97,7 @@ def _check_head(spec: ModelSpec, row: LayerRow, is_head: bool) -> None:
         raise ValueError("the last row must be a detection head, such as [[17, 20, 23], 1, Detect, [nc, anchors]]")
 
 
-def _build(entry: Entry, row: LayerRow, spec: ModelSpec, channels: list[int]) -> tuple[nn.Module, int]:
+def build_layer(entry: Entry, row: LayerRow, spec: ModelSpec, channels: list[int]) -> tuple[nn.Module, int]:
     """Return the layer and the width that should leave it."""
     repeats = spec.scale.repeats(row.number)
     plan = entry.wiring(channels, repeats, spec.scale, row.args)

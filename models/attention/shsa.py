@@ -47,6 +47,9 @@ class SHSA(nn.Module):
         attended = self._attend(self.qkv(self.pre_norm(part)))
         return x + self.proj(cat((attended.reshape(part.shape).to(rest.dtype), rest), 1))
 
+    def start_as_identity(self) -> None:
+        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""
+
     def _attend(self, qkv: Tensor) -> Tensor:
         """(B, 2 qk_dim + pdim, H, W) -> (B, pdim, N)."""
         tokens = qkv.flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, N, ...)

@@ -23,7 +23,8 @@ def slow_agent(block, x):
         for head in range(block.num_heads):
             own = slice(head * dim, (head + 1) * dim)
             q, k, v = query[image, own], key[image, own].flatten(1), value[image, own].flatten(1)
-            agents = [q[:, cell(a, rows, height), cell(b, columns, width)].mean((1, 2)) for a in range(rows) for b in range(columns)]
+            agents = [q[:, cell(a, rows, height), cell(b, columns, width)].mean((1, 2))
+                      for a in range(rows) for b in range(columns)]
             seen = [(v * softmax((agent[:, None] * k).sum(0) / math.sqrt(dim), 0)).sum(1) for agent in agents]
             for a in range(height):
                 for b in range(width):

@@ -69,7 +69,8 @@ CASES = {"FocusedLinearAttention": BlockCase(
     counts={channels: 4 * channels**2 + 5 * channels + 26 * channels // 8 for channels in (64, 512)},
     golden={"FocusedLinearAttention": Golden(
         lambda: FocusedLinearAttention(32, num_patches=240, num_heads=4, qkv_bias=True, focusing_factor=3, kernel_size=5),
-        to_map=lambda tokens: tokens.transpose(1, 2).unflatten(2, (12, 20)), from_map=lambda maps: maps.flatten(2).transpose(1, 2))},
+        to_map=lambda tokens: tokens.transpose(1, 2).unflatten(2, (12, 20)),
+        from_map=lambda maps: maps.flatten(2).transpose(1, 2))},
     spread="a mean over all positions, as published: the residual is outside",
     refused={(30, None, 4): "multiple of 4", (32, 0): "num_patches", (32, (2, 0)): "columns", (32, (1, 2, 3)): "num_patches",
              (32, None, 4, True, 3, 4): "kernel_size"},

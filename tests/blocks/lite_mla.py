@@ -15,8 +15,8 @@ def slow_lite_mla(block, x):
     parts = []
     for maps in scales:
         for head in range(channels // block.dim):
-            start = 3 * block.dim * head
-            query, key, value = (maps[:, start + number * block.dim : start + (number + 1) * block.dim].flatten(2) for number in range(3))
+            own = maps[:, 3 * block.dim * head : 3 * block.dim * (head + 1)].flatten(2)
+            query, key, value = (own[:, number * block.dim : (number + 1) * block.dim] for number in range(3))
             attended = torch.zeros_like(value)
             for image in range(batch):
                 for i in range(height * width):

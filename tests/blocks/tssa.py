@@ -18,12 +18,14 @@ def slow_tssa(block, x):
         owns = [range(head * dim, (head + 1) * dim) for head in range(block.num_heads)]
         member = []
         for i in range(positions):
-            logits = [block.temp[head, 0] * sum((w[c, i] / (w[c] ** 2).sum().sqrt()) ** 2 for c in own) for head, own in enumerate(owns)]
+            logits = [block.temp[head, 0] * sum((w[c, i] / (w[c] ** 2).sum().sqrt()) ** 2 for c in own)
+                      for head, own in enumerate(owns)]
             member.append(softmax(torch.stack(logits), 0))
         steps = torch.zeros_like(w)
         for head, own in enumerate(owns):
             for c in own:
-                moment = sum(member[i][head] * w[c, i] ** 2 for i in range(positions)) / (sum(each[head] for each in member) + 1e-8)
+                mass = sum(each[head] for each in member) + 1e-8
+                moment = sum(member[i][head] * w[c, i] ** 2 for i in range(positions)) / mass
                 steps[c] = torch.stack([-member[i][head] * w[c, i] / (1 + moment) for i in range(positions)])
         out[image] = torch.stack([linear(block.to_out[0], steps[:, i]) for i in range(positions)], 1).reshape(x.shape[1:])
     return x + out
