@@ -72,7 +72,7 @@ def _later(spec: ModelSpec, layers: Sequence[Layer], source: Layer, join: Layer)
         is_gate = layer.row.sources in ((source.index,), tuple(later[-1:])) and layer.shape == source.shape and _is_attention(layer)
         if in_stage and layer.index < backbone or is_gate:
             reached.add(layer.index)
-            if not _is_pointwise(layer):
+            if not _narrows(layer, layers):
                 later.append(layer.index)
     return later
 
@@ -81,9 +81,10 @@ def _is_attention(layer: Layer) -> bool:
     return layer.entry.attention or layer.entry.wiring_name == "same_width" and not layer.row.block.startswith("nn.")
 
 
-def _is_pointwise(layer: Layer) -> bool:
-    """A 1x1 convolution changes the number of channels only; it may stand before the next halving."""
-    return layer.row.block == "Conv" and (len(layer.row.args) < 2 or layer.row.args[1] == 1)
+def _narrows(layer: Layer, layers: Sequence[Layer]) -> bool:
+    """A 1x1 convolution that only the next halving reads: no finished map is behind it."""
+    is_pointwise = layer.row.block == "Conv" and (len(layer.row.args) < 2 or layer.row.args[1] == 1)
+    return is_pointwise and all(layers[reader].shape[1:] != layer.shape[1:] for reader in layer.readers)
 
 
 # ---- dead layers ----

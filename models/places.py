@@ -154,8 +154,8 @@ def _put_in_c3(architecture: Architecture, block: str, args: Sequence[Any]) -> A
     for layer in layers:
         row = architecture.rows[layer]
         channels, shortcut, rest = row.args[:1], row.args[1:2], row.args[2:]
-        if rest or not all(isinstance(value, bool) or value in ("True", "False") for value in shortcut):
+        if rest or not all(isinstance(value, bool) for value in shortcut):
             raise ModelError(f"{row.where}: its arguments {row.args} are more than [channels, shortcut], which C3Attention does "
                              f"not take; shorten them or use another place")
-        per_layer.append([*channels, *(value in (True, "True") for value in shortcut), block, *args])
+        per_layer.append([*channels, *shortcut, block, *args])
     return replace_block(architecture, "C3", layers, "C3Attention", per_layer)

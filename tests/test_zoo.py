@@ -9,13 +9,18 @@ import torch
 import yaml
 from torch import nn
 
-from models import zoo
+from models import catalogue, zoo
+from models.registry import registered
 from models.rows import Architecture, Row, insert_block, read_yaml, render, replace_block
+from models.spec import read_spec
+from models.wired import Bench, specification, totals, wire
 from models.yolo import Model
 from utils.errors import ModelError
+from utils.profile import flops
 
 VARIANTS = zoo.load_table()
 BASE = zoo.MODELS / "yolov5l.yaml"
+BENCH = Bench()  # equal layers of the variants are built and run once
 TOTALS = {  # parameters with 80 classes at n, s, m, l, x
     "CoTA": (2_594_333, 10_113_341, 27_657_885, 58_054_013, 104_696_285),
     "DANet": (1_873_411, 7_239_939, 21_200_451, 46_580_995, 86_776_131),
@@ -154,13 +159,33 @@ def test_writing_loses_nothing(path):
 # ---- the variants ----
 
 
+def test_every_block_has_a_variant_and_every_variant_a_block():
+    blocks = {name for name, entry in registered().items() if entry.attention}
+    used = {variant.block for variant in VARIANTS.values()}
+    assert blocks - used == set()
+    assert used - set(registered()) == set()
+    for name, variant in VARIANTS.items():
+        named = {row.block for row in variant.architecture().rows} | {arg for row in variant.architecture().rows for arg in map(str, row.args)}
+        assert variant.block in named, name
+
+
+def test_tags_are_unlike_each_other_and_papers_can_be_found():
+    assert len({name.lower() for name in VARIANTS}) == len(VARIANTS)  # one file each where case does not count
+    for name, variant in VARIANTS.items():
+        title, url = variant.paper.rsplit(", ", 1)
+        assert len(title) > 10 and url.startswith(("https://arxiv.org/abs/", "https://doi.org/", "https://proceedings.mlr.press/")), name
+    assert not {"PSA", "GCNet", "Attention"} & set(VARIANTS)  # each means several papers
+
+
 def test_committed_yamls_are_the_rendered_ones():
     assert set(PLACES) <= set(VARIANTS)
     assert zoo.stale() == []
 
 
 def test_stale_files_are_found(tmp_path):
-    (tmp_path / "yolov5l.yaml").write_bytes(BASE.read_bytes())
+    for base in {variant.base for variant in VARIANTS.values()}:
+        (tmp_path / base).parent.mkdir(exist_ok=True)
+        (tmp_path / base).write_bytes((zoo.MODELS / base).read_bytes())
     written = zoo.write(tmp_path)
     assert len(written) == 6 * len(VARIANTS) and zoo.stale(tmp_path) == [] and zoo.write(tmp_path) == []
     (tmp_path / "yolov5s_CBAM.yaml").write_text("nc: 3\n")
@@ -180,33 +205,46 @@ def test_blocks_stand_where_the_tutorials_have_them(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_scale_builds(name, untouched_weights):
-    totals = TOTALS.get(name)
+def test_every_scale_builds(name):
+    """Layer by layer on shapes; that the planned widths are those that leave is checked on the way."""
     for position, scale in enumerate(zoo.SCALES):
-        model = Model(str(zoo.MODELS / f"yolov5{scale}_{name}.yaml"))
-        assert model.stride.tolist() == [8, 16, 32]
-        if totals:
-            assert sum(parameter.numel() for parameter in model.parameters()) == totals[position]
-    plain, large = (yaml.safe_load((zoo.MODELS / f"yolov5{scale}_{name}.yaml").read_text()) for scale in ("", "l"))
-    assert plain == large
+        spec = specification(zoo.MODELS / f"yolov5{scale}_{name}.yaml")
+        layers = wire(spec, BENCH)
+        assert (spec.scale.depth, spec.scale.width) == zoo.SCALES[scale]
+        assert [layers[source].stride for source in layers[-1].row.sources] == [8, 16, 32]
+        if TOTALS.get(name):
+            assert totals(layers)[0] == TOTALS[name][position]
+    plain, large = (read_yaml(zoo.MODELS / f"yolov5{scale}_{name}.yaml") for scale in ("", "l"))
+    assert (plain.settings, plain.rows) == (large.settings, large.rows)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_trains_evaluates_and_fuses_at_the_n_scale(name):
     torch.manual_seed(0)
-    model = Model(str(zoo.MODELS / f"yolov5n_{name}.yaml"), nc=3)
-    raw = model.train()(torch.rand(2, 3, 256, 256))
-    assert [tuple(each.shape) for each in raw] == [(2, 3, side, side, 8) for side in (32, 16, 8)]
+    path = str(zoo.MODELS / f"yolov5n_{name}.yaml")
+    model = Model(path, nc=3)
+    assert sum(each.numel() for each in model.parameters()) == totals(wire(read_spec(path, nc=3), BENCH))[0]
+    trains(model)
+    with torch.no_grad():
+        for height, width in ((256, 256), (640, 384), (320, 416)):
+            image = torch.rand(1, 3, height, width)
+            decoded = model(image)[0]
+            assert decoded.shape == (1, 3 * sum((height // side) * (width // side) for side in (8, 16, 32)), 8)
+            assert decoded.isfinite().all()
+        torch.testing.assert_close(model.fuse()(image)[0], decoded, rtol=1e-3, atol=1e-3)
+
+
+def trains(model):
+    """One step of plain descent at 128 x 128 moves what has a gradient, and every parameter has a finite one."""
+    raw = model.train()(torch.rand(2, 3, 128, 128))
+    assert [tuple(each.shape) for each in raw] == [(2, 3, side, side, 8) for side in (16, 8, 4)]
     sum(each.square().mean() for each in raw).backward()
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    torch.optim.SGD(model.parameters(), lr=1e-3).step()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    assert sum(not torch.equal(parameter, before[key]) for key, parameter in model.named_parameters()) > 0.9 * len(before)
     model.eval()
-    image = torch.rand(1, 3, 320, 416)
-    with torch.no_grad():
-        assert model(torch.rand(1, 3, 256, 256))[0].shape == (1, 3 * (32**2 + 16**2 + 8**2), 8)
-        decoded = model(image)[0]
-        assert decoded.shape == (1, 3 * (40 * 52 + 20 * 26 + 10 * 13), 8) and decoded.isfinite().all()
-        assert (model.fuse()(image)[0] - decoded).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("scale", ["n", "m", "x"])
@@ -249,7 +287,9 @@ def test_blocks_go_into_other_yamls(file, after, untouched_weights):
     ("{inset: CBAM, after: [8], place: p, paper: q}", "unknown word 'inset'.*did you mean insert"),
     ("{insert: CBAM, place: p, paper: q}", "'insert' needs 'after'"),
     ("{replace: C3, at: [2], place: p, paper: q}", "'replace' needs 'with'"),
-    ("{place: p, paper: q}", "neither insert nor replace"), ("{insert: CBAM, after: [8], paper: q}", "needs 'place'"),
+    ("{place: p, paper: q}", "neither insert nor replace"),
+    ("{insert: CBAM, after: [8], paper: q}", "needs 'place'"), ("{insert: CBAM, at: [nekc], paper: q}", "needs 'place'"),
+    ("{insert: CBAM, at: neck}", "needs 'paper'"), ("{base: hub/yolov5-p2.yaml, place: p, paper: q}", "nor base and block"),
     ("3", "expected"),
 ])
 def test_mistakes_in_the_table_are_named(tmp_path, line, words):
@@ -301,7 +341,32 @@ def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys, call, wo
     assert not (tmp_path / "out.yaml").exists()
 
 
-def test_list_shows_every_variant_with_its_size():
-    lines = zoo.list_variants().splitlines()
-    assert len(lines) == 2 + len(VARIANTS) and lines[1].split()[0] == "base"
-    assert any("CBAM" in line and "before SPPF" in line and "1,880,447" in line and "46,694,879" in line for line in lines)
+def test_a_line_may_be_a_yaml_as_it_is(tmp_path):
+    path = tmp_path / "zoo.yaml"
+    path.write_text("Mine: {base: hub/yolov5-p2.yaml, block: C3, place: p, paper: q}\n")
+    variant = zoo.load_table(path)["Mine"]
+    texts = zoo.rendered_files(variant)
+    assert texts["yolov5m_Mine.yaml"].splitlines()[0] == "# yolov5m_Mine.yaml: the layers of yolov5-p2.yaml at scale m"
+    content, base = yaml.safe_load(texts["yolov5m_Mine.yaml"]), yaml.safe_load((zoo.MODELS / "hub" / "yolov5-p2.yaml").read_text())
+    assert (content["depth_multiple"], content["width_multiple"]) == (0.67, 0.75)
+    assert {key: content[key] for key in ("backbone", "head", "anchors")} == {key: base[key] for key in ("backbone", "head", "anchors")}
+
+
+# ---- the catalogue ----
+
+
+def test_the_catalogues_figures():
+    found = {record.tag: record for record in catalogue.records()}
+    base = catalogue.base_figures()
+    assert list(found) == list(VARIANTS) and base.parameters == {"n": 1_872_157, "l": 46_563_709}
+    for name, totals_ in TOTALS.items():
+        if totals_:
+            assert found[name].parameters == {"n": totals_[0] - 1_872_157, "l": totals_[3] - 46_563_709}
+    assert found["MHSA"].cost == "quadratic" and found["CBAM"].cost == "linear"
+    for name in ("MHSA", "ACmix", "C3CBAM"):  # torch's counter on the whole models
+        more = flops(Model(zoo.MODELS / f"yolov5n_{name}.yaml")) - flops(Model(zoo.MODELS / "yolov5n.yaml"))
+        assert found[name].gflops["n"] == pytest.approx(more / 1e9, rel=1e-6, abs=1e-9)
+    lines = catalogue.text(list(found.values())).splitlines()
+    assert len(lines) == 2 + len(VARIANTS)
+    assert lines[1].split()[:7] == ["base", "-", "-", "1,872,157", "46,563,709", "4.47", "108.99"]
+    assert lines[4].split()[:7] == ["CBAM", "CBAM", "linear", "+8,290", "+131,170", "+0.00", "+0.00"]
