@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import yolo  # noqa: F401  importing it fills the registry
-from models.registry import BLOCK_ERRORS, Entry, Scale, find, registered
+from models import yolo
+from models.registry import BLOCK_ERRORS, Entry, find, registered
 from models.rows import IMAGE, Architecture, check_sources, render
 from models.spec import LayerRow, ModelSpec, read_spec
 from utils.errors import ModelError
@@ -85,39 +85,29 @@ class Bench:
 
     known: dict[tuple, Measured] = field(default_factory=dict)
 
-    def measure(self, entry: Entry, row: LayerRow, scale: Scale, shapes: Sequence[tuple[int, ...]]) -> Measured:
+    def measure(self, entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]]) -> Measured:
         """Return what `row` makes of maps of `shapes`. Raises ValueError, or what a block raises, when it cannot."""
-        repeats, channels = scale.repeats(row.number), [shape[0] for shape in shapes]
-        plan = entry.wiring(channels, repeats, scale, row.args)
-        key = (entry.cls, repr(plan), tuple(shapes), isinstance(row.source, list), scale.width if plan.copies > 1 else 0)
+        plan = entry.wiring([shape[0] for shape in shapes], spec.scale.repeats(row.number), spec.scale, row.args)
+        key = (entry.cls, repr(plan), tuple(shapes), isinstance(row.source, list), spec.attention_start,
+               spec.scale.width if plan.copies > 1 else 0)
         if key not in self.known:
             try:
-                self.known[key] = _measured(entry, row, scale, shapes, "meta")
+                self.known[key] = _measured(entry, row, spec, shapes, "meta")
             except BLOCK_ERRORS:  # it looks at values, or it is wrong: then this raises again
-                self.known[key] = _measured(entry, row, scale, shapes, "cpu")
+                self.known[key] = _measured(entry, row, spec, shapes, "cpu")
         return self.known[key]
 
 
-def _measured(entry: Entry, row: LayerRow, scale: Scale, shapes: Sequence[tuple[int, ...]], device: str) -> Measured:
+def _measured(entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]], device: str) -> Measured:
     is_head = entry.wiring_name == "detection"
     with KeepWeights(), torch.device("cpu" if is_head else device):  # a head reads its anchors
-        layer, planned = _build(entry, row, scale, [shape[0] for shape in shapes])
+        layer, planned = yolo.build_layer(entry, row, spec, [shape[0] for shape in shapes])
     layer = layer.to(device).train(is_head)  # raw maps are a head's whole work
     inputs = [torch.zeros(1, *shape, device=device) for shape in shapes]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         output = layer(inputs if isinstance(row.source, list) else inputs[0])
     return Measured(() if is_head else _checked(output, planned), sum(parameter.numel() for parameter in layer.parameters()),
                     counter.get_total_flops(), _maps(layer))
-
-
-def _build(entry: Entry, row: LayerRow, scale: Scale, channels: Sequence[int]) -> tuple[nn.Module, int]:
-    """Return the layer, copies in a row included, and the width that should leave it."""
-    repeats = scale.repeats(row.number)
-    plan = entry.wiring(channels, repeats, scale, row.args)
-    copies = [entry.cls(*plan.args)]
-    while len(copies) < plan.copies:
-        copies.append(entry.cls(*entry.wiring([plan.channels_out], repeats, scale, row.args).args))
-    return (copies[0] if len(copies) == 1 else nn.Sequential(*copies)), plan.channels_out
 
 
 def _checked(output: Any, planned: int) -> tuple[int, ...]:
@@ -156,7 +146,7 @@ def wire(spec: ModelSpec, bench: Bench | None = None, imgsz: int = IMGSZ,
         entry = _found(row)
         inputs = _inputs(row, spec, shapes, imgsz)
         try:
-            measured = bench.measure(entry, row, spec.scale, inputs)
+            measured = bench.measure(entry, row, spec, inputs)
         except (*BLOCK_ERRORS, ModelError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if faults is None:
