@@ -3,6 +3,7 @@
 from models.attention.acmix import ACmix
 from models.attention.agent import Agent
 from models.attention.bam import BAM
+from models.attention.bra import BRA
 from models.attention.caa import CAA
 from models.attention.cas import CAS
 from models.attention.cbam import CBAM, ChannelAttentionModule, spatial_attention
@@ -52,6 +53,7 @@ __all__ = [
     "ACmix",
     "Agent",
     "BAM",
+    "BRA",
     "CAA",
     "CAS",
     "CBAM",

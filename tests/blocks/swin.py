@@ -49,7 +49,8 @@ CASES = {"WindowAttention": BlockCase(
     oracles={"windows of 3, the pair": Oracle(lambda: WindowAttention(6, 3, 2), slow_window_attention, 6, SIZES),
              "windows of 4 moved by 1, no bias": Oracle(
                  lambda: WindowAttention(4, 4, 1, 1, False), slow_window_attention, 4, (*SIZES, (9, 8))),
-             "windows of 7 in place": Oracle(lambda: WindowAttention(8, shift_size=0), slow_window_attention, 8, ((1, 1), (7, 8)))},
+             "windows of 7 in place": Oracle(
+                 lambda: WindowAttention(8, shift_size=0), slow_window_attention, 8, ((1, 1), (7, 8)))},
     counts={dim: 2 * (4 * dim**2 + 4 * dim + 2 * dim + 169 * heads_of(dim)) for dim in (16, 64, 512)},
     refused={(32, 0): "window_size", (32, 7, 5): "multiple of 5", (32, 7, 4, 7): "0 to 6"},
 )}

@@ -1,0 +1,85 @@
+"""BRA: each region of the map picks the few regions that matter to it and attends to their positions.
+
+Paper: Zhu, Wang, Ke, Zhang, Lau, "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
+https://arxiv.org/abs/2303.08810, equations 3 to 7.
+
+    q, k, v  = W_qkv x + b                     cut into at most n_win x n_win regions
+    q^r, k^r = means of q and k over each region
+    I^r      = the topk regions s of largest q^r . k^s       takes no gradient
+    o        = softmax over the positions of the regions I^r of (q . k C^-1/2) times v       head by head
+    y        = W_o (o + LePE(v)) + b_o         LePE: depth-wise convolution of side_dwconv^2
+
+As in the published code the logits are scaled by the root of all C channels, not of a head's.
+
+How ours differs from the circulating copies: theirs need maps that n_win divides; here the regions are equal and as large
+as n_win asks, the map is padded to whole regions, and padding is neither in a mean nor among the keys. A map with fewer
+rows or columns than n_win has as many regions as it has rows or columns; `topk` is at most the number of regions.
+Regions are ranked in float32. The convolution is 5 x 5 as in the paper's models (their default: 3 x 3).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, wide
+from models.attention.windows import from_windows, pad_to_multiple, to_windows
+from models.registry import register
+
+HEAD_CHANNELS = 32  # of the paper
+
+
+@register(cost="windowed")
+class BRA(nn.Module):
+    """BRA(dim, num_heads=None, n_win=7, topk=4, side_dwconv=5): (B, dim, H, W) to the same shape, any H and W.
+    `num_heads` divides `dim`, by default dim / 32."""
+
+    def __init__(self, dim: int, num_heads: int | None = None, n_win: int = 7, topk: int = 4, side_dwconv: int = 5) -> None:
+        super().__init__()
+        require_positive("BRA", dim=dim, n_win=n_win, topk=topk)
+        require_odd("BRA", "side_dwconv", side_dwconv)
+        self.num_heads = fitting(dim, dim // HEAD_CHANNELS) if num_heads is None else num_heads
+        require_positive("BRA", num_heads=self.num_heads)
+        require_multiple("BRA", dim, self.num_heads, "heads")
+        self.n_win, self.topk, self.scale = n_win, topk, dim**-0.5
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.lepe = nn.Conv2d(dim, dim, side_dwconv, padding=side_dwconv // 2, groups=dim)
+        self.wo = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended map of `x` (B, dim, H, W)."""
+        channels, (height, width) = x.shape[1], x.shape[-2:]
+        rows, columns = (-(-length // min(self.n_win, length)) for length in (height, width))  # of a region
+        qkv = self.qkv(x)
+        padded = pad_to_multiple(qkv, rows, columns)
+        regions = to_windows(padded, rows, columns)  # (B, R, L, 3C)
+        inside = None
+        if padded is not qkv:
+            inside = to_windows(pad_to_multiple(x.new_ones(1, 1, height, width), rows, columns), rows, columns)[0, :, :, 0]
+        routes = self._route(regions.detach(), inside)  # (B, R, topk)
+        attended = self._attend(regions, routes, inside)  # (B, R, L, C)
+        joined = from_windows(attended, rows, columns, *padded.shape[-2:])[..., :height, :width]
+        return self.wo(joined + self.lepe(qkv[:, 2 * channels :]))
+
+    def _route(self, regions: Tensor, inside: Tensor | None) -> Tensor:
+        """The regions that each region attends to: (B, R, topk). `inside` (R, L) is zero on padding."""
+        query, key = (wide(each).sum(2) for each in regions.chunk(3, dim=3)[:2])  # padding is zero
+        if inside is not None:
+            size = wide(inside).sum(1, keepdim=True)
+            query, key = query / size, key / size
+        affinity = query @ key.transpose(1, 2)  # a common size of the regions does not change the ranks
+        return affinity.topk(min(self.topk, affinity.shape[2]), dim=2).indices
+
+    def _attend(self, regions: Tensor, routes: Tensor, inside: Tensor | None) -> Tensor:
+        """Attention of each region to the positions of its routes: (B, R, L, 3C) to (B, R, L, C)."""
+        batch, count, size, _ = regions.shape
+        query, pair = regions.tensor_split((regions.shape[3] // 3,), dim=3)
+        image = torch.arange(batch, device=regions.device).view(-1, 1, 1)
+        gathered = pair[image, routes].flatten(2, 3)  # keys and values: (B, R, topk * L, 2C)
+        key, value = (self._heads(half) for half in gathered.chunk(2, dim=3))
+        mask = None if inside is None else inside[routes].flatten(2).flatten(0, 1)[:, None, None].bool()  # (B * R, 1, 1, n)
+        attended = scaled_dot_product_attention(self._heads(query), key, value, attn_mask=mask, scale=self.scale)
+        return attended.transpose(1, 2).reshape(batch, count, size, -1)
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        """(B, R, n, C) -> (B * R, heads, n, d)."""
+        return tokens.flatten(0, 1).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
