@@ -72,3 +72,29 @@ def convolution(conv: nn.Conv2d, maps: Tensor) -> Tensor:
             out = out + torch.einsum("goi,bgihw->bgohw", weight[..., row, column], moved.unflatten(1, (conv.groups, -1)))
     out = out.flatten(1, 2)
     return out if conv.bias is None else out + conv.bias.view(1, -1, 1, 1)
+
+
+def conv_norm(layer: nn.Module, maps: Tensor) -> Tensor:
+    """The house's Conv: convolution, batch norm by the running statistics, activation."""
+    features = batch_norm(layer.bn, convolution(layer.conv, maps))
+    return {"SiLU": silu, "ReLU": relu, "Identity": lambda value: value}[type(layer.act).__name__](features)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> Tensor:
+    """Dense attention of (B, heads, N, d), one query after the other."""
+    out = []
+    for place in range(query.shape[2]):
+        share = softmax(scale * (query[:, :, place : place + 1] * key).sum(3), 2)  # (B, heads, keys)
+        out.append((share.unsqueeze(3) * value).sum(2))
+    return torch.stack(out, 2)
+
+
+def tokens(maps: Tensor, heads: int = 1) -> Tensor:
+    """(B, C, H, W) -> (B, heads, N, C / heads)."""
+    batch, channels, height, width = maps.shape
+    return maps.reshape(batch, heads, channels // heads, height * width).permute(0, 1, 3, 2)
+
+
+def maps_of(values: Tensor, like: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, heads * d, H, W) of the size of `like`."""
+    return values.permute(0, 1, 3, 2).reshape(like.shape[0], -1, *like.shape[2:])
