@@ -1,0 +1,65 @@
+"""AreaAttention: self-attention within a few horizontal areas of the map.
+
+Paper: Tian, Ye, Doermann, "YOLOv12: Attention-Centric Real-Time Object Detectors", NeurIPS 2025,
+https://arxiv.org/abs/2502.12524, section 3.2 (area attention) and 3.4 (convolutions with norm, the
+positional convolution on the values).
+
+    q, k, v = BN(W x)                                  heads of 32 channels
+    a_i     = sum over j in the area of i of softmax over j of q_i . k_j / sqrt(d) times v_j
+    y       = x + BN(W_o (a + BN(DWConv_5x5(v))))
+
+An area is a run of N / area positions, read row by row: strips of rows.
+
+How ours differs from the circulating copies: N need not be a multiple of `area`; areas have
+ceil(N / area) positions and the last may have fewer, which needs no padding and no mask. `area=1` is
+attention over the whole map. This is the attention with its residual; the MLP that follows it in YOLOv12's
+block is left out, since convolutions follow wherever it is put in. Heads of about 32 channels are chosen
+to divide the width; no cast to half precision.
+"""
+
+from torch import Tensor, cat, nn
+
+from models.attention.arithmetic import fitting, require_multiple, require_positive
+from models.attention.dense import attend, to_map, to_tokens
+from models.layers import Conv
+from models.registry import register
+
+HEAD_WIDTH = 32  # the paper's
+
+
+@register(cost="quadratic")
+class AreaAttention(nn.Module):
+    """AreaAttention(dim, num_heads=None, area=4): (B, dim, H, W) to the same shape, any H and W.
+
+    num_heads: dim / 32, or the largest number below that divides dim; `heads` is what the areas' maps together
+    take, in maps of N x N."""
+
+    def __init__(self, dim: int, num_heads: int | None = None, area: int = 4) -> None:
+        super().__init__()
+        require_positive("AreaAttention", dim=dim, area=area)
+        self.num_heads = fitting(dim, dim // HEAD_WIDTH) if num_heads is None else num_heads
+        require_positive("AreaAttention", num_heads=self.num_heads)
+        require_multiple("AreaAttention", dim, self.num_heads, "heads")
+        self.area = area
+        self.heads = -(-self.num_heads // area)
+        self.scale = (dim // self.num_heads) ** -0.5
+        self.qkv = Conv(dim, 3 * dim, act=False)
+        self.position = Conv(dim, dim, 5, groups=dim, act=False)
+        self.project = Conv(dim, dim, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for the map `x` (B, dim, H, W)."""
+        query, key, value = self.qkv(x).chunk(3, dim=1)
+        attended = self._within_areas(*(to_tokens(each, self.num_heads) for each in (query, key, value)))
+        return x + self.project(to_map(attended, x.shape[-2:]) + self.position(value))
+
+    def _within_areas(self, *tokens: Tensor) -> Tensor:
+        """Attend within each area of query, key and value (B, heads, N, d); equal areas stand as further heads."""
+        positions = tokens[0].shape[2]
+        length = -(-positions // self.area)
+        equal = positions // length * length
+        areas = (each[:, :, :equal].unflatten(2, (-1, length)).flatten(1, 2) for each in tokens)  # (B, heads * areas, length, d)
+        attended = attend(*areas, scale=self.scale).unflatten(1, (self.num_heads, -1)).flatten(2, 3)
+        if equal == positions:
+            return attended
+        return cat((attended, attend(*(each[:, :, equal:] for each in tokens), scale=self.scale)), dim=2)

@@ -1,0 +1,96 @@
+"""C2PSA: half of the channels go through self-attention and a small MLP, the other half goes round it.
+
+Paper: Wang, Chen, Liu, Chen, Lin, Han, Ding, "YOLOv10: Real-Time End-to-End Object Detection", NeurIPS 2024,
+https://arxiv.org/abs/2405.14458, section 3.2 and figure 3c (partial self-attention); YOLO11 stacks `n` of
+its blocks under the name C2PSA.
+
+    a, b = halves of Conv(x)
+    n times:  b = b + BN(W_o (attention(b) + BN(DWConv_3x3(v))))
+              b = b + BN(W_2 SiLU(BN(W_1 b)))             twice as wide inside
+    y    = Conv([a, b])                                   Conv: 1x1, BN, SiLU
+    attention(b): softmax over j of q_i . k_j / sqrt(d_k), v_j of d channels a head, d_k = d / 2; q, k, v = BN(W b)
+
+How ours differs from the circulating copies: there are hidden / 64 heads, but never none, as where copies divide by zero
+below 64 channels, and always a number that divides; the values keep their map, so the positional convolution
+needs no reshaping; written from the equations.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, cat, nn
+
+from models.attention.arithmetic import fitting, require_multiple, require_positive
+from models.attention.dense import attend, to_map, to_tokens
+from models.layers import Conv
+from models.registry import Plan, Scale, register, same_width
+from utils.errors import ModelError
+
+HEAD_WIDTH = 64  # the paper's
+
+
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+    """`[]`, `[c]` or `[c, e, heads]` -> C2PSA(c_in, repeats, e, heads): the row's number counts the blocks inside."""
+    plan = same_width(channels, 1, scale, args)
+    return Plan((plan.args[0], repeats, *plan.args[1:]), plan.channels_out)
+
+
+class PositionedAttention(nn.Module):
+    """PositionedAttention(channels, heads): (B, channels, H, W) to the same shape, any H and W; keys half as wide as
+    values, and a depth-wise convolution of the values for where they are."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        key_width = max(channels // heads // 2, 1)
+        self.heads = heads
+        self.scale = key_width**-0.5
+        self.widths = (heads * key_width, heads * key_width, channels)
+        self.qkv = Conv(channels, sum(self.widths), act=False)
+        self.position = Conv(channels, channels, 3, groups=channels, act=False)
+        self.project = Conv(channels, channels, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended map of `x` (B, channels, H, W)."""
+        query, key, value = self.qkv(x).split(self.widths, dim=1)
+        attended = attend(*(to_tokens(each, self.heads) for each in (query, key, value)), scale=self.scale)
+        return self.project(to_map(attended, x.shape[-2:]) + self.position(value))
+
+
+class AttentionBlock(nn.Module):
+    """AttentionBlock(channels, heads): attention, then an MLP, each added to what it is given."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attention = PositionedAttention(channels, heads)
+        self.mlp = nn.Sequential(Conv(channels, 2 * channels), Conv(2 * channels, channels, act=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x)
+        return x + self.mlp(x)
+
+
+@register(wiring, cost="quadratic")
+class C2PSA(nn.Module):
+    """C2PSA(c1, n=1, e=0.5, heads=None): (B, c1, H, W) to the same shape, any H and W.
+
+    n: blocks; e: the share of c1 that they work on, each way; heads: hidden / 64, or the largest number below that
+    divides, at least 1."""
+
+    def __init__(self, c1: int, n: int = 1, e: float = 0.5, heads: int | None = None) -> None:
+        super().__init__()
+        require_positive("C2PSA", c1=c1, n=n)
+        if isinstance(e, bool) or not isinstance(e, int | float) or int(c1 * e) < 1:
+            raise ModelError(f"C2PSA: e is the share of the {c1} channels that is attended, such as 0.5, got {e!r}")
+        hidden = int(c1 * e)
+        heads = fitting(hidden, hidden // HEAD_WIDTH) if heads is None else heads
+        require_positive("C2PSA", heads=heads)
+        require_multiple("C2PSA", hidden, heads, "heads")
+        self.heads = n * heads  # maps of N x N
+        self.split = Conv(c1, 2 * hidden)
+        self.blocks = nn.Sequential(*(AttentionBlock(hidden, heads) for _ in range(n)))
+        self.merge = Conv(2 * hidden, c1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for the map `x` (B, c1, H, W)."""
+        around, through = self.split(x).chunk(2, dim=1)
+        return self.merge(cat((around, self.blocks(through)), dim=1))

@@ -1,0 +1,67 @@
+"""CoT: the contextual transformer layer of the paper, which weighs the neighbours of each position.
+
+Paper: Li, Yao, Pan, Mei, "Contextual Transformer Networks for Visual Recognition",
+https://arxiv.org/abs/2107.12292, section 3.2 and figure 2b, with the authors' details of the layer.
+
+    K1 = ReLU(BN(Conv_kxk,groups=4(x)))                     static context
+    V  = BN(Conv_1x1(x))                                    values
+    A  = GN(Conv_1x1(ReLU(BN(Conv_1x1([x, K1])))))          k*k weights a position for each 8 channels, no softmax
+    K2 = SiLU(BN(sum over the neighbours o of A(p, o) V(p + o)))   dynamic context, zeros outside the map
+    s  = softmax over {dynamic, static} of W_2 ReLU(BN(W_1 mean over positions(K1 + K2)))   (C, 2)
+    y  = s_dynamic K2 + s_static K1
+
+How ours differs from the tutorials' copies, which `CoTAttention` keeps: theirs average the k*k weights, take a
+softmax over all positions of the map and multiply, so that no neighbour is ever looked at and K2 fades as 1 / (H*W);
+they add K1 and K2. Here a kernel of its own is applied at each position, as the paper says, normalised over
+each group of 8 channels' weights. The batch norm on the mean, which fails on one picture in training, takes it.
+"""
+
+import torch
+from torch import Tensor, cat, nn, stack
+
+from models.attention.arithmetic import require_multiple, require_odd, softmax
+from models.attention.neighbourhood import neighbours
+from models.layers import Conv
+from models.norms import BatchNorm
+from models.registry import register
+
+GROUPS = 4  # of the context convolution
+SHARE = 8  # channels that share a dynamic kernel
+
+
+@register()
+class CoT(nn.Module):
+    """CoT(dim, kernel_size=3): (B, dim, H, W) to the same shape, any H and W; dim a multiple of 8."""
+
+    def __init__(self, dim: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        require_odd("CoT", "kernel_size", kernel_size)
+        require_multiple("CoT", dim, SHARE, "channels a kernel")
+        self.kernel_size = kernel_size
+        taps, sharing, hidden = kernel_size**2, dim // SHARE, max(dim // 2, 32)
+        self.key_embed = Conv(dim, dim, kernel_size, groups=GROUPS, act=nn.ReLU(inplace=True))
+        self.value_embed = Conv(dim, dim, act=False)
+        self.attention_embed = nn.Sequential(Conv(2 * dim, dim // 2, act=nn.ReLU(inplace=True)),
+                                             nn.Conv2d(dim // 2, taps * sharing, 1), nn.GroupNorm(sharing, taps * sharing))
+        self.bn = BatchNorm(dim)
+        self.act = nn.SiLU(inplace=True)
+        self.fuse_embed = nn.Sequential(nn.Conv2d(dim, hidden, 1), BatchNorm(hidden), nn.ReLU(inplace=True),
+                                        nn.Conv2d(hidden, 2 * dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for the map `x` (B, dim, H, W)."""
+        static = self.key_embed(x)
+        kernels = self.attention_embed(cat((x, static), dim=1))
+        dynamic = self.act(self.bn(self._aggregate(self.value_embed(x), kernels)))
+        pooled = (static + dynamic).mean((2, 3), keepdim=True)
+        share = softmax(self.fuse_embed(pooled).unflatten(1, (-1, 2)), dim=2)  # (B, dim, 2, 1, 1)
+        return share[:, :, 0] * dynamic + share[:, :, 1] * static
+
+    def _aggregate(self, values: Tensor, kernels: Tensor) -> Tensor:
+        """Sum the neighbours of `values` (B, dim, H, W) by `kernels` (B, dim / 8 * k * k, H, W)."""
+        kernels = kernels.unflatten(1, (-1, 1, self.kernel_size**2))  # (B, dim / 8, 1, k * k, H, W)
+        total = None
+        for tap, near in enumerate(neighbours(values, self.kernel_size)):
+            weighed = kernels[:, :, :, tap] * near.unflatten(1, (-1, SHARE))
+            total = weighed if total is None else total + weighed
+        return total.flatten(1, 2)

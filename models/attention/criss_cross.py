@@ -1,0 +1,56 @@
+"""CrissCross: every position looks along its row and its column; done twice, it has seen the whole map.
+
+Paper: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation",
+ICCV 2019, https://arxiv.org/abs/1811.11721, equations 1 and 2 and section 3.3.
+
+    d(u, i) = Q_u . K_i          for the H + W - 1 positions i in the row or the column of u
+    H'_u    = gamma * sum over i of softmax over i of d(u, i) times V_i  +  H_u
+    applied `recurrence` times with the same weights; Q, K: C / 8 channels, V: C
+
+gamma, which starts at zero, is the published code's and not in the equations: the block starts as the
+identity.
+
+How ours differs from the circulating copies: two rounds, as the paper has it, where the copies insert
+one, after which a position has seen its cross only; u itself, which lies in its row and in its column,
+is counted once by a mask in the map's type and on its device; Q and K never have less than 8 channels.
+The bias of K, which softmax ignores, is kept for the published count.
+"""
+
+import torch
+from torch import Tensor, cat, einsum, nn
+
+from models.attention.arithmetic import reduced, require_positive, softmax
+from models.registry import register
+
+
+@register(cost="windowed")
+class CrissCross(nn.Module):
+    """CrissCross(in_dim, recurrence=2, reduction=8): (B, in_dim, H, W) to the same shape, any H and W."""
+
+    starts_as_identity = True
+
+    def __init__(self, in_dim: int, recurrence: int = 2, reduction: int = 8) -> None:
+        super().__init__()
+        require_positive("CrissCross", in_dim=in_dim, recurrence=recurrence, reduction=reduction)
+        self.recurrence = recurrence
+        hidden = reduced(in_dim, reduction, least=8)
+        self.query_conv = nn.Conv2d(in_dim, hidden, 1)
+        self.key_conv = nn.Conv2d(in_dim, hidden, 1)
+        self.value_conv = nn.Conv2d(in_dim, in_dim, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return H' of the last round for the map `x` (B, in_dim, H, W)."""
+        for _ in range(self.recurrence):
+            x = self.gamma * self._gathered(x) + x
+        return x
+
+    def _gathered(self, x: Tensor) -> Tensor:
+        query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
+        height = x.shape[2]
+        itself = torch.eye(height, dtype=torch.bool, device=x.device).unsqueeze(1)  # (H, 1, H), over the columns W
+        along_column = einsum("bdij,bdkj->bijk", query, key).masked_fill(itself, -torch.inf)  # (B, H, W, H)
+        along_row = einsum("bdij,bdik->bijk", query, key)  # (B, H, W, W)
+        weights = softmax(cat((along_column, along_row), dim=3), dim=3)
+        return (einsum("bijk,bckj->bcij", weights[..., :height], value)
+                + einsum("bijk,bcik->bcij", weights[..., height:], value))

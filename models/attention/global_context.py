@@ -1,0 +1,68 @@
+"""GlobalContext: one weighted mean of the map, transformed and given to every position.
+
+Paper: Cao, Xu, Lin, Wei, Hu, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and
+Beyond", ICCV workshops 2019, https://arxiv.org/abs/1904.11492, equation 5.
+
+    c   = sum over j of softmax over positions(W_k x)_j x_j        (C), pooling "att"; or the mean, "avg"
+    t   = W_v2 ReLU(LN(W_v1 c))                                    hidden width C * ratio
+    z_i = x_i + t                                                  "channel_add"
+    z_i = x_i * sigmoid(t)                                         "channel_mul"; both: x_i * sigmoid(t) + t'
+
+How ours differs from the circulating copies: W_k has no bias, which softmax ignores; the hidden width
+never falls below 8, where layer norm over one or two values would blank the transform. The last
+convolution of "channel_add" starts at zero, so the block starts as the identity.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn, sigmoid
+
+from models.attention.arithmetic import reduced, require_choice, require_positive, softmax
+from models.norms import ChannelNorm
+from models.registry import register
+from utils.errors import ModelError
+
+FUSIONS = ("channel_add", "channel_mul")
+
+
+@register()
+class GlobalContext(nn.Module):
+    """GlobalContext(inplanes, ratio=1/16, pooling_type="att", fusion_types="channel_add"): (B, inplanes, H, W) to the
+    same shape, any H and W. fusion_types: "channel_add", "channel_mul" or a list of both."""
+
+    def __init__(self, inplanes: int, ratio: float = 1 / 16, pooling_type: str = "att",
+                 fusion_types: str | Sequence[str] = "channel_add") -> None:
+        super().__init__()
+        require_positive("GlobalContext", inplanes=inplanes)
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+            raise ModelError(f"GlobalContext: ratio is the hidden width by the width, above 0 and up to 1 such as 0.0625, got {ratio!r}")
+        require_choice("GlobalContext", "pooling_type", pooling_type, ("att", "avg"))
+        fusions = [fusion_types] if isinstance(fusion_types, str) else list(fusion_types)
+        for fusion in fusions or [None]:
+            require_choice("GlobalContext", "fusion_types", fusion, FUSIONS)
+        self.starts_as_identity = "channel_mul" not in fusions
+        hidden = reduced(inplanes, 1 / ratio, least=8)
+        self.conv_mask = nn.Conv2d(inplanes, 1, 1, bias=False) if pooling_type == "att" else None
+        self.channel_add_conv = _transform(inplanes, hidden) if "channel_add" in fusions else None
+        self.channel_mul_conv = _transform(inplanes, hidden) if "channel_mul" in fusions else None
+        if self.channel_add_conv is not None:
+            nn.init.zeros_(self.channel_add_conv[-1].weight)
+            nn.init.zeros_(self.channel_add_conv[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z for the map `x` (B, inplanes, H, W)."""
+        context = self._context(x)
+        out = x if self.channel_mul_conv is None else x * sigmoid(self.channel_mul_conv(context))
+        return out if self.channel_add_conv is None else out + self.channel_add_conv(context)
+
+    def _context(self, x: Tensor) -> Tensor:
+        """c: (B, inplanes, 1, 1)."""
+        if self.conv_mask is None:
+            return x.mean((2, 3), keepdim=True)
+        weights = softmax(self.conv_mask(x).flatten(2), dim=2)  # (B, 1, N)
+        return (x.flatten(2) @ weights.transpose(1, 2)).unsqueeze(3)
+
+
+def _transform(channels: int, hidden: int) -> nn.Sequential:
+    """W_v2 ReLU(LN(W_v1 c))."""
+    return nn.Sequential(nn.Conv2d(channels, hidden, 1), ChannelNorm(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1))

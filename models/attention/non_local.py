@@ -1,0 +1,52 @@
+"""NonLocal: every position adds what all positions hold, weighed by their likeness.
+
+Paper: Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018,
+https://arxiv.org/abs/1711.07971, equations 1, 3 and 6 (the embedded Gaussian) and section 4.1.
+
+    f(i, j) = exp(theta(x_i) . phi(x_j))       theta, phi, g: 1x1 convolutions to C / 2 channels
+    y_i     = sum over j of f(i, j) g(x_j) / sum over j of f(i, j)
+    z_i     = BN(W_z y_i) + x_i                the scale of BN starts at zero: the block starts as the identity
+
+How ours differs from the circulating copies: the four convolutions have no biases (softmax ignores
+that of phi, BN takes away that of W_z), and there is no 1/sqrt(C/2) unless `use_scale` asks for it, as
+in the paper. `sub_sample` is the paper's pooling of phi and g by 2, on maps of any size.
+
+Exact short cut: the N x N weights are torch's fused attention and are not held.
+"""
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from models.attention.arithmetic import reduced, require_positive
+from models.attention.dense import attend, to_map, to_tokens
+from models.layers import Conv
+from models.registry import register
+
+
+@register(cost="quadratic")
+class NonLocal(nn.Module):
+    """NonLocal(in_channels, reduction=2, use_scale=False, sub_sample=False): (B, in_channels, H, W) to the same shape,
+    any H and W. The embeddings have in_channels / reduction channels."""
+
+    heads = 1
+    starts_as_identity = True
+
+    def __init__(self, in_channels: int, reduction: int = 2, use_scale: bool = False, sub_sample: bool = False) -> None:
+        super().__init__()
+        require_positive("NonLocal", in_channels=in_channels, reduction=reduction)
+        hidden = reduced(in_channels, reduction)
+        self.scale = hidden**-0.5 if use_scale else 1.0
+        self.sub_sample = bool(sub_sample)
+        self.theta = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.phi = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.g = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.z = Conv(hidden, in_channels, act=False)
+        nn.init.zeros_(self.z.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z for the map `x` (B, in_channels, H, W)."""
+        key, value = self.phi(x), self.g(x)
+        if self.sub_sample:
+            key, value = (max_pool2d(each, 2, ceil_mode=True) for each in (key, value))
+        attended = attend(*map(to_tokens, (self.theta(x), key, value)), scale=self.scale)
+        return x + self.z(to_map(attended, x.shape[-2:]))

@@ -1,0 +1,44 @@
+"""GlobalContext."""
+
+import torch
+
+from blocks import BlockCase, Oracle
+from blocks.literal import layer_norm, pointwise, relu, sigmoid, softmax
+from models.attention.global_context import GlobalContext
+
+
+def transformed(layers, context):
+    return pointwise(layers[3], relu(layer_norm(layers[1], pointwise(layers[0], context), dim=1)))
+
+
+def slow_global_context(block, x):
+    """The weighted mean position by position, then what it adds or scales."""
+    batch, channels, height, width = x.shape
+    share = torch.full((batch, height * width), 1 / (height * width), dtype=x.dtype)
+    if block.conv_mask is not None:
+        share = softmax(pointwise(block.conv_mask, x).reshape(batch, -1), 1)
+    places = [(row, column) for row in range(height) for column in range(width)]
+    context = sum(share[:, index, None] * x[:, :, row, column] for index, (row, column) in enumerate(places))[:, :, None, None]
+    out = x
+    if block.channel_mul_conv is not None:
+        out = out * sigmoid(transformed(block.channel_mul_conv, context))
+    if block.channel_add_conv is not None:
+        out = out + transformed(block.channel_add_conv, context)
+    return out
+
+
+def count(channels):
+    hidden = max(8, channels // 16)
+    return channels + 2 * channels * hidden + 3 * hidden + channels  # W_k; W_v1, W_v2; bias and norm; bias
+
+
+GATED = "the last convolution starts at zero"
+CASES = {"GlobalContext": BlockCase(
+    oracles={"added": Oracle(lambda: GlobalContext(16), slow_global_context, 16),
+             "multiplied": Oracle(lambda: GlobalContext(16, 0.5, "att", "channel_mul"), slow_global_context, 16),
+             "both, of the mean": Oracle(lambda: GlobalContext(8, 1, "avg", ["channel_add", "channel_mul"]), slow_global_context, 8)},
+    counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
+    asleep={"conv_mask.weight": GATED, "channel_add_conv.0.weight": GATED, "channel_add_conv.0.bias": GATED,
+            "channel_add_conv.1.weight": GATED, "channel_add_conv.1.bias": GATED},
+    refused={(32, 16): "0.0625", (32, 0.5, "max"): "'att', 'avg'", (32, 0.5, "att", "add"): "channel_add", (32, 0.5, "att", ()): "channel_mul"},
+)}
