@@ -1,0 +1,70 @@
+"""EMA: efficient multi-scale attention, two branches of each channel group that weigh each other.
+
+Paper: Ouyang, He, Zhang, Luo, Guo, Zhan, Huang, "Efficient Multi-Scale Attention Module with Cross-Spatial
+Learning", ICASSP 2023, https://arxiv.org/abs/2305.13563, section 3. All groups of c = C / factor
+channels share the parameters; for each:
+
+    [u; v] = Conv_1x1([mean over W of x; mean over H of x])           one sequence of H + W positions
+    X1 = GroupNorm(sigmoid(u) * sigmoid(v) * x)                       one channel a norm group
+    X2 = Conv_3x3(x)
+    M  = softmax over c(mean X1) . X2 + softmax over c(mean X2) . X1   (1, H, W)
+    y  = sigmoid(M) * x
+
+Exact short cut: a norm group is one channel, whose mean after the norm is the norm's bias, so
+mean X1 is that bias and is not worked out.
+
+How ours differs from the circulating copies: theirs check only that C // factor > 0 and fail at the first
+map where factor does not divide C (48 channels and 32); here `factor` is by default the largest of 32, 16,
+8, 4, 2, 1 that divides C and leaves groups of 4 channels at least; softmax is in float32 under reduced
+precision; one group at 1 x 1 can be trained. Parameters and keys are theirs. The exponential
+moving average of the weights is another thing (utils/ema.py).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_multiple, require_positive, softmax
+from models.registry import register
+
+
+def default_factor(channels: int) -> int:
+    """Return the number of groups: the largest of 32 ... 1 that divides `channels` into groups of 4 or more."""
+    return next((factor for factor in (32, 16, 8, 4, 2) if channels % factor == 0 and channels >= 4 * factor), 1)
+
+
+@register()
+class EMA(nn.Module):
+    """EMA(channels, factor=None): (B, channels, H, W) to the same shape.
+
+    factor: the number of groups, dividing `channels`; None: the largest up to 32 with 4 channels a group."""
+
+    def __init__(self, channels: int, factor: int | None = None) -> None:
+        super().__init__()
+        require_positive("EMA", channels=channels)
+        self.factor = default_factor(channels) if factor is None else factor
+        require_multiple("EMA", channels, self.factor, "groups")
+        width = channels // self.factor
+        self.gn = nn.GroupNorm(width, width)
+        self.conv1x1 = nn.Conv2d(width, width, 1)
+        self.conv3x3 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with every group times its gate."""
+        grouped = x.unflatten(1, (self.factor, -1)).flatten(0, 1)  # (B * factor, c, H, W)
+        scaled = self._by_rows_and_columns(grouped)
+        local = self.conv3x3(grouped)
+        share_scaled = softmax(self.gn.bias, dim=0).expand(len(grouped), 1, -1)  # (B * factor, 1, c)
+        share_local = softmax(local.mean((2, 3)), dim=1).unsqueeze(1)
+        logits = share_scaled @ local.flatten(2) + share_local @ scaled.flatten(2)  # (B * factor, 1, H * W)
+        gate = torch.sigmoid(logits).to(x.dtype).unflatten(2, x.shape[2:])
+        return (gate * grouped).unflatten(0, (-1, self.factor)).flatten(1, 2)
+
+    def _by_rows_and_columns(self, grouped: Tensor) -> Tensor:
+        """Return X1 of (B * factor, c, H, W)."""
+        H, W = grouped.shape[-2:]
+        rows, columns = grouped.mean(3, keepdim=True), grouped.mean(2, keepdim=True).mT
+        logits_rows, logits_columns = self.conv1x1(torch.cat((rows, columns), dim=2)).split((H, W), dim=2)
+        gated = torch.sigmoid(logits_rows) * torch.sigmoid(logits_columns).mT * grouped
+        # torch.group_norm, not the layer: the layer refuses the single value of one group at 1 x 1 in training.
+        norm = self.gn
+        return torch.group_norm(gated, norm.num_groups, norm.weight, norm.bias, norm.eps)

@@ -1,0 +1,83 @@
+"""EPSA: convolutions of four kernel sizes, each channel of each weighed against its like at the other sizes.
+
+Paper: Zhang, Zu, Lu, Zou, Meng, "EPSANet: An Efficient Pyramid Squeeze Attention Block on Convolutional
+Neural Network", ACCV 2022, https://arxiv.org/abs/2105.14447, section 3.2 (its PSA module, equations 5 to 12).
+
+    F_i   = Conv_{k_i}(x), C -> C / 4, in G_i groups        k = 3, 5, 7, 9 and G = 1, 4, 8, 16
+    Z_i   = sigmoid(W_2 ReLU(W_1 mean over positions(F_i)))  one squeeze-and-excitation for all scales
+    att_i = softmax over the four scales of Z_i
+    y     = [att_0 * F_0, att_1 * F_1, att_2 * F_2, att_3 * F_3]
+
+How ours differs from the circulating copies: scales are concatenated in the paper's order, the smallest
+kernel first (the authors' code has them in reverse: a permutation of the output channels); any width that
+is a multiple of 4 can be built, with as many groups up to 4, 8, 16 as divide C / 4, where theirs needs
+multiples of 64; W_1 leaves C / 64 numbers but at least 8, so that the gate of few channels does not hang
+on one ReLU (equal from 512 channels on). Registered as EPSA because PSA also names polarized, point-wise
+and position-sensitive attention.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from models.attention.arithmetic import fitting, reduced, require_multiple, require_odd, require_positive, softmax
+from models.registry import register
+from utils.errors import ModelError
+
+GROUPS = (1, 4, 8, 16)
+LEAST_HIDDEN = 8
+
+
+class SEWeight(nn.Module):
+    """SEWeight(channels, reduction=16): the channel gate of a (B, channels, H, W) map, (B, channels, 1, 1)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = reduced(channels, reduction, least=LEAST_HIDDEN)
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.fc2(relu(self.fc1(x.mean((2, 3), keepdim=True)))))
+
+
+@register()
+class EPSA(nn.Module):
+    """EPSA(inplans, conv_kernels=(3, 5, 7, 9), conv_groups=None, reduction=16): (B, inplans, H, W) to the same shape.
+
+    conv_kernels: odd, as many as divide inplans; conv_groups: one for each kernel, dividing the scale's width
+    inplans / len(conv_kernels), by default the most up to 1, 4, 8, 16 that do."""
+
+    def __init__(self, inplans: int, conv_kernels: Sequence[int] = (3, 5, 7, 9),
+                 conv_groups: Sequence[int] | None = None, reduction: int = 16) -> None:
+        super().__init__()
+        require_positive("EPSA", reduction=reduction)
+        require_multiple("EPSA", inplans, len(conv_kernels), "scales")
+        width = inplans // len(conv_kernels)
+        groups = _groups(width, len(conv_kernels), conv_groups)
+        for kernel in conv_kernels:
+            require_odd("EPSA", "conv_kernels", kernel)
+        self.convs = nn.ModuleList(nn.Conv2d(inplans, width, kernel, padding=kernel // 2, groups=group, bias=False)
+                                   for kernel, group in zip(conv_kernels, groups, strict=True))
+        self.se = SEWeight(width, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scales side by side, each times its attention."""
+        scales = [conv(x) for conv in self.convs]
+        gates = torch.stack([self.se(features) for features in scales], dim=1)  # (B, S, C/S, 1, 1)
+        attention = softmax(gates, dim=1)
+        return attention.flatten(1, 2) * torch.cat(scales, dim=1)
+
+
+def _groups(width: int, scales: int, wanted: Sequence[int] | None) -> list[int]:
+    """Return the number of groups of each scale's convolution."""
+    if wanted is None:
+        return [fitting(width, GROUPS[min(index, len(GROUPS) - 1)]) for index in range(scales)]
+    if len(wanted) != scales:
+        raise ModelError(f"EPSA: {len(wanted)} conv_groups for {scales} conv_kernels; "
+                         f"give one for each kernel, or leave them out")
+    for group in wanted:
+        require_multiple("EPSA", width, group, "groups of one scale")
+    return list(wanted)

@@ -1,0 +1,65 @@
+"""GAM: a gate from a perceptron over the channels, then one from two 7x7 convolutions, without pooling.
+
+Paper: Liu, Shao, Hoffmann, "Global Attention Mechanism: Retain Information to Enhance Channel-Spatial
+Interactions", https://arxiv.org/abs/2112.05561, equations 1 and 2, figures 2 and 3.
+
+    M_c(x) = sigmoid(W_2 ReLU(W_1 x_p + b_1) + b_2)              at each position p, hidden width C / rate
+    M_s(x) = sigmoid(BN(Conv_7x7(ReLU(BN(Conv_7x7(x))))))        C -> C / rate -> C
+    F' = M_c(x) * x,   y = M_s(F') * F'
+
+By default the convolutions have 4 groups with a channel shuffle between them, the lighter form that
+the paper uses in ResNet-50: 6.625 C^2 + 5 C parameters; `groups=1` is the dense form, 25 C^2 + 5 C
+(26 million at 1024 channels). On few channels groups are clamped to what divides C and C / rate.
+
+How ours differs from the circulating copies: the channel gate has the sigmoid that the paper draws
+(theirs multiply by the perceptron's bare output, which grows with the square of the input); the shuffle
+stands between the grouped convolutions, so that each group of the second sees all of the first (theirs
+shuffle the finished gate, or nothing); turning the map to put channels last is left out, because a
+perceptron at each position is a 1x1 convolution. `fuse()` folds the norms.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import fitting, reduced, require_multiple, require_positive
+from models.layers import fold_norm
+from models.norms import BatchNorm
+from models.registry import register
+
+KERNEL = 7
+
+
+@register()
+class GAM(nn.Module):
+    """GAM(in_channels, rate=4, groups=4): (B, in_channels, H, W) to the same shape.
+
+    groups: of the 7x7 convolutions, dividing in_channels and in_channels / rate; 1: dense; by default 4 or
+    the most below it that does."""
+
+    def __init__(self, in_channels: int, rate: int = 4, groups: int | None = None) -> None:
+        super().__init__()
+        require_positive("GAM", in_channels=in_channels, rate=rate)
+        hidden = reduced(in_channels, rate)
+        if groups is None:
+            groups = next(each for each in range(fitting(hidden, 4), 0, -1) if hidden % each == in_channels % each == 0)
+        require_multiple("GAM", in_channels, groups, "groups")
+        require_multiple("GAM", hidden, groups, "groups of its hidden layer")
+        self.channel_attention = nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, in_channels, 1))
+        self.spatial_attention = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, KERNEL, padding=KERNEL // 2, groups=groups), BatchNorm(hidden), nn.ReLU(),
+            nn.ChannelShuffle(groups) if groups > 1 else nn.Identity(),
+            nn.Conv2d(hidden, in_channels, KERNEL, padding=KERNEL // 2, groups=groups), BatchNorm(in_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return M_s(F') * F' with F' = M_c(x) * x."""
+        x = torch.sigmoid(self.channel_attention(x)) * x
+        return torch.sigmoid(self.spatial_attention(x)) * x
+
+    def fuse(self) -> None:
+        """Fold the two norms into their convolutions, once."""
+        layers = self.spatial_attention
+        for index in (0, 4):
+            if isinstance(layers[index + 1], nn.BatchNorm2d):
+                layers[index] = fold_norm(layers[index], layers[index + 1])
+                layers[index + 1] = nn.Identity()

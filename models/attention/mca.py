@@ -1,0 +1,73 @@
+"""MCA: a gate along each of channels, height and width, averaged.
+
+Paper: Yu, Zhang, Cheng, Song, Tang, "MCA: Multidimensional collaborative attention in deep convolutional
+neural networks for image recognition", Engineering Applications of Artificial Intelligence 126 (2023) 107079,
+section 3. For each axis a of the map, mean and spread over the other two:
+
+    p_a = (mean + std) / 2 + sigmoid(alpha_a) mean + sigmoid(beta_a) std      squeeze
+    G_a = sigmoid(Conv_k(p_a))                                                excitation: 1-D, along a
+    y   = (G_C * x + G_H * x + G_W * x) / 3                                   integration
+
+k is 3 along height and width; along the channels it is round(|log2 C - 1| / 1.5), made odd downwards.
+The spread is that of a sample (N - 1), as in the authors' code; over one value, where it is not
+defined, it is zero.
+
+How ours differs from the circulating copies: theirs turn the map and back for every gate; here each
+gate is broadcast along its axis and the map multiplied once. A 1 x 1 map gives numbers (theirs NaN).
+alpha and beta start at 0.5, the mean of the uniform draw that theirs start from.
+Not the "moment channel attention" of the same letters.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_odd, require_positive
+from models.registry import register
+
+
+class MCAGate(nn.Module):
+    """MCAGate(k_size): the gate of a (B, C, H, W) map along one of its axes."""
+
+    def __init__(self, k_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, (1, k_size), padding=(0, k_size // 2), bias=False)
+        self.weight = nn.Parameter(torch.full((2,), 0.5))  # alpha, beta
+
+    def forward(self, x: Tensor, axis: int) -> Tensor:
+        """Return the gate: as `x` along `axis` (1, 2 or 3), 1 along the other two."""
+        others = [each for each in (1, 2, 3) if each != axis]
+        values = x.shape[others[0]] * x.shape[others[1]]
+        std, mean = torch.std_mean(x, others, correction=min(1, values - 1), keepdim=True)
+        alpha, beta = torch.sigmoid(self.weight)
+        squeezed = (0.5 + alpha) * mean + (0.5 + beta) * std
+        logits = self.conv(squeezed.flatten(1)[:, None, None])  # (B, 1, 1, length of the axis)
+        return torch.sigmoid(logits).view(mean.shape)
+
+
+def channel_kernel(channels: int) -> int:
+    """Return the paper's kernel along the channels: 3 up to 256, then 5, for the usual widths."""
+    kernel = round(abs((math.log2(channels) - 1) / 1.5))
+    return max(1, kernel if kernel % 2 else kernel - 1)
+
+
+@register()
+class MCA(nn.Module):
+    """MCA(inp, k_size=None): (B, inp, H, W) to the same shape; 12 + k_size parameters.
+
+    k_size: of the gate along the channels, odd; None: from the number of channels."""
+
+    def __init__(self, inp: int, k_size: int | None = None) -> None:
+        super().__init__()
+        require_positive("MCA", inp=inp)
+        k_size = channel_kernel(inp) if k_size is None else k_size
+        require_odd("MCA", "k_size", k_size)
+        self.c_hw = MCAGate(k_size)
+        self.h_cw = MCAGate(3)
+        self.w_hc = MCAGate(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x times the mean of its three gates."""
+        gate = self.c_hw(x, 1) + self.h_cw(x, 2) + self.w_hc(x, 3)
+        return gate / 3 * x

@@ -1,0 +1,74 @@
+"""MLCA: ECA's gate for the whole map and for each cell of a coarse grid, blended.
+
+Paper: Wan, Lu, Shen, Xie, Yang, "Mixed local channel attention for object detection", Engineering
+Applications of Artificial Intelligence 123 (2023) 106442, section 3.
+
+    P     = mean of x in each cell of a 5 x 5 grid (cells overlap where 5 does not divide the side)
+    L     = sigmoid(Conv_k(P, cell after cell: C numbers each, one sequence of 25 C))
+    G     = sigmoid(Conv_k(mean of P over the cells: C numbers))
+    y     = unpool((1 - a) G + a L) * x,   a = 0.5      each position: the mean of the cells it lies in
+    k     = (log2 C + b) / gamma, made odd upwards      as in ECA
+
+The 1-D convolution of L runs from the last channels of a cell into the first of the next one: the
+published module is so, and it is kept.
+
+How ours differs from the circulating copies: pooling and unpooling are products with two small matrices
+of cell means instead of adaptive pooling to and fro: the same numbers, any map down to 1 x 1, a
+reproducible gradient on GPUs, and no operation that exporters refuse.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.arithmetic import require_positive, wide
+from models.registry import register
+from utils.errors import ModelError
+
+
+@register()
+class MLCA(nn.Module):
+    """MLCA(in_size, local_size=5, gamma=2, b=1, local_weight=0.5): (B, in_size, H, W) to the same shape.
+
+    in_size: the number of channels; local_size: cells along each side; gamma, b: kernel size from the number of
+    channels; local_weight: the local gate's share, in [0, 1]."""
+
+    def __init__(self, in_size: int, local_size: int = 5, gamma: float = 2, b: float = 1, local_weight: float = 0.5) -> None:
+        super().__init__()
+        require_positive("MLCA", in_size=in_size, local_size=local_size)
+        if gamma <= 0 or not 0 <= local_weight <= 1:
+            raise ModelError(f"MLCA: gamma must be positive and local_weight from 0 to 1, got {gamma} and {local_weight}")
+        kernel = int(abs(math.log2(in_size) + b) / gamma)
+        kernel += kernel % 2 == 0
+        self.local_size, self.local_weight = local_size, local_weight
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+        self.conv_local = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x times its blended gate."""
+        H, W = x.shape[-2:]
+        cells = self.local_size
+        pooled = cell_means(cells, H, x) @ (x @ cell_means(cells, W, x).mT)  # (B, C, cells, cells)
+        gate = torch.lerp(self._global_gate(pooled), self._local_gate(pooled), self.local_weight)
+        spread = cell_means(H, cells, x) @ gate @ cell_means(W, cells, x).mT  # (B, C, H, W)
+        return spread * x
+
+    def _local_gate(self, pooled: Tensor) -> Tensor:
+        sequence = pooled.flatten(2).mT.flatten(1).unsqueeze(1)  # (B, 1, cells * cells * C), cell after cell
+        logits = self.conv_local(sequence).view(pooled.shape[0], -1, pooled.shape[1])
+        return torch.sigmoid(logits).mT.unflatten(2, pooled.shape[2:])
+
+    def _global_gate(self, pooled: Tensor) -> Tensor:
+        logits = self.conv(pooled.mean((2, 3)).unsqueeze(1))  # (B, 1, C)
+        return torch.sigmoid(logits).mT.unsqueeze(3).expand_as(pooled)
+
+
+def cell_means(cells: int, length: int, like: Tensor) -> Tensor:
+    """Return the (cells, length) matrix that averages `length` values in `cells` cells: cell i from
+    floor(i length / cells) to ceil((i + 1) length / cells), as adaptive pooling has them."""
+    index = torch.arange(cells, device=like.device)[:, None]
+    place = torch.arange(length, device=like.device)
+    inside = (place >= index * length // cells) & (place < -(-(index + 1) * length // cells))
+    share = wide(inside.to(like.dtype))
+    return (share / share.sum(1, keepdim=True)).to(like.dtype)

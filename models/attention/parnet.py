@@ -1,0 +1,49 @@
+"""ParNetAttention: two convolutions and a gated skip, side by side.
+
+Paper: Goyal, Bochkovskiy, Deng, Koltun, "Non-deep Networks", NeurIPS 2022,
+https://arxiv.org/abs/2110.07641, section 3.1 (the RepVGG-SSE block).
+
+    y = SiLU(BN(Conv_1x1(x)) + BN(Conv_3x3(x)) + sigmoid(Conv_1x1(mean over positions(x))) * x)
+
+How ours differs from the circulating copies: `fuse()` makes the two convolutions and their norms
+one 3x3 convolution, as the paper does for inference; theirs never do, and run both. Parameters and
+keys are theirs, with convolution biases that the norm behind them takes away again while training.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.attention.arithmetic import require_positive
+from models.layers import fold_norm
+from models.norms import BatchNorm
+from models.registry import register
+
+
+@register()
+class ParNetAttention(nn.Module):
+    """ParNetAttention(channel): (B, channel, H, W) to the same shape; 11 channel^2 + 7 channel parameters."""
+
+    def __init__(self, channel: int) -> None:
+        super().__init__()
+        require_positive("ParNetAttention", channel=channel)
+        self.sse = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channel, channel, 1), nn.Sigmoid())
+        self.conv1x1: nn.Module | None = nn.Sequential(nn.Conv2d(channel, channel, 1), BatchNorm(channel))
+        self.conv3x3: nn.Module = nn.Sequential(nn.Conv2d(channel, channel, 3, padding=1), BatchNorm(channel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return SiLU of the sum of both convolutions and the gated map."""
+        features = self.conv3x3(x)
+        if self.conv1x1 is not None:
+            features = features + self.conv1x1(x)
+        return F.silu(torch.addcmul(features, self.sse(x).to(features.dtype), x.to(features.dtype)))
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Make the two convolutions and their norms one 3x3 convolution, once; exact in evaluation."""
+        if self.conv1x1 is None:
+            return
+        point, merged = fold_norm(*self.conv1x1), fold_norm(*self.conv3x3)
+        merged.weight[:, :, 1:2, 1:2] += point.weight  # a 1x1 kernel is the centre of a 3x3 one
+        merged.bias += point.bias
+        self.conv1x1, self.conv3x3 = None, merged

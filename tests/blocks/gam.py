@@ -1,0 +1,33 @@
+"""GAM."""
+
+import torch
+
+from blocks import BlockCase, Oracle
+from blocks.literal import batch_norm, convolution, relu, sigmoid
+from models.attention.gam import GAM
+
+
+def slow_gam(block, x):
+    """The perceptron position by position with the channels last; the shuffle by index."""
+    into, _, out = block.channel_attention
+    gates = torch.zeros_like(x)
+    for row in range(x.shape[2]):
+        for column in range(x.shape[3]):
+            hidden = relu(x[:, :, row, column] @ into.weight[:, :, 0, 0].T + into.bias)
+            gates[:, :, row, column] = sigmoid(hidden @ out.weight[:, :, 0, 0].T + out.bias)
+    x = gates * x
+    first, norm, _, _, second, last = block.spatial_attention
+    hidden = relu(batch_norm(norm, convolution(first, x)))
+    size = hidden.shape[1] // first.groups
+    shuffled = [group * size + member for member in range(size) for group in range(first.groups)]
+    return x * sigmoid(batch_norm(last, convolution(second, hidden[:, shuffled])))
+
+
+CASES = {"GAM": BlockCase(
+    oracles={"4 groups": Oracle(lambda: GAM(32), slow_gam, 32), "dense": Oracle(lambda: GAM(8, groups=1), slow_gam, 8),
+             "rate 2, 3 groups": Oracle(lambda: GAM(12, 2, 3), slow_gam, 12)},
+    counts={64: 27_456, 512: 1_739_264, 1024: 6_951_936},  # 6.625 C^2 + 5 C
+    flat={"spatial_attention.0.bias": "batch norm takes it away", "spatial_attention.4.bias": "batch norm takes it away"},
+    spread="two gates of one half",
+    refused={(32, 4, 5): "multiple of 5", (32, 4, 16): "hidden", (32, 0): "rate"},
+)}
