@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.identity_start import IdentityStart
+from models.identity_start import started_as_identity
 from models.layers import C3, Bottleneck
 from models.registry import Entry, Plan, Scale, find, register, stacked
 
@@ -57,7 +57,8 @@ class C3Attention(C3):
     def start_as_identity(self) -> None:
         """Put each bottleneck's attention behind a zero gate: the layer starts as a plain C3."""
         for bottleneck in self.m:
-            bottleneck.attention = IdentityStart(bottleneck.attention, bottleneck.cv2.conv.out_channels)
+            width = bottleneck.cv2.conv.out_channels
+            bottleneck.attention = started_as_identity(bottleneck.attention, width, width)
 
 
 def _built(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:

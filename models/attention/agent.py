@@ -1,7 +1,7 @@
 """Agent: a few agents look at the whole map, then every position looks at the agents.
 
 Paper: Han, Ye, Han, Xia, Pan, Wan, Song, Huang, "Agent Attention: On the Integration of Softmax and Linear Attention",
-ECCV 2024, https://arxiv.org/abs/2312.08874, equations 4 to 6.
+ECCV 2024, https://arxiv.org/abs/2312.08874, section "Agent Attention".
 
     q, k, v = W x                                    heads of d channels
     A       = q averaged over a grid of cells         n agents a head (agent_num, 49: a grid of 7 x 7)

@@ -1,7 +1,7 @@
 """CAS: convolutional additive self-attention: queries and keys are gated and added, not multiplied with each other.
 
 Paper: Zhang, Li, Zhou, Han, Wang, "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient
-Mobile Applications", 2024, https://arxiv.org/abs/2408.03703, equations 5 to 8 and figure 3.
+Mobile Applications", 2024, https://arxiv.org/abs/2408.03703, section "Convolutional Additive Self-attention".
 
     q, k, v = W x
     S(u)    = u * sigmoid(w . ReLU(BN(DWConv3x3(u))))    a gate per position

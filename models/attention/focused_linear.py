@@ -1,7 +1,7 @@
 """FocusedLinearAttention: linear attention whose feature map turns queries and keys towards their strongest channel.
 
 Paper: Han, Pan, Han, Song, Huang, "FLatten Transformer: Vision Transformer using Focused Linear Attention",
-ICCV 2023, https://arxiv.org/abs/2308.00442, equations 4 to 8.
+ICCV 2023, https://arxiv.org/abs/2308.00442, section "Focused Linear Attention".
 
     u      = (ReLU(.) + 1e-6) / softplus(scale)          of q and of k + position
     phi(u) = |u| u^p / |u^p|                              norms over all C channels, p = focusing_factor

@@ -1,7 +1,7 @@
 """LiteMLA: multi-scale linear attention with ReLU as the feature map.
 
 Paper: Cai, Li, Hu, Gan, Han, "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction",
-ICCV 2023, https://arxiv.org/abs/2205.14756, equation 2 and figure 2.
+ICCV 2023, https://arxiv.org/abs/2205.14756, section "Multi-Scale Linear Attention" and figure 2.
 
     (q, k, v)_0 = W x                                     heads of `dim` channels
     (q, k, v)_s = grouped 1x1 (DWConv sxs ((q, k, v)_0))  for every s of `scales`: neighbouring tokens joined

@@ -1,16 +1,16 @@
 """LSConv: a large kernel looks and decides, a small kernel of its own at every position gathers.
 
 Paper: Wang, Chen, Lin, Han, Ding, "LSNet: See Large, Focus Small", CVPR 2025, https://arxiv.org/abs/2503.23135,
-equations 5 to 8.
+section "LS (Large-Small) convolution".
 
     P(x)  = W_3 . DWConv7x7 . W_1 x             perception on half the channels: each with BN, ReLU behind W_1 and W_3
     w     = GN(W_4 P(x) + b_4)                   3 x 3 numbers a position and group of channels; GN: one group a kernel
     a_ci  = sum over the 3 x 3 neighbours j of i: w_{g(c), j - i}(i) x_cj       g(c): c's group of neighbouring channels
     out   = x + BN(a)
 
-How ours differs from the circulating copies: theirs gathers in a Triton kernel for one maker's GPUs (which counts the
-groups modulo, an order of channels only); here it is nine shifted products on views of one padded map, on any device.
-A group has 8 channels, or the most below 8 that divide the channels.
+How ours differs from the circulating copies: theirs gathers in a Triton kernel for one maker's GPUs; here it is nine
+shifted products on views of one padded map, on any device. A group is of neighbouring channels: 8 of them, or the most
+below 8 that divide the channels.
 """
 
 import torch
@@ -62,5 +62,5 @@ class LSConv(nn.Module):
         kernels = self.lkp(x).unsqueeze(3)  # (B, dim / groups, sks^2, 1, H, W)
         gathered = torch.zeros_like(x).unflatten(1, (-1, self.groups))
         for weight, near in zip(kernels.unbind(2), neighbours(x, self.sks), strict=True):
-            gathered = gathered + weight.to(x.dtype) * near.unflatten(1, (-1, self.groups))
+            gathered = torch.addcmul(gathered, weight.to(x.dtype), near.unflatten(1, (-1, self.groups)))
         return x + self.bn(gathered.flatten(1, 2))

@@ -1,7 +1,7 @@
 """PolaFormer: linear attention that keeps the negative halves of queries and keys.
 
 Paper: Meng, Luo, Li, Wu, Jiang, Zhang, "PolaFormer: Polarity-aware Linear Attention for Vision Transformers",
-ICLR 2025, https://arxiv.org/abs/2501.15061, equations 4 to 10.
+ICLR 2025, https://arxiv.org/abs/2501.15061, sections on polarity-aware attention and on learnable power functions.
 
     q, g, k, v   = W_q x, W_g x, W_k x + position, W_v x;   q and k divided by softplus(scale)
     q+, q-       = ReLU(q)^p, ReLU(-q)^p,   k+, k- likewise,   p = 1 + alpha sigmoid(power) per channel

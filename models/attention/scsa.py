@@ -1,7 +1,8 @@
 """SCSA: gates along rows and columns by kernels of four sizes, then channels that look at each other.
 
 Paper: Si, Xu, Zhu, Zhang, Dong, Chen, Li, "SCSA: Exploring the Synergistic Effects Between Spatial and Channel
-Attention", Neurocomputing 2025, https://arxiv.org/abs/2407.05128, equations 3 to 12.
+Attention", Neurocomputing 2025, https://arxiv.org/abs/2407.05128, sections on shared multi-semantic spatial and
+progressive channel-wise self-attention.
 
     x_h, x_w = means of x over columns, over rows                          (C, H), (C, W), in four quarters of channels
     g_h      = sigmoid(GN_4([DWConv1d_3, _5, _7, _9 of one quarter each](x_h)))     g_w: the same convolutions, own norm

@@ -1,7 +1,7 @@
 """SHSA: one attention head on a part of the channels; the rest waits and is mixed in behind it.
 
 Paper: Yun, Ro, "SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design", CVPR 2024,
-https://arxiv.org/abs/2401.16456, equations 1 to 3 and figure 5.
+https://arxiv.org/abs/2401.16456, section "Single-Head Self-Attention".
 
     x_a, x_r = the first `pdim` channels, the others
     q, k, v  = BN(W GN(x_a))                         qk_dim, qk_dim and pdim channels; GN: one group

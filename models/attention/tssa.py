@@ -1,7 +1,7 @@
 """TSSA: token statistics self-attention, which weighs each head's channels by their second moments.
 
 Paper: Wu, Ding, Lu, Pai, Zhang, Yu, Ma, Haeffele, "Token Statistics Transformer: Linear-Time Attention via Variational
-Rate Reduction", ICLR 2025, https://arxiv.org/abs/2412.17810, equations 15 and 16 and algorithm 1.
+Rate Reduction", ICLR 2025, https://arxiv.org/abs/2412.17810, the token statistics self-attention operator and its algorithm 1.
 
     w      = W x                                            the only projection; heads of d channels, N positions
     Pi_hi  = softmax over heads(temp_h sum_c w_hci^2 / sum_j w_hcj^2)     which head a position belongs to

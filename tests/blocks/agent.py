@@ -14,7 +14,7 @@ def cell(index, cells, length):
 
 
 def slow_agent(block, x):
-    """Equations 4 to 6 for one image and head at a time, agent by agent and position by position."""
+    """Agents and positions of one image and head at a time, agent by agent and position by position."""
     batch, channels, height, width = x.shape
     query, (key, value) = pointwise(block.q, x), pointwise(block.kv, x).chunk(2, 1)
     rows, columns, dim = min(block.side, height), min(block.side, width), channels // block.num_heads

@@ -13,7 +13,7 @@ def slow_gate(gate, maps):
 
 
 def slow_cas(block, x):
-    """Equations 5 to 8."""
+    """Both gates of queries and keys, their sum, its product with the values."""
     query, key, value = pointwise(block.qkv, x).chunk(3, 1)
     context = convolution(block.dwc, slow_gate(block.oper_q, query) + slow_gate(block.oper_k, key))
     return x + convolution(block.proj, context * value)

@@ -8,7 +8,7 @@ from models.attention.lite_mla import LiteMLA
 
 
 def slow_lite_mla(block, x):
-    """Equation 2 for one image, head, query and key at a time, at each scale."""
+    """The weighted mean for one image, head, query and key at a time, at each scale."""
     batch, channels, height, width = x.shape
     first = pointwise(block.qkv, x)
     scales = [first] + [convolution(grouped, convolution(depthwise, first)) for depthwise, grouped in block.aggreg]
