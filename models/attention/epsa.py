@@ -1,7 +1,7 @@
 """EPSA: convolutions of four kernel sizes, each channel of each weighed against its like at the other sizes.
 
 Paper: Zhang, Zu, Lu, Zou, Meng, "EPSANet: An Efficient Pyramid Squeeze Attention Block on Convolutional
-Neural Network", ACCV 2022, https://arxiv.org/abs/2105.14447, section 3.2 (its PSA module, equations 5 to 12).
+Neural Network", ACCV 2022, https://arxiv.org/abs/2105.14447, section 3 (its PSA module).
 
     F_i   = Conv_{k_i}(x), C -> C / 4, in G_i groups        k = 3, 5, 7, 9 and G = 1, 4, 8, 16
     Z_i   = sigmoid(W_2 ReLU(W_1 mean over positions(F_i)))  one squeeze-and-excitation for all scales

@@ -1,7 +1,7 @@
 """TripletAttention: a gate for each pair of axes, averaged.
 
 Paper: Misra, Nalamada, Arasanipalai, Hou, "Rotate to Attend: Convolutional Triplet Attention Module",
-WACV 2021, https://arxiv.org/abs/2010.03045, section 3 (Z-pool: equation 1; the sum: equation 2).
+WACV 2021, https://arxiv.org/abs/2010.03045, section 3 (Z-pool, three branches, their average).
 
     Z_a(x) = [max over axis a, mean over axis a]          two maps over the other two axes
     G_a    = sigmoid(BN(Conv_7x7(Z_a)))                    one map, broadcast along a
