@@ -74,10 +74,11 @@ def test_both_languages_show_the_same_code():
 def test_insert_and_replace_as_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = [words for words in commands("README.md", "python -m models.zoo") if "--plugin" not in words]
-    assert {words[3] for words in shown} == {"insert", "replace"}
+    assert {words[3] for words in shown} == {"insert", "replace", "show", "check"}
     for words in shown:
         assert zoo.main(words[3:]) == 0
-        assert (tmp_path / words[words.index("--output") + 1]).is_file()
+        if "--output" in words:
+            assert (tmp_path / words[words.index("--output") + 1]).is_file()
 
 
 def test_files_and_folders_that_are_named_exist():
@@ -91,11 +92,11 @@ def test_files_and_folders_that_are_named_exist():
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_the_table_holds_every_variant_with_its_parameters(name, monkeypatch):
+def test_the_tables_figures_are_the_models(name, monkeypatch):
     for function in ("kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_"):  # only shapes are looked at
         monkeypatch.setattr(nn.init, function, lambda tensor, *args, **kwargs: tensor)
     shown, variants = table(name), zoo.load_table()
-    assert set(shown) == {"base", *variants}
+    assert {"base", "CoTA", "DANet", "CBAM", "CBAM-neck", "C3CBAM", "ACmix", "MHSA"} <= set(shown) <= {"base", *variants}
     for variant, (block, _, place, figures) in shown.items():
         files = [f"yolov5{scale}.yaml" if variant == "base" else f"yolov5{scale}_{variant}.yaml" for scale in ("n", "l")]
         built = [sum(parameter.numel() for parameter in Model(zoo.MODELS / file).parameters()) for file in files]
@@ -105,6 +106,19 @@ def test_the_table_holds_every_variant_with_its_parameters(name, monkeypatch):
             assert place == variants[variant].place or name != "README.md"
 
 
+@pytest.mark.parametrize(("name", "start"), [("README.md", "The others: "), ("README.zh-CN.md", "其余：")])
+def test_every_variant_is_named_and_counted(name, start):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    others = re.findall(r"`(.+?)`", text.split(start)[1].split("\n\n")[0])
+    assert [*others, *table(name)] and set(others) | set(table(name)) == {"base", *zoo.load_table()}
+    assert not set(others) & set(table(name))
+    assert re.search(rf"\b{len(zoo.load_table())}\b", text.split(start)[0].split("## ")[-1])
+
+
 def test_list_prints_the_tables_figures():
-    printed = {line.split()[0]: re.findall(r"\d[\d,]{6,}", line) for line in zoo.list_variants().splitlines()[1:]}
-    assert {variant: cells[-1].split(" / ") for variant, cells in table("README.md").items()} == printed
+    """The list says what a variant adds, the table what that comes to."""
+    printed = {line.split()[0]: [int(number.replace(",", "")) for number in line.split()[3:5]]
+               for line in zoo.list_variants().splitlines()[1:]}
+    for variant, cells in table("README.md").items():
+        added = [0, 0] if variant == "base" else printed[variant]
+        assert cells[-1] == " / ".join(f"{total + more:,}" for total, more in zip(printed["base"], added, strict=True)), variant
