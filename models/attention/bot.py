@@ -79,8 +79,6 @@ class BoT(nn.Module):
     width, height: the map whose offsets the tables hold (20 x 20 is P5 of a 640 x 640 picture); heads: 4, or the
     largest number below that divides the inner width; expansion: n_dims by the inner width."""
 
-    starts_as_identity = True
-
     def __init__(self, n_dims: int, width: int = 20, height: int = 20, heads: int | None = None, expansion: int = 4) -> None:
         super().__init__()
         require_positive("BoT", n_dims=n_dims, width=width, height=height, expansion=expansion)
@@ -98,3 +96,6 @@ class BoT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return y for the map `x` (B, n_dims, H, W)."""
         return x + self.expand(self.act(self.norm(self.attention(self.contract(x)))))
+
+    def start_as_identity(self) -> None:
+        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""

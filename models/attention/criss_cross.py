@@ -19,15 +19,14 @@ The bias of K, which softmax ignores, is kept for the published count.
 import torch
 from torch import Tensor, cat, einsum, nn
 
-from models.attention.arithmetic import reduced, require_positive, softmax
+from models.attention.arithmetic import reduced, require_positive, softmax, wide
+from models.attention.linear_attention import full_precision
 from models.registry import register
 
 
 @register(cost="windowed")
 class CrissCross(nn.Module):
     """CrissCross(in_dim, recurrence=2, reduction=8): (B, in_dim, H, W) to the same shape, any H and W."""
-
-    starts_as_identity = True
 
     def __init__(self, in_dim: int, recurrence: int = 2, reduction: int = 8) -> None:
         super().__init__()
@@ -45,12 +44,17 @@ class CrissCross(nn.Module):
             x = self.gamma * self._gathered(x) + x
         return x
 
+    def start_as_identity(self) -> None:
+        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""
+
     def _gathered(self, x: Tensor) -> Tensor:
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         height = x.shape[2]
         itself = torch.eye(height, dtype=torch.bool, device=x.device).unsqueeze(1)  # (H, 1, H), over the columns W
-        along_column = einsum("bdij,bdkj->bijk", query, key).masked_fill(itself, -torch.inf)  # (B, H, W, H)
-        along_row = einsum("bdij,bdik->bijk", query, key)  # (B, H, W, W)
-        weights = softmax(cat((along_column, along_row), dim=3), dim=3)
+        with full_precision(x):  # products without 1/sqrt(d) leave the range of half precision
+            query, key = wide(query), wide(key)
+            along_column = einsum("bdij,bdkj->bijk", query, key).masked_fill(itself, -torch.inf)  # (B, H, W, H)
+            along_row = einsum("bdij,bdik->bijk", query, key)  # (B, H, W, W)
+        weights = softmax(cat((along_column, along_row), dim=3), dim=3).to(value.dtype)
         return (einsum("bijk,bckj->bcij", weights[..., :height], value)
                 + einsum("bijk,bcik->bcij", weights[..., height:], value))

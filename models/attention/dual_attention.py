@@ -19,13 +19,12 @@ convolution makes class scores; here it has the host's norm and activation and r
 Exact short cut: the maximum that the released code subtracts from is the same for all d, so softmax ignores it.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor, nn
 
 from models.attention.arithmetic import reduced, require_positive, wide
 from models.attention.dense import attend, to_map, to_tokens
+from models.attention.linear_attention import full_precision
 from models.layers import Conv
 from models.registry import register
 
@@ -54,16 +53,10 @@ class ChannelAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        with _full_precision(x):  # sums over all positions leave the range of half precision
+        with full_precision(x):  # sums over all positions leave the range of half precision
             rows = wide(x).flatten(2)  # (B, C, N)
             attention = torch.softmax(-rows @ rows.transpose(1, 2), dim=2)
         return self.gamma * (attention.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[-2:]) + x
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager:
-    """Autocast switched off where the device of `x` knows it."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 @register(cost="quadratic")

@@ -35,16 +35,17 @@ class GlobalContext(nn.Module):
         super().__init__()
         require_positive("GlobalContext", inplanes=inplanes)
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-            raise ModelError(f"GlobalContext: ratio is the hidden width by the width, above 0 and up to 1 such as 0.0625, got {ratio!r}")
+            raise ModelError("GlobalContext: ratio is the hidden width by the width, above 0 and up to 1 such as 0.0625, "
+                             f"got {ratio!r}")
         require_choice("GlobalContext", "pooling_type", pooling_type, ("att", "avg"))
         fusions = [fusion_types] if isinstance(fusion_types, str) else list(fusion_types)
         for fusion in fusions or [None]:
             require_choice("GlobalContext", "fusion_types", fusion, FUSIONS)
-        self.starts_as_identity = "channel_mul" not in fusions
         hidden = reduced(inplanes, 1 / ratio, least=8)
         self.conv_mask = nn.Conv2d(inplanes, 1, 1, bias=False) if pooling_type == "att" else None
         self.channel_add_conv = _transform(inplanes, hidden) if "channel_add" in fusions else None
         self.channel_mul_conv = _transform(inplanes, hidden) if "channel_mul" in fusions else None
+        self.opening: nn.Parameter | None = None
         if self.channel_add_conv is not None:
             nn.init.zeros_(self.channel_add_conv[-1].weight)
             nn.init.zeros_(self.channel_add_conv[-1].bias)
@@ -52,8 +53,18 @@ class GlobalContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return z for the map `x` (B, inplanes, H, W)."""
         context = self._context(x)
-        out = x if self.channel_mul_conv is None else x * sigmoid(self.channel_mul_conv(context))
+        out = x if self.channel_mul_conv is None else x * self._gate(context)
         return out if self.channel_add_conv is None else out + self.channel_add_conv(context)
+
+    def start_as_identity(self) -> None:
+        """Put the gate of "channel_mul" behind an opening that is zero at the start; "channel_add" starts at zero already, and
+        behind a second zero neither would ever open."""
+        if self.channel_mul_conv is not None:
+            self.opening = nn.Parameter(self.channel_mul_conv[-1].bias.new_zeros(1))
+
+    def _gate(self, context: Tensor) -> Tensor:
+        gate = sigmoid(self.channel_mul_conv(context))
+        return gate if self.opening is None else 1 + self.opening * (gate - 1)
 
     def _context(self, x: Tensor) -> Tensor:
         """c: (B, inplanes, 1, 1)."""
@@ -65,4 +76,5 @@ class GlobalContext(nn.Module):
 
 def _transform(channels: int, hidden: int) -> nn.Sequential:
     """W_v2 ReLU(LN(W_v1 c))."""
-    return nn.Sequential(nn.Conv2d(channels, hidden, 1), ChannelNorm(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1))
+    return nn.Sequential(nn.Conv2d(channels, hidden, 1), ChannelNorm(hidden), nn.ReLU(inplace=True),
+                         nn.Conv2d(hidden, channels, 1))

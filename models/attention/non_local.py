@@ -29,7 +29,6 @@ class NonLocal(nn.Module):
     any H and W. The embeddings have in_channels / reduction channels."""
 
     heads = 1
-    starts_as_identity = True
 
     def __init__(self, in_channels: int, reduction: int = 2, use_scale: bool = False, sub_sample: bool = False) -> None:
         super().__init__()
@@ -50,3 +49,6 @@ class NonLocal(nn.Module):
             key, value = (max_pool2d(each, 2, ceil_mode=True) for each in (key, value))
         attended = attend(*map(to_tokens, (self.theta(x), key, value)), scale=self.scale)
         return x + self.z(to_map(attended, x.shape[-2:]))
+
+    def start_as_identity(self) -> None:
+        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""

@@ -15,7 +15,9 @@ def slow_area(block, x):
     query, key, value = conv_norm(block.qkv, x).split(x.shape[1], 1)
     length = math.ceil(positions / block.area)
     runs = [list(range(start, min(start + length, positions))) for start in range(0, positions, length)]
-    parts = [attention(*(tokens(each, heads)[:, :, run] for each in (query, key, value)), (x.shape[1] // heads) ** -0.5) for run in runs]
+    query, key, value_tokens = (tokens(each, heads) for each in (query, key, value))
+    scale = (x.shape[1] // heads) ** -0.5
+    parts = [attention(query[:, :, run], key[:, :, run], value_tokens[:, :, run], scale) for run in runs]
     attended = maps_of(torch.cat(parts, 2), x)
     return x + conv_norm(block.project, attended + conv_norm(block.position, value))
 

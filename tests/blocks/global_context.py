@@ -18,10 +18,12 @@ def slow_global_context(block, x):
     if block.conv_mask is not None:
         share = softmax(pointwise(block.conv_mask, x).reshape(batch, -1), 1)
     places = [(row, column) for row in range(height) for column in range(width)]
-    context = sum(share[:, index, None] * x[:, :, row, column] for index, (row, column) in enumerate(places))[:, :, None, None]
+    seen = sum(share[:, index, None] * x[:, :, row, column] for index, (row, column) in enumerate(places))
+    context = seen[:, :, None, None]
     out = x
     if block.channel_mul_conv is not None:
-        out = out * sigmoid(transformed(block.channel_mul_conv, context))
+        gate = sigmoid(transformed(block.channel_mul_conv, context))
+        out = out * (gate if block.opening is None else 1 - block.opening + block.opening * gate)
     if block.channel_add_conv is not None:
         out = out + transformed(block.channel_add_conv, context)
     return out
@@ -32,13 +34,22 @@ def count(channels):
     return channels + 2 * channels * hidden + 3 * hidden + channels  # W_k; W_v1, W_v2; bias and norm; bias
 
 
+def opened():
+    block = GlobalContext(8, 1, "att", BOTH)
+    block.start_as_identity()
+    return block
+
+
+BOTH = ["channel_add", "channel_mul"]
 GATED = "the last convolution starts at zero"
 CASES = {"GlobalContext": BlockCase(
     oracles={"added": Oracle(lambda: GlobalContext(16), slow_global_context, 16),
              "multiplied": Oracle(lambda: GlobalContext(16, 0.5, "att", "channel_mul"), slow_global_context, 16),
-             "both, of the mean": Oracle(lambda: GlobalContext(8, 1, "avg", ["channel_add", "channel_mul"]), slow_global_context, 8)},
+             "both, of the mean": Oracle(lambda: GlobalContext(8, 1, "avg", BOTH), slow_global_context, 8),
+             "both, opened from the identity": Oracle(opened, slow_global_context, 8)},
     counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
     asleep={"conv_mask.weight": GATED, "channel_add_conv.0.weight": GATED, "channel_add_conv.0.bias": GATED,
             "channel_add_conv.1.weight": GATED, "channel_add_conv.1.bias": GATED},
-    refused={(32, 16): "0.0625", (32, 0.5, "max"): "'att', 'avg'", (32, 0.5, "att", "add"): "channel_add", (32, 0.5, "att", ()): "channel_mul"},
+    refused={(32, 16): "0.0625", (32, 0.5, "max"): "'att', 'avg'", (32, 0.5, "att", "add"): "channel_add",
+             (32, 0.5, "att", ()): "channel_mul"},
 )}
