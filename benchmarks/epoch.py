@@ -28,7 +28,7 @@ def main() -> None:
     config = parse(TrainConfig)
     prepare_process(config)
     hyp, spec, device = Hyperparameters.load(config.hyp), DatasetSpec.load(config.data), select_device(config.device)
-    model = build_detector(config, hyp, spec, None, device)
+    model, _ = build_detector(config, hyp, spec, None, device)
     data = build_data(config, hyp, spec, model, Path(tempfile.mkdtemp()))
     parts = build_parts(config, hyp, model, optimizer_for(model, config, hyp), data, None)
     trainer = Trainer(parts, TrainState(), ROUNDS + 1)

@@ -66,7 +66,7 @@ class Detect(nn.Module):
         the strides rise are turned round (compared in pixels: in grid units every level looks alike)."""
         pixels = torch.as_tensor(pixels, dtype=torch.float32, device=self.anchors.device).reshape(self.nl, -1, 2)
         areas = pixels.prod(-1).mean(-1)
-        if self.nl > 1 and areas[0] > areas[-1]:
+        if self.nl > 1 and not areas.is_meta and areas[0] > areas[-1]:
             LOGGER.info("Reversing anchor order: the largest anchors belong to the largest stride")
             pixels = pixels.flip(0)
         self.anchors = (pixels / pixels.new_tensor(self.strides).view(-1, 1, 1)).to(self.anchors.dtype)
@@ -131,7 +131,6 @@ def _anchor_table(anchors: Sequence[Sequence[float]], levels: int) -> Tensor:
         raise ValueError(f"anchors has {len(anchors)} rows for {levels} inputs; one row of w,h pairs an input")
     if len({len(row) for row in anchors}) != 1 or len(anchors[0]) % 2 or not anchors[0]:
         raise ValueError(f"every row of anchors needs the same number of w,h pairs, got {[len(row) for row in anchors]} numbers")
-    table = torch.tensor(anchors, dtype=torch.float32).view(levels, -1, 2)
-    if not bool((table > 0).all()):
+    if not all(side > 0 for row in anchors for side in row):
         raise ValueError("anchors are widths and heights in pixels and must be above 0")
-    return table
+    return torch.tensor(anchors, dtype=torch.float32).view(levels, -1, 2)

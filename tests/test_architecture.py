@@ -12,7 +12,7 @@ SCRIPTS = ("train", "val", "detect", "demo")
 FLOORS = {  # longest prefix wins
     "train": 4, "val": 4, "detect": 4, "demo": 4,
     "utils.engine": 3,
-    "utils.datasets": 2, "utils.plots": 2, "utils.checkpoint": 2, "utils.restricted": 2,
+    "utils.datasets": 2, "utils.plots": 2, "utils.checkpoint": 2, "utils.restricted": 2, "utils.transfer": 2,
     "models": 1,
     "utils": 0, "utils.loss": 1, "utils.nms": 1, "utils.metrics": 1, "utils.confusion": 1, "utils.coco": 1, "utils.anchors": 1,
     "utils.optim": 1, "utils.ema": 1, "utils.config": 1, "utils.profile": 1, "utils.hyperparameters": 1, "utils.dataset_spec": 1,

@@ -214,6 +214,7 @@ def test_flags_train(data, tmp_path, flags):
 
 
 def test_frozen_layers_do_not_move_and_the_others_do(data, tmp_path):
+    """Numbers are those of the model without attention: 9 is SPPF, which stands behind CBAM as layer 10."""
     torch.manual_seed(0)
     frozen = run_training(options(data, tmp_path, freeze=(2, 9), epochs=1)).save_dir
     from models.yolo import Model
@@ -221,7 +222,7 @@ def test_frozen_layers_do_not_move_and_the_others_do(data, tmp_path):
     start = dict(Model(SMALL["cfg"], nc=4).named_parameters())
     end = read_checkpoint(frozen / "weights" / "last.pt").training["model_state"]
     moved = {name for name in start if not torch.equal(start[name], end[name])}
-    assert {int(name.split(".")[1]) for name in moved} == {layer for layer in range(26) if layer not in (2, 9, 12, 13, 16, 17, 20, 23)}
+    assert {int(name.split(".")[1]) for name in moved} == {layer for layer in range(26) if layer not in (2, 10, 12, 13, 16, 17, 20, 23)}
 
 
 def test_save_period_nosave_and_patience(data, tmp_path):
@@ -249,7 +250,7 @@ def test_a_spoilt_weight_stops_the_run_and_is_never_saved(data, tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(freeze=(40,)), "--freeze 40: the model has layers 0 to 25"),
+    (dict(freeze=(40,)), "--freeze 40: the model without its attention has layers 0 to 24"),
     (dict(cfg="models/yolov5n_CBMA.yaml"), "CBAM"),
     (dict(data="nowhere.yaml"), "nowhere.yaml"),
     (dict(weights="yolov5s.pt"), "--download"),

@@ -120,19 +120,17 @@ class TransferReport:
 
 
 def transfer_weights(model: nn.Module, checkpoint: Checkpoint, keep_anchors: bool = False, way: str = "layers",
-                     require: float = 0.0, report_file: Path | None = None) -> TransferReport:
+                     require: float = 0.0) -> TransferReport:
     """Copy into `model` what a checkpoint has for it, log one line, and return what became of every tensor.
 
     keep_anchors: the model's anchors stay (a cfg or hyperparameters chose them); way: "layers" aligns layers by what
     they are, "keys" takes the same name and shape only, as v6.1 does; require: least share of the checkpoint's
-    parameters that must find a place, else CheckpointError; report_file: where transfer.csv goes, if anywhere."""
+    parameters that must find a place, else CheckpointError."""
     own = model.state_dict()
     report = plan_transfer(model.yaml, _shapes(own), checkpoint.yaml, _shapes(checkpoint.state), checkpoint.source,
                            keep_anchors, way)
     _copy(own, checkpoint.state, report)
-    LOGGER.info(report.line() + (f"; {report_file}" if report_file else ""))
-    if report_file:
-        report.write(report_file)
+    LOGGER.info(report.line())
     if report.used < require:
         raise CheckpointError(f"{checkpoint.source}: {report.used:.1%} of its parameters find a place in this model, "
                               f"--require-transfer asks for {require:.0%}; mostly because {report.why()}")
@@ -222,12 +220,14 @@ def _is_inserted(row: Row) -> bool:
 def base_numbers(description: Mapping) -> list[int | None]:
     """Return for each layer its number in the model without attention, None for inserted blocks.
 
-    A block directly behind a stride-2 convolution that no stage follows stands in the place of the stage and counts."""
+    A block directly behind a stride-2 convolution that no stage follows stands in the place of the stage and counts
+    (the stem, of stride 2, has no stage)."""
     rows = read_content(description)[2]
+    levels = _levels(rows)
     numbers: list[int | None] = []
     count = 0
     for index, row in enumerate(rows):
-        behind = _step(rows[index - 1]) > 0 if index else False
+        behind = index > 0 and _step(rows[index - 1]) > 0 and levels[index - 1] > 1
         stage_follows = index + 1 < len(rows) and rows[index + 1].block.startswith(("C3", "Bottleneck"))
         inserted = _is_inserted(row) and not (behind and not stage_follows)
         numbers.append(None if inserted else count)

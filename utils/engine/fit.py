@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from models.identity_start import gate_strengths
 from utils.device import autocast
 from utils.ema import ModelEMA
 from utils.engine.inputs import network_input, resized
@@ -54,7 +55,8 @@ class Parts:
 @dataclass(frozen=True)
 class EpochReport:
     """What one epoch came to: losses are means over its batches; evaluation is None where
-    validation was skipped; is_best says whether the fitness rose above every epoch before, or none was above 0 yet."""
+    validation was skipped; is_best says whether the fitness rose above every epoch before, or none was above 0 yet;
+    gates: mean |gate| of each attention block that started as the identity, by its name."""
 
     epoch: int
     losses: LossParts
@@ -63,6 +65,7 @@ class EpochReport:
     seconds: float
     is_best: bool
     is_last: bool
+    gates: dict[str, float] = field(default_factory=dict)
 
 
 class Hook:
@@ -164,7 +167,8 @@ class Trainer:
             is_best = self._note(evaluation, epoch)
         is_last = state.epoch >= self.epochs or self.should_stop(state)
         lr = tuple(group["lr"] for group in self.parts.optimizer.param_groups)
-        return EpochReport(epoch, losses, evaluation, lr, time.perf_counter() - started, is_best, is_last)
+        return EpochReport(epoch, losses, evaluation, lr, time.perf_counter() - started, is_best, is_last,
+                           gate_strengths(self.parts.model))
 
     def train_epoch(self, epoch: int) -> LossParts:
         """One pass over the loader; returns the mean losses."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from models.identity_start import gate_strengths
 from utils.engine.fit import EpochReport, Hook, Progress, Trainer
 from utils.engine.nonfinite import all_finite
 from utils.errors import NonFiniteError
@@ -20,13 +21,13 @@ RESULT_COLUMNS = ("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss",
 
 
 def result_row(report: EpochReport) -> dict[str, float]:
-    """The 14 figures of one epoch, in the order of RESULT_COLUMNS. Without a validation they are 0."""
+    """The 14 figures of one epoch, in the order of RESULT_COLUMNS, and one of each gate. Without a validation they are 0."""
     evaluation = report.evaluation
     metrics = evaluation.metrics.row() if evaluation else (0.0,) * 4
     losses = evaluation.losses.row() if evaluation and evaluation.losses else (0.0,) * 3
     # v6.1's columns: lr0 the undecayed weights, lr1 the decayed, lr2 the biases
     values = (report.epoch, *report.losses.row(), *metrics, *losses, *report.lr)
-    return dict(zip(RESULT_COLUMNS, values, strict=True))
+    return {**dict(zip(RESULT_COLUMNS, values, strict=True)), **{f"gate/{name}": value for name, value in report.gates.items()}}
 
 
 class Console(Hook):
@@ -56,6 +57,10 @@ class Console(Hook):
             if not self.row_in_bar:
                 LOGGER.info(row)
 
+    def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
+        if report.gates:
+            LOGGER.info("mean |gate|: " + ", ".join(f"{name} {value:.4f}" for name, value in report.gates.items()))
+
     def close(self, trainer: Trainer) -> None:
         if self.bar is not None:
             self.bar.close()
@@ -66,7 +71,7 @@ def _gpu_memory(device: torch.device) -> str:
 
 
 class ResultsFile(Hook):
-    """results.csv: v6.1's 14 columns, one row an epoch. A run that resumes drops the rows from its
+    """results.csv: v6.1's 14 columns, one row an epoch, and behind them one of each attention gate. A run that resumes drops the rows from its
     first epoch on, so that no epoch stands twice."""
 
     def __init__(self, path: Path):
@@ -78,7 +83,8 @@ class ResultsFile(Hook):
             with self.path.open(newline="") as stream:
                 rows = list(csv.reader(stream))
             kept = [row for row in rows[1:] if row and int(float(row[0])) < trainer.state.epoch]
-        lines = ["".join(f"{name:>20}," for name in RESULT_COLUMNS).rstrip(",")] + [",".join(row) for row in kept]
+        columns = (*RESULT_COLUMNS, *(f"gate/{name}" for name in gate_strengths(trainer.parts.model)))
+        lines = ["".join(f"{name:>20}," for name in columns).rstrip(",")] + [",".join(row) for row in kept]
         write_atomically(self.path, lambda stream: stream.write(("\n".join(lines) + "\n").encode()))
 
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:

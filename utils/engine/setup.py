@@ -22,7 +22,7 @@ from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
 from utils.optim import Schedule, build_optimizer, scaled_weight_decay
-from utils.transfer import base_numbers, transfer_weights
+from utils.transfer import TransferReport, base_numbers, transfer_weights
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
 
@@ -49,9 +49,10 @@ def prepare_process(config: TrainConfig) -> None:
 
 
 def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, resumed: Checkpoint | None,
-                   device: torch.device, report_file: Path | None = None) -> Model:
-    """Return the model to train, with the weights it starts from, frozen as asked. report_file: where a table of what
-    became of each tensor of --weights goes."""
+                   device: torch.device) -> tuple[Model, TransferReport | None]:
+    """Return the model to train, with the weights it starts from, frozen as asked, and what became of each tensor of
+    --weights, if there were any."""
+    report = None
     source = resumed
     if resumed is None and config.weights:
         source = read_checkpoint(find_weights(config.weights, download=config.download))
@@ -65,11 +66,10 @@ def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec,
         model = Model(description, nc=spec.nc, anchors=hyp.anchors, attention_start=config.attention_start or None)
         model.summary(verbose=True)
         if source:
-            transfer_weights(model, source, bool(config.cfg or hyp.anchors), config.transfer, config.require_transfer,
-                             report_file)
+            report = transfer_weights(model, source, bool(config.cfg or hyp.anchors), config.transfer, config.require_transfer)
     model.names = list(spec.names)
     freeze_layers(model, config.freeze)
-    return model.to(device)
+    return model.to(device), report
 
 
 def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:

@@ -49,11 +49,13 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     spec = DatasetSpec.load(config.data)
     spec = spec.as_single_class() if config.single_cls else spec
     device = select_device(config.device)
-    model = build_detector(config, hyp, spec, resumed, device)
+    model, transferred = build_detector(config, hyp, spec, resumed, device)
     config = with_full_paths(settle_sizes(config, model, device), spec)
     optimizer = optimizer_for(model, config, hyp)
     save_dir = folder_of(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
     write_settings(config, hyp, save_dir)
+    if transferred:
+        LOGGER.info(f"what became of each tensor: {transferred.write(save_dir / 'transfer.csv')}")
     data = build_data(config, hyp, spec, model, save_dir)
     if not resumed:
         draw_labels(data, save_dir)

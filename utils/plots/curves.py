@@ -49,12 +49,15 @@ def smooth(values: np.ndarray, sigma: float = 3.0) -> np.ndarray:
 
 
 def plot_results(csv_path: Path | str) -> Path:
-    """Write results.png beside a results.csv and return its path: ten panels, each with its smoothed course dotted."""
+    """Write results.png beside a results.csv and return its path: ten panels, each with its smoothed course dotted, and
+    one of the attention gates where there are any."""
     columns = read_results(csv_path)
+    gates = {name.removeprefix("gate/"): values for name, values in columns.items() if name.startswith("gate/")}
     epochs = columns.get("epoch", np.arange(len(next(iter(columns.values())))))
     file = Path(csv_path).with_suffix(".png")
-    with canvas(file, 14, 6, dpi=120) as figure:
-        for axes, name in zip(figure.subplots(2, 5).flat, _PANELS):
+    with canvas(file, 17 if gates else 14, 6, dpi=120) as figure:
+        panels = figure.subplots(2, 6 if gates else 5)
+        for axes, name in zip(panels[:, :5].flat, _PANELS):
             values = columns.get(name, np.full(len(epochs), np.nan))
             axes.plot(epochs, values, marker=".", markersize=5, linewidth=1.5, color="tab:blue", label="epoch")
             axes.plot(epochs, smooth(values), linestyle=":", linewidth=2, color="tab:orange", label="smoothed")
@@ -62,8 +65,22 @@ def plot_results(csv_path: Path | str) -> Path:
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.axes[0].legend(fontsize=8)
+        if gates:
+            _plot_gates(panels[:, 5], epochs, gates)
         figure.supxlabel("epoch", fontsize=10)
     return file
+
+
+def _plot_gates(column, epochs: np.ndarray, gates: dict[str, np.ndarray]) -> None:
+    """Draw mean |gate| of each block into the upper of two panels, and their names into the lower."""
+    upper, lower = column
+    for name, values in gates.items():
+        upper.plot(epochs, values, marker=".", markersize=5, linewidth=1.5, label=name)
+    upper.set_title("mean |gate| of attention", fontsize=11)
+    upper.grid(alpha=0.3)
+    upper.xaxis.get_major_locator().set_params(integer=True)
+    lower.axis("off")
+    lower.legend(*upper.get_legend_handles_labels(), fontsize=8, loc="upper left")
 
 
 def plot_threshold_curves(curves: Curves, names: Sequence[str], save_dir: Path | str) -> None:
