@@ -20,6 +20,7 @@ from utils.engine.fit import Hook
 from utils.engine.setup import box_loss
 from utils.engine.training import train as run_training
 from utils.errors import ConfigError
+from utils.files import ROOT
 from utils.loss import DetectionLoss
 from utils.types import HeadGeometry
 
@@ -330,6 +331,11 @@ def test_the_gain_is_relative_to_the_mean(kind):
 
 def test_the_two_lists_of_names_are_one():
     assert settings.BOX_LOSSES == BOX_LOSSES
+
+
+def test_the_page_on_losses_has_a_row_a_kind():
+    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert all(f"| `{kind}` |" in page for kind in BOX_LOSSES)
 
 
 @pytest.mark.parametrize("given, name", [("siou", "SIoU"), ("WIoU", "WIoUv3"), ("wiou_V2", "WIoUv2"), ("Shape-IoU", "ShapeIoU"),
