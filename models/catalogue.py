@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from models.registry import find
-from models.rows import read_yaml
+from models.rows import Architecture, read_yaml
 from models.wired import Bench, specification, totals, wire
 from models.zoo import MODELS, Variant, load_table, scaled
 
@@ -51,7 +51,7 @@ def _record(variant: Variant, base: Record, bench: Bench) -> Record:
                   {scale: gflops[scale] - base.gflops[scale] for scale in SHOWN})
 
 
-def _figures(architecture, bench: Bench) -> tuple[dict[str, int], dict[str, float]]:
+def _figures(architecture: Architecture, bench: Bench) -> tuple[dict[str, int], dict[str, float]]:
     sums = {scale: totals(wire(specification(scaled(architecture, scale)), bench)) for scale in SHOWN}
     return {scale: pair[0] for scale, pair in sums.items()}, {scale: pair[1] / 1e9 for scale, pair in sums.items()}
 

@@ -39,7 +39,8 @@ def _check_head(layers: Sequence[Layer]) -> None:
     heads = [layer for layer in layers if layer.is_head]
     if heads != list(layers[-1:]):
         wrong = heads[0] if heads else layers[-1]
-        raise ModelError(f"{wrong.row.where}: a model ends in one detection head, such as [[17, 20, 23], 1, Detect, [nc, anchors]]")
+        raise ModelError(f"{wrong.row.where}: a model ends in one detection head, such as "
+                         f"[[17, 20, 23], 1, Detect, [nc, anchors]]")
 
 
 # ---- bypassed layers ----
@@ -69,7 +70,8 @@ def _later(spec: ModelSpec, layers: Sequence[Layer], source: Layer, join: Layer)
     for layer in layers[source.index + 1:join.index]:
         if not reached & set(layer.row.sources) or layer.shape[1:] != source.shape[1:]:
             continue
-        is_gate = layer.row.sources in ((source.index,), tuple(later[-1:])) and layer.shape == source.shape and _is_attention(layer)
+        follows = layer.row.sources in ((source.index,), tuple(later[-1:]))
+        is_gate = follows and layer.shape == source.shape and _is_attention(layer)
         if in_stage and layer.index < backbone or is_gate:
             reached.add(layer.index)
             if not _narrows(layer, layers):
@@ -99,8 +101,9 @@ def dead(spec: ModelSpec, layers: Sequence[Layer], bench: Bench) -> Iterator[tup
     for layer in layers:
         if layer.index not in alive:
             readers = ", ".join(f"{reader} {layers[reader].row.block}" for reader in layer.readers)
+            reason = f"only layer {readers} reads it" if readers else "nobody reads it"
             yield layer.index, Finding(
-                layer.row.where, f"its output never reaches the head: {f'only layer {readers} reads it' if readers else 'nobody reads it'}",
+                layer.row.where, f"its output never reaches the head: {reason}",
                 "name it where it should be read, or delete the row and renumber")
 
 
@@ -135,8 +138,8 @@ def one_scale_only(spec: ModelSpec, layers: Sequence[Layer], bench: Bench) -> It
         for row, reason in _faults(with_fields(spec, scale=Scale(depth, width, spec.scale.head_width)), bench):
             failing.setdefault(row.index, (row, [], reason))[1].append(f"{width:g} ({letter})")
     for index, (row, scales, reason) in failing.items():
-        yield index, Finding(row.where, f"it builds at width_multiple {spec.scale.width:g} but not at {', '.join(scales)}: {reason}",
-                             "leave the width out, or write that of scale l")
+        text = f"it builds at width_multiple {spec.scale.width:g} but not at {', '.join(scales)}: {reason}"
+        yield index, Finding(row.where, text, "leave the width out, or write that of scale l")
 
 
 def _faults(spec: ModelSpec, bench: Bench) -> list[tuple[LayerRow, str]]:

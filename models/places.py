@@ -25,7 +25,7 @@ PLACES = {  # name: the words for it
 LACKS = {  # name: what a yaml without that place does not have
     "before-sppf": "an SPP or SPPF layer", "after-sppf": "an SPP or SPPF layer", "backbone": "a C3 in the backbone",
     "neck": "a C3 in the head that Detect reads", "neck-p4p5": "two C3s of different stride in the head that Detect reads",
-    "last-neck": "a C3 in the head that Detect reads", IN_C3: "a C3 in the backbone",
+    "last-neck": "a C3 in the head that Detect reads", IN_C3: "a plain C3 in the backbone",
 }
 
 

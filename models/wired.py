@@ -214,8 +214,9 @@ def table(spec: ModelSpec, layers: Sequence[Layer]) -> str:
     for layer in layers:
         shape = " x ".join(map(str, layer.shape)) or "-"
         readers = ", ".join(map(str, layer.readers)) or ("-" if layer.is_head else "NOBODY")
-        rows.append((str(layer.index), str(layer.row.source), str(layer.repeats), layer.row.block, str(list(layer.row.args)), shape,
-                     f"{layer.stride:g}" if layer.shape else "-", f"{layer.measured.parameters:,}", readers))
+        rows.append((str(layer.index), str(layer.row.source), str(layer.repeats), layer.row.block,
+                     str(list(layer.row.args)), shape, f"{layer.stride:g}" if layer.shape else "-",
+                     f"{layer.measured.parameters:,}", readers))
     widths = [min(max(len(row[column]) for row in rows), CLIP) for column in range(len(rows[0]))]
     lines = ["  ".join(_clipped(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     unread = [layer for layer in layers if not layer.readers and not layer.is_head]

@@ -47,8 +47,8 @@ def test_concats_that_skip_the_c3s(tmp_path):
     path = changed(tmp_path, ("[[-1, 6], 1, Concat", "[[-1, 5], 1, Concat"), ("[[-1, 4], 1, Concat", "[[-1, 3], 1, Concat"))
     Model(path)
     first, second = found(path)
-    assert first == (f"{path}:{line_of(path, '[[-1, 5]')}: layer 12 (head row 3) Concat: it reads layer 5 Conv and so skips layer "
-                     f"6 C3, which has the same stride 16 and stands behind it; read 6 in its place")
+    assert first == (f"{path}:{line_of(path, '[[-1, 5]')}: layer 12 (head row 3) Concat: it reads layer 5 Conv and so skips "
+                     f"layer 6 C3, which has the same stride 16 and stands behind it; read 6 in its place")
     assert f":{line_of(path, '[[-1, 3]')}: layer 16 " in second and "skips layer 4 C3" in second and "read 4" in second
 
 
@@ -69,9 +69,10 @@ def test_attention_that_detect_goes_around(tmp_path):
 def test_attention_that_a_concat_goes_around(tmp_path):
     text = render(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [6, 14]))
     path = tmp_path / "mine.yaml"
-    path.write_text(text.replace("[[-1, 7], 1, Concat", "[[-1, 6], 1, Concat").replace("[[-1, 16], 1, Concat", "[[-1, 15], 1, Concat"))
-    assert [re.search(r"Concat: it reads layer (\d+) \w+ and so skips layer (\d+) CBAM", line).groups() for line in found(path)] == [
-        ("6", "7"), ("15", "16")]
+    text = text.replace("[[-1, 7], 1, Concat", "[[-1, 6], 1, Concat").replace("[[-1, 16], 1, Concat", "[[-1, 15], 1, Concat")
+    path.write_text(text)
+    pattern = re.compile(r"Concat: it reads layer (\d+) \w+ and so skips layer (\d+) CBAM")
+    assert [pattern.search(line).groups() for line in found(path)] == [("6", "7"), ("15", "16")]
 
 
 def test_a_residual_around_attention_is_no_mistake(tmp_path):
@@ -86,8 +87,9 @@ def test_branches_inside_a_stage_and_a_narrowing_before_the_next_are_no_mistake(
     stage = "  - [-1, 1, Conv, [256, 1, 1]]\n  - [-2, 1, Conv, [256, 1, 1]]\n  - [-1, 3, Conv, [256, 3, 1]]\n" \
             "  - [[-1, -3], 1, Concat, [1]]\n  - [-1, 1, Conv, [512, 1, 1]]\n  - [-1, 1, Conv, [256, 1, 1]]\n"
     old = "  - [-1, 9, C3, [512]]  # 6\n"
-    path = changed(tmp_path, (old, stage), ("[[-1, 10], 1, Concat", "[[-1, 15], 1, Concat"), ("[[-1, 6], 1, Concat", "[[-1, 10], 1, Concat"),
-                   ("[[-1, 14], 1, Concat", "[[-1, 19], 1, Concat"), ("[[17, 20, 23], 1, Detect", "[[22, 25, 28], 1, Detect"))
+    path = changed(tmp_path, (old, stage), ("[[-1, 10], 1, Concat", "[[-1, 15], 1, Concat"),
+                   ("[[-1, 6], 1, Concat", "[[-1, 10], 1, Concat"), ("[[-1, 14], 1, Concat", "[[-1, 19], 1, Concat"),
+                   ("[[17, 20, 23], 1, Detect", "[[22, 25, 28], 1, Detect"))
     assert found(path) == []
     path.write_text(path.read_text().replace("[[-1, 10], 1, Concat", "[[-1, 8], 1, Concat"))  # the branch before the join
     line, = found(path)
@@ -98,10 +100,11 @@ def test_branches_inside_a_stage_and_a_narrowing_before_the_next_are_no_mistake(
 
 
 def test_layers_that_nobody_reads(tmp_path):
-    path = changed(tmp_path, ("  - [[17, 20, 23], 1, Detect", "  - [10, 1, Conv, [256, 1, 1]]\n  - [-1, 1, CBAM, []]\n  - [[17, 20, 23], 1, Detect"))
+    dead = "  - [10, 1, Conv, [256, 1, 1]]\n  - [-1, 1, CBAM, []]\n"
+    path = changed(tmp_path, ("  - [[17, 20, 23], 1, Detect", f"{dead}  - [[17, 20, 23], 1, Detect"))
     first, second = found(path)
-    assert first.startswith(f"{path}:{line_of(path, '[10, 1, Conv')}: layer 24 (head row 15) Conv: its output never reaches the head: "
-                            f"only layer 25 CBAM reads it; ")
+    assert first.startswith(f"{path}:{line_of(path, '[10, 1, Conv')}: layer 24 (head row 15) Conv: its output never reaches "
+                            f"the head: only layer 25 CBAM reads it; ")
     assert "layer 25 (head row 16) CBAM: its output never reaches the head: nobody reads it; " in second
 
 
@@ -117,7 +120,8 @@ def test_levels_in_the_wrong_order(tmp_path, sources, words):
 
 
 def test_anchors_that_fall(tmp_path):
-    path = changed(tmp_path, ("[10,13, 16,30, 33,23]", "[116,90, 156,198, 373,325]"), ("[116,90, 156,198, 373,326]", "[10,13, 16,30, 33,23]"))
+    path = changed(tmp_path, ("[10,13, 16,30, 33,23]", "[116,90, 156,198, 373,325]"),
+                   ("[116,90, 156,198, 373,326]", "[10,13, 16,30, 33,23]"))
     line, = found(path)
     assert "the rows of anchors do not grow" in line
 
@@ -132,7 +136,8 @@ def test_widths_that_fit_one_scale_only(tmp_path, base, width, others):
         "[[-1, 10], 1, Concat", "[[-1, 11], 1, Concat").replace("[[17, 20, 23]", "[[18, 21, 24]"))
     Model(path)
     lines = found(path)
-    assert len(lines) == 1 and f"layer 9 (backbone row 10) CBAM: it builds at width_multiple {0.25 if base == 'yolov5n.yaml' else 0.5:g} but not at" in lines[0]
+    own = 0.25 if base == "yolov5n.yaml" else 0.5
+    assert len(lines) == 1 and f"layer 9 (backbone row 10) CBAM: it builds at width_multiple {own} but not at" in lines[0]
     assert lines[0].endswith("leave the width out, or write that of scale l")
     for other in others.split(", "):
         assert other in lines[0]
