@@ -89,7 +89,8 @@ def literal_cost(kind, a, b, inner=1.0, focal=0.0, mean=1.0, held=None):
         apart = sum((left - right) ** 2 for left, right in zip(corners(a), corners(b)))
         cost = miss + {
             "IoU": lambda: 0.0, "GIoU": lambda: 1 - union / (width * height), "DIoU": lambda: diou,
-            "CIoU": lambda: diou + alpha * aspect(a, b), "SIoU": lambda: siou_penalty(a, b), "ShapeIoU": lambda: shape_penalty(a, b),
+            "CIoU": lambda: diou + alpha * aspect(a, b), "SIoU": lambda: siou_penalty(a, b),
+            "ShapeIoU": lambda: shape_penalty(a, b),
             "EIoU": lambda: diou + (a[2] - b[2]) ** 2 / width**2 + (a[3] - b[3]) ** 2 / height**2,
             "MPDIoU": lambda: apart / (SIZE[0] ** 2 + SIZE[1] ** 2)}[kind]()
     return cost * plain_iou(held, b) ** focal if focal else cost
@@ -120,7 +121,8 @@ def test_costs_equal_the_papers(kind, inner, focal):
         costs = made(kind, inner, focal)(a.to(dtype), b.to(dtype), SIZE)
         assert costs.cost.dtype == dtype
         np.testing.assert_allclose(costs.cost.numpy(), expected, atol=tolerance)
-        np.testing.assert_allclose(costs.miss, [1 - plain_iou(*pair, inner) for pair in zip(a.tolist(), b.tolist())], atol=tolerance)
+        misses = [1 - plain_iou(*pair, inner) for pair in zip(a.tolist(), b.tolist())]
+        np.testing.assert_allclose(costs.miss, misses, atol=tolerance)
     ious = np.array([plain_iou(*pair) for pair in zip(a.tolist(), b.tolist())])
     assert (ious == 0).sum() > 10 and (ious > 0.5).sum() > 10
 
@@ -150,10 +152,13 @@ def test_gradcheck_where_nothing_is_held(kind):
 # boxes that are hard on arithmetic ---------------------------------------------------------------------
 
 HARD = {
-    "coincident": ([5, 5, 2, 3], [5, 5, 2, 3]), "concentric": ([5, 5, 2, 3], [5, 5, 4, 4]), "same size": ([5, 5, 2, 3], [6, 6, 2, 3]),
-    "touching": ([5, 5, 2, 2], [7, 5, 2, 2]), "corner to corner": ([5, 5, 2, 2], [7, 7, 2, 2]), "nested": ([5, 5, 1, 1], [5.5, 5, 8, 8]),
+    "coincident": ([5, 5, 2, 3], [5, 5, 2, 3]), "concentric": ([5, 5, 2, 3], [5, 5, 4, 4]),
+    "same size": ([5, 5, 2, 3], [6, 6, 2, 3]),
+    "touching": ([5, 5, 2, 2], [7, 5, 2, 2]), "corner to corner": ([5, 5, 2, 2], [7, 7, 2, 2]),
+    "nested": ([5, 5, 1, 1], [5.5, 5, 8, 8]),
     "far apart": ([0, 0, 1, 1], [1e6, 1e6, 1, 1]), "beside": ([0, 0, 1, 1], [1e6, 0, 1, 1]),
-    "no size": ([5, 5, 0, 0], [5, 5, 0, 0]), "no size, apart": ([5, 5, 0, 0], [6, 7, 0, 0]), "no width": ([5, 5, 0, 2], [5, 5, 2, 2]),
+    "no size": ([5, 5, 0, 0], [5, 5, 0, 0]), "no size, apart": ([5, 5, 0, 0], [6, 7, 0, 0]),
+    "no width": ([5, 5, 0, 2], [5, 5, 2, 2]),
     "no height": ([5, 5, 2, 0], [5, 5, 0, 2]), "label without size": ([5, 5, 2, 2], [5, 5, 0, 0]),
     "tiny": ([1e-6, 0, 1e-6, 1e-6], [0, 0, 1e-6, 2e-6]), "tinier": ([1e-20, 0, 1e-20, 1e-20], [0, 0, 1e-20, 1e-19]),
     "tiny and huge": ([0, 0, 1e-12, 1e-12], [0, 0, 1e8, 1e8]), "huge": ([0, 0, 1e8, 1e8], [1e7, 0, 1e8, 2e8]),
@@ -319,10 +324,11 @@ def test_the_mean_moves_in_training_and_not_in_validation(kind, moves):
 @pytest.mark.parametrize("kind", ("WIoUv2", "WIoUv3"))
 def test_the_gain_is_relative_to_the_mean(kind):
     a, b = torch.tensor([[1.0, 0, 3, 3]]), torch.tensor([[0.0, 0, 3, 3]])
-    costs = [made(kind, mean=mean)(a, b, SIZE).cost.item() for mean in (0.1, 0.5, 1.0)]
+    means = (0.1, 0.5, 1.0)
+    costs = [made(kind, mean=mean)(a, b, SIZE).cost.item() for mean in means]
     base = BoxLoss("WIoUv1")(a, b, SIZE).cost.item()
-    miss = 0.5  # of 3 x 3 boxes one apart
-    gains = [(miss / mean) ** 0.5 if kind == "WIoUv2" else miss / mean / (3 * 1.9 ** (miss / mean - 3)) for mean in (0.1, 0.5, 1.0)]
+    betas = [0.5 / mean for mean in means]  # IoU of 3 x 3 boxes one apart: 0.5
+    gains = [beta**0.5 if kind == "WIoUv2" else beta / (3 * 1.9 ** (beta - 3)) for beta in betas]
     np.testing.assert_allclose(np.array(costs) / base, gains, rtol=1e-5)
 
 
@@ -345,9 +351,10 @@ def test_names_are_read_in_any_case(given, name):
 
 
 @pytest.mark.parametrize("values, words", [
-    ({"iou": "SIuO"}, ("iou", "'SIuO'", "did you mean", "SIoU")), ({"iou": "alpha"}, ("there are IoU, GIoU",)), ({"iou": 0.5}, ("0.5",)),
-    ({"iou": None}, ("iou", "None")), ({"iou": True}, ("True",)), ({"inner": 9}, ("inner 9", "0.1 to 3")), ({"inner": -1}, ("inner -1",)),
-    ({"focal": -0.5}, ("focal -0.5", "0 to 10")), ({"focal": "much"}, ("focal", "a number")), ({"iuo": "SIoU"}, ("did you mean iou",))])
+    ({"iou": "SIuO"}, ("iou", "'SIuO'", "did you mean", "SIoU")), ({"iou": "alpha"}, ("there are IoU, GIoU",)),
+    ({"iou": 0.5}, ("0.5",)), ({"iou": None}, ("iou", "None")), ({"iou": True}, ("True",)),
+    ({"inner": 9}, ("inner 9", "0.1 to 3")), ({"inner": -1}, ("inner -1",)), ({"focal": -0.5}, ("focal -0.5", "0 to 10")),
+    ({"focal": "much"}, ("focal", "a number")), ({"iuo": "SIoU"}, ("did you mean iou",))])
 def test_a_mistake_is_one_line(values, words):
     with pytest.raises(ConfigError) as error:
         Hyperparameters.load(values)

@@ -12,7 +12,8 @@ from utils.log import LOGGER
 
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
 _BY_PLAIN_NAME = {**{name.lower(): name for name in BOX_LOSSES}, "wiou": "WIoUv3"}
-_UNSAID = ("anchors", "label_smoothing", "iou", "inner", "focal")  # not in every file of v6.1: written only where they say something
+# keys that files of v6.1 need not have: written only where they say something
+_UNSAID = ("anchors", "label_smoothing", "iou", "inner", "focal")
 
 
 def _gain(default: float | None, low: float = 0.0, high: float = math.inf):
