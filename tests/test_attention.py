@@ -12,6 +12,7 @@ from blocks import cases
 from torch import nn
 
 import models.attention
+from models.identity_start import started_as_identity
 from models.registry import Scale, find, registered
 from models.yolo import Model
 from utils.errors import ModelError
@@ -217,6 +218,21 @@ def test_every_parameter_moves_on_the_first_step_and_the_sleeping_ones_on_the_se
             if not listed(key, exceptions):
                 assert gradients[key].abs().sum() > 0, f"{key} receives no gradient"
                 assert not torch.equal(value, before[key]), f"{key} stays where it was"
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_started_as_the_identity_it_is_the_identity_and_learns(name):
+    """A block that starts as the identity by itself would, behind a zero gate, get no gradient for ever, nor would the gate."""
+    block, x = started_as_identity(build(name), 32, 32).train(), image(2, 32, 9, 10)
+    assert torch.equal(block(x), x)
+    before = {key: value.detach().clone() for key, value in block.named_parameters()}
+    optimizer = build_optimizer(block, "Adam", lr=1e-2, momentum=0.9, weight_decay=0.0)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (block(x) * image(*x.shape, seed=2)).sum().backward()
+        optimizer.step()
+    still = [key for key, value in block.named_parameters() if torch.equal(value, before[key])]
+    assert not [key for key in still if not listed(key, CASES[name].flat)]
 
 
 @pytest.mark.parametrize("name", BLOCKS)
