@@ -234,15 +234,25 @@ def _edit(options: argparse.Namespace) -> None:
     args = None if options.args is None else parse("--args", options.args)
     stages = _load_plugins(options.plugin)
     if options.command == "insert":
-        result, block = put(source, options.block, options.at, args or [], stages), options.block
+        block = _block_meant(options.block)
+        result = put(source, block, options.at, args or [], stages)
     else:
-        result, block = _replaced(source, options.block, options.at, options.new, args, stages), options.new
+        block = _block_meant(options.new)
+        result = _replaced(source, options.block, options.at, block, args, stages)
     header = (f"Made by `python -m models.zoo {_command(options)} --into {options.into.name} --output {options.output.name}`",)
     text = render(result, header)
     parameters = _verify(text, block, options, result)
     write_atomically(options.output, lambda stream: stream.write(text.encode()))
     print(f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
           f"{parameters:,} parameters")
+
+
+def _block_meant(name: str) -> str:
+    """Return the block of a name, which may be a variant's tag, such as SE for SEAttention."""
+    from models.registry import registered
+
+    table = load_table()
+    return table[name].block if name not in registered() and name in table else name
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -373,3 +373,10 @@ def test_the_catalogues_figures():
     assert len(lines) == 2 + len(VARIANTS)
     assert lines[1].split()[:7] == ["base", "-", "-", "1,872,157", "46,563,709", "4.47", "108.99"]
     assert lines[4].split()[:7] == ["CBAM", "CBAM", "linear", "+8,290", "+131,170", "+0.00", "+0.00"]
+
+
+def test_a_tag_names_its_block(tmp_path):
+    assert zoo.main(["insert", "SE", "--at", "before-sppf", "--into", "yolov5n.yaml", "--output", str(tmp_path / "a.yaml")]) == 0
+    assert read_yaml(tmp_path / "a.yaml").rows[9].block == "SEAttention"
+    assert zoo.main(["insert", "EMA", "--at", "neck", "--into", "yolov5n.yaml", "--output", str(tmp_path / "b.yaml")]) == 0
+    assert [row.block for row in read_yaml(tmp_path / "b.yaml").rows].count("EMA") == 3
