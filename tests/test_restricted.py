@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils.checkpoint.archive import Archive, StoredTensor
 from utils.errors import CheckpointError
-from utils.restricted import Archive, Record, module_state, plain_value, read_restricted
+from utils.restricted import Record, module_state, plain_value, read_restricted
 
 
 def pt_file(path: Path, data: bytes, entries: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> Path:
@@ -26,8 +27,17 @@ def pt_file(path: Path, data: bytes, entries: dict[str, bytes] | None = None, co
 
 
 def read(path: Path) -> object:
+    """What a file holds, with its tensors read."""
     with Archive(path) as archive:
-        return read_restricted(archive)
+        return with_numbers(read_restricted(archive), archive)
+
+
+def with_numbers(value, archive):
+    if isinstance(value, StoredTensor):
+        return archive.tensor(value)
+    if isinstance(value, dict):
+        return {key: with_numbers(part, archive) for key, part in value.items()}
+    return type(value)(with_numbers(part, archive) for part in value) if isinstance(value, (list, tuple)) else value
 
 
 def refusal(path: Path) -> str:
@@ -97,9 +107,11 @@ def test_modules_become_state(tmp_path, protocol):
     model.register_buffer("kept", torch.ones(1))
     model.register_buffer("dropped", torch.ones(1), persistent=False)
     torch.save(model, tmp_path / "a.pt", pickle_protocol=protocol)
-    record = read(tmp_path / "a.pt")
-    assert isinstance(record, Record) and record.name == "torch.nn.modules.container.Sequential"
-    state, expected = module_state(record, "a.pt"), model.state_dict()
+    with Archive(tmp_path / "a.pt") as archive:
+        record = read_restricted(archive)
+        state = {key: archive.tensor(stored) for key, stored in module_state(record, "a.pt").items()}
+    assert record.name == "torch.nn.modules.container.Sequential"
+    expected = model.state_dict()
     assert list(state) == list(expected)
     assert all(torch.equal(state[key], expected[key]) for key in expected)
 
@@ -195,7 +207,7 @@ def test_strange_instructions_are_refused(tmp_path, data, words):
     (tensor(size=(2,), stride=(-1,)), "whole numbers"),
     (tensor(size=(2, 2)), "whole numbers"),
     (tensor(count=1000, size=(1000,)), "expected 4000"),
-    (tensor(count=-4), "in a storage of -4"),
+    (tensor(count=-4), "expected -16"),
     (tensor(key="1"), "no entry data/1"),
     (tensor(key="../../etc"), "no entry"),
     (tensor(kind="HalfStorage"), "expected 8"),
@@ -209,10 +221,13 @@ def test_a_tensor_of_the_right_size_is_read(tmp_path):
 
 
 def test_one_storage_cannot_be_read_without_end(tmp_path):
-    numbers = {"archive/data/0": bytes(4 * 100_000)}
-    one = tensor(count=100_000, size=(100_000,))[2:-1]
-    assert len(read(pt_file(tmp_path / "a.pt", b"\x80\x02](" + one * 2 + b"e.", numbers))) == 2
-    assert "more tensors" in refusal(pt_file(tmp_path / "b.pt", b"\x80\x02](" + one * 20 + b"e.", numbers))
+    """Twenty tensors over one whole storage share it in memory as in the file; parts of it are copies, and end."""
+    numbers = {"archive/data/0": bytes(4 * 1_000_000)}
+    whole, part = (tensor(count=1_000_000, size=(size,))[2:-1] for size in (1_000_000, 999_999))
+    shared = read(pt_file(tmp_path / "a.pt", b"\x80\x02](" + whole * 20 + b"e.", numbers))
+    assert len(shared) == 20 and len({one.data_ptr() for one in shared}) == 1
+    assert len(read(pt_file(tmp_path / "b.pt", b"\x80\x02](" + part + b"e.", numbers))) == 1
+    assert "more tensors" in refusal(pt_file(tmp_path / "c.pt", b"\x80\x02](" + part * 20 + b"e.", numbers))
 
 
 @pytest.mark.parametrize("entry", ("/etc/x", "archive/../x", "../x", "archive\\x", "C:/x", "loose"))

@@ -1,34 +1,46 @@
-"""Reads official YOLOv5 checkpoints, which are pickled Python objects, without running any of them.
+"""Reads checkpoints, which are pickled Python objects, without running any of them.
 
 The pickle is interpreted here, one instruction at a time, over a fixed list of names. A name never becomes a
-function or a class: it stays a `Name`, and what the pickle builds from it is either a tensor, a container, or
-a `Record` that holds the state and does nothing. Any other name, instruction or shape of file is refused."""
+function or a class: it stays a `Name`, and what the pickle builds from it is either a `StoredTensor`, a container,
+or a `Record` that holds the state and does nothing. Any other name, instruction or shape of file is refused."""
 
 import pickletools
 import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from utils.checkpoint.archive import Archive, Storage, StoredTensor, shown
 from utils.errors import CheckpointError
 
-PICKLE_LIMIT = 16 * 1024**2  # bytes; the pickles of official models have under one megabyte
+INSTRUCTION_LIMIT = 2_000_000  # of a pickle; the largest official ones have a tenth of it
+NODE_LIMIT = 1_000_000  # values in a tree that is copied
+DEPTH_LIMIT = 64
 MODULE_LIMIT = 100_000
-_LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's own mark before version 1.6
+AXES_LIMIT = 16
 _STORAGES = {"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
              "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
              "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
-_INERT = {"_codecs.encode", "argparse.Namespace", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath",
-          "pathlib.PureWindowsPath", "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray._reconstruct",
-          "numpy._core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "torch.device",
-          "torch.float16", "torch.float32", "torch.float64", "torch.bfloat16", "torch.int64"}
+_INERT = {"_codecs.encode", "argparse.Namespace", "torch.device",
+          *(f"pathlib.{kind}" for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+          *(f"pathlib._local.{kind}" for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+          "numpy.dtype", "numpy.ndarray",
+          *(f"numpy.{core}.{name}" for core in ("core", "_core")  # before and since numpy 2
+            for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")),
+          *(f"torch.{name}" for name in ("float16", "float32", "float64", "bfloat16", "int64"))}
 _INERT_CLASSES = re.compile(r"(torch\.nn\.modules\.[a-z_]+|models\.(yolo|common|experimental))\.[A-Za-z]\w*")
-_PLAIN = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2", *(f"torch.{name}" for name in _STORAGES)}
+_STORAGE_NAMES = {f"torch.{name}" for name in _STORAGES}
+_KINDS = {  # how the names of well-known files begin, and what those files are
+    "ultralytics.": "an Ultralytics model, YOLOv8 or later, is not a YOLOv5 network and cannot be used here",
+    "models.": "the class is of a changed YOLOv5; save model.state_dict() and the yaml where that class is known",
+    "utils.activations.": "activations of YOLOv5 before 4.0 are not built here; take a later release of the weights",
+    "utils.": "the file keeps an object of its own program; save it there as YOLOv5's train.py does",
+    "torch.nn.parallel.": "the model was saved inside its parallel wrapper; save model.module instead",
+    "torch.nn.": "the model is not one of YOLOv5's; save its state_dict() instead",
+}
 
 
 @dataclass(frozen=True)
@@ -47,166 +59,59 @@ class Record:
     state: dict = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Storage:
-    key: str
-    dtype: torch.dtype
-    count: int
-
-
-class Archive:
-    """A torch zip file whose entries have been checked: `pickle` is its description, `storage` gives tensors."""
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self._zip = _open_zip(self.path)
-        try:
-            self._folder = _checked_folder(self.path, self._zip)
-            self.pickle = self._read("data.pkl")
-            self._budget = 4 * self.path.stat().st_size  # bytes that may be read as tensors, shared storages included
-            order = f"{self._folder}/byteorder"
-            if order in self._zip.namelist() and self._read("byteorder") != b"little":
-                raise CheckpointError(f"{self.path}: written on a big-endian machine; save it again on another")
-        except BaseException:
-            self._zip.close()
-            raise
-
-    def __enter__(self) -> "Archive":
-        return self
-
-    def __exit__(self, *_):
-        self._zip.close()
-
-    def storage(self, storage: _Storage) -> Tensor:
-        """Return a storage's numbers as a flat tensor."""
-        raw = bytearray(self._read(f"data/{storage.key}"))
-        size = torch.empty(0, dtype=storage.dtype).element_size()
-        if len(raw) != storage.count * size:
-            expected = storage.count * size
-            raise CheckpointError(f"{self.path}: damaged: data/{_shown(storage.key)} has {len(raw)} bytes, expected {expected}")
-        self._budget -= len(raw)
-        if self._budget < 0:
-            raise CheckpointError(f"{self.path}: refused: it makes more tensors of its numbers than a checkpoint has")
-        return torch.frombuffer(raw, dtype=storage.dtype) if raw else torch.empty(0, dtype=storage.dtype)
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return self._zip.read(f"{self._folder}/{name}")
-        except KeyError:
-            raise CheckpointError(f"{self.path}: damaged: it has no entry {_shown(name)}") from None
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-            raise CheckpointError(f"{self.path}: damaged: {_shown(name)}: {error}") from None
-
-    def is_plain(self) -> bool:
-        """Return whether the file mentions tensors and containers only, as this project's checkpoints do."""
-        return not list(_mentioned(self.path, self.pickle) - _PLAIN)
-
-
 def read_restricted(archive: Archive) -> object:
-    """Return what a pickled checkpoint holds: containers, plain values, tensors and `Record`s.
+    """Return what a pickled checkpoint holds: containers, plain values, `StoredTensor`s and `Record`s.
 
     Raises CheckpointError, naming it, for any global outside the fixed list, and for damage."""
     machine = _Machine(archive)
     try:
         return machine.run()
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{archive.path}: damaged or not a checkpoint: {_shown(str(error))}") from None
+        raise CheckpointError(f"{archive.path}: damaged or not a checkpoint: {shown(str(error))}") from None
 
 
-def module_state(model: Record, source: Path | str) -> dict[str, Tensor]:
+def module_state(model: Record, source: Path | str) -> dict[str, StoredTensor]:
     """Return the state dict of a pickled module: parameters and persistent buffers by dotted name, in torch's order."""
-    state: dict[str, Tensor] = {}
+    state: dict[str, StoredTensor] = {}
     _collect(model, "", state, source, budget=[MODULE_LIMIT])
     return state
 
 
-def plain_value(value: object, source: Path | str) -> object:
-    """Return a copy of nested dicts, lists and plain values. Raises CheckpointError for anything else in it."""
-    budget = [100_000]
+def plain_value(value: object, source: Path | str, what: str = "model description",
+                other: Callable[[object], object] | None = None) -> object:
+    """Return a copy of nested containers and plain values. `other` gives the value of an item that is neither, or None.
+
+    Raises CheckpointError for what remains, and for a tree without end."""
+    budget = [NODE_LIMIT]
 
     def copy(item: object, depth: int) -> object:
         budget[0] -= 1
-        if depth > 16 or budget[0] < 0:
-            raise CheckpointError(f"{source}: damaged: its model description nests without end")
+        if depth > DEPTH_LIMIT or budget[0] < 0:
+            raise CheckpointError(f"{source}: damaged: its {what} nests without end")
         if item is None or isinstance(item, (bool, int, float, str)):
             return item
         if isinstance(item, (list, tuple)):
-            return [copy(part, depth + 1) for part in item]
+            return type(item)(copy(part, depth + 1) for part in item)
         if isinstance(item, dict):
             return {key: copy(part, depth + 1) for key, part in item.items()}
-        raise CheckpointError(f"{source}: its model description holds a {_shown(getattr(item, 'name', type(item).__name__))}")
+        value = other(item) if other else None
+        if value is not None:
+            return value
+        kind = getattr(item, "name", None) or getattr(item, "text", None) or type(item).__name__
+        raise CheckpointError(f"{source}: its {what} holds a {shown(kind)}")
 
     return copy(value, 0)
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    """Return the open zip file, or raise CheckpointError that says what the file is instead."""
-    try:
-        with open(path, "rb") as stream:
-            start = stream.read(len(_LEGACY_START))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    if start == _LEGACY_START:
-        raise CheckpointError(f"{path}: in the format of torch before 1.6; open it there and save it again")
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
-        kind = "truncated or damaged" if start.startswith(b"PK") else "not a checkpoint"
-        raise CheckpointError(f"{path}: {kind}; a .pt file is a zip that torch.save wrote") from None
-
-
-def _checked_folder(path: Path, archive: zipfile.ZipFile) -> str:
-    """Return the one folder all entries lie in, having checked names and sizes.
-
-    Torch stores entries as they are; what claims more bytes than the file has is a bomb or damage."""
-    entries = archive.infolist()
-    names = [entry.filename for entry in entries]
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path}: a TorchScript file; give the checkpoint it was exported from")
-    for entry in entries:
-        parts = PurePosixPath(entry.filename).parts
-        if len(parts) < 2 or entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename or ":" in parts[0]:
-            raise CheckpointError(f"{path}: refused: an entry is named {_shown(entry.filename)}")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
-            raise CheckpointError(f"{path}: refused: {_shown(entry.filename)} is compressed or encrypted, as torch never writes")
-    if len(set(names)) != len(names):
-        raise CheckpointError(f"{path}: refused: two entries have the same name")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path}: refused: its entries claim more bytes than the file has")
-    folders = {PurePosixPath(name).parts[0] for name in names}
-    if len(folders) != 1:
-        raise CheckpointError(f"{path}: not a checkpoint: a zip with {len(folders)} folders at its top, expected one")
-    folder = folders.pop()
-    if f"{folder}/data.pkl" not in names:
-        raise CheckpointError(f"{path}: not a checkpoint: it has no data.pkl")
-    if archive.getinfo(f"{folder}/data.pkl").file_size > PICKLE_LIMIT:
-        raise CheckpointError(f"{path}: refused: its description is larger than {PICKLE_LIMIT >> 20} MiB")
-    return folder
-
-
-def _mentioned(path: Path, data: bytes) -> set[str]:
-    """Return the globals a pickle names, and "?" where they cannot be told without running it."""
-    found: set[str] = set()
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "GLOBAL":
-                found.add(argument.replace(" ", "."))
-            elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-                found.add("?")
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged: {_shown(str(error))}") from None
-    return found
-
-
-def _collect(module: object, prefix: str, state: dict[str, Tensor], source: Path | str, budget: list[int]) -> None:
+def _collect(module: object, prefix: str, state: dict[str, StoredTensor], source: Path | str, budget: list[int]) -> None:
     """Add a module's own tensors to `state`, then its children's. `budget` holds how many modules may still come."""
     budget[0] -= 1
     if not isinstance(module, Record) or prefix.count(".") > 32 or budget[0] < 0:
-        raise CheckpointError(f"{source}: damaged: {_shown(prefix) or 'its model'} is not a module, or modules nest without end")
+        raise CheckpointError(f"{source}: damaged: {shown(prefix) or 'its model'} is not a module, or modules nest without end")
     temporary = module.state.get("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
         for name, tensor in _members(module, group, source):
-            if isinstance(tensor, Tensor) and not (group == "_buffers" and name in temporary):
+            if isinstance(tensor, StoredTensor) and not (group == "_buffers" and name in temporary):
                 state[f"{prefix}{name}"] = tensor
     for name, child in _members(module, "_modules", source):
         if child is not None:
@@ -220,12 +125,6 @@ def _members(module: Record, group: str, source: Path | str) -> list[tuple[str, 
     return list(members.items())
 
 
-def _shown(text: str) -> str:
-    """Return text from a file in a form that is safe to print: ASCII, one line, not long."""
-    shown = ascii(text)[1:-1]
-    return shown if len(shown) <= 100 else f"{shown[:97]}..."
-
-
 class _Machine:
     """Interprets a pickle's instructions. The stack holds values; `marks` the heights where groups began."""
 
@@ -234,11 +133,14 @@ class _Machine:
         self.stack: list = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
+        self.storages: dict[tuple[str, str], Storage] = {}
 
     def run(self) -> object:
-        for opcode, argument, _ in pickletools.genops(self.archive.pickle):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(self.archive.pickle)):
             if opcode.name == "STOP":
                 return self.stack.pop()
+            if number > INSTRUCTION_LIMIT:
+                raise CheckpointError(f"{self.archive.path}: refused: its description has over {INSTRUCTION_LIMIT} instructions")
             if opcode.name in _VALUES:
                 self.stack.append(argument)
             elif opcode.name in _CONSTANTS:
@@ -302,9 +204,10 @@ class _Machine:
             last, module = self.stack.pop(), self.stack.pop()
             argument = f"{module} {last}"
         text = argument.replace(" ", ".").replace("__builtin__.", "builtins.", 1)
-        if text not in _MAKERS and text not in _INERT and not _INERT_CLASSES.fullmatch(text) and text not in _PLAIN:
-            raise CheckpointError(f"{self.archive.path}: refused: it names {_shown(text)}, which no official checkpoint needs; "
-                                  "nothing in the file was run")
+        if text not in _MAKERS and text not in _INERT and not _INERT_CLASSES.fullmatch(text) and text not in _STORAGE_NAMES:
+            kind = next((f": {meaning}" for start, meaning in _KINDS.items() if text.startswith(start)), "")
+            raise CheckpointError(f"{self.archive.path}: refused: it names {shown(text)}, which no YOLOv5 detection checkpoint "
+                                  f"needs{kind}; nothing in the file was run")
         self.stack.append(Name(text))
 
     def make(self, _) -> None:
@@ -326,7 +229,11 @@ class _Machine:
         kind, storage, key, _, count = self.stack.pop()
         if kind != "storage" or not isinstance(storage, Name) or not isinstance(key, str) or not isinstance(count, int):
             raise TypeError("a persistent id that is not a storage")
-        self.stack.append(_Storage(key, _STORAGES[storage.text.removeprefix("torch.")], count))
+        found = self.storages.get((key, storage.text))
+        if found is None or found.count != count:
+            found = self.archive.check(Storage(key, _STORAGES[storage.text.removeprefix("torch.")], count))
+            self.storages[key, storage.text] = found
+        self.stack.append(found)
 
 
 def _key(value: object) -> object:
@@ -336,22 +243,22 @@ def _key(value: object) -> object:
     raise TypeError(f"{type(value).__name__} as a key")
 
 
-def _tensor(archive: Archive, storage: _Storage, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
-    """Return a tensor of its own from a part of a storage. A view that reads past it or repeats it is refused."""
+def _tensor(archive: Archive, storage: Storage, offset: int, size: tuple, stride: tuple, *_) -> StoredTensor:
+    """Return a tensor in a storage. A view that reaches past it or repeats it is refused."""
     numbers = (offset, *size, *stride)
-    if not isinstance(storage, _Storage) or len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
+    whole = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+    if not isinstance(storage, Storage) or len(size) != len(stride) or not whole or len(size) > AXES_LIMIT:
         raise TypeError("a tensor that is not made of whole numbers")
-    count = 1
-    for side in size:
-        count *= side
+    stored = StoredTensor(storage, offset, tuple(size), tuple(stride))
+    count = stored.numel()
     last = offset + sum((side - 1) * step for side, step in zip(size, stride)) if count else 0
     if count > storage.count or (count and last >= storage.count):
         raise ValueError(f"a tensor of {tuple(size)} in a storage of {storage.count} numbers")
-    return archive.storage(storage).as_strided(size, stride, offset).clone()
+    return stored
 
 
-def _parameter(archive: Archive, tensor: Tensor, *_) -> Tensor:
-    if not isinstance(tensor, Tensor):
+def _parameter(archive: Archive, tensor: StoredTensor, *_) -> StoredTensor:
+    if not isinstance(tensor, StoredTensor):
         raise TypeError("a parameter that is not a tensor")
     return tensor
 

@@ -1,0 +1,33 @@
+"""Checkpoints: our file format, its atomic writer and its readers, models made from them, and tools for the files.
+
+A file of ours is one dict of tensors and plain values, which torch.load(weights_only=True) reads as well:
+
+    format, version   "yolov5-attention", 1
+    yaml, names       the model's description and its class names
+    stride            pixels per grid cell of each level
+    state             the weights to use, by name (in training: the moving average), in full or half precision
+    training          None, or what a resumed training needs: raw weights, optimizer, generators, ...
+    settings          how it was evaluated; free for the engine to fill
+    date, written_by  when, and by which torch
+
+Every file, ours too, is read by `utils.restricted`, which runs nothing in it, and official YOLOv5 files become the
+same record. The names below are fetched from their modules when they are first asked for, so that
+`python -m utils.checkpoint --help` answers without torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, checkpoint_of
+    from utils.checkpoint.store import (PUBLISHED, RELEASE, build_model, find_weights, load_models, read_checkpoint, strip,
+                                        write_checkpoint)
+
+__all__ = ["FORMAT", "PUBLISHED", "RELEASE", "VERSION", "Checkpoint", "build_model", "checkpoint_of", "find_weights",
+           "load_models", "read_checkpoint", "strip", "write_checkpoint"]
+_IN_RECORD = ("FORMAT", "VERSION", "Checkpoint", "checkpoint_of")
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'record' if name in _IN_RECORD else 'store'}"), name)
