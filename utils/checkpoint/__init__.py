@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from utils.checkpoint.store import (PUBLISHED, RELEASE, build_model, find_weights, load_models, read_checkpoint, strip,
                                         write_checkpoint)
 
-__all__ = ["FORMAT", "PUBLISHED", "RELEASE", "VERSION", "Checkpoint", "build_model", "checkpoint_of", "find_weights",
+__all__ = ["FORMAT", "PUBLISHED", "RELEASE", "TARGETS", "VERSION", "Checkpoint", "build_model", "checkpoint_of", "find_weights",
            "load_models", "read_checkpoint", "strip", "write_checkpoint"]
+TARGETS = ("checkpoint", "weights", "safetensors")  # what `convert` writes
 _IN_RECORD = ("FORMAT", "VERSION", "Checkpoint", "checkpoint_of")
 
 

@@ -163,10 +163,15 @@ def _from_ours(content: dict, path: Path) -> Checkpoint:
     if not all(isinstance(tensor, StoredTensor) and isinstance(name, str) for name, tensor in state.items()):
         raise CheckpointError(f"{path}: damaged: its state holds something else than tensors")
     names, stride = content["names"], content["stride"]
-    if not all(isinstance(name, str) for name in names) or not all(isinstance(pixels, (int, float)) for pixels in stride):
+    if not all(isinstance(name, str) for name in names) or not all(isinstance(pixels, float) for pixels in stride):
         raise CheckpointError(f"{path}: damaged: its names are not text, or its strides not numbers")
-    return Checkpoint(plain_value(content["yaml"], path), names, state, tuple(stride), content["training"], content["settings"],
-                      str(content.get("date", ""))[:100], str(content.get("written_by", ""))[:100], str(path))
+    date, written_by = (value if isinstance(value, str) else "" for value in (content.get("date"), content.get("written_by")))
+    settings, training = (plain_value(content[key], path, key, _kept) for key in ("settings", "training"))
+    return Checkpoint(plain_value(content["yaml"], path), names, state, tuple(stride), training, settings, date, written_by, str(path))
+
+
+def _kept(item: object) -> StoredTensor | None:
+    return item if isinstance(item, StoredTensor) else None
 
 
 def halved(tensor: Tensor) -> Tensor:

@@ -1,0 +1,84 @@
+"""Checkpoint files from the command line. Inputs are only read, nothing in them is executed, and an output that is
+there already is refused without --force.
+
+    python -m utils.checkpoint show last.pt                          what it is, its layers, settings, sha256
+    python -m utils.checkpoint convert yolov5s.pt ours.pt            an official YOLOv5 file (v5.0 to v7.0) to ours
+    python -m utils.checkpoint convert best.pt plain.pt --to weights its weights as a state dict for other programs
+    python -m utils.checkpoint strip last.pt small.pt                without training, in half precision
+    python -m utils.checkpoint average epoch1*.pt --output mean.pt   the mean of several epochs
+    python -m utils.checkpoint diff a.pt b.pt                        what differs; exit code 1 where something does"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from utils.checkpoint import TARGETS
+from utils.cli import FAILED
+from utils.errors import UserError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m utils.checkpoint", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    show = commands.add_parser("show", help="what a file is: origin, layers, sizes, classes, settings, training, sha256")
+    show.add_argument("file")
+    show.add_argument("--tensors", action="store_true", help="list every tensor as well")
+    convert = commands.add_parser("convert", help="official YOLOv5 file to ours; a checkpoint to weights for other programs")
+    convert.add_argument("file")
+    convert.add_argument("output")
+    convert.add_argument("--to", choices=TARGETS, help="checkpoint: ours; weights: a plain state dict; safetensors "
+                                                       "(default: checkpoint, or by the name .safetensors)")
+    strip = commands.add_parser("strip", help="leave training away and halve the precision")
+    strip.add_argument("file")
+    strip.add_argument("output", nargs="?")
+    strip.add_argument("--in-place", action="store_true", help="replace the file itself")
+    average = commands.add_parser("average", help="the mean of several checkpoints of one model")
+    average.add_argument("files", nargs="+")
+    average.add_argument("--output", "-o", required=True)
+    diff = commands.add_parser("diff", help="what differs between two checkpoints")
+    diff.add_argument("first")
+    diff.add_argument("second")
+    diff.add_argument("--all", action="store_true", help="list every tensor that differs, not the 20 that differ most")
+    for writing in (convert, strip, average):
+        writing.add_argument("--force", action="store_true", help="replace an output that is there already")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what a command line says and return the exit code."""
+    if options.command == "show":
+        from utils.checkpoint.description import describe
+        print("\n".join(describe(options.file, options.tensors)))
+        return 0
+    from utils.checkpoint import tools
+    if options.command == "diff":
+        lines = tools.differences(options.first, options.second, None if options.all else 20)
+        print("\n".join(lines) if lines else "no difference")
+        return int(bool(lines))
+    if options.command == "convert":
+        output = tools.convert(options.file, options.output, options.to, options.force)
+    elif options.command == "strip":
+        output = tools.stripped(options.file, options.output, options.in_place, options.force)
+    else:
+        output = tools.average(options.files, options.output, options.force)
+    print(f"{output}: {output.stat().st_size:,} bytes")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code (1: diff found differences, 2: an error of the user's)."""
+    options = build_parser().parse_args(argv)
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""What the commands write: official files converted, training left away, several files averaged, weights for others.
+
+Inputs are only read. An output that is there already is refused unless `force`, and appears as a whole or not at all."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.checkpoint.archive import StoredTensor, shown
+from utils.checkpoint.record import Checkpoint, now
+from utils.checkpoint.store import (build_model, is_ours, open_archive, outline, read_checkpoint, save_plain, strip,
+                                    write_checkpoint)
+from utils.errors import CheckpointError, ModelError
+from utils.files import write_atomically
+from utils.restricted import read_restricted
+
+
+def convert(source: Path | str, output: Path | str, target: str | None = None, force: bool = False) -> Path:
+    """Write an official file as a checkpoint of ours, or any checkpoint's weights as a plain state dict or as safetensors.
+
+    target: one of TARGETS; by default safetensors for a file of that name, else checkpoint. Numbers keep the precision
+    of the source. An official file is converted only if its model can be built here from what was read."""
+    target = target or ("safetensors" if Path(output).suffix == ".safetensors" else "checkpoint")
+    output = free_output(output, force)
+    if target == "safetensors" and find_spec("safetensors") is None:
+        raise CheckpointError(f"{output}: the package safetensors is not installed; pip install safetensors, or --to weights")
+    if target == "checkpoint":
+        with open_archive(source) as archive:
+            if is_ours(read_restricted(archive)):
+                raise CheckpointError(f"{source}: is a checkpoint of this program already; --to weights or --to safetensors "
+                                      "writes what other programs read")
+    checkpoint = read_checkpoint(source, full=False)
+    if target == "weights":
+        save_plain(dict(checkpoint.state), output)
+    elif target == "safetensors":
+        _save_safetensors(checkpoint, output)
+    else:
+        check_buildable(checkpoint)
+        write_checkpoint(replace(checkpoint, settings={"converted_from": Path(source).name}), output)
+    return output
+
+
+def check_buildable(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless the model can be built, its weights fit and its strides are those of the file."""
+    try:
+        model = build_model(checkpoint)
+    except ModelError as error:
+        raise CheckpointError(f"{checkpoint.source}: its model cannot be built here: {error}") from None
+    strides = tuple(model.stride.tolist())
+    if checkpoint.stride and strides != checkpoint.stride:
+        raise CheckpointError(f"{checkpoint.source}: its strides are {checkpoint.stride}, the model built from its "
+                              f"description has {strides}")
+
+
+def stripped(source: Path | str, output: Path | str | None, in_place: bool = False, force: bool = False) -> Path:
+    """Write a checkpoint without its training and in half precision, to `output` or, asked for, over the source."""
+    if in_place == (output is not None):
+        raise CheckpointError(f"{source}: name the file to write, or replace this one with --in-place (one of the two)")
+    return strip(source, Path(source).resolve() if in_place else free_output(output, force))
+
+
+def average(sources: Sequence[Path | str], output: Path | str, force: bool = False) -> Path:
+    """Write the mean of several checkpoints of one model, such as a training's last epochs.
+
+    Sums are in float64. Integer counters, and everything beside the weights, are the last file's; no training is kept.
+    Raises CheckpointError where two files differ in model, classes, names or shapes, or hold what is no number."""
+    if len(sources) < 2:
+        raise CheckpointError("average: takes two files or more")
+    output = free_output(output, force)
+    sums: dict[str, Tensor] = {}
+    first = last = None
+    for source in sources:
+        last = read_checkpoint(source)
+        first = first or replace(last, state={name: tensor.to("meta") for name, tensor in last.state.items()}, training=None)
+        _check_alike(first, last)
+        for name, tensor in last.state.items():
+            if not tensor.is_floating_point():
+                continue
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{source}: {shown(name)} holds numbers that are not finite")
+            sums[name] = sums[name].add_(tensor) if name in sums else tensor.double()
+    state = {name: sums.pop(name).div_(len(sources)).float() if name in sums else tensor for name, tensor in last.state.items()}
+    settings = {**last.settings, "average_of": [Path(source).name for source in sources]}
+    return write_checkpoint(replace(last, state=state, training=None, settings=settings, date=now(),
+                                    written_by=f"torch {torch.__version__}"), output)
+
+
+def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
+    """Raise CheckpointError unless two checkpoints are of one model."""
+    pair = f"{other.source} and {first.source} cannot be averaged:"
+    if other.names != first.names:
+        raise CheckpointError(f"{pair} their classes differ")
+    if other.yaml != first.yaml:
+        keys = [key for key in {**first.yaml, **other.yaml} if first.yaml.get(key) != other.yaml.get(key)]
+        raise CheckpointError(f"{pair} their model descriptions differ in {shown(', '.join(map(str, keys)))}")
+    if other.state.keys() != first.state.keys():
+        name = next(iter(other.state.keys() ^ first.state.keys()))
+        raise CheckpointError(f"{pair} only one of them holds {shown(name)}")
+    for name, tensor in other.state.items():
+        if tensor.shape != first.state[name].shape or tensor.is_floating_point() != first.state[name].is_floating_point():
+            raise CheckpointError(f"{pair} {shown(name)} is {tuple(tensor.shape)} and {tuple(first.state[name].shape)}")
+
+
+def free_output(output: Path | str, force: bool) -> Path:
+    """Return the file to write. Raises CheckpointError where it is there already, unless `force`, or cannot be made."""
+    output = Path(output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise CheckpointError(f"{output}: {'a folder' if output.is_dir() else 'its folder is not there'}; name a file to write")
+    if output.exists() and not force:
+        raise CheckpointError(f"{output}: is there already; --force replaces it")
+    return output
+
+
+def _save_safetensors(checkpoint: Checkpoint, output: Path) -> None:
+    """Write weights as safetensors, with the model's description beside them as the format's metadata (text)."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in checkpoint.state.items()}
+    about: Mapping[str, str] = {"format": "pt", "yaml": json.dumps(checkpoint.yaml), "names": json.dumps(checkpoint.names),
+                                "stride": json.dumps(checkpoint.stride)}
+    try:
+        write_atomically(output, lambda stream: stream.write(save(tensors, dict(about))))
+    except OSError as error:
+        raise CheckpointError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+# ---- two files compared ----
+
+
+def differences(first: Path | str, second: Path | str, most: int | None = 20) -> list[str]:
+    """Return lines that say how two checkpoints differ, [] where they hold the same model, weights and settings.
+
+    Tensors are read one by one and listed by their largest absolute difference, at most `most` of them (None: all)."""
+    with open_archive(first) as left_file, open_archive(second) as right_file:
+        left, right = (outline(file, read_restricted(file)) for file in (left_file, right_file))
+        lines = _different_values("model", left.yaml, right.yaml) + _different_values("names", left.names, right.names)
+        lines += _different_values("stride", list(left.stride), list(right.stride))
+        lines += _different_values("settings", left.settings, right.settings)
+        if bool(left.training) != bool(right.training):
+            lines.append(f"training: only in {first if left.training else second}")
+        lines += [f"tensor {shown(name)}: only in {path}" for here, there, path in ((left, right, first), (right, left, second))
+                  for name in here.state if name not in there.state]
+        rows: list[tuple[float, str]] = []
+        for name in left.state:
+            if name in right.state:
+                row = _tensor_difference(shown(name), *(_read(file, side.state[name]) for file, side in
+                                                        ((left_file, left), (right_file, right))))
+                rows += [row] if row else []
+    rows.sort(key=lambda row: -row[0])
+    hidden = len(rows) - len(rows[:most])
+    same = len(left.state.keys() & right.state.keys()) - len(rows)
+    lines += [line for _, line in rows[:most]] + ([f"... and {hidden} tensors more (--all)"] if hidden else [])
+    return lines + [f"{len(rows)} tensors differ, {same} are equal"] if lines else []
+
+
+def _read(file: object, tensor: Tensor | StoredTensor) -> Tensor:
+    return tensor if isinstance(tensor, Tensor) else file.tensor(tensor, keep=False)
+
+
+def _tensor_difference(name: str, left: Tensor, right: Tensor) -> tuple[float, str] | None:
+    """Return (size of the difference, what differs), None for equal tensors; what is no number equals itself."""
+    if left.shape != right.shape:
+        return float("inf"), f"tensor {name}: shape {tuple(left.shape)} and {tuple(right.shape)}"
+    kinds = "" if left.dtype == right.dtype else f" ({shown_dtype(left)} and {shown_dtype(right)})"
+    left, right = left.double(), right.double()
+    differ = ~((left == right) | (left.isnan() & right.isnan()))
+    if not differ.any():
+        return (0.0, f"tensor {name}: equal numbers{kinds}") if kinds else None
+    gap = (left - right)[differ].abs()
+    size = float("inf") if gap.isnan().any() else float(gap.max())
+    return size, f"tensor {name}: max |difference| {size:.3g} in {int(differ.sum())} of {differ.numel()} numbers{kinds}"
+
+
+def shown_dtype(tensor: Tensor | StoredTensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _different_values(where: str, left: object, right: object, depth: int = 0) -> list[str]:
+    """Return a line for each place where two nested values differ; at most a few levels deep."""
+    if left == right:
+        return []
+    if depth < 4 and isinstance(left, dict) and isinstance(right, dict):
+        keys = list({**left, **right})
+        return [line for key in keys for line in _different_values(f"{where}.{shown(str(key))}", left.get(key), right.get(key), depth + 1)]
+    if depth < 4 and isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        return [line for index, pair in enumerate(zip(left, right))
+                for line in _different_values(f"{where}[{index}]", *pair, depth + 1)]
+    if isinstance(left, list) and isinstance(right, list):
+        return [f"{where}: {len(left)} entries and {len(right)}"]
+    return [f"{where}: {shown(repr(left))} and {shown(repr(right))}"]
