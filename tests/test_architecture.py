@@ -12,10 +12,10 @@ SCRIPTS = ("train", "val", "detect", "demo")
 FLOORS = {  # longest prefix wins
     "train": 4, "val": 4, "detect": 4, "demo": 4,
     "utils.engine": 3,
-    "utils.datasets": 2, "utils.plots": 2, "utils.checkpoint": 2, "utils.restricted": 2, "utils.transfer": 2,
+    "utils.datasets": 2, "utils.plots": 2, "utils.checkpoint": 2, "utils.restricted": 2, "utils.transfer": 2, "utils.alignment": 2,
     "models": 1,
     "utils": 0, "utils.loss": 1, "utils.nms": 1, "utils.metrics": 1, "utils.confusion": 1, "utils.coco": 1, "utils.anchors": 1,
-    "utils.optim": 1, "utils.ema": 1, "utils.config": 1, "utils.profile": 1, "utils.hyperparameters": 1, "utils.dataset_spec": 1,
+    "utils.optim": 1, "utils.ema": 1, "utils.config": 1, "utils.profile": 1, "utils.profile.__main__": 4, "utils.hyperparameters": 1, "utils.dataset_spec": 1,
     "utils.options": 1, "utils.cli": 1,
 }
 LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect")

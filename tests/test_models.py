@@ -20,7 +20,7 @@ from models.layers import (C3, SPP, SPPF, Bottleneck, Concat, Contract, Conv, Cr
 from models.yolo import AUGMENTED, GREY, Model, main
 from utils.errors import ModelError
 from utils.log import LOGGER
-from utils.profile import describe_gflops, flops, layer_times, thop_gflops
+from utils.profile import thop_gflops
 
 NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6",
          "yolov3", "yolov3-spp", "yolov3-tiny", "yolov5-bifpn", "yolov5-fpn", "yolov5-p2", "yolov5-p34", "yolov5-p6", "yolov5-p7",
@@ -361,40 +361,6 @@ def test_layers_reach_every_parameter_at_odd_sizes(layer):
 
 def test_half_a_ghost_at_stride_two():
     assert GhostBottleneck(8, 16, 3, 2)(picture(2, 8, 8, 6)).shape == (2, 16, 4, 3)
-
-
-def test_flops_count_products_inside_attention(small):
-    conv = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False))
-    assert flops(conv, 32) == 2 * 32 * 32 * 8 * 3 * 9
-    block = TransformerBlock(8, 8, 2, 1)
-    tokens = 16 * 16
-    products = 2 * 2 * tokens ** 2 * 8
-    linear = 2 * tokens * 8 * 8 * (1 + 3 + 4 + 2)  # position, q k v, in and out projections, two maps
-    wrapped = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), block)
-    assert flops(wrapped, 16) == 2 * tokens * 3 * 8 + linear + products
-    parameters = [parameter.clone() for parameter in small.parameters()]
-    assert describe_gflops(small, 64).endswith(" GFLOPs") and small.training
-    assert all(torch.equal(old, new) for old, new in zip(parameters, small.parameters()))
-    assert not any("total_ops" in key for key in small.state_dict())
-
-
-def test_a_blank_says_why(monkeypatch, small):
-    monkeypatch.setitem(sys.modules, "thop", None)
-    text = describe_gflops(small, 64)
-    assert text.startswith(f"{flops(small, 64) / 1e9:.1f} GFLOPs") and "thop cannot be imported" in text
-
-    class Broken(nn.Module):
-        def forward(self, image):
-            raise RuntimeError("no map\nat all")
-
-    broken = nn.Sequential(nn.Conv2d(3, 3, 1), Broken())
-    assert describe_gflops(broken, 64).startswith("GFLOPs unknown") and "no map at all" in describe_gflops(broken, 64)
-
-
-def test_layer_times_cover_every_layer(small):
-    times = layer_times(small, torch.device("cpu"), 64, rounds=2)
-    assert len(times) == 6 and min(times) > 0 and small.training
-    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in small.model)
 
 
 def test_command(monkeypatch, capsys):

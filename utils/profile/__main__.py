@@ -1,0 +1,88 @@
+"""The command: what each layer of a model costs, and what attention takes of it.
+
+    python -m utils.profile --cfg models/yolov5n_CBAM.yaml [--imgsz 384 640] [--device cpu] [--rounds 10]
+    python -m utils.profile --weights runs/train/exp/weights/best.pt      the checkpoint's own model
+    python -m utils.profile --cfg my.yaml --weights yolov5n.pt            the yaml, with what of the weights fits
+    python -m utils.profile --cfg my.yaml --plugin my_block.py"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from models.registry import BLOCK_ERRORS, load_plugin
+from models.yolo import Model
+from utils.checkpoint import build_model, find_weights, read_checkpoint
+from utils.cli import guarded
+from utils.device import select_device
+from utils.errors import ConfigError, ModelError
+from utils.log import LOGGER, configure
+from utils.profile.counting import shortened
+from utils.profile.layers import profile_layers, render
+from utils.profile.timing import ROUNDS
+from utils.transfer import transfer_weights
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's flags."""
+    parser = argparse.ArgumentParser(prog="python -m utils.profile", description="What each layer of a model costs.")
+    parser.add_argument("--cfg", help="model yaml, or its bare name in models/ or models/hub/")
+    parser.add_argument("--weights", help="checkpoint (.pt), profiled itself unless --cfg is given")
+    parser.add_argument("--imgsz", "--img", "--img-size", type=int, nargs="+", default=[640], metavar="PIXELS",
+                        help="side of a square image, or its height and width")
+    parser.add_argument("--device", default="", help="cpu, mps or a CUDA device number")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed passes, of which the median is shown")
+    parser.add_argument("--plugin", action="append", default=[], help="Python file that registers blocks of your own")
+    return parser
+
+
+def show(options: argparse.Namespace) -> None:
+    """Build the model that the flags name and print its profile."""
+    if not (options.cfg or options.weights):
+        raise ConfigError("nothing to profile: give --cfg with a model yaml, or --weights with a checkpoint")
+    if options.rounds < 1:
+        raise ConfigError(f"--rounds {options.rounds}: must be at least 1")
+    device = select_device(options.device)
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    model = _built(options.cfg, options.weights)
+    size = _fitting(options.imgsz, int(max(model.stride)))
+    try:
+        profile = profile_layers(model.to(device), size, options.rounds, open_gates=bool(options.cfg),
+                                 name=str(options.cfg or options.weights))
+    except BLOCK_ERRORS as error:
+        raise ModelError(f"{options.cfg or options.weights}: does not run on images of {size[0]} x {size[1]}: {shortened(error)}") from error
+    LOGGER.info(render(profile))
+
+
+def _built(cfg: str | None, weights: str | None) -> Model:
+    if weights is None:
+        return Model(cfg)
+    checkpoint = read_checkpoint(find_weights(weights))
+    if cfg is None:
+        return build_model(checkpoint)
+    model = Model(cfg, nc=checkpoint.nc)
+    transfer_weights(model, checkpoint)
+    return model
+
+
+def _fitting(imgsz: Sequence[int], stride: int) -> tuple[int, int]:
+    """Return (height, width) as given, raised to multiples of the largest stride."""
+    if len(imgsz) > 2 or min(imgsz) < 1:
+        raise ConfigError(f"--imgsz {' '.join(map(str, imgsz))}: expected the side of a square in pixels, or height and width")
+    size = imgsz[0], imgsz[-1]
+    fitting = tuple(-(-side // stride) * stride for side in size)
+    if fitting != size:
+        LOGGER.warning(f"WARNING: --imgsz {' '.join(map(str, imgsz))} is not a multiple of the largest stride {stride}; "
+                       f"using {fitting[0]} x {fitting[1]}")
+    return fitting
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns an exit code."""
+    options = build_parser().parse_args(argv)
+    configure()
+    return guarded(show, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

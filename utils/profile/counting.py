@@ -1,0 +1,190 @@
+"""Operations of a pass over one image: by torch's dispatcher, which sees inside attention, and by thop, which
+YOLOv5's tables are made with.
+
+Counting runs on shapes alone (torch's meta device), so the largest model at the largest size costs milliseconds
+and no memory. An operation is half of a multiply-add in both.
+
+The dispatcher's figure holds matrix products and convolutions, wherever they stand, at the size they are run: zeros
+that a block pads its tokens with are counted, as they are worked on. A deformable convolution counts as the
+convolution of its shape. Sampling and interpolation, norms, activations, softmax, pooling, Fourier transforms
+and element-wise work count as nothing. thop's figure adds norms, and leaves out every product that is not a
+module's."""
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.registry import BLOCK_ERRORS
+
+Size = int | Sequence[int]  # of an image in pixels: the side of a square, or (height, width)
+Result = TypeVar("Result")
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """Return (height, width) in pixels."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def input_shape(model: nn.Module, size: Size, batch: int = 1) -> tuple[int, int, int, int]:
+    """Return the shape of what `model` is given."""
+    return batch, getattr(model, "yaml", {}).get("ch", 3), *height_width(size)
+
+
+def copied(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a copy of `model` whose parameters and buffers are what `convert` makes of them."""
+    memo: dict[int, Tensor] = {}
+    for tensor in model.parameters():
+        memo[id(tensor)] = nn.Parameter(convert(tensor.detach()), requires_grad=tensor.requires_grad)
+    for tensor in model.buffers():
+        memo[id(tensor)] = convert(tensor)
+    return copy.deepcopy(model, memo)
+
+
+def counted(model: nn.Module, size: Size, count: Callable[[nn.Module, Tensor], Result]) -> Result:
+    """Return `count(copy, image)` in evaluation on shapes alone or, where a block looks at values, on the model's device."""
+    dtype, shape = next(model.parameters()).dtype, input_shape(model, size)
+    try:
+        shapes = copied(model, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
+        return count(shapes, torch.zeros(shape, dtype=dtype, device="meta"))
+    except BLOCK_ERRORS:
+        real = copy.deepcopy(model).eval()
+        return count(real, torch.zeros(shape, dtype=dtype, device=next(real.parameters()).device))
+
+
+# ---- torch's dispatcher ----
+
+
+def flops(model: nn.Module, imgsz: Size = 640) -> float:
+    """Return the operations (2 a multiply-add) of all matrix products and convolutions of a pass over one image,
+    those inside attention included."""
+
+    def count(model: nn.Module, image: Tensor) -> float:
+        with flop_counter() as counter, torch.no_grad():
+            model(image)
+        return float(counter.get_total_flops())
+
+    return counted(model, imgsz, count)
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter, to be used in `with`, knowing also the operators that it would take for free."""
+    return FlopCounterMode(display=False, custom_mapping=_formulas())
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Operators that torch's own table lacks, in some version or in all, and their operations from shapes."""
+    aten = torch.ops.aten
+    formulas: dict[Any, Callable[..., int]] = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _dense_attention,  # not in torch 2.6
+        aten._native_multi_head_attention: _native_attention,  # nn.MultiheadAttention's way in evaluation
+        aten._transformer_encoder_layer_fwd: _encoder_layer,
+        aten.mv: _matrix_vector,
+        aten.addmv: lambda start, matrix, vector, **_: 2 * prod(matrix),
+        aten.dot: lambda first, second, **_: 2 * prod(first),
+    }
+    if "torchvision" in sys.modules:  # who has not imported it runs none of its operators
+        formulas[torch.ops.torchvision.deform_conv2d] = _deformable
+    return formulas
+
+
+def _dense_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Two products, query with keys and weights with values: (B, heads, N, d)."""
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _native_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Four projections of C x C and the two products, of tokens (B, N, C)."""
+    batch, tokens, channels = query
+    return 2 * batch * tokens * channels * (4 * channels + 2 * tokens)
+
+
+def _encoder_layer(tokens: Sequence[int], *rest: Any, **_: Any) -> int:
+    """Attention and an MLP of two maps, whose first weight (hidden, C) is the 15th argument."""
+    return _native_attention(tokens, tokens, tokens) + 2 * 2 * prod(tokens) * rest[13][0]
+
+
+def _matrix_vector(matrix: Sequence[int], vector: Sequence[int], **_: Any) -> int:
+    return 2 * prod(matrix)
+
+
+def _deformable(image: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    """Every output is a sum over the weight's (C_in / groups, kh, kw)."""
+    return 2 * prod(out_shape) * prod(weight[1:])
+
+
+# ---- thop ----
+
+
+def thop_gflops(model: nn.Module, imgsz: Size = 640) -> float:
+    """Return 1e9 operations (2 a multiply-add) of a pass over one image, as thop counts them.
+
+    thop sees modules: convolutions, norms, linear maps, torch's multi-head attention; not the products inside
+    blocks of other authors. Copying pixels (nearest upsampling) counts as nothing. Raises ImportError where
+    thop cannot be imported. `model` is left as it is."""
+    return thop_parts(model, imgsz)[0]
+
+
+def thop_parts(model: nn.Module, imgsz: Size = 640) -> tuple[float, dict[str, float]]:
+    """Return thop's 1e9 operations of the whole and of each child of `model.model` by name ({} without one)."""
+    import thop
+
+    rules = {nn.Upsample: _no_work_if_nearest, nn.MultiheadAttention: _attention_macs, **_inherited_rules(model)}
+
+    def count(model: nn.Module, image: Tensor) -> tuple[float, dict[str, float]]:
+        macs, _, parts = thop.profile(model, inputs=(image,), custom_ops=rules, verbose=False, ret_layer_info=True)
+        layers = parts.get("model", (0, 0, {}))[2]
+        return float(macs) * 2 / 1e9, {name: float(part[0]) * 2 / 1e9 for name, part in layers.items()}
+
+    return counted(model, imgsz, count)
+
+
+def _inherited_rules(model: nn.Module) -> dict[type[nn.Module], Callable]:
+    """thop looks modules up by their exact type; give subclasses of torch's layers the rule of their base."""
+    from thop.profile import register_hooks
+
+    types = {type(module) for module in model.modules()} - set(register_hooks)
+    known = {kind: next((register_hooks[base] for base in kind.__mro__ if base in register_hooks), None) for kind in types}
+    return {kind: rule for kind, rule in known.items() if rule is not None}
+
+
+def _no_work_if_nearest(module: nn.Upsample, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    from thop.vision.basic_hooks import count_upsample
+
+    if module.mode != "nearest":
+        count_upsample(module, inputs, output)
+
+
+def _attention_macs(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    """Four projections of C x C, the two products of L x L x C, and a softmax of 3 operations an entry."""
+    length, batch, channels = inputs[0].shape
+    if module.batch_first:
+        length, batch = batch, length
+    projections = 4 * length * channels ** 2
+    products = 2 * length ** 2 * channels
+    softmax = 3 * module.num_heads * length ** 2
+    module.total_ops += batch * (projections + products + softmax)
+
+
+def describe_gflops(model: nn.Module, imgsz: Size = 640) -> str:
+    """Return "16.6 GFLOPs" by thop; without it by torch's counter, and where neither works say why."""
+    try:
+        return f"{thop_gflops(model, imgsz):.1f} GFLOPs"
+    except ImportError as error:
+        reason = f"thop cannot be imported: {error}"
+    except BLOCK_ERRORS as error:
+        reason = f"thop: {shortened(error)}"
+    try:
+        return f"{flops(model, imgsz) / 1e9:.1f} GFLOPs (torch's counter; {reason})"
+    except BLOCK_ERRORS as error:
+        return f"GFLOPs unknown ({reason}; torch's counter: {shortened(error)})"
+
+
+def shortened(error: BaseException) -> str:
+    """Return an error's message as one line of at most 120 characters."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
