@@ -18,7 +18,8 @@ from utils.config import TrainConfig
 from utils.config.flags import from_options
 from utils.engine.setup import freeze_layers
 from utils.errors import CheckpointError, ConfigError, ModelError
-from utils.transfer import Layer, align, base_numbers, layers_of, plan_transfer, transfer_weights
+from utils.alignment import Layer, align, base_numbers, gain, layers_of
+from utils.transfer import main, plan_transfer, transfer_weights
 
 VARIANTS = zoo.load_table()
 SCALES = ("n", "s", "m", "l", "x")
@@ -195,19 +196,17 @@ def test_plain_and_identity_variants_exchange_weights(first):
         assert {row.reason for row in report.rows if row.status == "new"} == {"gate that starts at zero"}
 
 
-def brute_force(source, target, gain):
+def brute_force(source, target, worth):
     """The best order-keeping pairing by trying them all."""
     if not source or not target:
         return 0.0
-    skip = max(brute_force(source[1:], target, gain), brute_force(source, target[1:], gain))
-    value = gain(source[0], target[0])
-    return max(skip, value + brute_force(source[1:], target[1:], gain)) if value else skip
+    skip = max(brute_force(source[1:], target, worth), brute_force(source, target[1:], worth))
+    value = worth(source[0], target[0])
+    return max(skip, value + brute_force(source[1:], target[1:], worth)) if value else skip
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_alignment_is_the_best_of_all(seed):
-    from utils.transfer import _gain
-
     draw = torch.Generator().manual_seed(seed)
     numbers = iter(torch.randint(0, 3, (200,), generator=draw).tolist())
 
@@ -218,8 +217,8 @@ def test_the_alignment_is_the_best_of_all(seed):
     source, target = [layer(index) for index in range(6)], [layer(index) for index in range(6)]
     same = source[0].shapes == target[0].shapes
     pairs = align(source, target)
-    total = sum(_gain(source[left], target[right], same) for right, left in pairs.items())
-    assert total == brute_force(source, target, lambda left, right: _gain(left, right, same))
+    total = sum(gain(source[left], target[right], same) for right, left in pairs.items())
+    assert total == brute_force(source, target, lambda left, right: gain(left, right, same))
     assert sorted(pairs.values()) == list(pairs.values()) and len(set(pairs.values())) == len(pairs)
 
 
@@ -381,3 +380,21 @@ def test_gates_are_not_decayed_and_everything_else_of_the_block_is_as_before():
     gate = model.model[10].gate
     assert any(each is gate for each in groups.no_decay)
     assert any(each is model.model[10].block.channel_attention.fc1.weight for each in groups.decay)
+
+
+# ---- the command ----
+
+
+def test_a_variant_is_made_of_a_checkpoint_without_training(real, tmp_path, capsys):
+    weights, output = str(real("weights/yolov5n.pt")), tmp_path / "ema.pt"
+    words = ["--cfg", "models/yolov5n_EMA.yaml", "--weights", weights, "--output", str(output), "--attention-start", "identity"]
+    assert main(words) == 0
+    made, source = read_checkpoint(output), read_checkpoint(weights)
+    assert made.names == source.names and output.with_suffix(".csv").is_file()
+    base = Model(source.yaml)
+    base.load_state_dict(source.state)
+    variant = Model(made.yaml)
+    variant.load_state_dict(made.state)
+    assert torch.equal(outputs(variant), outputs(base))
+    assert main(words) == 2 and "is there already" in capsys.readouterr().err
+    assert main([*words[:5], str(tmp_path / "x.pth")]) == 2

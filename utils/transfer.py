@@ -1,53 +1,35 @@
-"""Pretrained weights for a changed model: which layer of a checkpoint a layer of the model is, and what it gives it.
+"""Pretrained weights for a changed model: what a checkpoint gives each of its tensors.
 
-Keys carry layer numbers, and an inserted block moves every number behind it. So layers are aligned by what they are.
-The alignment is the one of all order-keeping pairings that uses the most of the checkpoint's parameters (a weighted
-longest common subsequence); where the two begin with different shapes, only layers of the same stride go together,
-so that a narrower checkpoint is not scattered over layers that happen to have its shapes. Inside a pair, tensors go
-by name and shape."""
+Keys carry layer numbers, and an inserted block moves every number behind it. So layers are aligned by what they are
+(utils/alignment.py), and inside a pair of layers tensors go by name and shape.
 
+    python -m utils.transfer --cfg models/yolov5n_CBAM.yaml --weights yolov5n.pt --output cbam.pt --attention-start identity"""
+
+import argparse
 import csv
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log2
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models.registry import find
-from models.rows import Row, absolute, listed, read_content
-from utils.checkpoint import Checkpoint
-from utils.errors import CheckpointError, ModelError
+from models.registry import load_plugin
+from models.yolo import Model
+from utils.alignment import Layer, align, layers_of, matches
+from utils.checkpoint import Checkpoint, checkpoint_of, find_weights, read_checkpoint, write_checkpoint
+from utils.errors import CheckpointError, UserError
 from utils.files import write_atomically
-from utils.log import LOGGER
+from utils.log import LOGGER, configure
 
 WAYS = ("layers", "keys")
 NORM_EPS = 1e-3  # of the norms in a detector
 LEAST_USED = 0.5  # share of the checkpoint's parameters below which a warning is due
-_FAMILIES = ({"C3", "C3Attention", "C3TR", "C3Ghost", "C3SPP"}, {"SPP", "SPPF"})  # they share their outer convolutions
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "anchors", "anchor_grid", "grid")
 _COLUMNS = ("status", "from", "to", "shape", "parameters", "reason")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer: its number, block, section, repeats, log2 of its stride, and its tensors' shapes by the rest of the name.
-
-    inserted: whether it is an attention block put between the layers of a base model."""
-
-    index: int
-    block: str
-    section: str
-    repeats: int
-    level: float
-    inserted: bool
-    shapes: Mapping[str, tuple[int, ...]]
-
-    def __str__(self) -> str:
-        return f"layer {self.index} ({self.block})"
 
 
 @dataclass(frozen=True)
@@ -164,145 +146,8 @@ def plan_transfer(model_yaml: Mapping, model_shapes: Mapping[str, tuple[int, ...
     return TransferReport(tuple(rows), len(model_shapes), source)
 
 
-# ---- layers ----
-
-
-def layers_of(description: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> list[Layer]:
-    """Return the layers of a model from its yaml's content and the shapes of its tensors ("model.<layer>.<rest>")."""
-    try:
-        rows = read_content(description)[2]
-    except ModelError as error:
-        raise CheckpointError(f"its model description cannot be read: {error}") from None
-    grouped: list[dict[str, tuple[int, ...]]] = [{} for _ in rows]
-    for name, shape in shapes.items():
-        _, number, rest = name.split(".", 2)
-        if int(number) >= len(rows):
-            raise CheckpointError(f"{name} belongs to no layer: the model description has {len(rows)}")
-        grouped[int(number)][rest] = shape
-    levels = _levels(rows)
-    read = [levels[absolute(source, len(rows) - 1)] for source in listed(rows[-1].sources)]
-    if any(after - before != 1 for before, after in zip(read, read[1:])):
-        levels = [0.0] * len(rows)  # a block changes the stride in a way that its row does not tell
-    return [Layer(index, row.block, row.section, row.repeats, levels[index], _is_inserted(row), grouped[index])
-            for index, row in enumerate(rows)]
-
-
-def _levels(rows: Sequence[Row]) -> list[float]:
-    """Return log2 of each layer's stride, as far as the rows tell it: it only decides between equals."""
-    levels: list[float] = []
-    for index, row in enumerate(rows):
-        first = absolute(listed(row.sources)[0], index)
-        levels.append((levels[first] if 0 <= first < index else 0.0) + _step(row))
-    return levels
-
-
-def _step(row: Row) -> float:
-    """Return log2 of what a row does to the stride."""
-    if row.block in ("Focus", "Contract"):
-        return 1.0
-    if row.block == "Expand":
-        return -1.0
-    numbers = [arg if isinstance(arg, (int, float)) and not isinstance(arg, bool) else 0 for arg in row.args]
-    if row.block == "nn.Upsample":
-        return -log2(numbers[1]) if len(numbers) > 1 and numbers[1] > 0 else 0.0
-    position = {"MobileNetV3Block": 3, "nn.MaxPool2d": 1}.get(row.block, 2)
-    convolves = row.block in ("Conv", "DWConv", "GhostConv", "nn.Conv2d", "MobileNetV3Block", "nn.MaxPool2d")
-    return log2(numbers[position]) if convolves and len(numbers) > position and numbers[position] > 0 else 0.0
-
-
-def _is_inserted(row: Row) -> bool:
-    try:
-        return find(row.block).inserted
-    except ModelError:  # a block of another program's
-        return False
-
-
-def base_numbers(description: Mapping) -> list[int | None]:
-    """Return for each layer its number in the model without attention, None for inserted blocks.
-
-    A block directly behind a stride-2 convolution that no stage follows stands in the place of the stage and counts
-    (the stem, of stride 2, has no stage)."""
-    rows = read_content(description)[2]
-    levels = _levels(rows)
-    numbers: list[int | None] = []
-    count = 0
-    for index, row in enumerate(rows):
-        behind = index > 0 and _step(rows[index - 1]) > 0 and levels[index - 1] > 1
-        stage_follows = index + 1 < len(rows) and rows[index + 1].block.startswith(("C3", "Bottleneck"))
-        inserted = _is_inserted(row) and not (behind and not stage_follows)
-        numbers.append(None if inserted else count)
-        count += not inserted
-    return numbers
-
-
-# ---- alignment ----
-
-
-def align(source: Sequence[Layer], target: Sequence[Layer]) -> dict[int, int]:
-    """Return the number of the source layer that each target layer is, for those that are one: order-keeping, each
-    layer at most once, most parameters in common."""
-    same_width = bool(source and target) and source[0].shapes == target[0].shapes
-    best = [[0.0] * (len(target) + 1) for _ in range(len(source) + 1)]
-    gains = [[_gain(left, right, same_width) for right in target] for left in source]
-    for i in range(len(source) - 1, -1, -1):
-        for j in range(len(target) - 1, -1, -1):
-            best[i][j] = max(best[i + 1][j], best[i][j + 1], best[i + 1][j + 1] + gains[i][j] if gains[i][j] else 0.0)
-    pairs, i, j = {}, 0, 0
-    while i < len(source) and j < len(target):
-        if gains[i][j] and best[i][j] == best[i + 1][j + 1] + gains[i][j]:
-            pairs[j] = i
-            i, j = i + 1, j + 1
-        elif best[i][j] == best[i + 1][j]:
-            i += 1
-        else:
-            j += 1
-    return pairs
-
-
-def _gain(source: Layer, target: Layer, any_level: bool) -> float:
-    """Return what pairing two layers is worth: parameters in common, and less than one more for the same role."""
-    family = source.block == target.block or any({source.block, target.block} <= kin for kin in _FAMILIES)
-    same_level = source.level == target.level
-    if source.section != target.section or not family or not (same_level or any_level):
-        return 0.0
-    shared = sum(torch.Size(target.shapes[rest]).numel() for rest, _ in _matches(source, target))
-    if not shared and (source.shapes or target.shapes):
-        return 0.0
-    # eighths are exact in binary, so sums compare exactly however they are added up
-    return shared + (1 + 4 * same_level + 2 * (source.repeats == target.repeats)) / 8
-
-
-def _matches(source: Layer, target: Layer) -> Iterator[tuple[str, str]]:
-    """Yield (target's, source's) rest of name for the tensors that fit; the source's of a folded norm is its convolution's."""
-    plain = {_ungated(rest, source): rest for rest in source.shapes}
-    for rest, shape in target.shapes.items():
-        origin = plain.get(_ungated(rest, target))
-        if origin is None:
-            origin = _folded_origin(rest, source, target)
-        if origin is not None and (source.shapes[origin] == shape or shape == ()):
-            yield rest, origin
-
-
-def _ungated(rest: str, layer: Layer) -> str:
-    """Return a tensor's name as it would be without the gate in front of an attention block."""
-    head, found, tail = rest.partition("block.")
-    gated = found and (not head or head.endswith(".")) and f"{head}gate" in layer.shapes
-    return head + tail if gated and (layer.inserted or "attention." in head) else rest
-
-
-def _folded_origin(rest: str, source: Layer, target: Layer) -> str | None:
-    """Return the bias that a folded batch norm became, where the checkpoint was fused and the model is not."""
-    head, found, _ = rest.rpartition("bn.")
-    bias = f"{head}conv.bias"
-    is_folded = found and bias in source.shapes and bias not in target.shapes and f"{head}bn.weight" not in source.shapes
-    return bias if is_folded else None
-
-
 def _is_folded(row: Transfer) -> bool:
     return ".bn." in row.target and row.source.endswith(".conv.bias")
-
-
-# ---- tensors ----
 
 
 def _fill_layer(layer: Layer, partner: Layer | None, keep_anchors: bool, by_number: bool) -> Iterator[Transfer]:
@@ -312,7 +157,7 @@ def _fill_layer(layer: Layer, partner: Layer | None, keep_anchors: bool, by_numb
     elif by_number:
         origins = {rest: rest for rest, shape in layer.shapes.items() if partner.shapes.get(rest) == shape}
     else:
-        origins = dict(_matches(partner, layer))
+        origins = dict(matches(partner, layer))
     for rest, shape in layer.shapes.items():
         target = f"model.{layer.index}.{rest}"
         if rest in origins and not (keep_anchors and rest == "anchors"):
@@ -367,3 +212,46 @@ def _copy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], report: Transf
             target.copy_(state[row.source])
         else:
             target.fill_({"weight": 1.0, "running_mean": 0.0, "running_var": 1.0 - NORM_EPS, "num_batches_tracked": 0}[leaf])
+
+
+# ---- the command ----
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m utils.transfer`."""
+    parser = argparse.ArgumentParser(prog="python -m utils.transfer", description="Bring a checkpoint's weights into another model, "
+                                     "without training: a variant that starts at the pretrained network.")
+    parser.add_argument("--cfg", required=True, help="model yaml, such as models/yolov5n_CBAM.yaml")
+    parser.add_argument("--weights", required=True, help="checkpoint to take weights from")
+    parser.add_argument("--output", required=True, type=Path, help="checkpoint to write; its table goes beside it as .csv")
+    parser.add_argument("--attention-start", choices=("identity", "plain"), help="how inserted attention starts")
+    parser.add_argument("--transfer", choices=WAYS, default="layers", help="align layers by what they are, or by key as v6.1")
+    parser.add_argument("--require-transfer", type=float, default=0.0, metavar="SHARE", help="least share that must find a place")
+    parser.add_argument("--seed", type=int, default=0, help="decides what is new")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file that registers blocks of your own")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    options = build_parser().parse_args(argv)
+    configure()
+    try:
+        for plugin in options.plugin:
+            load_plugin(plugin)
+        if options.output.suffix != ".pt" or options.output.exists():
+            raise CheckpointError(f"--output {options.output}: " + ("is there already" if options.output.exists() else "must end in .pt"))
+        checkpoint = read_checkpoint(find_weights(options.weights))
+        torch.manual_seed(options.seed)
+        model = Model(options.cfg, nc=checkpoint.nc, attention_start=options.attention_start)
+        report = transfer_weights(model, checkpoint, way=options.transfer, require=options.require_transfer)
+        write_checkpoint(checkpoint_of(model, checkpoint.names), options.output)
+        LOGGER.info(f"{options.output}, and what became of each tensor: {report.write(options.output.with_suffix('.csv'))}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

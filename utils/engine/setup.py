@@ -8,6 +8,7 @@ import torch
 
 from models.registry import load_plugin
 from models.yolo import Model
+from utils.alignment import base_numbers
 from utils.anchors import check_anchors, kmeans_anchors
 from utils.box_losses import BoxLoss
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
@@ -22,7 +23,7 @@ from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
 from utils.optim import Schedule, build_optimizer, scaled_weight_decay
-from utils.transfer import TransferReport, base_numbers, transfer_weights
+from utils.transfer import TransferReport, transfer_weights
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
 
