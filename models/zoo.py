@@ -2,6 +2,7 @@
 
     python -m models.zoo list                              the catalogue: blocks, papers, places, costs
     python -m models.zoo write [--check]                   render every variant at every scale
+    python -m models.zoo document [--check]                make the tables of docs/attention.md anew, in both languages
     python -m models.zoo insert BLOCK --at before-sppf --into yolov5s.yaml --output my.yaml [--args "[1024]"] [--plugin my.py]
     python -m models.zoo replace C3 --at 2 4 6 8 --with CBAM --into yolov5s.yaml --output my.yaml
     python -m models.zoo show my.yaml                      the wired graph: shapes, strides, who reads what
@@ -188,6 +189,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the catalogue: variants, their blocks, papers, places, and what they add")
     writing = commands.add_parser("write", help="render every variant of models/zoo.yaml at every scale")
     writing.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file differs from the table")
+    documenting = commands.add_parser("document", help="make the tables of docs/attention.md and its Chinese edition anew")
+    documenting.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is not current")
     _add_edits(commands)
     showing = commands.add_parser("show", help="the wired graph of any v6.1-format yaml: shapes, strides, readers")
     showing.add_argument("yaml", type=Path, help="a path, or a name in models/ or models/hub/")
@@ -331,11 +334,23 @@ def _write(options: argparse.Namespace) -> int:
     return int(bool(wrong) and options.check)
 
 
+def _document(options: argparse.Namespace) -> int:
+    """Print the pages that changed and the phrases without Chinese words; return the exit code."""
+    from models.handbook import WORDS, document
+
+    changed, missing = document(check=options.check)
+    print("\n".join(str(path.relative_to(ROOT)) for path in changed) or "every page is up to date")
+    if missing:
+        print("\n  ".join((f"docs/{WORDS} has no Chinese for:", *missing)))
+    return int(options.check and bool(changed or missing))
+
+
 def _list(options: argparse.Namespace) -> None:
     print(list_variants())
 
 
-COMMANDS = {"list": _list, "write": _write, "insert": _edit, "replace": _edit, "show": _show, "check": _check}
+COMMANDS = {"list": _list, "write": _write, "document": _document, "insert": _edit, "replace": _edit, "show": _show,
+            "check": _check}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
