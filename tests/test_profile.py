@@ -63,7 +63,8 @@ BY_HAND = {
     # q k v; tables (C, 14) brought to the map's rows and columns; q k and weights v, both twice a head wide
     "MHSA": (lambda: MHSA(C, heads=4), 3 * 2 * N * C * C + 2 * C * 14 * (H + W) + 2 * (2 * N * N * 2 * C)),
     # 3 x 3 in four groups, values, 1 x 1 of 2 C to C / 2, and to C logits (the mean of the nine)
-    "CoTAttention": (lambda: CoTAttention(C), 2 * N * C * (C // 4) * 9 + 2 * N * C * C + 2 * N * (2 * C) * (C // 2) + 2 * N * (C // 2) * C),
+    "CoTAttention": (lambda: CoTAttention(C), 2 * N * C * (C // 4) * 9 + 2 * N * C * C + 2 * N * (2 * C) * (C // 2)
+                     + 2 * N * (C // 2) * C),
     # 16 groups of 4: 1 x 1 on H + W positions, 3 x 3, two products of (1, 4) and (4, N)
     "EMA": (lambda: EMA(C, 16), 16 * (2 * (H + W) * 16 + 2 * N * 16 * 9 + 2 * 2 * 4 * N)),
     # halves of 32: in; q 16, k 16 and v 32; two products 32 wide (keys padded); 3 x 3 a channel; out; MLP of 64; out
@@ -270,7 +271,8 @@ def test_no_figure_of_any_block_is_blank(name):
     profile = profile_layers(model, (96, 64), rounds=1)
     assert_complete(profile, model, block=4)
     layer = profile.layers[4]
-    assert (layer.all.parameters, layer.all.flops, layer.shape) == (layer.attention.parameters, layer.attention.flops, "64 x 12 x 8")
+    assert (layer.all.parameters, layer.all.flops) == (layer.attention.parameters, layer.attention.flops)
+    assert layer.shape == "64 x 12 x 8"
     assert profile.attention == layer.attention
 
 

@@ -50,7 +50,8 @@ def show(options: argparse.Namespace) -> None:
         profile = profile_layers(model.to(device), size, options.rounds, open_gates=bool(options.cfg),
                                  name=str(options.cfg or options.weights))
     except BLOCK_ERRORS as error:
-        raise ModelError(f"{options.cfg or options.weights}: does not run on images of {size[0]} x {size[1]}: {shortened(error)}") from error
+        raise ModelError(f"{options.cfg or options.weights}: does not run on images of {size[0]} x {size[1]}: "
+                         f"{shortened(error)}") from error
     LOGGER.info(render(profile))
 
 

@@ -22,8 +22,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Figures:
-    """parameters; flops: 2 a multiply-add of products and convolutions; kept: bytes that training keeps for backward, of one image;
-    live: most bytes of maps alive in inference while it runs, of one image; milliseconds: of one image, fused."""
+    """For one image. parameters; flops: 2 a multiply-add of products and convolutions; kept: bytes that training keeps for
+    backward; live: most bytes of maps alive in inference while it runs; milliseconds: in inference."""
 
     parameters: int = 0
     flops: int = 0
@@ -61,7 +61,8 @@ class ModelProfile:
     notes: tuple[str, ...] = ()
 
 
-def profile_layers(model: nn.Module, size: Size = 640, rounds: int = ROUNDS, open_gates: bool = True, name: str = "") -> ModelProfile:
+def profile_layers(model: nn.Module, size: Size = 640, rounds: int = ROUNDS, open_gates: bool = True,
+                   name: str = "") -> ModelProfile:
     """Measure every layer of `model` on its device. Raises what a block raises on images of `size`.
 
     Parameters, operations and what is kept for backward are those of the model as it trains, maps alive and time those of the
@@ -152,14 +153,15 @@ def render(profile: ModelProfile) -> str:
     head = ("layer", "from", "block", "shape", "params", "GFLOPs", "thop", "kept MiB", "live MiB", "ms", "attention")
     rows = [(str(layer.index), layer.source, layer.block, layer.shape, *_cells(layer.all, layer.thop),
              _share(layer.attention.milliseconds, layer.all.milliseconds)) for layer in profile.layers]
-    sums = ("", "", "all", "", *_cells(profile.all, profile.thop), _share(profile.attention.milliseconds, profile.all.milliseconds))
+    sums = ("", "", "all", "", *_cells(profile.all, profile.thop),
+            _share(profile.attention.milliseconds, profile.all.milliseconds))
     lines = [head, *rows, sums]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     table = ["  ".join(cell.ljust(width) if column < 4 else cell.rjust(width)
                        for column, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in lines]
     height, width = profile.size
-    return "\n".join([*table, "", f"{profile.name}: one image of {height} x {width} on {profile.device}", _attention_line(profile),
-                      *(f"not measured: {note}" for note in profile.notes), LEGEND])
+    title = f"{profile.name}: one image of {height} x {width} on {profile.device}"
+    return "\n".join([*table, "", title, _attention_line(profile), *(f"not measured: {note}" for note in profile.notes), LEGEND])
 
 
 def _cells(figures: Figures, thop: float | None) -> tuple[str, ...]:
@@ -179,9 +181,11 @@ def _share(part: float | None, whole: float | None) -> str:
 
 def _attention_line(profile: ModelProfile) -> str:
     part, whole = profile.attention, profile.all
-    places = [f"{layer.index} {layer.block}" for layer in profile.layers if layer.attention.parameters or layer.attention.milliseconds]
+    places = [f"{layer.index} {layer.block}" for layer in profile.layers
+              if layer.attention.parameters or layer.attention.milliseconds]
     if not places:
         return "attention: none of its layers"
     return (f"attention ({', '.join(places)}): {part.parameters:,} parameters ({_share(part.parameters, whole.parameters)}), "
             f"{part.flops / 1e9:.4f} GFLOPs ({_share(part.flops, whole.flops)}), {_shown(part.kept, MIB, 2)} MiB kept "
-            f"({_share(part.kept, whole.kept)}), {_shown(part.milliseconds, 1.0, 2)} ms ({_share(part.milliseconds, whole.milliseconds)})")
+            f"({_share(part.kept, whole.kept)}), {_shown(part.milliseconds, 1.0, 2)} ms "
+            f"({_share(part.milliseconds, whole.milliseconds)})")

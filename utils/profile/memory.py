@@ -59,7 +59,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def without_values(model: nn.Module, measure: Callable[[nn.Module], Result]) -> Result:
-    """Return `measure(copy)` with tensors that have shapes and a device but no content or, where a block needs content, with real ones.
+    """Return `measure(copy)` with tensors that have no content or, where a block needs content, with real ones.
 
     `measure` makes its tensors itself. Raises what a block raises on real tensors."""
     fake = FakeTensorMode()

@@ -31,7 +31,7 @@ def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterato
 
 @contextlib.contextmanager
 def watched(model: nn.Module, enter: Callable[[Part], None], leave: Callable[[Part, object], None]) -> Iterator[None]:
-    """Call `enter(part)` and `leave(part, output)` around each pass through a layer of `model.model`, and through its attention."""
+    """Call `enter(part)` and `leave(part, output)` around each pass through a layer of `model.model` and its attention."""
     with contextlib.ExitStack() as hooks:
         for index, layer in enumerate(model.model):
             for part, module in [((index, False), layer), *(((index, True), inner) for inner in attention_parts(layer))]:

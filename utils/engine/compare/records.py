@@ -66,7 +66,9 @@ class Run:
 class Cost:
     """What a variant costs. gflops: by torch's dispatcher at the real size, attention's products included; gflops_thop: as in
     YOLOv5's tables; latency_ms, latency_p95_ms: one image, batch 1, fused; throughput: images a second at batch 16;
-    memory in MiB at their peaks. None: could not be measured, `notes` says why."""
+    inference_mib, training_mib: memory at its peak, of one image and of a training step with 16. None: could not be
+    measured, `notes` says why. ratios: figures by their name here, relative to the first variant's; those of latency and
+    throughput are medians of ratios within a round, which a busy machine moves less than the figures themselves."""
 
     parameters: int
     gflops: float | None
@@ -80,6 +82,7 @@ class Cost:
     imgsz: int = 640
     device: str = "cpu"
     notes: tuple[str, ...] = ()
+    ratios: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
