@@ -4,7 +4,7 @@ Files are read as bytes and decoded from memory, so that any path Python can ope
 whatever its alphabet. The user's files are never rewritten."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -27,11 +27,14 @@ _TRANSPOSED = (5, 6, 7, 8)  # the orientations that exchange width and height
 @dataclass(frozen=True)
 class ImageHeader:
     """What a file says about its picture. size: (height, width) after its EXIF orientation;
-    format: Pillow's name of it; warning: a defect that does not keep it from being used, or ""."""
+    format: Pillow's name of it; warning: a defect that does not keep it from being used, or "";
+    orientation: EXIF's, 1 (upright) to 8; mode: Pillow's name of the samples, such as L for grey, "" where unknown."""
 
     size: tuple[int, int]
     format: str
     warning: str = ""
+    orientation: int = 1
+    mode: str = ""
 
 
 def is_image(path: Path | str) -> bool:
@@ -92,7 +95,7 @@ def inspect_image(path: Path | str) -> ImageHeader:
     if min(header.size) < MIN_SIDE:
         raise DataError(f"{path}: {header.size[1]} x {header.size[0]} pixels, each side must have at least {MIN_SIDE}")
     if header.format in ("JPEG", "MPO") and not _ends_like_jpeg(path):
-        return ImageHeader(header.size, header.format, _damage_of_jpeg(path))
+        return replace(header, warning=_damage_of_jpeg(path))
     return header
 
 
@@ -179,7 +182,7 @@ def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
             width, height = opened.size
             if name == "TIFF":  # whose size some Pillow versions turn already
                 width, height = opened.tag_v2.get(_TIFF_WIDTH, width), opened.tag_v2.get(_TIFF_HEIGHT, height)
-            orientation = _orientation(opened)
+            orientation, mode = _orientation(opened), opened.mode
             if verify:
                 opened.verify()
     except Image.DecompressionBombError:  # larger than Pillow likes, as aerial pictures are; OpenCV allows more
@@ -188,7 +191,7 @@ def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {_reason(error)}") from None
     size = (width, height) if orientation in _TRANSPOSED else (height, width)
-    return ImageHeader(size, name)
+    return ImageHeader(size, name, orientation=orientation, mode=mode)
 
 
 def _orientation(opened) -> int:

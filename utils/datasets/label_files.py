@@ -34,12 +34,14 @@ class Problem:
 class Rows:
     """The usable rows of one label file.
 
-    cls: (n,) int64; xywhn: (n, 4) float32; segments: n polygons (k, 2) float32 in 0..1, or none."""
+    cls: (n,) int64; xywhn: (n, 4) float32; segments: n polygons (k, 2) float32 in 0..1, or none;
+    lines: (n,) int64, where each row stands in the file, from 1."""
 
     cls: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     xywhn: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     segments: list[np.ndarray] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class BadRow(ValueError):
@@ -103,20 +105,24 @@ def label_path(image: Path | str) -> str:
     return f"{stem}.txt"
 
 
-def read_rows(file: str, nc: int | None, policy: str = "skip") -> Rows:
+def read_rows(file: str, nc: int | None, policy: str = "skip", stop: bool = True) -> Rows:
     """Return the rows of one label file and what is wrong in it.
 
     Rows are `class xc yc w h`; in a file where some row has more than 8 values, rows with more
     than 5 are polygons `class x1 y1 x2 y2 ...`, whose boxes are their bounds. nc: None switches
     off the check against the number of classes. Raises DataError with file and line where a class
-    is not in 0..nc-1, under every policy: then the file and the data yaml are not of one kind."""
+    is not in 0..nc-1, under every policy: then the file and the data yaml are not of one kind. stop:
+    False makes that one more reason to drop a row."""
     lines = [(number, line.split()) for number, line in enumerate(_text(file).splitlines(), 1)]
     lines = [(number, fields) for number, fields in lines if fields]
     if not lines:
         return Rows()
     polygons = any(len(fields) > 8 for _, fields in lines)
     rows = None if polygons else _clean_boxes([fields for _, fields in lines], nc)
-    return rows or _read_slowly(file, lines, nc, policy, polygons)
+    if rows is None:
+        return _read_slowly(file, lines, nc, policy, polygons, stop)
+    rows.lines = np.array([number for number, _ in lines], np.int64)
+    return rows
 
 
 def _text(file: str) -> str:
@@ -146,12 +152,12 @@ def _clean_boxes(fields: list[list[str]], nc: int | None) -> Rows | None:
     return Rows(cls.astype(np.int64), xywhn)
 
 
-def _read_slowly(file: str, lines: list[tuple[int, list[str]]], nc: int | None, policy: str, polygons: bool) -> Rows:
+def _read_slowly(file: str, lines: list[tuple[int, list[str]]], nc: int | None, policy: str, polygons: bool, stop: bool) -> Rows:
     """Row by row, with a reason for each that cannot be used as it stands."""
-    rows, classes, boxes, seen = Rows(), [], [], set()
+    rows, classes, boxes, kept, seen = Rows(), [], [], [], set()
     for number, fields in lines:
         try:
-            cls = _class(fields[0], nc, file, number)
+            cls = _class(fields[0], nc, file, number, stop)
             outline = polygons and len(fields) != 5
             box, segment, clipped = (_polygon if outline else _box)(_numbers(fields, outline), policy == "clip")
             if (cls, box.tobytes()) in seen:
@@ -164,15 +170,17 @@ def _read_slowly(file: str, lines: list[tuple[int, list[str]]], nc: int | None, 
         seen.add((cls, box.tobytes()))
         classes.append(cls)
         boxes.append(box)
+        kept.append(number)
         rows.segments.append(segment)
     rows.cls = np.array(classes, np.int64)
     rows.xywhn = np.array(boxes, np.float32).reshape(-1, 4)
+    rows.lines = np.array(kept, np.int64)
     if not polygons:
         rows.segments = []
     return rows
 
 
-def _class(text: str, nc: int | None, file: str, line: int) -> int:
+def _class(text: str, nc: int | None, file: str, line: int, stop: bool) -> int:
     try:
         value = float(text)
     except ValueError:
@@ -181,6 +189,8 @@ def _class(text: str, nc: int | None, file: str, line: int) -> int:
         raise BadRow(f"class {text} is not a whole number")
     if value < 0 or nc is not None and value >= nc:
         allowed = "at least 0" if nc is None else f"one of 0 to {nc - 1}"
+        if not stop:
+            raise BadRow(f"class {text} must be {allowed}")
         raise DataError(f"{file}:{line} class {text} must be {allowed}; mend the label or nc and names in the data yaml")
     return int(value)
 
