@@ -56,7 +56,8 @@ def test_every_variant_has_its_line_and_every_block_its_own(name):
 def test_chinese_words_are_chinese():
     chinese = re.compile("[\u4e00-\u9fff]")
     assert all(chinese.search(row[3]) and chinese.search(row[4]) for row in part("attention.zh-CN.md", "variants")[1:])
-    assert all(chinese.search(row[1]) and (not row[3].strip() or chinese.search(row[3])) for row in part("attention.zh-CN.md", "blocks"))
+    for row in part("attention.zh-CN.md", "blocks"):
+        assert chinese.search(row[1]) and (not row[3].strip() or chinese.search(row[3])), row[0]
     assert not any(chinese.search(row[1] + row[3]) for row in part("attention.md", "blocks"))
 
 
@@ -127,8 +128,8 @@ def test_those_that_start_as_the_identity_do():
         with torch.no_grad():
             out = module(x)
         assert block.identity == (out.shape == x.shape and torch.equal(out, x)), block.name
-        marked = [row[3].endswith("Starts as the identity.") for row in part("attention.md", "blocks") if f"`{block.name}`" in row[0]]
-        assert marked == [block.identity]
+        row, = [row for row in part("attention.md", "blocks") if f"`{block.name}`" in row[0]]
+        assert row[3].endswith("Starts as the identity.") == block.identity
 
 
 def test_the_memory_of_maps_is_that_of_four_bytes_a_pair():
@@ -136,7 +137,7 @@ def test_the_memory_of_maps_is_that_of_four_bytes_a_pair():
     assert set(memory) == {name for name, entry in registered().items() if entry.attention and entry.cost == "quadratic"}
     pairs = [6400**2, 1600**2, 400**2]
     assert memory["MHSA"] == [(4, 16 * pair) for pair in pairs]  # 4 heads, 4 bytes
-    assert memory["DAttentionBaseline"] == [(heads, 4 * heads * pair) for heads, pair in zip((8, 16, 32), pairs)]  # width / 32
+    assert memory["DAttentionBaseline"] == [(heads, 4 * heads * pair) for heads, pair in zip((8, 16, 32), pairs)]
     row, = [row for row in part("attention.md", "memory") if row[0] == "`MHSA`"]
     assert row[1] == "4 × 163.8 MB = 655 MB"
 
@@ -163,13 +164,15 @@ def test_what_is_said_of_the_tutorials_operators():
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A folder with two short pages and one record, one block and one line of memory to put into them."""
-    record = Record("CBAM", "CBAM", "A | B, https://arxiv.org/abs/1", "before SPPF", "linear", {"n": 5, "l": -7}, {"n": 0.25, "l": 1.0})
+    record = Record("CBAM", "CBAM", "A | B, https://arxiv.org/abs/1", "before SPPF", "linear",
+                    {"n": 5, "l": -7}, {"n": 0.25, "l": 1.0})
     block = handbook.Described("CBAM", "../a.py", "It gates.", "`ratio=16`", ("Odd kernels.",), True)
     monkeypatch.setattr(handbook.catalogue, "records", lambda progress: [record])
     monkeypatch.setattr(handbook.catalogue, "base_figures", lambda: record)
     monkeypatch.setattr(handbook, "map_memory", lambda: {"MHSA": [(1, 10**6)] * 3})
     monkeypatch.setattr(handbook, "described_blocks", lambda: [block])
-    marks = "\n\n".join(f"<!-- made by `{handbook.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->" for which in ("variants", "memory", "blocks"))
+    marks = "\n\n".join(f"<!-- made by `{handbook.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
+                        for which in ("variants", "memory", "blocks"))
     for name in PAGES:
         (tmp_path / name).write_text(f"# By hand é\n\n{marks}\n\nthe end\n", encoding="utf-8")
     (tmp_path / handbook.WORDS).write_text('words:\n- en: "It gates."\n  zh: "门控。"\n', encoding="utf-8")
