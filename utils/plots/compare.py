@@ -1,0 +1,172 @@
+"""Figures of a comparison: accuracy against cost with intervals, learning curves with bands, differences by class.
+
+Each is written as a png on white, and returned as an svg without a background, whose text is text and whose colours are
+exactly those of `series_color`, INK, FAINT and GRID, so that a page can put its own in their place."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.plots.canvas import canvas
+
+INK, FAINT, GRID = "#1d2126", "#5b646e", "#dfe3e8"
+SERIES = ("#4a525b", "#1f67c7", "#c2540a", "#17835a", "#9443bd", "#9a7400", "#c12f62", "#08808f", "#6d5f4c")
+_MARKERS = "soD^vPX*<>hd"
+_LONGEST_NAME = 34
+_PANELS_A_ROW = 4
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One model in a plane: x its cost; y, low, high its accuracy and the ends of its interval, in points (nan where there
+    is none); seeds: the accuracy of each seed; series: number of its colour, 0 is the baseline."""
+
+    name: str
+    series: int
+    x: float
+    y: float
+    low: float = math.nan
+    high: float = math.nan
+    seeds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Course:
+    """One model's trainings: values by panel, a (seeds, epochs) array each, nan past a training's end."""
+
+    name: str
+    series: int
+    values: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """One model's differences to the baseline by class, in points: (difference, low, high), nan where there is none."""
+
+    name: str
+    series: int
+    rows: tuple[tuple[float, float, float], ...]
+
+
+def series_color(series: int) -> str:
+    """Return the colour of a model as #rrggbb; the baseline, 0, has its own grey, the others' repeat after eight."""
+    return SERIES[0] if series == 0 else SERIES[1 + (series - 1) % (len(SERIES) - 1)]
+
+
+def plot_tradeoff(marks: Sequence[Mark], file: Path, x_label: str, y_label: str) -> str:
+    """Write accuracy against a cost: each model's mean with its interval, its seeds small, the baseline's height dashed."""
+    with canvas(file, 6.4, 3.9 + 0.24 * math.ceil(len(marks) / 2)) as figure:
+        axes = figure.subplots()
+        for mark in marks:
+            tint, shape = series_color(mark.series), _MARKERS[mark.series % len(_MARKERS)]
+            axes.plot([mark.x] * len(mark.seeds), mark.seeds, ".", color=tint, alpha=0.45, markersize=5, zorder=2)
+            if math.isfinite(mark.low) and math.isfinite(mark.high):
+                axes.errorbar([mark.x], [mark.y], [[mark.y - mark.low], [mark.high - mark.y]], color=tint, capsize=4, linewidth=1.6, zorder=3)
+            axes.plot([mark.x], [mark.y], shape, color=tint, markersize=8, label=_shortened(mark.name), zorder=4)
+            if mark.series == 0:
+                axes.axhline(mark.y, color=tint, linestyle=(0, (5, 4)), linewidth=1, zorder=1)
+        axes.margins(x=0.12, y=0.1)
+        _dress(axes, x_label, y_label)
+        _legend(figure, axes)
+        return _svg(figure, file)
+
+
+def plot_courses(courses: Sequence[Course], file: Path) -> str:
+    """Write learning curves: the mean over seeds as a line up to where the first training ends, lowest to highest as a band."""
+    panels = list(dict.fromkeys(panel for course in courses for panel in course.values))
+    with canvas(file, 5.2 * len(panels) + 0.6, 3.9 + 0.24 * math.ceil(len(courses) / 3)) as figure:
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+            for course in courses:
+                if panel in course.values:
+                    _draw_course(axes, course, course.values[panel])
+            _dress(axes, "epoch", panel)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend(figure, figure.axes[0], 3)
+        return _svg(figure, file)
+
+
+def _draw_course(axes: Any, course: Course, values: np.ndarray) -> None:
+    """values: (seeds, epochs)."""
+    values = values[:, np.isfinite(values).all(0).cumprod().astype(bool)]
+    epochs, tint = np.arange(values.shape[1]), series_color(course.series)
+    if len(values) > 1:
+        axes.fill_between(epochs, values.min(0), values.max(0), color=tint, alpha=0.14, linewidth=0)
+    dashes = (0, (5, 2)) if course.series == 0 else "-"
+    alone = "." if values.shape[1] == 1 else None
+    axes.plot(epochs, values.mean(0), color=tint, linestyle=dashes, marker=alone, linewidth=1.8, label=_shortened(course.name))
+
+
+def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: str) -> str:
+    """Write the differences by class: a panel a model, a row a class, zero (the baseline) as a line; all panels share their scale."""
+    columns = min(len(gaps), _PANELS_A_ROW)
+    rows = math.ceil(len(gaps) / columns)
+    height = rows * (0.95 + 0.26 * len(names)) + 0.4
+    with canvas(file, max(2.4 * columns + 1.6, 5.0), height) as figure:
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, gap in zip(grid.flat, gaps):
+            _draw_gaps(axes, gap)
+            axes.set_title(_shortened(gap.name, 26), fontsize=9, color=INK, parse_math=False)
+            axes.set_yticks(range(len(names)), [_shortened(name, 22) for name in names], parse_math=False)
+            axes.set_ylim(len(names) - 0.4, -0.6)
+            _dress(axes, "", "")
+        for axes in list(grid.flat)[len(gaps):]:
+            axes.axis("off")
+        figure.supxlabel(x_label, fontsize=9, color=FAINT)
+        return _svg(figure, file)
+
+
+def _draw_gaps(axes: Any, gap: Gaps) -> None:
+    tint = series_color(gap.series)
+    axes.axvline(0, color=SERIES[0], linestyle=(0, (5, 4)), linewidth=1)
+    places, (differences, lows, highs) = np.arange(len(gap.rows)), np.array(gap.rows).T
+    whole, there = np.isfinite(lows) & np.isfinite(highs), np.isfinite(differences)
+    axes.hlines(places[whole], lows[whole], highs[whole], color=tint, linewidth=1.8)
+    axes.plot(differences[there], places[there], "o", color=tint, markersize=5)
+    for place in places[~there]:
+        axes.text(0, place, "– ", color=FAINT, fontsize=9, ha="right", va="center")
+
+
+def _shortened(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Return a name that fits a legend: its middle gives way, since names differ at their ends."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+
+
+def _dress(axes: Any, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label, fontsize=9, color=FAINT)
+    axes.set_ylabel(y_label, fontsize=9, color=FAINT)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=FAINT, labelsize=8.5, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(GRID)
+
+
+def _legend(figure: Any, axes: Any, columns: int = 2) -> None:
+    """Names below the axes; a name's dollars are dollars, not mathematics."""
+    handles, names = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _svg(figure: Any, file: Path) -> str:
+    """Return the figure as an <svg> element for a page: no prologue, no fixed size, ids of its own."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": file.stem}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg"):]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.S)
+    text = re.sub(r'(?<=\sid=")|(?<=url\(#)|(?<=xlink:href="#)', f"{file.stem}-", text)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
