@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("train", "val", "detect", "demo")
+SCRIPTS = ("train", "val", "detect", "compare", "demo")
 FLOORS = {  # longest prefix wins
-    "train": 4, "val": 4, "detect": 4, "demo": 4,
+    "train": 4, "val": 4, "detect": 4, "compare": 4, "demo": 4,
     "utils.engine": 3,
     "utils.datasets": 2, "utils.plots": 2, "utils.checkpoint": 2, "utils.restricted": 2, "utils.transfer": 2, "utils.alignment": 2,
     "models": 1,
@@ -18,7 +18,7 @@ FLOORS = {  # longest prefix wins
     "utils.optim": 1, "utils.ema": 1, "utils.config": 1, "utils.profile": 1, "utils.profile.__main__": 4, "utils.hyperparameters": 1, "utils.dataset_spec": 1,
     "utils.options": 1, "utils.cli": 1,
 }
-LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect")
+LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect", "compare")
 SOURCES = sorted(path for top in ("models", "utils") for path in (ROOT / top).rglob("*.py")) + [ROOT / f"{name}.py" for name in SCRIPTS]
 
 

@@ -1,0 +1,55 @@
+"""Compare model variants on your data, over seeds, with intervals, tests and costs.
+
+    python compare.py --cfg yolov5n.yaml yolov5n_CBAM.yaml --data my.yaml --weights yolov5n.pt --epochs 100 --seeds 3 --control
+    python compare.py --weights a.pt b.pt --data my.yaml
+    python compare.py --study runs/compare/exp
+
+The first --cfg (or checkpoint) is the baseline. docs/studies.md tells how a study lies in its folder and how it goes on."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from utils.cli import run_script
+from utils.config import from_options, parse
+from utils.config.compare_options import CompareConfig
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.engine.compare.records import Study
+
+DESCRIPTION = "Train variants with several seeds, or take trained checkpoints, and report what differs and what it costs."
+
+
+def parse_opt(argv: Sequence[str] | None = None) -> CompareConfig:
+    """Return the settings that the command line asks for."""
+    return parse(CompareConfig, argv, description=DESCRIPTION, prog="compare.py")
+
+
+def main(config: CompareConfig) -> "Study":
+    """Run, continue or report a study as `config` says. A run that failed is in the Study; see `Run.status`."""
+    from utils.engine.compare.study import compare
+
+    return compare(config)
+
+
+def run(**options: object) -> "Study":
+    """Compare with the flags as keywords: compare.run(cfg=["yolov5n.yaml", "yolov5n_CBAM.yaml"], data="my.yaml", epochs=10).
+
+    Trainings are processes of their own: a script that calls this needs `if __name__ == "__main__":` around it."""
+    return main(from_options(CompareConfig, **options))
+
+
+def _whole(config: CompareConfig) -> "Study":
+    """`main`, and an error at the end where a run failed, so that the exit code tells."""
+    study = main(config)
+    runs = [run for variant in study.variants for run in variant.runs]
+    failed = [f"{run.variant} seed {run.seed}: {run.error}" for run in runs if run.status != "done"]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(runs)} runs failed and are missing from the report ({'; '.join(failed)}); "
+                        f"python compare.py --study {study.folder} tries them again")
+    return study
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(_whole, CompareConfig, DESCRIPTION))
