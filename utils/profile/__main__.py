@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--imgsz", "--img", "--img-size", type=int, nargs="+", default=[640], metavar="PIXELS",
                         help="side of a square image, or its height and width")
     parser.add_argument("--device", default="", help="cpu, mps or a CUDA device number")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed passes, of which the median is shown")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed passes, of which each layer's fastest is shown")
     parser.add_argument("--plugin", action="append", default=[], help="Python file that registers blocks of your own")
     return parser
 

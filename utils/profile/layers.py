@@ -16,7 +16,7 @@ from utils.profile.timing import ROUNDS, part_times
 MIB = 2 ** 20
 LEGEND = """GFLOPs: 2 a multiply-add of convolutions and matrix products, attention's included; thop: as in YOLOv5's tables
 kept: what a training step keeps for backward; live: maps alive while the layer runs in inference, a peak and not a sum
-ms: median; attention: its share of ms. Time and live are the fused model's, the rest the model's as it trains"""
+ms: the least of the timed passes; attention: its share of ms. Time and live are the fused model's, the rest the model's as it trains"""
 Result = TypeVar("Result")
 
 

@@ -52,8 +52,8 @@ def measure_costs(models: Mapping[str, Source], imgsz: int, device: torch.device
     """Return what each variant costs for images of imgsz x imgsz, raised to a multiple of all strides.
 
     models: name -> a trained model, a function that builds one, a model yaml or a checkpoint (.pt); ratios are to the first.
-    rounds: at most, of latency; a fifth as many of throughput; seconds: a variant's share of time, for latency and again
-    for throughput, LEAST_ROUNDS being run whatever they take; batch: of throughput and of a training step; generator: draws
+    rounds: at most, of latency and of throughput each; seconds: a variant's share of time for either, LEAST_ROUNDS being
+    run whatever they take; batch: of throughput and of a training step; generator: draws
     the order in each round. The models are left as they are.
     A figure that cannot be had is None, and a note says why; training time is the runs' to tell (`with_training_time`)."""
     notes: Notes = {name: [] for name in models}
@@ -69,7 +69,7 @@ def measure_costs(models: Mapping[str, Source], imgsz: int, device: torch.device
             bar.update()
     generator = generator or np.random.default_rng(0)
     latency = _rounds(fused, imgsz, device, 1, rounds, seconds, generator, notes)
-    throughput = _rounds(fused, imgsz, device, batch, max(rounds // 5, LEAST_ROUNDS), seconds, generator, notes)
+    throughput = _rounds(fused, imgsz, device, batch, rounds, seconds, generator, notes)
     for name, cost in costs.items():
         timed = _timed(latency.get(name), throughput.get(name), batch)
         costs[name] = dataclasses.replace(cost, **timed, notes=tuple(notes[name]))
