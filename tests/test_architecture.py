@@ -16,7 +16,7 @@ FLOORS = {  # longest prefix wins
     "models": 1,
     "utils": 0, "utils.loss": 1, "utils.nms": 1, "utils.metrics": 1, "utils.confusion": 1, "utils.coco": 1, "utils.anchors": 1,
     "utils.optim": 1, "utils.ema": 1, "utils.config": 1, "utils.profile": 1, "utils.profile.__main__": 4, "utils.hyperparameters": 1, "utils.dataset_spec": 1,
-    "utils.options": 1, "utils.cli": 1,
+    "utils.options": 1, "utils.cli": 1, "utils.statistics": 1, "utils.tide": 1,
 }
 LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect", "compare")
 SOURCES = sorted(path for top in ("models", "utils") for path in (ROOT / top).rglob("*.py")) + [ROOT / f"{name}.py" for name in SCRIPTS]

@@ -75,6 +75,14 @@ def match(detections_cls: np.ndarray, labels_cls: np.ndarray, iou: np.ndarray) -
     return correct
 
 
+def ranking(conf: np.ndarray) -> np.ndarray:
+    """Return the (n,) order of detections by falling confidence, (n,) in the order of their images."""
+    # Equal confidences are ranked by a fixed shuffle: without favour to the images that came first, and the same on every
+    # processor and numpy, which no unstable sort is (RandomState's stream is frozen).
+    shuffle = np.random.RandomState(_TIE_SEED).permutation(len(conf))
+    return shuffle[(-conf[shuffle]).argsort(kind="stable")]
+
+
 class DetectionAccumulator:
     """Gathers images one by one and computes the figures of all of them.
 
@@ -135,10 +143,7 @@ class DetectionAccumulator:
         if not self.images:
             return np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0), np.zeros(0, np.int64)
         conf = np.concatenate(self._conf)
-        # Equal confidences are ranked by a fixed shuffle: without favour to the images that came first, and the same on every
-        # processor and numpy, which no unstable sort is (RandomState's stream is frozen).
-        shuffle = np.random.RandomState(_TIE_SEED).permutation(len(conf))
-        order = shuffle[(-conf[shuffle]).argsort(kind="stable")]
+        order = ranking(conf)
         return np.concatenate(self._correct)[order], conf[order], np.concatenate(self._cls)[order]
 
 

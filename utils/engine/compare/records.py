@@ -1,32 +1,13 @@
 """What passes between the parts of a comparison: runs, their detections, costs, verdicts, and the study they make up.
 
-The runner (study.py) makes `Run`s, utils/statistics.py makes `Difference`s of their detections, cost.py makes
+The runner (study.py) makes `Run`s, utils/statistics makes `Difference`s of their detections, cost.py makes
 `Cost`s, and the report (report.py and its writers) shows a `Study` and computes nothing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-
-@dataclass(frozen=True)
-class Matches:
-    """The matched detections of one evaluation, enough to compute AP for any resampling of its images.
-
-    image (n,) int32: place of the image in the data set; conf (n,) float32; cls (n,) int32; correct (n, 10) bool at IoU 0.50 to
-    0.95; labels (images, nc) int32: labels of each class in each image. Rows are in the order in which
-    utils.metrics ranks them (falling confidence, ties by its frozen shuffle)."""
-
-    image: np.ndarray
-    conf: np.ndarray
-    cls: np.ndarray
-    correct: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def images(self) -> int:
-        return len(self.labels)
+from utils.statistics.records import Difference, Matches
 
 
 @dataclass(frozen=True)
@@ -92,24 +73,6 @@ class Summary:
     values: dict[int, float]
     mean: float
     sd: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A variant against the baseline in one metric (variant minus baseline, paired by seed).
-
-    interval: 95 % by bootstrap over images and seeds; p: paired permutation test; p_holm: corrected over the variants;
-    verdict: "better", "worse" or "no difference shown" (never better or worse where the interval holds zero); sentence: the verdict in words."""
-
-    variant: str
-    metric: str
-    difference: float
-    per_seed: dict[int, float]
-    interval: tuple[float, float]
-    p: float
-    p_holm: float
-    verdict: str
-    sentence: str
 
 
 @dataclass(frozen=True)
