@@ -16,8 +16,8 @@ import torch
 from utils.checkpoint.archive import Archive, Storage, StoredTensor, shown
 from utils.errors import CheckpointError
 
-INSTRUCTION_LIMIT = 2_000_000  # of a pickle; the largest official ones have a tenth of it
-NODE_LIMIT = 1_000_000  # values in a tree that is copied
+INSTRUCTION_LIMIT = 1_000_000  # of a pickle; yolov5n's has 34,000
+NODE_LIMIT = 200_000  # values in a tree that is copied
 DEPTH_LIMIT = 64
 MODULE_LIMIT = 100_000
 AXES_LIMIT = 16

@@ -11,7 +11,7 @@ from utils.checkpoint.archive import Archive, StoredTensor, shown
 from utils.checkpoint.official import official_facts
 from utils.checkpoint.record import Checkpoint
 from utils.checkpoint.store import is_ours, open_archive, outline
-from utils.errors import CheckpointError, ModelError
+from utils.errors import ModelError
 from utils.restricted import Record, read_restricted
 
 _LAYER = re.compile(r"model\.(\d{1,6})\.")
@@ -133,11 +133,12 @@ def _layers(yaml: Mapping, state: Mapping[str, StoredTensor]) -> list[str]:
     for name, tensor in state.items():
         found = _LAYER.match(name)
         groups.setdefault(int(found[1]) if found else -1, {})[name] = tensor
+    rows, lines = (), []
     try:
         rows = read_content(yaml)[2] if yaml else ()
-    except ModelError as error:
-        raise CheckpointError(f"its model description cannot be read: {error}") from None
-    lines = [f"{'layer':>5}  {'reads':<16} {'block':<20} {'repeats':>7} {'tensors':>7} {'parameters':>11}"]
+    except ModelError as error:  # told, because the rest is worth seeing all the same
+        lines = [f"the model description cannot be read: {shown(str(error))}"]
+    lines += [f"{'layer':>5}  {'reads':<16} {'block':<20} {'repeats':>7} {'tensors':>7} {'parameters':>11}"]
     for number in sorted({*range(len(rows)), *groups}):
         tensors = groups.get(number, {})
         row = rows[number] if 0 <= number < len(rows) else None

@@ -157,7 +157,7 @@ def _from_ours(content: dict, path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its format {shown(str(version))} is newer than this program, which knows {VERSION}; update it")
     expected = {"yaml": dict, "names": list, "stride": list, "state": dict, "training": (dict, type(None)), "settings": dict}
     for key, kind in expected.items():
-        if not isinstance(content.get(key), kind):
+        if key not in content or not isinstance(content[key], kind):
             raise CheckpointError(f"{path}: damaged: its {key} is missing or of another kind")
     state = content["state"]
     if not all(isinstance(tensor, StoredTensor) and isinstance(name, str) for name, tensor in state.items()):
