@@ -117,8 +117,8 @@ class CompareConfig(Options):
         """Return what a study yaml has to say: the options that differ from their defaults, data and seeds always."""
         values = self.as_dict()
         same = {each.name for each in fields(self) if getattr(self, each.name) == each.default}
-        return {name: value for name, value in values.items()
-                if name not in _PLACE and (name not in same or name in ("data", "seeds", "epochs"))}
+        always = ("data", "seeds", "epochs") if self.cfg else ("data",)
+        return {name: value for name, value in values.items() if name not in _PLACE and (name not in same or name in always)}
 
 
 def read_study(path: Path, asked: CompareConfig) -> CompareConfig:

@@ -25,6 +25,7 @@ from utils.engine.fit import EpochReport, Hook, Trainer
 from utils.engine.training import train
 from utils.errors import ConfigError
 from utils.optim import EarlyStopping
+from utils.statistics import matches_of
 from utils.types import TrainState
 
 
@@ -106,8 +107,6 @@ class Watch(Hook):
 def evaluate_weights(plan: Plan, weights: Path, device: str, files: RunFiles) -> Evaluation:
     """Evaluate a checkpoint on the study's split as val.py does, and keep matches and scores. Raises ConfigError where its
     classes are not the data's."""
-    from utils.statistics import matches_of
-
     config, chosen = plan.config, select_device(device)
     spec = data_of(plan)
     model = load_models(weights, chosen)

@@ -27,6 +27,7 @@ from utils.engine.compare.run import data_of, do_run
 from utils.engine.compare.run_files import RunFiles, read_json, write_json
 from utils.engine.compare.schedule import Job, Pool
 from utils.engine.compare.strip import draw_strip
+from utils.engine.compare.verdicts import against_control, with_statistics
 from utils.engine.evaluate import RECT_PAD
 from utils.errors import UserError
 from utils.log import LOGGER
@@ -161,8 +162,7 @@ def measure(plan: Plan, weights: Mapping[str, Path], device: str) -> None:
 
 def assemble(plan: Plan) -> Study:
     """Return the study as its folder has it now: runs, statistics, costs, and what a reader must know."""
-    from utils.engine.compare.verdicts import with_statistics
-
+    LOGGER.info("intervals and tests ...")
     costs = {name: Cost(**{**cost, "notes": tuple(cost["notes"])}) for name, cost in read_json(plan.folder / COSTS_FILE).items()}
     variants = []
     for planned in plan.variants:
@@ -172,9 +172,9 @@ def assemble(plan: Plan) -> Study:
     strip = plan.folder / STRIP_FILE
     return Study(
         title=plan.config.title or plan.folder.name, folder=plan.folder, command=command_of(plan),
-        variants=with_statistics(variants, plan.seeds, names), seeds=plan.seeds, names=names,
+        variants=with_statistics(variants, names), seeds=plan.seeds, names=names,
         settings=_settings(plan), versions=versions(), data={"name": Path(plan.config.data).name, "split": plan.config.split, **plan.data},
-        date=datetime.datetime.now().isoformat(sep=" ", timespec="minutes"), notes=_notes(plan, variants, costs),
+        date=datetime.datetime.now().isoformat(sep=" ", timespec="minutes"), notes=(*_notes(plan, variants, costs), *against_control(variants, names)),
         strip=strip if strip.exists() else None)
 
 

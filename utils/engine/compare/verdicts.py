@@ -1,18 +1,41 @@
-"""From runs to summaries and differences: the metrics that a study reports, taken from scores and matches."""
+"""From runs to summaries and differences: scores and matches by seed, handed to utils/statistics."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from utils.engine.compare.records import Run, Scores, Summary, Variant
+from utils.statistics import Matches, compare_variants
 
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
+DECIDING = "mAP50-95"
+_RESAMPLING_SEED = 0
 
 
-def with_statistics(variants: Sequence[Variant], seeds: Sequence[int], names: Sequence[str]) -> tuple[Variant, ...]:
-    """Return the variants with their summaries by metric."""
-    return tuple(dataclasses.replace(variant, summaries=summaries_of(variant.runs)) for variant in variants)
+def with_statistics(variants: Sequence[Variant], names: Sequence[str]) -> tuple[Variant, ...]:
+    """Return the variants, the baseline first, with summaries and, but for the baseline, differences by metric."""
+    baseline, *others = variants
+    differences = {}
+    if matches_by_seed(baseline):
+        differences = compare_variants(matches_by_seed(baseline), {other.name: matches_by_seed(other) for other in others}, names,
+                                       np.random.default_rng(_RESAMPLING_SEED), baseline_name=baseline.name)
+    return tuple(dataclasses.replace(variant, summaries=summaries_of(variant.runs), differences=dict(differences.get(variant.name, {})))
+                 for variant in variants)
+
+
+def against_control(variants: Sequence[Variant], names: Sequence[str]) -> list[str]:
+    """Return the verdicts on mAP50-95 of the variants against the control: whether they beat a mere bigger network."""
+    control = next((variant for variant in variants if variant.role == "control" and matches_by_seed(variant)), None)
+    if control is None:
+        return []
+    found = compare_variants(matches_by_seed(control), {each.name: matches_by_seed(each) for each in variants if each.role == "variant"},
+                             names, np.random.default_rng(_RESAMPLING_SEED), baseline_name="the control")
+    return [differences[DECIDING].sentence for differences in found.values()]
+
+
+def matches_by_seed(variant: Variant) -> Mapping[int, Matches]:
+    return {run.seed: run.matches for run in variant.runs if run.status == "done"}
 
 
 def summaries_of(runs: Sequence[Run]) -> dict[str, Summary]:
@@ -24,7 +47,7 @@ def summaries_of(runs: Sequence[Run]) -> dict[str, Summary]:
 
 def figures_of(scores: Scores) -> dict[str, float]:
     """Return a run's figures by the report's names of metrics."""
-    figures = {"mAP50-95": scores.map, "mAP50": scores.map50, "AP75": scores.ap75}
+    figures = {DECIDING: scores.map, "mAP50": scores.map50, "AP75": scores.ap75}
     figures |= {metric: scores.size[size] for metric, size in SIZES.items() if size in scores.size}
     return figures | {f"class/{name}": value for name, value in scores.per_class.items()}
 

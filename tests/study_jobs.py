@@ -1,0 +1,29 @@
+"""What the processes of test_study.py do. Light, since each of them imports it anew."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from utils.errors import DataError
+
+
+def write(file: Path, seconds: float, device: str) -> None:
+    time.sleep(seconds)
+    file.write_text(f"{device} {os.getpid()}")
+
+
+def raise_user_error(file: Path, seconds: float, device: str) -> None:
+    raise DataError("labels/7.txt: no such class")
+
+
+def crash(file: Path, seconds: float, device: str) -> None:
+    raise RuntimeError("it is broken\nin two lines")
+
+
+def be_killed(file: Path, seconds: float, device: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def do_nothing(file: Path, seconds: float, device: str) -> None:
+    pass

@@ -1,0 +1,451 @@
+"""Studies: claims, the control, the record of settings, processes that fail, and a study killed and continued."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import compare
+import train
+from models.yolo import Model
+from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
+from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
+from utils.config import DatasetSpec, Hyperparameters, TrainConfig, from_options
+from utils.config.compare_options import CompareConfig
+from utils.engine.compare import control, locks
+from utils.engine.compare.environment import data_facts, revision, versions
+from utils.engine.compare.plan import planned_variants
+from utils.engine.compare.progress import Progress, clock
+from utils.engine.compare.record import differences
+from utils.engine.compare.records import Scores
+from utils.engine.compare.run_files import RunFiles
+from utils.engine.compare.schedule import Job, Pool
+from utils.engine.compare.study import run_missing
+from utils.engine.setup import build_data
+from utils.errors import ConfigError, ModelError
+from utils.files import ROOT
+from utils.statistics import Matches
+
+BASE = (ROOT / "models" / "yolov5n.yaml").read_text()
+SMALL = dict(imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True)
+
+
+def content(width: float = 0.25) -> dict:
+    return {**yaml.safe_load(BASE), "nc": 4, "width_multiple": width}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data yaml of 24 + 8 drawn pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    spec = {"path": str(folder / "shapes"), "train": "images/train", "val": "images/val", "test": "images/test",
+            "names": ["disc", "triangle", "square", "star"],
+            "generate": {"generator": "shapes", "seed": 1, "train": 24, "val": 8, "test": 4, "size": 64}}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+# ---- claims ----
+
+
+def test_a_claim_is_held_while_its_process_lives(tmp_path):
+    path = tmp_path / "a" / "claim"
+    with locks.claimed(path):
+        assert locks.holder_of(path) == f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(locks.HeldError, match=str(os.getpid())), locks.claimed(path):
+            pass
+        assert path.exists()
+    assert not path.exists() and locks.holder_of(path) == ""
+    with locks.claimed(path):
+        pass
+
+
+def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    claim = {"pid": child.pid, "host": socket.gethostname(), "born": locks._born(child.pid)}
+    path = tmp_path / "claim"
+    child.wait()
+    for stale in (claim, {**claim, "pid": os.getpid(), "born": "1"}, {"pid": 3}):  # gone; its number used again; torn
+        path.write_text(json.dumps(stale))
+        with locks.claimed(path):
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_claim_of_another_host_lives_by_its_touches(tmp_path):
+    path = tmp_path / "claim"
+    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "born": "5"}))
+    assert locks.holder_of(path) == "process 1 on elsewhere"
+    old = time.time() - locks.SILENT - 1
+    os.utime(path, (old, old))
+    assert locks.holder_of(path) == ""
+    locks.touch(path)
+    assert locks.holder_of(path)
+
+
+# ---- the control ----
+
+
+def test_parameters_are_those_of_the_built_model():
+    for name, start in (("yolov5n", ""), ("yolov5n_CBAM", "identity"), ("yolov5n_CoTA", "")):
+        yaml_content = yaml.safe_load((ROOT / "models" / f"{name}.yaml").read_text())
+        built = Model(yaml_content, nc=3, attention_start=start or None)
+        assert control.parameters_of(yaml_content, 3, start) == sum(each.numel() for each in built.parameters())
+
+
+def test_the_nearest_of_all_widths_is_found():
+    """Oracle: every width at which a layer widens, one by one."""
+    channels = {64, 128, 256, 512, 1024}
+    every = sorted({0.25} | {8 * count / each for each in channels for count in range(1, each) if 0.25 < 8 * count / each <= 0.5})
+    parameters = {width: control.parameters_of(content(width), 4) for width in every[::3]}
+    by_hand = every[::3]
+    for target in (1_770_000, 2_000_000, 2_600_000, 4_000_000):
+        nearest = min(by_hand, key=lambda width: abs(parameters[width] - target))
+        assert control.nearest_step(by_hand, parameters.__getitem__, target) == nearest
+    assert set(every) <= {0.25, *control._steps(sorted(channels), 0.25)}
+
+
+def test_the_control_has_the_depth_of_the_baseline_and_the_parameters_of_the_largest():
+    found = control.widened(BASE, "yolov5n.yaml", {"small": 1_780_000, "big": 2_491_889}, 4)
+    wide, base = Model(yaml.safe_load(found.text), nc=4), Model(content())
+    count = sum(each.numel() for each in wide.parameters())
+    assert found.largest == "big" and count == found.parameters and abs(count / 2_491_889 - 1) < 0.02
+    assert [type(layer) for layer in wide.model] == [type(layer) for layer in base.model]
+    assert [layer.repeats for layer in wide.model] == [layer.repeats for layer in base.model]
+    widths = [part.out_channels for part in wide.model[:9].modules() if isinstance(part, torch.nn.Conv2d)]
+    assert all(width % 4 == 0 for width in widths)  # C3 halves its multiple of 8
+    assert "+1.0%" in found.sentence() or "%" in found.sentence() and "2,491,889" in found.sentence()
+
+
+def test_no_control_where_the_baseline_is_nearest():
+    parameters = control.parameters_of(content(), 4)
+    assert control.widened(BASE, "yolov5n.yaml", {"a": parameters + 7000}, 4) is None
+    assert control.widened(BASE, "yolov5n.yaml", {"a": parameters - 300_000}, 4) is None
+
+
+def test_a_width_never_climbs_a_step_too_far():
+    for channels in (48, 72, 96, 100, 1000):
+        for count in range(1, 60):
+            assert math.ceil(channels * control._step(channels, count) / 8) == count
+
+
+def randomised(model):
+    """Weights and statistics as no fresh model has them."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                for tensor in (part.weight, part.running_var):
+                    tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+                for tensor in (part.bias, part.running_mean):
+                    tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("name, widths", [("models/yolov5n.yaml", (0.25, 0.296875)), ("models/hub/yolov5s6.yaml", (0.125, 0.15625))])
+def test_a_widened_network_computes_what_the_narrow_one_does(name, widths):
+    description = {**yaml.safe_load((ROOT / name).read_text()), "nc": 4, "depth_multiple": 0.33}
+    narrow, wide = (Model({**description, "width_multiple": width}).double() for width in widths)
+    randomised(narrow)
+    fresh = sum(each.abs().sum() for each in wide.parameters())
+    control.widen(narrow, wide)
+    image = torch.rand(2, 3, 128, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for one, other in zip(narrow.eval()(image)[1], wide.eval()(image)[1]):
+        assert torch.allclose(one, other, rtol=0, atol=1e-9) and one.std() > 1e-3
+    for one, other in zip(narrow.train()(image), wide.train()(image)):  # batch statistics are a channel's own
+        assert torch.allclose(one, other, rtol=0, atol=1e-9)
+    assert sum(each.abs().sum() for each in wide.parameters()) > 0.2 * fresh  # new channels are there, at random
+    first, second = wide.model[0].conv.weight, wide.model[1].conv.weight
+    old = narrow.model[0].conv.weight.shape[0]
+    assert first[old:].abs().min() > 0 and not second[:narrow.model[1].conv.weight.shape[0], old:].any()
+
+
+def test_new_channels_come_to_life():
+    """After one step the old channels read the new ones."""
+    narrow, wide = Model(content()), Model(content(0.296875))
+    control.widen(narrow, wide)
+    loss = sum(raw.pow(2).mean() for raw in wide.train()(torch.rand(2, 3, 64, 64)))
+    loss.backward()
+    old = narrow.model[1].conv.weight.shape[:2]
+    assert wide.model[1].conv.weight.grad[:old[0], old[1]:].abs().max() > 0
+
+
+def test_what_cannot_be_followed_is_refused():
+    attention = yaml.safe_load((ROOT / "models" / "yolov5n_CBAM.yaml").read_text())
+    with pytest.raises(ModelError):
+        control.widen(Model(attention), Model({**attention, "width_multiple": 0.3125}))
+
+
+def test_the_start_of_a_control_holds_all_of_the_checkpoint(tmp_path):
+    trained = randomised(Model(content()))
+    trained.names = list("abcd")
+    weights = write_checkpoint(checkpoint_of(trained), tmp_path / "w.pt")
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content(0.296875)))
+    state = torch.random.get_rng_state()
+    files = [control.write_start(tmp_path / "base.yaml", tmp_path / "wide.yaml", weights, seed, tmp_path / f"{number}.pt")
+             for number, seed in enumerate((0, 0, 1))]
+    one, same, other = (read_checkpoint(file) for file in files)
+    assert torch.equal(state, torch.random.get_rng_state()) and one.names == list("abcd")
+    wide = Model(one.yaml)
+    wide.load_state_dict(one.state)
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(wide.eval()(image)[0], trained.eval()(image)[0], rtol=1e-4, atol=1e-3)
+    assert all(torch.equal(one.state[key], same.state[key]) for key in one.state)
+    assert any(not torch.equal(one.state[key], other.state[key]) for key in one.state)
+
+
+# ---- equal conditions ----
+
+
+def test_two_models_see_the_same_pictures_in_the_same_order(data, tmp_path):
+    """Every pixel and label of two epochs, for two architectures; another seed sees others."""
+    def seen(cfg, seed):
+        config = from_options(TrainConfig, data=str(data), cfg=cfg, seed=seed, **SMALL)
+        spec, model = DatasetSpec.load(data), Model(cfg, nc=4)
+        built = build_data(config, Hyperparameters(), spec, model, tmp_path)
+        return [(batch.indices, batch.images.clone(), batch.targets) for epoch in (0, 1) for batch in built.train.epoch(epoch)]
+
+    one, other, third = seen("yolov5n.yaml", 0), seen("yolov5n_CoTA.yaml", 0), seen("yolov5n.yaml", 1)
+    assert len(one) == 6 and [batch[0] for batch in one] == [batch[0] for batch in other]
+    assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(one, other))
+    assert [batch[0] for batch in one[:3]] != [batch[0] for batch in one[3:]]
+    assert [batch[0] for batch in one] != [batch[0] for batch in third]
+
+
+# ---- record, files, facts ----
+
+
+def record(**changes):
+    base = {"settings": {"epochs": 4, "imgsz": 64}, "hyp": {"lr0": 0.01}, "weights": {"a.pt": "1"}, "plugins": {},
+            "variants": {"x": {"role": "baseline", "source": "x.yaml", "hash": "h"}, "y": {"role": "variant", "source": "y.yaml", "hash": "i"}},
+            "control": False, "seeds": [0, 1], "data": {"val": {"hash": "d"}}}
+    return {**base, **changes}
+
+
+def test_a_study_may_grow_and_its_settings_stay():
+    variants = record()["variants"]
+    grown = record(seeds=[0, 1, 2], variants={**variants, "z": {"role": "variant", "source": "z.yaml", "hash": "j"}},
+                   data={"val": {"hash": "d"}, "test": {"hash": "e"}})
+    assert differences(record(), record()) == [] and differences(record(), grown) == []
+    for changes, words in [
+        (dict(settings={"epochs": 5, "imgsz": 64}), "epochs 4 -> 5"), (dict(hyp={"lr0": 0.1}), "lr0 0.01 -> 0.1"),
+        (dict(weights={"b.pt": "2"}), "weights a.pt -> b.pt"), (dict(weights={}), "-> none"), (dict(seeds=[1]), "left out: seed 0"),
+        (dict(variants={"x": variants["x"]}), "y is left out"),
+        (dict(variants={**variants, "y": {**variants["y"], "hash": "k"}}), "y is another network"),
+        (dict(variants={"x": {**variants["x"], "role": "variant"}, "y": {**variants["y"], "role": "baseline"}}), "x is the variant, was the baseline"),
+        (dict(data={"val": {"hash": "z"}}), "pictures or labels of val"),
+    ]:
+        assert any(words in change for change in differences(record(), record(**changes))), words
+
+
+def test_an_evaluation_comes_back_from_its_files(tmp_path):
+    files = RunFiles(tmp_path, "val")
+    matches = Matches(np.array([1, 0], np.int32), np.array([0.5, 0.25], np.float32), np.array([0, 1], np.int32),
+                      np.eye(2, 10, dtype=bool), np.array([[1, 0], [0, 1]], np.int32))
+    scores = Scores(0.1, 0.2, 0.3, 0.4, 0.5, {"small": float("nan"), "large": 0.25}, None, None, {"a": 0.125, "b": float("nan")})
+    assert not files.is_done()
+    files.fail("two\nlines")
+    assert files.error() == "two lines"
+    files.write_evaluation(scores, matches, {"device": "cpu"})
+    assert files.is_done() and files.error() == "" and files.read_facts() == {"device": "cpu"}
+    back, again = files.read_scores(), files.read_matches()
+    np.testing.assert_equal((back.map, back.size, back.coco, back.per_class), (0.1, scores.size, None, scores.per_class))
+    assert all(np.array_equal(getattr(matches, name), getattr(again, name)) for name in vars(matches))
+
+
+def test_the_data_hash_is_of_names_sizes_and_labels(data, tmp_path):
+    import shutil
+
+    spec = DatasetSpec.load(data)
+    config = CompareConfig(no_cache_labels=True)
+    facts = data_facts(config, spec, "val")
+    moved = tmp_path / "moved"
+    shutil.copytree(spec.root, moved)
+    elsewhere = DatasetSpec.load({**yaml.safe_load(data.read_text()), "path": str(moved), "generate": None})
+    assert facts["images"] == 8 and facts["objects"] == sum(facts["by_class"].values()) > 8
+    assert data_facts(config, elsewhere, "val") == facts
+    label = sorted((moved / "labels" / "val").glob("*.txt"))[0]
+    label.write_text("\n".join(label.read_text().splitlines()[1:]))
+    assert data_facts(config, elsewhere, "val")["hash"] != facts["hash"]
+
+
+def test_versions_and_revision(tmp_path):
+    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0] and revision(tmp_path) == ""
+    git = tmp_path / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "packed-refs").write_text("# pack-refs with: peeled\nabc123 refs/heads/main\n")
+    assert revision(tmp_path) == "abc123"
+    (git / "refs" / "heads" / "main").write_text("def456\n")
+    assert revision(tmp_path) == "def456"
+    (git / "HEAD").write_text("0a1b2c\n")
+    assert revision(tmp_path) == "0a1b2c"
+
+
+def test_variants_get_names_of_their_own(tmp_path):
+    runs = [tmp_path / name / "weights" / "best.pt" for name in ("base", "cbam")]
+    config = from_options(CompareConfig, weights=list(map(str, runs)))
+    assert [each.name for each in planned_variants(config, tmp_path, runs)] == ["base", "cbam"]
+    same = [tmp_path / "a" / "m.pt", tmp_path / "b" / "m.pt"]
+    assert [each.name for each in planned_variants(config, tmp_path, same)] == ["a_m", "b_m"]
+    with pytest.raises(ConfigError, match="is in the study twice"):
+        planned_variants(config, tmp_path, [same[0], same[0]])
+
+
+def test_progress_estimates_from_what_is_done(tmp_path):
+    runs = {name: RunFiles(tmp_path / name, "val") for name in "abcd"}
+    for name, epochs in (("a", 4), ("b", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "progress.json").write_text(json.dumps({"seconds": [10.0] * epochs}))
+    progress = Progress(runs, 4, 2)
+    assert progress.total == 16 and sum(progress.done.values()) == 6
+    assert progress.seconds_left() == pytest.approx(10 * 10 / 2)  # ten epochs left, on two slots
+    progress.started -= 30
+    (tmp_path / "b" / "progress.json").write_text(json.dumps({"seconds": [10.0] * 4}))
+    progress.update()
+    assert progress.seconds_left() == pytest.approx(30 / 2 * 8, rel=0.05)  # two epochs took 30 s, eight are left
+    runs["b"].fail("no")
+    assert progress._words() == "1 of 4 runs"
+    assert (clock(42), clock(700), clock(7500)) == ("42 s", "12 min", "2 h 05 min")
+
+
+# ---- processes ----
+
+
+def test_a_failure_ends_its_own_job_only(tmp_path):
+    ended, reasons = [], {}
+    works = {"fine": write, "user": raise_user_error, "crash": crash, "killed": be_killed, "nothing": do_nothing, "also fine": write}
+    jobs = [Job(name, work, (tmp_path / name, 0.0), tmp_path / f"{name}.claim", tmp_path / f"{name}.log", (tmp_path / name).exists,
+                lambda reason, name=name: reasons.update({name: reason})) for name, work in works.items()]
+    Pool(["0", "1"], 0, on_end=lambda job: ended.append(job.name)).run(jobs)
+    assert sorted(ended) == sorted(works)
+    assert {(tmp_path / name).read_text().split()[0] for name in ("fine", "also fine")} <= {"0", "1"}
+    assert reasons.pop("user") == "labels/7.txt: no such class"
+    assert "in two lines" in reasons.pop("crash") and "RuntimeError: it is broken" in (tmp_path / "crash.log").read_text()
+    assert "SIGKILL" in reasons.pop("killed") and "without a result" in reasons.pop("nothing") and not reasons
+
+
+def test_a_job_that_another_process_has_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.engine.compare.schedule.PATIENCE", 0.2)
+    claim, file, waited = tmp_path / "claim", tmp_path / "file", []
+    claim.write_text(json.dumps({"pid": 1, "host": "elsewhere", "born": ""}))
+
+    def wait(job):
+        waited.append(locks.holder_of(claim))
+        claim.unlink()
+
+    Pool([""], 0, on_wait=wait).run([Job("job", write, (file, 0.0), claim, tmp_path / "log", file.exists, pytest.fail)])
+    assert file.exists() and waited == ["process 1 on elsewhere"]
+
+
+# ---- whole studies ----
+
+
+def command(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, str(ROOT / "compare.py"), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, env=environment)
+
+
+def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, tmp_path):
+    """SIGKILL in the middle of a training; the study continues to its report, and its run is train.py's, bit for bit."""
+    folder = tmp_path / "study"
+    first = command("--cfg", "yolov5n.yaml", "yolov5n_MHSA.yaml", "--data", data, "--seeds", "1", "--control", "--epochs", "3", "--img", "64",
+                    "--batch", "8", "--workers", "0", "--device", "cpu", "--noautoanchor", "--project", tmp_path, "--name", "study",
+                    "--cost-seconds", "0")
+    progress = folder / "runs" / "yolov5n" / "seed0" / "progress.json"
+    deadline = time.monotonic() + 120
+    while not progress.exists() and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.02)
+    child = json.loads((progress.parent / "claim.json").read_text())["pid"]
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    while locks._is_running(child) and locks._born(child) not in ("", "gone"):
+        assert time.monotonic() < deadline, "the training outlived the study that started it"
+        time.sleep(0.05)
+    assert not (progress.parent / "val.json").exists() and (progress.parent / "claim.json").exists()
+
+    second = command("--study", folder, "--jobs", "2")
+    said = second.communicate(timeout=240)[0]
+    assert second.returncode == 0, said
+    assert "resuming" in (progress.parent / "run.log").read_text() and "3 of 3 runs" in said
+    assert {"study.yaml", "settings.yaml", "hyp.yaml", "compare.json", "compare.md", "report.html", "strip.jpg", "costs.json"} <= {
+        path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / "models").iterdir()} == {"yolov5n.yaml", "yolov5n_MHSA.yaml", "control.yaml"}
+    batches = [(folder / "runs" / name / "seed0" / "train_batch0.jpg").read_bytes() for name in ("yolov5n", "yolov5n_MHSA", "control")]
+    assert batches[0] == batches[1] == batches[2]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plain = train.run(cfg="yolov5n.yaml", data=data, seed=0, project=tmp_path, name="plain", **{**SMALL, "epochs": 3})
+    finally:
+        torch.set_num_threads(threads)
+    assert (plain.save_dir / "results.csv").read_text() == (progress.parent / "results.csv").read_text()
+    mine, its = (read_checkpoint(place / "weights" / "best.pt").state for place in (plain.save_dir, progress.parent))
+    assert all(torch.equal(mine[name], its[name]) for name in mine)
+    assert json.loads((progress.parent / "val.json").read_text())["scores"]["map"] == plain.evaluation.metrics.map
+
+    again_and_refused(folder, data)
+
+
+def again_and_refused(folder, data):
+    """What was done is reported again without data or trainings; other settings are refused."""
+    best = folder / "runs" / "control" / "seed0" / "weights" / "best.pt"
+    before = best.stat().st_mtime_ns
+    data.parent.joinpath("shapes").rename(data.parent / "away")
+    try:
+        study = compare.run(study=folder)
+    finally:
+        data.parent.joinpath("away").rename(data.parent / "shapes")
+    assert best.stat().st_mtime_ns == before and [each.role for each in study.variants] == ["baseline", "variant", "control"]
+    assert set(study.variants[1].differences) >= {"mAP50-95", "mAP50", "AP75"} and study.variants[0].differences == {}
+    assert any("One seed" in note for note in study.notes) and any("the control" in note and "MHSA" in note for note in study.notes)
+    description = yaml.safe_load((folder / "study.yaml").read_text())
+    assert description["cfg"] == ["models/yolov5n.yaml", "models/yolov5n_MHSA.yaml"]
+    (folder / "study.yaml").write_text(yaml.safe_dump({**description, "epochs": 4, "optimizer": "Adam"}))
+    with pytest.raises(ConfigError, match=r"other settings: epochs 3 -> 4; optimizer 'SGD' -> 'Adam'"):
+        compare.run(study=folder)
+    (folder / "study.yaml").write_text(yaml.safe_dump({**description, "cfg": description["cfg"][:1], "control": False}))
+    with pytest.raises(ConfigError, match="yolov5n_MHSA is left out; control is left out"):
+        compare.run(study=folder)
+
+
+def test_checkpoints_are_compared_and_one_that_fails_does_not_stop_the_rest(data, tmp_path):
+    for name, classes in (("good", "abcd"), ("other", "ab")):
+        model = Model(content() | {"nc": len(classes)})
+        model.names = list(classes)
+        write_checkpoint(checkpoint_of(model), tmp_path / f"{name}.pt")
+    process = command("--weights", tmp_path / "good.pt", tmp_path / "other.pt", "--data", data, "--img", "64", "--workers", "0", "--device",
+                      "cpu", "--project", tmp_path, "--name", "study", "--cost-seconds", "0", "--split", "test")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 2 and "1 of 2 runs failed" in said and "knows 2 classes" in said
+    rows = json.loads((tmp_path / "study" / "compare.json").read_text())
+    assert "other" in json.dumps(rows) and (tmp_path / "study" / "runs" / "good" / "seed0" / "test.json").exists()
+    assert (tmp_path / "study" / "runs" / "other" / "seed0" / "failed.json").exists()
+
+
+def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(BASE.replace("[-1, 1, SPPF, [1024, 5]]", "[-1, 1, SPFF, [1024, 5]]"))
+    with pytest.raises(ModelError, match="SPFF"):
+        compare.run(cfg=["yolov5n.yaml", bad], data=data, project=tmp_path / "p", imgsz=64)
+    with pytest.raises(ConfigError, match="yolov5n6.yaml needs a multiple of 64"):
+        compare.run(cfg=["yolov5n.yaml", "yolov5n6.yaml"], data=data, project=tmp_path / "p", imgsz=96)
+    with pytest.raises(ConfigError, match="--study .*no such file or folder"):
+        compare.run(study=tmp_path / "nowhere")
+    assert not list((tmp_path / "p").glob("*/*"))
+    assert run_missing.__doc__
+
+
