@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
+from utils.config.flags import flag_names
 from utils.datasets import balance, box_fit, check, copies, doctor, duplicates
 from utils.datasets.examine import examine, examine_all
 from utils.datasets.findings import KINDS, Finding, in_order
@@ -510,7 +513,17 @@ def test_one_scene_many_times_stays_bounded():
     assert own.index[0] == -1 and (own.index[1:] >= 0).all() and (own.index[1:] < np.arange(1, 1500)).all()
 
 
-# the sheet, the files and the command
+# the sheet, the files, the page and the command
+
+
+def test_the_page_lists_every_kind_and_flag():
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page)) == set(KINDS)
+    flags = {name for each in fields(check.CheckConfig) for name in flag_names(each)[:1]}
+    assert flags <= set(re.findall(r"--[a-z-]+", page))
+    for kind, entry in KINDS.items():
+        row, = [line for line in page.splitlines() if line.startswith("| `") and f"`{kind}`" in line]
+        assert entry.level in row
 
 
 def test_the_sheet_shows_rare_classes_first():

@@ -72,7 +72,7 @@ def _train_findings(train: SplitCount, names: Sequence[str], yaml: str) -> Itera
             yield Finding(yaml, 0, "class-imbalance", what, "train")
 
 
-def label_findings(split: str, figures: SplitCount, seen: Sequence[Seen], nc: int, yaml: str, example: str) -> Iterator[Finding]:
+def label_findings(split: str, figures: SplitCount, seen: Sequence[Seen], yaml: str, example: str) -> Iterator[Finding]:
     """What the label files of a split come to as a whole. example: where the first picture's labels are looked for."""
     if not figures.objects.any():
         what = f"{split}: none of {_several(len(seen), 'picture')} has a usable label; looked for {example}"

@@ -124,7 +124,7 @@ def _all_findings(spec: DatasetSpec, head: Head, listing: Listing, splits: Mappi
     yield from listing.findings
     yield from _seen_findings(splits, spec.nc)
     for split in splits.values():
-        yield from balance.label_findings(split.name, split.count, split.seen, spec.nc, yaml, label_path(split.paths[0]))
+        yield from balance.label_findings(split.name, split.count, split.seen, yaml, label_path(split.paths[0]))
         yield from box_fit.findings(split.name, split.fit, split.store, split.lines, split.files,
                                     float(head.geometry.strides.min()), head.name, yaml)
     yield from balance.class_findings({name: split.count for name, split in splits.items()}, spec.names, yaml)
@@ -191,7 +191,7 @@ def _write(report: Report, spec: DatasetSpec, head: Head) -> None:
         levels=report.content["levels"]), report.folder / "check.png")
     marked = _marked(report.findings)
     for name, split in splits.items():
-        sample_sheet(split.store, spec.names, report.folder / f"sheet_{name}.jpg", first=marked)
+        sample_sheet(split.store, spec.names, report.folder / f"sheet_{name}.jpg", remarks=marked)
     shown = copies.for_the_sheet(report.copies)
     if shown:
         seen = {path: one.labels for split in splits.values() for path, one in zip(split.paths, split.seen)}
@@ -199,9 +199,9 @@ def _write(report: Report, spec: DatasetSpec, head: Head) -> None:
                    report.folder / "duplicates.jpg")
 
 
-def _marked(found: Iterable[Finding]) -> set[str]:
-    """Pictures that the sheets show first: those whose boxes may sit wrong as a whole."""
-    return {finding.file for finding in found if finding.kind == "picture-turned"}
+def _marked(found: Iterable[Finding]) -> dict[str, str]:
+    """Pictures that the sheets show first, with a remark: those whose boxes may sit wrong as a whole."""
+    return {finding.file: "stored turned" for finding in found if finding.kind == "picture-turned"}
 
 
 def _tell(report: Report, spec: DatasetSpec) -> None:
@@ -214,7 +214,7 @@ def _tell(report: Report, spec: DatasetSpec) -> None:
         LOGGER.info(f"{name:8}{len(split.paths):10}{split.count.objects.sum():10}{(split.count.objects > 0).sum():6} /{spec.nc:2}"
                     f"{split.count.missing + split.count.empty:12}{shares[0]:>12}{shares[1]:>11}")
     LOGGER.info("")
-    for line in findings.table(report.findings):
+    for line in findings.table(report.findings, spec.root):
         LOGGER.info(line)
     levels = findings.count_levels(report.findings)
     counts = ", ".join(f"{number} {level}{'' if number == 1 else 's'}" for level, number in levels.items())

@@ -72,7 +72,11 @@ def hashes(coefs: np.ndarray) -> np.ndarray:
 
 def is_plain(coefs: np.ndarray) -> np.ndarray:
     """(n, 16, 16) coefficients to (n,) bool: too little detail to be told from other pictures."""
-    return np.linalg.norm(_details(coefs), axis=1) < LEAST_DETAIL * SIDE
+    plain = np.zeros(len(coefs), bool)
+    for start in range(0, len(coefs), _PAIRS):
+        norms = np.linalg.norm(_details(coefs[start:start + _PAIRS]), axis=1)
+        plain[start:start + _PAIRS] = norms < LEAST_DETAIL * SIDE
+    return plain
 
 
 def find(coefs: np.ndarray, group: np.ndarray, *, similar: float = SIMILAR, radius: int = RADIUS,
@@ -82,8 +86,9 @@ def find(coefs: np.ndarray, group: np.ndarray, *, similar: float = SIMILAR, radi
     coefs: (n, 16, 16); group: (n,) the split's number, rising; turned: look for mirrored and turned copies too.
     Memory is n coefficients (512 bytes each) and blocks of fixed size; time is n^2 / 2 comparisons of 64 bits."""
     own, earlier = Matches.none(len(coefs)), Matches.none(len(coefs))
-    used = np.flatnonzero(~is_plain(coefs)) if len(coefs) else np.zeros(0, np.int64)
-    base, kept = hashes(coefs[used]), coefs[used]
+    used = np.flatnonzero(~is_plain(coefs))
+    kept = coefs if len(used) == len(coefs) else coefs[used]
+    base = hashes(kept)
     for orientation in range(8 if turned else 1):
         queries = hashes(orient(kept, orientation))
         for pictures, partners in _candidates(queries, base, group[used], radius):

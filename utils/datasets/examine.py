@@ -18,7 +18,7 @@ from utils.boxes import iou_matrix, xywh_to_xyxy
 from utils.datasets import duplicates
 from utils.datasets.findings import Finding
 from utils.datasets.images import MIN_SIDE, ImageHeader, inspect_image, read_image
-from utils.datasets.label_files import label_path, read_rows
+from utils.datasets.label_files import Rows, label_path, read_rows
 from utils.errors import DataError
 from utils.log import progress
 from utils.types import Labels
@@ -129,7 +129,7 @@ def _digest(path: str) -> bytes:
         return b""
 
 
-def _rows(path: str, names: Sequence[str]):
+def _rows(path: str, names: Sequence[str]) -> tuple[Rows | None, str, tuple[float, ...], list[Finding]]:
     """(rows or None, state, unknown classes, findings) of a picture's label file."""
     file = label_path(path)
     if not os.path.lexists(file):

@@ -4,6 +4,7 @@ fault: training or its figures suffer, or it does not start; warning: someone sh
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,9 +98,10 @@ class Finding:
 
 def in_order(findings: Iterable[Finding], ignored: Sequence[str] = ()) -> list[Finding]:
     """Return the findings without those of ignored kinds: by kind as KINDS has them, each kind by split, file and line."""
-    kinds, splits = list(KINDS), ("", "train", "val", "test")
+    kinds = {kind: number for number, kind in enumerate(KINDS)}
+    splits = {split: number for number, split in enumerate(("", "train", "val", "test"))}
     kept = [finding for finding in findings if finding.kind not in ignored]
-    return sorted(kept, key=lambda one: (kinds.index(one.kind), splits.index(one.split), one.file, one.line, one.what))
+    return sorted(kept, key=lambda one: (kinds[one.kind], splits[one.split], one.file, one.line, one.what))
 
 
 def write_csv(findings: Sequence[Finding], path: Path) -> Path:
@@ -128,15 +130,16 @@ def count_levels(findings: Iterable[Finding]) -> dict[str, int]:
     return {level: counted[level] for level in LEVELS}
 
 
-def table(findings: Sequence[Finding], width: int = 150) -> list[str]:
-    """Return the console's lines: a kind each, worst first, with its count a split and its first place."""
+def table(findings: Sequence[Finding], root: Path, width: int = 150) -> list[str]:
+    """Return the console's lines: a kind each, worst first, with its count a split and its first place below `root`."""
     found = summary(findings, 1)
     lines = [f"{'level':8}{'kind':22}{'train':>7}{'val':>7}{'test':>7}{'all':>7}  first"] if found else []
     for kind in sorted(found, key=lambda kind: LEVELS.index(found[kind]["level"])):
         entry, first = found[kind], found[kind]["examples"][0]
         counts = "".join(f"{entry['by_split'].get(split, ''):>7}" for split in ("train", "val", "test", "all"))
         place = f"{Path(first['file']).name}{':' + str(first['line']) if first['line'] else ''}: " if first["file"] else ""
-        lines.append(_cut(f"{entry['level']:8}{kind:22}{counts}  {place}{first['what']}", width))
+        what = first["what"].replace(f"{root}{os.sep}", "")
+        lines.append(_cut(f"{entry['level']:8}{kind:22}{counts}  {place}{what}", width))
     return lines
 
 

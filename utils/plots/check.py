@@ -41,7 +41,7 @@ def plot_page(page: Page, file: Path | str) -> None:
         grid = figure.subplots(3, 3)
         pictures, objects = (sum(map(len, parts)) for parts in (page.stores.values(), (one.cls for one in page.stores.values())))
         levels = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in page.levels.items())
-        title = f"{page.title}: {pictures:,} pictures, {objects:,} objects, {len(page.names)} classes; {levels}"
+        title = f"{page.title}: {pictures:,} usable pictures, {objects:,} objects, {len(page.names)} classes; {levels}"
         figure.suptitle(title, fontsize=15)
         _classes(grid[0, 0], page)
         _objects_a_picture(grid[0, 1], page)
@@ -168,7 +168,7 @@ def _scales(axes, page: Page) -> None:
     axes.set(xscale="log", ylim=(0, 106), xlabel="square root of the area, pixels (dotted: strides)",
              ylabel="% of boxes that are smaller", title="Object sizes of the splits")
     if axes.lines and any(len(fit.wh) for fit in page.fits.values()):
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.94), framealpha=0.9, edgecolor="none")
 
 
 def _pictures(axes, page: Page) -> None:

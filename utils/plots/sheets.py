@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -20,17 +21,18 @@ _PAPER, _INK, _MAT = (255, 255, 255), (30, 30, 30), (236, 238, 240)
 _MOST_LABELLED = 40  # boxes of a picture above which names would hide the objects
 
 
-def sample_sheet(store: LabelStore, names: Sequence[str], file: Path | str, first: Set[str] = frozenset(),
+def sample_sheet(store: LabelStore, names: Sequence[str], file: Path | str, remarks: Mapping[str, str] = MappingProxyType({}),
                  count: int = 16) -> None:
-    """Write a sheet of up to `count` pictures with their boxes: those of `first`, then some for each class, rare classes
-    first. Nothing is written for a store without pictures."""
-    chosen = choose(store, len(names), first, count)
+    """Write a sheet of up to `count` pictures with their boxes: those that have a remark (path -> text), then some
+    for each class, rare classes first. Nothing is written for a store without pictures."""
+    chosen = choose(store, len(names), set(remarks), count)
     if not chosen:
         return
     cells, total = [], store.class_counts(len(names))
     for index in chosen:
         labels, path = store.labels(index), store.paths[index]
-        cells.append(_cell(path, labels, names, f"{Path(path).name}: {_told(labels, names, total)}"))
+        remark = f"{remarks[path]}, " if path in remarks else ""
+        cells.append(_cell(path, labels, names, f"{Path(path).name}: {remark}{_told(labels, names, total)}"))
     write_image(file, _grid(cells, min(4, int(np.ceil(np.sqrt(len(cells)))))))
 
 
