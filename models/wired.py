@@ -14,13 +14,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from models import yolo
 from models.registry import BLOCK_ERRORS, Entry, find, registered
 from models.rows import IMAGE, Architecture, check_sources, render
 from models.spec import LayerRow, ModelSpec, read_spec
 from utils.errors import ModelError
+from utils.profile import flop_counter
 
 IMGSZ = 640
 FINE = 8  # the stride up to which maps of all positions against all are refused
@@ -104,7 +104,7 @@ def _measured(entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tup
         layer, planned = yolo.build_layer(entry, row, spec, [shape[0] for shape in shapes])
     layer = layer.to(device).train(is_head)  # raw maps are a head's whole work
     inputs = [torch.zeros(1, *shape, device=device) for shape in shapes]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), flop_counter() as counter:
         output = layer(inputs if isinstance(row.source, list) else inputs[0])
     return Measured(() if is_head else _checked(output, planned), sum(parameter.numel() for parameter in layer.parameters()),
                     counter.get_total_flops(), _maps(layer))
