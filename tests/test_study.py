@@ -1,7 +1,6 @@
-"""Studies: claims, the control, the record of settings, processes that fail, and a study killed and continued."""
+"""Studies: claims, the record of settings, processes that fail, and a study killed and continued."""
 
 import json
-import math
 import os
 import signal
 import socket
@@ -19,10 +18,11 @@ import compare
 import train
 from models.yolo import Model
 from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
+from utils import log
 from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig, from_options
 from utils.config.compare_options import CompareConfig
-from utils.engine.compare import control, locks
+from utils.engine.compare import locks
 from utils.engine.compare.environment import data_facts, revision, versions
 from utils.engine.compare.plan import planned_variants
 from utils.engine.compare.progress import Progress, clock
@@ -30,9 +30,8 @@ from utils.engine.compare.record import differences
 from utils.engine.compare.records import Scores
 from utils.engine.compare.run_files import RunFiles
 from utils.engine.compare.schedule import Job, Pool
-from utils.engine.compare.study import run_missing
 from utils.engine.setup import build_data
-from utils.errors import ConfigError, ModelError
+from utils.errors import ConfigError, ModelError, UserError
 from utils.files import ROOT
 from utils.statistics import Matches
 
@@ -91,118 +90,6 @@ def test_a_claim_of_another_host_lives_by_its_touches(tmp_path):
     assert locks.holder_of(path) == ""
     locks.touch(path)
     assert locks.holder_of(path)
-
-
-# ---- the control ----
-
-
-def test_parameters_are_those_of_the_built_model():
-    for name, start in (("yolov5n", ""), ("yolov5n_CBAM", "identity"), ("yolov5n_CoTA", "")):
-        yaml_content = yaml.safe_load((ROOT / "models" / f"{name}.yaml").read_text())
-        built = Model(yaml_content, nc=3, attention_start=start or None)
-        assert control.parameters_of(yaml_content, 3, start) == sum(each.numel() for each in built.parameters())
-
-
-def test_the_nearest_of_all_widths_is_found():
-    """Oracle: every width at which a layer widens, one by one."""
-    channels = {64, 128, 256, 512, 1024}
-    every = sorted({0.25} | {8 * count / each for each in channels for count in range(1, each) if 0.25 < 8 * count / each <= 0.5})
-    parameters = {width: control.parameters_of(content(width), 4) for width in every[::3]}
-    by_hand = every[::3]
-    for target in (1_770_000, 2_000_000, 2_600_000, 4_000_000):
-        nearest = min(by_hand, key=lambda width: abs(parameters[width] - target))
-        assert control.nearest_step(by_hand, parameters.__getitem__, target) == nearest
-    assert set(every) <= {0.25, *control._steps(sorted(channels), 0.25)}
-
-
-def test_the_control_has_the_depth_of_the_baseline_and_the_parameters_of_the_largest():
-    found = control.widened(BASE, "yolov5n.yaml", {"small": 1_780_000, "big": 2_491_889}, 4)
-    wide, base = Model(yaml.safe_load(found.text), nc=4), Model(content())
-    count = sum(each.numel() for each in wide.parameters())
-    assert found.largest == "big" and count == found.parameters and abs(count / 2_491_889 - 1) < 0.02
-    assert [type(layer) for layer in wide.model] == [type(layer) for layer in base.model]
-    assert [layer.repeats for layer in wide.model] == [layer.repeats for layer in base.model]
-    widths = [part.out_channels for part in wide.model[:9].modules() if isinstance(part, torch.nn.Conv2d)]
-    assert all(width % 4 == 0 for width in widths)  # C3 halves its multiple of 8
-    assert "+1.0%" in found.sentence() or "%" in found.sentence() and "2,491,889" in found.sentence()
-
-
-def test_no_control_where_the_baseline_is_nearest():
-    parameters = control.parameters_of(content(), 4)
-    assert control.widened(BASE, "yolov5n.yaml", {"a": parameters + 7000}, 4) is None
-    assert control.widened(BASE, "yolov5n.yaml", {"a": parameters - 300_000}, 4) is None
-
-
-def test_a_width_never_climbs_a_step_too_far():
-    for channels in (48, 72, 96, 100, 1000):
-        for count in range(1, 60):
-            assert math.ceil(channels * control._step(channels, count) / 8) == count
-
-
-def randomised(model):
-    """Weights and statistics as no fresh model has them."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for part in model.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                for tensor in (part.weight, part.running_var):
-                    tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-                for tensor in (part.bias, part.running_mean):
-                    tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    return model
-
-
-@pytest.mark.parametrize("name, widths", [("models/yolov5n.yaml", (0.25, 0.296875)), ("models/hub/yolov5s6.yaml", (0.125, 0.15625))])
-def test_a_widened_network_computes_what_the_narrow_one_does(name, widths):
-    description = {**yaml.safe_load((ROOT / name).read_text()), "nc": 4, "depth_multiple": 0.33}
-    narrow, wide = (Model({**description, "width_multiple": width}).double() for width in widths)
-    randomised(narrow)
-    fresh = sum(each.abs().sum() for each in wide.parameters())
-    control.widen(narrow, wide)
-    image = torch.rand(2, 3, 128, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for one, other in zip(narrow.eval()(image)[1], wide.eval()(image)[1]):
-        assert torch.allclose(one, other, rtol=0, atol=1e-9) and one.std() > 1e-3
-    for one, other in zip(narrow.train()(image), wide.train()(image)):  # batch statistics are a channel's own
-        assert torch.allclose(one, other, rtol=0, atol=1e-9)
-    assert sum(each.abs().sum() for each in wide.parameters()) > 0.2 * fresh  # new channels are there, at random
-    first, second = wide.model[0].conv.weight, wide.model[1].conv.weight
-    old = narrow.model[0].conv.weight.shape[0]
-    assert first[old:].abs().min() > 0 and not second[:narrow.model[1].conv.weight.shape[0], old:].any()
-
-
-def test_new_channels_come_to_life():
-    """After one step the old channels read the new ones."""
-    narrow, wide = Model(content()), Model(content(0.296875))
-    control.widen(narrow, wide)
-    loss = sum(raw.pow(2).mean() for raw in wide.train()(torch.rand(2, 3, 64, 64)))
-    loss.backward()
-    old = narrow.model[1].conv.weight.shape[:2]
-    assert wide.model[1].conv.weight.grad[:old[0], old[1]:].abs().max() > 0
-
-
-def test_what_cannot_be_followed_is_refused():
-    attention = yaml.safe_load((ROOT / "models" / "yolov5n_CBAM.yaml").read_text())
-    with pytest.raises(ModelError):
-        control.widen(Model(attention), Model({**attention, "width_multiple": 0.3125}))
-
-
-def test_the_start_of_a_control_holds_all_of_the_checkpoint(tmp_path):
-    trained = randomised(Model(content()))
-    trained.names = list("abcd")
-    weights = write_checkpoint(checkpoint_of(trained), tmp_path / "w.pt")
-    (tmp_path / "base.yaml").write_text(BASE)
-    (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content(0.296875)))
-    state = torch.random.get_rng_state()
-    files = [control.write_start(tmp_path / "base.yaml", tmp_path / "wide.yaml", weights, seed, tmp_path / f"{number}.pt")
-             for number, seed in enumerate((0, 0, 1))]
-    one, same, other = (read_checkpoint(file) for file in files)
-    assert torch.equal(state, torch.random.get_rng_state()) and one.names == list("abcd")
-    wide = Model(one.yaml)
-    wide.load_state_dict(one.state)
-    image = torch.rand(1, 3, 64, 64)
-    assert torch.allclose(wide.eval()(image)[0], trained.eval()(image)[0], rtol=1e-4, atol=1e-3)
-    assert all(torch.equal(one.state[key], same.state[key]) for key in one.state)
-    assert any(not torch.equal(one.state[key], other.state[key]) for key in one.state)
 
 
 # ---- equal conditions ----
@@ -358,10 +245,10 @@ def command(*words):
                             text=True, env=environment)
 
 
-def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, tmp_path):
+def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, tmp_path, monkeypatch, capfd):
     """SIGKILL in the middle of a training; the study continues to its report, and its run is train.py's, bit for bit."""
     folder = tmp_path / "study"
-    first = command("--cfg", "yolov5n.yaml", "yolov5n_MHSA.yaml", "--data", data, "--seeds", "1", "--control", "--epochs", "3", "--img", "64",
+    first = command("--cfg", "yolov5n.yaml", "yolov5n_MHSA.yaml", "--data", data, "--seeds", "1", "--control", "--epochs", "2", "--img", "64",
                     "--batch", "8", "--workers", "0", "--device", "cpu", "--noautoanchor", "--project", tmp_path, "--name", "study",
                     "--cost-seconds", "0")
     progress = folder / "runs" / "yolov5n" / "seed0" / "progress.json"
@@ -376,9 +263,11 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
         time.sleep(0.05)
     assert not (progress.parent / "val.json").exists() and (progress.parent / "claim.json").exists()
 
-    second = command("--study", folder, "--jobs", "2")
-    said = second.communicate(timeout=240)[0]
-    assert second.returncode == 0, said
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    log.configure()
+    study = compare.run(study=folder, jobs=2)
+    assert [run.status for variant in study.variants for run in variant.runs] == ["done"] * 3
+    said = capfd.readouterr().out
     assert "resuming" in (progress.parent / "run.log").read_text() and "3 of 3 runs" in said
     assert {"study.yaml", "settings.yaml", "hyp.yaml", "compare.json", "compare.md", "report.html", "strip.jpg", "costs.json"} <= {
         path.name for path in folder.iterdir()}
@@ -389,7 +278,7 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        plain = train.run(cfg="yolov5n.yaml", data=data, seed=0, project=tmp_path, name="plain", **{**SMALL, "epochs": 3})
+        plain = train.run(cfg="yolov5n.yaml", data=data, seed=0, project=tmp_path, name="plain", **SMALL)
     finally:
         torch.set_num_threads(threads)
     assert (plain.save_dir / "results.csv").read_text() == (progress.parent / "results.csv").read_text()
@@ -397,11 +286,12 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     assert all(torch.equal(mine[name], its[name]) for name in mine)
     assert json.loads((progress.parent / "val.json").read_text())["scores"]["map"] == plain.evaluation.metrics.map
 
+    monkeypatch.setattr("utils.engine.compare.report.write_report", lambda study: [])
     again_and_refused(folder, data)
 
 
 def again_and_refused(folder, data):
-    """What was done is reported again without data or trainings; other settings are refused."""
+    """What was done is put together again without data or trainings; other settings are refused."""
     best = folder / "runs" / "control" / "seed0" / "weights" / "best.pt"
     before = best.stat().st_mtime_ns
     data.parent.joinpath("shapes").rename(data.parent / "away")
@@ -415,25 +305,27 @@ def again_and_refused(folder, data):
     description = yaml.safe_load((folder / "study.yaml").read_text())
     assert description["cfg"] == ["models/yolov5n.yaml", "models/yolov5n_MHSA.yaml"]
     (folder / "study.yaml").write_text(yaml.safe_dump({**description, "epochs": 4, "optimizer": "Adam"}))
-    with pytest.raises(ConfigError, match=r"other settings: epochs 3 -> 4; optimizer 'SGD' -> 'Adam'"):
+    with pytest.raises(ConfigError, match=r"other settings: epochs 2 -> 4; optimizer 'SGD' -> 'Adam'"):
         compare.run(study=folder)
     (folder / "study.yaml").write_text(yaml.safe_dump({**description, "cfg": description["cfg"][:1], "control": False}))
     with pytest.raises(ConfigError, match="yolov5n_MHSA is left out; control is left out"):
         compare.run(study=folder)
 
 
-def test_checkpoints_are_compared_and_one_that_fails_does_not_stop_the_rest(data, tmp_path):
-    for name, classes in (("good", "abcd"), ("other", "ab")):
+def test_checkpoints_are_compared_and_one_that_fails_does_not_stop_the_rest(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.engine.compare.study.measure_missing", lambda plan: None)
+    for name, classes in (("other", "ab"), ("good", "abcd")):
         model = Model(content() | {"nc": len(classes)})
         model.names = list(classes)
         write_checkpoint(checkpoint_of(model), tmp_path / f"{name}.pt")
-    process = command("--weights", tmp_path / "good.pt", tmp_path / "other.pt", "--data", data, "--img", "64", "--workers", "0", "--device",
-                      "cpu", "--project", tmp_path, "--name", "study", "--cost-seconds", "0", "--split", "test")
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 2 and "1 of 2 runs failed" in said and "knows 2 classes" in said
-    rows = json.loads((tmp_path / "study" / "compare.json").read_text())
-    assert "other" in json.dumps(rows) and (tmp_path / "study" / "runs" / "good" / "seed0" / "test.json").exists()
-    assert (tmp_path / "study" / "runs" / "other" / "seed0" / "failed.json").exists()
+    config = from_options(CompareConfig, weights=[tmp_path / "other.pt", tmp_path / "good.pt"], data=data, imgsz=64, workers=0,
+                          device="cpu", project=tmp_path, name="study", split="test", jobs=2)
+    with pytest.raises(UserError, match="1 of 2 runs failed .*other seed 0: .*knows 2 classes and .*--study .* tries them again"):
+        compare._whole(config)
+    bad, good = (RunFiles(tmp_path / "study" / "runs" / name / "seed0", "test") for name in ("other", "good"))
+    assert good.is_done() and good.read_facts()["images"] == 4 and "knows 2 classes" in bad.error()
+    assert "knows 2 classes" in (tmp_path / "study" / "compare.md").read_text()
+    assert yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())["weights"] == [str(tmp_path / f"{name}.pt") for name in ("other", "good")]
 
 
 def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path):
@@ -446,6 +338,3 @@ def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path)
     with pytest.raises(ConfigError, match="--study .*no such file or folder"):
         compare.run(study=tmp_path / "nowhere")
     assert not list((tmp_path / "p").glob("*/*"))
-    assert run_missing.__doc__
-
-

@@ -13,7 +13,7 @@ from utils.errors import ConfigError
 from utils.files import ROOT
 
 STUDY_FILE = "study.yaml"
-FREE = ("device", "jobs", "workers", "cache", "download", "no_cache_labels", "title", "cost_seconds")  # may change while a study is under way
+FREE = ("device", "jobs", "workers", "cache", "download", "no_cache_labels", "title", "cost_seconds")  # may change on the way
 PATHS = ("data", "hyp", "cfg", "weights", "plugin")
 _PLACE = ("study", "project", "name")  # where a study lies: told by its folder, not by its yaml
 _OWN_ONLY = ("cfg", "weights", "seeds", "control", "study", "split", "jobs", "title", "cost_seconds", "project", "name", "device")
@@ -80,10 +80,11 @@ class CompareConfig(Options):
 
     def check(self) -> None:
         if self.study and (self.cfg or self.project != CompareConfig.project or self.name):
-            raise ConfigError(f"--study {self.study}: names the folder and its models itself; leave out --cfg, --project and --name")
+            raise ConfigError(f"--study {self.study}: names the folder and its models itself; leave out --cfg, --project "
+                              "and --name")
         if self.cfg and len(self.checkpoints) > 1:
-            raise ConfigError(f"--weights: {len(self.checkpoints)} checkpoints with --cfg; every training starts from the same one: "
-                              "give one, or leave out --cfg to compare the checkpoints")
+            raise ConfigError(f"--weights: {len(self.checkpoints)} checkpoints with --cfg; every training starts from "
+                              "the same one: give one, or leave out --cfg to compare the checkpoints")
         if not self.cfg and self.control:
             raise ConfigError("--control: trains a widened baseline, so it needs --cfg")
         if len(set(self.seeds)) != len(self.seeds):
@@ -111,7 +112,8 @@ class CompareConfig(Options):
         """Return the configuration of one training of the study."""
         common = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _OWN_ONLY}
         weights = self.checkpoints[0] if self.checkpoints else ""
-        return TrainConfig(**{**common, "cfg": cfg, "weights": weights, "seed": seed, "device": self.device.split(",")[0], **changes})
+        own = {"cfg": cfg, "weights": weights, "seed": seed, "device": self.device.split(",")[0]}
+        return TrainConfig(**{**common, **own, **changes})
 
     def described(self) -> dict[str, object]:
         """Return what a study yaml has to say: the options that differ from their defaults, data and seeds always."""

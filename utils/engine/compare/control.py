@@ -77,7 +77,7 @@ def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> W
 
     base = float(content["width_multiple"])
     widths = [base, *_steps([row.args[0] for row in rows if row.args and is_number(row.args[0], int)], base)]
-    width = nearest_step(widths, parameters, variants[largest])
+    width = nearest_step(widths, parameters, variants[largest]) if variants[largest] > parameters(base) else base
     if width == base:
         return None
     settings = {key: value for key, value in content.items() if key not in ("backbone", "head")} | {"width_multiple": width}

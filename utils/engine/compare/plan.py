@@ -94,14 +94,16 @@ def planned_variants(config: CompareConfig, folder: Path, weights: Sequence[Path
     """Return what `config` compares, the first as the baseline; nothing is written yet."""
     roles = ["baseline", *["variant"] * max(len(config.yamls), len(weights))]
     if not config.cfg:
-        return [PlannedVariant(name, role, path.name, None, "", path) for name, role, path in zip(_names(weights), roles, weights)]
+        return [PlannedVariant(name, role, path.name, None, "", path)
+                for name, role, path in zip(_names(weights), roles, weights)]
     yamls = [find_yaml(name) for name in config.yamls]
-    return [PlannedVariant(name, role, path.name, folder / "models" / f"{name}.yaml", read_text(path), weights[0] if weights else None)
+    start = weights[0] if weights else None
+    return [PlannedVariant(name, role, path.name, folder / "models" / f"{name}.yaml", read_text(path), start)
             for name, role, path in zip(_names(yamls), roles, yamls)]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each file: its stem, with the folders before it where stems are alike; a run's best.pt goes by its run."""
+    """Return a name for each file: its stem, with the folders before it where stems are alike; best.pt goes by its run."""
     for folders in range(4):
         names = [_name(path, folders) for path in paths]
         if len({name.lower() for name in (*names, CONTROL)}) == len(names) + 1:  # some file systems know one case only

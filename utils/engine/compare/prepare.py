@@ -58,7 +58,8 @@ def _is_finished(folder: Path, config: CompareConfig, record: Mapping[str, Any])
     recorded = [name for name, entry in record["variants"].items() if entry["role"] != CONTROL]
     return (planned == len(recorded) and list(config.seed_list) == record["seeds"]
             and config.control == record["control"]
-            and all(run_files(folder, name, seed, config.split).is_done() for name in record["variants"] for seed in record["seeds"]))
+            and all(run_files(folder, name, seed, config.split).is_done()
+                    for name in record["variants"] for seed in record["seeds"]))
 
 
 def with_paths(config: CompareConfig, finished: bool = False) -> tuple[CompareConfig, DatasetSpec, list[Path]]:
@@ -66,8 +67,9 @@ def with_paths(config: CompareConfig, finished: bool = False) -> tuple[CompareCo
     spec = DatasetSpec.load(config.data)
     weights = [(Path(name) if finished else find_weights(name, config.download)).absolute() for name in config.checkpoints]
     Hyperparameters.load(config.hyp)
+    hyp = find_yaml(config.hyp, "data/hyps", "hyperparameter file").absolute()
     config = dataclasses.replace(
-        config, data=str(spec.file), weights=tuple(map(str, weights)) or None, hyp=str(find_yaml(config.hyp, "data/hyps", "hyperparameter file").absolute()),
+        config, data=str(spec.file), weights=tuple(map(str, weights)) or None, hyp=str(hyp),
         plugin=tuple(str(Path(name).resolve()) for name in config.plugin))
     return config, spec.as_single_class() if config.single_cls else spec, weights
 
@@ -105,8 +107,8 @@ def _with_control(variants: list[PlannedVariant], parameters: Mapping[str, int],
     note = solved.sentence()
     if baseline.weights:
         solved = dataclasses.replace(solved, takes_weights=takes_weights(baseline.text, solved.text))
-        note += (" It starts as the baseline: it has all weights that the baseline has of the checkpoint, and its further channels, "
-                 "drawn at random, are read with weight 0." if solved.takes_weights else
+        note += (" It starts as the baseline: it has all weights that the baseline has of the checkpoint, and its further "
+                 "channels, drawn at random, are read with weight 0." if solved.takes_weights else
                  " It cannot take the baseline's weights channel by channel, only tensors of the same shape: a handicap.")
     LOGGER.info(note)
     return solved, [*variants, control], note

@@ -66,7 +66,8 @@ class Progress:
         return sum(units < self.epochs for units in self.done.values())
 
     def _units(self, files: RunFiles) -> int:
-        return self.epochs if files.is_done() or files.trained.exists() or files.error() else min(len(files.epochs()), self.epochs)
+        ended = files.is_done() or files.trained.exists() or files.error()
+        return self.epochs if ended else min(len(files.epochs()), self.epochs)
 
     def _words(self) -> str:
         ended = sum(bool(files.is_done() or files.error()) for files in self.runs.values())

@@ -66,7 +66,8 @@ def record_of(plan: Plan, before: Mapping[str, Any]) -> dict[str, Any]:
         "hyp": Hyperparameters.load(plan.config.hyp).as_dict() if plan.trains else {},
         "weights": {start.name: kept("weights", start.name, start)} if start else {},
         "plugins": {Path(name).name: kept("plugins", Path(name).name, Path(name)) for name in plan.config.plugin},
-        "variants": variants, "control": plan.config.control, "seeds": list(plan.seeds), "data": {split: dict(facts) for split, facts in plan.data.items()}}
+        "variants": variants, "control": plan.config.control, "seeds": list(plan.seeds),
+        "data": {split: dict(facts) for split, facts in plan.data.items()}}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -74,7 +75,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     changes = [f"{name} {old!r} -> {now[group].get(name)!r}" for group in ("settings", "hyp")
                for name, old in before[group].items() if now[group].get(name) != old]
     if list(before["weights"].values()) != list(now["weights"].values()):
-        changes.append(f"weights {', '.join(before['weights']) or 'none'} -> {', '.join(now['weights']) or 'none'}, another content")
+        old, new = (", ".join(each["weights"]) or "none" for each in (before, now))
+        changes.append(f"weights {old} -> {new}, another content")
     changes += [f"the plugin {name} has changed" for name, old in before["plugins"].items() if now["plugins"].get(name) != old]
     changes += [f"the pictures or labels of {split} have changed" for split, old in before["data"].items()
                 if split in now["data"] and now["data"][split]["hash"] != old["hash"]]

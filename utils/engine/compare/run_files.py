@@ -5,6 +5,7 @@
     trained.json      the training has ended        failed.json     why it did not, in one line
     val.npz, val.json the matched detections and the scores on a split; both there: the run is done"""
 
+import csv
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -83,6 +84,17 @@ class RunFiles:
     def seconds(self) -> float | None:
         """The seconds that training and its validations took, None where nothing was trained."""
         return sum(self.epochs()) or None
+
+    def transferred(self) -> float | None:
+        """The share of the starting checkpoint's parameters that the training began with, None from random weights."""
+        file = self.folder / "transfer.csv"
+        if not file.exists():
+            return None
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [(row["status"], int(row["parameters"])) for row in csv.DictReader(stream)]
+        used = sum(count for status, count in rows if status in ("transferred", "remapped"))
+        whole = used + sum(count for status, count in rows if status == "dropped")
+        return used / whole if whole else None
 
     def write_evaluation(self, scores: Scores, matches: Matches, facts: Mapping[str, Any]) -> None:
         """Keep an evaluation. facts: what else a reader may want to know, such as the device."""

@@ -89,8 +89,8 @@ class Pool:
                 continue
             slot.job = ready[1]
             slot.process = multiprocessing.get_context("spawn").Process(
-                target=_work, args=(slot.job.work, (*slot.job.arguments, slot.device), slot.job.claim, slot.job.log, self.threads),
-                name=slot.job.name)
+                target=_work, name=slot.job.name,
+                args=(slot.job.work, (*slot.job.arguments, slot.device), slot.job.claim, slot.job.log, self.threads))
             slot.process.start()
 
     def _collect(self, slot: _Slot) -> None:
@@ -110,7 +110,8 @@ def _reason(code: int, file: Path) -> str:
     """Say in one line why a process ended with `code`."""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return f"the process was ended by {name}" + ("; was there memory enough?" if name == "SIGKILL" else "") + f" (log: {file})"
+        why = "; was there memory enough?" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{why} (log: {file})"
     if not code:
         return f"the process ended without a result (log: {file})"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []

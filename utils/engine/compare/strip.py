@@ -57,7 +57,8 @@ def _detected(model: nn.Module, dataset: DetectionDataset, place: int, names: Se
     found = non_max_suppression(decoded, CONFIDENCE, OVERLAP)[0].cpu().to_native(batch.letterboxes[0])
     height, width = batch.letterboxes[0].native
     boxes = found.xyxy.numpy() * np.float32([picture.shape[1] / width, picture.shape[0] / height] * 2)
-    texts = [f"{names[number] if number < len(names) else number} {conf:.2f}" for number, conf in zip(found.cls.tolist(), found.conf.tolist())]
+    texts = [f"{names[number] if number < len(names) else number} {conf:.2f}"
+             for number, conf in zip(found.cls.tolist(), found.conf.tolist())]
     return _drawn(picture, boxes, found.cls.numpy(), texts)
 
 

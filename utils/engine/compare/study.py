@@ -173,8 +173,10 @@ def assemble(plan: Plan) -> Study:
     return Study(
         title=plan.config.title or plan.folder.name, folder=plan.folder, command=command_of(plan),
         variants=with_statistics(variants, names), seeds=plan.seeds, names=names,
-        settings=_settings(plan), versions=versions(), data={"name": Path(plan.config.data).name, "split": plan.config.split, **plan.data},
-        date=datetime.datetime.now().isoformat(sep=" ", timespec="minutes"), notes=(*_notes(plan, variants, costs), *against_control(variants, names)),
+        settings=_settings(plan), versions=versions(),
+        data={"name": Path(plan.config.data).name, "split": plan.config.split, **plan.data},
+        date=datetime.datetime.now().isoformat(sep=" ", timespec="minutes"),
+        notes=(*_notes(plan, variants, costs), *against_control(variants, names)),
         strip=strip if strip.exists() else None)
 
 
@@ -226,7 +228,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 def _notes(plan: Plan, variants: list[Variant], costs: Mapping[str, Cost]) -> tuple[str, ...]:
     """Return what a reader must know: of the plan, of runs that failed, and where circumstances were not equal."""
-    notes = list(plan.notes)
+    notes = [*plan.notes, *_transfer_notes(plan)]
     runs = [run for variant in variants for run in variant.runs]
     for run in runs:
         if run.status != "done":
@@ -242,3 +244,18 @@ def _notes(plan: Plan, variants: list[Variant], costs: Mapping[str, Cost]) -> tu
     if not costs:
         notes.append(f"Costs were not measured; {MEASURE_LOG} says why.")
     return tuple(notes)
+
+
+def _transfer_notes(plan: Plan) -> list[str]:
+    """Say how much of the checkpoint the trainings began with; the control has what the baseline has."""
+    shares = {variant.name: plan.files(variant.name, plan.seeds[0]).transferred()
+              for variant in plan.variants if variant.role != "control"}
+    known = {name: f"{share:.1%}" for name, share in shares.items() if share is not None}
+    if not known:
+        return []
+    start = plan.variants[0].weights.name
+    if len(set(known.values())) == 1:
+        return [f"Every training began with {next(iter(known.values()))} of the parameters of {start}; the rest is for other "
+                "classes or has no place."]
+    return [f"The trainings began with unequal shares of the parameters of {start}: "
+            + ", ".join(f"{name} {share}" for name, share in known.items()) + "."]
