@@ -43,9 +43,12 @@ def models():
 @pytest.fixture()
 def files(models, tmp_path):
     """Three epochs of one training."""
-    return [write_checkpoint(checkpoint_of(model, training={"optimizer": {"x": torch.ones(5)}, "config": {"epochs": 9, "plugin": []},
-                                                            "state": {"epoch": number, "best_fitness": 0.5}}),
-                             tmp_path / f"epoch{number}.pt") for number, model in enumerate(models, 1)]
+    def training(epoch: int) -> dict:
+        return {"optimizer": {"x": torch.ones(5)}, "config": {"epochs": 9, "plugin": []},
+                "state": {"epoch": epoch, "best_fitness": 0.5}}
+
+    return [write_checkpoint(checkpoint_of(model, training=training(epoch)), tmp_path / f"epoch{epoch}.pt")
+            for epoch, model in enumerate(models, 1)]
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +160,8 @@ def test_safetensors(files, models, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("utils.checkpoint.tools.find_spec", lambda name: object())
     assert run(capsys, "convert", files[0], output)[0] == 0 and output.read_bytes() == b"written"
     expected = models[0].state_dict()
-    assert all(torch.equal(saved["tensors"][name], expected[name]) for name in expected) and len(saved["tensors"]) == len(expected)
+    assert list(saved["tensors"]) == list(expected)
+    assert all(torch.equal(saved["tensors"][name], expected[name]) for name in expected)
     assert all(isinstance(value, str) for value in saved["metadata"].values()) and '"backbone"' in saved["metadata"]["yaml"]
 
 
@@ -232,7 +236,8 @@ def test_the_mean_of_three(files, models, tmp_path, capsys):
     (lambda one: dataclasses.replace(one, names=["a", "b", "c"]), "their classes differ"),
     (lambda one: dataclasses.replace(one, yaml={**one.yaml, "nc": 4}), "their model descriptions differ in nc"),
     (lambda one: dataclasses.replace(one, state={**one.state, "more": torch.ones(1)}), "only one of them holds more"),
-    (lambda one: dataclasses.replace(one, state={**one.state, "model.0.conv.weight": torch.ones(1)}), "model.0.conv.weight is (1,) and (8, 3, 3, 3)"),
+    (lambda one: dataclasses.replace(one, state={**one.state, "model.0.conv.weight": torch.ones(1)}),
+     "model.0.conv.weight is (1,) and (8, 3, 3, 3)"),
     (lambda one: dataclasses.replace(one, state={**one.state, "model.0.conv.weight": torch.full((8, 3, 3, 3), torch.nan)}),
      "model.0.conv.weight holds numbers that are not finite"),
 ])
@@ -288,7 +293,8 @@ def test_diff_shows_the_largest_first(files, capsys):
 
 def test_numbers_that_are_none_equal_themselves(files, tmp_path):
     one = read_checkpoint(files[0])
-    nan = {**one.state, "model.0.conv.weight": torch.full((8, 3, 3, 3), torch.nan), "model.0.bn.bias": torch.full((8,), torch.inf)}
+    nan = {**one.state, "model.0.conv.weight": torch.full((8, 3, 3, 3), torch.nan),
+           "model.0.bn.bias": torch.full((8,), torch.inf)}
     first, second = (write_checkpoint(dataclasses.replace(one, state=nan), tmp_path / name) for name in ("a.pt", "b.pt"))
     assert differences(first, second) == []
     assert "max |difference| inf in 216" in "\n".join(differences(first, files[0]))
@@ -299,7 +305,8 @@ def test_numbers_that_are_none_equal_themselves(files, tmp_path):
 
 def test_help_needs_no_torch(tmp_path):
     code = ("import sys; sys.path.insert(0, sys.argv[1])\nimport utils.checkpoint.__main__ as room\n"
-            "try:\n    room.main(['--help'])\nexcept SystemExit:\n    print(sorted({'torch', 'numpy', 'cv2'} & set(sys.modules)))")
+            "try:\n    room.main(['--help'])\n"
+            "except SystemExit:\n    print(sorted({'torch', 'numpy', 'cv2'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.endswith("[]\n") and "average" in done.stdout, done.stderr
 

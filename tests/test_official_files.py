@@ -28,7 +28,8 @@ V50 = {"nc": 3, "depth_multiple": 0.1, "width_multiple": 0.125, "anchors": ANCHO
                     [-1, 1, "SPP", [1024, [5, 9, 13]]], [-1, 3, "C3", [1024, False]]],
        "head": [[-1, 1, "Conv", [512, 1, 1]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]], [[-1, 6], 1, "Concat", [1]],
                 [-1, 3, "C3", [512, False]], [-1, 1, "Conv", [256, 1, 1]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
-                [[-1, 4], 1, "Concat", [1]], [-1, 3, "C3", [256, False]], [-1, 1, "Conv", [256, 3, 2]], [[-1, 14], 1, "Concat", [1]],
+                [[-1, 4], 1, "Concat", [1]], [-1, 3, "C3", [256, False]], [-1, 1, "Conv", [256, 3, 2]],
+                [[-1, 14], 1, "Concat", [1]],
                 [-1, 3, "C3", [512, False]], [-1, 1, "Conv", [512, 3, 2]], [[-1, 10], 1, "Concat", [1]],
                 [-1, 3, "C3", [1024, False]], [[17, 20, 23], 1, "Detect", ["nc", "anchors"]]]}
 NAMES = ["RBC", "WBC", "血小板"]
@@ -170,7 +171,8 @@ def test_names_of_the_v5_layers(model, dressed, tmp_path):
     made = official(dressed, model, grid=True)
     made.model[1].register_buffer("total_ops", torch.zeros(1))
     state = read_checkpoint(save(finished(made), tmp_path / "a.pt")).state
-    assert {"model.0.conv.conv.weight", "model.8.cv1.conv.weight", "model.9.m.0.cv2.bn.running_var", "model.24.anchors"} <= set(state)
+    assert set(state) >= {"model.0.conv.conv.weight", "model.8.cv1.conv.weight", "model.9.m.0.cv2.bn.running_var",
+                          "model.24.anchors"}
     assert set(state) == set(model.state_dict())
 
 
@@ -189,7 +191,8 @@ def test_fitted_anchors_stay(model, dressed, tmp_path):
 
 
 @pytest.mark.parametrize("names, expected", [
-    ({2: "c", 0: "a", 1: "b"}, ["a", "b", "c"]), ({0: "a", 2: "c"}, ["a", "class1", "c"]), (["a"], ["class0", "class1", "class2"]),
+    ({2: "c", 0: "a", 1: "b"}, ["a", "b", "c"]),
+    ({0: "a", 2: "c"}, ["a", "class1", "c"]), (["a"], ["class0", "class1", "class2"]),
     (None, ["class0", "class1", "class2"]),
 ])
 def test_names_go_by_number(names, expected, model, dressed, tmp_path):
@@ -220,8 +223,10 @@ def refusal(content, path: Path) -> str:
     (dict(head="Segment"), "its head is a models.yolo.Segment; only models.yolo.Detect"),
     (dict(head="IDetect"), "IDetect (YOLOv7's)"),
     (dict(top="ultralytics.nn.tasks", detector="DetectionModel"),
-     "names ultralytics.nn.tasks.DetectionModel, which no YOLOv5 detection checkpoint needs: an Ultralytics model, YOLOv8 or later"),
-    (dict(top="models.cbam"), "names models.cbam.Model, which no YOLOv5 detection checkpoint needs: the class is of a changed YOLOv5"),
+     "names ultralytics.nn.tasks.DetectionModel, which no YOLOv5 detection checkpoint needs: "
+     "an Ultralytics model, YOLOv8 or later"),
+    (dict(top="models.cbam"),
+     "names models.cbam.Model, which no YOLOv5 detection checkpoint needs: the class is of a changed YOLOv5"),
     (dict(top="utils.torch_utils"), "names utils.torch_utils.Model"),
 ])
 def test_other_networks_are_named(change, words, model, dressed, tmp_path):

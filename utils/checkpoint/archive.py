@@ -96,7 +96,8 @@ class Archive:
             raise CheckpointError(f"{self.path}: damaged: it has no entry data/{shown(storage.key)}") from None
         claimed = storage.count * storage.dtype.itemsize
         if there != claimed:
-            raise CheckpointError(f"{self.path}: damaged: data/{shown(storage.key)} has {there} bytes, expected {shown(str(claimed))}")
+            raise CheckpointError(f"{self.path}: damaged: data/{shown(storage.key)} has {there} bytes, "
+                                  f"expected {shown(str(claimed))}")
         return storage
 
     def tensor(self, stored: StoredTensor, full: bool = False, keep: bool = True) -> Tensor:

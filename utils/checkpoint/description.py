@@ -64,7 +64,8 @@ def _model(checkpoint: Checkpoint) -> dict[str, str]:
     yaml = checkpoint.yaml
     keys = [key for key in yaml if key not in ("backbone", "head", "names", "anchors", "nc")]
     names = ", ".join(shown(name) for name in checkpoint.names[:8]) + (", ..." if checkpoint.nc > 8 else "")
-    return {"classes": f"{checkpoint.nc}: {names}", "strides": " ".join(f"{pixels:g}" for pixels in checkpoint.stride) or "not told",
+    strides = " ".join(f"{pixels:g}" for pixels in checkpoint.stride)
+    return {"classes": f"{checkpoint.nc}: {names}", "strides": strides or "not told",
             "model": ", ".join(f"{shown(str(key))} {shown(str(yaml[key]))}" for key in keys)}
 
 

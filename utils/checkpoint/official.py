@@ -29,7 +29,8 @@ _OTHERS = {  # models that look like detectors from outside
 }
 _LEFTOVERS = (".anchor_grid", ".total_ops", ".total_params", "total_ops", "total_params")  # buffers of v5.0, and of a profiler
 _ACTIVATIONS = ("torch.nn.modules.activation.SiLU", "torch.nn.modules.linear.Identity")
-_NUMBERS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "f2": "e", "f4": "f", "f8": "d"}  # numpy's and struct's
+# numpy's letters for types of numbers, and struct's
+_NUMBERS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "f2": "e", "f4": "f", "f8": "d"}
 
 
 def official_checkpoint(content: object, archive: Archive) -> Checkpoint:
@@ -104,7 +105,7 @@ def _check_kind(model: Record, modules: list[Record], path: Path) -> None:
         raise CheckpointError(f"{path}: holds no YOLOv5 detection model: its model is a {shown(model.name)}")
     if head.name != "models.yolo.Detect":
         other = " (YOLOv7's)" if head.name.startswith("models.yolo.I") else ""
-        raise CheckpointError(f"{path}: its head is a {shown(head.name)}{other}; only models.yolo.Detect, a detection head, is read")
+        raise CheckpointError(f"{path}: its head is a {shown(head.name)}{other}; only models.yolo.Detect is read")
 
 
 def _check_network(modules: list[Record], path: Path) -> None:
@@ -113,11 +114,12 @@ def _check_network(modules: list[Record], path: Path) -> None:
         children = module.state.get("_modules")
         act = children.get("act") if isinstance(children, dict) else None
         if isinstance(act, Record) and act.name not in _ACTIVATIONS:
-            raise CheckpointError(f"{path}: its {shown(module.name)} has the activation {shown(act.name.rpartition('.')[2])}, and "
-                                  "SiLU is what is built here; take weights of YOLOv5 v4.0 or later that were trained with SiLU")
+            kind = shown(act.name.rpartition(".")[2])
+            raise CheckpointError(f"{path}: its {shown(module.name)} has the activation {kind}, and SiLU is what is "
+                                  "built here; take weights of YOLOv5 v4.0 or later that were trained with SiLU")
         eps = module.state.get("eps")
         if module.name.endswith("batchnorm.BatchNorm2d") and not (isinstance(eps, float) and math.isclose(eps, NORM_EPS)):
-            raise CheckpointError(f"{path}: its norms add {shown(repr(eps))} to the variance, and {NORM_EPS} is what is added here")
+            raise CheckpointError(f"{path}: its norms add {shown(repr(eps))} to the variance, and {NORM_EPS} is added here")
 
 
 def _names(model: Record, yaml: dict, path: Path) -> list[str]:

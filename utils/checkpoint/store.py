@@ -77,7 +77,8 @@ def outline(archive: Archive, content: object) -> Checkpoint:
     models = [content.get("ema"), content.get("model")] if isinstance(content, dict) else [content]
     if any(isinstance(model, Record) for model in models):
         return official_checkpoint(content, archive)
-    raise CheckpointError(f"{archive.path}: holds tensors without a model's description; expected a checkpoint of ours or of YOLOv5")
+    raise CheckpointError(f"{archive.path}: holds tensors without a model's description; "
+                          "expected a checkpoint of ours or of YOLOv5")
 
 
 def is_ours(content: object) -> bool:
@@ -153,8 +154,8 @@ def find_weights(name: Path | str, download: bool = False) -> Path:
 def _from_ours(content: dict, path: Path) -> Checkpoint:
     """Return the record in a file of ours, checked, its tensors still in the file."""
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
-        version = content.get("version")
-        raise CheckpointError(f"{path}: its format {shown(str(version))} is newer than this program, which knows {VERSION}; update it")
+        version = shown(str(content.get("version")))
+        raise CheckpointError(f"{path}: its format {version} is newer than this program, which knows {VERSION}; update it")
     expected = {"yaml": dict, "names": list, "stride": list, "state": dict, "training": (dict, type(None)), "settings": dict}
     for key, kind in expected.items():
         if key not in content or not isinstance(content[key], kind):
@@ -167,7 +168,8 @@ def _from_ours(content: dict, path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: its names are not text, or its strides not numbers")
     date, written_by = (value if isinstance(value, str) else "" for value in (content.get("date"), content.get("written_by")))
     settings, training = (plain_value(content[key], path, key, _kept) for key in ("settings", "training"))
-    return Checkpoint(plain_value(content["yaml"], path), names, state, tuple(stride), training, settings, date, written_by, str(path))
+    return Checkpoint(plain_value(content["yaml"], path), names, state, tuple(stride), training, settings, date, written_by,
+                      str(path))
 
 
 def _kept(item: object) -> StoredTensor | None:

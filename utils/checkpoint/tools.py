@@ -186,7 +186,8 @@ def _different_values(where: str, left: object, right: object, depth: int = 0) -
         return []
     if depth < 4 and isinstance(left, dict) and isinstance(right, dict):
         keys = list({**left, **right})
-        return [line for key in keys for line in _different_values(f"{where}.{shown(str(key))}", left.get(key), right.get(key), depth + 1)]
+        return [line for key in keys
+                for line in _different_values(f"{where}.{shown(str(key))}", left.get(key), right.get(key), depth + 1)]
     if depth < 4 and isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
         return [line for index, pair in enumerate(zip(left, right))
                 for line in _different_values(f"{where}[{index}]", *pair, depth + 1)]
