@@ -1,7 +1,7 @@
 """Figures of a comparison: accuracy against cost with intervals, learning curves with bands, differences by class.
 
 Each is written as a png on white, and returned as an svg without a background, whose text is text and whose colours are
-exactly those of `series_color`, INK, FAINT and GRID, so that a page can put its own in their place."""
+exactly those of `series_color`, INK, FAINT, GRID and PAPER, so that a page can put its own in their place."""
 
 import io
 import math
@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.plots.canvas import canvas
 
-INK, FAINT, GRID = "#1d2126", "#5b646e", "#dfe3e8"
+INK, FAINT, GRID, PAPER = "#1d2126", "#5b646e", "#dfe3e8", "#fefefe"
 SERIES = ("#4a525b", "#1f67c7", "#c2540a", "#17835a", "#9443bd", "#9a7400", "#c12f62", "#08808f", "#6d5f4c")
 _MARKERS = "soD^vPX*<>hd"
 _LONGEST_NAME = 34
@@ -25,7 +25,8 @@ _PANELS_A_ROW = 4
 @dataclass(frozen=True)
 class Mark:
     """One model in a plane: x its cost; y, low, high its accuracy and the ends of its interval, in points (nan where there
-    is none); seeds: the accuracy of each seed; series: number of its colour, 0 is the baseline."""
+    is none); seeds: the accuracy of each seed; series: number of its colour, 0 is the baseline; shown: whether it is the
+    baseline or differs from it by the verdict, and so is filled."""
 
     name: str
     series: int
@@ -34,6 +35,7 @@ class Mark:
     low: float = math.nan
     high: float = math.nan
     seeds: tuple[float, ...] = ()
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,14 @@ class Course:
 
 @dataclass(frozen=True)
 class Gaps:
-    """One model's differences to the baseline by class, in points: (difference, low, high), nan where there is none."""
+    """One model's differences to the baseline by class, in points: (difference, low, high), nan where there is none.
+
+    shown: of each class, whether the verdict is that it differs; its point is filled then."""
 
     name: str
     series: int
     rows: tuple[tuple[float, float, float], ...]
+    shown: tuple[bool, ...]
 
 
 def series_color(series: int) -> str:
@@ -65,10 +70,12 @@ def plot_tradeoff(marks: Sequence[Mark], file: Path, x_label: str, y_label: str)
         axes = figure.subplots()
         for mark in marks:
             tint, shape = series_color(mark.series), _MARKERS[mark.series % len(_MARKERS)]
-            axes.plot([mark.x] * len(mark.seeds), mark.seeds, ".", color=tint, alpha=0.45, markersize=5, zorder=2)
+            axes.plot([mark.x] * len(mark.seeds), mark.seeds, "_", color=tint, alpha=0.6, markersize=15, zorder=2)
             if math.isfinite(mark.low) and math.isfinite(mark.high):
-                axes.errorbar([mark.x], [mark.y], [[mark.y - mark.low], [mark.high - mark.y]], color=tint, capsize=4, linewidth=1.6, zorder=3)
-            axes.plot([mark.x], [mark.y], shape, color=tint, markersize=8, label=_shortened(mark.name), zorder=4)
+                reach = [[mark.y - mark.low], [mark.high - mark.y]]
+                axes.errorbar([mark.x], [mark.y], reach, color=tint, capsize=4, linewidth=1.6, zorder=3)
+            axes.plot([mark.x], [mark.y], shape, color=tint, markerfacecolor=tint if mark.shown else PAPER, markersize=8,
+                      markeredgewidth=1.8, label=_shortened(mark.name), zorder=4)
             if mark.series == 0:
                 axes.axhline(mark.y, color=tint, linestyle=(0, (5, 4)), linewidth=1, zorder=1)
         axes.margins(x=0.12, y=0.1)
@@ -103,7 +110,7 @@ def _draw_course(axes: Any, course: Course, values: np.ndarray) -> None:
 
 
 def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: str) -> str:
-    """Write the differences by class: a panel a model, a row a class, zero (the baseline) as a line; all panels share their scale."""
+    """Write the differences by class: a panel a model, a row a class, zero (the baseline) as a line, one scale for all."""
     columns = min(len(gaps), _PANELS_A_ROW)
     rows = math.ceil(len(gaps) / columns)
     height = rows * (0.95 + 0.26 * len(names)) + 0.4
@@ -112,11 +119,11 @@ def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: s
         for axes, gap in zip(grid.flat, gaps):
             _draw_gaps(axes, gap)
             axes.set_title(_shortened(gap.name, 26), fontsize=9, color=INK, parse_math=False)
-            axes.set_yticks(range(len(names)), [_shortened(name, 22) for name in names], parse_math=False)
-            axes.set_ylim(len(names) - 0.4, -0.6)
             _dress(axes, "", "")
         for axes in list(grid.flat)[len(gaps):]:
             axes.axis("off")
+        grid[0, 0].set_yticks(range(len(names)), [_shortened(name, 22) for name in names], parse_math=False)  # shared by all
+        grid[0, 0].set_ylim(len(names) - 0.4, -0.6)
         figure.supxlabel(x_label, fontsize=9, color=FAINT)
         return _svg(figure, file)
 
@@ -127,7 +134,9 @@ def _draw_gaps(axes: Any, gap: Gaps) -> None:
     places, (differences, lows, highs) = np.arange(len(gap.rows)), np.array(gap.rows).T
     whole, there = np.isfinite(lows) & np.isfinite(highs), np.isfinite(differences)
     axes.hlines(places[whole], lows[whole], highs[whole], color=tint, linewidth=1.8)
-    axes.plot(differences[there], places[there], "o", color=tint, markersize=5)
+    for filled in (True, False):
+        those = there & (np.array(gap.shown) == filled)
+        axes.plot(differences[those], places[those], "o", color=tint, markerfacecolor=tint if filled else PAPER, markersize=5.5)
     for place in places[~there]:
         axes.text(0, place, "– ", color=FAINT, fontsize=9, ha="right", va="center")
 
@@ -163,7 +172,8 @@ def _svg(figure: Any, file: Path) -> str:
 
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": file.stem}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        anonymous = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=anonymous)
     text = stream.getvalue()
     text = text[text.index("<svg"):]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)

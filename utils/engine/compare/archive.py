@@ -43,14 +43,15 @@ def _points(value: float | None) -> str:
 def _score_row(study: Study, variant: Variant, metric: str) -> dict[str, Any]:
     summary, difference = variant.summaries.get(metric), variant.differences.get(metric)
     values = {seed: value for seed, value in summary.values.items() if is_figure(value)} if summary else {}
-    row: dict[str, Any] = {"variant": variant.name, "role": variant.role, "metric": metric, "unit": "points", "seeds": len(values)}
+    row: dict[str, Any] = {"variant": variant.name, "role": variant.role, "metric": metric, "unit": "points"}
+    row["seeds"] = len(values)
     row |= {f"seed_{seed}": _points(values.get(seed)) for seed in study.seeds}
     row |= {"value": _points(summary.mean), "sd": _points(summary.sd)} if summary else {}
     row["verdict"] = "baseline" if variant.role == "baseline" else "not tested"
     if difference:
-        row |= {"difference": _points(difference.difference), "low": _points(difference.interval[0]),
-                "high": _points(difference.interval[1]), "p": repr(float(difference.p)), "p_holm": repr(float(difference.p_holm)),
-                "verdict": difference.verdict}
+        low, high = difference.interval
+        row |= {"difference": _points(difference.difference), "low": _points(low), "high": _points(high),
+                "p": repr(float(difference.p)), "p_holm": repr(float(difference.p_holm)), "verdict": difference.verdict}
     cells = [tables.score(study, variant, metric), *tables.difference_cells(study, variant, metric)]
     lost = [f"seed {run.seed} {run.status}" for run in variant.runs if run.status != "done"]
     row["remark"] = "; ".join(dict.fromkeys([cell.reason for cell in cells if cell.reason] + lost)) or "none"
@@ -60,13 +61,15 @@ def _score_row(study: Study, variant: Variant, metric: str) -> dict[str, Any]:
 def _cost_rows(variant: Variant) -> Iterator[dict[str, Any]]:
     for field, unit in _COSTS.items():
         value = getattr(variant.cost, field) if variant.cost else None
+        there = is_figure(value)
         yield {"variant": variant.name, "role": variant.role, "metric": field, "unit": unit, "seeds": 0, "verdict": "not tested",
-               "value": repr(value) if is_figure(value) else "nan", "remark": "none" if is_figure(value) else tables.why_no_cost(variant.cost, field)}
+               "value": repr(value) if there else "nan", "remark": "none" if there else tables.why_no_cost(variant.cost, field)}
 
 
 def as_json(study: Study) -> str:
     """Return the whole study; accuracies are 0..1, paths are relative to the study's folder, and what is no number is null."""
-    content = {"schema": SCHEMA, "units": {"scores": "0..1", "difference": "0..1", "seconds": "s", **_COSTS}, **_plain(study, study.folder)}
+    units = {"scores": "0..1", "difference": "0..1", "seconds": "s", **_COSTS}
+    content = {"schema": SCHEMA, "units": units, **_plain(study, study.folder)}
     content["asked"] = tables.asked(study)
     content["found"] = [sentence for _, _, sentence in tables.found(study)]
     for variant, entry in zip(study.variants, content["variants"]):

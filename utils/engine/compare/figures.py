@@ -16,11 +16,13 @@ from utils.errors import DataError
 from utils.plots.compare import Course, Gaps, Mark, plot_courses, plot_gaps, plot_tradeoff
 from utils.plots.curves import read_results
 
+SHOWN = ("better", "worse")
 LOGGER = logging.getLogger("yolo")
 _ACCURACY = "metrics/mAP_0.5:0.95"
 _LOSSES = ("val/box_loss", "val/obj_loss", "val/cls_loss")
-_INTERVALS = ("Bars: 95 % interval of the difference to the baseline, drawn about it (the dashed line): a bar that crosses the line holds "
-              "zero. Small dots: single seeds.")
+_FILLED = "Hollow: no difference shown."
+_INTERVALS = ("Bars: 95 % interval of the difference to the baseline, drawn about it (the dashed line): a bar that crosses the "
+              f"line holds zero. {_FILLED} Dashes: single seeds.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def _tradeoff(study: Study, what: str, field: str, label: str, scale: float) -> 
 
 def _mark(study: Study, variant: Variant, field: str, scale: float) -> Mark | None:
     """The baseline stands at its mean; the others at that plus their paired difference, so that what is drawn and what the
-    verdict says cannot disagree where a seed is missing on one side."""
+    verdict says agree where a seed is missing on one side."""
     summary, base = variant.summaries.get(PRIMARY), study.baseline.summaries.get(PRIMARY)
     cost = getattr(variant.cost, field) if variant.cost else None
     if summary is None or not is_figure(summary.mean) or not is_figure(cost):
@@ -68,7 +70,9 @@ def _mark(study: Study, variant: Variant, field: str, scale: float) -> Mark | No
         height = base.mean + answer.difference
         ends = tuple(100 * (base.mean + end) for end in answer.interval)
     seeds = tuple(100 * value for value in tables.spread(summary) if is_figure(value))
-    return Mark(variant.name, tables.series_of(study, variant), cost * scale, 100 * height, ends[0], ends[1], seeds if len(seeds) > 1 else ())
+    shown = variant.role == "baseline" or answer is not None and answer.verdict in SHOWN
+    return Mark(variant.name, tables.series_of(study, variant), cost * scale, 100 * height, *ends,
+                seeds=seeds if len(seeds) > 1 else (), shown=shown)
 
 
 def _courses(study: Study) -> Picture | None:
@@ -76,8 +80,8 @@ def _courses(study: Study) -> Picture | None:
     if not courses:
         return None
     file = study.folder / "learning_curves.png"
-    caption = ("Means over the seeds, up to the epoch in which the first of a variant's trainings ended; bands from the lowest seed to the "
-               "highest. These are the figures of training; the tables hold those of the evaluation afterwards.")
+    caption = ("Means over the seeds, up to the epoch in which the first of a variant's trainings ended; bands from the lowest "
+               "seed to the highest. These are the figures of training; the tables hold those of the evaluation afterwards.")
     drawn = "; ".join(f"{course.name}: {len(next(iter(course.values.values())))} trainings" for course in courses)
     return Picture("learning_curves", "Learning curves", caption, file, plot_courses(courses, file), drawn)
 
@@ -113,15 +117,16 @@ def _stacked(courses: Sequence[np.ndarray]) -> np.ndarray:
 
 def _class_gaps(study: Study) -> Picture | None:
     metrics = tables.metrics_of(study, tables.CLASS)
-    gaps = [Gaps(variant.name, tables.series_of(study, variant), tuple(_gap(variant, metric) for metric in metrics))
+    gaps = [Gaps(variant.name, tables.series_of(study, variant), tuple(_gap(variant, metric) for metric in metrics),
+                 tuple(metric in variant.differences and variant.differences[metric].verdict in SHOWN for metric in metrics))
             for variant in study.variants if any(metric in variant.differences for metric in metrics)]
     if not gaps:
         return None
     file = study.folder / "class_differences.png"
     label = f"{PRIMARY}, difference to {study.baseline.name} (points)"
     svg = plot_gaps(gaps, [tables.short(metric) for metric in metrics], file, label)
-    caption = ("Difference to the baseline (the dashed line) with its 95 % interval, class by class; right of the line is better. Not corrected "
-               "for the number of classes: with many, some intervals miss zero by chance.")
+    caption = ("Difference to the baseline (the dashed line) with its 95 % interval, class by class; right of the line is "
+               f"better. {_FILLED} The intervals are not corrected for the number of classes, the verdicts are.")
     return Picture("class_differences", "Differences by class", caption, file, svg, "the figures are in the table by class")
 
 

@@ -20,9 +20,10 @@ def write_report(study: Study) -> list[Path]:
     A figure without data is left out: no learning curves where nothing was trained, none by class without classes."""
     study.folder.mkdir(parents=True, exist_ok=True)
     pictures = draw_figures(study)
-    shown = {picture.file.name: f"{picture.title}. {picture.caption}" for picture in pictures}
+    shown = {picture.file.name: (picture.title, picture.caption) for picture in pictures}
     if study.strip is not None and study.strip.is_file() and study.strip.is_relative_to(study.folder):
-        shown[study.strip.relative_to(study.folder).as_posix()] = "The same pictures, detected by each model."
+        name = study.strip.relative_to(study.folder).as_posix()
+        shown[name] = ("The same pictures", "Rows: the labels and the models; the boxes are what each detects.")
     written = {"report.html": html_page(study, pictures), "compare.md": markdown(study, shown), "compare.tex": latex(study),
                "compare.csv": as_csv(study), "compare.json": as_json(study)}
     files = [_write(study.folder / name, content) for name, content in written.items()]

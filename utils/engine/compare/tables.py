@@ -3,7 +3,7 @@
 Everything is taken from the records; what is said here besides is why a figure is not there."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.engine.compare import cells
 from utils.engine.compare.cells import Cell, Column, Table
@@ -14,6 +14,7 @@ CLASS, ERROR = "class/", "error/"
 _ORDER = (PRIMARY, "mAP50", "AP75", "APs", "APm", "APl")
 _SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 _NAME = Column("variant", figures=False)
+Part = TypeVar("Part", Cell, Column)
 
 
 def metrics_of(study: Study, prefix: str = "") -> list[str]:
@@ -78,9 +79,10 @@ def difference_cells(study: Study, variant: Variant, metric: str) -> list[Cell]:
     reason = why_no_difference(study, variant, metric)
     if found is None:
         return [cells.missing(reason)] * 5
-    untested = "the test had nothing to permute" if cells.is_figure(found.difference) else reason
-    return [cells.signed(found.difference, reason), cells.interval(*found.interval, reason), cells.probability(found.p, untested),
-            cells.probability(found.p_holm, untested), cells.verdict_cell(found.verdict)]
+    there = cells.is_figure(found.difference)
+    untested, endless = ("it could not be tested", "too few images for an interval") if there else (reason, reason)
+    return [cells.signed(found.difference, reason), cells.interval(*found.interval, endless),
+            cells.probability(found.p, untested), cells.probability(found.p_holm, untested), cells.verdict_cell(found.verdict)]
 
 
 _DIFFERENCE = (Column("difference", "points"), Column("95 % interval", "points"), Column("p"), Column("p, Holm"),
@@ -109,29 +111,41 @@ def cost_cell(cost: Cost | None, field: str, decimals: int, scale: float = 1.0) 
 
 def overview(study: Study) -> Table:
     """A row a variant: the main metric, its difference and verdict, and what it costs."""
-    rows = [(name_of(study, variant), score(study, variant, PRIMARY), *difference_cells(study, variant, PRIMARY),
+    rows = [(name_of(study, variant), score(study, variant, PRIMARY), *_without_raw_p(difference_cells(study, variant, PRIMARY)),
              cost_cell(variant.cost, "parameters", 2, 1e-6), cost_cell(variant.cost, "gflops", 2),
              cost_cell(variant.cost, "latency_ms", 2)) for variant in study.variants]
-    columns = (_NAME, Column(PRIMARY, "points"), *_DIFFERENCE, Column("parameters", "M"), Column("GFLOPs"), Column("latency", "ms"))
+    columns = (_NAME, Column(PRIMARY, "points"), *_without_raw_p(_DIFFERENCE), Column("parameters", "M"), Column("GFLOPs"),
+               Column("latency", "ms"))
     return Table("overview", "At a glance", columns, tuple(rows),
-                 f"{PRIMARY}: mean ± standard deviation over the seeds. Difference: to the baseline, paired by seed. Latency: median of "
-                 "one image at a time.")
+                 f"{PRIMARY}: mean ± standard deviation over the seeds. Difference: to the baseline, paired by seed. p, Holm: "
+                 "corrected for the number of variants compared. Latency: median of one image at a time.")
+
+
+def _without_raw_p(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The uncorrected p stands in the table of differences alone."""
+    return (*parts[:2], *parts[3:])
 
 
 def accuracy(study: Study) -> Table:
     """A row a variant, a column a metric."""
     metrics = metrics_of(study)
     rows = [(name_of(study, variant), *(score(study, variant, metric) for metric in metrics)) for variant in study.variants]
-    return Table("accuracy", "Accuracy", (_NAME, *(Column(metric, "points") for metric in metrics)), tuple(rows),
-                 "Mean ± standard deviation over the seeds. APs, APm and APl are pycocotools' figures for small, medium and large objects.")
+    caption = "Mean ± standard deviation over the seeds."
+    if any(metric in _SIZES for metric in metrics):
+        caption += " APs, APm and APl are pycocotools' figures for small, medium and large objects."
+    return Table("accuracy", "Accuracy", (_NAME, *(Column(metric, "points") for metric in metrics)), tuple(rows), caption)
 
 
 def differences(study: Study) -> Table:
     """A row a variant and metric: what the tests say of metrics other than the classes'."""
+    tested = [metric for metric in metrics_of(study) if any(metric in variant.differences for variant in study.variants)]
     rows = [(name_of(study, variant), cells.text_cell(metric), *difference_cells(study, variant, metric))
-            for metric in metrics_of(study) for variant in study.variants if variant.role != "baseline"]
-    return Table("differences", "Differences to the baseline", (_NAME, Column("metric", figures=False), *_DIFFERENCE), tuple(rows),
-                 f"Variant minus {study.baseline.name}, paired by seed. p, Holm: corrected for the number of variants compared.")
+            for metric in tested for variant in study.variants if variant.role != "baseline"]
+    untested = [metric for metric in metrics_of(study) if metric not in tested]
+    caption = (f"Variant minus {study.baseline.name}, paired by seed. p, Holm: corrected for the number of variants compared."
+               + (f" Not tested: {cells.listed(untested)}." if untested else ""))
+    columns = (_NAME, Column("metric", figures=False), *_DIFFERENCE)
+    return Table("differences", "Differences to the baseline", columns, tuple(rows), caption)
 
 
 def classes(study: Study) -> Table | None:
@@ -146,7 +160,8 @@ def classes(study: Study) -> Table | None:
             row.append(score(study, variant, metric))
             row += [_difference_with_interval(study, variant, metric)] if compared else []
     table = Table("classes", f"{PRIMARY} by class", tuple(columns), tuple(map(tuple, rows)),
-                  "Mean ± standard deviation over the seeds; differences with their 95 % intervals, not corrected for the number of classes.")
+                  "Mean ± standard deviation over the seeds. Differences to the baseline with their 95 % intervals; better (▲) "
+                  "and worse (▼) are the verdicts, for which p is corrected over classes and variants.")
     return table if metrics else None
 
 
@@ -154,9 +169,9 @@ def _difference_with_interval(study: Study, variant: Variant, metric: str) -> Ce
     found, reason = variant.differences.get(metric), why_no_difference(study, variant, metric)
     if found is None or not cells.is_figure(found.difference):
         return cells.missing(reason)
-    ends = cells.interval(*found.interval)
-    return Cell(f"{cells.sign_text(found.difference)} ({ends.text})" if not ends.reason else cells.sign_text(found.difference),
-                100 * found.difference, "no interval was computed" if ends.reason else "")
+    text, ends = cells.sign_text(found.difference), cells.interval(*found.interval, "too few images for an interval")
+    tone = found.verdict if found.verdict in ("better", "worse") else ""
+    return Cell(text if ends.reason else f"{text} ({ends.text})", 100 * found.difference, ends.reason, tone)
 
 
 def errors(study: Study) -> Table | None:
@@ -181,18 +196,21 @@ def costs(study: Study) -> Table:
     measured = [variant.cost for variant in study.variants if variant.cost]
     columns, rows = _with_ratios(study, [_NAME, *(Column(title, unit) for _, title, unit, _ in _COSTS)], rows)
     places = "; ".join(dict.fromkeys(f"{cost.imgsz} pixels on {cost.device}" for cost in measured))
-    return Table("costs", "Cost", tuple(columns), tuple(rows),
-                 "GFLOPs: counted as the operations are dispatched, attention's matrix products included; by thop: as in YOLOv5's tables. "
-                 "Latency: batch 1, its ratio to the baseline taken round by round; throughput: batch 16; memory: the peak." + (f" Measured at {places}." if places else ""))
+    caption = ("GFLOPs: counted as the operations are dispatched, attention's matrix products included; by thop: as in YOLOv5's "
+               "tables. Latency: batch 1, its ratio to the baseline taken round by round; throughput: batch 16; memory: the peak."
+               + (f" Measured at {places}." if places else ""))
+    return Table("costs", "Cost", tuple(columns), tuple(rows), caption)
 
 
-def _with_ratios(study: Study, columns: list[Column], rows: list[tuple[Cell, ...]]) -> tuple[list[Column], list[tuple[Cell, ...]]]:
+def _with_ratios(
+    study: Study, columns: list[Column], rows: list[tuple[Cell, ...]],
+) -> tuple[list[Column], list[tuple[Cell, ...]]]:
     """Return the cost's columns and rows with the ratio of latencies behind the latency, where it was measured."""
     if not any(variant.cost and "latency_ms" in variant.cost.ratios for variant in study.variants):
         return columns, rows
     place = 1 + next(number for number, (field, *_) in enumerate(_COSTS) if field == "latency_p95_ms")
-    ratios = [cells.number(variant.cost.ratios.get("latency_ms") if variant.cost else None, 3, why_no_cost(variant.cost, "latency_ms"))
-              for variant in study.variants]
+    measured = [(variant.cost.ratios.get("latency_ms") if variant.cost else None, variant.cost) for variant in study.variants]
+    ratios = [cells.number(ratio, 3, why_no_cost(cost, "latency_ms")) for ratio, cost in measured]
     return ([*columns[:place], Column("latency, ratio", "×"), *columns[place:]],
             [(*row[:place], ratio, *row[place:]) for row, ratio in zip(rows, ratios)])
 
@@ -200,12 +218,17 @@ def _with_ratios(study: Study, columns: list[Column], rows: list[tuple[Cell, ...
 def runs(study: Study) -> Table:
     """A row a run: how it ended, what it scored, how long it took."""
     metrics = [metric for metric in metrics_of(study) if any(_runs_have(variant, metric) for variant in study.variants)]
-    rows = [(name_of(study, variant), cells.number(run.seed, 0), Cell(run.status, run.status, tone=_tone(run)),
-             *(_of_seed(study, variant, run, metric) for metric in metrics), cells.duration(run.seconds, "its time was not recorded"),
-             _remark(run)) for variant in study.variants for run in variant.runs]
+    rows = [_run_row(study, variant, run, metrics) for variant in study.variants for run in variant.runs]
     columns = (_NAME, Column("seed"), Column("status", figures=False), *(Column(metric, "points") for metric in metrics),
                Column("time", "h:mm:ss"), Column("remark", figures=False))
-    return Table("runs", "Every run", columns, tuple(rows), "A row is one variant trained with one seed, or one checkpoint evaluated.")
+    caption = "A row is one variant trained with one seed, or one checkpoint evaluated."
+    return Table("runs", "Every run", columns, tuple(rows), caption)
+
+
+def _run_row(study: Study, variant: Variant, run: Run, metrics: Sequence[str]) -> tuple[Cell, ...]:
+    return (name_of(study, variant), cells.number(run.seed, 0), Cell(run.status, run.status, tone=_tone(run)),
+            *(_of_seed(study, variant, run, metric) for metric in metrics),
+            cells.duration(run.seconds, "its time was not recorded"), _remark(run))
 
 
 def _runs_have(variant: Variant, metric: str) -> bool:
@@ -272,7 +295,7 @@ def asked(study: Study) -> str:
     """Return the question in one sentence."""
     others = [variant.name for variant in study.variants if variant.role == "variant"]
     control = [variant.name for variant in study.variants if variant.role == "control"]
-    subject = cells.listed(others + [f"the widened control {name}" for name in control]) or "another model"
+    subject = cells.listed(others + [f"the widened baseline {name}" for name in control]) or "another model"
     verb = "do" if len(others) + len(control) > 1 else "does"
     data = study.data.get("name") or study.data.get("file")
     where = f" on {data}" if data else ""

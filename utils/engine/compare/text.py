@@ -9,9 +9,11 @@ from utils.engine.compare.cells import Cell, Table
 from utils.engine.compare.records import Study
 
 _BACKSLASH = "\\textbackslash{}"
-_TEX = {"\\": _BACKSLASH, "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}", "<": "\\textless{}",
-        ">": "\\textgreater{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", '"': "\\textquotedbl{}", "|": "\\textbar{}",
-        "±": "$\\pm$", "–": "--", "²": "$^2$", "·": "$\\cdot$"}
+_TEX = {"\\": _BACKSLASH, "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
+        "<": "\\textless{}", ">": "\\textgreater{}", "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}", '"': "\\textquotedbl{}", "|": "\\textbar{}",
+        "±": "$\\pm$", "–": "--", "−": "$-$",
+        "²": "$^2$", "·": "$\\cdot$", "×": "$\\times$"}
 _IN_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 
 
@@ -59,8 +61,8 @@ def _legend(table: Table) -> list[str]:
 # ---- Markdown ----
 
 
-def markdown(study: Study, figures: Mapping[str, str]) -> str:
-    """Return the report as GitHub's Markdown. figures: captions by file name, as they are to be shown."""
+def markdown(study: Study, figures: Mapping[str, tuple[str, str]]) -> str:
+    """Return the report as GitHub's Markdown. figures: (title, caption) by file name, as they are to be shown."""
     parts = [f"# {markdown_text(study.title)}", markdown_text(f"{study.date}. {tables.tally(study)}."),
              f"**Asked.** {markdown_text(tables.asked(study))}", "**Found.**",
              "\n".join(f"- {markdown_text(sentence)}" for _, _, sentence in tables.found(study)) or "- nothing to compare"]
@@ -68,7 +70,8 @@ def markdown(study: Study, figures: Mapping[str, str]) -> str:
         parts += ["**Notes.**", "\n".join(f"- {markdown_text(note)}" for note in study.notes)]
     every = tables.all_tables(study)
     parts += _markdown_table(every[0])
-    parts += [f"![{markdown_text(caption)}]({name})\n\n{markdown_text(caption)}" for name, caption in figures.items()]
+    parts += [f"![{markdown_text(title)}]({name})\n\n{markdown_text(f'{title}. {caption}')}"
+              for name, (title, caption) in figures.items()]
     parts += [part for table in every[1:] for part in _markdown_table(table)]
     parts += ["## How to repeat it", _fenced(study.command), "All accuracies are percentage points (0 to 100). "
               "The methods are those of docs/compare.md."]
@@ -85,7 +88,8 @@ def _markdown_table(table: Table) -> list[str]:
              _markdown_row(["---:" if column.figures else "---" for column in table.columns])]
     for first, *rest in table.rows:
         name = markdown_text(_role(first))
-        lines.append(_markdown_row([f"**{name}**" if first.tone == "baseline" else name, *(_markdown_cell(cell, table) for cell in rest)]))
+        name = f"**{name}**" if first.tone == "baseline" else name
+        lines.append(_markdown_row([name, *(_markdown_cell(cell, table) for cell in rest)]))
     parts = [f"## {markdown_text(table.title)}", "\n".join(lines), markdown_text(table.caption),
              "<br>".join(markdown_text(line) for line in _legend(table))]
     return [part for part in parts if part]
@@ -124,9 +128,9 @@ def _latex_table(table: Table) -> list[str]:
     legend = "; ".join(_legend(table))
     caption = latex_text(" ".join(filter(None, [table.caption, f"{legend}." if legend else ""])))
     heading = " & ".join(latex_text(column.heading) for column in table.columns)
-    return ["\\begin{table}", "\\centering", "\\small", f"\\caption{{{caption}}}", f"\\label{{tab:compare-{table.key}}}",
-            f"\\begin{{tabular}}{{{layout}}}", "\\toprule", f"{heading} \\\\", "\\midrule", *rows,
-            "\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    head = ["\\begin{table}", "\\centering", "\\footnotesize", "\\setlength{\\tabcolsep}{4pt}", f"\\caption{{{caption}}}",
+            f"\\label{{tab:compare-{table.key}}}", f"\\begin{{tabular}}{{{layout}}}", "\\toprule", f"{heading} \\\\", "\\midrule"]
+    return [*head, *rows, "\\bottomrule", "\\end{tabular}", "\\end{table}"]
 
 
 def _latex_cell(cell: Cell, table: Table) -> str:
