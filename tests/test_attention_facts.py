@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from models.attention import CBAM, ACmix, DoubleAttentionLayer
 from models.attention.acmix import reflect
-from models.attention.mhsa import interpolate
+from models.attention.positions import interpolate
 
 
 def test_reflection_equals_torch_where_torch_can_and_bounces_where_it_cannot():

@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import require_multiple, require_odd, require_positive, softmax
+from models.attention.arithmetic import divisor, require_odd, require_positive
+from models.attention.neighbourhood import attend_near
 from models.registry import Plan, Scale, register
 
 
@@ -39,8 +40,8 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
     if len(channels) != 1:
         raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
     c_in, rest = channels[0], list(args)
-    if not all(isinstance(each, int) for each in rest):
-        raise ValueError(f"expects [c_out, kernel_att, ...] as integers, got {rest}")
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in rest) or rest and (rest[0] < 1 or rest[0] % 2):
+        raise ValueError(f"expects [c_out, kernel_att, ...], integers of which the first is an even width, got {rest}")
     c_out = scale(rest.pop(0)) if rest else c_in
     if rest and rest[0] % 2 == 0:
         declared = args[0]
@@ -60,11 +61,11 @@ class ACmix(nn.Module):
     def __init__(self, in_planes: int, out_planes: int, kernel_att: int = 7, head: int = 4, kernel_conv: int = 3,
                  stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        require_positive("ACmix", in_planes=in_planes, head=head, stride=stride, dilation=dilation)
+        require_positive("ACmix", in_planes=in_planes, out_planes=out_planes, stride=stride, dilation=dilation)
         require_odd("ACmix", "kernel_att", kernel_att)
         require_odd("ACmix", "kernel_conv", kernel_conv)
-        require_multiple("ACmix", out_planes, head, "heads")
-        self.head, self.head_dim = head, out_planes // head
+        self.head = divisor("ACmix", "head", head, out_planes, wanted=4)
+        self.head_dim = out_planes // self.head
         self.kernel_att, self.kernel_conv = kernel_att, kernel_conv
         self.stride, self.dilation = stride, dilation
         taps = kernel_conv * kernel_conv
@@ -74,7 +75,7 @@ class ACmix(nn.Module):
         self.conv2 = nn.Conv2d(in_planes, out_planes, 1)
         self.conv3 = nn.Conv2d(in_planes, out_planes, 1)
         self.conv_p = nn.Conv2d(2, self.head_dim, 1)
-        self.fc = nn.Conv2d(3 * head, taps, 1, bias=False)
+        self.fc = nn.Conv2d(3 * self.head, taps, 1, bias=False)
         self.dep_conv = nn.Conv2d(taps * self.head_dim, out_planes, kernel_conv, stride, kernel_conv // 2,
                                   groups=self.head_dim, bias=False)
         with torch.no_grad():  # output o of a group is the sum of its `taps` inputs, input t moved by shift t
@@ -96,11 +97,7 @@ class ACmix(nn.Module):
         key = reflect(key.unflatten(1, heads) - position.unsqueeze(1), border)  # (B, head, d, H+2b, W+2b)
         value = reflect(value.unflatten(1, heads), border)
         size = query.shape[-2:]
-        logits = [(query * near).sum(2) for near in self._neighbours(key, size)]  # each (B, head, h, w)
-        attention = softmax(torch.stack(logits), dim=0).unsqueeze(3)
-        attended = torch.zeros_like(query)
-        for weight, near in zip(attention, self._neighbours(value, size), strict=True):
-            attended = torch.addcmul(attended, weight.to(near.dtype), near)
+        attended = attend_near(query, self._neighbours(key, size), self._neighbours(value, size))
         return attended.flatten(1, 2)  # (B, C_out, h, w), head-major
 
     def _neighbours(self, padded: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:

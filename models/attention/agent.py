@@ -16,11 +16,11 @@ weights, whose gradient is reproducible on every device; the input is added, as 
 
 import math
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from models.attention.arithmetic import fitting, require_multiple, require_positive, wide
+from models.attention.arithmetic import divisor, require_flag, require_positive
+from models.attention.cells import cell_means
+from models.attention.dense import attend, to_map, to_tokens
 from models.registry import register
 from utils.errors import ModelError
 
@@ -32,10 +32,10 @@ class Agent(nn.Module):
 
     def __init__(self, dim: int, num_heads: int | None = None, qkv_bias: bool = False, agent_num: int = 49) -> None:
         super().__init__()
-        num_heads = fitting(dim, 8) if num_heads is None else num_heads
-        require_positive("Agent", num_heads=num_heads, agent_num=agent_num)
-        require_multiple("Agent", dim, num_heads, "heads")
-        self.num_heads, self.side = num_heads, math.isqrt(agent_num)
+        require_positive("Agent", dim=dim, agent_num=agent_num)
+        require_flag("Agent", qkv_bias=qkv_bias)
+        self.num_heads = divisor("Agent", "num_heads", num_heads, dim, wanted=8)
+        self.side, self.scale = math.isqrt(agent_num), (dim // self.num_heads) ** -0.5
         if self.side**2 != agent_num:
             raise ModelError(f"Agent: agent_num {agent_num} is no square grid; use {self.side**2} or {(self.side + 1)**2}")
         self.q = nn.Conv2d(dim, dim, 1, bias=qkv_bias)
@@ -48,27 +48,13 @@ class Agent(nn.Module):
         query = self.q(x)
         key, value = self.kv(x).chunk(2, 1)
         agents = pooled(query, self.side)
-        query, agents, key, tokens = (self._tokens(maps) for maps in (query, agents, key, value))
-        seen = scaled_dot_product_attention(agents, key, tokens)  # (B, heads, n, d)
-        attended = scaled_dot_product_attention(query, agents, seen)  # (B, heads, N, d)
-        return x + self.proj(attended.transpose(2, 3).reshape(x.shape) + self.dwc(value))
-
-    def _tokens(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, heads, N, d)."""
-        return maps.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+        query, agents, key, tokens = (to_tokens(maps, self.num_heads) for maps in (query, agents, key, value))
+        seen = attend(agents, key, tokens, self.scale)  # (B, heads, n, d)
+        attended = attend(query, agents, seen, self.scale)  # (B, heads, N, d)
+        return x + self.proj(to_map(attended, x.shape[-2:]) + self.dwc(value))
 
 
 def pooled(maps: Tensor, side: int) -> Tensor:
-    """Return the means of (B, C, H, W) over a grid of at most side x side cells; cell i of n along a side of length L
-    goes from floor(i L / n) to ceil((i + 1) L / n), as in adaptive pooling."""
-    rows, columns = (cell_weights(length, min(side, length), maps) for length in maps.shape[-2:])
-    return rows @ maps @ columns.transpose(0, 1)
-
-
-def cell_weights(length: int, cells: int, like: Tensor) -> Tensor:
-    """Return (cells, length): the share of each position in each cell's mean, in the type and on the device of `like`."""
-    cell = torch.arange(cells, device=like.device).unsqueeze(1)
-    first, behind = cell * length // cells, -(-(cell + 1) * length // cells)
-    place = torch.arange(length, device=like.device)
-    shares = wide(((place >= first) & (place < behind)).to(like.dtype)) / (behind - first)
-    return shares.to(like.dtype)
+    """Return the means of (B, C, H, W) over a grid of at most side x side cells."""
+    rows, columns = (cell_means(min(side, length), length, maps) for length in maps.shape[-2:])
+    return rows @ maps @ columns.mT

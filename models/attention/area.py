@@ -19,7 +19,7 @@ to divide the width; no cast to half precision.
 
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import fitting, require_multiple, require_positive
+from models.attention.arithmetic import divisor, require_positive
 from models.attention.dense import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
@@ -37,9 +37,7 @@ class AreaAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int | None = None, area: int = 4) -> None:
         super().__init__()
         require_positive("AreaAttention", dim=dim, area=area)
-        self.num_heads = fitting(dim, dim // HEAD_WIDTH) if num_heads is None else num_heads
-        require_positive("AreaAttention", num_heads=self.num_heads)
-        require_multiple("AreaAttention", dim, self.num_heads, "heads")
+        self.num_heads = divisor("AreaAttention", "num_heads", num_heads, dim, wanted=dim // HEAD_WIDTH)
         self.area = area
         self.heads = -(-self.num_heads // area)
         self.scale = (dim // self.num_heads) ** -0.5

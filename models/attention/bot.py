@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, cat, einsum, nn
 from torch.nn.functional import one_hot
 
-from models.attention.arithmetic import fitting, reduced, require_multiple, require_positive
+from models.attention.arithmetic import divisor, reduced, require_positive
 from models.attention.dense import attend, to_map, to_tokens
 from models.layers import Conv
 from models.norms import BatchNorm
@@ -83,9 +83,7 @@ class BoT(nn.Module):
         super().__init__()
         require_positive("BoT", n_dims=n_dims, width=width, height=height, expansion=expansion)
         inner = reduced(n_dims, expansion, least=8)
-        self.heads = fitting(inner, 4) if heads is None else heads
-        require_positive("BoT", heads=self.heads)
-        require_multiple("BoT", inner, self.heads, "heads")
+        self.heads = divisor("BoT", "heads", heads, inner, wanted=4, of="inner channels")
         self.contract = Conv(n_dims, inner, act=nn.ReLU(inplace=True))
         self.attention = RelativeAttention(inner, height, width, self.heads)
         self.norm = BatchNorm(inner)

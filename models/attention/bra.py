@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, wide
+from models.attention.arithmetic import divisor, full_precision, require_odd, require_positive, wide
 from models.attention.windows import from_windows, pad_to_multiple, to_windows
 from models.registry import register
 
@@ -37,9 +37,7 @@ class BRA(nn.Module):
         super().__init__()
         require_positive("BRA", dim=dim, n_win=n_win, topk=topk)
         require_odd("BRA", "side_dwconv", side_dwconv)
-        self.num_heads = fitting(dim, dim // HEAD_CHANNELS) if num_heads is None else num_heads
-        require_positive("BRA", num_heads=self.num_heads)
-        require_multiple("BRA", dim, self.num_heads, "heads")
+        self.num_heads = divisor("BRA", "num_heads", num_heads, dim, wanted=dim // HEAD_CHANNELS)
         self.n_win, self.topk, self.scale = n_win, topk, dim**-0.5
         self.qkv = nn.Conv2d(dim, 3 * dim, 1)
         self.lepe = nn.Conv2d(dim, dim, side_dwconv, padding=side_dwconv // 2, groups=dim)
@@ -66,7 +64,8 @@ class BRA(nn.Module):
         if inside is not None:
             size = wide(inside).sum(1, keepdim=True)
             query, key = query / size, key / size
-        affinity = query @ key.transpose(1, 2)  # a common size of the regions does not change the ranks
+        with full_precision(query):
+            affinity = query @ key.transpose(1, 2)  # a common size of the regions does not change the ranks
         return affinity.topk(min(self.topk, affinity.shape[2]), dim=2).indices
 
     def _attend(self, regions: Tensor, routes: Tensor, inside: Tensor | None) -> Tensor:

@@ -20,11 +20,10 @@ from typing import Any
 
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import fitting, require_multiple, require_positive
+from models.attention.arithmetic import divisor, require_number, require_positive
 from models.attention.dense import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import Plan, Scale, register, same_width
-from utils.errors import ModelError
 
 HEAD_WIDTH = 64  # the paper's
 
@@ -79,12 +78,9 @@ class C2PSA(nn.Module):
     def __init__(self, c1: int, n: int = 1, e: float = 0.5, heads: int | None = None) -> None:
         super().__init__()
         require_positive("C2PSA", c1=c1, n=n)
-        if isinstance(e, bool) or not isinstance(e, int | float) or int(c1 * e) < 1:
-            raise ModelError(f"C2PSA: e is the share of the {c1} channels that is attended, such as 0.5, got {e!r}")
+        require_number("C2PSA", "e", e, least=1 / c1, most=1, such_as=0.5)  # a share of the channels, one at least
         hidden = int(c1 * e)
-        heads = fitting(hidden, hidden // HEAD_WIDTH) if heads is None else heads
-        require_positive("C2PSA", heads=heads)
-        require_multiple("C2PSA", hidden, heads, "heads")
+        heads = divisor("C2PSA", "heads", heads, hidden, wanted=hidden // HEAD_WIDTH, of="attended channels")
         self.heads = n * heads  # maps of N x N
         self.split = Conv(c1, 2 * hidden)
         self.blocks = nn.Sequential(*(AttentionBlock(hidden, heads) for _ in range(n)))

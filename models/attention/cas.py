@@ -16,7 +16,7 @@ norm would take away; the input is added, as around every mixer of the paper.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive
+from models.attention.arithmetic import require_flag, require_positive
 from models.layers import Conv
 from models.registry import register
 
@@ -43,6 +43,7 @@ class CAS(nn.Module):
     def __init__(self, dim: int, attn_bias: bool = False) -> None:
         super().__init__()
         require_positive("CAS", dim=dim)
+        require_flag("CAS", attn_bias=attn_bias)
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=attn_bias)
         self.oper_q = ContextGate(dim)
         self.oper_k = ContextGate(dim)

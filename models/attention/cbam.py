@@ -62,6 +62,7 @@ class CBAM(nn.Module):
 
     def __init__(self, c1: int, ratio: int = 16, kernel_size: int = 7) -> None:
         super().__init__()
+        require_positive("CBAM", c1=c1, ratio=ratio)
         self.channel_attention = ChannelAttentionModule(c1, ratio)
         self.spatial_attention = spatial_attention(kernel_size)
 

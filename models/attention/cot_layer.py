@@ -16,11 +16,10 @@ they add K1 and K2. Here a kernel of its own is applied at each position, as the
 each group of 8 channels' weights. The batch norm on the mean, which fails on one picture in training, takes it.
 """
 
-import torch
-from torch import Tensor, cat, nn, stack
+from torch import Tensor, cat, nn
 
 from models.attention.arithmetic import require_multiple, require_odd, softmax
-from models.attention.neighbourhood import neighbours
+from models.attention.neighbourhood import neighbours, weighed
 from models.layers import Conv
 from models.norms import BatchNorm
 from models.registry import register
@@ -60,8 +59,4 @@ class CoT(nn.Module):
     def _aggregate(self, values: Tensor, kernels: Tensor) -> Tensor:
         """Sum the neighbours of `values` (B, dim, H, W) by `kernels` (B, dim / 8 * k * k, H, W)."""
         kernels = kernels.unflatten(1, (-1, 1, self.kernel_size**2))  # (B, dim / 8, 1, k * k, H, W)
-        total = None
-        for tap, near in enumerate(neighbours(values, self.kernel_size)):
-            weighed = kernels[:, :, :, tap] * near.unflatten(1, (-1, SHARE))
-            total = weighed if total is None else total + weighed
-        return total.flatten(1, 2)
+        return weighed(kernels.unbind(3), neighbours(values.unflatten(1, (-1, SHARE)), self.kernel_size)).flatten(1, 2)

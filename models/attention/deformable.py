@@ -25,9 +25,10 @@ follow the width. The variants `no_off`, `fixed_pe` (tied to one size) and `log_
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, scaled_dot_product_attention
+from torch.nn.functional import grid_sample
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, wide
+from models.attention.arithmetic import divisor, require_flag, require_number, require_odd, require_positive, wide
+from models.attention.dense import attend, to_map, to_tokens
 from models.attention.windows import pad_to_multiple
 from models.norms import ChannelNorm
 from models.registry import register
@@ -63,12 +64,12 @@ class DAttentionBaseline(nn.Module):
         require_positive("DAttentionBaseline", dim=dim, stride=stride)
         require_odd("DAttentionBaseline", "ksize", ksize)
         self.heads = head_count(dim, n_heads, n_head_channels)
-        self.groups = fitting(self.heads, self.heads // 2) if n_groups is None else n_groups
-        require_positive("DAttentionBaseline", n_groups=self.groups)
-        if self.heads % self.groups:
-            raise ModelError(f"DAttentionBaseline: {self.heads} heads do not divide into {self.groups} n_groups; "
-                             f"use a divisor of {self.heads}")
+        self.groups = divisor("DAttentionBaseline", "n_groups", n_groups, self.heads, wanted=self.heads // 2, of="heads")
+        require_flag("DAttentionBaseline", use_pe=use_pe, dwc_pe=dwc_pe)
+        require_number("DAttentionBaseline", "offset_range_factor", offset_range_factor, such_as=2)
         self.stride, self.ksize, self.offset_range_factor = stride, ksize, offset_range_factor
+        self.scale = (dim // self.heads) ** -0.5
+        height, width = table_size(q_size)
         share = dim // self.groups
         padding = 0 if ksize == stride else ksize // 2
         self.conv_offset = nn.Sequential(nn.Conv2d(share, share, ksize, stride, padding, groups=share), OffsetNorm(share),
@@ -79,7 +80,6 @@ class DAttentionBaseline(nn.Module):
         if use_pe and dwc_pe:
             self.rpe_table = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         elif use_pe:
-            height, width = table_size(q_size)
             self.rpe_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.heads, height, width), std=0.01))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,19 +87,13 @@ class DAttentionBaseline(nn.Module):
         query = self.proj_q(x)
         places = self._places(query)  # (B * groups, h, w, 2)
         sampled = self._sample(x, places)
-        key, value = self._tokens(self.proj_k(sampled)), self._tokens(self.proj_v(sampled))
-        tokens = self._tokens(query)
+        tokens = [to_tokens(maps, self.heads) for maps in (query, self.proj_k(sampled), self.proj_v(sampled))]
         table = isinstance(self.rpe_table, nn.Parameter)
-        bias = self._bias(places, x.shape[-2:]).to(tokens.dtype) if table else None
-        attended = scaled_dot_product_attention(tokens, key, value, attn_mask=bias)  # (B, heads, N, d)
-        attended = attended.transpose(2, 3).reshape(x.shape)
+        bias = self._bias(places, x.shape[-2:]).to(query.dtype) if table else None
+        attended = to_map(attend(*tokens, self.scale, bias), x.shape[-2:])
         if isinstance(self.rpe_table, nn.Module):
             attended = attended + self.rpe_table(query)
         return self.proj_out(attended)
-
-    def _tokens(self, maps: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, heads, h * w, d)."""
-        return maps.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
 
     def _places(self, query: Tensor) -> Tensor:
         """Where each group's points lie: (B * groups, h, w, 2) as y, x over [-1, 1], at least in float32."""
@@ -141,20 +135,18 @@ def lattice(height: int, width: int, start: float, like: Tensor) -> Tensor:
 def head_count(dim: int, heads: int | None, head_channels: int | None) -> int:
     """Return the number of heads that the two arguments ask of `dim` channels, or the one that suits them."""
     if head_channels is not None:
-        require_positive("DAttentionBaseline", n_head_channels=head_channels)
-        require_multiple("DAttentionBaseline", dim, head_channels, "n_head_channels")
+        divisor("DAttentionBaseline", "n_head_channels", head_channels, dim, wanted=HEAD_CHANNELS)
         if heads not in (None, dim // head_channels):
             raise ModelError(f"DAttentionBaseline: {heads} heads of {head_channels} channels are not {dim} channels; "
                              f"leave one of them out")
         return dim // head_channels
-    heads = fitting(dim, dim // HEAD_CHANNELS) if heads is None else heads
-    require_positive("DAttentionBaseline", n_heads=heads)
-    require_multiple("DAttentionBaseline", dim, heads, "heads")
-    return heads
+    return divisor("DAttentionBaseline", "n_heads", heads, dim, wanted=dim // HEAD_CHANNELS)
 
 
 def table_size(size: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the sides of a table that holds the relative positions of a map of `size`."""
+    """Return the sides of a table that holds the relative positions of a map of `size`. Raises ModelError for no size."""
+    if size is not None and not (isinstance(size, list | tuple) and len(size) == 2):
+        raise ModelError(f"DAttentionBaseline: q_size must be a list [height, width], such as [20, 20], got {size!r}")
     height, width = size or (TABLE, TABLE)
     require_positive("DAttentionBaseline", q_size_height=height, q_size_width=width)
     return 2 * height - 1, 2 * width - 1

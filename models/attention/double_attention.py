@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive, softmax
+from models.attention.arithmetic import require_flag, require_positive, softmax
 from models.registry import Plan, Scale, register
 
 
@@ -32,7 +32,7 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
     `[c_m, c_n, True]` leaves c_in."""
     if len(channels) != 1:
         raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
-    if len(args) not in (2, 3) or not all(isinstance(each, int) for each in args):
+    if len(args) not in (2, 3) or not all(isinstance(each, int) and not isinstance(each, bool) for each in args[:2]):
         raise ValueError(f"expects [c_m, c_n] or [c_m, c_n, reconstruct], such as [128, 3], got {list(args)}")
     c_in, c_m, rest = channels[0], scale(args[0]), args[1:]
     c_out = c_in if len(rest) == 2 and rest[1] else c_m
@@ -49,7 +49,8 @@ class DoubleAttentionLayer(nn.Module):
     def __init__(self, in_channels: int, c_m: int, c_n: int, reconstruct: bool = False) -> None:
         super().__init__()
         require_positive("DoubleAttentionLayer", in_channels=in_channels, c_m=c_m, c_n=c_n)
-        self.reconstruct = bool(reconstruct)
+        require_flag("DoubleAttentionLayer", reconstruct=reconstruct)
+        self.reconstruct = reconstruct
         self.convA = nn.Conv2d(in_channels, c_m, 1)
         self.convB = nn.Conv2d(in_channels, c_n, 1)
         self.convV = nn.Conv2d(in_channels, c_n, 1)

@@ -17,12 +17,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_odd, require_positive
+from models.attention.arithmetic import require_number, require_odd, require_positive
 from models.registry import register
 
 
-def adaptive_kernel(channels: int, gamma: float = 2, b: float = 1) -> int:
-    """Return the paper's k: odd, growing with the logarithm of the number of channels."""
+def adaptive_kernel(block: str, channels: int, gamma: float, b: float) -> int:
+    """Return the paper's k: odd, growing with the logarithm of the number of channels. Raises ModelError for `block`
+    where gamma or b cannot be."""
+    require_number(block, "gamma", gamma, above=0, such_as=2)
+    require_number(block, "b", b, such_as=1)
     whole = int(abs((math.log2(channels) + b) / gamma))
     return whole if whole % 2 else whole + 1
 
@@ -35,7 +38,8 @@ class ECAAttention(nn.Module):
     def __init__(self, channel: int, k_size: int | None = None, gamma: float = 2, b: float = 1) -> None:
         super().__init__()
         require_positive("ECAAttention", channel=channel)
-        taps = adaptive_kernel(channel, gamma, b) if k_size is None else k_size
+        adaptive = adaptive_kernel("ECAAttention", channel, gamma, b)
+        taps = adaptive if k_size is None else k_size
         require_odd("ECAAttention", "k_size", taps)
         self.conv = nn.Conv1d(1, 1, taps, padding=taps // 2, bias=False)
 

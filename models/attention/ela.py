@@ -20,7 +20,7 @@ zero, so the gate there is the sigmoid of the norm's bias.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive
+from models.attention.arithmetic import divisor, require_odd
 from models.registry import register
 
 
@@ -32,13 +32,9 @@ class ELA(nn.Module):
 
     def __init__(self, in_channels: int, kernel_size: int = 7, groups: int | None = None, num_group: int | None = None) -> None:
         super().__init__()
-        require_positive("ELA", in_channels=in_channels)
         require_odd("ELA", "kernel_size", kernel_size)
-        groups = in_channels if groups is None else groups
-        num_group = fitting(in_channels, 16) if num_group is None else num_group
-        require_positive("ELA", groups=groups, num_group=num_group)
-        require_multiple("ELA", in_channels, groups, "groups")
-        require_multiple("ELA", in_channels, num_group, "num_group")
+        groups = divisor("ELA", "groups", groups, in_channels, wanted=in_channels)
+        num_group = divisor("ELA", "num_group", num_group, in_channels, wanted=16)
         self.conv_h, self.conv_w = (nn.Conv1d(in_channels, in_channels, kernel_size, padding=kernel_size // 2,
                                               groups=groups, bias=False) for _ in range(2))
         self.gn_h, self.gn_w = nn.GroupNorm(num_group, in_channels), nn.GroupNorm(num_group, in_channels)

@@ -23,7 +23,7 @@ moving average of the weights is another thing (utils/ema.py).
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_multiple, require_positive, softmax
+from models.attention.arithmetic import divisor, softmax
 from models.registry import register
 
 
@@ -40,9 +40,7 @@ class EMA(nn.Module):
 
     def __init__(self, channels: int, factor: int | None = None) -> None:
         super().__init__()
-        require_positive("EMA", channels=channels)
-        self.factor = default_factor(channels) if factor is None else factor
-        require_multiple("EMA", channels, self.factor, "groups")
+        self.factor = divisor("EMA", "factor", default_factor(channels) if factor is None else factor, channels, wanted=32)
         width = channels // self.factor
         self.gn = nn.GroupNorm(width, width)
         self.conv1x1 = nn.Conv2d(width, width, 1)
@@ -53,7 +51,7 @@ class EMA(nn.Module):
         grouped = x.unflatten(1, (self.factor, -1)).flatten(0, 1)  # (B * factor, c, H, W)
         scaled = self._by_rows_and_columns(grouped)
         local = self.conv3x3(grouped)
-        share_scaled = softmax(self.gn.bias, dim=0).expand(len(grouped), 1, -1)  # (B * factor, 1, c)
+        share_scaled = softmax(self.gn.bias, dim=0).expand(grouped.shape[0], 1, -1)  # (B * factor, 1, c)
         share_local = softmax(local.mean((2, 3)), dim=1).unsqueeze(1)
         logits = share_scaled @ local.flatten(2) + share_local @ scaled.flatten(2)  # (B * factor, 1, H * W)
         gate = torch.sigmoid(logits).to(x.dtype).unflatten(2, x.shape[2:])

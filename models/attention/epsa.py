@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.attention.arithmetic import fitting, reduced, require_multiple, require_odd, require_positive, softmax
+from models.attention.arithmetic import divisor, reduced, require_multiple, require_odds, require_positive, softmax
 from models.registry import register
 from utils.errors import ModelError
 
@@ -53,12 +53,11 @@ class EPSA(nn.Module):
     def __init__(self, inplans: int, conv_kernels: Sequence[int] = (3, 5, 7, 9),
                  conv_groups: Sequence[int] | None = None, reduction: int = 16) -> None:
         super().__init__()
-        require_positive("EPSA", reduction=reduction)
+        require_positive("EPSA", inplans=inplans, reduction=reduction)
+        require_odds("EPSA", "conv_kernels", conv_kernels, such_as=[3, 5, 7, 9])
         require_multiple("EPSA", inplans, len(conv_kernels), "scales")
         width = inplans // len(conv_kernels)
         groups = _groups(width, len(conv_kernels), conv_groups)
-        for kernel in conv_kernels:
-            require_odd("EPSA", "conv_kernels", kernel)
         self.convs = nn.ModuleList(nn.Conv2d(inplans, width, kernel, padding=kernel // 2, groups=group, bias=False)
                                    for kernel, group in zip(conv_kernels, groups, strict=True))
         self.se = SEWeight(width, reduction)
@@ -73,11 +72,8 @@ class EPSA(nn.Module):
 
 def _groups(width: int, scales: int, wanted: Sequence[int] | None) -> list[int]:
     """Return the number of groups of each scale's convolution."""
-    if wanted is None:
-        return [fitting(width, GROUPS[min(index, len(GROUPS) - 1)]) for index in range(scales)]
-    if len(wanted) != scales:
-        raise ModelError(f"EPSA: {len(wanted)} conv_groups for {scales} conv_kernels; "
-                         f"give one for each kernel, or leave them out")
-    for group in wanted:
-        require_multiple("EPSA", width, group, "groups of one scale")
-    return list(wanted)
+    given = [None] * scales if wanted is None else wanted
+    if not isinstance(given, list | tuple) or len(given) != scales:
+        raise ModelError(f"EPSA: conv_groups must be a list of {scales} numbers, one for each kernel, or left out, got {given!r}")
+    return [divisor("EPSA", "conv_groups", group, width, GROUPS[min(index, len(GROUPS) - 1)], of="channels of a scale")
+            for index, group in enumerate(given)]

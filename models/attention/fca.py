@@ -83,7 +83,8 @@ def _chosen(channel: int, num_freq: int | None, frequencies: Sequence[Sequence[i
         require_positive("FcaNet", num_freq=number)
         pairs = lowest_frequencies(number) if number <= channel else [(0, 0)] * number
     else:
-        pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else (pair,) for pair in frequencies]
+        given = frequencies if isinstance(frequencies, list | tuple) else [frequencies]
+        pairs = [tuple(pair) if isinstance(pair, list | tuple) else (pair,) for pair in given]
         whole = all(len(pair) == 2 and all(type(each) is int and each >= 0 for each in pair) for pair in pairs)
         if not pairs or not whole or num_freq not in (None, len(pairs)):
             raise ModelError(f"FcaNet: frequencies must be {num_freq or 'some'} pairs [u, v] of whole numbers from 0, "

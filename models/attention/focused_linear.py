@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, wide
-from models.attention.linear_attention import linear_attention, position_grid, position_maps, project
+from models.attention.arithmetic import divisor, require_flag, require_number, require_odd, wide
+from models.attention.dense import project
+from models.attention.linear_attention import linear_attention
+from models.attention.positions import position_grid, position_maps
 from models.registry import register
 
 
@@ -34,9 +36,9 @@ class FocusedLinearAttention(nn.Module):
     def __init__(self, dim: int, num_patches: int | Sequence[int] | None = None, num_heads: int | None = None,
                  qkv_bias: bool = True, focusing_factor: float = 3, kernel_size: int = 5) -> None:
         super().__init__()
-        num_heads = fitting(dim, 8) if num_heads is None else num_heads
-        require_positive("FocusedLinearAttention", dim=dim, num_heads=num_heads)
-        require_multiple("FocusedLinearAttention", dim, num_heads, "heads")
+        num_heads = divisor("FocusedLinearAttention", "num_heads", num_heads, dim, wanted=8)
+        require_flag("FocusedLinearAttention", qkv_bias=qkv_bias)
+        require_number("FocusedLinearAttention", "focusing_factor", focusing_factor, above=0, such_as=3)
         require_odd("FocusedLinearAttention", "kernel_size", kernel_size)
         self.num_heads, self.head_dim, self.focusing_factor = num_heads, dim // num_heads, focusing_factor
         self.q = nn.Linear(dim, dim, bias=qkv_bias)

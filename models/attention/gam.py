@@ -18,10 +18,12 @@ shuffle the finished gate, or nothing); turning the map to put channels last is 
 perceptron at each position is a 1x1 convolution. `fuse()` folds the norms.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import fitting, reduced, require_multiple, require_positive
+from models.attention.arithmetic import divisor, reduced, require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register
@@ -40,10 +42,8 @@ class GAM(nn.Module):
         super().__init__()
         require_positive("GAM", in_channels=in_channels, rate=rate)
         hidden = reduced(in_channels, rate)
-        if groups is None:
-            groups = next(each for each in range(fitting(hidden, 4), 0, -1) if hidden % each == in_channels % each == 0)
-        require_multiple("GAM", in_channels, groups, "groups")
-        require_multiple("GAM", hidden, groups, "groups of its hidden layer")
+        groups = divisor("GAM", "groups", groups, math.gcd(in_channels, hidden), wanted=4,
+                         of="channels that its layers have in common")
         self.channel_attention = nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, in_channels, 1))
         self.spatial_attention = nn.Sequential(
             nn.Conv2d(in_channels, hidden, KERNEL, padding=KERNEL // 2, groups=groups), BatchNorm(hidden), nn.ReLU(),

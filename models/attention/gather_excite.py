@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention.arithmetic import reduced, require_positive
-from models.attention.mhsa import interpolate
+from models.attention.arithmetic import reduced, require_flag, require_positive
+from models.attention.positions import interpolate_map
 from models.norms import BatchNorm
 from models.registry import register
 from utils.errors import ModelError
@@ -38,6 +38,7 @@ class GatherExcite(nn.Module):
                  reduction: int = 16, feat_size: int = 7) -> None:
         super().__init__()
         require_positive("GatherExcite", channels=channels, reduction=reduction, feat_size=feat_size)
+        require_flag("GatherExcite", extra_params=extra_params, use_mlp=use_mlp)
         if type(extent) is not int or extent < 0 or extent == 1 or extent & (extent - 1):
             raise ModelError(f"GatherExcite: extent must be 0 (the whole map) or a power of two (2, 4, 8, ...), got {extent!r}")
         self.extent = extent
@@ -86,7 +87,7 @@ class GlobalGather(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
         area = self.weight.shape[-2] * self.weight.shape[-1] / (H * W)
-        table = interpolate(interpolate(self.weight, W).transpose(2, 3), H).transpose(2, 3) * area  # (C, 1, H, W)
+        table = interpolate_map(self.weight, (H, W)) * area  # (C, 1, H, W)
         return self.norm((x * table.squeeze(1)).sum((2, 3), keepdim=True))
 
 

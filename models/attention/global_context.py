@@ -17,10 +17,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn, sigmoid
 
-from models.attention.arithmetic import reduced, require_choice, require_positive, softmax
+from models.attention.arithmetic import reduced, require_choice, require_number, require_positive, softmax
 from models.norms import ChannelNorm
 from models.registry import register
-from utils.errors import ModelError
 
 FUSIONS = ("channel_add", "channel_mul")
 
@@ -34,11 +33,9 @@ class GlobalContext(nn.Module):
                  fusion_types: str | Sequence[str] = "channel_add") -> None:
         super().__init__()
         require_positive("GlobalContext", inplanes=inplanes)
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-            raise ModelError("GlobalContext: ratio is the hidden width by the width, above 0 and up to 1 such as 0.0625, "
-                             f"got {ratio!r}")
+        require_number("GlobalContext", "ratio", ratio, above=0, most=1, such_as=0.0625)  # the hidden width by the width
         require_choice("GlobalContext", "pooling_type", pooling_type, ("att", "avg"))
-        fusions = [fusion_types] if isinstance(fusion_types, str) else list(fusion_types)
+        fusions = list(fusion_types) if isinstance(fusion_types, list | tuple) else [fusion_types]
         for fusion in fusions or [None]:
             require_choice("GlobalContext", "fusion_types", fusion, FUSIONS)
         hidden = reduced(inplanes, 1 / ratio, least=8)

@@ -19,11 +19,10 @@ the MLP widens by 2. The paper's overlapping cross attention is a block of its o
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive
+from models.attention.arithmetic import require_number, require_positive
 from models.attention.swin import WindowMSA
 from models.norms import ChannelNorm
 from models.registry import register
-from utils.errors import ModelError
 
 LEAST_COMPRESSED, LEAST_SQUEEZED = 8, 4
 
@@ -53,8 +52,8 @@ class HAT(nn.Module):
                  compress_ratio: int = 3, squeeze_factor: int = 30, conv_scale: float = 0.01, mlp_ratio: float = 2) -> None:
         super().__init__()
         require_positive("HAT", dim=dim, window_size=window_size, compress_ratio=compress_ratio, squeeze_factor=squeeze_factor)
-        if int(dim * mlp_ratio) < 1:
-            raise ModelError(f"HAT: mlp_ratio {mlp_ratio!r} leaves no channels of {dim}; use at least {1 / dim:.3g}")
+        require_number("HAT", "conv_scale", conv_scale, such_as=0.01)
+        require_number("HAT", "mlp_ratio", mlp_ratio, least=1 / dim, such_as=2)  # one channel inside at least
         self.conv_scale = conv_scale
         self.norm1, self.norm2 = ChannelNorm(dim), ChannelNorm(dim)
         self.attn = WindowMSA(dim, window_size, num_heads, shift_size)

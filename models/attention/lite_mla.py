@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive
+from models.attention.arithmetic import divisor, require_number, require_odds
 from models.attention.linear_attention import linear_attention
 from models.layers import Conv
 from models.registry import register
-from utils.errors import ModelError
 
 
 @register()
@@ -32,13 +31,9 @@ class LiteMLA(nn.Module):
 
     def __init__(self, in_channels: int, dim: int | None = None, scales: Sequence[int] = (5,), eps: float = 1e-15) -> None:
         super().__init__()
-        dim = fitting(in_channels, 8) if dim is None else dim
-        require_positive("LiteMLA", dim=dim)
-        require_multiple("LiteMLA", in_channels, dim, "channels a head")
-        if not isinstance(scales, Sequence) or isinstance(scales, str):
-            raise ModelError(f"LiteMLA: scales must be a list of odd kernels such as [5] or [3, 5], got {scales!r}")
-        for scale in scales:
-            require_odd("LiteMLA", "scales", scale)
+        dim = divisor("LiteMLA", "dim", dim, in_channels, wanted=8)
+        require_odds("LiteMLA", "scales", scales, such_as=[3, 5])
+        require_number("LiteMLA", "eps", eps, above=0, such_as=1e-15)
         self.dim, self.eps, heads, width = dim, eps, in_channels // dim, 3 * in_channels
         self.qkv = nn.Conv2d(in_channels, width, 1, bias=False)
         self.aggreg = nn.ModuleList(

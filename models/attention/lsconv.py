@@ -13,11 +13,10 @@ shifted products on views of one padded map, on any device. A group is of neighb
 below 8 that divide the channels.
 """
 
-import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive
-from models.attention.neighbourhood import neighbours
+from models.attention.arithmetic import divisor, require_odd
+from models.attention.neighbourhood import neighbours, weighed
 from models.layers import Conv
 from models.norms import BatchNorm
 from models.registry import register
@@ -48,9 +47,7 @@ class LSConv(nn.Module):
 
     def __init__(self, dim: int, lks: int = 7, sks: int = 3, groups: int | None = None) -> None:
         super().__init__()
-        groups = fitting(dim, 8) if groups is None else groups
-        require_positive("LSConv", groups=groups)
-        require_multiple("LSConv", dim, groups, "channels a kernel")
+        groups = divisor("LSConv", "groups", groups, dim, wanted=8)
         require_odd("LSConv", "lks", lks)
         require_odd("LSConv", "sks", sks)
         self.groups, self.sks = groups, sks
@@ -60,7 +57,5 @@ class LSConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x + BN(a) of the map `x` (B, dim, H, W)."""
         kernels = self.lkp(x).unsqueeze(3)  # (B, dim / groups, sks^2, 1, H, W)
-        gathered = torch.zeros_like(x).unflatten(1, (-1, self.groups))
-        for weight, near in zip(kernels.unbind(2), neighbours(x, self.sks), strict=True):
-            gathered = torch.addcmul(gathered, weight.to(x.dtype), near.unflatten(1, (-1, self.groups)))
+        gathered = weighed(kernels.unbind(2), neighbours(x.unflatten(1, (-1, self.groups)), self.sks))
         return x + self.bn(gathered.flatten(1, 2))

@@ -20,9 +20,10 @@ logits.
 
 import torch
 from torch import Tensor, cat, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
 
-from models.attention.arithmetic import require_multiple, require_positive
+from models.attention.arithmetic import divisor, require_positive
+from models.attention.dense import attend, to_map, to_tokens
+from models.attention.positions import interpolate
 from models.registry import register
 
 
@@ -34,8 +35,7 @@ class MHSA(nn.Module):
     def __init__(self, n_dims: int, width: int = 14, height: int = 14, heads: int = 4) -> None:
         super().__init__()
         require_positive("MHSA", width=width, height=height, heads=heads)
-        require_multiple("MHSA", n_dims, heads, "heads")
-        self.heads = heads
+        self.heads = divisor("MHSA", "heads", heads, n_dims, wanted=4)
         self.query = nn.Conv2d(n_dims, n_dims, 1)
         self.key = nn.Conv2d(n_dims, n_dims, 1)
         self.value = nn.Conv2d(n_dims, n_dims, 1)
@@ -44,32 +44,12 @@ class MHSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended map of `x` (B, n_dims, H, W)."""
-        query, key, value = (self._tokens(project(x)) for project in (self.query, self.key, self.value))
+        query, key, value = (to_tokens(project(x), self.heads) for project in (self.query, self.key, self.value))
         position = self._position(x.shape[-2:]).to(query.dtype).expand_as(query)
-        width = value.shape[-1]
-        value = pad(value, (0, width))  # fused kernels want values as wide as queries; without them N x N logits are held
-        attended = scaled_dot_product_attention(cat((query, position), -1), cat((key, query), -1), value, scale=1.0)
-        return attended[..., :width].transpose(2, 3).reshape(x.shape)
-
-    def _tokens(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, heads, N, d)."""
-        return maps.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+        return to_map(attend(cat((query, position), 3), cat((key, query), 3), value), x.shape[-2:])
 
     def _position(self, size: torch.Size) -> Tensor:
         """The tables at the size of the map, summed: (1, heads, N, d)."""
         along_rows = interpolate(self.rel_w.squeeze(4), size[0]).unsqueeze(4)  # (1, heads, d, H, 1)
         along_columns = interpolate(self.rel_h.squeeze(3), size[1]).unsqueeze(3)  # (1, heads, d, 1, W)
         return (along_rows + along_columns).flatten(3).transpose(2, 3)
-
-
-def interpolate(table: Tensor, length: int) -> Tensor:
-    """Return `table` (..., n) interpolated linearly to (..., length), cell centres aligned. Written as a
-    product with hat functions, whose gradient is reproducible on every device."""
-    own = table.shape[-1]
-    if own == length:
-        return table
-    wide = torch.promote_types(table.dtype, torch.float32)  # half precision places a cell too coarsely
-    cells = torch.arange(own, dtype=wide, device=table.device)
-    places = (torch.arange(length, dtype=wide, device=table.device) + 0.5) * (own / length) - 0.5
-    hats = (1 - (places.clamp(0, own - 1) - cells.unsqueeze(1)).abs()).clamp(min=0)  # (n, length)
-    return table @ hats.to(table.dtype)

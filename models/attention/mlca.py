@@ -17,14 +17,13 @@ of cell means instead of adaptive pooling to and fro: the same numbers, any map 
 reproducible gradient on GPUs, and no operation that exporters refuse.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive, wide
+from models.attention.arithmetic import require_number, require_positive
+from models.attention.cells import cell_means
+from models.attention.eca import adaptive_kernel
 from models.registry import register
-from utils.errors import ModelError
 
 
 @register()
@@ -37,10 +36,8 @@ class MLCA(nn.Module):
     def __init__(self, in_size: int, local_size: int = 5, gamma: float = 2, b: float = 1, local_weight: float = 0.5) -> None:
         super().__init__()
         require_positive("MLCA", in_size=in_size, local_size=local_size)
-        if gamma <= 0 or not 0 <= local_weight <= 1:
-            raise ModelError(f"MLCA: gamma must be positive and local_weight from 0 to 1, got {gamma} and {local_weight}")
-        kernel = int(abs(math.log2(in_size) + b) / gamma)
-        kernel += kernel % 2 == 0
+        require_number("MLCA", "local_weight", local_weight, least=0, most=1, such_as=0.5)
+        kernel = adaptive_kernel("MLCA", in_size, gamma, b)
         self.local_size, self.local_weight = local_size, local_weight
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
         self.conv_local = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
@@ -62,13 +59,3 @@ class MLCA(nn.Module):
     def _global_gate(self, pooled: Tensor) -> Tensor:
         logits = self.conv(pooled.mean((2, 3)).unsqueeze(1))  # (B, 1, C)
         return torch.sigmoid(logits).mT.unsqueeze(3).expand_as(pooled)
-
-
-def cell_means(cells: int, length: int, like: Tensor) -> Tensor:
-    """Return the (cells, length) matrix that averages `length` values in `cells` cells: cell i from
-    floor(i length / cells) to ceil((i + 1) length / cells), as adaptive pooling has them."""
-    index = torch.arange(cells, device=like.device)[:, None]
-    place = torch.arange(length, device=like.device)
-    inside = (place >= index * length // cells) & (place < -(-(index + 1) * length // cells))
-    share = wide(inside.to(like.dtype))
-    return (share / share.sum(1, keepdim=True)).to(like.dtype)

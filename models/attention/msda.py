@@ -17,12 +17,11 @@ kernel_size^2-fold copy of keys and values is held.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, cat, nn
-from torch.nn.functional import conv2d
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, softmax
-from models.attention.neighbourhood import neighbours
+from models.attention.arithmetic import divisor, fitting, require_flag, require_multiple, require_odd, require_positive
+from models.attention.dense import project
+from models.attention.neighbourhood import attend_near, neighbours
 from models.registry import register
 from utils.errors import ModelError
 
@@ -41,9 +40,8 @@ class MSDA(nn.Module):
         self.dilation = dilations(dim, dilation)
         shares = len(self.dilation)
         require_multiple("MSDA", dim, shares, "dilations")
-        heads = shares * fitting(dim // shares, 8 // shares) if num_heads is None else num_heads
-        require_positive("MSDA", num_heads=heads)
-        require_multiple("MSDA", dim, heads, "heads")
+        require_flag("MSDA", qkv_bias=qkv_bias)
+        heads = divisor("MSDA", "num_heads", num_heads, dim, wanted=shares * fitting(dim // shares, 8 // shares))
         if heads % shares:
             raise ModelError(f"MSDA: {heads} heads do not divide among {shares} dilations; use a multiple of {shares}")
         self.kernel_size, self.num_heads, self.head_dim = kernel_size, heads, dim // heads
@@ -54,18 +52,13 @@ class MSDA(nn.Module):
         """Return the attended map of `x` (B, dim, H, W)."""
         shares = [part.chunk(len(self.dilation), dim=1) for part in self.qkv(x).chunk(3, dim=1)]
         attended = [self._attend(*share, dilation) for *share, dilation in zip(*shares, self.dilation, strict=True)]
-        return conv2d(cat(attended, dim=1), self.proj.weight[:, :, None, None], self.proj.bias)
+        return project(self.proj, cat(attended, dim=1))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, dilation: int) -> Tensor:
         """The heads of one dilation: three (B, c, H, W) to (B, c, H, W)."""
-        heads = (-1, self.head_dim)
-        query = query.unflatten(1, heads) * self.head_dim**-0.5  # (B, h, d, H, W)
-        logits = [(query * near.unflatten(1, heads)).sum(2) for near in neighbours(key, self.kernel_size, dilation)]
-        shares = softmax(torch.stack(logits), dim=0).unsqueeze(3)  # (taps, B, h, 1, H, W)
-        attended = torch.zeros_like(query)
-        for share, near in zip(shares, neighbours(value, self.kernel_size, dilation), strict=True):
-            attended = torch.addcmul(attended, share.to(near.dtype), near.unflatten(1, heads))
-        return attended.flatten(1, 2)
+        query, key, value = (maps.unflatten(1, (-1, self.head_dim)) for maps in (query, key, value))  # (B, h, d, H, W)
+        keys, values = (neighbours(maps, self.kernel_size, dilation) for maps in (key, value))
+        return attend_near(query * self.head_dim**-0.5, keys, values).flatten(1, 2)
 
 
 def dilations(dim: int, wanted: Sequence[int] | int | None) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ Exact short cut: the N x N weights are torch's fused attention and are not held.
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from models.attention.arithmetic import reduced, require_positive
+from models.attention.arithmetic import reduced, require_flag, require_positive
 from models.attention.dense import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
@@ -33,9 +33,10 @@ class NonLocal(nn.Module):
     def __init__(self, in_channels: int, reduction: int = 2, use_scale: bool = False, sub_sample: bool = False) -> None:
         super().__init__()
         require_positive("NonLocal", in_channels=in_channels, reduction=reduction)
+        require_flag("NonLocal", use_scale=use_scale, sub_sample=sub_sample)
         hidden = reduced(in_channels, reduction)
         self.scale = hidden**-0.5 if use_scale else 1.0
-        self.sub_sample = bool(sub_sample)
+        self.sub_sample = sub_sample
         self.theta = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.phi = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.g = nn.Conv2d(in_channels, hidden, 1, bias=False)

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu, softplus
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, wide
-from models.attention.linear_attention import linear_attention, position_grid, position_maps, project
+from models.attention.arithmetic import divisor, fitting, require_flag, require_multiple, require_number, require_odd, wide
+from models.attention.dense import project
+from models.attention.linear_attention import linear_attention
+from models.attention.positions import position_grid, position_maps
 from models.registry import register
-from utils.errors import ModelError
 
 
 @register()
@@ -36,12 +37,11 @@ class PolaFormer(nn.Module):
                  qkv_bias: bool = True, kernel_size: int = 5, alpha: float = 4) -> None:
         super().__init__()
         require_multiple("PolaFormer", dim, 2, "halves of the values")
-        num_heads = fitting(dim // 2, 8) if num_heads is None else num_heads
-        require_positive("PolaFormer", num_heads=num_heads)
+        num_heads = divisor("PolaFormer", "num_heads", num_heads, dim, wanted=fitting(dim // 2, 8))
         require_multiple("PolaFormer", dim, 2 * num_heads, "halves of heads")
+        require_flag("PolaFormer", qkv_bias=qkv_bias)
         require_odd("PolaFormer", "kernel_size", kernel_size)
-        if not alpha > 0:
-            raise ModelError(f"PolaFormer: alpha must be above 0, got {alpha!r}; the powers lie between 1 and 1 + alpha")
+        require_number("PolaFormer", "alpha", alpha, above=0, such_as=4)  # the powers lie between 1 and 1 + alpha
         self.num_heads, self.head_dim, self.alpha = num_heads, dim // num_heads, alpha
         self.qg = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)

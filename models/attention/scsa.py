@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import fitting, require_multiple, require_odd, require_positive, softmax
+from models.attention.arithmetic import divisor, require_flag, require_multiple, require_odds, require_positive, softmax
 from models.registry import register
 from utils.errors import ModelError
 
@@ -38,12 +38,13 @@ class SCSA(nn.Module):
                  group_kernel_sizes: Sequence[int] = (3, 5, 7, 9), qkv_bias: bool = False) -> None:
         super().__init__()
         require_multiple("SCSA", dim, 4, "quarters")
-        head_num = fitting(dim, 8) if head_num is None else head_num
-        require_positive("SCSA", head_num=head_num)
-        require_multiple("SCSA", dim, head_num, "heads")
+        head_num = divisor("SCSA", "head_num", head_num, dim, wanted=8)
+        require_flag("SCSA", qkv_bias=qkv_bias)
         if window_size != -1:
             require_positive("SCSA", window_size=window_size)
-        self._require_four(group_kernel_sizes)
+        require_odds("SCSA", "group_kernel_sizes", group_kernel_sizes, such_as=[3, 5, 7, 9])
+        if len(group_kernel_sizes) != 4:
+            raise ModelError(f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], got {group_kernel_sizes!r}")
         self.head_num, self.window_size, self.scaler = head_num, window_size, (dim // head_num) ** -0.5
         self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l = (
             nn.Conv1d(dim // 4, dim // 4, size, padding=size // 2, groups=dim // 4) for size in group_kernel_sizes)
@@ -53,13 +54,6 @@ class SCSA(nn.Module):
         self.q = nn.Conv2d(dim, dim, 1, groups=dim, bias=qkv_bias)
         self.k = nn.Conv2d(dim, dim, 1, groups=dim, bias=qkv_bias)
         self.v = nn.Conv2d(dim, dim, 1, groups=dim, bias=qkv_bias)
-
-    @staticmethod
-    def _require_four(sizes: Sequence[int]) -> None:
-        if not isinstance(sizes, Sequence) or isinstance(sizes, str) or len(sizes) != 4:
-            raise ModelError(f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], got {sizes!r}")
-        for size in sizes:
-            require_odd("SCSA", "group_kernel_sizes", size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x_s times the gate of its channels, for the map `x` (B, dim, H, W)."""

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu6
 
-from models.attention.arithmetic import require_choice, require_positive, softmax
-from models.attention.mhsa import interpolate
+from models.attention.arithmetic import require_choice, require_positive
+from models.attention.dense import attend
+from models.attention.positions import interpolate
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register
@@ -102,6 +103,5 @@ class Sea_Attention(nn.Module):  # noqa: N801 - the published name
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention along a line: (B, h d_k, L), (B, h d_k, L), (B, h d_v, L) to (B, h d_v, L)."""
-        query, key, value = (line.unflatten(1, (self.num_heads, -1)) for line in (query, key, value))
-        share = softmax(self.scale * query.transpose(2, 3) @ key, dim=3)  # (B, h, L, L)
-        return (value @ share.transpose(2, 3)).flatten(1, 2)
+        tokens = (line.unflatten(1, (self.num_heads, -1)).transpose(2, 3) for line in (query, key, value))  # (B, h, L, d)
+        return attend(*tokens, scale=self.scale).transpose(2, 3).flatten(1, 2)

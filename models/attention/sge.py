@@ -19,7 +19,7 @@ NaN); the dot products and the spread are worked out in float32 where the model 
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import fitting, require_multiple, wide
+from models.attention.arithmetic import divisor, wide
 from models.registry import register
 
 EPS = 1e-5
@@ -32,8 +32,7 @@ class SpatialGroupEnhance(nn.Module):
 
     def __init__(self, c_in: int, groups: int | None = None) -> None:
         super().__init__()
-        require_multiple("SpatialGroupEnhance", c_in, 1 if groups is None else groups, "groups")
-        self.groups = fitting(c_in, 8) if groups is None else groups
+        self.groups = divisor("SpatialGroupEnhance", "groups", groups, c_in, wanted=8)
         self.weight = nn.Parameter(torch.zeros(1, self.groups, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, self.groups, 1, 1))
 

@@ -15,9 +15,9 @@ published: the block starts as the identity.
 """
 
 from torch import Tensor, cat, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
 
 from models.attention.arithmetic import require_positive
+from models.attention.dense import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
 from utils.errors import ModelError
@@ -44,17 +44,10 @@ class SHSA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x + BN(W_o ReLU([attended, rest])) of the map `x` (B, dim, H, W)."""
         part, rest = x.split((self.pdim, x.shape[1] - self.pdim), 1)
-        attended = self._attend(self.qkv(self.pre_norm(part)))
-        return x + self.proj(cat((attended.reshape(part.shape).to(rest.dtype), rest), 1))
+        widths = (self.qk_dim, self.qk_dim, self.pdim)
+        tokens = (to_tokens(maps) for maps in self.qkv(self.pre_norm(part)).split(widths, 1))
+        attended = to_map(attend(*tokens, scale=self.qk_dim**-0.5), x.shape[-2:])
+        return x + self.proj(cat((attended.to(rest.dtype), rest), 1))
 
     def start_as_identity(self) -> None:
         """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """(B, 2 qk_dim + pdim, H, W) -> (B, pdim, N)."""
-        tokens = qkv.flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, N, ...)
-        width = max(self.qk_dim, self.pdim)  # fused kernels want queries as wide as values
-        query, key, value = (pad(each, (0, width - each.shape[-1])) for each in
-                             tokens.split((self.qk_dim, self.qk_dim, self.pdim), -1))
-        attended = scaled_dot_product_attention(query, key, value, scale=self.qk_dim**-0.5)
-        return attended[:, 0, :, : self.pdim].transpose(1, 2)

@@ -20,7 +20,7 @@ and one group can be trained.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import fitting, require_multiple
+from models.attention.arithmetic import divisor, require_multiple
 from models.registry import register
 
 
@@ -31,8 +31,8 @@ class ShuffleAttention(nn.Module):
 
     def __init__(self, channel: int, G: int | None = None) -> None:  # noqa: N803 - the paper's symbol
         super().__init__()
-        require_multiple("ShuffleAttention", channel, 2 if G is None else 2 * G, "halves of G groups")
-        self.G = fitting(channel // 2, 8) if G is None else G
+        require_multiple("ShuffleAttention", channel, 2, "halves")
+        self.G = divisor("ShuffleAttention", "G", G, channel // 2, wanted=8, of="channels of a half")
         half = channel // (2 * self.G)
         self.gn = nn.GroupNorm(half, half)
         self.cweight = nn.Parameter(torch.zeros(1, half, 1, 1))

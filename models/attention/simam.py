@@ -17,9 +17,8 @@ left out when the class is called by hand.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import wide
+from models.attention.arithmetic import require_number, wide
 from models.registry import register
-from utils.errors import ModelError
 
 
 @register()
@@ -29,8 +28,7 @@ class SimAM(nn.Module):
 
     def __init__(self, channels: int | None = None, e_lambda: float = 1e-4) -> None:
         super().__init__()
-        if isinstance(e_lambda, bool) or not isinstance(e_lambda, (int, float)) or not e_lambda > 0:
-            raise ModelError(f"SimAM: e_lambda must be a number above 0, such as 1e-4, got {e_lambda!r}")
+        require_number("SimAM", "e_lambda", e_lambda, above=0, such_as=1e-4)
         self.e_lambda = e_lambda
 
     def forward(self, x: Tensor) -> Tensor:

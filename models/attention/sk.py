@@ -23,11 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.attention.arithmetic import fitting, reduced, require_multiple, require_odd, require_positive, softmax
+from models.attention.arithmetic import divisor, reduced, require_odds, require_positive, softmax
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register
-from utils.errors import ModelError
 
 GROUPS = 32  # the paper's G
 
@@ -65,9 +64,7 @@ class SKAttention(nn.Module):
         require_positive("SKAttention", channel=channel, reduction=reduction, L=L)
         branches = _branches(kernels)
         as_published = kernels is None
-        if group is None:
-            group = fitting(channel, GROUPS) if as_published else 1
-        require_multiple("SKAttention", channel, group, "groups")
+        group = divisor("SKAttention", "group", group, channel, wanted=GROUPS if as_published else 1)
         hidden = reduced(channel, reduction, least=L)
         self.convs = nn.ModuleList(SelectiveBranch(channel, kernel, dilation, group, not as_published)
                                    for kernel, dilation in branches)
@@ -96,8 +93,5 @@ def _branches(kernels: Sequence[int] | None) -> list[tuple[int, int]]:
     """Return (kernel, dilation) of each branch."""
     if kernels is None:
         return [(3, 1), (3, 2)]
-    if not isinstance(kernels, Sequence) or isinstance(kernels, str) or not kernels:
-        raise ModelError(f"SKAttention: kernels must be a list of odd sizes such as [1, 3, 5, 7], or None, got {kernels!r}")
-    for kernel in kernels:
-        require_odd("SKAttention", "kernels", kernel)
+    require_odds("SKAttention", "kernels", kernels, such_as=[1, 3, 5, 7])
     return [(kernel, 1) for kernel in kernels]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.attention.arithmetic import fitting, require_multiple, require_positive
+from models.attention.arithmetic import divisor, require_flag, require_positive
 from models.attention.windows import from_windows, pad_to_multiple, to_windows
 from models.norms import ChannelNorm
 from models.registry import register
@@ -38,10 +38,9 @@ class WindowMSA(nn.Module):
                  qkv_bias: bool = True) -> None:
         super().__init__()
         require_positive("WindowMSA", dim=dim, window_size=window_size)
-        self.num_heads = fitting(dim, dim // HEAD_CHANNELS) if num_heads is None else num_heads
-        require_positive("WindowMSA", num_heads=self.num_heads)
-        require_multiple("WindowMSA", dim, self.num_heads, "heads")
-        if shift_size not in range(window_size):
+        require_flag("WindowMSA", qkv_bias=qkv_bias)
+        self.num_heads = divisor("WindowMSA", "num_heads", num_heads, dim, wanted=dim // HEAD_CHANNELS)
+        if isinstance(shift_size, bool) or shift_size not in range(window_size):
             raise ModelError(f"WindowMSA: shift_size {shift_size!r} must be 0 to {window_size - 1}, less than the window")
         self.window_size, self.shift_size = window_size, shift_size
         reach = 2 * window_size - 1

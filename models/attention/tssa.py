@@ -19,8 +19,8 @@ added, as around the attention in the paper (the minus sign is its step down the
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import fitting, require_multiple, require_positive, wide
-from models.attention.linear_attention import project
+from models.attention.arithmetic import divisor, require_flag, wide
+from models.attention.dense import project
 from models.registry import register
 
 
@@ -31,10 +31,8 @@ class TSSA(nn.Module):
 
     def __init__(self, dim: int, num_heads: int | None = None, qkv_bias: bool = False) -> None:
         super().__init__()
-        num_heads = fitting(dim, 8) if num_heads is None else num_heads
-        require_positive("TSSA", num_heads=num_heads)
-        require_multiple("TSSA", dim, num_heads, "heads")
-        self.num_heads = num_heads
+        require_flag("TSSA", qkv_bias=qkv_bias)
+        self.num_heads = num_heads = divisor("TSSA", "num_heads", num_heads, dim, wanted=8)
         self.qkv = nn.Linear(dim, dim, bias=qkv_bias)
         self.temp = nn.Parameter(torch.ones(num_heads, 1))
         self.to_out = nn.Sequential(nn.Linear(dim, dim))

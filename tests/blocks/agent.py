@@ -37,5 +37,5 @@ CASES = {"Agent": BlockCase(
     oracles={"four agents, maps they do not divide": Oracle(lambda: Agent(8, num_heads=2, agent_num=4), slow_agent, 8),
              "49 agents": Oracle(lambda: Agent(8, num_heads=4, qkv_bias=True), slow_agent, 8, sizes=((1, 1), (8, 9), (3, 10)))},
     counts={channels: 4 * channels**2 + 11 * channels for channels in (64, 512)},
-    refused={(30, 4): "multiple of 4", (32, 4, False, 50): "49 or 64", (32, 4, False, 0): "agent_num"},
+    refused={(30, 4): "one of 1, 2, 3", (32, 4, False, 50): "49 or 64", (32, 4, False, 0): "agent_num"},
 )}

@@ -26,5 +26,5 @@ CASES = {"CBAM": BlockCase(
     counts={64: 610, 128: 2_146, 256: 8_290, 512: 32_866, 1024: 131_170},
     golden={"CBAM": Golden(lambda: CBAM(64, ratio=16, kernel_size=7))},
     spread="two gates of one half",
-    refused={(32, 16, 6): "odd", (32, 0): "reduction"},
+    refused={(32, 16, 6): "odd", (32, 0): "ratio"},
 )}

@@ -30,5 +30,5 @@ CASES = {"ELA": BlockCase(
              "S: kernel 5, 8 channels a group": Oracle(lambda: ELA(16, 5, 2, 4), slow_ela, 16)},
     counts={width: 18 * width for width in (8, 64, 80, 512, 1024)},
     spread="two gates of one half",
-    refused={(32, 6): "odd", (32, 7, 5): "groups", (32, 7, 32, 24): "num_group", (32, 7, 0): "groups", (0,): "in_channels"},
+    refused={(32, 6): "odd", (32, 7, 5): "groups", (32, 7, 32, 24): "num_group", (32, 7, 0): "groups", (0,): "channels"},
 )}

@@ -32,5 +32,5 @@ CASES = {"EPSA": BlockCase(
             96: expected(96, (1, 4, 8, 12)), 512: expected(512, (1, 4, 8, 16)), 1024: expected(1024, (1, 4, 8, 16))},
     spread="each scale has a quarter of the weight",
     refused={(30,): "multiple of 4", (32, (3, 5, 7, 8)): "odd", (32, (3, 5), (1,)): "one for each kernel",
-             (32, (3, 5), (1, 3)): "multiple of 3", (32, (3, 5), None, 0): "reduction"},
+             (32, (3, 5), (1, 3)): "one of 1, 2, 4", (32, (3, 5), None, 0): "reduction"},
 )}

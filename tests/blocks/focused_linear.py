@@ -72,6 +72,6 @@ CASES = {"FocusedLinearAttention": BlockCase(
         to_map=lambda tokens: tokens.transpose(1, 2).unflatten(2, (12, 20)),
         from_map=lambda maps: maps.flatten(2).transpose(1, 2))},
     spread="a mean over all positions, as published: the residual is outside",
-    refused={(30, None, 4): "multiple of 4", (32, 0): "num_patches", (32, (2, 0)): "columns", (32, (1, 2, 3)): "num_patches",
+    refused={(30, None, 4): "one of 1, 2, 3", (32, 0): "num_patches", (32, (2, 0)): "columns", (32, (1, 2, 3)): "num_patches",
              (32, None, 4, True, 3, 4): "kernel_size"},
 )}

@@ -45,6 +45,6 @@ CASES = {"PolaFormer": BlockCase(
              "a table of 3 x 2, alpha 2, kernel 3": Oracle(
                  lambda: PolaFormer(8, [3, 2], num_heads=4, qkv_bias=False, kernel_size=3, alpha=2), slow_polaformer, 8)},
     counts={channels: 5 * channels**2 + 7 * channels + 26 * channels // 8 for channels in (64, 512)},
-    refused={(30, None, 4): "multiple of 8", (31,): "multiple of 2", (32, 0): "num_patches",
+    refused={(30, None, 4): "one of 1, 2, 3", (31,): "multiple of 2", (32, 0): "num_patches",
              (32, None, 4, True, 4): "kernel_size", (32, None, 4, True, 5, 0): "alpha"},
 )}

@@ -30,5 +30,5 @@ CASES = {"SpatialGroupEnhance": BlockCase(
              "3 groups": Oracle(lambda: SpatialGroupEnhance(12, groups=3), slow_sge, 12)},
     counts={8: 16, 64: 16, 1024: 16, 20: 10},  # 2 G; 20 channels have 5 groups
     golden={"SpatialGroupEnhance": Golden(lambda: SpatialGroupEnhance(64, groups=8))},
-    refused={(32, 5): "multiple of 5", (32, 0): "multiple of"},
+    refused={(32, 5): "one of 1, 2, 4", (32, 0): "one of 1, 2, 4"},
 )}

@@ -36,6 +36,6 @@ CASES = {"SKAttention": BlockCase(
              "four dense branches": Oracle(lambda: SKAttention(6, [1, 3, 5, 7], 2, 1, 3), slow_sk, 6)},
     counts={48: published(48), 64: 8_768, 80: published(80), 512: published(512), 1024: published(1024)},
     golden={"SKAttention": Golden(lambda: SKAttention(32, kernels=[1, 3, 5, 7], reduction=8, group=1, L=32))},
-    refused={(32, (2, 3)): "odd", (32, ()): "list", (32, 3): "list", (32, None, 16, 5): "multiple of 5",
+    refused={(32, (2, 3)): "odd", (32, ()): "list", (32, 3): "list", (32, None, 16, 5): "one of 1, 2, 4",
              (32, None, 0): "reduction"},
 )}

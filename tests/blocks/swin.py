@@ -52,5 +52,5 @@ CASES = {"WindowAttention": BlockCase(
              "windows of 7 in place": Oracle(
                  lambda: WindowAttention(8, shift_size=0), slow_window_attention, 8, ((1, 1), (7, 8)))},
     counts={dim: 2 * (4 * dim**2 + 4 * dim + 2 * dim + 169 * heads_of(dim)) for dim in (16, 64, 512)},
-    refused={(32, 0): "window_size", (32, 7, 5): "multiple of 5", (32, 7, 4, 7): "0 to 6"},
+    refused={(32, 0): "window_size", (32, 7, 5): "one of 1, 2, 4", (32, 7, 4, 7): "0 to 6"},
 )}

@@ -35,5 +35,5 @@ CASES = {"TSSA": BlockCase(
     oracles={"four heads": Oracle(lambda: TSSA(8, num_heads=4), slow_tssa, 8),
              "two heads of three, with bias": Oracle(lambda: TSSA(6, num_heads=2, qkv_bias=True), slow_tssa, 6)},
     counts={channels: 2 * channels**2 + channels + 8 for channels in (64, 512)},
-    refused={(30, 4): "multiple of 4", (32, 0): "num_heads"},
+    refused={(30, 4): "one of 1, 2, 3", (32, 0): "num_heads"},
 )}
