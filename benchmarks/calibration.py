@@ -1,0 +1,121 @@
+"""How often `compare_variants` calls equal variants different, how often it finds a true difference, and how often its
+interval holds the truth, on drawn studies (tests/synthetic.py) whose truth is known.
+
+    python benchmarks/calibration.py [--studies 500] [--resamples 400] [--workers 2]
+
+One table row a case. false: studies in which at least one equal variant is called better or worse (mAP50-95); naive: the
+same for a percentile interval over images and seeds drawn with replacement; class: the same for single classes; p: p at or
+below 0.05 before correction; covers: intervals that hold the true difference; half: mean half width in points;
+found: the first variant is called better where it is."""
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.synthetic import World  # noqa: E402
+
+from utils.statistics import average_precision, compare_variants  # noqa: E402
+from utils.statistics.precision import metrics_of, resampled_ap  # noqa: E402
+
+METRIC = "mAP50-95"
+CASES = {  # name: world, skills (the baseline's first), seeds, scatter of seeds by variant
+    "1 variant, 3 seeds": (World(), (0, 0), 3, None),
+    "4 variants, 3 seeds": (World(), (0,) * 5, 3, None),
+    "2 variants, 2 seeds": (World(), (0,) * 3, 2, None),
+    "2 variants, 5 seeds": (World(), (0,) * 3, 5, None),
+    "4 variants, 3 seeds, seeds scatter little": (World(seed_sd=0.005), (0,) * 5, 3, None),
+    "4 variants, 3 seeds, seeds scatter 3 times as much": (World(seed_sd=0.15), (0,) * 5, 3, None),
+    "4 variants, 3 seeds, variants like different images": (World(liking_sd=0.3), (0,) * 5, 3, None),
+    "4 variants, 3 seeds, the first scatters 3 times as much": (World(), (0,) * 5, 3, (0.05, 0.15, 0.05, 0.05, 0.05)),
+    "3 variants, 3 seeds, a fourth far worse": (World(), (0, 0, 0, 0, -1.5), 3, None),
+    "4 variants, 3 seeds, 87 images": (World(images=87), (0,) * 5, 3, None),
+    "1 variant, 1 seed, seeds without scatter": (World(seed_sd=0), (0, 0), 1, None),
+    "4 variants, 1 seed, seeds without scatter": (World(seed_sd=0), (0,) * 5, 1, None),
+    "4 variants, 1 seed, seeds scatter": (World(), (0,) * 5, 1, None),
+    "true difference 0.1, 1 variant, 3 seeds": (World(images=87), (0, 0.1), 3, None),
+    "true difference 0.2, 1 variant, 3 seeds": (World(images=87), (0, 0.2), 3, None),
+    "true difference 0.4, 1 variant, 3 seeds": (World(images=87), (0, 0.4), 3, None),
+    "true difference 0.1, 4 variants, 3 seeds": (World(images=87), (0, 0.1, 0, 0, 0), 3, None),
+    "true difference 0.2, 4 variants, 3 seeds": (World(images=87), (0, 0.2, 0, 0, 0), 3, None),
+    "true difference 0.4, 4 variants, 3 seeds": (World(images=87), (0, 0.4, 0, 0, 0), 3, None),
+    "true difference 0.2, 4 variants, 5 seeds": (World(images=87), (0, 0.2, 0, 0, 0), 5, None),
+    "true difference 0.2, 1 variant, 1 seed": (World(images=87), (0, 0.2), 1, None),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=500)
+    parser.add_argument("--resamples", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    print("| case | true difference, points | false | naive | class | p | covers | half | found |\n|---|---|---|---|---|---|---|---|---|")
+    with ProcessPoolExecutor(options.workers) as pool:
+        for name, case in CASES.items():
+            truth = _truth(case, pool)
+            rows = list(pool.map(partial(_study, case, truth, options.resamples), range(options.studies), chunksize=8))
+            false, naive, of_class, p, covers, half, found = np.mean(rows, 0)
+            shown = ["–" if np.isnan(value) else f"{100 * value:.1f} %" for value in (false, naive, of_class, p, covers)]
+            print(f"| {name} | {100 * truth[0]:.2f} | {' | '.join(shown)} | {100 * half:.2f} | "
+                  f"{'–' if np.isnan(found) else f'{100 * found:.0f} %'} |", flush=True)
+
+
+def _truth(case, pool) -> np.ndarray:
+    """True difference of each variant to the baseline: the mean over many data sets and trainings."""
+    world, skills, _, seed_sds = case
+    if len(set(skills)) == 1 and seed_sds is None:
+        return np.zeros(len(skills) - 1)
+    values = np.mean(list(pool.map(partial(_one_training, world, skills, seed_sds), range(4000), chunksize=50)), 0)
+    equal = np.array(skills[1:]) == skills[0]
+    return np.where(equal & (seed_sds is None), 0, values[1:] - values[0])
+
+
+def _one_training(world: World, skills, seed_sds, number: int) -> list[float]:
+    study = world.study(np.random.default_rng([1, number]), skills, 1, seed_sds)
+    return [average_precision(runs[0]).map for runs in study]
+
+
+def _study(case, truth: np.ndarray, resamples: int, number: int) -> tuple[float, ...]:
+    """One study's row: false, naive, class, p, covers, half, found."""
+    world, skills, seeds, seed_sds = case
+    rng = np.random.default_rng([2, number])
+    baseline, *others = world.study(rng, skills, seeds, seed_sds)
+    variants = {str(number): runs for number, runs in enumerate(others)}
+    compared = compare_variants(baseline, variants, [str(c) for c in range(world.nc)], rng, resamples=resamples, permutations=resamples)
+    equal = [name for name, skill in zip(variants, skills[1:]) if skill == skills[0]]
+    found = {name: compared[name][METRIC] for name in variants}
+    told = [any(found[name].verdict != "no difference shown" for name in equal),
+            any(_excludes_zero(*_naive(baseline, variants[name], rng, resamples)) for name in equal),
+            any(one.verdict != "no difference shown" for name in equal for metric, one in compared[name].items() if "class/" in metric),
+            np.mean([found[name].p <= 0.05 for name in equal]) if equal else np.nan]
+    covers = np.mean([one.interval[0] <= true <= one.interval[1] for one, true in zip(found.values(), truth)])
+    half = np.mean([(one.interval[1] - one.interval[0]) / 2 for one in found.values()])
+    told = told if equal else [np.nan] * 4
+    return (*map(float, told), float(covers), float(half), float(found["0"].verdict == "better") if skills[1] > skills[0] else np.nan)
+
+
+def _naive(baseline, variant, rng, resamples: int) -> tuple[float, float]:
+    """The percentile interval that is not used: images and seeds drawn with replacement."""
+    images, seeds = baseline[0].images, len(baseline)
+    weights = rng.multinomial(images, np.full(images, 1 / images), resamples)
+    differences = np.stack([metrics_of(resampled_ap(variant[s], weights))[:, 0] - metrics_of(resampled_ap(baseline[s], weights))[:, 0]
+                            for s in range(seeds)])
+    drawn = rng.integers(0, seeds, (seeds, resamples))
+    low, high = np.percentile(np.take_along_axis(differences, drawn, 0).mean(0), (2.5, 97.5))
+    return low, high
+
+
+def _excludes_zero(low: float, high: float) -> bool:
+    return low > 0 or high < 0
+
+
+if __name__ == "__main__":
+    main()
