@@ -19,7 +19,7 @@ from PIL import Image
 
 from utils.config.flags import flag_names
 from utils.datasets import balance, box_fit, check, copies, doctor, duplicates
-from utils.datasets.examine import examine, examine_all
+from utils.datasets.examine import _box_faults, examine, examine_all
 from utils.datasets.findings import KINDS, Finding, in_order
 from utils.datasets.images import write_image
 from utils.datasets.label_files import read_rows
@@ -187,6 +187,13 @@ def test_a_bad_row_is_named_with_its_line(tmp_path, row, kind, words):
 def test_boxes_that_end_at_the_edge_or_a_rounding_beyond_are_right(data):
     label(data, "train", 0).write_text("0 0.1 0.5 0.2 0.4\n1 0.9 0.5 0.2000004 0.6\n2 0.4 0.5 0.801 0.3\n")
     assert examine(str(image(data, "train", 0)), CLASSES).findings == ()
+
+
+@pytest.mark.parametrize("width, beyond, told", [(128, 0.9, False), (128, 1.1, True), (10_000, 9.0, False), (10_000, 11.0, True)])
+def test_a_pixel_and_a_thousandth_are_let_pass(width, beyond, told):
+    """`beyond` pixels behind the right edge of a picture so wide."""
+    labels = Labels(np.zeros(1, np.int64), np.array([[0.9 + beyond / width, 0.5, 0.2, 0.2]], np.float32))
+    assert len(list(_box_faults("a.txt", labels, np.ones(1, np.int64), (100, width), CLASSES))) == told
 
 
 def test_lines_of_usable_rows_are_kept_behind_bad_ones(tmp_path):
@@ -442,6 +449,15 @@ def test_plain_and_dark_pictures_do_not_match():
     coefs = np.stack([duplicates.coefficients(picture) for picture in (*dark, *plain, *skies)])
     own, earlier = duplicates.find(coefs, np.zeros(len(coefs), np.int64))
     assert (own.index == -1).all() and (earlier.index == -1).all()
+
+
+def test_a_faint_pattern_makes_no_pair():
+    """Two black pictures with one sensor's faint pattern are plain; the same pattern twenty times as strong is a pair."""
+    pattern = scene(4, 96).astype(np.float32) / 255
+    for strength, paired in ((3, False), (60, True)):
+        coefs = np.stack([duplicates.coefficients((strength * pattern).round().astype(np.uint8))] * 2)
+        assert duplicates.is_plain(coefs).tolist() == [not paired] * 2
+        assert (duplicates.find(coefs, np.zeros(2, np.int64))[0].index[1] == 0) == paired
 
 
 @pytest.mark.parametrize("orientation, change", [
