@@ -33,8 +33,8 @@ class Browser:
 
         self.application, self.console, self.requests = QApplication(sys.argv[:1]), [], []
         self.owner = QObject()
-        profile = QWebEngineProfile(self.owner)
-        profile.setUrlRequestInterceptor(listener(self.requests, self.owner))
+        profile, self.listener = QWebEngineProfile(self.owner), listener(self.requests, self.owner)
+        profile.setUrlRequestInterceptor(self.listener)
         self.view = QWebEngineView()
         self.view.setPage(speaking_page(self.console, profile, self.view))
         self.view.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)  # to see it try
