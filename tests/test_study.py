@@ -24,10 +24,12 @@ from utils.config import DatasetSpec, Hyperparameters, TrainConfig, from_options
 from utils.config.compare_options import CompareConfig
 from utils.engine.compare import locks
 from utils.engine.compare.environment import data_facts, revision, versions
-from utils.engine.compare.plan import planned_variants
+from utils.engine.compare.plan import open_study, planned_variants
+from utils.engine.compare.prepare import prepare
 from utils.engine.compare.progress import Progress, clock
 from utils.engine.compare.record import differences
 from utils.engine.compare.records import Scores
+from utils.engine.compare.run import do_run
 from utils.engine.compare.run_files import RunFiles
 from utils.engine.compare.schedule import Job, Pool
 from utils.engine.setup import build_data
@@ -252,7 +254,7 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
                     "--batch", "8", "--workers", "0", "--device", "cpu", "--noautoanchor", "--project", tmp_path, "--name", "study",
                     "--cost-seconds", "0")
     progress = folder / "runs" / "yolov5n" / "seed0" / "progress.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not progress.exists() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.02)
     child = json.loads((progress.parent / "claim.json").read_text())["pid"]
@@ -286,8 +288,23 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     assert all(torch.equal(mine[name], its[name]) for name in mine)
     assert json.loads((progress.parent / "val.json").read_text())["scores"]["map"] == plain.evaluation.metrics.map
 
-    monkeypatch.setattr("utils.engine.compare.report.write_report", lambda study: [])
+    monkeypatch.setattr("utils.engine.compare.study.write_report", lambda study: [study.folder / "report.html"])
+    closed_where_only_that_is_missing(folder)
     again_and_refused(folder, data)
+
+
+def closed_where_only_that_is_missing(folder):
+    """A run that was killed between its last epoch and its evaluation is evaluated, not trained on."""
+    folder, config = open_study(CompareConfig(study=str(folder)))
+    plan = prepare(folder, config, keep_study=True)
+    files = plan.files("control", 0)
+    last, scores = files.last.stat().st_mtime_ns, files.read_scores()
+    for file in (files.trained, files.scores, files.matches):
+        file.unlink()
+    assert not plan.is_done()
+    do_run(plan, plan.variants[2], 0, "cpu")
+    assert plan.is_done() and files.last.stat().st_mtime_ns == last and json.loads(files.trained.read_text())["epochs"] == 2
+    np.testing.assert_equal(files.read_scores().__dict__, scores.__dict__)
 
 
 def again_and_refused(folder, data):

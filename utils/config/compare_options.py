@@ -13,7 +13,7 @@ from utils.errors import ConfigError
 from utils.files import ROOT
 
 STUDY_FILE = "study.yaml"
-FREE = ("device", "jobs", "workers", "cache", "download", "no_cache_labels", "title", "cost_seconds")  # may change on the way
+FREE = ("split", "device", "jobs", "workers", "cache", "download", "no_cache_labels", "title", "cost_seconds")  # may change on the way
 PATHS = ("data", "hyp", "cfg", "weights", "plugin")
 _PLACE = ("study", "project", "name")  # where a study lies: told by its folder, not by its yaml
 _OWN_ONLY = ("cfg", "weights", "seeds", "control", "study", "split", "jobs", "title", "cost_seconds", "project", "name", "device")

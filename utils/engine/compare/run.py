@@ -56,7 +56,7 @@ def train_missing(plan: Plan, variant: PlannedVariant, seed: int, device: str, f
         train(TrainConfig(resume=str(files.last), device=device), hooks=[Watch(files)])
     strip(files.best)  # once more where train did: that changes nothing
     state = state_of(files.last)
-    write_json(files.trained, {"epochs": state.epoch, "best_epoch": state.best_epoch, "threads": torch.get_num_threads()})
+    write_json(files.trained, {"epochs": state.epoch, "best_epoch": state.best_epoch, "threads": files.threads()})
 
 
 def state_of(last: Path) -> TrainState:
@@ -86,10 +86,11 @@ def _start(plan: Plan, variant: PlannedVariant, seed: int, files: RunFiles) -> s
 
 
 class Watch(Hook):
-    """progress.json: the seconds of each epoch. What a killed run did not get to write counts as its mean."""
+    """progress.json: the seconds of each epoch, and the numbers of threads that computed it. What a killed run did not get to write counts as its mean."""
 
     def __init__(self, files: RunFiles):
         self.files, self.seconds = files, []
+        self.threads = sorted({*files.threads(), torch.get_num_threads()})
 
     def start(self, trainer: Trainer) -> None:
         known, done = list(self.files.epochs()), trainer.state.epoch
@@ -98,7 +99,7 @@ class Watch(Hook):
 
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
         self.seconds.append(report.seconds)
-        write_json(self.files.progress, {"epochs": trainer.epochs, "seconds": self.seconds})
+        write_json(self.files.progress, {"epochs": trainer.epochs, "seconds": self.seconds, "threads": self.threads})
 
 
 # ---- evaluation ----

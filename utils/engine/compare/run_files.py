@@ -81,6 +81,10 @@ class RunFiles:
         """The seconds of each epoch that is done."""
         return tuple(float(seconds) for seconds in read_json(self.progress).get("seconds", ()))
 
+    def threads(self) -> list[int]:
+        """The numbers of threads that the training was computed with, one unless it was resumed otherwise."""
+        return list(read_json(self.progress).get("threads", ()))
+
     def seconds(self) -> float | None:
         """The seconds that training and its validations took, None where nothing was trained."""
         return sum(self.epochs()) or None

@@ -12,6 +12,7 @@ import torch
 
 from models.registry import load_plugin
 from utils.checkpoint import load_models
+from utils.config import Hyperparameters
 from utils.config.compare_options import STUDY_FILE, CompareConfig
 from utils.datasets.open import open_split
 from utils.device import select_device
@@ -21,8 +22,9 @@ from utils.engine.compare.locks import holder_of
 from utils.engine.compare.plan import Plan, PlannedVariant, open_study
 from utils.engine.compare.prepare import prepare
 from utils.engine.compare.progress import Progress
-from utils.engine.compare.record import training_settings
+from utils.engine.compare.record import HYP_FILE, training_settings
 from utils.engine.compare.records import Cost, Run, Study, Variant
+from utils.engine.compare.report import console_table, write_report
 from utils.engine.compare.run import data_of, do_run
 from utils.engine.compare.run_files import RunFiles, read_json, write_json
 from utils.engine.compare.schedule import Job, Pool
@@ -40,8 +42,6 @@ def compare(asked: CompareConfig) -> Study:
     """Run, continue or report the study that `asked` means; return it. What failed is in it, and its report is written.
 
     Raises UserError kinds for what is wrong before the first run."""
-    from utils.engine.compare.report import write_report
-
     folder, config = open_study(asked)
     try:
         plan = prepare(folder, config, keep_study=bool(asked.study) and (folder / STUDY_FILE).resolve() in _meant(asked.study))
@@ -51,8 +51,8 @@ def compare(asked: CompareConfig) -> Study:
     run_missing(plan)
     measure_missing(plan)
     study = assemble(plan)
-    for file in write_report(study):
-        LOGGER.info(f"report: {file}")
+    files = write_report(study)
+    LOGGER.info(f"\n{console_table(study)}\n\nreport: {files[0]}, and beside it {', '.join(file.name for file in files[1:])}")
     return study
 
 
@@ -210,7 +210,8 @@ def command_of(plan: Plan) -> str:
             words.append(word if value else word.replace("--", "--no-", 1))
         else:
             words += [word, *(_short(each) for each in (value if isinstance(value, list) else [value]))]
-    return shlex.join(words) + (f" --hyp {plan.folder.name}/hyp.yaml" if "hyp" in plan.config.described() else "")
+    own_hyp = plan.trains and Hyperparameters.load(plan.config.hyp) != Hyperparameters.load(CompareConfig.hyp)
+    return shlex.join(words) + (f" --hyp {plan.folder.name}/{HYP_FILE}" if own_hyp else "")
 
 
 def _short(value: object) -> str:
@@ -233,8 +234,9 @@ def _notes(plan: Plan, variants: list[Variant], costs: Mapping[str, Cost]) -> tu
     for run in runs:
         if run.status != "done":
             notes.append(f"{run.variant} seed {run.seed}: {run.status}, {run.error}. It is in no figure.")
-    facts = [plan.files(run.variant, run.seed).read_facts() for run in runs if run.status == "done"]
-    devices, threads = {fact["device"] for fact in facts}, {fact["trained"].get("threads") for fact in facts}
+    done = [plan.files(run.variant, run.seed) for run in runs if run.status == "done"]
+    devices = {files.read_facts()["device"] for files in done}
+    threads = {count for files in done for count in files.threads()}
     if len(devices) > 1:
         notes.append(f"The runs were made on different devices: {', '.join(sorted(devices))}.")
     if len(threads) > 1:
