@@ -35,6 +35,10 @@ def test_the_nearest_of_all_widths_is_found():
     for target in (1_770_000, 2_000_000, 2_600_000, 4_000_000):
         nearest = min(by_hand, key=lambda width: abs(parameters[width] - target))
         assert control.nearest_step(by_hand, parameters.__getitem__, target) == nearest
+    staircase = {width: int(1e4 * width ** 2) for width in (0.25 + 0.01 * number for number in range(40))}
+    for target in range(500, 5000, 37):
+        nearest = min(abs(count - target) for count in staircase.values())
+        assert abs(staircase[control.nearest_step(list(staircase), staircase.__getitem__, target)] - target) == nearest
     assert set(every) <= {0.25, *control._steps(sorted(channels), 0.25)}
 
 
