@@ -13,8 +13,9 @@ from utils.statistics import Matches
 
 @dataclass(frozen=True)
 class World:
-    """What a study is drawn from. seed_sd: scatter of skill between trainings (1 is about 20 points of mAP50-95 at these defaults);
-    liking_sd: how differently a variant takes to images, alike in all its seeds; labels: mean an image and class; clutter: false positives."""
+    """What a study is drawn from. seed_sd: scatter of skill between trainings (0.1 is about 2 points of mAP50-95);
+    liking_sd: how differently a variant takes to images, alike in all its seeds; labels: mean an image and class; clutter:
+    false positives an image, on average."""
 
     images: int = 40
     nc: int = 2
@@ -33,7 +34,8 @@ class World:
         study = []
         for skill, seed_sd in zip(skills, seed_sds):
             ease = skill + rng.normal(0, self.liking_sd, self.images)[image] - difficulty
-            study.append({seed: self._evaluation(rng, image, cls, ease + rng.normal(0, seed_sd), counts) for seed in range(seeds)})
+            study.append({seed: self._evaluation(rng, image, cls, ease + rng.normal(0, seed_sd), counts)
+                          for seed in range(seeds)})
         return study
 
     def _evaluation(self, rng, image, cls, ease, counts) -> Matches:

@@ -26,7 +26,8 @@ def as_results(images):
 def compare(study, rng, **options):
     """The first of `study` is the baseline; the rest are named A, B, ..."""
     names = [f"class {c}" for c in range(next(iter(study[0].values())).nc)]
-    return compare_variants(study[0], dict(zip("ABCDE", study[1:])), names, rng, **{"resamples": 200, "permutations": 200, **options})
+    options = {"resamples": 200, "permutations": 200, **options}
+    return compare_variants(study[0], dict(zip("ABCDE", study[1:])), names, rng, **options)
 
 
 # ---- average precision ----
@@ -37,7 +38,8 @@ def test_average_precision_of_the_reference_detections_is_the_accumulators(golde
     expected = accumulated(reference_images(arrays), 5).compute()
     found = average_precision(matches_of(as_results(reference_images(arrays)), 5))
     np.testing.assert_allclose(found.ap, expected.ap, rtol=0, atol=1e-12)
-    assert found.map == pytest.approx(expected.map, abs=1e-12) and found.map50 == pytest.approx(float(arrays["yolov5_map50"]), abs=1e-6)
+    assert found.map == pytest.approx(expected.map, abs=1e-12)
+    assert found.map50 == pytest.approx(float(arrays["yolov5_map50"]), abs=1e-6)
     assert found.ap75 == pytest.approx(expected.ap[:4, 5].mean(), abs=1e-12)
     assert found.labels.tolist() == expected.labels.tolist() and np.isnan(found.per_class).tolist() == [False] * 4 + [True]
 
@@ -99,7 +101,8 @@ def test_many_resamplings_at_once_equal_one_by_one():
 
 
 def test_nothing_found_and_nothing_there():
-    empty = Matches(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros((0, 10), bool), np.array([[2, 0]]))
+    nothing = np.zeros(0, np.int32)
+    empty = Matches(nothing, nothing.astype(np.float32), nothing, np.zeros((0, 10), bool), np.array([[2, 0]]))
     assert average_precision(empty).map == 0 and average_precision(empty).ap.shape == (2, 10)
     assert average_precision(dataclasses.replace(empty, labels=np.zeros((1, 2), int))).map == 0
     assert average_precision(matches_of([], 2)).map50 == 0
@@ -127,8 +130,9 @@ def test_what_is_wrong_is_told():
     gap[0] = [True, False, True] + [False] * 7
     with pytest.raises(ValueError, match="gaps"):
         dataclasses.replace(matches, correct=gap)
+    other = matches_of(as_results(random_images(seed=4)), 4)
     with pytest.raises(ValueError, match="seed 0 of A was evaluated on other labels"):
-        compare_variants({0: matches}, {"A": {0: matches_of(as_results(random_images(seed=4)), 4)}}, list("abcd"), np.random.default_rng())
+        compare_variants({0: matches}, {"A": {0: other}}, list("abcd"), np.random.default_rng())
     with pytest.raises(ValueError, match="4 classes but 1 names"):
         compare_variants({0: matches}, {"A": {0: matches}}, ["a"], np.random.default_rng())
 
@@ -166,7 +170,8 @@ def test_exchanged_images_are_literally_exchanged():
     taken = np.random.default_rng(0).integers(0, 2, 12)
     mixed = interleaved(baseline, variant)
     from_variant = average_precision(mixed, np.concatenate((1 - taken, taken)))
-    parts = [np.concatenate((getattr(baseline, name)[taken[baseline.image] == 0], getattr(variant, name)[taken[variant.image] == 1]))
+    kept, got = taken[baseline.image] == 0, taken[variant.image] == 1
+    parts = [np.concatenate((getattr(baseline, name)[kept], getattr(variant, name)[got]))
              for name in ("image", "conf", "cls", "correct")]
     rank = (-parts[1]).argsort(kind="stable")
     literal = average_precision(Matches(*(part[rank] for part in parts), baseline.labels))
@@ -207,7 +212,8 @@ def test_the_covariance_over_images_is_that_of_literal_resamples():
     study = World(images=10).study(np.random.default_rng(2), [0, 0.3], 2)
     found = image_covariances(study[0], {"A": study[1]}, 400, np.random.default_rng(5))["A"]
     weights = np.random.default_rng(5).multinomial(10, np.full(10, 0.1), 400)
-    literal = [[average_precision(study[1][s], row).map - average_precision(study[0][s], row).map for s in range(2)] for row in weights]
+    literal = [[average_precision(study[1][s], row).map - average_precision(study[0][s], row).map for s in range(2)]
+               for row in weights]
     np.testing.assert_allclose(found[0], np.cov(np.array(literal).T, ddof=0), rtol=1e-3)
     assert found.shape == (5, 2, 2)
 
@@ -220,8 +226,9 @@ def test_the_half_width_by_its_formula():
     expected = student_quantile(0.975, freedom) * (of_seeds + shared) ** 0.5
     assert interval_half_width(9.0, 2, covariance, 41) == pytest.approx(expected)
     alone = student_quantile(0.975, 40) * scaled.mean() ** 0.5
-    assert interval_half_width(None, 0, covariance[:1, :1], 41) == pytest.approx(student_quantile(0.975, 40) * (5 * 41 / 40) ** 0.5)
-    assert interval_half_width(1e-9, 2, covariance, 41) == pytest.approx(alone)  # seeds that agree by chance do not make it narrower
+    of_one_seed = student_quantile(0.975, 40) * (5 * 41 / 40) ** 0.5
+    assert interval_half_width(None, 0, covariance[:1, :1], 41) == pytest.approx(of_one_seed)
+    assert interval_half_width(1e-9, 2, covariance, 41) == pytest.approx(alone)  # seeds agree by chance: no narrower
     assert interval_half_width(9.0, 2, covariance, 1) == np.inf
     assert interval_half_width(0.0, 2, np.zeros((3, 3)), 41) == 0
     assert pooled_freedom([3, 3, 3, 3]) == pytest.approx(8 / 1.75) and pooled_freedom([3]) == 2 and pooled_freedom([1, 1]) == 0
@@ -247,10 +254,11 @@ def test_a_difference_that_is_there_and_its_sentence():
         assert value == pytest.approx(expected, abs=1e-12)
     assert better.difference == pytest.approx(np.mean(list(better.per_seed.values()))) and list(better.per_seed) == [0, 1, 2]
     assert better.interval[0] > 0 and better.interval[0] + better.interval[1] == pytest.approx(2 * better.difference)
-    figures = re.fullmatch(r"mAP50-95: A is better than yolov5n, \+(\d+\.\d\d) points \(95 % interval \+(\d+\.\d\d) to \+(\d+\.\d\d); "
+    figures = re.fullmatch(r"mAP50-95: A is better than yolov5n, \+(\d+\.\d\d) points "
+                           r"\(95 % interval \+(\d+\.\d\d) to \+(\d+\.\d\d); "
                            r"p = 0.0\d+, corrected for several comparisons; 3 seeds, 87 images\)\.", better.sentence)
-    assert [float(value) for value in figures.groups()] == pytest.approx([100 * better.difference, *(100 * end for end in better.interval)],
-                                                                         abs=0.006)
+    expected = [100 * better.difference, *(100 * end for end in better.interval)]
+    assert [float(value) for value in figures.groups()] == pytest.approx(expected, abs=0.006)
     assert told["B"]["mAP50-95"].sentence.startswith("mAP50-95: no difference shown between B and yolov5n, ")
     assert "C is worse than yolov5n, −" in told["C"]["mAP50-95"].sentence
     assert "AP50-95 of class class 1" in told["C"]["class/class 1"].sentence
@@ -298,7 +306,8 @@ def test_a_class_in_one_image_has_no_interval_and_a_class_without_labels_no_entr
     told = compare(study, np.random.default_rng(0))["A"]
     assert list(told) == [*OVERALL, "class/class 0", "class/class 1"]
     rare = told["class/class 1"]
-    assert np.isnan(rare.interval).all() and rare.verdict == "no difference shown" and "no interval: too few images" in rare.sentence
+    assert np.isnan(rare.interval).all() and rare.verdict == "no difference shown"
+    assert "no interval: too few images" in rare.sentence
 
 
 def test_the_verdict_needs_both_the_interval_and_the_test():

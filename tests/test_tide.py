@@ -79,8 +79,8 @@ def literal_costs(results, nc):
                     c = int(result.labels_cls[g])
                 found[c].append((conf, hit))
         there = [c for c in range(nc) if any(c in result.labels_cls for result in results)]
-        return np.mean([literal_ap([hit for _, hit in found[c]], [conf for conf, _ in found[c]], wanted[c]) if wanted[c] and found[c]
-                        else float(not wanted[c] and not found[c]) for c in there])
+        return np.mean([literal_ap([hit for _, hit in found[c]], [conf for conf, _ in found[c]], wanted[c])
+                        if wanted[c] and found[c] else float(not wanted[c] and not found[c]) for c in there])
 
     plain = score(None)
     return counts, {kind: score(kind) - plain for kind in KINDS}, plain
@@ -159,8 +159,8 @@ def test_of_the_reference_detections_every_false_positive_has_one_kind(golden):
 
     def results(apart):
         return [image([(int(row[1]), row[2:6].tolist()) for row in truth[truth[:, 0] == i]],
-                      [(int(row[1]), row[2:6].tolist(), row[6] - apart * place) for place, row in enumerate(rows) if row[0] == i], i)
-                for i in range(60)]
+                      [(int(row[1]), row[2:6].tolist(), row[6] - apart * place)
+                       for place, row in enumerate(rows) if row[0] == i], i) for i in range(60)]
 
     assert error_kinds(results(0), 5).map50 == pytest.approx(float(arrays["yolov5_map50"]), abs=1e-6)
     untied = results(1e-12)  # two detections are equally confident, which the oracle ranks in its own way

@@ -32,8 +32,7 @@ def compare_variants(
     labels = next(iter(baseline.values())).labels
     kept = np.concatenate((np.full(len(OVERALL), labels.any()), labels.any(0)))
     metrics = np.array(metric_names(names))[kept].tolist()
-    differences = {name: np.stack([_scores(runs[seed]) - _scores(baseline[seed]) for seed in common_seeds(baseline, runs)])[:, kept]
-                   for name, runs in variants.items()}
+    differences = {name: _differences(baseline, runs)[:, kept] for name, runs in variants.items()}
     covariances = {name: found[kept] for name, found in image_covariances(baseline, variants, resamples, rng).items()}
     p_values = {name: found[kept] for name, found in exchange_p_values(baseline, variants, permutations, rng).items()}
     images = np.concatenate((np.full(len(OVERALL), len(labels)), (labels > 0).sum(0)))[kept]
@@ -60,7 +59,9 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def interval_half_width(seed_variance: float | None, freedom: float, covariance: np.ndarray, images: int) -> float:
-    """Half of a difference's 95 % interval, over images and seeds as two random samples (Obuchowski and Rockette 1995; Hillis 2007).
+    """Half of a difference's 95 % interval, over images and seeds as two random samples.
+
+    After Obuchowski and Rockette (1995) and Hillis (2007), with trainings for readers and images for cases.
 
     seed_variance: of the differences by seed, with its degrees of freedom; None: one seed. covariance: (S, S) of the seeds'
     differences over resampled images; images: how many the data set has (of a class: how many hold it), inf below 2."""
@@ -90,6 +91,11 @@ class _Facts:
     images: int
 
 
+def _differences(baseline: Seeds, variant: Seeds) -> np.ndarray:
+    """(S, 3 + nc) variant less baseline of each common seed."""
+    return np.stack([_scores(variant[seed]) - _scores(baseline[seed]) for seed in common_seeds(baseline, variant)])
+
+
 def _scores(matches: Matches) -> np.ndarray:
     """(3 + nc,) the figures of one run in the order of `metric_names`."""
     found = average_precision(matches)
@@ -108,13 +114,16 @@ def _check(baseline: Seeds, variants: Mapping[str, Seeds], names: Sequence[str])
                 raise ValueError(f"compare_variants: seed {seed} of {name} was evaluated on other labels than the baseline")
 
 
-def _half_widths(differences: Mapping[str, np.ndarray], covariances: Mapping[str, np.ndarray], images: np.ndarray) -> dict[str, list[float]]:
+def _half_widths(differences: Mapping[str, np.ndarray], covariances: Mapping[str, np.ndarray],
+                 images: np.ndarray) -> dict[str, list[float]]:
+    """Of each metric, by variant; images (K,): how many speak of a metric."""
     variances = seed_variances(differences)
     freedom = pooled_freedom([len(values) for values in differences.values()])
     halves = {}
     for name, values in differences.items():
         own = variances.get(name, [None] * values.shape[1])
-        halves[name] = [interval_half_width(*parts) for parts in zip(own, [freedom] * len(images), covariances[name], images.tolist())]
+        halves[name] = [interval_half_width(variance, freedom, covariance, count)
+                        for variance, covariance, count in zip(own, covariances[name], images.tolist())]
     return halves
 
 

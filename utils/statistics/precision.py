@@ -29,7 +29,8 @@ EXACT_FLOAT32 = 100_000  # more labels than this and 100 H needs float64
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """AP of every class. ap: (nc, 10) at IOU_THRESHOLDS; labels: (nc,). Classes without labels hold zeros and stay out of means."""
+    """AP of every class. ap: (nc, 10) at IOU_THRESHOLDS; labels: (nc,). Classes without labels hold zeros and stay out of
+    means."""
 
     ap: np.ndarray
     labels: np.ndarray
@@ -57,24 +58,27 @@ class AveragePrecision:
 
 def matches_of(results: Sequence[ImageResult], nc: int) -> Matches:
     """Match the detections of `results` (in the order of the data set) and rank them, as DetectionAccumulator does."""
-    image, conf, cls, correct = [np.zeros(0, np.int32)], [np.zeros(0)], [np.zeros(0, np.int32)], [np.zeros((0, len(IOU_THRESHOLDS)), bool)]
     labels = np.zeros((len(results), nc), np.int32)
+    found = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros((0, len(IOU_THRESHOLDS)), bool))]
     for place, result in enumerate(results):
         labels_cls = np.asarray(result.labels_cls).astype(np.int64)
         if len(labels_cls) and not 0 <= labels_cls.min() <= labels_cls.max() < nc:
-            raise ValueError(f"matches_of: expected label classes in 0..{nc - 1}, got {np.unique(labels_cls).tolist()} in {result.path}")
-        found = [np.asarray(part) for part in (result.detections.xyxy, result.detections.conf, result.detections.cls)]
-        known = (found[2] >= 0) & (found[2] < nc)
-        xyxy, found_conf, found_cls = (part[known] for part in found)
-        overlap = iou_matrix(np.asarray(result.labels_xyxy, np.float64).reshape(-1, 4), xyxy.astype(np.float64))
-        image.append(np.full(len(xyxy), place, np.int32))
-        conf.append(found_conf.astype(np.float64))
-        cls.append(found_cls.astype(np.int32))
-        correct.append(match(found_cls, labels_cls, overlap))
+            wrong = np.unique(labels_cls).tolist()
+            raise ValueError(f"matches_of: expected label classes in 0..{nc - 1}, got {wrong} in {result.path}")
         labels[place] = np.bincount(labels_cls, minlength=nc)
-    rank = ranking(np.concatenate(conf))
-    parts = np.concatenate(image), np.concatenate(conf).astype(np.float32), np.concatenate(cls), np.concatenate(correct)
-    return Matches(*(part[rank] for part in parts), labels)
+        found.append(_matched(result, place, labels_cls, nc))
+    image, conf, cls, correct = (np.concatenate(parts) for parts in zip(*found))
+    rank = ranking(conf)
+    return Matches(image[rank], conf[rank].astype(np.float32), cls[rank], correct[rank], labels)
+
+
+def _matched(result: ImageResult, place: int, labels_cls: np.ndarray, nc: int) -> tuple[np.ndarray, ...]:
+    """Image, confidence, class and correctness of one image's detections; those of classes that the data lacks left out."""
+    xyxy, conf, cls = (np.asarray(part) for part in (result.detections.xyxy, result.detections.conf, result.detections.cls))
+    known = (cls >= 0) & (cls < nc)
+    xyxy, conf, cls = xyxy[known].astype(np.float64), conf[known].astype(np.float64), cls[known].astype(np.int32)
+    overlap = iou_matrix(np.asarray(result.labels_xyxy, np.float64).reshape(-1, 4), xyxy)
+    return np.full(len(cls), place, np.int32), conf, cls, match(cls, labels_cls, overlap)
 
 
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> AveragePrecision:
@@ -104,9 +108,9 @@ def metrics_of(ap: np.ndarray) -> np.ndarray:
 
 
 def resampled_ap(matches: Matches, weights: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """AP (R, nc, 10) of R resamplings; weights (R, images) whole numbers, how often each image occurs. nan: a class has no labels.
+    """AP (R, nc, 10) of R resamplings; weights (R, images) whole numbers, how often each image occurs.
 
-    In float32 good to about 1e-6, in float64 to rounding."""
+    nan where a class has no labels. In float32 good to about 1e-6, in float64 to rounding."""
     if weights.shape[1:] != (matches.images,):
         raise ValueError(f"resampled_ap: expected weights (R, {matches.images}), got {weights.shape}")
     labels = weights.astype(np.float64) @ matches.labels

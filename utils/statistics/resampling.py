@@ -20,7 +20,8 @@ def common_seeds(baseline: Seeds, variant: Seeds) -> list[int]:
     return sorted(set(baseline) & set(variant))
 
 
-def image_covariances(baseline: Seeds, variants: Mapping[str, Seeds], resamples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def image_covariances(baseline: Seeds, variants: Mapping[str, Seeds], resamples: int,
+                      rng: np.random.Generator) -> dict[str, np.ndarray]:
     """(K, S, S) bootstrap covariance over images between the seeds' differences, of each metric, by variant.
 
     Images are drawn with replacement (Efron 1979); a draw without any label of a class says nothing about the class."""
@@ -36,12 +37,14 @@ def image_covariances(baseline: Seeds, variants: Mapping[str, Seeds], resamples:
     return {name: _covariance(*parts) for name, parts in sums.items()}
 
 
-def exchange_p_values(baseline: Seeds, variants: Mapping[str, Seeds], permutations: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def exchange_p_values(baseline: Seeds, variants: Mapping[str, Seeds], permutations: int,
+                      rng: np.random.Generator) -> dict[str, np.ndarray]:
     """(K,) two-sided p of each metric by variant: how often `statistics` is as large with images exchanged.
 
     In each permutation a fair coin for every image decides whether baseline and variant exchange what they detected in it,
     in all seeds alike. p = (1 + as large) / (1 + permutations) is never 0 (Phipson and Smyth 2010)."""
-    pairs = {name: [interleaved(baseline[seed], runs[seed]) for seed in common_seeds(baseline, runs)] for name, runs in variants.items()}
+    pairs = {name: [interleaved(baseline[seed], runs[seed]) for seed in common_seeds(baseline, runs)]
+             for name, runs in variants.items()}
     images = _images(baseline)
     observed = statistics(_exchanged(pairs, np.zeros((1, images), np.int8)))
     larger = {name: np.zeros(values.shape[1]) for name, values in observed.items()}
