@@ -400,6 +400,16 @@ def test_many_variants_have_colours_and_places(tmp_path):
     assert [word for word in words if word and word.startswith("block")] == [gap.name for gap in gaps]
 
 
+@pytest.mark.parametrize(("rows", "limit"), [
+    ([(1.0, -1.0, 3.0), (0.0, -2.0, 2.0)], 3.0),  # all of it
+    ([(1.0, 0.0, 2.0)] * 9 + [(5.0, -300.0, 310.0)], 5.0),  # one interval has no end: as far as the farthest difference
+    ([(-1.0, -4.0, 2.0)] * 9 + [(2.0, -300.0, 310.0)], 6.0),  # 1.5 times the usual reach
+    ([(2.0, math.nan, math.nan)], 2.0 * 1.15 / 1.08), ([(math.nan,) * 3], 1 / 1.08), ([(0.0, 0.0, 0.0)], 1 / 1.08),
+])
+def test_rare_classes_do_not_take_the_room_of_the_others(rows, limit):
+    assert plots.reach_shown([plots.Gaps("x", 1, tuple(rows), (True,) * len(rows))]) == pytest.approx(1.08 * limit)
+
+
 def luminance(colour):
     """Of #rrggbb, by WCAG 2.1."""
     parts = [int(colour[place:place + 2], 16) / 255 for place in (1, 3, 5)]

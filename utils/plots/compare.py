@@ -110,14 +110,18 @@ def _draw_course(axes: Any, course: Course, values: np.ndarray) -> None:
 
 
 def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: str) -> str:
-    """Write the differences by class: a panel a model, a row a class, zero (the baseline) as a line, one scale for all."""
+    """Write the differences by class: a panel a model, a row a class, zero (the baseline) as a line, one scale for all.
+
+    Intervals of rare classes that would leave the others no room are cut, with an arrow where they go on."""
     columns = min(len(gaps), _PANELS_A_ROW)
     rows = math.ceil(len(gaps) / columns)
     height = rows * (0.95 + 0.26 * len(names)) + 0.4
     with canvas(file, max(2.4 * columns + 1.6, 5.0), height) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        limit = reach_shown(gaps)
+        grid[0, 0].set_xlim(-limit, limit)
         for axes, gap in zip(grid.flat, gaps):
-            _draw_gaps(axes, gap)
+            _draw_gaps(axes, gap, limit)
             axes.set_title(_shortened(gap.name, 26), fontsize=9, color=INK, parse_math=False)
             _dress(axes, "", "")
         for axes in list(grid.flat)[len(gaps):]:
@@ -128,12 +132,29 @@ def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: s
         return _svg(figure, file)
 
 
-def _draw_gaps(axes: Any, gap: Gaps) -> None:
+def reach_shown(gaps: Sequence[Gaps]) -> float:
+    """Return how far from zero the panels reach: over every difference and most intervals, at most over all of them."""
+    differences, lows, highs = (np.abs(column) for column in np.array([row for gap in gaps for row in gap.rows]).T)
+    ends = np.maximum(lows, highs)
+    ends, differences = ends[np.isfinite(ends)], differences[np.isfinite(differences)]
+    if not len(differences):
+        return 1.0
+    farthest = differences.max()
+    if not len(ends):
+        return 1.15 * farthest or 1.0
+    usual = max(farthest, 1.5 * float(np.quantile(ends, 0.75)))
+    return 1.08 * min(usual, max(farthest, ends.max())) or 1.0
+
+
+def _draw_gaps(axes: Any, gap: Gaps, limit: float) -> None:
     tint = series_color(gap.series)
     axes.axvline(0, color=SERIES[0], linestyle=(0, (5, 4)), linewidth=1)
     places, (differences, lows, highs) = np.arange(len(gap.rows)), np.array(gap.rows).T
     whole, there = np.isfinite(lows) & np.isfinite(highs), np.isfinite(differences)
-    axes.hlines(places[whole], lows[whole], highs[whole], color=tint, linewidth=1.8)
+    axes.hlines(places[whole], lows[whole].clip(-limit), highs[whole].clip(None, limit), color=tint, linewidth=1.8)
+    for cut, edge, arrow in ((whole & (lows < -limit), -limit, "<"), (whole & (highs > limit), limit, ">")):
+        if cut.any():  # an empty line that is not clipped would upset the layout
+            axes.plot(np.full(cut.sum(), edge), places[cut], arrow, color=tint, markersize=6, clip_on=False)
     for filled in (True, False):
         those = there & (np.array(gap.shown) == filled)
         axes.plot(differences[those], places[those], "o", color=tint, markerfacecolor=tint if filled else PAPER, markersize=5.5)

@@ -126,7 +126,8 @@ def _class_gaps(study: Study) -> Picture | None:
     label = f"{PRIMARY}, difference to {study.baseline.name} (points)"
     svg = plot_gaps(gaps, [tables.short(metric) for metric in metrics], file, label)
     caption = ("Difference to the baseline (the dashed line) with its 95 % interval, class by class; right of the line is "
-               f"better. {_FILLED} The intervals are not corrected for the number of classes, the verdicts are.")
+               f"better. {_FILLED} An arrow: the interval goes on. The intervals are not corrected for the number of "
+               "classes, the verdicts are.")
     return Picture("class_differences", "Differences by class", caption, file, svg, "the figures are in the table by class")
 
 

@@ -22,6 +22,7 @@ _DARK = {"ground": "#131619", "raised": "#1a1e22", "ink": "#e7eaed", "faint": "#
          "hover": "#21262b", "base": "#232930", "link": "#86b8ff", "better": "#5fd39a", "worse": "#ff8f98",
          "warn": "#2b2615", "warn-edge": "#6b5a22"}
 _DARK_SERIES = ("#b4bdc7", "#6fabff", "#f39a55", "#4fc792", "#c994ee", "#dcbb4a", "#f47fa4", "#48c3d5", "#c0ad97")
+_PIXELS_A_POINT = 1.5  # how large a figure may become: its text then stands beside the page's
 _STRIP_BYTES, _STRIP_WIDTH = 1_500_000, 2400  # beyond these the page holds a smaller copy; the file stays as it is
 
 _READING = (
@@ -245,7 +246,8 @@ def _figure(picture: Picture, alone: bool = True) -> str:
     """A figure as drawn; its words for those who do not see it are its label. alone: its section's heading is its own."""
     title, style = ("", ' class="one"') if alone else (f"<h3>{escape(picture.title)}</h3>", "")
     label = escape(f"{picture.title}: {picture.drawn}", quote=True)
-    svg = themed(picture.svg).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    wide = _PIXELS_A_POINT * float(picture.svg.split('viewBox="', 1)[1].split()[2])
+    svg = themed(picture.svg).replace("<svg ", f'<svg role="img" aria-label="{label}" style="--wide:{wide:.0f}px" ', 1)
     return (f'<figure id="figure-{picture.key}"{style}>{title}<div class="scroll" tabindex="0" '
             f'role="region" aria-label="{escape(picture.title, quote=True)}, figure">{svg}</div>'
             f"<figcaption>{escape(picture.caption)}</figcaption></figure>")
