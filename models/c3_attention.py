@@ -64,5 +64,6 @@ class C3Attention(C3):
 def _built(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:
     plan = block.wiring([channels], 1, NEUTRAL, args)
     if plan.channels_out != channels:
-        raise ValueError(f"{block.name} turns {channels} channels into {plan.channels_out}; a bottleneck needs a block that keeps them")
+        raise ValueError(f"{block.name} turns {channels} channels into {plan.channels_out}; "
+                         f"a bottleneck needs a block that keeps them")
     return block.cls(*plan.args)

@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.attention.arithmetic import require_choice, require_odd
 from models.layers import Conv
 from models.registry import Plan, Scale, register
-from utils.errors import ModelError
 
 
 def squeezed(hidden: int) -> int:
@@ -70,10 +70,10 @@ class MobileNetV3Block(nn.Module):
     def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int = 3, stride: int = 1, se: bool = False,
                  hard_swish: bool = False) -> None:
         super().__init__()
-        if kernel % 2 == 0:
-            raise ModelError(f"MobileNetV3Block: kernel {kernel} would change the map's size; use an odd number such as 3 or 5")
-        if stride not in (1, 2):
-            raise ModelError(f"MobileNetV3Block: stride must be 1 or 2, got {stride!r}")
+        require_odd("MobileNetV3Block", "kernel", kernel)
+        require_choice("MobileNetV3Block", "stride", stride, (1, 2))
+        for name, flag in (("se", se), ("hard_swish", hard_swish)):  # rows of other repositories write 0 and 1
+            require_choice("MobileNetV3Block", name, flag, (True, False))
         self.expand = Conv(c_in, hidden, act=activation(hard_swish)) if hidden != c_in else nn.Identity()
         self.depthwise = Conv(hidden, hidden, kernel, stride, groups=hidden, act=activation(hard_swish))
         self.se = SqueezeExcitation(hidden) if se else nn.Identity()

@@ -78,8 +78,8 @@ class C2PSA(nn.Module):
     def __init__(self, c1: int, n: int = 1, e: float = 0.5, heads: int | None = None) -> None:
         super().__init__()
         require_positive("C2PSA", c1=c1, n=n)
-        require_number("C2PSA", "e", e, least=1 / c1, most=1, such_as=0.5)  # a share of the channels, one at least
-        hidden = int(c1 * e)
+        require_number("C2PSA", "e", e, above=0, most=1, such_as=0.5)
+        hidden = max(1, int(c1 * e))
         heads = divisor("C2PSA", "heads", heads, hidden, wanted=hidden // HEAD_WIDTH, of="attended channels")
         self.heads = n * heads  # maps of N x N
         self.split = Conv(c1, 2 * hidden)

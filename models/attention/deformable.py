@@ -20,7 +20,8 @@ the last ones lie outside the map; `offset_range_factor` s below zero leaves the
 How ours differs from the published code: it returns the map alone; a grid of one row or column is not divided by
 zero; places and samples are worked out in float32 under half precision, where a place of a map of 80 has no
 fraction left; LePE is the default, as it needs no size and lets fused kernels never hold the logits; heads and groups
-follow the width. The variants `no_off`, `fixed_pe` (tied to one size) and `log_cpb` are left out.
+follow the width. The variants `no_off`, `fixed_pe` (tied to one size) and `log_cpb` are left out. The gradient of the
+sampling is not reproducible on a GPU.
 """
 
 import torch

@@ -53,12 +53,12 @@ class HAT(nn.Module):
         super().__init__()
         require_positive("HAT", dim=dim, window_size=window_size, compress_ratio=compress_ratio, squeeze_factor=squeeze_factor)
         require_number("HAT", "conv_scale", conv_scale, such_as=0.01)
-        require_number("HAT", "mlp_ratio", mlp_ratio, least=1 / dim, such_as=2)  # one channel inside at least
+        require_number("HAT", "mlp_ratio", mlp_ratio, above=0, such_as=2)
         self.conv_scale = conv_scale
         self.norm1, self.norm2 = ChannelNorm(dim), ChannelNorm(dim)
         self.attn = WindowMSA(dim, window_size, num_heads, shift_size)
         self.conv_block = ChannelAttentionBlock(dim, compress_ratio, squeeze_factor)
-        hidden = int(dim * mlp_ratio)
+        hidden = max(1, int(dim * mlp_ratio))
         self.mlp = nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class SCSA(nn.Module):
             require_positive("SCSA", window_size=window_size)
         require_odds("SCSA", "group_kernel_sizes", group_kernel_sizes, such_as=[3, 5, 7, 9])
         if len(group_kernel_sizes) != 4:
-            raise ModelError(f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], got {group_kernel_sizes!r}")
+            raise ModelError(f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], "
+                             f"got {group_kernel_sizes!r}")
         self.head_num, self.window_size, self.scaler = head_num, window_size, (dim // head_num) ** -0.5
         self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l = (
             nn.Conv1d(dim // 4, dim // 4, size, padding=size // 2, groups=dim // 4) for size in group_kernel_sizes)

@@ -1,6 +1,6 @@
 """What the tests need to know of each attention block beside its registration: one module here for each of models/attention.
 
-Each holds `CASES`, a dict of registered name -> `BlockCase`. tests/test_attention.py drives them all; a block that
+Each holds `CASES`, a dict of registered name -> `BlockCase`. tests/test_attention.py and its _numbers drive them all; a block that
 has no case fails there."""
 
 import importlib

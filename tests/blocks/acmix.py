@@ -67,5 +67,6 @@ CASES = {"ACmix": BlockCase(
     counts={64: 17_822, 128: 60_110, 256: 218_414, 512: 829_934, 1024: 3_232_622},
     golden={"ACmix": Golden(lambda: ACmix(32, 32, kernel_att=7, head=4, kernel_conv=3))},
     flat={"conv_p.bias": "the difference of two positions ignores it"},
-    refused={(32, 30): "one of 1, 2, 3", (32, 32, 6): "kernel_att", (32, 32, 7, 4, 2): "kernel_conv", (32, 32, 7, 4, 3, 0): "stride"},
+    refused={(32, 30): "one of 1, 2, 3", (32, 32, 6): "kernel_att", (32, 32, 7, 4, 2): "kernel_conv",
+             (32, 32, 7, 4, 3, 0): "stride"},
 )}

@@ -22,7 +22,8 @@ def slow_cbam(block, x):
 
 
 CASES = {"CBAM": BlockCase(
-    oracles={"ratio 16": Oracle(lambda: CBAM(16), slow_cbam, 16), "ratio 4, kernel 3": Oracle(lambda: CBAM(16, 4, 3), slow_cbam, 16)},
+    oracles={"ratio 16": Oracle(lambda: CBAM(16), slow_cbam, 16),
+             "ratio 4, kernel 3": Oracle(lambda: CBAM(16, 4, 3), slow_cbam, 16)},
     counts={64: 610, 128: 2_146, 256: 8_290, 512: 32_866, 1024: 131_170},
     golden={"CBAM": Golden(lambda: CBAM(64, ratio=16, kernel_size=7))},
     spread="two gates of one half",

@@ -98,6 +98,7 @@ CASES = {"DAttentionBaseline": BlockCase(
     golden={"DAttentionBaseline": Golden(lambda: DAttentionBaseline(32, **REFERENCE))},
     flat={"proj_k.bias": "softmax over the points ignores it"},
     spread="a mean of all points between two projections at torch's own start; the paper's residual is outside",
-    refused={(32, 5): "one of 1, 2, 4", (32, 4, 3): "4 heads, got 3; use one of 1, 2, 4", (32, 4, 2, 0): "stride", (32, 4, 2, 1, 2, 4): "ksize",
+    refused={(32, 5): "one of 1, 2, 4", (32, 4, 3): "4 heads, got 3; use one of 1, 2, 4",
+             (32, 4, 2, 0): "stride", (32, 4, 2, 1, 2, 4): "ksize",
              (32, 4, 2, 1, 2, 3, True, True, None, 16): "leave one", (32, None, None, 1, 2, 3, True, False, (0, 3)): "q_size"},
 )}
