@@ -24,7 +24,7 @@ TRAIN = {
     "--label-smoothing": 0.0, "--patience": 100, "--freeze": (0,), "--save-period": -1, "--local_rank": -1, "--local-rank": -1,
     # ours
     "--seed": 0, "--deterministic": False, "--amp": None, "--no-amp": None, "--download": False, "--labels": "skip",
-    "--no-cache-labels": False, "--plugin": (),
+    "--no-cache-labels": False, "--plugin": (), "--attention-start": "", "--transfer": "layers", "--require-transfer": 0.0,
 }
 VAL = {
     "--data": "ROOT/data/shapes.yaml", "--weights": ("ROOT/yolov5s.pt",), "--batch-size": 32, "--imgsz": 640, "--img": 640,
@@ -34,6 +34,7 @@ VAL = {
     "--project": "ROOT/runs/val", "--name": "exp", "--exist-ok": False, "--half": False, "--dnn": False,
     # ours
     "--max-det": 300, "--download": False, "--labels": "skip", "--no-cache-labels": False, "--plugin": (),
+    "--confusion-conf": 0.25, "--confusion-iou": 0.45,
 }
 DETECT = {
     "--weights": ("ROOT/yolov5s.pt",), "--source": "ROOT/data/images", "--data": "ROOT/data/shapes.yaml", "--imgsz": (640, 640),

@@ -19,6 +19,7 @@ from utils.plots.canvas import canvas
 from utils.plots.colors import PALETTE, color, contrast
 from utils.plots.confusion import plot_confusion
 from utils.plots.curves import plot_results, plot_threshold_curves, read_results, smooth, smooth_box
+from utils.plots.errors import plot_errors
 from utils.plots.evolve import plot_evolution
 from utils.plots.features import save_features
 from utils.plots.labels import plot_labels
@@ -166,14 +167,32 @@ def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
             yield figure
 
     monkeypatch.setattr("utils.plots.confusion.canvas", kept)
-    plot_confusion(np.array([[6, 0, 1], [2, 3, 0], [2, 1, 0]]), ["cat", "dog"], tmp_path / "matrix.png")
+    plot_confusion(np.array([[6, 0, 1], [2, 3, 0], [2, 1, 0]]), ["cat", "dog"], tmp_path / "matrix.png", note="confidence > 0.3")
     axes = figures[0].axes[0]
+    assert axes.get_title() == "Confusion matrix (columns sum to 1)\nconfidence > 0.3"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("True", "Predicted")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "background"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "background"]
     shares = {tuple(text.get_position()): text.get_text() for text in axes.texts}  # (column, row)
     assert shares == {(0, 0): "0.60", (0, 1): "0.20", (0, 2): "0.20", (1, 1): "0.75", (1, 2): "0.25", (2, 0): "1.00"}
     assert is_picture(tmp_path / "matrix.png")
+
+
+def test_errors_by_kind_are_bars(tmp_path, monkeypatch):
+    figures = []
+
+    @contextlib.contextmanager
+    def kept(*size, dpi=60):
+        with canvas(*size, dpi=60) as figure:
+            figures.append(figure)
+            yield figure
+
+    monkeypatch.setattr("utils.plots.errors.canvas", kept)
+    plot_errors([("background", 7, 0.125), ("missed", 0, 0.0)], 0.3, tmp_path / "errors.png")
+    costs, counts = figures[0].axes
+    assert [bar.get_width() for bar in costs.patches] == [12.5, 0] and [bar.get_width() for bar in counts.patches] == [7, 0]
+    assert [label.get_text() for label in costs.get_yticklabels()] == ["background", "missed"]
+    assert "0.3" in counts.get_xlabel() and is_picture(tmp_path / "errors.png", 150)
 
 
 @pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.eye(90) * 5])

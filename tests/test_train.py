@@ -21,6 +21,7 @@ from utils.engine.fit import Hook
 from utils.engine.hooks import RESULT_COLUMNS
 from utils.engine.training import train as run_training
 from utils.errors import CheckpointError, NonFiniteError, UserError
+from utils.metrics import table_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(cfg="models/yolov5n_CBAM.yaml", imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True)
@@ -102,6 +103,9 @@ def test_val_prints_what_training_printed_last(finished, data, tmp_path):
         validation = val.run(weights=finished.save_dir / "weights" / "best.pt", data=data, imgsz=64, batch_size=batch_size,
                              workers=0, device="cpu", project=tmp_path, name="val")
         assert validation.evaluation.metrics.row() == pytest.approx(finished.evaluation.metrics.row(), abs=1e-6)
+        tables = [table_rows(one.evaluation.metrics, ["disc", "triangle", "square", "star"], per_class=True)
+                  for one in (finished, validation)]
+        assert tables[0] == tables[1]
     again = json.loads((validation.save_dir / "metrics.json").read_text())
     assert written.keys() == again.keys()
 
@@ -144,7 +148,7 @@ def test_two_and_two_epochs_equal_four(data, tmp_path, four_epochs):
 
 def test_workers_do_not_change_a_run(data, tmp_path, four_epochs):
     other = run_training(options(data, tmp_path, epochs=4, workers=2)).save_dir
-    assert (four_epochs / "results.csv").read_text() == (other / "results.csv").read_text()
+    assert (four_epochs / "results.csv").read_bytes() == (other / "results.csv").read_bytes()
 
 
 def test_another_seed_is_another_run(data, tmp_path, finished):

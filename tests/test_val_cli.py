@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from utils.checkpoint import checkpoint_of, write_checkpoint
 from utils.cli import guarded
 from utils.datasets.images import write_image
 from utils.engine.validation_files import COCO_IDS, category_ids, write_metrics
+from utils.metrics import table_rows
+from utils.tide import error_kinds
 from utils.types import LossParts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +51,7 @@ def data(tmp_path_factory) -> Path:
     """Six pictures of three shapes, two of one name in different folders, one without labels."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     names = ("1.jpg", "2.jpg", "a/same.jpg", "b/same.jpg", "wide é.jpg", "empty.jpg")
-    for name, (height, width) in zip(names, [(64, 64), (64, 64), (64, 96), (64, 96), (48, 96), (64, 64)]):
+    for name, (height, width) in zip(names, [(64, 64), (64, 64), (61, 95), (64, 96), (47, 97), (33, 64)]):
         picture, label = root / "images" / name, (root / "labels" / name).with_suffix(".txt")
         picture.parent.mkdir(parents=True, exist_ok=True)
         label.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,8 @@ def test_a_run_leaves_its_files_and_unpacks_as_v61s(complete):
     figures, class_map, times = complete
     assert len(figures) == 7 and class_map.shape == (2,) and len(times) == 3 and min(times) > 0
     files = {file.name for file in complete.save_dir.iterdir()}
-    assert {"metrics.json", "confusion_matrix.png", "F1_curve.png", "P_curve.png", "R_curve.png", "PR_curve.png"} <= files
+    curves = {"F1_curve.png", "P_curve.png", "R_curve.png", "PR_curve.png"}
+    assert {"metrics.json", "confusion_matrix.png", "errors.png"} | curves <= files
     assert {f"val_batch{number}_{kind}.jpg" for number in range(3) for kind in ("labels", "pred")} <= files
 
 
@@ -122,12 +127,77 @@ def test_metrics_json_says_null_for_what_is_no_number(complete, tmp_path):
     assert content["losses"] == {"box": None, "obj": None, "cls": 1.0}
 
 
-def test_figures_do_not_depend_on_batch_size_or_workers(options):
-    rows = [val.run(**{**options, "batch_size": batch, "workers": workers}).evaluation.metrics
-            for batch, workers in ((1, 0), (4, 0), (32, 2))]
-    for other in rows[1:]:
-        np.testing.assert_allclose(other.ap, rows[0].ap, atol=1e-4)
-        np.testing.assert_allclose(other.row(), rows[0].row(), atol=1e-4)
+def figures_printed(text: str) -> list[str]:
+    """The lines of val.py that hold figures, without times and paths."""
+    lines = [line for line in text.splitlines() if re.search(r"\d", line)]
+    return [line for line in lines if not re.search("Speed:|saved to|labels|images.* found|Scanning|cache", line)]
+
+
+def test_printed_digits_do_not_depend_on_batch_size_or_workers(options, caplog):
+    printed = []
+    for batch, workers in ((1, 0), (7, 0), (32, 0), (1, 4), (7, 4)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "yolo"):
+            val.run(**{**options, "batch_size": batch, "workers": workers}, verbose=True)
+        printed.append(figures_printed("\n".join(record.getMessage() for record in caplog.records)))
+    assert len(printed[0]) >= 14 and {"all", "square", "disc"} <= {line.split()[0] for line in printed[0]}
+    assert all(other == printed[0] for other in printed[1:])
+
+
+def test_each_class_has_the_confidence_of_its_best_f1(complete, options, caplog):
+    content = json.loads((complete.save_dir / "metrics.json").read_text(encoding="utf-8"))
+    curves, metrics = complete.evaluation.curves, complete.evaluation.metrics
+    for row, one in enumerate(content["classes"]):
+        smoothed = [curves.f1[row].take(range(place - 50, place + 51), mode="clip").mean() for place in range(1000)]
+        place = int(np.argmax(smoothed))
+        assert one["best_f1_confidence"] == pytest.approx(place / 999) and one["best_f1"] == curves.f1[row, place] > 0
+        assert (one["best_f1_precision"], one["best_f1_recall"]) == (curves.precision[row, place], curves.recall[row, place])
+    assert content["yolov5"]["best_f1_confidence"] == metrics.confidence
+    with caplog.at_level(logging.INFO, "yolo"):
+        val.run(**options, verbose=True)
+    lines = [record.getMessage() for record in caplog.records]
+    table = lines[next(number for number, line in enumerate(lines) if "Best F1" in line):][:4]
+    assert [line.split()[0] for line in table] == ["Best", "all", "square", "disc"]
+    assert float(table[2].split()[2]) == pytest.approx(content["classes"][0]["best_f1_confidence"], rel=5e-3)
+
+
+def test_a_class_that_is_never_found_has_no_best_f1(options):
+    result = val.run(**options, conf_thres=1.0)
+    classes = json.loads((result.save_dir / "metrics.json").read_text())["classes"]
+    assert [one["best_f1_confidence"] for one in classes] == [None, None]
+
+
+def test_confusion_matrix_at_thresholds_of_choice(complete, options):
+    """Counted again by hand for what needs no pairing: how many detections there are over the threshold."""
+    def matrix(result):
+        content = json.loads((result.save_dir / "metrics.json").read_text(encoding="utf-8"))
+        return content["confusion_matrix"]
+
+    default, strict = matrix(complete), matrix(val.run(**options, confusion_conf=0.26, confusion_iou=0.7))
+    loose = matrix(val.run(**options, confusion_conf=0.1, confusion_iou=0.2))
+    assert (default["conf_thres"], default["iou_thres"]) == (0.25, 0.45)
+    assert (strict["conf_thres"], strict["iou_thres"]) == (0.26, 0.7)
+    for content, threshold in ((default, 0.25), (strict, 0.26), (loose, 0.1)):
+        sure = sum(int((one.detections.conf > threshold).sum()) for one in complete.evaluation.results)
+        assert np.sum(content["counts"][:2]) == sure > 0
+    pairs = [np.sum(np.array(content["counts"])[:2, :2]) for content in (loose, strict)]
+    assert pairs[0] > pairs[1]
+    assert matrix(val.run(**options, conf_thres=0.5))["conf_thres"] == 0.5, "what --conf-thres left out cannot be counted"
+
+
+def test_errors_by_kind(complete, options, caplog):
+    with caplog.at_level(logging.INFO, "yolo"):
+        content = json.loads((val.run(**options).save_dir / "metrics.json").read_text())["errors"]
+    results = complete.evaluation.results
+    every, sure = error_kinds(results, 2), error_kinds(results, 2, 0.25)
+    assert content["conf_thres"] == 0.25
+    assert [(one["kind"], one["count"]) for one in content["kinds"]] == [row[:2] for row in sure.rows()]
+    assert [one["map50_cost"] for one in content["kinds"]] == pytest.approx(every.costs.tolist())
+    assert sum(one["count"] for one in content["kinds"]) > 10 and every.counts.sum() > sure.counts.sum()
+    assert np.sum(list(content["counts_by_class"].values())) == sure.counts.sum()
+    lines = [record.getMessage() for record in caplog.records]
+    start = next(number for number, line in enumerate(lines) if "Errors (TIDE)" in line)
+    assert [line.split()[0] for line in lines[start + 1:start + 7]] == [one["kind"] for one in content["kinds"]]
 
 
 def test_label_files_hold_the_detections(complete):
@@ -202,7 +272,23 @@ def test_the_study_task_goes_through_sizes(options, monkeypatch):
 
 def test_a_split_that_the_data_lack_is_named(options, capsys):
     assert guarded(lambda: val.run(**options, task="test")) == 2
-    assert "test" in capsys.readouterr().err
+    assert "no `test:` given" in capsys.readouterr().err
+
+
+def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
+    folder = data.parent
+    (tmp_path / "two.txt").write_text(f"{folder / 'images' / '1.jpg'}\n{folder / 'images' / '2.jpg'}\n", encoding="utf-8")
+    own = tmp_path / "own.yaml"
+    own.write_text(data.read_text(encoding="utf-8") + f"holdout: {tmp_path / 'two.txt'}\nlicense: CC BY 4.0\nyear: 2024\n",
+                   encoding="utf-8")
+    result = val.run(**{**options, "data": str(own)}, task="holdout")
+    assert [Path(one.path).name for one in result.evaluation.results] == ["1.jpg", "2.jpg"]
+    assert val.parse_opt(["--task", "holdout"]).task == "holdout"
+    for wrong in ("holdot", "licence", "year", "images/holdout"):
+        assert guarded(lambda: val.run(**{**options, "data": str(own)}, task=wrong)) == 2
+        error = capsys.readouterr().err
+        assert f"no `{wrong}:` given" in error and "train, val, holdout" in error and error.count("\n") == 1
+        assert ("did you mean holdout" in error) == (wrong == "holdot" or wrong == "images/holdout")
 
 
 @pytest.mark.parametrize("change, words", [
@@ -240,4 +326,5 @@ def test_real_weights_on_real_pictures_whatever_the_batch(real, tmp_path, monkey
     options = options_of(real("weights/yolov5n.pt"), data, tmp_path)
     rows = [val.run(**{**options, "imgsz": 320, "batch_size": batch}, no_cache_labels=True).evaluation for batch in (1, 7)]
     assert rows[0].metrics.map50 > 0.4 and rows[0].coco.ap > 0.3
-    np.testing.assert_allclose(rows[0].metrics.row(), rows[1].metrics.row(), atol=5e-4)
+    printed = [(table_rows(one.metrics, names, per_class=True), f"{one.coco.ap:.3g} {one.coco.ap75:.3g}") for one in rows]
+    assert printed[0] == printed[1] and len(printed[0][0]) > 10

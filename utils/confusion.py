@@ -18,6 +18,10 @@ class ConfusionMatrix:
         self.nc, self.conf, self.iou = nc, conf, iou
         self.matrix = np.zeros((nc + 1, nc + 1), np.int64)
 
+    def thresholds(self) -> str:
+        """Return both thresholds in words."""
+        return f"confidence > {self.conf:g}, IoU > {self.iou:g}"
+
     def update(self, detections: Detections, labels_cls, labels_xyxy) -> None:
         """Add one image: its detections, and its labels' (m,) classes and (m, 4) xyxy boxes in the same pixels."""
         xyxy, conf, cls = (np.asarray(part) for part in (detections.xyxy, detections.conf, detections.cls))

@@ -51,6 +51,10 @@ class Curves:
     classes: np.ndarray
     ap50: np.ndarray
 
+    def peaks(self) -> np.ndarray:
+        """Return (k,) places in px where each class's own F1 is largest, smoothed as the mean is for `confidence`."""
+        return np.array([_smoothed(values).argmax() for values in self.f1], np.int64)
+
 
 def match(detections_cls: np.ndarray, labels_cls: np.ndarray, iou: np.ndarray) -> np.ndarray:
     """Return (n, 10) booleans: whether a detection is the correct one of a label at each of IOU_THRESHOLDS.

@@ -1,14 +1,15 @@
 """The description of a data set: what a data yaml says, checked, with its paths resolved."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from utils.config.yaml_files import find_yaml, read_yaml
-from utils.errors import ConfigError, DataError
+from utils.errors import ConfigError, DataError, nearest
 from utils.files import ROOT
 
 SPLITS = ("train", "val", "test")
+_KEYS = (*SPLITS, "path", "nc", "names", "download", "generate")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class DatasetSpec:
 
     file: the yaml, or None; root: the folder its paths are relative to; train, val, test: folders or
     .txt lists of images, perhaps none; nc: number of classes; names: one a class; download: how the data
-    set can be fetched; generate: how it can be drawn."""
+    set can be fetched; generate: how it can be drawn; others: every further key that may name a split, such as holdout."""
 
     file: Path | None
     root: Path
@@ -28,6 +29,7 @@ class DatasetSpec:
     names: tuple[str, ...]
     download: str | None = None
     generate: dict | None = None
+    others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, source: Path | str | Mapping) -> "DatasetSpec":
@@ -49,14 +51,22 @@ class DatasetSpec:
         if generate is not None and not isinstance(generate, dict):
             raise ConfigError(f"{where}: generate: expected a mapping, got {type(generate).__name__}")
         paths = {split: tuple(root / entry for entry in entries[split]) for split in SPLITS}
-        return cls(file, root, nc=nc, names=names, download=download or None, generate=generate, **paths)
+        others = {key: tuple(root / text for text in texts) for key, texts in _other_entries(content).items()}
+        return cls(file, root, nc=nc, names=names, download=download or None, generate=generate, others=others, **paths)
 
     def paths(self, split: str) -> tuple[Path, ...]:
-        """Return the folders and lists of train, val or test. Raises DataError where the yaml names none."""
-        found = getattr(self, split) if split in SPLITS else ()
+        """Return the folders and lists of train, val, test or another split. Raises DataError where the yaml names none."""
+        found = getattr(self, split) if split in SPLITS else self.others.get(split, ())
         if not found:
-            raise DataError(f"{self.file or 'data'}: no `{split}:` given; add the folder or .txt list of its images")
+            there = self.splits()
+            raise DataError(f"{self.file or 'data'}: no `{split}:` given{nearest(split, there)}; add the folder or .txt list "
+                            f"of its images, or take a split that is there: {', '.join(there) or 'none'}")
         return found
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits given; of other keys than train, val and test, those whose paths exist."""
+        others = (name for name, paths in self.others.items() if all(path.exists() for path in paths))
+        return (*(split for split in SPLITS if getattr(self, split)), *others)
 
     def as_single_class(self) -> "DatasetSpec":
         """Return the same data with all classes taken as one, named item unless there was one only."""
@@ -70,6 +80,17 @@ def _entries(where: str, split: str, value: object) -> tuple[str, ...]:
         if not isinstance(entry, (str, Path)) or not str(entry):
             raise ConfigError(f"{where}: {split}: expected a path or a list of paths, got {entry!r}")
     return tuple(str(entry) for entry in values)
+
+
+def _other_entries(content: Mapping) -> dict[str, tuple[str, ...]]:
+    """Return the paths of each further key that could be a split: a word, with a text or a list of texts."""
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in content.items():
+        values = value if isinstance(value, list) else [value]
+        is_word = isinstance(key, str) and key not in _KEYS and key.replace("-", "_").isidentifier()
+        if is_word and values and all(isinstance(text, str) and text for text in values):
+            found[key] = tuple(values)
+    return found
 
 
 def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tuple[str, ...]]) -> Path:

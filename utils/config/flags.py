@@ -26,7 +26,8 @@ class Flag:
 
     kind: text, integer, number, switch (absent or present) or choice (--x / --no-x / not said);
     many: takes one value or more and becomes a tuple; repeatable: may be given several times;
-    words: texts that stand beside the numbers; const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it."""
+    words: texts that stand beside the numbers; open_choices: any other text is taken too;
+    const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it."""
 
     help: str
     kind: str
@@ -36,6 +37,7 @@ class Flag:
     const: object = None
     choices: tuple[str, ...] | None = None
     words: tuple[str, ...] = ()
+    open_choices: bool = False
     low: float = -math.inf
     high: float = math.inf
     new: bool = False
@@ -155,7 +157,7 @@ def _argument(each: Field) -> dict[str, object]:
         return {**argument, "action": argparse.BooleanOptionalAction}
     argument["type"] = _number_or_word if spec.words else _KINDS[spec.kind]
     argument["metavar"] = each.name.upper() if spec.choices is None else "{" + ",".join(spec.choices) + "}"
-    if spec.choices is not None:
+    if spec.choices is not None and not spec.open_choices:
         argument["choices"] = spec.choices
     if spec.repeatable:
         argument["action"] = "append"
@@ -245,7 +247,7 @@ def _single(name: str, spec: Flag, value: object) -> object:
     if not right:
         expected = " or ".join((_EXPECTED[spec.kind], *spec.words))
         raise ConfigError(f"{name}: expected {expected}, got {value!r}{nearest(str(value), spec.words)}")
-    if spec.choices is not None and value not in spec.choices:
+    if spec.choices is not None and not spec.open_choices and value not in spec.choices:
         raise ConfigError(f"{name} {value}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}")
     if spec.kind == "text":
         return value

@@ -104,8 +104,8 @@ class ValConfig(Options):
     imgsz: int = flag(640, "longer side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
     conf_thres: float = flag(0.001, "least confidence of a detection", "number", low=0, high=1)
     iou_thres: float = flag(0.6, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
-    task: str = flag("val", "the split to validate on; speed times, study repeats over sizes",
-                     choices=("train", "val", "test", "speed", "study"))
+    task: str = flag("val", "the split to validate on, also one of another name in --data; speed times, study repeats over sizes",
+                     choices=("train", "val", "test", "speed", "study"), open_choices=True)
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     workers: int = flag(8, "processes that load images; 0 loads in the main one", "integer", low=0)
     single_cls: bool = flag(False, "treat all classes as one", "switch")
@@ -121,6 +121,10 @@ class ValConfig(Options):
     half: bool = flag(False, "compute in half precision", "switch")
     dnn: bool = flag(False, "run ONNX files with OpenCV", "switch")
     max_det: int = flag(300, "most detections an image", "integer", low=1, new=True)
+    confusion_conf: float = flag(0.25, "confusion matrix, counts of errors: confidence from which a detection counts",
+                                 "number", low=0, high=1, new=True)
+    confusion_iou: float = flag(0.45, "confusion matrix: overlap above which a detection and a label are a pair",
+                                "number", low=0, high=1, new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)

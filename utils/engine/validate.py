@@ -13,10 +13,12 @@ from torch import nn
 from models.registry import load_plugin
 from utils.checkpoint import find_weights, load_models
 from utils.config import DatasetSpec, ValConfig
+from utils.confusion import ConfusionMatrix
 from utils.datasets.loader import Loader, build_loader
 from utils.datasets.open import open_split
 from utils.device import select_device
 from utils.engine.evaluate import RECT_PAD, BatchSource, Evaluation, evaluate
+from utils.engine.validation_errors import CountedErrors, best_f1_lines
 from utils.engine.validation_files import BatchPictures, CocoResults, LabelFiles, draw_figures, write_metrics
 from utils.errors import ConfigError
 from utils.files import run_folder
@@ -50,11 +52,13 @@ def validate(config: ValConfig) -> Validation:
     for plugin in config.plugin:
         load_plugin(plugin)
     spec = DatasetSpec.load(config.data)
+    if config.task not in TIMED_TASKS:
+        spec.paths(config.task)  # a split that is not there is told before anything is loaded
     device = select_device(config.device)
     config = dataclasses.replace(config, half=_usable_half(config, device))
-    if config.task not in ("speed", "study") and config.conf_thres > ValConfig.conf_thres:
+    if config.task not in TIMED_TASKS and config.conf_thres > ValConfig.conf_thres:
         LOGGER.warning(f"WARNING: --conf-thres {config.conf_thres:g} is over 0.001: P, R and mAP miss what lies below it")
-    task = {"speed": _time_weights, "study": _study_sizes}.get(config.task, _validate_split)
+    task = TIMED_TASKS.get(config.task, _validate_split)
     with run_folder(config.project, config.name, config.exist_ok) as save_dir:
         return Validation(save_dir, task(config, spec, device, save_dir))
 
@@ -76,7 +80,7 @@ def _usable_half(config: ValConfig, device: torch.device) -> bool:
 
 
 def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, save_dir: Path) -> Evaluation:
-    """Tasks train, val and test."""
+    """Tasks train, val, test and whatever other split the data yaml names."""
     model = _load(config, config.weights, spec, device)
     loader = _open(config, spec, model, device, save_dir, config.task)
     names = _names(config, spec)
@@ -86,8 +90,8 @@ def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, 
         LOGGER.warning("WARNING: --save-hybrid mixes the labels in among the detections: P, R and mAP are not the model's")
     evaluation = _evaluate_fully(
         model, loader, names, device, save_dir, config.as_dict(), [one for one in (label_files, coco_file) if one],
-        verbose=config.verbose, hybrid=config.save_hybrid, conf_thres=config.conf_thres, iou_thres=config.iou_thres,
-        **_common(config))
+        verbose=config.verbose, confusion_conf=config.confusion_conf, confusion_iou=config.confusion_iou,
+        hybrid=config.save_hybrid, conf_thres=config.conf_thres, iou_thres=config.iou_thres, **_common(config))
     loader.close()
     if label_files:
         LOGGER.info(f"{label_files.written} labels saved to {label_files.folder}")
@@ -98,14 +102,30 @@ def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, 
 
 
 def _evaluate_fully(model: nn.Module, loader: BatchSource, names: Sequence[str], device: torch.device, save_dir: Path,
-                    settings: dict, observers: Sequence = (), verbose: bool = False, **options) -> Evaluation:
-    """`evaluate` with both evaluators, a row a class, and all figures in save_dir."""
+                    settings: dict, observers: Sequence = (), verbose: bool = False,
+                    confusion_conf: float = ValConfig.confusion_conf, confusion_iou: float = ValConfig.confusion_iou,
+                    **options) -> Evaluation:
+    """`evaluate` with both evaluators, a row a class, errors by kind, and all figures in save_dir."""
     evaluation = evaluate(model, loader, names=names, device=device, coco=_coco_is_there(), verbose=verbose or len(names) < 50,
                           observers=[*observers, BatchPictures(save_dir, names)], **options)
+    threshold = max(confusion_conf, options.get("conf_thres", 0.0))  # less confident detections were not kept
+    evaluation = dataclasses.replace(evaluation, confusion=_confusion(evaluation, len(names), threshold, confusion_iou))
+    errors = CountedErrors.of(evaluation.results, len(names), threshold)
+    for line in (*(best_f1_lines(evaluation, names) if verbose else ()), *errors.lines()):
+        LOGGER.info(line)
     LOGGER.info(_speed_line(evaluation.speeds, loader))
-    draw_figures(evaluation, names, save_dir)
-    write_metrics(evaluation, names, save_dir, settings)
+    draw_figures(evaluation, names, save_dir, errors)
+    write_metrics(evaluation, names, save_dir, settings, errors)
     return evaluation
+
+
+def _confusion(evaluation: Evaluation, nc: int, conf: float, iou: float) -> ConfusionMatrix:
+    if (conf, iou) == (evaluation.confusion.conf, evaluation.confusion.iou):
+        return evaluation.confusion
+    confusion = ConfusionMatrix(nc, conf, iou)
+    for result in evaluation.results:
+        confusion.update(result.detections, result.labels_cls, result.labels_xyxy)
+    return confusion
 
 
 def _time_weights(config: ValConfig, spec: DatasetSpec, device: torch.device, save_dir: Path) -> Evaluation:
@@ -146,6 +166,9 @@ def _study_sizes(config: ValConfig, spec: DatasetSpec, device: torch.device, sav
     _zip(tables, save_dir / "study")
     LOGGER.info(f"Results saved to {save_dir}")
     return evaluation
+
+
+TIMED_TASKS = {"speed": _time_weights, "study": _study_sizes}
 
 
 def _zip(files: Sequence[Path], base: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from utils.boxes import xyxy_to_xywhn
 from utils.coco import CocoMetrics, explain_difference
 from utils.engine.evaluate import EvaluatedBatch, Evaluation
+from utils.engine.validation_errors import NO_BEST_F1, CountedErrors, best_f1
 from utils.files import write_atomically
 from utils.log import warn_once
 from utils.metrics import ImageResult
@@ -110,20 +111,24 @@ class BatchPictures:
         plot_detections(batch.images, seen.detections, batch.paths, self.save_dir / f"{base}_pred.jpg", self.names)
 
 
-def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path) -> None:
-    """Write F1, P, R and PR_curve.png and confusion_matrix.png."""
+def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path, errors: CountedErrors) -> None:
+    """Write F1, P, R and PR_curve.png, confusion_matrix.png and errors.png."""
     from utils.plots.confusion import plot_confusion
     from utils.plots.curves import plot_threshold_curves
+    from utils.plots.errors import plot_errors
 
     plot_threshold_curves(evaluation.curves, names, save_dir)
-    plot_confusion(evaluation.confusion.matrix, names, save_dir / "confusion_matrix.png")
+    confusion = evaluation.confusion
+    plot_confusion(confusion.matrix, names, save_dir / "confusion_matrix.png", note=confusion.thresholds())
+    plot_errors(errors.rows(), errors.confidence, save_dir / "errors.png")
 
 
-def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, settings: Mapping) -> Path:
-    """Write metrics.json: every figure of both evaluators, a row a class, speeds, settings and versions.
+def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, settings: Mapping,
+                  errors: CountedErrors | None = None) -> Path:
+    """Write metrics.json: every figure of both evaluators, a row a class, errors, speeds, settings and versions.
 
     A figure that is not finite, such as the loss of a network gone wrong, is null there."""
-    metrics, coco = evaluation.metrics, evaluation.coco
+    metrics, coco, best = evaluation.metrics, evaluation.coco, best_f1(evaluation)
     content = {
         "images": metrics.images,
         "labels": int(metrics.labels.sum()),
@@ -132,7 +137,9 @@ def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, 
         "note": explain_difference(metrics.map, coco.ap) if coco else None,
         "losses": dict(zip(("box", "obj", "cls"), evaluation.losses.row())) if evaluation.losses else None,
         "speed_ms_per_image": dict(zip(("pre_process", "inference", "nms"), evaluation.speeds.row())),
-        "classes": [_class_figures(number, name, metrics, coco) for number, name in enumerate(names)],
+        "classes": [{**_class_figures(number, name, metrics, coco), **best.get(number, NO_BEST_F1)}
+                    for number, name in enumerate(names)],
+        "errors": errors.as_dict() if errors else None,
         "confusion_matrix": {"rows": "predicted, background last", "columns": "true, background last",
                              "conf_thres": evaluation.confusion.conf, "iou_thres": evaluation.confusion.iou,
                              "counts": evaluation.confusion.matrix.tolist()},

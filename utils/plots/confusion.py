@@ -11,11 +11,13 @@ _MOST_WITH_NUMBERS = 30  # classes: beyond this the figures in the cells cannot 
 _MOST_WITH_NAMES = 99
 
 
-def plot_confusion(matrix: np.ndarray, names: Sequence[str], file: Path | str, normalize: bool = True) -> None:
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], file: Path | str, normalize: bool = True,
+                   note: str = "") -> None:
     """Write the confusion matrix to `file`.
 
     matrix: (nc + 1, nc + 1) counts, row = predicted class, column = true class, the last of each the background:
-    the last row holds missed objects, the last column false alarms. With `normalize` a column shows shares of its sum."""
+    the last row holds missed objects, the last column false alarms. With `normalize` a column shows shares of its sum.
+    note: a second line of the title, such as the thresholds."""
     matrix = np.asarray(matrix, dtype=np.float64)
     count = len(matrix)
     shown = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix
@@ -27,7 +29,7 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], file: Path | str, n
         figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the column" if normalize else "objects")
         _write_numbers(axes, matrix, shown, normalize)
         _name_axes(axes, labels)
-        axes.set_title("Confusion matrix" + (" (columns sum to 1)" if normalize else ""))
+        axes.set_title("Confusion matrix" + (" (columns sum to 1)" if normalize else "") + (f"\n{note}" if note else ""))
 
 
 def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool) -> None:
