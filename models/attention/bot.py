@@ -12,7 +12,7 @@ Vaswani, https://arxiv.org/abs/1803.02155, equations 2 and 4.
 
 How ours differs from the tutorials' copies, which `MHSA` keeps: the position of j relative to i meets the
 query of i (theirs are absolute, r_i . q_j), the logits are divided by sqrt(d), and there is the block around
-the attention, without which its output fades as 1 / N. Any map size: offsets beyond the tables, which reach over
+the attention, without which its output fades on large maps. Any map size: offsets beyond the tables, which reach over
 maps of `height` x `width`, take the table's last row, as Shaw et al. clip them; offsets keep their meaning in cells
 whatever the map's size. As in v6.1's bottlenecks no activation follows the sum.
 
