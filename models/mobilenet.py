@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models.attention.arithmetic import require_choice, require_odd
 from models.layers import Conv
-from models.registry import Plan, Scale, register
+from models.registry import Plan, Scale, one_source, register
 
 
 def squeezed(hidden: int) -> int:
@@ -52,14 +52,13 @@ def activation(hard_swish: bool) -> nn.Module:
 
 def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[c_out, hidden, kernel, stride, se, hard_swish]` -> MobileNetV3Block(c_in, c_out * width, hidden * width, ...)."""
-    if len(channels) != 1:
-        raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
+    c_in = one_source(channels)
     widths = args[:2]
     if len(args) < 2 or not all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in widths):
         raise ValueError(f"expects [c_out, hidden, kernel, stride, se, hard_swish], such as [40, 240, 5, 1, True, True], "
                          f"got {list(args)}")
     c_out = scale(args[0])
-    return Plan((channels[0], c_out, scale(args[1]), *args[2:]), c_out, repeats)
+    return Plan((c_in, c_out, scale(args[1]), *args[2:]), c_out, repeats)
 
 
 @register(wiring)

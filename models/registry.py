@@ -92,7 +92,8 @@ class Entry:
         return self.attention or self.wiring_name == "same_width" and not self.module.startswith("torch.")
 
 
-def _one(channels: Sequence[int]) -> int:
+def one_source(channels: Sequence[int]) -> int:
+    """Return the width of the only source. Raises ValueError where there are several."""
     if len(channels) != 1:
         raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
     return channels[0]
@@ -117,7 +118,7 @@ def _channels_out(scale: Scale, args: Sequence[Any]) -> int:
 
 def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """Block(c_in, ...) leaves c_in. `[c, ...]` is understood where c, scaled or as it stands, is what arrives."""
-    c_in = _one(channels)
+    c_in = one_source(channels)
     rest = list(args)
     if rest and _is_channels(rest[0]):
         if rest[0] == c_in or rest[0] % 8 == 0 and scale(rest[0]) == c_in:
@@ -131,18 +132,18 @@ def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequen
 def widened(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[c_out, ...]` -> Block(c_in, c_out * width, ...)."""
     c_out = _channels_out(scale, args)
-    return Plan((_one(channels), c_out, *args[1:]), c_out, repeats)
+    return Plan((one_source(channels), c_out, *args[1:]), c_out, repeats)
 
 
 def stacked(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[c_out, ...]` -> Block(c_in, c_out * width, repeats, ...)."""
     c_out = _channels_out(scale, args)
-    return Plan((_one(channels), c_out, repeats, *args[1:]), c_out)
+    return Plan((one_source(channels), c_out, repeats, *args[1:]), c_out)
 
 
 def untouched(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[...]` -> Module(...) leaves c_in."""
-    return Plan(tuple(args), _one(channels), repeats)
+    return Plan(tuple(args), one_source(channels), repeats)
 
 
 def concatenated(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:

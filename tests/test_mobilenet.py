@@ -7,7 +7,7 @@ import yaml
 from torch import nn
 
 from models.common import ConvHardswish, MobileNetV3Block
-from models.mobilenet import squeezed
+from models.mobilenet import SqueezeExcitation, squeezed
 from models.registry import Scale, find
 from models.rows import read_yaml, render
 from models.yolo import Model
@@ -175,8 +175,9 @@ def test_wiring_and_refusals():
             wiring([24], 1, Scale(), args)
     with pytest.raises(ValueError, match="Concat"):
         wiring([24, 24], 1, Scale(), [40, 240])
-    with pytest.raises(ModelError, match="odd"):
-        MobileNetV3Block(16, 16, 16, 4)
-    with pytest.raises(ModelError, match="stride"):
-        MobileNetV3Block(16, 16, 16, 3, 3)
+    for args, word in (((4,), "odd"), (("5",), "odd"), ((3, 3), "stride"), ((3, 1, "SE"), "se must be one of True, False"),
+                       ((3, 1, True, 6), "hard_swish")):
+        with pytest.raises(ModelError, match=word):
+            MobileNetV3Block(16, 16, 16, *args)
+    assert isinstance(MobileNetV3Block(16, 16, 16, 3, 1, 1, 0).se, SqueezeExcitation)  # 0 and 1, as copies write
     assert isinstance(ConvHardswish(3, 16, 3, 2).act, nn.Hardswish)

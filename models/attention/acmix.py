@@ -31,15 +31,13 @@ from torch import Tensor, cat, nn
 
 from models.attention.arithmetic import divisor, require_odd, require_positive
 from models.attention.neighbourhood import attend_near
-from models.registry import Plan, Scale, register
+from models.registry import Plan, Scale, one_source, register
 
 
 def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[]`, `[c_out, ...]` or the tutorials' `[c_in, c_out, ...]` -> ACmix(c_in, c_out, ...). Widths are
     even and kernels odd, which tells `[c_in, c_out]` from `[c_out, kernel_att]`."""
-    if len(channels) != 1:
-        raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
-    c_in, rest = channels[0], list(args)
+    c_in, rest = one_source(channels), list(args)
     if not all(isinstance(each, int) and not isinstance(each, bool) for each in rest) or rest and (rest[0] < 1 or rest[0] % 2):
         raise ValueError(f"expects [c_out, kernel_att, ...], integers of which the first is an even width, got {rest}")
     c_out = scale(rest.pop(0)) if rest else c_in

@@ -24,17 +24,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.attention.arithmetic import require_flag, require_positive, softmax
-from models.registry import Plan, Scale, register
+from models.registry import Plan, Scale, one_source, register
 
 
 def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[c_m, c_n]` -> DoubleAttentionLayer(c_in, c_m * width, c_n) leaves c_m * width;
     `[c_m, c_n, True]` leaves c_in."""
-    if len(channels) != 1:
-        raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
     if len(args) not in (2, 3) or not all(isinstance(each, int) and not isinstance(each, bool) for each in args[:2]):
         raise ValueError(f"expects [c_m, c_n] or [c_m, c_n, reconstruct], such as [128, 3], got {list(args)}")
-    c_in, c_m, rest = channels[0], scale(args[0]), args[1:]
+    c_in, c_m, rest = one_source(channels), scale(args[0]), args[1:]
     c_out = c_in if len(rest) == 2 and rest[1] else c_m
     if repeats > 1 and c_out != c_in:
         raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
