@@ -1,7 +1,7 @@
 """How often `compare_variants` calls equal variants different, how often it finds a true difference, and how often its
 interval holds the truth, on drawn studies (tests/synthetic.py) whose truth is known.
 
-    python benchmarks/calibration.py [--studies 500] [--resamples 200] [--workers 2]
+    python benchmarks/calibration.py [--studies 500] [--resamples 200] [--workers 2] [--only TEXT ...]
 
 One table row a case. false: studies in which at least one equal variant is called better or worse (mAP50-95); class: the
 same for single classes; p: equal variants with p at or below 0.05 before correction; covers: intervals that hold the true
@@ -35,6 +35,7 @@ CASES = {  # name: world, skills (the baseline's first), seeds, scatter of seeds
     "4 variants, 3 seeds, variants like different images": (World(liking_sd=0.3), (0,) * 5, 3, None),
     "4 variants, 3 seeds, the first scatters 3 times as much": (World(), (0,) * 5, 3, (0.05, 0.15, 0.05, 0.05, 0.05)),
     "3 variants, 3 seeds, a fourth far worse": (World(), (0, 0, 0, 0, -1.5), 3, None),
+    "1 variant, 3 seeds, 300 images, seeds scatter 3 times as much": (World(images=300, seed_sd=0.15), (0, 0), 3, None),
     "1 variant, 1 seed, seeds without scatter": (World(seed_sd=0), (0, 0), 1, None),
     "4 variants, 1 seed, seeds without scatter": (World(seed_sd=0), (0,) * 5, 1, None),
     "4 variants, 1 seed, seeds scatter": (World(), (0,) * 5, 1, None),
@@ -55,10 +56,13 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=500)
     parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose names hold one of these")
     options = parser.parse_args()
     print("| case | true difference, points | false | class | p | covers | naive | half | found |\n" + "| --- " * 9 + "|")
     with ProcessPoolExecutor(options.workers) as pool:
         for name, case in CASES.items():
+            if not any(part in name for part in options.only):
+                continue
             truth = _truth(case, pool)
             rows = list(pool.map(partial(_study, case, truth, options.resamples), range(options.studies), chunksize=8))
             false, of_class, p, covers, naive, half, found = np.mean(rows, 0)

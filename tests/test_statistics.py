@@ -260,7 +260,7 @@ def test_a_difference_that_is_there_and_its_sentence():
     expected = [100 * better.difference, *(100 * end for end in better.interval)]
     assert [float(value) for value in figures.groups()] == pytest.approx(expected, abs=0.006)
     assert told["B"]["mAP50-95"].sentence.startswith("mAP50-95: no difference shown between B and yolov5n, ")
-    assert "C is worse than yolov5n, −" in told["C"]["mAP50-95"].sentence
+    assert "C is worse than yolov5n, -" in told["C"]["mAP50-95"].sentence
     assert "AP50-95 of class class 1" in told["C"]["class/class 1"].sentence
     assert list(told["A"]) == [*OVERALL, "class/class 0", "class/class 1"]
 

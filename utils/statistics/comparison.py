@@ -174,7 +174,7 @@ def _sentence(draft: Difference, facts: _Facts) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.2f}".replace("-", "−")
+    return f"{round(100 * value, 2) + 0.0:+.2f}"  # what rounds to zero carries no minus
 
 
 def _probability(p: float) -> str:
