@@ -9,7 +9,7 @@ and is reported, so a changed docstring asks for its translation."""
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 
 from models import catalogue
 from models.places import put
-from models.registry import Entry, Scale, find, registered
+from models.registry import Entry, Scale, registered
 from models.rows import read_yaml
 from models.wired import Bench, specification, wire
 from models.zoo import MODELS, load_table

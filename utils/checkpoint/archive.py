@@ -69,6 +69,7 @@ class Archive:
         self.size = 0
         self._zip = _open_zip(self.path)
         self._read_before: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._chunk: Tensor | None = None
         try:
             self.size = self.path.stat().st_size
             self._budget = 2 * self.size + _ALLOWANCE
@@ -130,11 +131,17 @@ class Archive:
         with self._reading(f"data/{storage.key}") as stream:
             for start in range(0, storage.count, step):
                 part = numbers[start:start + step]
-                chunk = part if dtype == storage.dtype else torch.empty(len(part), dtype=storage.dtype)
+                chunk = part if dtype == storage.dtype else self._buffer(storage.dtype)[:len(part)]
                 self._fill(stream, chunk)
                 if chunk is not part:
                     part.copy_(chunk)
         return numbers
+
+    def _buffer(self, dtype: torch.dtype) -> Tensor:
+        """Return a chunk to convert from: one for all tensors, as aligned blocks that are freed are seldom used again."""
+        if self._chunk is None:
+            self._chunk = torch.empty(_CHUNK, dtype=torch.uint8)
+        return self._chunk.view(dtype)
 
     @staticmethod
     def _fill(stream: BinaryIO, chunk: Tensor) -> None:

@@ -148,7 +148,8 @@ def _holm_by_family(p_values: Mapping[str, np.ndarray], metrics: Sequence[str]) 
 def _draft(name: str, metric: str, seeds: Sequence[int], values: np.ndarray, half: float, p: float, p_holm: float) -> Difference:
     """A difference that lacks its sentence."""
     mean = float(values.mean())
-    low, high = (mean - half, mean + half) if np.isfinite(half) else (float("nan"), float("nan"))
+    # no difference of two figures between 0 and 1 is larger than 1
+    low, high = (max(mean - half, -1.0), min(mean + half, 1.0)) if np.isfinite(half) else (float("nan"), float("nan"))
     verdict = NO_DIFFERENCE
     if p_holm <= LEVEL and (low > 0 or high < 0):
         verdict = "better" if low > 0 else "worse"
