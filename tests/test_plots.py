@@ -157,7 +157,8 @@ def test_threshold_curves(tmp_path, classes):
     assert all(is_picture(file) for file in tmp_path.iterdir())
 
 
-def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
+def kept_figures(monkeypatch, name):
+    """The figures that a room draws from now on, to be looked at after they are written."""
     figures = []
 
     @contextlib.contextmanager
@@ -166,7 +167,12 @@ def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
             figures.append(figure)
             yield figure
 
-    monkeypatch.setattr("utils.plots.confusion.canvas", kept)
+    monkeypatch.setattr(name, kept)
+    return figures
+
+
+def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
+    figures = kept_figures(monkeypatch, "utils.plots.confusion.canvas")
     plot_confusion(np.array([[6, 0, 1], [2, 3, 0], [2, 1, 0]]), ["cat", "dog"], tmp_path / "matrix.png", note="confidence > 0.3")
     axes = figures[0].axes[0]
     assert axes.get_title() == "Confusion matrix (columns sum to 1)\nconfidence > 0.3"
@@ -179,15 +185,7 @@ def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
 
 
 def test_errors_by_kind_are_bars(tmp_path, monkeypatch):
-    figures = []
-
-    @contextlib.contextmanager
-    def kept(*size, dpi=60):
-        with canvas(*size, dpi=60) as figure:
-            figures.append(figure)
-            yield figure
-
-    monkeypatch.setattr("utils.plots.errors.canvas", kept)
+    figures = kept_figures(monkeypatch, "utils.plots.errors.canvas")
     plot_errors([("background", 7, 0.125), ("missed", 0, 0.0)], 0.3, tmp_path / "errors.png")
     costs, counts = figures[0].axes
     assert [bar.get_width() for bar in costs.patches] == [12.5, 0] and [bar.get_width() for bar in counts.patches] == [7, 0]
