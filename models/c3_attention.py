@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.identity_start import started_as_identity
+from models.identity_start import own_stream, started_as_identity
 from models.layers import C3, Bottleneck
 from models.registry import Entry, Plan, Scale, find, register, stacked
 
@@ -66,4 +66,5 @@ def _built(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:
     if plan.channels_out != channels:
         raise ValueError(f"{block.name} turns {channels} channels into {plan.channels_out}; "
                          f"a bottleneck needs a block that keeps them")
-    return block.cls(*plan.args)
+    with own_stream():
+        return block.cls(*plan.args)

@@ -5,6 +5,10 @@ network starts as the one its weights come from, to the last bit, and learns how
 the idea of ReZero (arXiv 2003.04887, equation 1) and of layer scale (arXiv 2103.17239, equation 4), with the
 difference to the input gated, so that g = 1 is the block as published."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -45,13 +49,47 @@ class IdentityStart(nn.Module):
             self.gate = None
 
 
+class OpensItself(nn.Module):
+    """A block that starts as the identity as it is published: behind a second zero gate neither would ever open.
+
+    `opens_by` names the parameter that is zero at the start, which takes the gate's place."""
+
+    opens_by: ClassVar[str]
+    is_watched = False
+
+    def start_as_identity(self) -> None:
+        """Change nothing but that `strength` is told among the gates'."""
+        self.is_watched = True
+
+    def strength(self) -> float:
+        """Mean magnitude of the parameter that opens the block: 0 is no attention at all."""
+        return float(self.get_parameter(self.opens_by).detach().abs().mean())
+
+
+@contextmanager
+def own_stream(number: int = 0) -> Iterator[None]:
+    """Draw what is drawn inside from a stream of its own, which depends on the seed and `number` and moves the outer one by nothing.
+
+    Inserted attention is built in it, so that with one seed all other layers start with the same numbers whatever was
+    inserted: variants differ by their attention, not by their heads' chance starts."""
+    outer = torch.get_rng_state()
+    torch.default_generator.manual_seed(int(torch.randint(2**62, (), device="cpu")) + number)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(outer)
+
+
 def gate_strengths(model: nn.Module) -> dict[str, float]:
-    """Return mean |gate| of each gated block by layer and name, such as "9.CBAM" or "4.m.0.CBAM" inside a C3."""
+    """Return mean |gate| of each block that started as the identity, by layer and name, such as "9.CBAM" or
+    "4.m.0.CBAM" inside a C3."""
     found = {}
     for name, module in model.named_modules():
+        path = name.removeprefix("model.").removesuffix(".attention")
         if isinstance(module, IdentityStart):
-            path = name.removeprefix("model.").removesuffix(".attention")
             found[f"{path}.{type(module.block).__name__}"] = module.strength()
+        elif isinstance(module, OpensItself) and module.is_watched:
+            found[f"{path}.{type(module).__name__}"] = module.strength()
     return found
 
 

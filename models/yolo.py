@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models import attention, c3_attention, layers, mobilenet  # noqa: F401  importing them fills the registry
 from models.head import Detect
-from models.identity_start import started_as_identity
+from models.identity_start import own_stream, started_as_identity
 from models.registry import BLOCK_ERRORS, Entry, Plan, find
 from models.rows import IMAGE, check_sources, find_yaml, listed
 from models.spec import LayerRow, ModelSpec, read_spec
@@ -101,10 +101,11 @@ def build_layer(entry: Entry, row: LayerRow, spec: ModelSpec, channels: list[int
     """Return the layer and the width that should leave it."""
     repeats = spec.scale.repeats(row.number)
     plan = entry.wiring(channels, repeats, spec.scale, row.args)
-    copies = [_construct(entry, plan, channels, spec)]
-    while len(copies) < plan.copies:  # copies stand in a row: each takes what the one before leaves
-        further = entry.wiring([plan.channels_out], repeats, spec.scale, row.args)
-        copies.append(_construct(entry, further, [plan.channels_out], spec))
+    with own_stream(row.index) if entry.inserted else contextlib.nullcontext():
+        copies = [_construct(entry, plan, channels, spec)]
+        while len(copies) < plan.copies:  # copies stand in a row: each takes what the one before leaves
+            further = entry.wiring([plan.channels_out], repeats, spec.scale, row.args)
+            copies.append(_construct(entry, further, [plan.channels_out], spec))
     layer = copies[0] if len(copies) == 1 else nn.Sequential(*copies)
     layer.arguments = str(list(plan.args))
     layer.type = f"{entry.cls.__module__}.{entry.cls.__name__}"

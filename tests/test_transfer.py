@@ -1,4 +1,4 @@
-"""Weights that survive an inserted layer: alignment, transfer, freezing by the base model's numbers, identity start."""
+"""Weights that survive an inserted layer: alignment, transfer, freezing by the base model's numbers."""
 
 import csv
 import dataclasses
@@ -6,13 +6,11 @@ import functools
 
 import pytest
 import torch
-import yaml
 
 from models import zoo
-from models.identity_start import IdentityStart, gate_strengths
-from models.layers import C3
-from models.rows import insert_block, read_yaml, render, replace_block
+from models.rows import insert_block, read_yaml, replace_block
 from models.yolo import Model
+from small_models import BASE, content, small
 from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
 from utils.config import TrainConfig
 from utils.config.flags import from_options
@@ -23,7 +21,6 @@ from utils.transfer import main, plan_transfer, transfer_weights
 
 VARIANTS = zoo.load_table()
 SCALES = ("n", "s", "m", "l", "x")
-BASE = read_yaml("yolov5n.yaml")
 
 
 @functools.cache
@@ -32,22 +29,6 @@ def described(name):
     with torch.device("meta"):
         model = Model(name)
     return model.yaml, {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-
-
-def content(architecture):
-    return yaml.safe_load(render(architecture))
-
-
-def small(architecture, **settings):
-    """A model of a changed yaml, quick to build and with random weights and statistics."""
-    torch.manual_seed(settings.pop("seed", 0))
-    model = Model({**content(architecture), "nc": 4, "depth_multiple": 0.33, "width_multiple": 0.125}, **settings)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 1.5)
-        elif name.endswith("running_mean"):
-            tensor.normal_(0, 0.1)
-    return model.eval()
 
 
 def taken(model, source="base.pt"):
@@ -95,6 +76,24 @@ def test_with_its_attention_bypassed_a_variant_is_yolov5n(name, real):
     report = transfer_weights(variant, checkpoint)
     assert report.used == 1.0 and report.transferred == len(checkpoint.state)
     assert torch.equal(outputs(variant), outputs(base))
+
+
+@functools.cache
+def started(name):
+    torch.manual_seed(3)
+    return Model(f"yolov5n{name}.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_with_one_seed_the_base_layers_start_alike_whatever_was_inserted(name):
+    """Or variants would differ by their heads' chance starts too, seed by seed."""
+    if not keeps_the_base(name):
+        pytest.skip("the variant changes the width or replaces layers of the base")
+    base = Model("yolov5n.yaml")
+    report = transfer_weights(base, taken(started(f"_{name}")))
+    assert not report.left
+    for key, tensor in started("").state_dict().items():
+        assert torch.equal(base.state_dict()[key], tensor), key
 
 
 def keeps_the_base(name):
@@ -310,76 +309,6 @@ def test_freeze_flags():
         from_options(TrainConfig, freeze=("backbone", 3))
     with pytest.raises(ConfigError, match="needs --weights"):
         from_options(TrainConfig, require_transfer=0.5)
-
-
-# ---- identity start ----
-
-
-def test_a_zero_gate_is_the_identity_and_its_gradient_comes_first():
-    torch.manual_seed(0)
-    block = IdentityStart(torch.nn.Conv2d(6, 6, 3, padding=1), 6)
-    x = torch.randn(2, 6, 5, 4)
-    assert torch.equal(block(x), x)
-    optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
-    for step in range(2):
-        optimizer.zero_grad()
-        (block(x) * torch.randn_like(x)).sum().backward()
-        assert block.gate.grad.abs().sum() > 0
-        assert bool(block.block.weight.grad.abs().sum() > 0) == (step == 1)
-        optimizer.step()
-
-
-def test_the_gate_mixes_channel_by_channel():
-    block = IdentityStart(torch.nn.Conv2d(3, 3, 1), 3)
-    x = torch.randn(1, 3, 2, 2)
-    with torch.no_grad():
-        block.gate.copy_(torch.tensor([0.0, 1.0, 0.25]))
-        out, full = block(x), block.block(x)
-    torch.testing.assert_close(out[:, 0], x[:, 0])
-    torch.testing.assert_close(out[:, 1], full[:, 1])
-    torch.testing.assert_close(out[:, 2], 0.75 * x[:, 2] + 0.25 * full[:, 2])
-    assert block.strength() == pytest.approx(1.25 / 3)
-
-
-@pytest.mark.parametrize(("value", "left"), [(0.0, torch.nn.Identity), (1.0, torch.nn.Conv2d), (0.5, torch.nn.Conv2d)])
-def test_fuse_leaves_out_what_a_gate_makes_superfluous(value, left):
-    block = IdentityStart(torch.nn.Conv2d(3, 3, 1), 3).requires_grad_(False)
-    block.gate.fill_(value)
-    x = torch.randn(1, 3, 4, 4)
-    before = block(x)
-    block.fuse()
-    torch.testing.assert_close(block(x), before)
-    assert type(block.block) is left and (block.gate is None) == (value in (0.0, 1.0))
-
-
-def test_the_yaml_the_registry_and_the_argument_say_how_attention_starts():
-    architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
-    assert gate_strengths(small(architecture)) == {}
-    gated = small(architecture, attention_start="identity")
-    assert gate_strengths(gated) == {"8.m.0.CBAM": 0.0, "10.CBAM": 0.0}
-    assert gated.yaml["attention_start"] == "identity"
-    assert gate_strengths(Model(gated.yaml)) == gate_strengths(gated)  # as a checkpoint is built
-    told = {**content(architecture), "attention_start": "identity"}
-    assert len(gate_strengths(Model(told))) == 2
-    assert gate_strengths(Model(told, attention_start="plain")) == {}
-    with pytest.raises(ModelError, match="attention_start must be plain or identity, got 'zero'"):
-        Model({**told, "attention_start": "zero"})
-    assert type(Model({**content(BASE), "attention_start": "identity"}).model[8]) is C3
-
-
-def test_what_changes_the_width_stays_plain():
-    model = small(insert_block(BASE, "DoubleAttentionLayer", [2], [64, 3]), attention_start="identity")
-    assert gate_strengths(model) == {} or all("Double" not in name for name in gate_strengths(model))
-
-
-def test_gates_are_not_decayed_and_everything_else_of_the_block_is_as_before():
-    from utils.optim import parameter_groups
-
-    model = small(insert_block(BASE, "CBAM", [9]), attention_start="identity")
-    groups = parameter_groups(model)
-    gate = model.model[10].gate
-    assert any(each is gate for each in groups.no_decay)
-    assert any(each is model.model[10].block.channel_attention.fc1.weight for each in groups.decay)
 
 
 # ---- the command ----

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from models.identity_start import IdentityStart
 from utils.errors import ConfigError, ModelError, nearest
 from utils.log import LOGGER
 from utils.types import Knobs, TrainState
 
 NOMINAL_BATCH = 64  # pictures behind one optimizer step, however few fit in a batch
+GATE_LR = {"SGD": 30.0, "Adam": 1.0, "AdamW": 1.0}  # gates' learning rate as a multiple of the weights', see `build_optimizer`
 _WARMUP_FLOOR = 100  # iterations; v6.1's floor of 1000 was whole trainings on small data
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm) + ((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ())
 _PROJECTIONS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear)
@@ -25,15 +27,17 @@ _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v
 class ParameterGroups:
     """A model's trainable parameters, each in one group.
 
-    no_decay: norm weights, gates, scales, position tables; decay: kernels and matrices; bias: biases."""
+    no_decay: norm weights, blocks' own scales, position tables; decay: kernels and matrices; bias: biases;
+    gate: the gates of identity starts."""
 
     no_decay: list[nn.Parameter]
     decay: list[nn.Parameter]
     bias: list[nn.Parameter]
+    gate: list[nn.Parameter]
 
     def __iter__(self):
-        """The groups in the optimizer's order."""
-        return iter((self.no_decay, self.decay, self.bias))
+        """The groups in the optimizer's order: v6.1's three, and the gates where there are any."""
+        return iter((self.no_decay, self.decay, self.bias, *([self.gate] if self.gate else [])))
 
     def __len__(self) -> int:
         return sum(map(len, self))
@@ -44,7 +48,7 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
 
     A parameter shared by two modules counts once, where it comes up first. Raises RuntimeError unless the
     groups together are the model's trainable parameters, each once."""
-    groups = ParameterGroups([], [], [])
+    groups = ParameterGroups([], [], [], [])
     seen: set[int] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -56,7 +60,9 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
 
 
 def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
-    """The group ("no_decay", "decay" or "bias") of a parameter that `module` itself holds."""
+    """The group ("no_decay", "decay", "bias" or "gate") of a parameter that `module` itself holds."""
+    if isinstance(module, IdentityStart):
+        return "gate"
     if name in ("bias", "in_proj_bias"):
         return "bias"
     if isinstance(module, nn.MultiheadAttention):
@@ -76,18 +82,25 @@ def _check_complete(model: nn.Module, groups: ParameterGroups) -> None:
                            f"missing: {', '.join(missing) or 'none'}")
 
 
-def build_optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return an optimizer over every trainable parameter, groups in the order no decay, decayed, biases.
+def build_optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float,
+                    gate_lr: float | None = None) -> torch.optim.Optimizer:
+    """Return an optimizer over every trainable parameter, groups in the order no decay, decayed, biases, gates.
 
     name: SGD (Nesterov), Adam or AdamW, whose beta1 is `momentum`. weight_decay: as applied, see
-    `scaled_weight_decay`. Raises ConfigError for another name, ModelError where nothing can be trained."""
+    `scaled_weight_decay`. gate_lr: the gates' learning rate as a multiple of the weights'. A gate's gradient is small,
+    and a block behind a gate near zero hardly learns, so SGD's default is GATE_LR's (docs/weights.md has the figures);
+    Adam's steps do not depend on the gradient's size. Raises ConfigError for another name, ModelError where nothing can
+    be trained."""
     if name not in ("SGD", "Adam", "AdamW"):
         raise ConfigError(f"--optimizer {name}: expected SGD, Adam or AdamW{nearest(name, ('SGD', 'Adam', 'AdamW'))}")
     groups = parameter_groups(model)
     total = sum(1 for _ in model.parameters())
     if not len(groups):
         raise ModelError(f"none of the model's {total} parameters can be trained: freeze fewer layers")
-    settings = [{"params": parameters, "weight_decay": decay} for parameters, decay in zip(groups, (0.0, weight_decay, 0.0))]
+    settings = [{"params": parameters, "weight_decay": decay, "lr_scale": 1.0}
+                for parameters, decay in zip(groups, (0.0, weight_decay, 0.0, 0.0))]
+    if groups.gate:
+        settings[-1]["lr_scale"] = GATE_LR[name] if gate_lr is None else gate_lr
     kinds = {parameter.device.type for group in groups for parameter in group}
     # fused: one pass over the weights, and with a GradScaler no look at the host before a step
     fused = True if kinds <= {"cpu", "cuda"} else None
@@ -95,9 +108,10 @@ def build_optimizer(model: nn.Module, name: str, lr: float, momentum: float, wei
         optimizer = torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
     else:
         optimizer = getattr(torch.optim, name)(settings, lr=lr, betas=(momentum, 0.999), fused=fused)
-    no_decay, decay, bias = map(len, groups)
+    no_decay, decay, bias = len(groups.no_decay), len(groups.decay), len(groups.bias)
+    gates = f", {len(groups.gate)} gate (lr x {settings[-1]['lr_scale']:g})" if groups.gate else ""
     LOGGER.info(f"Scaled weight_decay = {weight_decay:g}")
-    LOGGER.info(f"optimizer: {name} with parameter groups {no_decay} weight (no decay), {decay} weight, {bias} bias")
+    LOGGER.info(f"optimizer: {name} with parameter groups {no_decay} weight (no decay), {decay} weight, {bias} bias{gates}")
     frozen = f", {total - len(groups)} frozen" if total > len(groups) else ""
     LOGGER.info(f"{len(groups)}/{total} parameters in optimizer{frozen}")
     return optimizer
@@ -162,9 +176,10 @@ class Schedule:
 
 
 def apply_knobs(optimizer: torch.optim.Optimizer, knobs: Knobs) -> None:
-    """Set the learning rate of each parameter group and the momentum (Adam's beta1)."""
-    for group, lr in zip(optimizer.param_groups, knobs.lr, strict=True):
-        group["lr"] = lr
+    """Set the learning rate of each parameter group and the momentum (Adam's beta1). Gates follow the weights."""
+    rates = (*knobs.lr, knobs.lr[0])[:len(optimizer.param_groups)]
+    for group, lr in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr * group.get("lr_scale", 1.0)
         if "betas" in group:
             group["betas"] = (knobs.momentum, group["betas"][1])
         else:

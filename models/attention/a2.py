@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from models.attention.arithmetic import reduced, require_positive
 from models.attention.double_attention import DoubleAttentionLayer
+from models.identity_start import OpensItself
 from models.registry import register
 
 
 @register()
-class A2(DoubleAttentionLayer):
+class A2(OpensItself, DoubleAttentionLayer):
     """A2(in_channels, c_m=None, c_n=None): (B, in_channels, H, W) to the same shape, any H and W; c_m and c_n are
     in_channels / 4 (at least 8) unless given."""
+
+    opens_by = "conv_reconstruct.weight"
 
     def __init__(self, in_channels: int, c_m: int | None = None, c_n: int | None = None) -> None:
         require_positive("A2", in_channels=in_channels)
@@ -34,6 +37,3 @@ class A2(DoubleAttentionLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Return y for the map `x` (B, in_channels, H, W)."""
         return x + super().forward(x)
-
-    def start_as_identity(self) -> None:
-        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""

@@ -27,6 +27,7 @@ from torch.nn.functional import one_hot
 
 from models.attention.arithmetic import divisor, reduced, require_positive
 from models.attention.dense import attend, to_map, to_tokens
+from models.identity_start import OpensItself
 from models.layers import Conv
 from models.norms import BatchNorm
 from models.registry import register
@@ -73,11 +74,13 @@ def one_hot_places(height: int, width: int, like: Tensor) -> Tensor:
 
 
 @register(cost="quadratic")
-class BoT(nn.Module):
+class BoT(OpensItself):
     """BoT(n_dims, width=20, height=20, heads=None, expansion=4): (B, n_dims, H, W) to the same shape, any H and W.
 
     width, height: the map whose offsets the tables hold (20 x 20 is P5 of a 640 x 640 picture); heads: 4, or the
     largest number below that divides the inner width; expansion: n_dims by the inner width."""
+
+    opens_by = "expand.bn.weight"
 
     def __init__(self, n_dims: int, width: int = 20, height: int = 20, heads: int | None = None, expansion: int = 4) -> None:
         super().__init__()
@@ -94,6 +97,3 @@ class BoT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return y for the map `x` (B, n_dims, H, W)."""
         return x + self.expand(self.act(self.norm(self.attention(self.contract(x)))))
-
-    def start_as_identity(self) -> None:
-        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""

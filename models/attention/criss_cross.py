@@ -20,12 +20,15 @@ import torch
 from torch import Tensor, cat, einsum, nn
 
 from models.attention.arithmetic import full_precision, reduced, require_positive, softmax, wide
+from models.identity_start import OpensItself
 from models.registry import register
 
 
 @register(cost="windowed")
-class CrissCross(nn.Module):
+class CrissCross(OpensItself):
     """CrissCross(in_dim, recurrence=2, reduction=8): (B, in_dim, H, W) to the same shape, any H and W."""
+
+    opens_by = "gamma"
 
     def __init__(self, in_dim: int, recurrence: int = 2, reduction: int = 8) -> None:
         super().__init__()
@@ -42,9 +45,6 @@ class CrissCross(nn.Module):
         for _ in range(self.recurrence):
             x = self.gamma * self._gathered(x) + x
         return x
-
-    def start_as_identity(self) -> None:
-        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""
 
     def _gathered(self, x: Tensor) -> Tensor:
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn, sigmoid
 
 from models.attention.arithmetic import reduced, require_choice, require_number, require_positive, softmax
+from models.identity_start import OpensItself
 from models.norms import ChannelNorm
 from models.registry import register
 
@@ -25,7 +26,7 @@ FUSIONS = ("channel_add", "channel_mul")
 
 
 @register()
-class GlobalContext(nn.Module):
+class GlobalContext(OpensItself):
     """GlobalContext(inplanes, ratio=1/16, pooling_type="att", fusion_types="channel_add"): (B, inplanes, H, W) to the
     same shape, any H and W. fusion_types: "channel_add", "channel_mul" or a list of both."""
 
@@ -54,10 +55,15 @@ class GlobalContext(nn.Module):
         return out if self.channel_add_conv is None else out + self.channel_add_conv(context)
 
     def start_as_identity(self) -> None:
-        """Put the gate of "channel_mul" behind an opening that is zero at the start; "channel_add" starts at zero already, and
-        behind a second zero neither would ever open."""
+        """Put the gate of "channel_mul" behind an opening that is zero at the start; "channel_add" starts at zero already."""
+        super().start_as_identity()
         if self.channel_mul_conv is not None:
             self.opening = nn.Parameter(self.channel_mul_conv[-1].bias.new_zeros(1))
+
+    @property
+    def opens_by(self) -> str:
+        """The opening of "channel_mul", or the last convolution of "channel_add"."""
+        return "channel_add_conv.3.weight" if self.opening is None else "opening"
 
     def _gate(self, context: Tensor) -> Tensor:
         gate = sigmoid(self.channel_mul_conv(context))

@@ -19,14 +19,17 @@ from torch.nn.functional import max_pool2d
 
 from models.attention.arithmetic import reduced, require_flag, require_positive
 from models.attention.dense import attend, to_map, to_tokens
+from models.identity_start import OpensItself
 from models.layers import Conv
 from models.registry import register
 
 
 @register(cost="quadratic")
-class NonLocal(nn.Module):
+class NonLocal(OpensItself):
     """NonLocal(in_channels, reduction=2, use_scale=False, sub_sample=False): (B, in_channels, H, W) to the same shape,
     any H and W. The embeddings have in_channels / reduction channels."""
+
+    opens_by = "z.bn.weight"
 
     heads = 1
 
@@ -50,6 +53,3 @@ class NonLocal(nn.Module):
             key, value = (max_pool2d(each, 2, ceil_mode=True) for each in (key, value))
         attended = attend(*map(to_tokens, (self.theta(x), key, value)), scale=self.scale)
         return x + self.z(to_map(attended, x.shape[-2:]))
-
-    def start_as_identity(self) -> None:
-        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""

@@ -18,14 +18,17 @@ from torch import Tensor, cat, nn
 
 from models.attention.arithmetic import require_positive
 from models.attention.dense import attend, to_map, to_tokens
+from models.identity_start import OpensItself
 from models.layers import Conv
 from models.registry import register
 from utils.errors import ModelError
 
 
 @register(cost="quadratic")
-class SHSA(nn.Module):
+class SHSA(OpensItself):
     """SHSA(dim, qk_dim=16, pdim=None): (B, dim, H, W) to the same shape, any H and W; pdim of the channels attend."""
+
+    opens_by = "proj.1.bn.weight"
 
     heads = 1  # N x N maps
 
@@ -48,6 +51,3 @@ class SHSA(nn.Module):
         tokens = (to_tokens(maps) for maps in self.qkv(self.pre_norm(part)).split(widths, 1))
         attended = to_map(attend(*tokens, scale=self.qk_dim**-0.5), x.shape[-2:])
         return x + self.proj(cat((attended.to(rest.dtype), rest), 1))
-
-    def start_as_identity(self) -> None:
-        """Do nothing: the block starts as the identity already, and behind a second zero gate neither would ever open."""

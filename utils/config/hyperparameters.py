@@ -13,7 +13,7 @@ from utils.log import LOGGER
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
 _BY_PLAIN_NAME = {**{name.lower(): name for name in BOX_LOSSES}, "wiou": "WIoUv3"}
 # keys that files of v6.1 need not have: written only where they say something
-_UNSAID = ("anchors", "label_smoothing", "iou", "inner", "focal")
+_UNSAID = ("anchors", "label_smoothing", "iou", "inner", "focal", "gate_lr")
 
 
 def _gain(default: float | None, low: float = 0.0, high: float = math.inf):
@@ -30,6 +30,7 @@ class Hyperparameters:
     as fractions; degrees, shear in degrees; flips, mosaic, mixup, copy_paste as probabilities.
     Box loss, ours: iou one of BOX_LOSSES in any case (WIoU is v3); inner the sides of Inner-IoU's boxes as a multiple
     of the boxes', 1 or None off; focal the power of Focal-EIoU's weight IoU^focal, 0 or None off.
+    gate_lr: learning rate of identity start's gates as a multiple of the weights', None for the optimizer's own.
     label_smoothing is a flag that travels with the gains; it stands in no file of v6.1."""
 
     lr0: float = _gain(0.01)
@@ -65,6 +66,7 @@ class Hyperparameters:
     iou: str = field(default="CIoU", metadata={"choices": BOX_LOSSES})
     inner: float = _gain(1.0, 0.1, 3)
     focal: float = _gain(0.0, 0, 10)
+    gate_lr: float | None = _gain(None, 0, 1000)
 
     def __post_init__(self):
         for each in fields(self):
@@ -123,6 +125,8 @@ def _checked(each, value: object) -> float | str | None:
     if each.name in ("inner", "focal") and value in (None, 0):
         return each.default
     low, high = each.metadata["low"], each.metadata["high"]
+    if each.name == "gate_lr" and value is None:
+        return None
     if each.name == "anchors" and value in (None, 0):  # v6.1's files say 0 for "the model's own"
         return None
     if isinstance(value, str):  # yaml reads 1e-3, without a dot, as text

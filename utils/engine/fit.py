@@ -166,7 +166,7 @@ class Trainer:
             evaluation = self.evaluate(self.parts.ema.module)
             is_best = self._note(evaluation, epoch)
         is_last = state.epoch >= self.epochs or self.should_stop(state)
-        lr = tuple(group["lr"] for group in self.parts.optimizer.param_groups)
+        lr = tuple(group["lr"] for group in self.parts.optimizer.param_groups[:3])  # gates follow the first
         return EpochReport(epoch, losses, evaluation, lr, time.perf_counter() - started, is_best, is_last,
                            gate_strengths(self.parts.model))
 

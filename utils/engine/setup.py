@@ -143,7 +143,7 @@ def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainCon
 def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
     """Return the optimizer that the flags and hyperparameters ask for."""
     return build_optimizer(model, config.optimizer, lr=hyp.lr0, momentum=hyp.momentum,
-                           weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size))
+                           weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size), gate_lr=hyp.gate_lr)
 
 
 def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimizer: torch.optim.Optimizer, data: Data,
