@@ -18,6 +18,7 @@ from utils.datasets.open import open_split
 from utils.ema import ModelEMA
 from utils.engine.evaluate import RECT_PAD
 from utils.engine.fit import Parts
+from utils.engine.restore import check_classes, load_optimizer, restoring
 from utils.errors import ConfigError
 from utils.files import ROOT
 from utils.log import LOGGER
@@ -58,8 +59,10 @@ def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec,
     if resumed is None and config.weights:
         source = read_checkpoint(find_weights(config.weights, download=config.download))
     if resumed is not None:
+        check_classes(resumed, spec.nc, spec.file)
         model = Model(resumed.yaml, nc=spec.nc)
-        model.load_state_dict(resumed.training["model_state"])
+        with restoring(resumed.source):
+            model.load_state_dict(resumed.training["model_state"])
     else:
         description = config.cfg or (source.yaml if source else DEFAULT_MODEL)
         if not config.cfg and not source:
@@ -157,11 +160,12 @@ def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimiz
     ema = ModelEMA(model)
     scaler = gradient_scaler(device, amp)
     if resumed is not None:
-        ema.module.load_state_dict(resumed.state)
-        ema.updates = resumed.training["ema_updates"]
-        optimizer.load_state_dict(resumed.training["optimizer"])
-        scaler.load_state_dict(resumed.training["scaler"])
-        loss.load_state_dict(resumed.training.get("loss", {}))  # absent from files of before the loss had a state
+        with restoring(resumed.source):
+            ema.module.load_state_dict(resumed.state)
+            ema.updates = int(resumed.training["ema_updates"])
+            load_optimizer(optimizer, resumed.training["optimizer"])
+            scaler.load_state_dict(resumed.training["scaler"])
+            loss.load_state_dict(resumed.training.get("loss", {}))  # absent from files of before the loss had a state
     stride = int(model.stride.max())
     return Parts(model=model, loss=loss, optimizer=optimizer, knobs=schedule.knobs, ema=ema, loader=data.train,
                  device=device, scaler=scaler, amp=amp, stride=stride,

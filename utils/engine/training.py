@@ -16,6 +16,7 @@ from utils.engine.autobatch import auto_batch_size
 from utils.engine.evaluate import Evaluation, evaluate
 from utils.engine.fit import Hook, Trainer
 from utils.engine.hooks import BatchPictures, Checkpoints, Console, ResultsFile, TensorBoard
+from utils.engine.restore import restoring
 from utils.engine.setup import (Data, build_data, build_detector, build_parts, fit_anchors, optimizer_for, prepare_process,
                                 round_image_size)
 from utils.engine.validate import validate_checkpoint
@@ -44,7 +45,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     """Train as `config` says and return the result; `hyp` replaces the file that config.hyp names."""
     config, resumed = settled(config)
     prepare_process(config)
-    hyp = Hyperparameters.load(resumed.training["hyp"]) if resumed else hyp or Hyperparameters.load(config.hyp)
+    hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
     spec = DatasetSpec.load(config.data)
     spec = spec.as_single_class() if config.single_cls else spec
@@ -89,18 +90,23 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
     checkpoint = read_checkpoint(path)
     if not checkpoint.training:
         raise CheckpointError(f"{path}: holds weights only and cannot be resumed; start a new training with --weights {path}")
-    saved = TrainConfig(**checkpoint.training["config"])
+    with restoring(str(path)):
+        saved, done = TrainConfig(**checkpoint.training["config"]), int(checkpoint.training["state"]["epoch"])
     changes = dict(resume=str(path), device=config.device)
     if config.epochs not in (TrainConfig.epochs, saved.epochs):
         LOGGER.info(f"epochs {saved.epochs} -> {config.epochs}: from here on the learning rate follows the new number's schedule")
         changes["epochs"] = config.epochs
     settings = dataclasses.replace(saved, **changes)
-    done = checkpoint.training["state"]["epoch"]
     if done >= settings.epochs:
         raise CheckpointError(f"{path}: its {done} epochs are done; --epochs N with N over {done} goes on, "
                               f"--weights {path} starts anew from it")
     LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
     return settings, checkpoint
+
+
+def saved_hyperparameters(resumed: Checkpoint) -> Hyperparameters:
+    with restoring(resumed.source):
+        return Hyperparameters.load(dict(resumed.training["hyp"]))
 
 
 def folder_of(resumed: Checkpoint) -> Path:
@@ -160,11 +166,12 @@ def restore_state(resumed: Checkpoint | None) -> TrainState:
     """Return where training starts, with torch's generators as they were."""
     if resumed is None:
         return TrainState()
-    generators = resumed.training["generators"]
-    torch.set_rng_state(generators["torch"])
-    if torch.cuda.is_available() and generators["cuda"]:
-        torch.cuda.set_rng_state_all(generators["cuda"])
-    return TrainState(**resumed.training["state"])
+    with restoring(resumed.source):
+        generators = resumed.training["generators"]
+        torch.set_rng_state(generators["torch"])
+        if torch.cuda.is_available() and generators["cuda"]:
+            torch.cuda.set_rng_state_all(generators["cuda"])
+        return TrainState(**resumed.training["state"])
 
 
 def saver(config: TrainConfig, hyp: Hyperparameters):
