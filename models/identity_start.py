@@ -37,7 +37,9 @@ class IdentityStart(nn.Module):
 
     def strength(self) -> float:
         """Mean |gate|: 0 is no attention at all, 1 about the block as published."""
-        return 1.0 if self.gate is None else float(self.gate.detach().abs().mean())
+        if self.gate is None:
+            return 0.0 if isinstance(self.block, nn.Identity) else 1.0
+        return float(self.gate.detach().abs().mean())
 
     def fuse(self) -> None:
         """For inference, leave out what a gate of all zeros or all ones makes superfluous: the block, or the mixing."""
@@ -68,7 +70,7 @@ class OpensItself(nn.Module):
 
 @contextmanager
 def own_stream(number: int = 0) -> Iterator[None]:
-    """Draw what is drawn inside from a stream of its own, which depends on the seed and `number` and moves the outer one by nothing.
+    """Draw what is drawn inside from a stream of its own, of the seed and `number`, which moves the outer one by nothing.
 
     Inserted attention is built in it, so that with one seed all other layers start with the same numbers whatever was
     inserted: variants differ by their attention, not by their heads' chance starts."""
@@ -82,7 +84,7 @@ def own_stream(number: int = 0) -> Iterator[None]:
 
 def gate_strengths(model: nn.Module) -> dict[str, float]:
     """Return mean |gate| of each block that started as the identity, by layer and name, such as "9.CBAM" or
-    "4.m.0.CBAM" inside a C3."""
+    "4.m.0.CBAM" inside a C3. The model is one that learns: `fuse` folds away what would tell."""
     found = {}
     for name, module in model.named_modules():
         path = name.removeprefix("model.").removesuffix(".attention")

@@ -51,6 +51,7 @@ def test_fuse_leaves_out_what_a_gate_makes_superfluous(value, left):
     before = block(x)
     block.fuse()
     torch.testing.assert_close(block(x), before)
+    assert block.strength() == value
     assert type(block.block) is left and (block.gate is None) == (value in (0.0, 1.0))
 
 

@@ -178,7 +178,7 @@ def test_fused_weights_fill_an_unfused_variant():
 
 
 @pytest.mark.parametrize("first", ["plain", "identity"])
-def test_plain_and_identity_variants_exchange_weights(first):
+def test_plain_and_identity_variants_exchange_weights(first, caplog):
     second = {"plain": "identity", "identity": "plain"}[first]
     architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
     source, target = small(architecture, attention_start=first, seed=1), small(architecture, attention_start=second, seed=2)
@@ -193,6 +193,26 @@ def test_plain_and_identity_variants_exchange_weights(first):
         assert torch.equal(ours[key if second == "identity" else plain], theirs[key if first == "identity" else plain])
     if second == "identity":
         assert {row.reason for row in report.rows if row.status == "new"} == {"gate that starts at zero"}
+    # a trained gate left away, or a zero one put before trained attention, makes another network: that is said
+    assert f"--attention-start {first} would" in caplog.text and "does not start as the checkpoint's" in caplog.text
+
+
+@pytest.mark.parametrize("start", ["plain", "identity"])
+def test_nothing_is_said_about_gates_where_the_network_starts_as_the_checkpoints(start, caplog):
+    architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
+    target = small(architecture, attention_start=start)
+    for source in (small(architecture, attention_start=start, seed=1), small(BASE, seed=1)):
+        transfer_weights(target, taken(source))
+    transfer_weights(small(BASE), taken(target))
+    assert "WARNING" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["foo", "model", "model.3", "model.x.weight", "model.-1.weight", "model.01.weight", "model.99.weight"])
+def test_a_tensor_of_no_layer_is_refused_by_its_name(name):
+    base = small(BASE)
+    checkpoint = taken(base)
+    with pytest.raises(CheckpointError, match=f"{name} belongs to no layer"):
+        transfer_weights(base, dataclasses.replace(checkpoint, state={**checkpoint.state, name: torch.zeros(2)}))
 
 
 def brute_force(source, target, worth):

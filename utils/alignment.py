@@ -4,6 +4,7 @@ Of all order-keeping pairings, the one that has the most parameters in common (a
 between equals, layers of the same stride and repeats go together. Where the two begin with different shapes, only layers
 of the same stride go together, so that a narrower checkpoint is not scattered over layers that happen to have its shapes."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
@@ -12,8 +13,10 @@ import torch
 
 from models.registry import find
 from models.rows import Row, absolute, listed, read_content
+from utils.checkpoint.archive import shown
 from utils.errors import CheckpointError, ModelError
 
+_TENSOR = re.compile(r"model\.(0|[1-9][0-9]{0,5})\.(.+)", re.DOTALL)
 _FAMILIES = ({"C3", "C3Attention", "C3TR", "C3Ghost", "C3SPP"}, {"SPP", "SPPF"})  # they share their outer convolutions
 
 
@@ -43,10 +46,11 @@ def layers_of(description: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> li
         raise CheckpointError(f"its model description cannot be read: {error}") from None
     grouped: list[dict[str, tuple[int, ...]]] = [{} for _ in rows]
     for name, shape in shapes.items():
-        _, number, rest = name.split(".", 2)
-        if int(number) >= len(rows):
-            raise CheckpointError(f"{name} belongs to no layer: the model description has {len(rows)}")
-        grouped[int(number)][rest] = shape
+        found = _TENSOR.fullmatch(name)
+        if not found or int(found[1]) >= len(rows):
+            raise CheckpointError(f"{shown(name)} belongs to no layer: the model description has {len(rows)}, "
+                                  f"whose tensors are called model.<number>.<name>")
+        grouped[int(found[1])][found[2]] = shape
     levels = _levels(rows)
     read = [levels[absolute(source, len(rows) - 1)] for source in listed(rows[-1].sources)]
     if any(after - before != 1 for before, after in zip(read, read[1:])):

@@ -29,6 +29,9 @@ WAYS = ("layers", "keys")
 NORM_EPS = 1e-3  # of the norms in a detector
 LEAST_USED = 0.5  # share of the checkpoint's parameters below which a warning is due
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "anchors", "anchor_grid", "grid")
+_GATED = "attention that the checkpoint has open starts behind a zero gate here"
+_UNGATED = "attention that has a gate in the checkpoint starts without one here"
+_KEEPS = {_GATED: "plain", _UNGATED: "identity"}  # the --attention-start that would take it as it is
 _COLUMNS = ("status", "from", "to", "shape", "parameters", "reason")
 
 
@@ -121,6 +124,9 @@ def transfer_weights(model: nn.Module, checkpoint: Checkpoint, keep_anchors: boo
     elif report.used < LEAST_USED:
         LOGGER.warning(f"WARNING: only {report.used:.1%} of the parameters in {checkpoint.source} are used: "
                        f"mostly because {report.why()}")
+    for reason in sorted(_KEEPS.keys() & {row.reason for row in report.rows}):
+        LOGGER.warning(f"WARNING: {reason}, so the network does not start as the checkpoint's; "
+                       f"--attention-start {_KEEPS[reason]} would")
     return report
 
 
@@ -171,6 +177,8 @@ def _fill_layer(layer: Layer, partner: Layer | None, keep_anchors: bool, by_numb
 def _why_moved(layer: Layer, partner: Layer, rest: str, origin: str) -> str:
     if rest.rpartition(".")[0].endswith("bn") and origin.endswith("conv.bias"):
         return "batch norm that the checkpoint has folded into its convolution"
+    if rest != origin:
+        return _GATED if len(rest) > len(origin) else _UNGATED
     return "same layer" if layer.index == partner.index else f"{partner} of the checkpoint is {layer} here"
 
 
