@@ -163,8 +163,20 @@ def test_small_pictures_other_formats_and_missing_files_are_refused(tmp_path, pi
 
 def test_floating_point_tiff_is_refused_with_a_reason(tmp_path):
     Image.fromarray(np.zeros((20, 20), np.float32)).save(tmp_path / "depth.tif")
-    with pytest.raises(DataError, match=r"depth\.tif.*floating point"):
-        read_image(tmp_path / "depth.tif")
+    for reader in (read_image, inspect_image):  # who inspects pictures must not let through what training cannot read
+        with pytest.raises(DataError, match=r"depth\.tif.*floating point"):
+            reader(tmp_path / "depth.tif")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif"])
+def test_pictures_without_checksums_that_are_cut_short_are_refused(tmp_path, picture, suffix):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(picture).save(path)
+    assert inspect_image(path).size == picture.shape[:2]
+    path.write_bytes(path.read_bytes()[:-300])
+    for reader in (read_image, inspect_image):
+        with pytest.raises(DataError, match=rf"a\{suffix}.*truncated"):
+            reader(path)
 
 
 def test_suffixes():

@@ -206,12 +206,13 @@ def _marked(found: Iterable[Finding]) -> dict[str, str]:
 
 def _tell(report: Report, spec: DatasetSpec) -> None:
     """The console: a line a split, a line a kind of finding, and the verdict."""
-    LOGGER.info(f"\n{'split':8}{'pictures':>10}{'objects':>10}{'classes':>9}{'unlabelled':>12}{'tiny boxes':>12}"
+    wide = max(8, *(len(name) + 1 for name in report.splits))
+    LOGGER.info(f"\n{'split':{wide}}{'pictures':>10}{'objects':>10}{'classes':>9}{'unlabelled':>12}{'tiny boxes':>12}"
                 f"{'no anchor':>11}")
     for name, split in report.splits.items():
         figures = split.fit.figures()
         shares = ["-" if figures[key] is None else f"{figures[key]:.1%}" for key in ("tiny_share", "no_anchor_share")]
-        LOGGER.info(f"{name:8}{len(split.paths):10}{split.count.objects.sum():10}{(split.count.objects > 0).sum():6} /{spec.nc:2}"
+        LOGGER.info(f"{name:{wide}}{len(split.paths):10}{split.count.objects.sum():10}{(split.count.objects > 0).sum():6} /{spec.nc:2}"
                     f"{split.count.missing + split.count.empty:12}{shares[0]:>12}{shares[1]:>11}")
     LOGGER.info("")
     for line in findings.table(report.findings, spec.root):

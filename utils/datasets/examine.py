@@ -17,7 +17,7 @@ import numpy as np
 from utils.boxes import iou_matrix, xywh_to_xyxy
 from utils.datasets import duplicates
 from utils.datasets.findings import Finding
-from utils.datasets.images import MIN_SIDE, ImageHeader, inspect_image, read_image
+from utils.datasets.images import MIN_SIDE, TURNED, ImageHeader, inspect_image, read_image
 from utils.datasets.label_files import Rows, label_path, read_rows
 from utils.errors import DataError
 from utils.log import progress
@@ -100,7 +100,7 @@ def _oddities(path: str, header: ImageHeader, pixels: np.ndarray) -> Iterator[Fi
     height, width = header.size
     if header.warning:
         yield Finding(path, 0, "picture-damaged", header.warning)
-    if header.orientation != 1:
+    if header.orientation in TURNED:
         what = f"is stored turned (EXIF orientation {header.orientation}); it is read upright, {width} x {height}"
         yield Finding(path, 0, "picture-turned", what)
     if height * width >= HUGE:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.config.dataset_spec import SPLITS
 from utils.files import write_atomically
 
 LEVELS = ("fault", "warning", "note")
@@ -99,9 +100,9 @@ class Finding:
 def in_order(findings: Iterable[Finding], ignored: Sequence[str] = ()) -> list[Finding]:
     """Return the findings without those of ignored kinds: by kind as KINDS has them, each kind by split, file and line."""
     kinds = {kind: number for number, kind in enumerate(KINDS)}
-    splits = {split: number for number, split in enumerate(("", "train", "val", "test"))}
+    splits = {split: number for number, split in enumerate(("", *SPLITS))}
     kept = [finding for finding in findings if finding.kind not in ignored]
-    return sorted(kept, key=lambda one: (kinds[one.kind], splits[one.split], one.file, one.line, one.what))
+    return sorted(kept, key=lambda one: (kinds[one.kind], splits.get(one.split, len(splits)), one.split, one.file, one.line, one.what))
 
 
 def write_csv(findings: Sequence[Finding], path: Path) -> Path:
@@ -133,10 +134,13 @@ def count_levels(findings: Iterable[Finding]) -> dict[str, int]:
 def table(findings: Sequence[Finding], root: Path, width: int = 150) -> list[str]:
     """Return the console's lines: a kind each, worst first, with its count a split and its first place below `root`."""
     found = summary(findings, 1)
-    lines = [f"{'level':8}{'kind':22}{'train':>7}{'val':>7}{'test':>7}{'all':>7}  first"] if found else []
+    columns = dict.fromkeys((*SPLITS, *(split for entry in found.values() for split in entry["by_split"] if split != "all"), "all"))
+    wide = {column: max(7, len(column) + 2) for column in columns}
+    titles = "".join(f"{column:>{wide[column]}}" for column in columns)
+    lines = [f"{'level':8}{'kind':22}{titles}  first"] if found else []
     for kind in sorted(found, key=lambda kind: LEVELS.index(found[kind]["level"])):
         entry, first = found[kind], found[kind]["examples"][0]
-        counts = "".join(f"{entry['by_split'].get(split, ''):>7}" for split in ("train", "val", "test", "all"))
+        counts = "".join(f"{entry['by_split'].get(column, ''):>{wide[column]}}" for column in columns)
         place = f"{Path(first['file']).name}{':' + str(first['line']) if first['line'] else ''}: " if first["file"] else ""
         what = first["what"].replace(f"{root}{os.sep}", "")
         lines.append(_cut(f"{entry['level']:8}{kind:22}{counts}  {place}{what}", width))

@@ -21,7 +21,9 @@ _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+TURNED = range(2, 9)  # EXIF orientations other than upright; cameras write 0 as well, which says nothing
 _TRANSPOSED = (5, 6, 7, 8)  # the orientations that exchange width and height
+_UNGUARDED = ("BMP", "DNG", "TIFF")  # formats with neither checksums nor an end: damage shows in decoding alone
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def inspect_image(path: Path | str) -> ImageHeader:
     """Return what the header says after the checks a picture must pass to be trained on.
 
     Raises DataError where it is unreadable, of a format outside FORMATS, smaller than MIN_SIDE,
-    or where damage shows without decoding it whole."""
+    of floating point samples, or damaged; only formats that do not guard their content are decoded for that."""
     header = _header_of_file(path, verify=True)
     if header.format not in FORMATS:
         raise DataError(f"{path}: is a {header.format} file; use one of {', '.join(FORMATS)}")
@@ -96,6 +98,8 @@ def inspect_image(path: Path | str) -> ImageHeader:
         raise DataError(f"{path}: {header.size[1]} x {header.size[0]} pixels, each side must have at least {MIN_SIDE}")
     if header.format in ("JPEG", "MPO") and not _ends_like_jpeg(path):
         return replace(header, warning=_damage_of_jpeg(path))
+    if header.format in _UNGUARDED:
+        read_image(path)
     return header
 
 

@@ -18,7 +18,7 @@ from utils.datasets.label_store import LabelStore, Texts
 from utils.files import write_atomically
 from utils.log import LOGGER
 
-VERSION = 1
+VERSION = 2
 _ARRAYS = ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets")
 
 

@@ -30,12 +30,13 @@ class Listing:
 
 
 def list_splits(spec: DatasetSpec) -> Listing:
-    """Return the pictures of every split that the data yaml names. Reads folders and lists, opens no picture."""
+    """Return the pictures of every split that the data yaml names, such as holdout too. Reads folders and lists, opens no picture."""
     paths: dict[str, list[str]] = {}
     findings: list[Finding] = []
-    for split in SPLITS:
-        listed, found = _listed(spec, split)
-        findings += found
+    sources = _sources(spec)
+    for split, places in sources.items():
+        listed, found = _listed(spec, split, places)
+        findings += found if split in SPLITS else ()  # what holds no picture may be any other key
         if listed:
             paths[split] = listed
     real = {path: os.path.realpath(path) for listed in paths.values() for path in listed}
@@ -43,7 +44,7 @@ def list_splits(spec: DatasetSpec) -> Listing:
     findings += [finding for _, finding in again]
     findings += _shared_labels(paths, real)
     once = {split: sorted({real[path]: path for path in reversed(listed)}.values()) for split, listed in paths.items()}
-    sources = {split: getattr(spec, split) for split in once}
+    sources = {split: sources[split] for split in once}
     findings += _missing(once, sources)
     once = {split: [path for path in listed if os.path.exists(path)] for split, listed in once.items()}
     findings += _orphans(once)
@@ -52,10 +53,19 @@ def list_splits(spec: DatasetSpec) -> Listing:
                    tuple((finding.split, other) for other, finding in again), tuple(findings))
 
 
-def _listed(spec: DatasetSpec, split: str) -> tuple[list[str], list[Finding]]:
+def _sources(spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
+    """Split -> its folders and lists: train, val and test, given or not, and each further key whose folders or .txt lists
+    are there, unless it means the whole data set."""
+    whole = {spec.root, *spec.root.parents}
+    others = {name: spec.paths(name) for name in spec.splits() if name not in SPLITS}
+    return {**{split: getattr(spec, split) for split in SPLITS},
+            **{name: places for name, places in others.items()
+               if all(place.suffix == ".txt" or place.is_dir() and place.resolve() not in whole for place in places)}}
+
+
+def _listed(spec: DatasetSpec, split: str, sources: Sequence[Path]) -> tuple[list[str], list[Finding]]:
     """The pictures of a split as often as its folders and lists name them, and what is wrong with those."""
     yaml, findings, paths = str(spec.file or "data"), [], []
-    sources: Sequence[Path] = getattr(spec, split)
     if not sources and split != "test":
         fix = "add its folder or list to the data yaml"
         findings.append(Finding(yaml, 0, "split-missing", f"no `{split}:` given", split, fix))
@@ -101,9 +111,11 @@ def _shared_labels(paths: dict[str, list[str]], real: dict[str, str]) -> Iterato
 
 
 def _missing(paths: dict[str, list[str]], sources: dict[str, Sequence[Path]]) -> Iterator[Finding]:
-    """Pictures that a list names and that are not there, with the list's line."""
+    """Pictures that a list names and that are not there, with the list's line, and links that lead nowhere."""
     for split, listed in paths.items():
         absent = {path for path in listed if not os.path.exists(path)}
+        for path in sorted(filter(os.path.islink, absent)):
+            yield Finding(path, 0, "picture-unreadable", f"is a link to {os.readlink(path)}, which is not there", split)
         for source in sources[split] if absent else ():
             for number, name in _list_lines(source):
                 beside = os.path.abspath(source.parent / name)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.config.dataset_spec import SPLITS
 from utils.datasets.box_fit import BoxFit
 from utils.datasets.label_store import LabelStore
 from utils.plots.canvas import canvas
 
-SPLIT_COLORS = {"train": "#3b6fb6", "val": "#e08a1e", "test": "#4f9d5d"}
-SPLIT_LINES = {"train": "-", "val": "--", "test": ":"}  # so that splits that lie on each other show
+SPLIT_COLORS = ("#3b6fb6", "#e08a1e", "#4f9d5d", "#8e5bb5", "#b5533c", "#4aa3b5")
+SPLIT_LINES = ("-", "--", ":", "-.")  # so that splits that lie on each other show
 LEVEL_COLORS = {"fault": "#c0392b", "warning": "#e3a008", "note": "#8a94a0"}
 _MOST_NAMED = 24
 _MOST_KINDS = 14
@@ -54,6 +55,19 @@ def plot_page(page: Page, file: Path | str) -> None:
         _copies(grid[2, 2], page)
 
 
+def _color(page: Page, split: str) -> str:
+    return SPLIT_COLORS[_place(page, split) % len(SPLIT_COLORS)]
+
+
+def _line(page: Page, split: str) -> str:
+    return SPLIT_LINES[_place(page, split) % len(SPLIT_LINES)]
+
+
+def _place(page: Page, split: str) -> int:
+    """Train, val and test have looks of their own, the others follow in their order."""
+    return list(dict.fromkeys((*SPLITS, *page.stores))).index(split)
+
+
 def _classes(axes, page: Page) -> None:
     """Objects of each class and split: bars by name for few classes, curves by rank for many."""
     counts = {name: store.class_counts(len(page.names)) for name, store in page.stores.items()}
@@ -61,7 +75,7 @@ def _classes(axes, page: Page) -> None:
     if len(page.names) > _MOST_NAMED:
         for name, values in counts.items():
             ranked = np.where(values[order], values[order], np.nan)
-            axes.plot(np.arange(1, len(order) + 1), ranked, marker=".", color=SPLIT_COLORS[name], linestyle=SPLIT_LINES[name],
+            axes.plot(np.arange(1, len(order) + 1), ranked, marker=".", color=_color(page, name), linestyle=_line(page, name),
                       label=name, linewidth=1)
         axes.set(yscale="log", xlabel="class, by number of objects", ylabel="objects", title="Objects of each class")
         axes.legend(frameon=False)
@@ -69,7 +83,7 @@ def _classes(axes, page: Page) -> None:
     height = 0.8 / len(counts)
     for number, (name, values) in enumerate(counts.items()):
         places = np.arange(len(order)) + (number - (len(counts) - 1) / 2) * height
-        bars = axes.barh(places, values[order], height, color=SPLIT_COLORS[name], label=name)
+        bars = axes.barh(places, values[order], height, color=_color(page, name), label=name)
         if len(order) <= 8:
             axes.bar_label(bars, [f"{value:,}" for value in values[order]], padding=3, fontsize=8)
     axes.set_yticks(range(len(order)), [page.names[index] for index in order])
@@ -87,7 +101,7 @@ def _objects_a_picture(axes, page: Page) -> None:
         bins = np.append(bins, bins[-1] + max(1, most // 40))
     for name, values in counts.items():
         axes.hist(values, bins, weights=np.full(len(values), 100 / len(values)), histtype="step", linewidth=1.8,
-                  color=SPLIT_COLORS[name], linestyle=SPLIT_LINES[name], label=f"{name}, mean {values.mean():.1f}")
+                  color=_color(page, name), linestyle=_line(page, name), label=f"{name}, mean {values.mean():.1f}")
     axes.set(xlabel="objects in a picture", ylabel="% of pictures", title="Objects in a picture", xlim=(bins[0], bins[-1]))
     axes.legend(frameon=False)
 
@@ -147,7 +161,7 @@ def _ratios(axes, page: Page) -> None:
     for name, fit in measured.items():
         weights, outside = np.full(len(fit.ratio), 100 / len(fit.ratio)), fit.without_anchor.mean()
         axes.hist(fit.ratio.clip(1, 2 * limit - 1e-6), bins, weights=weights, histtype="step", linewidth=1.8,
-                  color=SPLIT_COLORS[name], linestyle=SPLIT_LINES[name], label=f"{name}: {outside:.1%} without anchor")
+                  color=_color(page, name), linestyle=_line(page, name), label=f"{name}: {outside:.1%} without anchor")
     axes.axvline(limit, color="#c0392b", linewidth=1, linestyle="--")
     axes.text(limit, 0.5, f" anchor_t {limit:g}: none answers beyond", rotation=90, ha="right", va="center", color="#c0392b",
               fontsize=8, transform=axes.get_xaxis_transform())
@@ -158,10 +172,10 @@ def _ratios(axes, page: Page) -> None:
 def _scales(axes, page: Page) -> None:
     """Share of boxes below a size: do the splits show objects of one size?"""
     for name, fit in page.fits.items():
-        sides = np.sort(np.sqrt(fit.wh.prod(1)))
+        sides = np.sort(np.sqrt(fit.wh.prod(1))).clip(0.5)  # a box of no size would stretch the axis
         if len(sides):
-            axes.plot(sides, np.linspace(0, 100, len(sides)), color=SPLIT_COLORS[name], linewidth=1.8,
-                      linestyle=SPLIT_LINES[name], label=f"{name}, median {np.median(sides):.0f}")
+            axes.plot(sides, np.linspace(0, 100, len(sides)), color=_color(page, name), linewidth=1.8,
+                      linestyle=_line(page, name), label=f"{name}, median {np.median(sides):.0f}")
     for stride in page.strides:
         axes.axvline(stride, color="#555555", linewidth=0.8, linestyle=":")
         axes.text(stride, 101, f"{stride:g}", ha="center", fontsize=8, color="#555555", clip_on=True)
@@ -178,7 +192,7 @@ def _pictures(axes, page: Page) -> None:
         if len(store):
             sizes, counts = np.unique(store.sizes[:, ::-1], axis=0, return_counts=True)
             area = 18 + 400 * counts / len(store)
-            axes.scatter(*sizes.T, s=area, color=SPLIT_COLORS[name], alpha=0.45, linewidths=0,
+            axes.scatter(*sizes.T, s=area, color=_color(page, name), alpha=0.45, linewidths=0,
                          label=f"{name}, {len(sizes)} size{'' if len(sizes) == 1 else 's'}")
             largest = max(largest, int(sizes.max()))
     axes.plot([0, largest * 1.1], [0, largest * 1.1], color="#aaaaaa", linewidth=0.8, zorder=0)
