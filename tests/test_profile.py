@@ -18,6 +18,7 @@ from models.attention.ema import EMA
 from models.attention.mhsa import MHSA
 from models.identity_start import IdentityStart
 from models.layers import Conv, TransformerBlock
+from models.mobilenet import MobileNetV3Block
 from models.registry import register, registered
 from models.rows import insert_block, read_yaml
 from models.wired import specification, wire
@@ -295,6 +296,8 @@ def test_attention_inside_c3s_is_told_from_the_c3():
     assert plain.attention.parameters == plain.attention.milliseconds == 0 and "attention: none" in render(plain)
     assert attended.all.kept > plain.all.kept
     assert [type(part).__name__ for part in attention_parts(TransformerBlock(8, 8))] == ["MultiheadAttention"]
+    assert [type(part).__name__ for part in attention_parts(MobileNetV3Block(8, 8, 16, se=True))] == ["SqueezeExcitation"]
+    assert not attention_parts(MobileNetV3Block(8, 8, 16, se=False))
 
 
 def test_a_zero_gate_does_not_hide_the_block():

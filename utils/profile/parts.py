@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.identity_start import IdentityStart
+from models.mobilenet import SqueezeExcitation
 from models.registry import registered
 
 OPEN_GATE = 0.5
@@ -16,9 +17,10 @@ Part = tuple[int, bool]  # number of a layer, and whether its attention alone is
 
 def attention_parts(layer: nn.Module) -> list[nn.Module]:
     """Return the outermost modules of `layer`, itself perhaps, that are inserted attention: blocks of the catalogue, a
-    user's own blocks that keep their width, the gate that starts either as the identity; and torch's multi-head attention."""
+    user's own blocks that keep their width, the gate that starts either as the identity; torch's multi-head attention; and the
+    gates inside MobileNetV3's blocks."""
     kinds = tuple(entry.cls for entry in registered().values() if entry.inserted)
-    return list(_outermost(layer, (*kinds, IdentityStart, nn.MultiheadAttention)))
+    return list(_outermost(layer, (*kinds, IdentityStart, nn.MultiheadAttention, SqueezeExcitation)))
 
 
 def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
