@@ -137,6 +137,22 @@ def test_what_is_wrong_is_told():
         compare_variants({0: matches}, {"A": {0: matches}}, ["a"], np.random.default_rng())
 
 
+@pytest.mark.parametrize("right", range(1, 11))
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_difference_that_is_the_same_on_every_picture_has_an_interval(right, seeds):
+    """Rounding may leave its variance a little below 0."""
+    labels, correct = np.ones((13, 1), np.int32), np.zeros((13, 10), bool)
+    correct[:, :right] = True
+    place, conf = np.arange(13, dtype=np.int32), np.linspace(0.9, 0.5, 13).astype(np.float32)
+    found = Matches(place, conf, np.zeros(13, np.int32), correct, labels)
+    nothing = Matches(place[:0], conf[:0], place[:0], correct[:0], labels)
+    compared = compare_variants(dict.fromkeys(range(seeds), nothing), {"A": dict.fromkeys(range(seeds), found)}, ["a"],
+                                np.random.default_rng(0), resamples=997, permutations=200)
+    answer = compared["A"]["mAP50-95"]
+    np.testing.assert_allclose(answer.interval, 0.0995 * right, atol=1e-6)
+    assert answer.verdict == "better"
+
+
 # ---- pieces of the statistics ----
 
 

@@ -69,7 +69,7 @@ def interval_half_width(seed_variance: float | None, freedom: float, covariance:
         return float("inf")
     seeds = len(covariance)
     covariance = covariance * images / (images - 1)
-    of_images = covariance.mean()
+    of_images = max(0.0, covariance.mean())  # of draws that are all alike, rounding may leave less than nothing
     alone = student_quantile(1 - LEVEL / 2, images - 1) * of_images**0.5
     if seed_variance is None:
         return float(alone)
