@@ -56,6 +56,7 @@ def test_checkpoints_have_one_seed():
     ("--seed 3 --cfg a.yaml", ("--seed", "--seeds")),
     ("--cfg a.yaml --weights a.pt b.pt", ("2 checkpoints", "the same one")),
     ("--weights a.pt --control", ("--control", "--cfg")),
+    ("--cfg a.yaml --control", ("--control", "the baseline alone")),
     ("--study s --cfg a.yaml", ("--study s", "--cfg")),
     ("--study s --name n", ("--name",)),
     ("--image-weights", ("--image-weights", "same")),
@@ -103,10 +104,20 @@ def test_circumstances_may_change_and_settings_may_not(tmp_path):
     assert {"device", "jobs", "workers", "cache"} < set(FREE) and not {"epochs", "imgsz", "batch_size", "seeds"} & set(FREE)
     with pytest.raises(ConfigError, match=r"--epochs: .*study.yaml decides that"):
         read_study(file, CompareConfig(study=str(file), epochs=5))
-    for text, words in (("epocs: 4", "epocs: no such option"), ("name: x", "name: is not said"), ("cfg: [a.yaml]\nseeds: 0", "no seed at all")):
+    for text, words in (("epocs: 4", "epocs: no such option"), ("1: 4", "1: no such option"), ("name: x", "name: is not said"), ("cfg: [a.yaml]\nseeds: 0", "no seed at all")):
         file.write_text(text)
         with pytest.raises(ConfigError, match=f"study.yaml: .*{words}"):
             read_study(file, CompareConfig())
+
+
+def test_a_flag_that_repeats_a_default_is_still_said(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("cfg: [yolov5n.yaml]\nsplit: test\njobs: 3\nepochs: 4\n")
+    config = read_study(file, compare.parse_opt(["--study", str(file), "--split", "val", "--jobs", "1"]))
+    assert (config.split, config.jobs, config.epochs) == ("val", 1, 4)
+    assert read_study(file, compare.parse_opt(["--study", str(file)])).split == "test"
+    with pytest.raises(ConfigError, match=r"--epochs: .*study.yaml decides that"):
+        read_study(file, compare.parse_opt(["--study", str(file), "--epochs", "300"]))
 
 
 def test_help_answers_without_torch():

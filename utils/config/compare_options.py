@@ -87,6 +87,8 @@ class CompareConfig(Options):
                               "the same one: give one, or leave out --cfg to compare the checkpoints")
         if not self.cfg and self.control:
             raise ConfigError("--control: trains a widened baseline, so it needs --cfg")
+        if self.control and len(self.yamls) == 1:
+            raise ConfigError("--control: is as large as the largest variant, and --cfg names the baseline alone")
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed stands twice")
         if self.seeds == (0,):
@@ -132,7 +134,8 @@ def read_study(path: Path, asked: CompareConfig) -> CompareConfig:
     for name in _PLACE:
         if name in content:
             raise ConfigError(f"{path}: {name}: is not said in a study yaml; the study lies in the folder of study.yaml")
-    given = {each.name: getattr(asked, each.name) for each in fields(asked) if getattr(asked, each.name) != each.default}
+    given = {each.name: getattr(asked, each.name) for each in fields(asked)
+             if each.name in asked.given or getattr(asked, each.name) != each.default}
     for name in given:
         if name not in (*FREE, *_PLACE):
             raise ConfigError(f"--{name.replace('_', '-')}: {path} decides that; change it there, "
@@ -152,4 +155,4 @@ def _resolved(content: Mapping[str, object], folder: Path) -> dict[str, object]:
         beside = folder / str(value)
         return str(beside.resolve()) if value and beside.exists() else value
 
-    return {name: resolve(value) if name in PATHS else value for name, value in content.items()}
+    return {str(name): resolve(value) if name in PATHS else value for name, value in content.items()}

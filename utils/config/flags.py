@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from utils.errors import ConfigError, nearest
 from utils.files import ROOT
@@ -51,6 +51,8 @@ def flag(default: object, help: str, kind: str = "text", **details) -> Field:
 @dataclass(frozen=True)
 class Options:
     """Base of the scripts' configurations: values are checked and made uniform when the record is made."""
+
+    given: ClassVar[frozenset[str]] = frozenset()  # of a record that `parse` made: what stood on the command line
 
     @classmethod
     def refused(cls) -> dict[str, str]:
@@ -109,9 +111,11 @@ def parse(config_class: type[ConfigType], argv: Sequence[str] | None = None, des
         hint = _nearest_flag(text, flags) if text.startswith("-") else ""
         parser.error(f"unrecognized argument {unknown[0]}{hint}")
     try:
-        return config_class(**vars(options))
+        config = config_class(**vars(options))
     except ConfigError as error:
         return parser.error(str(error))
+    object.__setattr__(config, "given", frozenset(vars(options)))
+    return config
 
 
 def build_parser(config_class: type[Options], description: str | None = None, prog: str | None = None) -> argparse.ArgumentParser:
@@ -150,7 +154,7 @@ class _Refuse(argparse.Action):
 def _argument(each: Field) -> dict[str, object]:
     """Return what argparse is told about a field."""
     spec: Flag = each.metadata["flag"]
-    argument: dict[str, object] = {"dest": each.name, "default": each.default, "help": _help(each)}
+    argument: dict[str, object] = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}
     if spec.kind == "switch":
         return {**argument, "action": "store_true"}
     if spec.kind == "choice":
@@ -161,7 +165,6 @@ def _argument(each: Field) -> dict[str, object]:
         argument["choices"] = spec.choices
     if spec.repeatable:
         argument["action"] = "append"
-        argument["default"] = None
     elif spec.many:
         argument["nargs"] = "+"
     elif spec.const is not None:
