@@ -1,5 +1,6 @@
 """What the processes of test_study.py do. Light, since each of them imports it anew."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -23,6 +24,14 @@ def crash(file: Path, seconds: float, device: str) -> None:
 
 def be_killed(file: Path, seconds: float, device: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def have_a_worker(file: Path, seconds: float, device: str) -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(seconds,), daemon=True)
+    worker.start()
+    file.with_suffix(".new").write_text(str(worker.pid))
+    file.with_suffix(".new").rename(file)
+    worker.join()
 
 
 def do_nothing(file: Path, seconds: float, device: str) -> None:

@@ -1,9 +1,8 @@
-"""Studies: claims, the record of settings, processes that fail, and a study killed and continued."""
+"""Studies: equal conditions, the record of settings, and a study killed and continued."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,25 +16,24 @@ import yaml
 import compare
 import train
 from models.yolo import Model
-from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
 from utils import log
 from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig, from_options
 from utils.config.compare_options import CompareConfig
 from utils.engine.compare import locks
 from utils.engine.compare.environment import data_facts, revision, versions
-from utils.engine.compare.plan import open_study, planned_variants
+from utils.engine.compare.plan import Plan, PlannedVariant, open_study, planned_variants
 from utils.engine.compare.prepare import prepare
 from utils.engine.compare.progress import Progress, clock
-from utils.engine.compare.record import differences
+from utils.engine.compare.record import differences, record_of
 from utils.engine.compare.records import Scores
-from utils.engine.compare.run import do_run
+from utils.engine.compare.run import do_run, train_missing
 from utils.engine.compare.run_files import RunFiles
-from utils.engine.compare.schedule import Job, Pool
 from utils.engine.setup import build_data
 from utils.errors import ConfigError, ModelError, UserError
 from utils.files import ROOT
 from utils.statistics import Matches
+from utils.types import TrainState
 
 BASE = (ROOT / "models" / "yolov5n.yaml").read_text()
 SMALL = dict(imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True)
@@ -55,43 +53,6 @@ def data(tmp_path_factory):
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(spec))
     return path
-
-
-# ---- claims ----
-
-
-def test_a_claim_is_held_while_its_process_lives(tmp_path):
-    path = tmp_path / "a" / "claim"
-    with locks.claimed(path):
-        assert locks.holder_of(path) == f"process {os.getpid()} on {socket.gethostname()}"
-        with pytest.raises(locks.HeldError, match=str(os.getpid())), locks.claimed(path):
-            pass
-        assert path.exists()
-    assert not path.exists() and locks.holder_of(path) == ""
-    with locks.claimed(path):
-        pass
-
-
-def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    claim = {"pid": child.pid, "host": socket.gethostname(), "born": locks._born(child.pid)}
-    path = tmp_path / "claim"
-    child.wait()
-    for stale in (claim, {**claim, "pid": os.getpid(), "born": "1"}, {"pid": 3}):  # gone; its number used again; torn
-        path.write_text(json.dumps(stale))
-        with locks.claimed(path):
-            assert json.loads(path.read_text())["pid"] == os.getpid()
-
-
-def test_a_claim_of_another_host_lives_by_its_touches(tmp_path):
-    path = tmp_path / "claim"
-    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "born": "5"}))
-    assert locks.holder_of(path) == "process 1 on elsewhere"
-    old = time.time() - locks.SILENT - 1
-    os.utime(path, (old, old))
-    assert locks.holder_of(path) == ""
-    locks.touch(path)
-    assert locks.holder_of(path)
 
 
 # ---- equal conditions ----
@@ -136,6 +97,14 @@ def test_a_study_may_grow_and_its_settings_stay():
         (dict(data={"val": {"hash": "z"}}), "pictures or labels of val"),
     ]:
         assert any(words in change for change in differences(record(), record(**changes))), words
+
+
+def test_what_a_study_knows_of_a_split_stays_while_another_is_evaluated(tmp_path):
+    """Else nobody would notice that test had changed between the runs of its seeds."""
+    plan = Plan(tmp_path, CompareConfig(weights=("a.pt",)), (PlannedVariant("a", "baseline", "a.pt", None, "", tmp_path / "a.pt"),),
+                {"val": {"hash": "new"}})
+    assert record_of(plan, {"data": {"test": {"hash": "t"}, "val": {"hash": "old"}}})["data"] == {
+        "test": {"hash": "t"}, "val": {"hash": "new"}}
 
 
 def test_an_evaluation_comes_back_from_its_files(tmp_path):
@@ -213,33 +182,18 @@ def test_progress_estimates_from_what_is_done(tmp_path):
     assert (clock(42), clock(700), clock(7500)) == ("42 s", "12 min", "2 h 05 min")
 
 
-# ---- processes ----
-
-
-def test_a_failure_ends_its_own_job_only(tmp_path):
-    ended, reasons = [], {}
-    works = {"fine": write, "user": raise_user_error, "crash": crash, "killed": be_killed, "nothing": do_nothing, "also fine": write}
-    jobs = [Job(name, work, (tmp_path / name, 0.0), tmp_path / f"{name}.claim", tmp_path / f"{name}.log", (tmp_path / name).exists,
-                lambda reason, name=name: reasons.update({name: reason})) for name, work in works.items()]
-    Pool(["0", "1"], 0, on_end=lambda job: ended.append(job.name)).run(jobs)
-    assert sorted(ended) == sorted(works)
-    assert {(tmp_path / name).read_text().split()[0] for name in ("fine", "also fine")} <= {"0", "1"}
-    assert reasons.pop("user") == "labels/7.txt: no such class"
-    assert "in two lines" in reasons.pop("crash") and "RuntimeError: it is broken" in (tmp_path / "crash.log").read_text()
-    assert "SIGKILL" in reasons.pop("killed") and "without a result" in reasons.pop("nothing") and not reasons
-
-
-def test_a_job_that_another_process_has_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.engine.compare.schedule.PATIENCE", 0.2)
-    claim, file, waited = tmp_path / "claim", tmp_path / "file", []
-    claim.write_text(json.dumps({"pid": 1, "host": "elsewhere", "born": ""}))
-
-    def wait(job):
-        waited.append(locks.holder_of(claim))
-        claim.unlink()
-
-    Pool([""], 0, on_wait=wait).run([Job("job", write, (file, 0.0), claim, tmp_path / "log", file.exists, pytest.fail)])
-    assert file.exists() and waited == ["process 1 on elsewhere"]
+@pytest.mark.parametrize("best_epoch, kept", [(1, b"epoch 1"), (0, b"epoch 0")])
+def test_a_run_killed_between_its_two_checkpoints_compares_its_best_epoch(tmp_path, monkeypatch, best_epoch, kept):
+    files = RunFiles(tmp_path / "x" / "seed0", "val")
+    files.last.parent.mkdir(parents=True)
+    files.last.write_bytes(b"epoch 1")
+    files.best.write_bytes(b"epoch 0")
+    monkeypatch.setattr("utils.engine.compare.run.state_of", lambda last: TrainState(epoch=2, best_epoch=best_epoch))
+    monkeypatch.setattr("utils.engine.compare.run.strip", lambda path: path)
+    config = CompareConfig(cfg=("x.yaml",), epochs=2)
+    variant = PlannedVariant("x", "baseline", "x.yaml", tmp_path / "x.yaml", "", None)
+    train_missing(Plan(tmp_path, config, (variant,), {}), variant, 0, "cpu", files)
+    assert files.best.read_bytes() == kept and files.trained.exists()
 
 
 # ---- whole studies ----
@@ -358,4 +312,7 @@ def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path)
         compare.run(cfg=["yolov5n.yaml", "yolov5n6.yaml"], data=data, project=tmp_path / "p", imgsz=96)
     with pytest.raises(ConfigError, match="--study .*no such file or folder"):
         compare.run(study=tmp_path / "nowhere")
+    for place in (dict(project=bad, name="x"), dict(project=tmp_path, name="bad.yaml")):
+        with pytest.raises(ConfigError, match="bad.yaml.*: cannot be a study's folder, .*another --project or --name"):
+            compare.run(cfg=["yolov5n.yaml"], data=data, imgsz=64, **place)
     assert not list((tmp_path / "p").glob("*/*"))

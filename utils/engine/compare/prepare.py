@@ -27,15 +27,15 @@ from utils.log import LOGGER
 def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> Plan:
     """Return the plan of the study in `folder`, with its own files written there (study.yaml unless `keep_study`).
 
-    A study whose runs are all done needs neither data nor starting weights any more. Raises UserError kinds."""
+    A study whose runs are all done needs neither data, starting weights nor device any more. Raises UserError kinds."""
     before = read_record(folder)
-    for name in (config.device.split(",") if config.device else [""]):
+    finished = _is_finished(folder, config, before)
+    for name in () if finished else config.device.split(","):
         select_device(name)
     for plugin in config.plugin:
         load_plugin(plugin)
-    finished = _is_finished(folder, config, before)
     config, spec, weights = with_paths(config, finished)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     variants = planned_variants(config, folder, weights)
     splits = dict.fromkeys(("train", "val", config.split) if config.cfg else (config.split,))
     data = before["data"] if finished else {split: data_facts(config, spec, split) for split in splits}
@@ -48,6 +48,13 @@ def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> Pl
     plan = Plan(folder, config, tuple(variants), data, solved, tuple(notes))
     settle(plan, before, keep_study)
     return plan if not config.cfg else dataclasses.replace(plan, config=dataclasses.replace(config, hyp=str(folder / HYP_FILE)))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{folder}: cannot be a study's folder, {error.strerror.lower()}; choose another --project or --name") from None
 
 
 def _is_finished(folder: Path, config: CompareConfig, record: Mapping[str, Any]) -> bool:

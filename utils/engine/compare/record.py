@@ -67,7 +67,7 @@ def record_of(plan: Plan, before: Mapping[str, Any]) -> dict[str, Any]:
         "weights": {start.name: kept("weights", start.name, start)} if start else {},
         "plugins": {Path(name).name: kept("plugins", Path(name).name, Path(name)) for name in plan.config.plugin},
         "variants": variants, "control": plan.config.control, "seeds": list(plan.seeds),
-        "data": {split: dict(facts) for split, facts in plan.data.items()}}
+        "data": {split: dict(facts) for split, facts in {**before.get("data", {}), **plan.data}.items()}}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

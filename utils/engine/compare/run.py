@@ -16,12 +16,13 @@ from utils.datasets.loader import build_loader
 from utils.datasets.open import open_split
 from utils.device import select_device
 from utils.engine.compare.control import write_start
-from utils.engine.compare.environment import device_name
+from utils.engine.compare.environment import device_name, versions
 from utils.engine.compare.plan import Plan, PlannedVariant
 from utils.engine.compare.records import Scores
 from utils.engine.compare.run_files import RunFiles, read_json, write_json
 from utils.engine.evaluate import RECT_PAD, Evaluation, evaluate
 from utils.engine.fit import EpochReport, Hook, Trainer
+from utils.engine.hooks import copy_atomically
 from utils.engine.training import train
 from utils.errors import ConfigError
 from utils.optim import EarlyStopping
@@ -49,6 +50,8 @@ def train_missing(plan: Plan, variant: PlannedVariant, seed: int, device: str, f
     config = plan.config.training(str(variant.cfg), seed, device=device, project=str(files.folder.parent),
                                   name=files.folder.name, exist_ok=True)
     done = state_of(files.last) if files.last.exists() else None
+    if done and done.best_epoch == done.epoch - 1:  # killed between the two files, best.pt would be an older epoch's
+        copy_atomically(files.last, files.best)
     if done is None:
         _clear(files)
         train(dataclasses.replace(config, weights=_start(plan, variant, seed, files)), hooks=[Watch(files)])
@@ -122,7 +125,7 @@ def evaluate_weights(plan: Plan, weights: Path, device: str, files: RunFiles) ->
     evaluation = evaluate(model, loader, names=spec.names, device=chosen, single_cls=config.single_cls,
                           coco=importlib.util.find_spec("pycocotools") is not None, verbose=len(spec.names) < 50)
     loader.close()
-    facts = {"device": device_name(chosen), "images": len(dataset), "trained": read_json(files.trained)}
+    facts = {"device": device_name(chosen), "images": len(dataset), "trained": read_json(files.trained), "versions": versions()}
     files.write_evaluation(scores_of(evaluation, spec.names), matches_of(evaluation.results, spec.nc), facts)
     return evaluation
 

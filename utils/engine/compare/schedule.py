@@ -145,6 +145,8 @@ def _watch(claim: Path) -> None:
     while parent and not connection.wait([parent.sentinel], TOUCHED):
         touch(claim)
     if parent:
+        for child in multiprocessing.active_children():  # workers that are only starting would not notice
+            child.kill()
         os._exit(1)
 
 

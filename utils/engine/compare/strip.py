@@ -24,8 +24,9 @@ CONFIDENCE, OVERLAP = 0.25, 0.45  # detect.py's thresholds
 
 
 def chosen(dataset: DetectionDataset, count: int = SHOWN) -> list[int]:
-    """Return the places of `count` pictures with labels, evenly spaced over the data set."""
+    """Return the places of `count` pictures, evenly spaced over those with labels; over all where none has any."""
     labelled = np.flatnonzero(np.diff(dataset.store.offsets))
+    labelled = labelled if len(labelled) else np.arange(len(dataset))
     return [int(place) for place in labelled[np.linspace(0, len(labelled) - 1, min(count, len(labelled))).round().astype(int)]]
 
 

@@ -17,7 +17,7 @@ from utils.config.compare_options import STUDY_FILE, CompareConfig
 from utils.datasets.open import open_split
 from utils.device import select_device
 from utils.engine.compare.cost import measure_costs, with_training_time
-from utils.engine.compare.environment import device_name, versions
+from utils.engine.compare.environment import versions
 from utils.engine.compare.locks import holder_of
 from utils.engine.compare.plan import Plan, PlannedVariant, open_study
 from utils.engine.compare.prepare import prepare
@@ -143,18 +143,17 @@ def _weights(plan: Plan) -> dict[str, Path]:
 
 
 def measure(plan: Plan, weights: Mapping[str, Path], device: str) -> None:
-    """Draw strip.jpg and write costs.json. In a process of its own, so that memory peaks are the models'."""
+    """Write costs.json and draw strip.jpg. In a process of its own, so that memory peaks are the models'."""
     chosen, config, spec = select_device(device), plan.config, data_of(plan)
     for plugin in config.plugin:
         load_plugin(plugin)
+    costs = measure_costs(weights, config.imgsz, chosen, seconds=config.cost_seconds)
+    write_json(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
     models = {name: load_models(path, chosen) for name, path in weights.items()}
     stride = max(int(max(model.stride)) for model in models.values())
     dataset = open_split(spec, config.split, imgsz=-(-config.imgsz // stride) * stride, stride=stride, rect=True, pad=RECT_PAD,
                          single_cls=config.single_cls, labels_policy=config.labels, cache_labels=not config.no_cache_labels)
     draw_strip(models, dataset, spec.names, chosen, plan.folder / STRIP_FILE)
-    del models
-    costs = measure_costs(weights, config.imgsz, chosen, seconds=config.cost_seconds)
-    write_json(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
 
 
 # ---- the study ----
@@ -173,7 +172,7 @@ def assemble(plan: Plan) -> Study:
     return Study(
         title=plan.config.title or plan.folder.name, folder=plan.folder, command=command_of(plan),
         variants=with_statistics(variants, names), seeds=plan.seeds, names=names,
-        settings=_settings(plan), versions=versions(),
+        settings=_settings(plan, variants), versions=(_facts(plan, variants, "versions") or [versions()])[0],
         data={"name": Path(plan.config.data).name, "split": plan.config.split, **plan.data},
         date=datetime.datetime.now().isoformat(sep=" ", timespec="minutes"),
         notes=(*_notes(plan, variants, costs), *against_control(variants, names)),
@@ -219,12 +218,19 @@ def _short(value: object) -> str:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else str(value)
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
+def _facts(plan: Plan, variants: list[Variant], name: str) -> list[Any]:
+    """Return what the runs that are done say of a fact, such as their device, each answer once."""
+    told = [plan.files(run.variant, run.seed).read_facts().get(name) for variant in variants for run in variant.runs
+            if run.status == "done"]
+    return [fact for place, fact in enumerate(told) if fact and fact not in told[:place]]
+
+
+def _settings(plan: Plan, variants: list[Variant]) -> dict[str, Any]:
     """Return the settings that the report lists."""
     start = plan.variants[0].weights if plan.trains else None
     return {**training_settings(plan.config), **({"weights": start.name if start else "random"} if plan.trains else {}),
             "split": plan.config.split, "conf_thres": 0.001, "iou_thres": 0.6, "max_det": 300,
-            "device": device_name(select_device(plan.config.device.split(",")[0]))}
+            "device": ", ".join(_facts(plan, variants, "device")) or "none: no run is done"}
 
 
 def _notes(plan: Plan, variants: list[Variant], costs: Mapping[str, Cost]) -> tuple[str, ...]:
@@ -235,10 +241,14 @@ def _notes(plan: Plan, variants: list[Variant], costs: Mapping[str, Cost]) -> tu
         if run.status != "done":
             notes.append(f"{run.variant} seed {run.seed}: {run.status}, {run.error}. It is in no figure.")
     done = [plan.files(run.variant, run.seed) for run in runs if run.status == "done"]
-    devices = {files.read_facts()["device"] for files in done}
+    devices, made_with = _facts(plan, variants, "device"), _facts(plan, variants, "versions")
     threads = {count for files in done for count in files.threads()}
     if len(devices) > 1:
         notes.append(f"The runs were made on different devices: {', '.join(sorted(devices))}.")
+    if len(made_with) > 1:
+        kinds = {name: dict.fromkeys(str(found.get(name)) for found in made_with) for name in made_with[0]}
+        unequal = (f"{name} {' and '.join(kind)}" for name, kind in kinds.items() if len(kind) > 1)
+        notes.append(f"The runs were evaluated with different versions: {'; '.join(unequal)}.")
     if len(threads) > 1:
         notes.append("The runs were made with different numbers of threads, which changes sums in their last digits.")
     if any(run.status == "done" and run.scores.coco is None for run in runs):
