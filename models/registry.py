@@ -88,8 +88,9 @@ class Entry:
     @property
     def inserted(self) -> bool:
         """Whether the block is one that is put into a network rather than part of it: attention of the catalogue, or a
-        block of a user's that keeps its width."""
-        return self.attention or self.wiring_name == "same_width" and not self.module.startswith("torch.")
+        block of a user's that keeps its width or asks to start as the identity."""
+        keeps = self.wiring_name == "same_width" and not self.module.startswith("torch.")
+        return self.attention or keeps or self.start == "identity"
 
 
 def one_source(channels: Sequence[int]) -> int:

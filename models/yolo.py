@@ -124,7 +124,9 @@ def _construct(entry: Entry, plan: Plan, channels: list[int], spec: ModelSpec) -
         layer = entry.cls(*plan.args)
     except BLOCK_ERRORS as error:
         raise ValueError(f"cannot be built from {list(plan.args)}: {error}") from error
-    gated = (spec.attention_start or entry.start) == "identity" and (entry.inserted or hasattr(layer, "start_as_identity"))
+    held = getattr(layer, "block", None)  # a C3Attention's attention has its own say
+    start = spec.attention_start or (held.start if isinstance(held, Entry) else entry.start)
+    gated = start == "identity" and (entry.inserted or hasattr(layer, "start_as_identity"))
     return started_as_identity(layer, channels[0], plan.channels_out) if gated else layer
 
 

@@ -4,16 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from models.common import SHSA, C3Attention
+from models import registry
+from models.common import SHSA, C3Attention, SEAttention
 from models.identity_start import IdentityStart, OpensItself, gate_strengths, own_stream, started_as_identity
 from models.layers import C3
-from models.registry import registered
+from models.registry import Plan, registered
 from models.rows import insert_block, replace_block
 from models.yolo import Model
 from small_models import BASE, content, small
+from utils.checkpoint import checkpoint_of
 from utils.config import Hyperparameters
 from utils.errors import ConfigError, ModelError
 from utils.optim import apply_knobs, build_optimizer, parameter_groups
+from utils.transfer import transfer_weights
 from utils.types import Knobs
 
 
@@ -68,6 +71,22 @@ def test_the_yaml_the_registry_and_the_argument_say_how_attention_starts():
     with pytest.raises(ModelError, match="attention_start must be plain or identity, got 'zero'"):
         Model({**told, "attention_start": "zero"})
     assert type(Model({**content(BASE), "attention_start": "identity"}).model[8]) is C3
+
+
+def by_hand(channels, repeats, scale, args):
+    return Plan(tuple(channels), channels[0])
+
+
+@pytest.mark.parametrize("wiring", ["same_width", by_hand])
+def test_a_block_registered_to_start_as_the_identity_does_so_alone_and_in_a_c3(wiring, monkeypatch):
+    monkeypatch.setattr(registry, "_entries", registered())
+    mine = registry.register(wiring, name="Mine", start="identity")(type("Mine", (SEAttention,), {"__module__": "a.plugin"}))
+    architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "Mine"]), "Mine", [9])
+    model = small(insert_block(architecture, "CBAM", [14]))
+    assert gate_strengths(model) == {"8.m.0.Mine": 0.0, "10.Mine": 0.0} and type(model.model[10].block) is mine
+    assert gate_strengths(small(architecture, attention_start="plain")) == {}
+    report = transfer_weights(model, checkpoint_of(small(architecture, attention_start="plain")))
+    assert report.used == 1 and {row.reason for row in report.rows if row.target.endswith("gate")} == {"gate that starts at zero"}
 
 
 def test_what_changes_the_width_stays_plain():
