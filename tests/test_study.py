@@ -29,6 +29,7 @@ from utils.engine.compare.record import differences, record_of
 from utils.engine.compare.records import Scores
 from utils.engine.compare.run import do_run, train_missing
 from utils.engine.compare.run_files import RunFiles
+from utils.engine.compare.study import command_of
 from utils.engine.setup import build_data
 from utils.errors import ConfigError, ModelError, UserError
 from utils.files import ROOT
@@ -163,6 +164,13 @@ def test_variants_get_names_of_their_own(tmp_path):
     assert [each.name for each in planned_variants(config, tmp_path, same)] == ["a_m", "b_m"]
     with pytest.raises(ConfigError, match="is in the study twice"):
         planned_variants(config, tmp_path, [same[0], same[0]])
+
+
+def test_the_command_tells_runs_checkpoints_apart(tmp_path):
+    runs = [str(tmp_path / name / "weights" / "best.pt") for name in ("base", "cbam")]
+    config = from_options(CompareConfig, weights=[*runs, str(tmp_path / "other.pt")])
+    words = command_of(Plan(tmp_path, config, (), {})).split()
+    assert words[2:6] == ["--weights", "base/weights/best.pt", "cbam/weights/best.pt", "other.pt"] and str(tmp_path) not in words
 
 
 def test_progress_estimates_from_what_is_done(tmp_path):
@@ -308,6 +316,10 @@ def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path)
     bad.write_text(BASE.replace("[-1, 1, SPPF, [1024, 5]]", "[-1, 1, SPFF, [1024, 5]]"))
     with pytest.raises(ModelError, match="SPFF"):
         compare.run(cfg=["yolov5n.yaml", bad], data=data, project=tmp_path / "p", imgsz=64)
+    for text, words in (("nc: [", r"bad.yaml:1: not valid yaml"), ("- 1", "bad.yaml: expected lines of the form"), ("", "bad.yaml: the file is empty")):
+        bad.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            compare.run(cfg=["yolov5n.yaml", bad], data=data, project=tmp_path / "p", imgsz=64)
     with pytest.raises(ConfigError, match="yolov5n6.yaml needs a multiple of 64"):
         compare.run(cfg=["yolov5n.yaml", "yolov5n6.yaml"], data=data, project=tmp_path / "p", imgsz=96)
     with pytest.raises(ConfigError, match="--study .*no such file or folder"):

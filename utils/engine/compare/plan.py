@@ -14,6 +14,7 @@ from typing import Any
 
 from models.rows import find_yaml
 from utils.config.compare_options import STUDY_FILE, CompareConfig, read_study
+from utils.config.yaml_files import read_yaml
 from utils.engine.compare.control import CONTROL, Widened
 from utils.engine.compare.run_files import RunFiles
 from utils.errors import ConfigError
@@ -97,6 +98,8 @@ def planned_variants(config: CompareConfig, folder: Path, weights: Sequence[Path
         return [PlannedVariant(name, role, path.name, None, "", path)
                 for name, role, path in zip(_names(weights), roles, weights)]
     yamls = [find_yaml(name) for name in config.yamls]
+    for path in yamls:
+        read_yaml(path)  # says what is no mapping, with its line
     start = weights[0] if weights else None
     return [PlannedVariant(name, role, path.name, folder / "models" / f"{name}.yaml", read_text(path), start)
             for name, role, path in zip(_names(yamls), roles, yamls)]

@@ -9,9 +9,10 @@ import yaml
 
 from utils.config import Hyperparameters
 from utils.config.compare_options import FREE, STUDY_FILE, CompareConfig
+from utils.config.yaml_files import read_yaml
 from utils.engine.compare.plan import Plan, file_hash
 from utils.errors import ConfigError
-from utils.files import read_text, write_atomically
+from utils.files import write_atomically
 
 SETTINGS_FILE = "settings.yaml"
 HYP_FILE = "hyp.yaml"
@@ -22,7 +23,7 @@ _EVALUATING = ("imgsz", "single_cls", "labels")  # what counts where nothing is 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the record of the study in `folder`, empty where there is none yet."""
     path = folder / SETTINGS_FILE
-    return yaml.safe_load(read_text(path)) if path.exists() else {}
+    return read_yaml(path) if path.exists() else {}
 
 
 def training_settings(config: CompareConfig) -> dict[str, Any]:

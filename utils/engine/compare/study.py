@@ -214,8 +214,10 @@ def command_of(plan: Plan) -> str:
 
 
 def _short(value: object) -> str:
-    """A path as its name: where a machine keeps its files is nobody's business."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else str(value)
+    """A path as its name, a run's checkpoint with its run: where a machine keeps its files is nobody's business."""
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        return str(value)
+    return "/".join(Path(value).parts[-3 if Path(value).parent.name == "weights" else -1:])
 
 
 def _facts(plan: Plan, variants: list[Variant], name: str) -> list[Any]:
