@@ -347,3 +347,10 @@ def test_a_variant_is_made_of_a_checkpoint_without_training(real, tmp_path, caps
     assert torch.equal(outputs(variant), outputs(base))
     assert main(words) == 2 and "is there already" in capsys.readouterr().err
     assert main([*words[:5], str(tmp_path / "x.pth")]) == 2
+
+
+@pytest.mark.parametrize("share", ["90", "-0.1", "nan"])
+def test_the_command_takes_a_share_from_0_to_1(share, tmp_path, capsys):
+    words = ["--cfg", "models/yolov5n.yaml", "--weights", "yolov5n.pt", "--output", str(tmp_path / "x.pt"), "--require-transfer", share]
+    assert main(words) == 2
+    assert f"--require-transfer {share}: expected a share, 0 to 1" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from models.registry import load_plugin
 from models.yolo import Model
 from utils.alignment import Layer, align, layers_of, matches
 from utils.checkpoint import Checkpoint, checkpoint_of, find_weights, read_checkpoint, write_checkpoint
-from utils.errors import CheckpointError, UserError
+from utils.errors import CheckpointError, ConfigError, UserError
 from utils.files import write_atomically
 from utils.log import LOGGER, configure
 
@@ -249,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             load_plugin(plugin)
         if options.output.suffix != ".pt" or options.output.exists():
             raise CheckpointError(f"--output {options.output}: " + ("is there already" if options.output.exists() else "must end in .pt"))
+        if not 0 <= options.require_transfer <= 1:
+            raise ConfigError(f"--require-transfer {options.require_transfer:g}: expected a share, 0 to 1")
         checkpoint = read_checkpoint(find_weights(options.weights))
         torch.manual_seed(options.seed)
         model = Model(options.cfg, nc=checkpoint.nc, attention_start=options.attention_start)
