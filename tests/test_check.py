@@ -599,7 +599,7 @@ def test_help_needs_no_torch_and_mistakes_are_one_line(tmp_path):
     code, _, said = command("--ignore", "picture-gray", cwd=tmp_path)
     assert code == 2 and said.count("\n") == 1 and "did you mean picture-grey" in said
     code, _, said = command("a.yaml", "b.yaml", cwd=tmp_path)
-    assert code == 2 and "unrecognized argument a.yaml" in said
+    assert code == 2 and "unrecognized argument b.yaml" in said
 
 
 def test_options_from_python(data):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,16 +10,26 @@ import torch
 import yaml
 from PIL import Image
 
+from utils.boxes import iou_matrix
 from utils.datasets import check, doctor
+from utils.datasets.examine import SAME_BOX, _on_one_place
 from utils.datasets.findings import table
 from utils.types import HeadGeometry
 
 ROWS = "0 0.5 0.5 0.4 0.4\n1 0.3 0.3 0.2 0.2\n"
 
 
+@pytest.fixture
+def pages():
+    """The test looks at the pages and sheets."""
+
+
 @pytest.fixture(autouse=True)
-def head(monkeypatch):
-    """Any head will do, so none is built."""
+def quick(request, monkeypatch):
+    """Any head will do, so none is built; pages are drawn only where they are looked at."""
+    if "pages" not in request.fixturenames:
+        for target in ("utils.plots.check.plot_page", "utils.plots.sheets.sample_sheet", "utils.plots.sheets.pair_sheet"):
+            monkeypatch.setattr(target, lambda *args, **kwargs: None)
     geometry = HeadGeometry(torch.tensor([[[4.0, 4.0], [2.0, 2.0]]]), torch.tensor([8.0]), 2)
     monkeypatch.setattr(doctor, "_head", lambda config: doctor.Head("head.yaml", geometry, True))
 
@@ -52,7 +63,7 @@ def kinds(report):
     return sorted((one.kind, one.split) for one in report.findings if not one.kind.startswith("class-"))
 
 
-def test_a_leak_into_a_split_of_ones_own_is_found(data):
+def test_a_leak_into_a_split_of_ones_own_is_found(data, pages):
     """`val.py --task holdout` measures on it, so what was trained on must not be in it."""
     copied = data / "images" / "holdout" / "again.png"
     copied.write_bytes((data / "images" / "train" / "b.png").read_bytes())
@@ -78,7 +89,7 @@ def test_other_keys_are_no_splits(data, keys):
     assert list(report.splits) == ["train", "val"] and not kinds(report)
 
 
-def test_many_splits_are_drawn(data):
+def test_many_splits_are_drawn(data, pages):
     """There are more splits than colours and kinds of lines."""
     more = {f"part{number}": f"images/part{number}" for number in range(6)}
     for seed, split in enumerate(more, 20):
@@ -105,3 +116,32 @@ def test_only_orientations_that_turn_are_told(data, orientation, told):
     exif[0x0112] = orientation
     add(data, "train", "z.jpg", 50, exif=exif)
     assert (("picture-turned", "train") in kinds(checked(data))) is told
+
+
+@pytest.mark.parametrize(("words", "named"), [("--split val set.yaml", "--split"), ("set.yaml other.yaml", "other.yaml"),
+                                              ("set.yaml --data other.yaml", "set.yaml")])
+def test_what_is_wrong_on_the_command_line_is_named(words, named, capsys):
+    """Not the data yaml, which is right where it stands."""
+    with pytest.raises(SystemExit):
+        check.script(words.split())
+    assert f"unrecognized argument {named} " in capsys.readouterr().err
+
+
+def test_pairs_on_one_place_do_not_depend_on_blocks():
+    corners = np.random.default_rng(0).uniform(0, 40, (700, 2))
+    boxes = np.concatenate((corners, corners + 60), 1)
+    overlap = iou_matrix(boxes, boxes)
+    expected = {(later, earlier) for later in range(700) for earlier in range(later) if overlap[later, earlier] >= SAME_BOX}
+    found = list(_on_one_place(boxes))
+    assert {(later, earlier) for later, earlier, _ in found} == expected and len(found) == len(expected) > 1000
+    assert all(overlap[later, earlier] == share for later, earlier, share in found)
+
+
+def test_a_crowd_is_looked_at_in_little_memory():
+    boxes = np.random.default_rng(0).uniform(0, 4000, (6000, 4))
+    boxes[:, 2:] = boxes[:, :2] + 20
+    tracemalloc.start()
+    list(_on_one_place(boxes))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120 * 2 ** 20  # the whole matrix of float64 alone is 275 MiB

@@ -76,12 +76,15 @@ def script(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_data_flag(argv: Sequence[str] | None) -> list[str]:
-    """The command line with --data in front of the one word that belongs to no flag."""
+    """The command line with --data in front of the data yaml where that stands without it: the one word that belongs to no
+    flag or, of several, the first that ends like a yaml; what else belongs to no flag is left to the parser to name."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    _, words = build_parser(CheckConfig, DESCRIPTION, PROGRAM).parse_known_args(argv)
-    if len(words) == 1 and not words[0].startswith("-"):
-        argv.remove(words[0])
-        argv += ["--data", words[0]]
+    _, unknown = build_parser(CheckConfig, DESCRIPTION, PROGRAM).parse_known_args(argv)
+    words = [word for word in unknown if not word.startswith("-")]
+    word = words[0] if len(unknown) == len(words) == 1 else next((one for one in words if one.endswith((".yaml", ".yml"))), None)
+    if word is not None and not any(given.split("=")[0] == "--data" for given in argv):
+        argv.remove(word)
+        argv += ["--data", word]
     return argv
 
 

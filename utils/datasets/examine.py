@@ -28,6 +28,7 @@ HUGE = 50_000_000  # pixels from which a picture is huge
 THIN = 10  # ratio of the sides from which a picture is thin
 SAME_BOX = 0.9  # overlap (IoU) from which two boxes are one object
 _CHUNK = 32
+_ROWS = 256  # boxes of a picture that are held against the others at once
 _LEAST_EDGE = 1e-3  # of the picture: boxes may leave it by so much, or by a pixel
 _REASONS = (  # words in the reader's reasons, and the kind that each means
     ("class", "must be", "class-unknown"), ("class", "not a whole number", "class-unknown"),
@@ -163,9 +164,17 @@ def _box_faults(file: str, labels: Labels, lines: np.ndarray, size: tuple[int, i
         side = ("left", "top", "right", "bottom")[int(pixels[index].argmax())]
         what = f"{names[labels.cls[index]]} reaches {pixels[index].max():.0f} pixels beyond the {side} edge"
         yield Finding(file, int(lines[index]), "box-leaves-picture", what)
-    overlap = np.tril(iou_matrix(boxes * scale, boxes * scale), -1)
-    for later, earlier in zip(*np.nonzero(overlap >= SAME_BOX)):
+    for later, earlier, overlap in _on_one_place(boxes * scale):
         one, other = names[labels.cls[later]], names[labels.cls[earlier]]
         kind, both = ("box-twice", f"{one} is drawn") if one == other else ("box-two-classes", f"{one} and {other} are drawn")
-        what = f"{both} on one place as in line {lines[earlier]} (overlap {overlap[later, earlier]:.2f})"
+        what = f"{both} on one place as in line {lines[earlier]} (overlap {overlap:.2f})"
         yield Finding(file, int(lines[later]), kind, what)
+
+
+def _on_one_place(boxes: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """(later, earlier, overlap) of the pairs of (m, 4) boxes on one object; in blocks, as a crowd's matrix fills gigabytes."""
+    for start in range(0, len(boxes), _ROWS):
+        rows = boxes[start:start + _ROWS]
+        overlap = np.tril(iou_matrix(rows, boxes[:start + len(rows)]), start - 1)
+        for row, earlier in zip(*np.nonzero(overlap >= SAME_BOX)):
+            yield start + int(row), int(earlier), float(overlap[row, earlier])
