@@ -153,6 +153,12 @@ def test_a_difference_that_is_the_same_on_every_picture_has_an_interval(right, s
     assert answer.verdict == "better"
 
 
+def test_one_image_is_one_image():
+    found = matches_of(as_results(random_images()[:1]), 4)
+    answer = compare_variants({0: found}, {"A": {0: found}}, list("abcd"), np.random.default_rng(0), resamples=5, permutations=5)
+    assert "no interval: too few images" in answer["A"]["mAP50-95"].sentence and "1 seed, 1 image)" in answer["A"]["mAP50-95"].sentence
+
+
 # ---- pieces of the statistics ----
 
 

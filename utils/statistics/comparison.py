@@ -163,7 +163,7 @@ def _sentence(draft: Difference, facts: _Facts) -> str:
     correction = "" if draft.p == draft.p_holm else ", corrected for several comparisons"
     chance = f"p = {_probability(draft.p_holm)}{correction}"
     span = f"95 % interval {_points(low)} to {_points(high)}" if np.isfinite(low) else "no interval: too few images"
-    tested = f"{facts.seeds} seed{'s' * (facts.seeds > 1)}, {facts.images} images"
+    tested = f"{facts.seeds} seed{'s' * (facts.seeds > 1)}, {facts.images} image{'s' * (facts.images > 1)}"
     figures = f"{_points(draft.difference)} points ({span}; {chance}; {tested})"
     if draft.verdict == NO_DIFFERENCE:
         text = f"{what}: no difference shown between {draft.variant} and {facts.baseline}, {figures}."
