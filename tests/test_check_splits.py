@@ -14,6 +14,8 @@ from utils.boxes import iou_matrix
 from utils.datasets import check, doctor
 from utils.datasets.examine import SAME_BOX, _on_one_place
 from utils.datasets.findings import table
+from utils.datasets.label_files import list_images
+from utils.errors import DataError
 from utils.types import HeadGeometry
 
 ROWS = "0 0.5 0.5 0.4 0.4\n1 0.3 0.3 0.2 0.2\n"
@@ -145,3 +147,12 @@ def test_a_crowd_is_looked_at_in_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 120 * 2 ** 20  # the whole matrix of float64 alone is 275 MiB
+
+
+def test_a_picture_in_place_of_a_list_is_told(data):
+    """Read as a list of names it would only be said to hold none."""
+    report = checked(data, train="images/train/a.png")
+    one, = (one for one in report.findings if one.kind == "split-empty")
+    assert one.what == "train: is a picture; give its folder, or a .txt list that names it"
+    with pytest.raises(DataError, match=r"a\.png: is a picture; give its folder"):
+        list_images(data / "images" / "train" / "a.png")

@@ -121,6 +121,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, words):
     assert all(word in printed.err for word in words), printed.err
 
 
+@pytest.mark.parametrize("config_class", [ValConfig, DetectConfig])
+def test_help_does_not_promise_what_is_refused(config_class):
+    """--dnn is there for v6.1's command lines and ends the run."""
+    words = " ".join(build_parser(config_class).format_help().split())
+    assert "not run here: refused" in words and "run ONNX files with OpenCV" not in words
+
+
 def test_help_shows_every_flag_and_its_default(capsys):
     for config_class, flags in ((TrainConfig, TRAIN), (ValConfig, VAL), (DetectConfig, DETECT)):
         with pytest.raises(SystemExit) as ended:

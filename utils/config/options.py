@@ -119,7 +119,7 @@ class ValConfig(Options):
     name: str = flag("exp", "name of the run folder; numbered where it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
     half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(False, "run ONNX files with OpenCV", "switch")
+    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch")
     max_det: int = flag(300, "most detections an image", "integer", low=1, new=True)
     confusion_conf: float = flag(0.25, "confusion matrix, counts of errors: confidence from which a detection counts",
                                  "number", low=0, high=1, new=True)
@@ -168,7 +168,7 @@ class DetectConfig(Options):
     hide_labels: bool = flag(False, "draw boxes without text", "switch")
     hide_conf: bool = flag(False, "draw class names without confidences", "switch")
     half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(False, "run ONNX files with OpenCV", "switch")
+    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch")
     vid_stride: int = flag(1, "use every n-th frame of a video or stream", "integer", low=1, new=True)
     stream_buffer: bool = flag(False, "use every frame of a stream instead of the newest; a slow network then lags", "switch",
                                new=True)

@@ -56,6 +56,8 @@ def list_images(sources: Path | str | Sequence[Path | str]) -> list[str]:
     for source in map(Path, sources):
         if source.is_dir():
             paths = _walk(source)
+        elif is_image(source) and source.is_file():
+            raise DataError(f"{source}: is a picture; give its folder, or a .txt list that names it")
         elif source.is_file():
             paths = _listed(source)
         else:

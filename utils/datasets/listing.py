@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.config import DatasetSpec
 from utils.config.dataset_spec import SPLITS
 from utils.datasets.findings import Finding
-from utils.datasets.images import IMAGE_SUFFIXES, is_image
+from utils.datasets.images import is_image
 from utils.datasets.label_files import label_path, list_images
 from utils.errors import DataError
 from utils.files import read_text
@@ -75,9 +75,9 @@ def _listed(spec: DatasetSpec, split: str, sources: Sequence[Path]) -> tuple[lis
             continue
         try:
             paths += list_images(source)
-        except DataError:
-            what = f"{split}: holds no picture (names that end in {' '.join(IMAGE_SUFFIXES)})"
-            findings.append(Finding(str(source), 0, "split-empty", what, split))
+        except DataError as error:
+            what = str(error).removeprefix(f"{source}: ")
+            findings.append(Finding(str(source), 0, "split-empty", f"{split}: {what}", split))
     return sorted(os.path.abspath(path) for path in paths), findings
 
 
