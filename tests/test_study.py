@@ -27,14 +27,13 @@ from utils.engine.compare.prepare import prepare
 from utils.engine.compare.progress import Progress, clock
 from utils.engine.compare.record import differences, record_of
 from utils.engine.compare.records import Scores
-from utils.engine.compare.run import do_run, train_missing
+from utils.engine.compare.run import do_run
 from utils.engine.compare.run_files import RunFiles
 from utils.engine.compare.study import command_of
 from utils.engine.setup import build_data
 from utils.errors import ConfigError, ModelError, UserError
 from utils.files import ROOT
 from utils.statistics import Matches
-from utils.types import TrainState
 
 BASE = (ROOT / "models" / "yolov5n.yaml").read_text()
 SMALL = dict(imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True)
@@ -188,20 +187,6 @@ def test_progress_estimates_from_what_is_done(tmp_path):
     runs["b"].fail("no")
     assert progress._words() == "1 of 4 runs"
     assert (clock(42), clock(700), clock(7500)) == ("42 s", "12 min", "2 h 05 min")
-
-
-@pytest.mark.parametrize("best_epoch, kept", [(1, b"epoch 1"), (0, b"epoch 0")])
-def test_a_run_killed_between_its_two_checkpoints_compares_its_best_epoch(tmp_path, monkeypatch, best_epoch, kept):
-    files = RunFiles(tmp_path / "x" / "seed0", "val")
-    files.last.parent.mkdir(parents=True)
-    files.last.write_bytes(b"epoch 1")
-    files.best.write_bytes(b"epoch 0")
-    monkeypatch.setattr("utils.engine.compare.run.state_of", lambda last: TrainState(epoch=2, best_epoch=best_epoch))
-    monkeypatch.setattr("utils.engine.compare.run.strip", lambda path: path)
-    config = CompareConfig(cfg=("x.yaml",), epochs=2)
-    variant = PlannedVariant("x", "baseline", "x.yaml", tmp_path / "x.yaml", "", None)
-    train_missing(Plan(tmp_path, config, (variant,), {}), variant, 0, "cpu", files)
-    assert files.best.read_bytes() == kept and files.trained.exists()
 
 
 # ---- whole studies ----

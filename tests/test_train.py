@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import train
 import val
 from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_options
+from utils.engine import hooks
 from utils.engine.fit import Hook
 from utils.engine.hooks import RESULT_COLUMNS
 from utils.engine.training import train as run_training
@@ -234,6 +236,37 @@ def test_save_period_nosave_and_patience(data, tmp_path):
     assert {path.name for path in kept.iterdir()} == {"last.pt", "best.pt", "epoch1.pt", "epoch2.pt", "epoch0.pt"}
     few = run_training(options(data, tmp_path, nosave=True, name="few")).save_dir / "weights"
     assert {path.name for path in few.iterdir()} == {"last.pt", "best.pt"}
+
+
+@pytest.mark.parametrize("killed_at", [0, 1])
+def test_a_kill_between_the_two_checkpoints_never_leaves_an_old_best_one(tmp_path, monkeypatch, killed_at):
+    """last.pt is the older of the two then, so the epoch is trained again."""
+    def save(trainer, path):
+        path.write_bytes(f"epoch {trainer}".encode())
+
+    def kill(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks, "all_finite", lambda model: True)
+    keeper = hooks.Checkpoints(tmp_path, save)
+    report = SimpleNamespace(is_best=True, is_last=False, epoch=0)
+    for epoch in range(killed_at):
+        keeper.after_epoch(Named(epoch), report)
+    monkeypatch.setattr(hooks, "copy_atomically", kill)
+    with pytest.raises(KeyboardInterrupt):
+        keeper.after_epoch(Named(killed_at), report)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert kept == {"best.pt": b"epoch %d" % killed_at, **({"last.pt": b"epoch 0"} if killed_at else {})}
+
+
+class Named:
+    """Stands for a trainer where only its name is looked at."""
+
+    def __init__(self, epoch):
+        self.name, self.parts = f"{epoch}", SimpleNamespace(model=None, ema=SimpleNamespace(module=None))
+
+    def __str__(self):
+        return self.name
 
 
 class Poison(Hook):

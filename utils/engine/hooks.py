@@ -150,10 +150,12 @@ class Checkpoints(Hook):
         if not (all_finite(trainer.parts.model) and all_finite(trainer.parts.ema.module)):
             raise NonFiniteError(f"epoch {report.epoch}: the weights are no longer finite and were not saved; "
                                  f"{self.directory / 'last.pt'} holds the epoch before; lower lr0")
-        last = self.directory / "last.pt"
-        self.save(trainer, last)
-        if report.is_best or not (self.directory / "best.pt").exists():  # with nosave the best epoch may be past
-            copy_atomically(last, self.directory / "best.pt")
+        last, best = self.directory / "last.pt", self.directory / "best.pt"
+        if report.is_best or not best.exists():  # with nosave the best epoch may be past
+            self.save(trainer, best)  # before last.pt: whoever is killed between the two repeats the epoch when it resumes
+            copy_atomically(best, last)
+        else:
+            self.save(trainer, last)
         if self.period > 0 and report.epoch % self.period == 0:
             copy_atomically(last, self.directory / f"epoch{report.epoch}.pt")
 

@@ -22,7 +22,6 @@ from utils.engine.compare.records import Scores
 from utils.engine.compare.run_files import RunFiles, read_json, write_json
 from utils.engine.evaluate import RECT_PAD, Evaluation, evaluate
 from utils.engine.fit import EpochReport, Hook, Trainer
-from utils.engine.hooks import copy_atomically
 from utils.engine.training import train
 from utils.errors import ConfigError
 from utils.optim import EarlyStopping
@@ -50,8 +49,6 @@ def train_missing(plan: Plan, variant: PlannedVariant, seed: int, device: str, f
     config = plan.config.training(str(variant.cfg), seed, device=device, project=str(files.folder.parent),
                                   name=files.folder.name, exist_ok=True)
     done = state_of(files.last) if files.last.exists() else None
-    if done and done.best_epoch == done.epoch - 1:  # killed between the two files, best.pt would be an older epoch's
-        copy_atomically(files.last, files.best)
     if done is None:
         _clear(files)
         train(dataclasses.replace(config, weights=_start(plan, variant, seed, files)), hooks=[Watch(files)])
