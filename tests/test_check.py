@@ -167,7 +167,7 @@ def test_nothing_depends_on_workers(data):
     ("1 0.3 0.3 0.2 0.2", "row-repeated", "repeats"),
     ("4 0.5 0.6 0.2 0.2", "class-unknown", "class 4 must be one of 0 to 3"),
     ("-1 0.5 0.6 0.2 0.2", "class-unknown", "class -1"),
-    ("0.5 0.5 0.6 0.2 0.2", "class-unknown", "not a whole number"),
+    ("0.5 0.5 0.6 0.2 0.2", "row-format", "not a whole number"),
     ("0 0.98 0.5 0.2 0.2", "box-leaves-picture", "disc reaches 10 pixels beyond the right edge"),
     ("0 0.5 0.04 0.2 0.2", "box-leaves-picture", "8 pixels beyond the top edge"),
     ("0 0.505 0.5 0.4 0.4", "box-twice", "disc is drawn on one place as in line 1 (overlap 0.98)"),

@@ -13,8 +13,8 @@ from PIL import Image
 from utils.boxes import iou_matrix
 from utils.datasets import check, doctor
 from utils.datasets.examine import SAME_BOX, _on_one_place
-from utils.datasets.findings import table
-from utils.datasets.label_files import list_images
+from utils.datasets.findings import KINDS, table
+from utils.datasets.label_files import list_images, read_rows
 from utils.errors import DataError
 from utils.types import HeadGeometry
 
@@ -156,3 +156,18 @@ def test_a_picture_in_place_of_a_list_is_told(data):
     assert one.what == "train: is a picture; give its folder, or a .txt list that names it"
     with pytest.raises(DataError, match=r"a\.png: is a picture; give its folder"):
         list_images(data / "images" / "train" / "a.png")
+
+
+@pytest.mark.parametrize(("number", "kind"), [("1.5", "row-format"), ("nan", "row-format"), ("inf", "row-format"),
+                                              ("2", "class-unknown"), ("-1", "class-unknown"), ("1e300", "class-unknown")])
+def test_who_is_said_to_stop_training_stops_it(data, number, kind):
+    """A class that is no number of a class costs its row; one that the yaml does not have ends the run."""
+    label = data / "labels" / "train" / "a.txt"
+    label.write_text(f"{ROWS}{number} 0.5 0.5 0.1 0.1\n")
+    one, = (one for one in checked(data).findings if one.file == str(label))
+    assert (one.kind, one.line) == (kind, 3) and ("training stops here" in KINDS[kind].fix) is (kind == "class-unknown")
+    if kind == "class-unknown":
+        with pytest.raises(DataError, match="class"):
+            read_rows(str(label), 2)
+    else:
+        assert len(read_rows(str(label), 2).cls) == 2

@@ -31,7 +31,7 @@ _CHUNK = 32
 _ROWS = 256  # boxes of a picture that are held against the others at once
 _LEAST_EDGE = 1e-3  # of the picture: boxes may leave it by so much, or by a pixel
 _REASONS = (  # words in the reader's reasons, and the kind that each means
-    ("class", "must be", "class-unknown"), ("class", "not a whole number", "class-unknown"),
+    ("class", "must be", "class-unknown"),
     ("is outside 0..1", "", "row-outside"), ("is zero", "", "row-no-size"), ("is negative", "", "row-no-size"),
     ("repeats an earlier row", "", "row-repeated"),
 )
