@@ -34,6 +34,7 @@ from utils.engine.setup import build_data
 from utils.errors import ConfigError, ModelError, UserError
 from utils.files import ROOT
 from utils.statistics import Matches
+from utils.tide import error_kinds
 
 BASE = (ROOT / "models" / "yolov5n.yaml").read_text()
 SMALL = dict(imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True)
@@ -90,6 +91,7 @@ def test_a_study_may_grow_and_its_settings_stay():
     assert differences(record(), record()) == [] and differences(record(), grown) == []
     for changes, words in [
         (dict(settings={"epochs": 5, "imgsz": 64}), "epochs 4 -> 5"), (dict(hyp={"lr0": 0.1}), "lr0 0.01 -> 0.1"),
+        (dict(hyp={"lr0": 0.01, "gate_lr": 10.0}), "gate_lr by default -> 10.0"),
         (dict(weights={"b.pt": "2"}), "weights a.pt -> b.pt"), (dict(weights={}), "-> none"), (dict(seeds=[1]), "left out: seed 0"),
         (dict(variants={"x": variants["x"]}), "y is left out"),
         (dict(variants={**variants, "y": {**variants["y"], "hash": "k"}}), "y is another network"),
@@ -237,7 +239,10 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     assert (plain.save_dir / "results.csv").read_text() == (progress.parent / "results.csv").read_text()
     mine, its = (read_checkpoint(place / "weights" / "best.pt").state for place in (plain.save_dir, progress.parent))
     assert all(torch.equal(mine[name], its[name]) for name in mine)
-    assert json.loads((progress.parent / "val.json").read_text())["scores"]["map"] == plain.evaluation.metrics.map
+    kept = json.loads((progress.parent / "val.json").read_text())["scores"]
+    assert kept["map"] == plain.evaluation.metrics.map
+    assert kept["errors"] == {kind: cost for kind, _, cost in error_kinds(plain.evaluation.results, 4).rows()}
+    assert "Kinds of error" in (folder / "compare.md").read_text()
 
     monkeypatch.setattr("utils.engine.compare.study.write_report", lambda study: [study.folder / "report.html"])
     closed_where_only_that_is_missing(folder)

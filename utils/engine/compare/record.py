@@ -75,6 +75,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return in words what keeps the runs of two records from being compared."""
     changes = [f"{name} {old!r} -> {now[group].get(name)!r}" for group in ("settings", "hyp")
                for name, old in before[group].items() if now[group].get(name) != old]
+    changes += [f"{name} by default -> {new!r}" for name, new in now["hyp"].items() if name not in before["hyp"]]
     if list(before["weights"].values()) != list(now["weights"].values()):
         old, new = (", ".join(each["weights"]) or "none" for each in (before, now))
         changes.append(f"weights {old} -> {new}, another content")

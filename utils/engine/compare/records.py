@@ -13,7 +13,8 @@ from utils.statistics.records import Difference, Matches
 @dataclass(frozen=True)
 class Scores:
     """The figures of one run, all 0..1. per_class: mAP50-95 by class name (nan without labels); size: AP by
-    pycocotools for small, medium and large objects (nan where there are none)."""
+    pycocotools for small, medium and large objects (nan where there are none); errors: mAP50 that repairing a kind of error
+    would add, by utils/tide.py's kinds."""
 
     map: float
     map50: float
@@ -24,6 +25,7 @@ class Scores:
     coco: float | None = None
     coco50: float | None = None
     per_class: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Summary:
 @dataclass(frozen=True)
 class Variant:
     """What is compared: name, model yaml or checkpoint, and what was found. summaries: by metric ("mAP50-95", "mAP50",
-    "AP75", "APs", "APm", "APl", and "class/<name>"); differences: by metric, empty for the baseline."""
+    "AP75", "APs", "APm", "APl", "class/<name>" and "error/<kind>"); differences: by metric, empty for the baseline."""
 
     name: str
     source: str

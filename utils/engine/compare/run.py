@@ -26,6 +26,7 @@ from utils.engine.training import train
 from utils.errors import ConfigError
 from utils.optim import EarlyStopping
 from utils.statistics import matches_of
+from utils.tide import error_kinds
 from utils.types import TrainState
 
 
@@ -144,4 +145,5 @@ def scores_of(evaluation: Evaluation, names: tuple[str, ...]) -> Scores:
         map=metrics.map, map50=metrics.map50, ap75=float(np.mean(metrics.ap[present, 5])) if len(present) else 0.0,
         precision=metrics.mean_precision, recall=metrics.mean_recall,
         size={name: float("nan") if value is None else value for name, value in sizes.items()},
-        coco=coco.ap if coco else None, coco50=coco.ap50 if coco else None, per_class=per_class)
+        coco=coco.ap if coco else None, coco50=coco.ap50 if coco else None, per_class=per_class,
+        errors={kind: cost for kind, _, cost in error_kinds(evaluation.results, len(names)).rows()})

@@ -179,7 +179,7 @@ def errors(study: Study) -> Table | None:
     kinds = metrics_of(study, ERROR)
     rows = [(name_of(study, variant), *(score(study, variant, kind) for kind in kinds)) for variant in study.variants]
     table = Table("errors", "Kinds of error", (_NAME, *(Column(short(kind), "points") for kind in kinds)), tuple(rows),
-                  "What each kind of error costs, in points of AP that would be gained without it (after TIDE).")
+                  "What each kind of error costs: the points of mAP50 that repairing all of its errors would add (after TIDE). Costs overlap, so they do not add up.")
     return table if kinds else None
 
 

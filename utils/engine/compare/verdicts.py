@@ -52,7 +52,8 @@ def figures_of(scores: Scores) -> dict[str, float]:
     """Return a run's figures by the report's names of metrics."""
     figures = {DECIDING: scores.map, "mAP50": scores.map50, "AP75": scores.ap75}
     figures |= {metric: scores.size[size] for metric, size in SIZES.items() if size in scores.size}
-    return figures | {f"class/{name}": value for name, value in scores.per_class.items()}
+    figures |= {f"class/{name}": value for name, value in scores.per_class.items()}
+    return figures | {f"error/{kind}": cost for kind, cost in scores.errors.items()}
 
 
 def summary(values: dict[int, float]) -> Summary:
