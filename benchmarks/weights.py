@@ -46,19 +46,23 @@ def run(place: str, way: str, seed: int, options: argparse.Namespace) -> dict[st
 
 
 def table(figures: list[dict[str, float]]) -> str:
-    """Return the runs as a markdown table."""
-    lines = ["| attention | weights | tensors taken | mAP50 | mAP50-95 | runs |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    """Return the runs as a markdown table; the last column but one compares each run with the base's of its seed."""
+    lines = ["| attention | weights | tensors taken | mAP50 | mAP50-95 | mAP50-95 less the base's, points | runs |",
+             "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    base = {row["seed"]: row["mAP50-95"] for row in figures if row["place"] == "base"}
     for place, way in cells():
         rows = [each for each in figures if (each["place"], each["way"]) == (place, way)]
         if rows:
             cell = [spread([row[metric] for row in rows]) for metric in ("mAP50", "mAP50-95")]
-            lines.append(f"| {place} | {'-' if place == 'base' else way} | {rows[0]['items']} | {cell[0]} | {cell[1]} | {len(rows)} |")
+            paired = [100 * (row["mAP50-95"] - base[row["seed"]]) for row in rows if row["seed"] in base]
+            cell.append(spread(paired, 1) if place != "base" and paired else "-")
+            lines.append(f"| {place} | {'-' if place == 'base' else way} | {rows[0]['items']} | {' | '.join(cell)} | {len(rows)} |")
     return "\n".join(lines)
 
 
-def spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
+def spread(values: list[float], digits: int = 3) -> str:
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def main() -> None:
