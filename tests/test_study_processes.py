@@ -10,9 +10,23 @@ import time
 import pytest
 
 from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
+from utils.config.compare_options import CompareConfig
 from utils.engine.compare import locks
 from utils.engine.compare.schedule import Job, Pool
+from utils.engine.compare.study import devices_of
 from utils.files import ROOT
+
+# ---- devices ----
+
+
+@pytest.mark.parametrize("gpus, device, jobs, expected", [
+    (0, "", 2, ["cpu", "cpu"]), (0, "cpu", 1, ["cpu"]), (2, "", 1, ["0"]), (2, "", 4, ["0", "1", "0", "1"]),
+    (8, "1, 3", 3, ["1", "3", "1"]), (2, "cpu", 2, ["cpu", "cpu"])])
+def test_jobs_are_dealt_out_over_devices(monkeypatch, gpus, device, jobs, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert devices_of(CompareConfig(device=device, jobs=jobs)) == expected
+
 
 # ---- claims ----
 

@@ -78,7 +78,7 @@ def run_missing(plan: Plan) -> None:
         return
     for name in missing:
         files[name].failed.unlink(missing_ok=True)
-    devices = _devices(plan.config)
+    devices = devices_of(plan.config)
     LOGGER.info(f"{len(missing)} of {len(names)} runs to do in {plan.folder} on {', '.join(map(str, dict.fromkeys(devices)))}; "
                 + BASELINE_LINE.format(plan.variants[0].name, plan.folder))
     progress = Progress(files, plan.config.epochs if plan.trains else 1, len(devices))
@@ -101,9 +101,10 @@ def name_of(plan: Plan, variant: PlannedVariant, seed: int) -> str:
     return f"{variant.name} seed {seed}" if plan.trains else variant.name
 
 
-def _devices(config: CompareConfig) -> list[str]:
-    """The device of each of --jobs processes."""
-    named = [name.strip() for name in config.device.split(",")]
+def devices_of(config: CompareConfig) -> list[str]:
+    """The device of each of --jobs processes; without --device, all GPUs in turn, or the CPU."""
+    found = [str(number) for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    named = [name.strip() for name in config.device.split(",")] if config.device else found or ["cpu"]
     return [named[number % len(named)] for number in range(config.jobs)]
 
 
@@ -127,7 +128,7 @@ def measure_missing(plan: Plan) -> None:
               lambda: all(file.exists() for file in wanted), failures.append)
     for file in wanted:
         file.unlink(missing_ok=True)
-    Pool(_devices(plan.config)[:1], 0).run([job])
+    Pool(devices_of(plan.config)[:1], 0).run([job])
     for reason in failures:
         LOGGER.warning(f"WARNING: costs or pictures are missing from the report: {reason}")
 
