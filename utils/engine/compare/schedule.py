@@ -87,11 +87,11 @@ class Pool:
             if ready[1].is_done():  # another process has done it meanwhile
                 self.on_end(ready[1])
                 continue
-            slot.job = ready[1]
+            job = ready[1]
             slot.process = multiprocessing.get_context("spawn").Process(
-                target=_work, name=slot.job.name,
-                args=(slot.job.work, (*slot.job.arguments, slot.device), slot.job.claim, slot.job.log, self.threads))
+                target=_work, name=job.name, args=(job.work, (*job.arguments, slot.device), job.claim, job.log, self.threads))
             slot.process.start()
+            slot.job = job  # only now is there a process to end
 
     def _collect(self, slot: _Slot) -> None:
         slot.process.join()
