@@ -9,25 +9,16 @@ import torch
 import yaml
 
 import train
+from interruptions import StopAfter
 from models.rows import insert_block, replace_block
 from small_models import BASE, content
 from utils.checkpoint import read_checkpoint, write_checkpoint
 from utils.config import TrainConfig, from_options
-from utils.engine.fit import Hook
 from utils.engine.restore import load_optimizer
 from utils.engine.training import train as run_training
 from utils.errors import CheckpointError, UserError
 
 NAMES = ["disc", "triangle", "square", "star"]
-
-
-class StopAfter(Hook):
-    def __init__(self, epochs):
-        self.epochs = epochs
-
-    def before_epoch(self, trainer, epoch):
-        if epoch == self.epochs:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import yaml
 
 import train
 import val
+from interruptions import StopAfter
 from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_options
 from utils.engine import hooks
@@ -110,17 +111,6 @@ def test_val_prints_what_training_printed_last(finished, data, tmp_path):
         assert tables[0] == tables[1]
     again = json.loads((validation.save_dir / "metrics.json").read_text())
     assert written.keys() == again.keys()
-
-
-class StopAfter(Hook):
-    """Interrupts a training after `epochs` epochs, as Ctrl-C would between two of them."""
-
-    def __init__(self, epochs):
-        self.epochs = epochs
-
-    def before_epoch(self, trainer, epoch):
-        if epoch == self.epochs:
-            raise KeyboardInterrupt
 
 
 def states_of(folder):

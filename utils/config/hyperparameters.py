@@ -125,9 +125,9 @@ def _checked(each, value: object) -> float | str | None:
     if each.name in ("inner", "focal") and value in (None, 0):
         return each.default
     low, high = each.metadata["low"], each.metadata["high"]
-    if each.name == "gate_lr" and value is None:
+    if value is None and each.default is None:
         return None
-    if each.name == "anchors" and value in (None, 0):  # v6.1's files say 0 for "the model's own"
+    if each.name == "anchors" and value == 0:  # v6.1's files say 0 for "the model's own"
         return None
     if isinstance(value, str):  # yaml reads 1e-3, without a dot, as text
         try:
