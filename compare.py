@@ -4,7 +4,8 @@
     python compare.py --weights a.pt b.pt --data my.yaml
     python compare.py --study runs/compare/exp
 
-The first --cfg (or checkpoint) is the baseline. docs/studies.md tells how a study lies in its folder and how it goes on."""
+The first --cfg (or checkpoint) is the baseline. docs/studies.md tells how a study lies in its folder and how it goes on.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from utils.engine.compare.records import Study
 
-DESCRIPTION = "Train variants with several seeds, or take trained checkpoints, and report what differs and what it costs."
+DESCRIPTION = (
+    "Train variants with several seeds, or take trained checkpoints, and report what differs and what it costs."
+)
 
 
 def parse_opt(argv: Sequence[str] | None = None) -> CompareConfig:
@@ -36,7 +39,8 @@ def main(config: CompareConfig) -> "Study":
 def run(**options: object) -> "Study":
     """Compare with the flags as keywords: compare.run(cfg=["yolov5n.yaml", "yolov5n_CBAM.yaml"], data="my.yaml", epochs=10).
 
-    Trainings are processes of their own: a script that calls this needs `if __name__ == "__main__":` around it."""
+    Trainings are processes of their own: a script that calls this needs `if __name__ == "__main__":` around it.
+    """
     return main(from_options(CompareConfig, **options))
 
 
@@ -46,8 +50,10 @@ def _whole(config: CompareConfig) -> "Study":
     runs = [run for variant in study.variants for run in variant.runs]
     failed = [f"{run.variant} seed {run.seed}: {run.error}" for run in runs if run.status != "done"]
     if failed:
-        raise UserError(f"{len(failed)} of {len(runs)} runs failed and are missing from the report ({'; '.join(failed)}); "
-                        f"python compare.py --study {study.folder} tries them again")
+        raise UserError(
+            f"{len(failed)} of {len(runs)} runs failed and are missing from the report ({'; '.join(failed)}); "
+            f"python compare.py --study {study.folder} tries them again"
+        )
     return study
 
 

@@ -23,12 +23,16 @@ def main() -> None:
     trained = _step("train", train, **TRAINING, **COMMON)
     best = trained.save_dir / "weights" / "best.pt"
     validated = _step("val", val, weights=best, task="test", **COMMON)
-    pictures = _step("detect", detect, weights=best, source=Path("datasets/shapes/images/test"), imgsz=COMMON["imgsz"], device="cpu")
+    pictures = _step(
+        "detect", detect, weights=best, source=Path("datasets/shapes/images/test"), imgsz=COMMON["imgsz"], device="cpu"
+    )
     metrics = validated.evaluation.metrics
-    LOGGER.info(f"\ntrained, validated and detected in {time.perf_counter() - started:.0f} s\n"
-                f"mAP50 {metrics.map50:.3f}, mAP50-95 {metrics.map:.3f} on {metrics.images} pictures never trained on\n"
-                f"annotated pictures: {pictures}\n"
-                f"curves and plots:   {trained.save_dir} and {validated.save_dir}")
+    LOGGER.info(
+        f"\ntrained, validated and detected in {time.perf_counter() - started:.0f} s\n"
+        f"mAP50 {metrics.map50:.3f}, mAP50-95 {metrics.map:.3f} on {metrics.images} pictures never trained on\n"
+        f"annotated pictures: {pictures}\n"
+        f"curves and plots:   {trained.save_dir} and {validated.save_dir}"
+    )
 
 
 def _step(name: str, script, **options):

@@ -2,7 +2,8 @@
 
     python detect.py --weights runs/train/exp/weights/best.pt --source pictures/
 
-Results go to runs/detect/exp, exp2, ...: annotated pictures and, as asked, label files, crops and tables."""
+Results go to runs/detect/exp, exp2, ...: annotated pictures and, as asked, label files, crops and tables.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -71,8 +72,15 @@ def _detect(config: DetectConfig, predictor, source, observers: dict) -> None:
 
     features, window = observers.get("features"), observers.get("window")
     for prediction in predict(
-        predictor, source, imgsz=config.imgsz, conf_thres=config.conf_thres, iou_thres=config.iou_thres,
-        max_det=config.max_det, classes=config.classes, agnostic=config.agnostic_nms, augment=config.augment,
+        predictor,
+        source,
+        imgsz=config.imgsz,
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        max_det=config.max_det,
+        classes=config.classes,
+        agnostic=config.agnostic_nms,
+        augment=config.augment,
         before_frame=features.before_frame if features else None,
     ):
         for observer in observers.values():

@@ -2,7 +2,8 @@
 
     python val.py --weights runs/train/exp/weights/best.pt --data data/shapes.yaml
 
-Results go to runs/val/exp, exp2, ...: metrics.json, curves, the confusion matrix and pictures."""
+Results go to runs/val/exp, exp2, ...: metrics.json, curves, the confusion matrix and pictures.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ def parse_opt(argv: Sequence[str] | None = None) -> ValConfig:
 def run(**options: object) -> "Validation":
     """Validate with the given options (named as the flags, with underscores).
 
-    The result unpacks as v6.1's: (P, R, mAP50, mAP50-95, box, obj, cls), AP per class, milliseconds."""
+    The result unpacks as v6.1's: (P, R, mAP50, mAP50-95, box, obj, cls), AP per class, milliseconds.
+    """
     return main(from_options(ValConfig, **options))
 
 

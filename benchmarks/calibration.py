@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.synthetic import World  # noqa: E402
-
 from utils.statistics import average_precision, compare_variants  # noqa: E402
 from utils.statistics.precision import metrics_of, resampled_ap  # noqa: E402
 
@@ -58,7 +57,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=[""], help="cases whose names hold one of these")
     options = parser.parse_args()
-    print("| case | true difference, points | false | class | p | covers | naive | half | found |\n" + "| --- " * 9 + "|")
+    print(
+        "| case | true difference, points | false | class | p | covers | naive | half | found |\n" + "| --- " * 9 + "|"
+    )
     with ProcessPoolExecutor(options.workers) as pool:
         for name, case in CASES.items():
             if not any(part in name for part in options.only):
@@ -66,9 +67,14 @@ def main() -> None:
             truth = _truth(case, pool)
             rows = list(pool.map(partial(_study, case, truth, options.resamples), range(options.studies), chunksize=8))
             false, of_class, p, covers, naive, half, found = np.mean(rows, 0)
-            shown = ["–" if np.isnan(value) else f"{100 * value:.1f} %" for value in (false, of_class, p, covers, naive)]
-            print(f"| {name} | {100 * truth[0]:.2f} | {' | '.join(shown)} | {100 * half:.2f} | "
-                  f"{'–' if np.isnan(found) else f'{100 * found:.0f} %'} |", flush=True)
+            shown = [
+                "–" if np.isnan(value) else f"{100 * value:.1f} %" for value in (false, of_class, p, covers, naive)
+            ]
+            print(
+                f"| {name} | {100 * truth[0]:.2f} | {' | '.join(shown)} | {100 * half:.2f} | "
+                f"{'–' if np.isnan(found) else f'{100 * found:.0f} %'} |",
+                flush=True,
+            )
 
 
 def _truth(case, pool) -> np.ndarray:
@@ -96,10 +102,20 @@ def _study(case, truth: np.ndarray, resamples: int, number: int) -> tuple[float,
     compared = compare_variants(baseline, variants, names, rng, resamples=resamples, permutations=resamples)
     equal = [name for name, skill in zip(variants, skills[1:]) if skill == skills[0]]
     found = {name: compared[name][METRIC] for name in variants}
-    told = [any(found[name].verdict != "no difference shown" for name in equal),
-            any(one.verdict != "no difference shown"
-                for name in equal for metric, one in compared[name].items() if metric.startswith("class/")),
-            np.mean([found[name].p <= 0.05 for name in equal])] if equal else [np.nan] * 3
+    told = (
+        [
+            any(found[name].verdict != "no difference shown" for name in equal),
+            any(
+                one.verdict != "no difference shown"
+                for name in equal
+                for metric, one in compared[name].items()
+                if metric.startswith("class/")
+            ),
+            np.mean([found[name].p <= 0.05 for name in equal]),
+        ]
+        if equal
+        else [np.nan] * 3
+    )
     covers = np.mean([one.interval[0] <= true <= one.interval[1] for one, true in zip(found.values(), truth)])
     low, high = _naive(baseline, variants["0"], rng, resamples)
     half = np.mean([(one.interval[1] - one.interval[0]) / 2 for one in found.values()])
@@ -111,7 +127,10 @@ def _naive(baseline, variant, rng, resamples: int) -> tuple[float, float]:
     """The percentile interval that is not used: images and seeds drawn with replacement."""
     images, seeds = baseline[0].images, len(baseline)
     weights = rng.multinomial(images, np.full(images, 1 / images), resamples)
-    scores = [np.stack([metrics_of(resampled_ap(runs[s], weights))[:, 0] for s in range(seeds)]) for runs in (baseline, variant)]
+    scores = [
+        np.stack([metrics_of(resampled_ap(runs[s], weights))[:, 0] for s in range(seeds)])
+        for runs in (baseline, variant)
+    ]
     differences = scores[1] - scores[0]
     drawn = rng.integers(0, seeds, (seeds, resamples))
     low, high = np.percentile(np.take_along_axis(differences, drawn, 0).mean(0), (2.5, 97.5))

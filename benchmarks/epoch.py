@@ -39,8 +39,10 @@ def main() -> None:
         whole.append(_seconds(lambda: trainer.train_epoch(1)))
         bare.append(_seconds(lambda: _bare_epoch(parts, batches)))
     fastest_whole, fastest_bare = min(whole), min(bare)
-    print(f"epoch {statistics.median(whole):.2f} s, its model steps alone {statistics.median(bare):.2f} s, "
-          f"ratio of the fastest {fastest_whole / fastest_bare:.3f}")
+    print(
+        f"epoch {statistics.median(whole):.2f} s, its model steps alone {statistics.median(bare):.2f} s, "
+        f"ratio of the fastest {fastest_whole / fastest_bare:.3f}"
+    )
     data.train.close()
 
 

@@ -28,8 +28,8 @@ def classic(dataset: DetectionDataset, scene: Scene) -> np.ndarray:
     for tile in scene.tiles:
         x0, y0, x1, y1 = (int(side) for side in tile.visible(scene.view.canvas))
         left, top = (int(side) for side in tile.corner)
-        part = dataset.image(tile.index, 1.0)[max(y0 - top, 0):y1 - top, max(x0 - left, 0):x1 - left]
-        canvas[y0:y0 + part.shape[0], x0:x0 + part.shape[1]] = part
+        part = dataset.image(tile.index, 1.0)[max(y0 - top, 0) : y1 - top, max(x0 - left, 0) : x1 - left]
+        canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
     output = cv2.warpAffine(canvas, scene.view.matrix[:2], scene.view.shape[::-1], borderValue=(114, 114, 114))
     planes = cv2.split(cv2.cvtColor(output, cv2.COLOR_RGB2HSV))
     table = np.arange(256, dtype=np.uint8)
@@ -60,9 +60,14 @@ def main() -> None:
     for imgsz in options.imgsz:
         memory, files = (DetectionDataset(store, imgsz, augment=True, hyp=hyp, cache=cache) for cache in ("ram", None))
         count = min(len(store), options.count)
-        scenes = [mosaic_scene(memory, index, (imgsz, imgsz), hyp, np.random.default_rng(index)) for index in range(count)]
-        for name, work in (("from memory", lambda index: memory[(0, index)]), ("from files", lambda index: files[(0, index)]),
-                           ("classic, from memory", lambda index: classic(memory, scenes[index]))):
+        scenes = [
+            mosaic_scene(memory, index, (imgsz, imgsz), hyp, np.random.default_rng(index)) for index in range(count)
+        ]
+        for name, work in (
+            ("from memory", lambda index: memory[(0, index)]),
+            ("from files", lambda index: files[(0, index)]),
+            ("classic, from memory", lambda index: classic(memory, scenes[index])),
+        ):
             print(f"{imgsz:5d} px  {name:22s} {milliseconds(work, count, options.rounds):6.2f} ms a sample")
 
 

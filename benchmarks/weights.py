@@ -18,9 +18,17 @@ sys.path.insert(0, str(ROOT))
 import train  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 
-PLACEMENTS = {"base": "yolov5n.yaml", "CBAM before SPPF": "yolov5n_CBAM.yaml", "CBAM in the neck": "yolov5n_CBAM-neck.yaml",
-              "EMA in the neck": "yolov5n_EMA.yaml"}
-WAYS = {"by key": dict(transfer="keys"), "layer-aware, plain": {}, "layer-aware, identity": dict(attention_start="identity")}
+PLACEMENTS = {
+    "base": "yolov5n.yaml",
+    "CBAM before SPPF": "yolov5n_CBAM.yaml",
+    "CBAM in the neck": "yolov5n_CBAM-neck.yaml",
+    "EMA in the neck": "yolov5n_EMA.yaml",
+}
+WAYS = {
+    "by key": dict(transfer="keys"),
+    "layer-aware, plain": {},
+    "layer-aware, identity": dict(attention_start="identity"),
+}
 
 
 def cells() -> list[tuple[str, str]]:
@@ -33,9 +41,20 @@ def run(place: str, way: str, seed: int, options: argparse.Namespace) -> dict[st
     name = f"{place}-{way}-{seed}".replace(" ", "_").replace(",", "")
     record = Path(options.project) / f"{name}.json"
     if not record.is_file():
-        result = train.run(cfg=str(ROOT / "models" / PLACEMENTS[place]), weights=options.weights, data=options.data, imgsz=options.imgsz,
-                           epochs=options.epochs, seed=seed, workers=options.workers, cache="ram", project=options.project, name=name,
-                           exist_ok=True, **WAYS[way])
+        result = train.run(
+            cfg=str(ROOT / "models" / PLACEMENTS[place]),
+            weights=options.weights,
+            data=options.data,
+            imgsz=options.imgsz,
+            epochs=options.epochs,
+            seed=seed,
+            workers=options.workers,
+            cache="ram",
+            project=options.project,
+            name=name,
+            exist_ok=True,
+            **WAYS[way],
+        )
         row = result.row()
         with (result.save_dir / "transfer.csv").open() as table:
             taken = sum(line.split(",")[0] in ("transferred", "remapped") for line in table)
@@ -47,8 +66,10 @@ def run(place: str, way: str, seed: int, options: argparse.Namespace) -> dict[st
 
 def table(figures: list[dict[str, float]]) -> str:
     """Return the runs as a markdown table; the last column but one compares each run with the base's of its seed."""
-    lines = ["| attention | weights | tensors taken | mAP50 | mAP50-95 | mAP50-95 less the base's, points | runs |",
-             "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| attention | weights | tensors taken | mAP50 | mAP50-95 | mAP50-95 less the base's, points | runs |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     base = {row["seed"]: row["mAP50-95"] for row in figures if row["place"] == "base"}
     for place, way in cells():
         rows = [each for each in figures if (each["place"], each["way"]) == (place, way)]
@@ -56,7 +77,9 @@ def table(figures: list[dict[str, float]]) -> str:
             cell = [spread([row[metric] for row in rows]) for metric in ("mAP50", "mAP50-95")]
             paired = [100 * (row["mAP50-95"] - base[row["seed"]]) for row in rows if row["seed"] in base]
             cell.append(spread(paired, 1) if place != "base" and paired else "-")
-            lines.append(f"| {place} | {'-' if place == 'base' else way} | {rows[0]['items']} | {' | '.join(cell)} | {len(rows)} |")
+            lines.append(
+                f"| {place} | {'-' if place == 'base' else way} | {rows[0]['items']} | {' | '.join(cell)} | {len(rows)} |"
+            )
     return "\n".join(lines)
 
 
@@ -78,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     share, shares = map(int, options.part.split("/"))
     todo = [(place, way, seed) for seed in options.seeds for place, way in cells()]
-    figures = [run(*each, options) for each in todo[share - 1::shares]]
+    figures = [run(*each, options) for each in todo[share - 1 :: shares]]
     print(table(figures))
 
 

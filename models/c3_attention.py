@@ -15,7 +15,9 @@ NEUTRAL = Scale()  # widths inside a C3 are scaled already
 class AttentionBottleneck(Bottleneck):
     """1x1 then 3x3 Conv, then the attention block, with a residual where the widths allow it: x + A(F(x))."""
 
-    def __init__(self, channels: int, attention: nn.Module, shortcut: bool = True, groups: int = 1, expansion: float = 1.0):
+    def __init__(
+        self, channels: int, attention: nn.Module, shortcut: bool = True, groups: int = 1, expansion: float = 1.0
+    ):
         super().__init__(channels, channels, shortcut, groups, expansion)
         self.attention = attention
 
@@ -26,12 +28,15 @@ class AttentionBottleneck(Bottleneck):
 
 def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[c_out, "CBAM", ...]` or `[c_out, shortcut, "CBAM", ...]` -> C3Attention(c_in, c_out * width, repeats, shortcut,
-    "CBAM", ...); what follows the name is the block's own."""
+    "CBAM", ...); what follows the name is the block's own.
+    """
     rest = list(args[1:])
     shortcut = rest.pop(0) if rest and isinstance(rest[0], bool) else True
     if not rest or not isinstance(rest[0], str):
-        raise ValueError(f'expects [channels, "BLOCK", ...] or [channels, shortcut, "BLOCK", ...], such as [128, "CBAM"], '
-                         f"got {list(args)}")
+        raise ValueError(
+            f'expects [channels, "BLOCK", ...] or [channels, shortcut, "BLOCK", ...], such as [128, "CBAM"], '
+            f"got {list(args)}"
+        )
     plan = stacked(channels, repeats, scale, args[:1])
     return Plan((*plan.args, shortcut, *rest), plan.channels_out)
 
@@ -44,15 +49,20 @@ class C3Attention(C3):
     convolution of each bottleneck and before its residual is added, which is where SE and CBAM stand in a residual
     block (arXiv 1709.01507, figure 3; arXiv 1807.06521, figure 3). `args` are those a yaml row of the block may have.
     Keys are C3's, the block's own stand under m.<i>.attention. Raises ModelError for an unknown name, ValueError for
-    a block that does not keep its width or whose arguments do not fit."""
+    a block that does not keep its width or whose arguments do not fit.
+    """
 
     def __init__(self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, block: str = "CBAM", *args: Any):
         self.block, self.block_args = find(block), args
         super().__init__(c_in, c_out, repeats, shortcut)
 
     def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
-        return nn.Sequential(*(AttentionBottleneck(hidden, _built(self.block, hidden, self.block_args), shortcut, groups)
-                               for _ in range(repeats)))
+        return nn.Sequential(
+            *(
+                AttentionBottleneck(hidden, _built(self.block, hidden, self.block_args), shortcut, groups)
+                for _ in range(repeats)
+            )
+        )
 
     def start_as_identity(self) -> None:
         """Put each bottleneck's attention behind a zero gate: the layer starts as a plain C3."""
@@ -64,7 +74,9 @@ class C3Attention(C3):
 def _built(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:
     plan = block.wiring([channels], 1, NEUTRAL, args)
     if plan.channels_out != channels:
-        raise ValueError(f"{block.name} turns {channels} channels into {plan.channels_out}; "
-                         f"a bottleneck needs a block that keeps them")
+        raise ValueError(
+            f"{block.name} turns {channels} channels into {plan.channels_out}; "
+            f"a bottleneck needs a block that keeps them"
+        )
     with own_stream():
         return block.cls(*plan.args)

@@ -18,7 +18,8 @@ BASE = "yolov5l.yaml"
 @dataclass(frozen=True)
 class Record:
     """One variant. parameters, gflops: scale -> how many it has more than YOLOv5 6.1 at that scale (80 classes; billions
-    of operations of matrix products and convolutions, 2 a multiply-add, on one image of 640 x 640)."""
+    of operations of matrix products and convolutions, 2 a multiply-add, on one image of 640 x 640).
+    """
 
     tag: str
     block: str
@@ -46,9 +47,15 @@ def records(variants: Mapping[str, Variant] | None = None, progress: bool = Fals
 
 def _record(variant: Variant, base: Record, bench: Bench) -> Record:
     parameters, gflops = _figures(variant.architecture(), bench)
-    return Record(variant.name, variant.block, variant.paper, variant.place, find(variant.block).cost,
-                  {scale: parameters[scale] - base.parameters[scale] for scale in SHOWN},
-                  {scale: gflops[scale] - base.gflops[scale] for scale in SHOWN})
+    return Record(
+        variant.name,
+        variant.block,
+        variant.paper,
+        variant.place,
+        find(variant.block).cost,
+        {scale: parameters[scale] - base.parameters[scale] for scale in SHOWN},
+        {scale: gflops[scale] - base.gflops[scale] for scale in SHOWN},
+    )
 
 
 def _figures(architecture: Architecture, bench: Bench) -> tuple[dict[str, int], dict[str, float]]:
@@ -58,13 +65,29 @@ def _figures(architecture: Architecture, bench: Bench) -> tuple[dict[str, int], 
 
 def text(found: list[Record]) -> str:
     """Return records as a table, the base model's totals in its first line."""
-    heads = ("variant", "block", "cost", *(f"{scale} params" for scale in SHOWN), *(f"{scale} GFLOPs" for scale in SHOWN),
-             "place", "paper")
+    heads = (
+        "variant",
+        "block",
+        "cost",
+        *(f"{scale} params" for scale in SHOWN),
+        *(f"{scale} GFLOPs" for scale in SHOWN),
+        "place",
+        "paper",
+    )
     rows = [heads, _cells(base_figures(), ""), *(_cells(record, "+") for record in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _cells(record: Record, sign: str) -> tuple[str, ...]:
-    return (record.tag, record.block, record.cost, *(f"{record.parameters[scale]:{sign},}" for scale in SHOWN),
-            *(f"{record.gflops[scale]:{sign}.2f}" for scale in SHOWN), record.place, record.paper)
+    return (
+        record.tag,
+        record.block,
+        record.cost,
+        *(f"{record.parameters[scale]:{sign},}" for scale in SHOWN),
+        *(f"{record.gflops[scale]:{sign}.2f}" for scale in SHOWN),
+        record.place,
+        record.paper,
+    )

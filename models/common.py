@@ -1,6 +1,7 @@
 """The shop window: every layer and attention block in one place.
 
-    from models.common import C3, CBAM, CoTAttention"""
+from models.common import C3, CBAM, CoTAttention
+"""
 
 from models.attention import *  # noqa: F401,F403
 from models.c3_attention import C3Attention  # noqa: F401

@@ -14,7 +14,8 @@ class Ensemble(nn.Module):
     """Models with the same classes, called as one model in evaluation.
 
     `stride` is that of the model with the largest, so that a picture sized by it suits all. Raises
-    ModelError when the models' class counts differ."""
+    ModelError when the models' class counts differ.
+    """
 
     def __init__(self, models: Sequence[Model]):
         super().__init__()

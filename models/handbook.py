@@ -5,7 +5,8 @@ A page is written by hand but for the parts between markers, which `python -m mo
     <!-- made by `python -m models.zoo document`: variants -->   ...   <!-- end: variants -->
 
 Chinese words are looked up by their English ones in docs/attention.zh-CN.yaml; a phrase that is not there stays English
-and is reported, so a changed docstring asks for its translation."""
+and is reported, so a changed docstring asks for its translation.
+"""
 
 import inspect
 import re
@@ -34,7 +35,9 @@ COMMAND = "python -m models.zoo document"
 WIDTH = 64  # channels of the instance that is asked whether it starts as the identity
 SCALE = Scale()
 LEVELS = ("P3", "P4", "P5")
-CLAIMS = r"\(B, [\w-]+, H, W\) to the same shape(, any H and W)?[.,;:]? ?"  # what is true of nearly all, not worth a cell
+CLAIMS = (
+    r"\(B, [\w-]+, H, W\) to the same shape(, any H and W)?[.,;:]? ?"  # what is true of nearly all, not worth a cell
+)
 
 
 @dataclass
@@ -58,14 +61,19 @@ class Words:
 def rendered(folder: Path = DOCS) -> tuple[dict[Path, str], list[str]]:
     """Return path -> text of each page with its parts made anew, and the phrases that have no Chinese words.
 
-    Raises ModelError when a page lacks a part's markers, ConfigError when the words are no yaml."""
+    Raises ModelError when a page lacks a part's markers, ConfigError when the words are no yaml.
+    """
     chinese = {pair["en"]: pair["zh"] for pair in yaml_files.read_yaml(folder / WORDS)["words"]}
     found = catalogue.records(progress=True)
     memory, blocks = map_memory(), described_blocks()
     texts, missing = {}, []
     for name, language in PAGES.items():
         say = Words(chinese if language == "Chinese" else None)
-        parts = {"variants": variant_table(found, say), "memory": memory_table(memory, say), "blocks": block_table(blocks, say)}
+        parts = {
+            "variants": variant_table(found, say),
+            "memory": memory_table(memory, say),
+            "blocks": block_table(blocks, say),
+        }
         texts[folder / name] = replaced(read_text(folder / name), parts, name)
         missing += say.missing
     return texts, list(dict.fromkeys(missing))
@@ -101,20 +109,33 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def variant_table(found: Sequence[catalogue.Record], say: Words) -> str:
     """Return the table of all variants, the base model's totals in its first row."""
-    heads = [say(head) for head in ("variant", "block", "paper", "place", "cost", "parameters n / l", "GFLOPs n / l", "yaml")]
+    heads = [
+        say(head) for head in ("variant", "block", "paper", "place", "cost", "parameters n / l", "GFLOPs n / l", "yaml")
+    ]
     base = catalogue.base_figures()
     rows = [["base", "–", "YOLOv5 6.1", "–", "–", *_figures(base, ""), _link("yolov5l.yaml", "../models/yolov5l.yaml")]]
     for record in found:
         title, url = record.paper.rsplit(", ", 1)
         file = f"yolov5_{record.tag}.yaml"
-        rows.append([f"**{record.tag}**", f"`{record.block}`", _link(title, url), say(record.place), say(record.cost),
-                     *_figures(record, "+"), _link(file, f"../models/{file}")])
+        rows.append(
+            [
+                f"**{record.tag}**",
+                f"`{record.block}`",
+                _link(title, url),
+                say(record.place),
+                say(record.cost),
+                *_figures(record, "+"),
+                _link(file, f"../models/{file}"),
+            ]
+        )
     return _table(heads, rows)
 
 
 def _figures(record: catalogue.Record, sign: str) -> list[str]:
-    return [" / ".join(f"{record.parameters[scale]:{sign},}" for scale in catalogue.SHOWN),
-            " / ".join(f"{record.gflops[scale]:{sign}.2f}" for scale in catalogue.SHOWN)]
+    return [
+        " / ".join(f"{record.parameters[scale]:{sign},}" for scale in catalogue.SHOWN),
+        " / ".join(f"{record.gflops[scale]:{sign}.2f}" for scale in catalogue.SHOWN),
+    ]
 
 
 def _link(text: str, target: str) -> str:
@@ -137,9 +158,11 @@ def map_memory() -> dict[str, list[tuple[int, int]]]:
 
 def memory_table(memory: Mapping[str, Sequence[tuple[int, int]]], say: Words) -> str:
     """Return the table of what the N x N maps would take if they were held."""
-    heads = [say("block"), *(f"{level}, N = {(640 // 2**int(level[1]))**2:,}" for level in LEVELS)]
-    rows = [[f"`{name}`", *(f"{maps} × {count / maps / 1e6:,.1f} MB = {count / 1e6:,.0f} MB" for maps, count in levels)]
-            for name, levels in memory.items()]
+    heads = [say("block"), *(f"{level}, N = {(640 // 2 ** int(level[1])) ** 2:,}" for level in LEVELS)]
+    rows = [
+        [f"`{name}`", *(f"{maps} × {count / maps / 1e6:,.1f} MB = {count / 1e6:,.0f} MB" for maps, count in levels)]
+        for name, levels in memory.items()
+    ]
     return _table(heads, rows)
 
 
@@ -149,7 +172,8 @@ def memory_table(memory: Mapping[str, Sequence[tuple[int, int]]], say: Words) ->
 @dataclass(frozen=True)
 class Described:
     """A block in words: `does` is its module's first sentence; `arguments` what a row may say behind the channels;
-    `notes` what wiring and class say of them; `identity`: whether a fresh block returns its input."""
+    `notes` what wiring and class say of them; `identity`: whether a fresh block returns its input.
+    """
 
     name: str
     file: str
@@ -177,8 +201,14 @@ def _described(entry: Entry) -> Described:
     does = _sentence(re.sub(r"^[^:]{1,60}: ", "", _joined(first)))
     notes = [_joined(inspect.getdoc(entry.wiring) or "")] if entry.wiring.__module__ == entry.module else []
     notes.append(_class_notes(entry.cls))
-    return Described(entry.name, f"../{entry.module.replace('.', '/')}.py", does, _arguments(entry.cls),
-                     tuple(note for note in notes if note), starts_as_identity(entry))
+    return Described(
+        entry.name,
+        f"../{entry.module.replace('.', '/')}.py",
+        does,
+        _arguments(entry.cls),
+        tuple(note for note in notes if note),
+        starts_as_identity(entry),
+    )
 
 
 def _joined(text: str) -> str:
@@ -195,7 +225,7 @@ def _class_notes(cls: type[nn.Module]) -> str:
     for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if letter == ":" and not depth:
-            text = text[index + 1:].strip()
+            text = text[index + 1 :].strip()
             break
     text = re.sub(f"^{CLAIMS}", "", text)
     first = re.match(r"\w*", text)

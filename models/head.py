@@ -20,7 +20,8 @@ class Detect(nn.Module):
 
     nc: classes; anchors: a list a level of [w, h, w, h, ...] in pixels, or the number of anchors a level,
     which gives square placeholders until they are fitted (`placeholder_anchors`). The buffer `anchors`
-    (nl, na, 2) is in grid units once `attach` has been told the strides."""
+    (nl, na, 2) is in grid units once `attach` has been told the strides.
+    """
 
     def __init__(self, nc: int, anchors: int | Sequence[Sequence[float]], channels: Sequence[int] = ()):
         super().__init__()
@@ -38,10 +39,13 @@ class Detect(nn.Module):
     def attach(self, strides: Sequence[float]) -> None:
         """Take the strides of the maps in pixels, bring the anchors to grid units and set the bias prior.
 
-        Raises ModelError unless the strides rise."""
+        Raises ModelError unless the strides rise.
+        """
         if any(after <= before for before, after in zip(strides, strides[1:])):
-            raise ModelError(f"its inputs' strides must rise, got {', '.join(f'{stride:g}' for stride in strides)}; "
-                             f"list the sources from the largest map to the smallest")
+            raise ModelError(
+                f"its inputs' strides must rise, got {', '.join(f'{stride:g}' for stride in strides)}; "
+                f"list the sources from the largest map to the smallest"
+            )
         self.strides = tuple(float(stride) for stride in strides)
         if self.placeholder_anchors:
             sizes = 4 * torch.tensor(self.strides).view(-1, 1) * 2 ** (torch.arange(self.na) / self.na)
@@ -63,7 +67,8 @@ class Detect(nn.Module):
     @torch.no_grad()
     def set_anchors(self, pixels: Tensor) -> None:
         """Replace the anchors by (nl, na, 2) or (nl*na, 2) sizes in pixels; levels whose areas fall while
-        the strides rise are turned round (compared in pixels: in grid units every level looks alike)."""
+        the strides rise are turned round (compared in pixels: in grid units every level looks alike).
+        """
         pixels = torch.as_tensor(pixels, dtype=torch.float32, device=self.anchors.device).reshape(self.nl, -1, 2)
         areas = pixels.prod(-1).mean(-1)
         if self.nl > 1 and not areas.is_meta and areas[0] > areas[-1]:
@@ -75,7 +80,8 @@ class Detect(nn.Module):
     @torch.no_grad()
     def initialize_biases(self) -> None:
         """Start near what an untrained head should say: 8 objects in a picture of 640 pixels, classes
-        equally likely (Lin et al., Focal Loss, 2017, section 4.1)."""
+        equally likely (Lin et al., Focal Loss, 2017, section 4.1).
+        """
         for conv, stride in zip(self.m, self.strides):
             bias = conv.bias.view(self.na, self.no)
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
@@ -84,7 +90,8 @@ class Detect(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return raw maps (B, na, H, W, 5+nc) in training, (decoded, raw maps) in evaluation.
 
-        decoded: (B, N, 5+nc) of xywh in pixels, objectness and class probabilities, at least float32."""
+        decoded: (B, N, 5+nc) of xywh in pixels, objectness and class probabilities, at least float32.
+        """
         raw = []
         for conv, features in zip(self.m, maps):
             B, _, H, W = features.shape
@@ -130,7 +137,9 @@ def _anchor_table(anchors: Sequence[Sequence[float]], levels: int) -> Tensor:
     if len(anchors) != levels:
         raise ValueError(f"anchors has {len(anchors)} rows for {levels} inputs; one row of w,h pairs an input")
     if len({len(row) for row in anchors}) != 1 or len(anchors[0]) % 2 or not anchors[0]:
-        raise ValueError(f"every row of anchors needs the same number of w,h pairs, got {[len(row) for row in anchors]} numbers")
+        raise ValueError(
+            f"every row of anchors needs the same number of w,h pairs, got {[len(row) for row in anchors]} numbers"
+        )
     if not all(side > 0 for row in anchors for side in row):
         raise ValueError("anchors are widths and heights in pixels and must be above 0")
     return torch.tensor(anchors, dtype=torch.float32).view(levels, -1, 2)

@@ -1,7 +1,8 @@
 """The convolutional layers that YOLOv5's yamls are made of: (B, C, H, W) in and out.
 
 State-dict names (conv, bn, cv1, cv2, cv3, m, ...) and the order of constructor arguments are
-v6.1's, so that its checkpoints and yamls fit."""
+v6.1's, so that its checkpoints and yamls fit.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +13,29 @@ from torch import Tensor, nn
 from models.norms import BatchNorm
 from models.registry import Plan, Scale, once, register
 
-__all__ = ["Bottleneck", "BottleneckCSP", "C3", "C3Ghost", "C3SPP", "C3TR", "Concat", "Contract", "Conv", "CrossConv", "DWConv",
-           "Expand", "Focus", "GhostBottleneck", "GhostConv", "MixConv2d", "SPP", "SPPF", "Sum",
-           "TransformerBlock", "TransformerLayer"]
+__all__ = [
+    "Bottleneck",
+    "BottleneckCSP",
+    "C3",
+    "C3Ghost",
+    "C3SPP",
+    "C3TR",
+    "Concat",
+    "Contract",
+    "Conv",
+    "CrossConv",
+    "DWConv",
+    "Expand",
+    "Focus",
+    "GhostBottleneck",
+    "GhostConv",
+    "MixConv2d",
+    "SPP",
+    "SPPF",
+    "Sum",
+    "TransformerBlock",
+    "TransformerLayer",
+]
 
 Size = int | Sequence[int]
 
@@ -33,14 +54,25 @@ def _as_size(value: Size) -> Size:
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """Return one convolution that does what `conv` followed by `norm` does in evaluation.
 
-    Worked out in float64; keeps dilation, groups, padding mode, device and dtype. It takes no gradient."""
+    Worked out in float64; keeps dilation, groups, padding mode, device and dtype. It takes no gradient.
+    """
     weight, mean, var = conv.weight.double(), norm.running_mean.double(), norm.running_var.double()
     gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
     beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
     gain = gamma / torch.sqrt(var + norm.eps)
     before = torch.zeros_like(mean) if conv.bias is None else conv.bias.double()
-    folded = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                       conv.groups, bias=True, padding_mode=conv.padding_mode, device="meta")
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        bias=True,
+        padding_mode=conv.padding_mode,
+        device="meta",
+    )
     folded.weight = nn.Parameter((weight * gain.view(-1, 1, 1, 1)).to(conv.weight.dtype), requires_grad=False)
     folded.bias = nn.Parameter((beta + (before - mean) * gain).to(conv.weight.dtype), requires_grad=False)
     return folded.train(conv.training)
@@ -50,8 +82,16 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 class Conv(nn.Module):
     """Convolution without bias, batch norm, SiLU. `act` False leaves the activation out, a module replaces it."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, padding: Size | None = None,
-                 groups: int = 1, act: bool | nn.Module = True):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: Size = 1,
+        stride: Size = 1,
+        padding: Size | None = None,
+        groups: int = 1,
+        act: bool | nn.Module = True,
+    ):
         super().__init__()
         kernel, stride = _as_size(kernel), _as_size(stride)
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, same_padding(kernel, padding), groups=groups, bias=False)
@@ -82,8 +122,16 @@ class DWConv(Conv):
 class Focus(nn.Module):
     """Every 2x2 patch becomes four times the channels at half the size, then a Conv."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, padding: Size | None = None,
-                 groups: int = 1, act: bool | nn.Module = True):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: Size = 1,
+        stride: Size = 1,
+        padding: Size | None = None,
+        groups: int = 1,
+        act: bool | nn.Module = True,
+    ):
         super().__init__()
         self.conv = Conv(4 * c_in, c_out, kernel, stride, padding, groups, act)
 
@@ -112,8 +160,16 @@ class Bottleneck(nn.Module):
 class CrossConv(nn.Module):
     """A 1xk and a kx1 Conv, each with the stride of its own axis."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, groups: int = 1,
-                 expansion: float = 1.0, shortcut: bool = False):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        expansion: float = 1.0,
+        shortcut: bool = False,
+    ):
         super().__init__()
         hidden = int(c_out * expansion)
         self.cv1 = Conv(c_in, hidden, (1, kernel), (1, stride))
@@ -129,7 +185,9 @@ class CrossConv(nn.Module):
 class BottleneckCSP(nn.Module):
     """Cross-stage partial network (Wang et al., 2019): bottlenecks on one branch, a bare 1x1 on the other."""
 
-    def __init__(self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5):
+    def __init__(
+        self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5
+    ):
         super().__init__()
         hidden = int(c_out * expansion)
         self.cv1 = Conv(c_in, hidden, 1)
@@ -149,7 +207,9 @@ class BottleneckCSP(nn.Module):
 class C3(nn.Module):
     """BottleneckCSP with three convolutions. Subclasses say by `inner` what stands on the deep branch."""
 
-    def __init__(self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5):
+    def __init__(
+        self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5
+    ):
         super().__init__()
         hidden = int(c_out * expansion)
         self.cv1 = Conv(c_in, hidden, 1)
@@ -184,8 +244,16 @@ class C3Ghost(C3):
 class C3SPP(C3):
     """C3 whose deep branch is a spatial pyramid pooling."""
 
-    def __init__(self, c_in: int, c_out: int, kernels: Sequence[int] = (5, 9, 13), repeats: int = 1, shortcut: bool = True,
-                 groups: int = 1, expansion: float = 0.5):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernels: Sequence[int] = (5, 9, 13),
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+    ):
         self.kernels = tuple(kernels)
         super().__init__(c_in, c_out, repeats, shortcut, groups, expansion)
 
@@ -231,7 +299,9 @@ class SPPF(nn.Module):
 class GhostConv(nn.Module):
     """Half the channels by a Conv, the other half from those by a cheap 5x5 (Han et al., GhostNet, 2020)."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, groups: int = 1, act: bool | nn.Module = True):
+    def __init__(
+        self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, groups: int = 1, act: bool | nn.Module = True
+    ):
         super().__init__()
         half = c_out // 2
         self.cv1 = Conv(c_in, half, kernel, stride, groups=groups, act=act)
@@ -252,9 +322,13 @@ class GhostBottleneck(nn.Module):
         self.conv = nn.Sequential(
             GhostConv(c_in, hidden),
             DWConv(hidden, hidden, kernel, stride, act=False) if halves else nn.Identity(),
-            GhostConv(hidden, c_out, act=False))
-        self.shortcut = nn.Sequential(
-            DWConv(c_in, c_in, kernel, stride, act=False), Conv(c_in, c_out, act=False)) if halves else nn.Identity()
+            GhostConv(hidden, c_out, act=False),
+        )
+        self.shortcut = (
+            nn.Sequential(DWConv(c_in, c_in, kernel, stride, act=False), Conv(c_in, c_out, act=False))
+            if halves
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) + self.shortcut(x)
@@ -299,16 +373,20 @@ class TransformerBlock(nn.Module):
 class MixConv2d(nn.Module):
     """Convolutions of several kernel sizes side by side (Tan and Le, 2019).
 
-    equal_channels: every kernel size gets as many channels, else as many weights."""
+    equal_channels: every kernel size gets as many channels, else as many weights.
+    """
 
-    def __init__(self, c_in: int, c_out: int, kernels: Sequence[int] = (1, 3), stride: int = 1, equal_channels: bool = True):
+    def __init__(
+        self, c_in: int, c_out: int, kernels: Sequence[int] = (1, 3), stride: int = 1, equal_channels: bool = True
+    ):
         super().__init__()
         widths = _equal_channels(c_out, len(kernels)) if equal_channels else _equal_weights(c_out, kernels)
         if min(widths) < 1:
             raise ValueError(f"{c_out} channels cannot be divided among kernels {list(kernels)}")
         self.m = nn.ModuleList(
             nn.Conv2d(c_in, width, kernel, stride, kernel // 2, groups=math.gcd(c_in, width), bias=False)
-            for kernel, width in zip(kernels, widths))
+            for kernel, width in zip(kernels, widths)
+        )
         self.bn = BatchNorm(c_out)
         self.act = nn.SiLU(inplace=True)
 
@@ -324,8 +402,8 @@ def _equal_channels(total: int, parts: int) -> list[int]:
 
 def _equal_weights(total: int, kernels: Sequence[int]) -> list[int]:
     """Split `total` channels so that every kernel size has as many weights: in proportion to 1/k^2."""
-    whole = sum(kernel ** -2 for kernel in kernels)
-    widths = [round(total * kernel ** -2 / whole) for kernel in kernels]
+    whole = sum(kernel**-2 for kernel in kernels)
+    widths = [round(total * kernel**-2 / whole) for kernel in kernels]
     widths[0] += total - sum(widths)
     return widths
 

@@ -1,8 +1,10 @@
 """Mistakes in a model yaml that build all the same: stages and attention that are bypassed, layers that nobody reads,
-levels in the wrong order, widths that fit one scale only. One rule is one function (spec, layers, bench) -> findings."""
+levels in the wrong order, widths that fit one scale only. One rule is one function (spec, layers, bench) -> findings.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace as with_fields
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from pathlib import Path
 
 from models.registry import Scale
@@ -26,7 +28,8 @@ class Finding:
 
 def check(source: Architecture | Path | str | dict, bench: Bench | None = None) -> list[Finding]:
     """Return what is wrong with a model yaml, in the order of its layers. Raises ModelError when it cannot be read or
-    does not build at its own scale."""
+    does not build at its own scale.
+    """
     bench = bench or Bench()
     spec = specification(source)
     layers = wire(spec, bench)
@@ -39,8 +42,9 @@ def _check_head(layers: Sequence[Layer]) -> None:
     heads = [layer for layer in layers if layer.is_head]
     if heads != list(layers[-1:]):
         wrong = heads[0] if heads else layers[-1]
-        raise ModelError(f"{wrong.row.where}: a model ends in one detection head, such as "
-                         f"[[17, 20, 23], 1, Detect, [nc, anchors]]")
+        raise ModelError(
+            f"{wrong.row.where}: a model ends in one detection head, such as [[17, 20, 23], 1, Detect, [nc, anchors]]"
+        )
 
 
 # ---- bypassed layers ----
@@ -55,19 +59,26 @@ def bypassed(spec: ModelSpec, layers: Sequence[Layer], bench: Bench) -> Iterator
             later = _later(spec, layers, layers[source], join)
             if later and not set(later) & set(join.row.sources):
                 skipped = ", ".join(f"{layer} {layers[layer].row.block}" for layer in later)
-                yield join.index, Finding(
-                    join.row.where, f"it reads layer {source} {layers[source].row.block} and so skips layer {skipped}, "
-                    f"which has the same stride {layers[source].stride:g} and stands behind it", f"read {later[-1]} in its place")
+                yield (
+                    join.index,
+                    Finding(
+                        join.row.where,
+                        f"it reads layer {source} {layers[source].row.block} and so skips layer {skipped}, "
+                        f"which has the same stride {layers[source].stride:g} and stands behind it",
+                        f"read {later[-1]} in its place",
+                    ),
+                )
 
 
 def _later(spec: ModelSpec, layers: Sequence[Layer], source: Layer, join: Layer) -> list[int]:
     """The layers behind `source` that `join` should have read: from the head, the rest of the backbone's stage of
-    that stride; from anywhere, attention on that very map."""
+    that stride; from anywhere, attention on that very map.
+    """
     backbone = len(spec.yaml["backbone"])
     in_stage = source.index < backbone <= join.index
     later: list[int] = []
     reached = {source.index}
-    for layer in layers[source.index + 1:join.index]:
+    for layer in layers[source.index + 1 : join.index]:
         if not reached & set(layer.row.sources) or layer.shape[1:] != source.shape[1:]:
             continue
         follows = layer.row.sources in ((source.index,), tuple(later[-1:]))
@@ -102,9 +113,14 @@ def dead(spec: ModelSpec, layers: Sequence[Layer], bench: Bench) -> Iterator[tup
         if layer.index not in alive:
             readers = ", ".join(f"{reader} {layers[reader].row.block}" for reader in layer.readers)
             reason = f"only layer {readers} reads it" if readers else "nobody reads it"
-            yield layer.index, Finding(
-                layer.row.where, f"its output never reaches the head: {reason}",
-                "name it where it should be read, or delete the row and renumber")
+            yield (
+                layer.index,
+                Finding(
+                    layer.row.where,
+                    f"its output never reaches the head: {reason}",
+                    "name it where it should be read, or delete the row and renumber",
+                ),
+            )
 
 
 # ---- the order of levels ----
@@ -116,14 +132,26 @@ def disordered(spec: ModelSpec, layers: Sequence[Layer], bench: Bench) -> Iterat
     strides = [layers[source].stride for source in head.row.sources]
     if any(after <= before for before, after in zip(strides, strides[1:])):
         rising = [source for _, source in sorted(zip(strides, head.row.sources))]
-        yield head.index, Finding(head.row.where, f"its sources {list(head.row.sources)} have the strides "
-                                  f"{', '.join(f'{stride:g}' for stride in strides)}, which must rise",
-                                  f"write {rising}" if len(set(strides)) == len(strides) else "read one map of each stride")
+        yield (
+            head.index,
+            Finding(
+                head.row.where,
+                f"its sources {list(head.row.sources)} have the strides "
+                f"{', '.join(f'{stride:g}' for stride in strides)}, which must rise",
+                f"write {rising}" if len(set(strides)) == len(strides) else "read one map of each stride",
+            ),
+        )
     if isinstance(spec.anchors, list) and len({len(row) for row in spec.anchors}) == 1:
         areas = [sum(width * height for width, height in zip(row[::2], row[1::2])) for row in spec.anchors]
         if any(after <= before for before, after in zip(areas, areas[1:])):
-            yield head.index, Finding(head.row.where, "the rows of anchors do not grow from the first level to the last",
-                                      "put the smallest anchors first, as the smallest stride is")
+            yield (
+                head.index,
+                Finding(
+                    head.row.where,
+                    "the rows of anchors do not grow from the first level to the last",
+                    "put the smallest anchors first, as the smallest stride is",
+                ),
+            )
 
 
 # ---- other scales ----

@@ -12,7 +12,8 @@ ICCV 2019, https://arxiv.org/abs/1905.02244, section 5 and tables 1 and 2.
 How ours differs from the circulating copies: the gate stands behind the activation of the depth-wise convolution in
 every row (theirs stands before it where there is an expansion) and is the paper's hard sigmoid; the hidden width is
 scaled with the others (theirs keeps it at every width_multiple). The rows of the two networks are in
-models/hub/yolov5-mobilenetv3-small.yaml and -large.yaml."""
+models/hub/yolov5-mobilenetv3-small.yaml and -large.yaml.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +27,8 @@ from models.registry import Plan, Scale, one_source, register
 
 def squeezed(hidden: int) -> int:
     """Return the width inside the gate: a quarter, as the nearest multiple of 8 that is at least 8 and not more than
-    a tenth below the quarter."""
+    a tenth below the quarter.
+    """
     quarter = hidden / 4
     width = max(8, int(quarter + 4) // 8 * 8)
     return width + 8 if width < 0.9 * quarter else width
@@ -55,8 +57,10 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
     c_in = one_source(channels)
     widths = args[:2]
     if len(args) < 2 or not all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in widths):
-        raise ValueError(f"expects [c_out, hidden, kernel, stride, se, hard_swish], such as [40, 240, 5, 1, True, True], "
-                         f"got {list(args)}")
+        raise ValueError(
+            f"expects [c_out, hidden, kernel, stride, se, hard_swish], such as [40, 240, 5, 1, True, True], "
+            f"got {list(args)}"
+        )
     c_out = scale(args[0])
     return Plan((c_in, c_out, scale(args[1]), *args[2:]), c_out, repeats)
 
@@ -64,10 +68,19 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
 @register(wiring)
 class MobileNetV3Block(nn.Module):
     """MobileNetV3Block(c_in, c_out, hidden, kernel=3, stride=1, se=False, hard_swish=False): (B, c_in, H, W) to
-    (B, c_out, ceil(H / stride), ceil(W / stride)). se: the gate; hard_swish: that or ReLU as the activation."""
+    (B, c_out, ceil(H / stride), ceil(W / stride)). se: the gate; hard_swish: that or ReLU as the activation.
+    """
 
-    def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int = 3, stride: int = 1, se: bool = False,
-                 hard_swish: bool = False) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        hidden: int,
+        kernel: int = 3,
+        stride: int = 1,
+        se: bool = False,
+        hard_swish: bool = False,
+    ) -> None:
         super().__init__()
         require_odd("MobileNetV3Block", "kernel", kernel)
         require_choice("MobileNetV3Block", "stride", stride, (1, 2))

@@ -8,7 +8,8 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch norm of (B, C, H, W) that also takes one value a channel.
 
     A single value has no spread, so torch refuses it in training: a batch of one at a 1x1 map. Here it is
-    normalised by the running statistics, which it leaves alone."""
+    normalised by the running statistics, which it leaves alone.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() == x.shape[1]:

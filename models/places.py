@@ -2,7 +2,8 @@
 
 A place is a layer's number or one of `PLACES`; a block stands right behind the layers that it means (`neck-p4p5`
 asks models/wired.py for strides, all else is read from the rows without torch). `in-c3` stands for no layers: the
-block goes into the bottlenecks of the backbone's C3s, which become C3Attention."""
+block goes into the bottlenecks of the backbone's C3s, which become C3Attention.
+"""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -23,29 +24,42 @@ PLACES = {  # name: the words for it
     IN_C3: "in the bottlenecks of every backbone C3",
 }
 LACKS = {  # name: what a yaml without that place does not have
-    "before-sppf": "an SPP or SPPF layer", "after-sppf": "an SPP or SPPF layer", "backbone": "a C3 in the backbone",
-    "neck": "a C3 in the head that Detect reads", "neck-p4p5": "two C3s of different stride in the head that Detect reads",
-    "last-neck": "a C3 in the head that Detect reads", IN_C3: "a plain C3 in the backbone",
+    "before-sppf": "an SPP or SPPF layer",
+    "after-sppf": "an SPP or SPPF layer",
+    "backbone": "a C3 in the backbone",
+    "neck": "a C3 in the head that Detect reads",
+    "neck-p4p5": "two C3s of different stride in the head that Detect reads",
+    "last-neck": "a C3 in the head that Detect reads",
+    IN_C3: "a plain C3 in the backbone",
 }
 
 
-def put(architecture: Architecture, block: str, at: int | str | Sequence[int | str], args: Sequence[Any] = (),
-        stages: Collection[str] = STAGES) -> Architecture:
+def put(
+    architecture: Architecture,
+    block: str,
+    at: int | str | Sequence[int | str],
+    args: Sequence[Any] = (),
+    stages: Collection[str] = STAGES,
+) -> Architecture:
     """Return `architecture` with `block` at the places `at`: layer numbers, names of `PLACES`, or a list of them.
 
     args: as for `rows.insert_block`; stages: the blocks that count as a C3. Raises ModelError when a place is
-    not there, saying which are."""
+    not there, saying which are.
+    """
     places = listed(at) if isinstance(at, (int, str, list)) else list(at)
     if IN_C3 in places:
         if len(places) > 1:
-            raise ModelError(f"{architecture.file}: {IN_C3} changes layers and cannot be mixed with places between them; "
-                             f"use two commands")
+            raise ModelError(
+                f"{architecture.file}: {IN_C3} changes layers and cannot be mixed with places between them; "
+                f"use two commands"
+            )
         return _put_in_c3(architecture, block, args)
     return insert_block(architecture, block, layers_at(architecture, places, stages), args)
 
 
-def layers_at(architecture: Architecture, places: int | str | Sequence[int | str],
-              stages: Collection[str] = STAGES) -> list[int]:
+def layers_at(
+    architecture: Architecture, places: int | str | Sequence[int | str], stages: Collection[str] = STAGES
+) -> list[int]:
     """Return the layers that `places` (numbers and names) mean, in that order. A number stands for itself, right or not."""
     found: list[int] = []
     for place in listed(places) if isinstance(places, (int, str, list)) else places:
@@ -56,18 +70,26 @@ def layers_at(architecture: Architecture, places: int | str | Sequence[int | str
 def words(places: Any) -> str | None:
     """Return how a text calls the places of one table line, None where they are not all names."""
     names = listed(places)
-    return " and ".join(PLACES[name] for name in names) if names and all(name in PLACES for name in map(str, names)) else None
+    return (
+        " and ".join(PLACES[name] for name in names)
+        if names and all(name in PLACES for name in map(str, names))
+        else None
+    )
 
 
 def _named(architecture: Architecture, name: str, stages: Collection[str]) -> list[int]:
     if name not in PLACES:
-        raise ModelError(f"{architecture.file}: unknown place {name!r}{nearest(name, PLACES)}; "
-                         f"a place is a layer's number or one of {', '.join(PLACES)}")
+        raise ModelError(
+            f"{architecture.file}: unknown place {name!r}{nearest(name, PLACES)}; "
+            f"a place is a layer's number or one of {', '.join(PLACES)}"
+        )
     found = [] if name == IN_C3 else _FINDERS[name](architecture, stages)
     if not found:
         there = [other for other in PLACES if other != name and _has(architecture, other, stages)]
-        raise ModelError(f"{architecture.file}: it has no place {name!r}, which needs {LACKS[name]}; "
-                         f"it has {', '.join(there) if there else 'no place with a name'}, and layer numbers can be given")
+        raise ModelError(
+            f"{architecture.file}: it has no place {name!r}, which needs {LACKS[name]}; "
+            f"it has {', '.join(there) if there else 'no place with a name'}, and layer numbers can be given"
+        )
     return found
 
 
@@ -96,13 +118,17 @@ def _backbone(architecture: Architecture, stages: Collection[str]) -> list[int]:
 def _neck(architecture: Architecture, stages: Collection[str]) -> list[int]:
     """The head's stages that the last row reads, itself or through attention and 1x1 convolutions behind them."""
     last = len(architecture.rows) - 1
-    found = {_stage_behind(architecture, absolute(source, last), stages) for source in listed(architecture.rows[last].sources)}
+    found = {
+        _stage_behind(architecture, absolute(source, last), stages)
+        for source in listed(architecture.rows[last].sources)
+    }
     return sorted(found - {None})
 
 
 def _stage_behind(architecture: Architecture, layer: int | None, stages: Collection[str]) -> int | None:
     """Follow single sources from `layer` towards the image until a stage of the head; None where a row joins or
-    scales, or the backbone begins."""
+    scales, or the backbone begins.
+    """
     while layer is not None and architecture.rows[layer].section != SECTIONS[0]:
         row = architecture.rows[layer]
         if row.block in stages:
@@ -133,8 +159,12 @@ def _last_neck(architecture: Architecture, stages: Collection[str]) -> list[int]
 
 
 _FINDERS: dict[str, Callable[[Architecture, Collection[str]], list[int]]] = {
-    "before-sppf": _before_pools, "after-sppf": _pools, "backbone": _backbone, "neck": _neck,
-    "neck-p4p5": _coarse_neck, "last-neck": _last_neck,
+    "before-sppf": _before_pools,
+    "after-sppf": _pools,
+    "backbone": _backbone,
+    "neck": _neck,
+    "neck-p4p5": _coarse_neck,
+    "last-neck": _last_neck,
 }
 
 
@@ -155,7 +185,9 @@ def _put_in_c3(architecture: Architecture, block: str, args: Sequence[Any]) -> A
         row = architecture.rows[layer]
         channels, shortcut, rest = row.args[:1], row.args[1:2], row.args[2:]
         if rest or not all(isinstance(value, bool) for value in shortcut):
-            raise ModelError(f"{row.where}: its arguments {row.args} are more than [channels, shortcut], which C3Attention does "
-                             f"not take; shorten them or use another place")
+            raise ModelError(
+                f"{row.where}: its arguments {row.args} are more than [channels, shortcut], which C3Attention does "
+                f"not take; shorten them or use another place"
+            )
         per_layer.append([*channels, *shortcut, block, *args])
     return replace_block(architecture, "C3", layers, "C3Attention", per_layer)

@@ -7,7 +7,8 @@ A block says how its yaml arguments become constructor arguments when it registe
         def __init__(self, channels, reduction=16): ...
 
 A *wiring* maps (channels arriving, repeats, scale, yaml args) to a `Plan`. The six named
-ones are in `WIRINGS`; a block with other habits passes a function of its own."""
+ones are in `WIRINGS`; a block with other habits passes a function of its own.
+"""
 
 import hashlib
 import importlib.util
@@ -26,15 +27,29 @@ from models.identity_start import STARTS
 from utils.errors import ModelError, nearest
 
 # What a block's or a plugin's own code may raise because of the arguments it was given.
-BLOCK_ERRORS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NameError,
-                NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
+BLOCK_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NameError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
 class Scale:
     """The compound scaling of one yaml: `scale(channels)` and `scale.repeats(n)`.
 
-    depth, width: the yaml's multiples; head_width: na*(nc+5), a width that is never scaled, as in v6.1."""
+    depth, width: the yaml's multiples; head_width: na*(nc+5), a width that is never scaled, as in v6.1.
+    """
 
     depth: float = 1.0
     width: float = 1.0
@@ -54,7 +69,8 @@ class Scale:
 @dataclass(frozen=True)
 class Plan:
     """What a wiring decides: constructor arguments, the width that leaves, and how many
-    copies stand one behind the other (1 where the block repeats inside itself)."""
+    copies stand one behind the other (1 where the block repeats inside itself).
+    """
 
     args: tuple[Any, ...]
     channels_out: int
@@ -62,7 +78,11 @@ class Plan:
 
 
 Wiring = Callable[[Sequence[int], int, Scale, Sequence[Any]], Plan]
-COSTS = ("linear", "windowed", "quadratic")  # in the number of positions; windowed: a window's positions look at each other
+COSTS = (
+    "linear",
+    "windowed",
+    "quadratic",
+)  # in the number of positions; windowed: a window's positions look at each other
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,8 @@ class Entry:
     @property
     def inserted(self) -> bool:
         """Whether the block is one that is put into a network rather than part of it: attention of the catalogue, or a
-        block of a user's that keeps its width or asks to start as the identity."""
+        block of a user's that keeps its width or asks to start as the identity.
+        """
         keeps = self.wiring_name == "same_width" and not self.module.startswith("torch.")
         return self.attention or keeps or self.start == "identity"
 
@@ -125,8 +146,10 @@ def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequen
         if rest[0] == c_in or rest[0] % 8 == 0 and scale(rest[0]) == c_in:
             rest = rest[1:]
         elif rest[0] >= 64:  # no kernel, head count or reduction: a width that does not fit
-            raise ValueError(f"is given {rest[0]} channels ({scale(rest[0])} at this width_multiple) but {c_in} arrive; "
-                             f"leave the number out, the block takes what arrives")
+            raise ValueError(
+                f"is given {rest[0]} channels ({scale(rest[0])} at this width_multiple) but {c_in} arrive; "
+                f"leave the number out, the block takes what arrives"
+            )
     return Plan((c_in, *rest), c_in, repeats)
 
 
@@ -159,8 +182,9 @@ def detection(channels: Sequence[int], repeats: int, scale: Scale, args: Sequenc
     return Plan((args[0], args[1], tuple(channels), *args[2:]), 0)
 
 
-WIRINGS: dict[str, Wiring] = {wiring.__name__: wiring for wiring in
-                              (same_width, widened, stacked, untouched, concatenated, detection)}
+WIRINGS: dict[str, Wiring] = {
+    wiring.__name__: wiring for wiring in (same_width, widened, stacked, untouched, concatenated, detection)
+}
 
 # torch.nn modules that need to be told the width that arrives; all others are built from their yaml args alone.
 _TORCH_WIRINGS = {"BatchNorm2d": "same_width", "Conv2d": "widened", "ConvTranspose2d": "widened"}
@@ -168,15 +192,17 @@ _TORCH_WIRINGS = {"BatchNorm2d": "same_width", "Conv2d": "widened", "ConvTranspo
 _entries: dict[str, Entry] = {}
 
 
-def register(wiring: str | Wiring = "same_width", name: str | None = None,
-             cost: str = "linear", start: str = "plain") -> Callable[[type[nn.Module]], type[nn.Module]]:
+def register(
+    wiring: str | Wiring = "same_width", name: str | None = None, cost: str = "linear", start: str = "plain"
+) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Return a class decorator that makes a block known to model yamls.
 
     wiring: a name of `WIRINGS` or a function (channels_in, repeats, scale, args) -> Plan, which may
     raise ValueError with the reason why the arguments do not fit; name: the yaml's word, by default the
     class's own; cost: one of `COSTS`, "quadratic" where every position looks at every other (such a block
     tells its number of N x N maps as `heads`); start: "identity" puts the block behind a zero gate (see
-    models/identity_start.py) where a yaml does not say attention_start. Raises ModelError when the name is taken or a word is unknown."""
+    models/identity_start.py) where a yaml does not say attention_start. Raises ModelError when the name is taken or a word is unknown.
+    """
     if not callable(wiring) and wiring not in WIRINGS:
         raise ModelError(f"unknown wiring {wiring!r}{nearest(str(wiring), WIRINGS)}: one of {', '.join(WIRINGS)}")
     if cost not in COSTS:
@@ -189,8 +215,10 @@ def register(wiring: str | Wiring = "same_width", name: str | None = None,
         entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost, start)
         taken = _entries.get(entry.name)
         if taken and (taken.module, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ModelError(f"two blocks are called {entry.name!r}: {taken.module}.{taken.cls.__qualname__} and "
-                             f"{cls.__module__}.{cls.__qualname__}; register one under another name=")
+            raise ModelError(
+                f"two blocks are called {entry.name!r}: {taken.module}.{taken.cls.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}; register one under another name="
+            )
         _entries[entry.name] = entry
         return cls
 
@@ -205,20 +233,22 @@ def registered() -> dict[str, Entry]:
 def find(name: str) -> Entry:
     """Return the block that a yaml calls `name`; "nn.X" is torch.nn's module X.
 
-    Raises ModelError with the nearest names when there is none."""
+    Raises ModelError with the nearest names when there is none.
+    """
     if name in _entries:
         return _entries[name]
     if str(name).startswith("nn."):
         return _find_torch(name)
     similar = f" (did you mean nn.{name}?)" if hasattr(nn, name) else nearest(name, _entries)
-    raise ModelError(f"unknown block {name!r}{similar}; "
-                     f"a block of your own needs @register() and --plugin its_file.py")
+    raise ModelError(f"unknown block {name!r}{similar}; a block of your own needs @register() and --plugin its_file.py")
 
 
 def _find_torch(name: str) -> Entry:
     cls = getattr(nn, name.removeprefix("nn."), None)
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
-        known = [f"nn.{key}" for key, value in vars(nn).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+        known = [
+            f"nn.{key}" for key, value in vars(nn).items() if inspect.isclass(value) and issubclass(value, nn.Module)
+        ]
         raise ModelError(f"unknown block {name!r}{nearest(name, known)}; torch.nn has no such module")
     wiring_name = _TORCH_WIRINGS.get(cls.__name__, "untouched")
     return Entry(name, cls, WIRINGS[wiring_name], wiring_name)
@@ -228,7 +258,8 @@ def load_plugin(path: str | Path) -> None:
     """Import a user's Python file so that the blocks it registers can stand in yamls.
 
     A file is imported once. Raises ModelError when it is missing or raises, naming file and line;
-    the blocks it had registered until then are forgotten."""
+    the blocks it had registered until then are forgotten.
+    """
     path = Path(path)
     if not path.is_file():
         there = [item.name for item in path.parent.glob("*.py")] if path.parent.is_dir() else []

@@ -3,12 +3,14 @@
 A row is [sources, repeats, block, args]. A source is a layer's number, or a negative distance. Only this room
 knows the format; models/spec.py adds what a network needs of it. When a block B is put behind layer k, every
 layer that read k, by number, by distance or as the row above, reads B instead, and every number and distance
-that spans B moves by one."""
+that spans B moves by one.
+"""
 
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace as with_fields
+from dataclasses import dataclass, field
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ WORD = re.compile(r"[A-Za-z_][\w.]*")
 @dataclass(frozen=True)
 class Row:
     """One layer: `sources` is an integer or a list of them, `note` a word for the comment behind it, `where`
-    the beginning of a message about it, such as "mine.yaml:31: layer 12 (head row 3) CBAM"."""
+    the beginning of a message about it, such as "mine.yaml:31: layer 12 (head row 3) CBAM".
+    """
 
     sources: int | list[int]
     repeats: int
@@ -55,7 +58,8 @@ class Architecture:
 
 def find_yaml(path: Path | str) -> Path:
     """Return the model yaml meant by `path`: as it stands, from the project's folder, or a bare name in
-    models/ or models/hub/. Raises ModelError with the nearest names when it is nowhere."""
+    models/ or models/hub/. Raises ModelError with the nearest names when it is nowhere.
+    """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise ModelError(f"{path} is no model yaml: its name must end in .yaml (weights are given by --weights)")
@@ -69,7 +73,8 @@ def find_yaml(path: Path | str) -> Path:
 def read_yaml(path: Path | str) -> Architecture:
     """Return the model yaml that `find_yaml` finds, rows and sources checked.
 
-    Raises ModelError naming file, line, row and the way out when it has not the v6.1 form."""
+    Raises ModelError naming file, line, row and the way out when it has not the v6.1 form.
+    """
     file, content, rows = read_content(path)
     for index, row in enumerate(rows):
         try:
@@ -83,7 +88,8 @@ def read_yaml(path: Path | str) -> Architecture:
 def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[Row, ...]]:
     """Return a model yaml's name, content (a copy) and rows, from a path for `find_yaml` or from its content.
 
-    Keys and the form of each row are checked, whether the sources are there is not: see `check_sources`."""
+    Keys and the form of each row are checked, whether the sources are there is not: see `check_sources`.
+    """
     if isinstance(cfg, Mapping):
         file, content, lines = str(cfg.get("yaml_file", "model yaml")), copy.deepcopy(dict(cfg)), {}
     else:
@@ -171,7 +177,8 @@ def absolute(source: int, index: int) -> int:
 
 def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
     """Raise ValueError unless every source of the row behind the layers `earlier`, of which each is described by
-    a word, is one of them. The reason lists what may be read."""
+    a word, is one of them. The reason lists what may be read.
+    """
     index = len(earlier)
     for source in listed(sources):
         layer = absolute(source, index)
@@ -191,11 +198,14 @@ def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
 # ---- changing ----
 
 
-def insert_block(architecture: Architecture, block: str, after: Sequence[int], args: Sequence[Any] = ()) -> Architecture:
+def insert_block(
+    architecture: Architecture, block: str, after: Sequence[int], args: Sequence[Any] = ()
+) -> Architecture:
     """Return `architecture` with `block` behind each layer of `after` (numbers of the given architecture).
 
     args: the block's yaml arguments, one list for all places or a list of lists, one for each place.
-    Raises ModelError when a layer is not there, stands twice, or is the last (nothing reads it)."""
+    Raises ModelError when a layer is not there, stands twice, or is the last (nothing reads it).
+    """
     rows = architecture.rows
     _check_layers(architecture, "after", after, len(rows) - 1)
     per_place = dict(zip(after, _args_per_place(architecture, after, args), strict=True))
@@ -207,19 +217,26 @@ def insert_block(architecture: Architecture, block: str, after: Sequence[int], a
     return with_fields(architecture, rows=tuple(result))
 
 
-def replace_block(architecture: Architecture, old: str, at: Sequence[int], new: str,
-                  args: Sequence[Any] | None = None) -> Architecture:
+def replace_block(
+    architecture: Architecture, old: str, at: Sequence[int], new: str, args: Sequence[Any] | None = None
+) -> Architecture:
     """Return `architecture` with `new` in the place of the `old` blocks at the layers `at`; sources and repeats
     stay. args: as for `insert_block`; None keeps each row's first argument (its channels) and drops the rest.
-    Raises ModelError when a layer is not there or is no `old`."""
+    Raises ModelError when a layer is not there or is no `old`.
+    """
     _check_layers(architecture, "at", at, len(architecture.rows))
     rows = list(architecture.rows)
     for index in at:
         if rows[index].block != old:
             there = [number for number, row in enumerate(rows) if row.block == old]
-            raise ModelError(f"{architecture.file}: layer {index} is {rows[index].block}, not {old}; "
-                             + (f"{old} stands at {there}" if there else
-                                f"no layer is {old}{nearest(old, {row.block for row in rows})}"))
+            raise ModelError(
+                f"{architecture.file}: layer {index} is {rows[index].block}, not {old}; "
+                + (
+                    f"{old} stands at {there}"
+                    if there
+                    else f"no layer is {old}{nearest(old, {row.block for row in rows})}"
+                )
+            )
     per_place = [rows[index].args[:1] for index in at] if args is None else _args_per_place(architecture, at, args)
     for index, own in zip(at, per_place, strict=True):
         rows[index] = with_fields(rows[index], block=new, args=own, note=f"was {old}")
@@ -280,7 +297,10 @@ def render(architecture: Architecture, header: Sequence[str] = ()) -> str:
     """Return `architecture` as the text of a v6.1-format yaml with layer numbers in comments."""
     lines = [f"# {line}" for line in header] + [""] * bool(header)
     settings = architecture.settings
-    for key in (*(key for key in LEADING_KEYS if key in settings), *(key for key in settings if key not in LEADING_KEYS)):
+    for key in (
+        *(key for key in LEADING_KEYS if key in settings),
+        *(key for key in settings if key not in LEADING_KEYS),
+    ):
         lines += _setting(key, settings[key])
     for section in SECTIONS:
         lines += ["", f"{section}:", "  # [from, number, module, args]"]

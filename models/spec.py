@@ -1,7 +1,8 @@
 """What a model yaml says to the builder: settings checked and overridden, scaling, and one `LayerRow` a layer.
 
 The format itself is known to models/rows.py. Nothing in a yaml is ever executed: the words "nc" and "anchors"
-stand for the file's own values, other strings are read as a literal or kept as text."""
+stand for the file's own values, other strings are read as a literal or kept as text.
+"""
 
 import ast
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ class LayerRow:
     """One row of backbone or head.
 
     source: as written; sources: absolute layer numbers, IMAGE for the picture, not yet known to be there;
-    number: repeats before scaling; args: with names and literals read; where: the beginning of a message."""
+    number: repeats before scaling; args: with names and literals read; where: the beginning of a message.
+    """
 
     index: int
     source: int | list[int]
@@ -46,10 +48,16 @@ class ModelSpec:
     attention_start: str | None = None
 
 
-def read_spec(cfg: Path | str | Mapping, ch: int = 3, nc: int | None = None,
-              anchors: int | float | list | None = None, attention_start: str | None = None) -> ModelSpec:
+def read_spec(
+    cfg: Path | str | Mapping,
+    ch: int = 3,
+    nc: int | None = None,
+    anchors: int | float | list | None = None,
+    attention_start: str | None = None,
+) -> ModelSpec:
     """Read and check a model yaml (a path or its content). `nc`, `anchors` and `attention_start`, where given,
-    replace the yaml's."""
+    replace the yaml's.
+    """
     file, content, rows = read_content(cfg)
     content["ch"] = content.get("ch", ch)
     _override(content, nc, anchors)
@@ -60,11 +68,20 @@ def read_spec(cfg: Path | str | Mapping, ch: int = 3, nc: int | None = None,
     scale = Scale(content["depth_multiple"], content["width_multiple"], na * (content["nc"] + 5))
     names = {"nc": content["nc"], "anchors": content["anchors"]}
     layers = tuple(
-        LayerRow(index, row.sources, tuple(absolute(source, index) for source in listed(row.sources)), row.repeats,
-                 row.block, tuple(_read_arg(arg, names) for arg in row.args), row.where)
-        for index, row in enumerate(rows))
-    return ModelSpec(file, content["ch"], content["nc"], content["anchors"], scale, layers, content,
-                     content.get("attention_start"))
+        LayerRow(
+            index,
+            row.sources,
+            tuple(absolute(source, index) for source in listed(row.sources)),
+            row.repeats,
+            row.block,
+            tuple(_read_arg(arg, names) for arg in row.args),
+            row.where,
+        )
+        for index, row in enumerate(rows)
+    )
+    return ModelSpec(
+        file, content["ch"], content["nc"], content["anchors"], scale, layers, content, content.get("attention_start")
+    )
 
 
 def _override(content: dict[str, Any], nc: int | None, anchors: int | float | list | None) -> None:
@@ -90,8 +107,10 @@ def _check_numbers(file: str, content: dict[str, Any]) -> None:
         return
     table = isinstance(anchors, list) and anchors and all(isinstance(row, list) and len(row) >= 2 for row in anchors)
     if not table or not all(is_number(side) for row in anchors for side in row):
-        raise ModelError(f"{file}: anchors must be a list of [w,h, w,h, ...] rows in pixels, "
-                         f"or their number a level, got {anchors!r}")
+        raise ModelError(
+            f"{file}: anchors must be a list of [w,h, w,h, ...] rows in pixels, "
+            f"or their number a level, got {anchors!r}"
+        )
 
 
 def _read_arg(value: Any, names: dict[str, Any]) -> Any:

@@ -2,11 +2,13 @@
 
 Layers are built one at a time on torch's meta device (shapes without content), and equal layers are measured
 once a `Bench`, so that a catalogue of hundreds of yamls takes seconds. A block that needs real values is built
-and run on the CPU instead."""
+and run on the CPU instead.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace as with_fields
+from dataclasses import dataclass, field
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ CLIP = 36  # characters of a table's column
 @dataclass(frozen=True)
 class Measured:
     """What one layer makes of its inputs. shape: (C, H, W) that leaves it, () for a head; flops: 2 a multiply-add of
-    matrix products and convolutions; maps: (block, heads) of each part that compares all positions with all."""
+    matrix products and convolutions; maps: (block, heads) of each part that compares all positions with all.
+    """
 
     shape: tuple[int, ...]
     parameters: int
@@ -66,7 +69,7 @@ class Layer:
     def map_bytes(self) -> int:
         """Bytes of the N x N maps in float32 for one image at the size of the graph."""
         positions = self.shape[1] * self.shape[2] if self.shape else 0
-        return sum(heads for _, heads in self.measured.maps) * positions ** 2 * BYTES
+        return sum(heads for _, heads in self.measured.maps) * positions**2 * BYTES
 
 
 class KeepWeights(TorchFunctionMode):
@@ -88,8 +91,14 @@ class Bench:
     def measure(self, entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]]) -> Measured:
         """Return what `row` makes of maps of `shapes`. Raises ValueError, or what a block raises, when it cannot."""
         plan = entry.wiring([shape[0] for shape in shapes], spec.scale.repeats(row.number), spec.scale, row.args)
-        key = (entry.cls, repr(plan), tuple(shapes), isinstance(row.source, list), spec.attention_start,
-               spec.scale.width if plan.copies > 1 else 0)
+        key = (
+            entry.cls,
+            repr(plan),
+            tuple(shapes),
+            isinstance(row.source, list),
+            spec.attention_start,
+            spec.scale.width if plan.copies > 1 else 0,
+        )
         if key not in self.known:
             try:
                 self.known[key] = _measured(entry, row, spec, shapes, "meta")
@@ -106,13 +115,19 @@ def _measured(entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tup
     inputs = [torch.zeros(1, *shape, device=device) for shape in shapes]
     with torch.no_grad(), flop_counter() as counter:
         output = layer(inputs if isinstance(row.source, list) else inputs[0])
-    return Measured(() if is_head else _checked(output, planned), sum(parameter.numel() for parameter in layer.parameters()),
-                    counter.get_total_flops(), _maps(layer))
+    return Measured(
+        () if is_head else _checked(output, planned),
+        sum(parameter.numel() for parameter in layer.parameters()),
+        counter.get_total_flops(),
+        _maps(layer),
+    )
 
 
 def _checked(output: Any, planned: int) -> tuple[int, ...]:
     if not isinstance(output, Tensor) or output.ndim != 4:
-        raise ValueError(f"it must return one (B, C, H, W) tensor, got {getattr(output, 'shape', type(output).__name__)}")
+        raise ValueError(
+            f"it must return one (B, C, H, W) tensor, got {getattr(output, 'shape', type(output).__name__)}"
+        )
     if output.shape[1] != planned:
         raise ValueError(f"it emits {output.shape[1]} channels where its wiring promises {planned}")
     return tuple(output.shape[1:])
@@ -120,7 +135,9 @@ def _checked(output: Any, planned: int) -> tuple[int, ...]:
 
 def _maps(layer: nn.Module) -> tuple[tuple[str, int], ...]:
     quadratic = {entry.cls: name for name, entry in registered().items() if entry.cost == "quadratic"}
-    return tuple((quadratic[type(part)], int(getattr(part, "heads", 1))) for part in layer.modules() if type(part) in quadratic)
+    return tuple(
+        (quadratic[type(part)], int(getattr(part, "heads", 1))) for part in layer.modules() if type(part) in quadratic
+    )
 
 
 # ---- the graph ----
@@ -133,12 +150,14 @@ def specification(source: Architecture | Path | str | dict) -> ModelSpec:
     return read_spec(source)
 
 
-def wire(spec: ModelSpec, bench: Bench | None = None, imgsz: int = IMGSZ,
-         faults: list[tuple[LayerRow, str]] | None = None) -> list[Layer]:
+def wire(
+    spec: ModelSpec, bench: Bench | None = None, imgsz: int = IMGSZ, faults: list[tuple[LayerRow, str]] | None = None
+) -> list[Layer]:
     """Return the layers of a yaml for one square image of `imgsz` pixels.
 
     Raises ModelError naming file, line, layer and sources where a layer cannot be built or run; with a list
-    `faults` such layers are put there with the reason and pass on what they read."""
+    `faults` such layers are put there with the reason and pass on what they read.
+    """
     bench = bench or Bench()
     shapes: list[tuple[int, ...]] = []
     layers: list[Layer] = []
@@ -156,8 +175,10 @@ def wire(spec: ModelSpec, bench: Bench | None = None, imgsz: int = IMGSZ,
         shapes.append(measured.shape)
         stride = imgsz / measured.shape[1] if measured.shape else 0.0
         layers.append(Layer(row, entry, spec.scale.repeats(row.number), measured, stride))
-    return [with_fields(layer, readers=tuple(other.index for other in layers if layer.index in other.row.sources))
-            for layer in layers]
+    return [
+        with_fields(layer, readers=tuple(other.index for other in layers if layer.index in other.row.sources))
+        for layer in layers
+    ]
 
 
 def _found(row: LayerRow) -> Entry:
@@ -169,15 +190,16 @@ def _found(row: LayerRow) -> Entry:
 
 def _inputs(row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]], imgsz: int) -> list[tuple[int, ...]]:
     try:
-        check_sources(row.source, [earlier.block for earlier in spec.rows[:row.index]])
+        check_sources(row.source, [earlier.block for earlier in spec.rows[: row.index]])
     except ValueError as error:
         raise ModelError(f"{row.where}: {error}") from None
     return [(spec.ch, imgsz, imgsz) if source == IMAGE else shapes[source] for source in row.sources]
 
 
 def _shown(row: LayerRow, inputs: Iterable[tuple[int, ...]]) -> str:
-    return ", ".join(f"{'the image' if source == IMAGE else f'layer {source}'} {shape}"
-                     for source, shape in zip(row.sources, inputs))
+    return ", ".join(
+        f"{'the image' if source == IMAGE else f'layer {source}'} {shape}" for source, shape in zip(row.sources, inputs)
+    )
 
 
 def strides(source: Architecture | Path | str | dict) -> dict[int, float]:
@@ -193,7 +215,8 @@ def totals(layers: Iterable[Layer]) -> tuple[int, int]:
 
 def refuse_large_maps(layers: Sequence[Layer], new: Sequence[int], force: str) -> None:
     """Raise ModelError when one of the layers `new` compares all positions with all at stride 8 or finer, with the
-    memory of its N x N maps; `force` says how to have it all the same."""
+    memory of its N x N maps; `force` says how to have it all the same.
+    """
     for layer in (layers[index] for index in new):
         if layer.measured.maps and layer.stride <= FINE:
             block, (_, height, width) = layer.measured.maps[0][0], layer.shape
@@ -201,7 +224,8 @@ def refuse_large_maps(layers: Sequence[Layer], new: Sequence[int], force: str) -
                 f"layer {layer.index} {layer.row.block}: {block} is of quadratic cost and would stand at stride {layer.stride:g} "
                 f"(P{math.log2(layer.stride):.0f}): {sum(heads for _, heads in layer.measured.maps)} x {height * width} x "
                 f"{height * width} numbers take {_size(layer.map_bytes)} an image and {_size(16 * layer.map_bytes)} at batch 16, "
-                f"at {IMGSZ} pixels; put it at a coarser stride, or {force}")
+                f"at {IMGSZ} pixels; put it at a coarser stride, or {force}"
+            )
 
 
 def _size(count: int) -> str:
@@ -214,17 +238,32 @@ def table(spec: ModelSpec, layers: Sequence[Layer]) -> str:
     for layer in layers:
         shape = " x ".join(map(str, layer.shape)) or "-"
         readers = ", ".join(map(str, layer.readers)) or ("-" if layer.is_head else "NOBODY")
-        rows.append((str(layer.index), str(layer.row.source), str(layer.repeats), layer.row.block,
-                     str(list(layer.row.args)), shape, f"{layer.stride:g}" if layer.shape else "-",
-                     f"{layer.measured.parameters:,}", readers))
+        rows.append(
+            (
+                str(layer.index),
+                str(layer.row.source),
+                str(layer.repeats),
+                layer.row.block,
+                str(list(layer.row.args)),
+                shape,
+                f"{layer.stride:g}" if layer.shape else "-",
+                f"{layer.measured.parameters:,}",
+                readers,
+            )
+        )
     widths = [min(max(len(row[column]) for row in rows), CLIP) for column in range(len(rows[0]))]
     lines = ["  ".join(_clipped(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     unread = [layer for layer in layers if not layer.readers and not layer.is_head]
     names = ", ".join(f"{layer.index} {layer.row.block}" for layer in unread)
     parameters, flops = totals(layers)
-    return "\n".join([*lines, f"read by nobody: {names or 'none'}",
-                      f"{spec.file}: {len(layers)} layers, {parameters:,} parameters, {flops / 1e9:.1f} GFLOPs at {IMGSZ}"])
+    return "\n".join(
+        [
+            *lines,
+            f"read by nobody: {names or 'none'}",
+            f"{spec.file}: {len(layers)} layers, {parameters:,} parameters, {flops / 1e9:.1f} GFLOPs at {IMGSZ}",
+        ]
+    )
 
 
 def _clipped(cell: str, width: int) -> str:
-    return (cell if len(cell) <= width else cell[:width - 3] + "...").ljust(width)
+    return (cell if len(cell) <= width else cell[: width - 3] + "...").ljust(width)

@@ -1,8 +1,9 @@
 """`parse_model` turns a yaml into layers; `Model` runs them: forward, test-time augmentation, fuse, summary.
 
-    python models/yolo.py --cfg yolov5s.yaml            build it and show its layers
-    python models/yolo.py --cfg yolov5s.yaml --profile  and how long each takes
-    python models/yolo.py --test                        build every yaml of models/"""
+python models/yolo.py --cfg yolov5s.yaml            build it and show its layers
+python models/yolo.py --cfg yolov5s.yaml --profile  and how long each takes
+python models/yolo.py --test                        build every yaml of models/
+"""
 
 if __name__ == "__main__" and not __package__:  # run as a file: imports start at the project's folder
     import sys
@@ -42,7 +43,8 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
     """Build a yaml's layers and return them with the numbers of those whose output is read later.
 
     Each layer is tried on the outputs of its sources as soon as it stands, so a mistake ends in a
-    ModelError that names file, line, layer, sources and their shapes. Batch-norm statistics stay as they are."""
+    ModelError that names file, line, layer, sources and their shapes. Batch-norm statistics stay as they are.
+    """
     built: list[nn.Module] = []
     outputs: list[Tensor] = []
     shown: list[str] = []  # "C3 (1, 64, 16, 16)": each layer as messages name it
@@ -83,8 +85,11 @@ def _blamed(row: LayerRow, image: Tensor, shown: Sequence[str]) -> Iterator[None
         yield
     except (*BLOCK_ERRORS, ModelError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        sources = [f"the image {tuple(image.shape)}" if number == IMAGE else f"layer {number} {shown[number]}"
-                   for number in row.sources if number < len(shown) and number >= (IMAGE if row.index == 0 else 0)]
+        sources = [
+            f"the image {tuple(image.shape)}" if number == IMAGE else f"layer {number} {shown[number]}"
+            for number in row.sources
+            if number < len(shown) and number >= (IMAGE if row.index == 0 else 0)
+        ]
         reads = f" [it reads {', '.join(sources)}]" if sources else ""
         raise ModelError(f"{row.where}: {reason}{reads}") from error
 
@@ -118,8 +123,10 @@ def _construct(entry: Entry, plan: Plan, channels: list[int], spec: ModelSpec) -
     try:
         signature.bind(*plan.args)
     except TypeError as error:
-        raise ValueError(f"its arguments do not fit: {error}; after wiring they are {list(plan.args)}, "
-                         f"it takes {', '.join(signature.parameters)}") from None
+        raise ValueError(
+            f"its arguments do not fit: {error}; after wiring they are {list(plan.args)}, "
+            f"it takes {', '.join(signature.parameters)}"
+        ) from None
     try:
         layer = entry.cls(*plan.args)
     except BLOCK_ERRORS as error:
@@ -146,14 +153,19 @@ def _try(layer: nn.Module, row: LayerRow, inputs: list[Tensor], planned: int) ->
     """Return what the layer makes of its sources. Raises ValueError if it is no map of the planned width."""
     sizes = {tuple(source.shape[2:]) for source in inputs}
     if len(sizes) > 1:
-        raise ValueError("its sources differ in height and width; "
-                         "scale one (nn.Upsample, or a stride of 2) or read another layer")
+        raise ValueError(
+            "its sources differ in height and width; scale one (nn.Upsample, or a stride of 2) or read another layer"
+        )
     output = _run(layer, row, inputs)
     if not isinstance(output, Tensor) or output.ndim != 4:
-        raise ValueError(f"it must return one (B, C, H, W) tensor, got {getattr(output, 'shape', type(output).__name__)}")
+        raise ValueError(
+            f"it must return one (B, C, H, W) tensor, got {getattr(output, 'shape', type(output).__name__)}"
+        )
     if output.shape[1] != planned:
-        raise ValueError(f"it emits {output.shape[1]} channels where its wiring promises {planned}; "
-                         f"check its arguments {list(row.args)} or the wiring= it is registered with")
+        raise ValueError(
+            f"it emits {output.shape[1]} channels where its wiring promises {planned}; "
+            f"check its arguments {list(row.args)} or the wiring= it is registered with"
+        )
     return output
 
 
@@ -183,10 +195,17 @@ class Model(nn.Module):
     cfg: path or content of a model yaml; ch: input channels; nc, anchors: replace the yaml's (anchors as a
     number asks for that many a level); attention_start: "identity" puts each inserted attention block behind a
     zero gate, "plain" leaves it as published, None does what the yaml says. `model` holds the layers, the last of them is `head`; `names` are the
-    classes; `yaml` is the content it was built from, from which `Model(model.yaml)` builds the same again."""
+    classes; `yaml` is the content it was built from, from which `Model(model.yaml)` builds the same again.
+    """
 
-    def __init__(self, cfg: Path | str | Mapping = "yolov5s.yaml", ch: int = 3, nc: int | None = None,
-                 anchors: int | float | list | None = None, attention_start: str | None = None):
+    def __init__(
+        self,
+        cfg: Path | str | Mapping = "yolov5s.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: int | float | list | None = None,
+        attention_start: str | None = None,
+    ):
         super().__init__()
         spec = read_spec(cfg, ch, nc, anchors, attention_start)
         self.yaml = spec.yaml
@@ -218,7 +237,8 @@ class Model(nn.Module):
         """Detect in images (B, ch, H, W) of values 0..1, H and W multiples of the largest stride.
 
         Training: a list of raw maps (B, na, H/s, W/s, 5+nc). Evaluation: (decoded (B, N, 5+nc) with xywh in
-        pixels, raw maps); with `augment` (decoded of three views, None)."""
+        pixels, raw maps); with `augment` (decoded of three views, None).
+        """
         return self._forward_augmented(x) if augment else self._forward_once(x)
 
     def _forward_once(self, x: Tensor) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
@@ -234,16 +254,17 @@ class Model(nn.Module):
         """Test-time augmentation: scaled and flipped views, their boxes brought back to `x` and joined.
 
         As in v6.1 the largest stride's predictions of the full-size view and the smallest stride's of the
-        smallest view are left out: objects that large and that small are the other views' business."""
+        smallest view are left out: objects that large and that small are the other views' business.
+        """
         views = []
         for scale, flip in AUGMENTED:
             view, ratio = _scaled(x.flip(3) if flip else x, scale, int(max(self.head.strides)))
             decoded, raw = self._forward_once(view)
             counts = [maps[0, ..., 0].numel() for maps in raw]
             if scale == AUGMENTED[0][0] and len(counts) > 1:
-                decoded = decoded[:, :-counts[-1]]
+                decoded = decoded[:, : -counts[-1]]
             elif scale == AUGMENTED[-1][0] and len(counts) > 1:
-                decoded = decoded[:, counts[0]:]
+                decoded = decoded[:, counts[0] :]
             views.append(_to_original(decoded, ratio, flip, x.shape[3]))
         return torch.cat(views, 1), None
 
@@ -261,12 +282,16 @@ class Model(nn.Module):
         if verbose:
             LOGGER.info(f"{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<40}{'arguments':<30}")
             for layer in self.model:
-                LOGGER.info(f"{layer.i:>3}{str(layer.f):>18}{layer.repeats:>3}{layer.np:>10}  "
-                            f"{layer.type:<40}{layer.arguments:<30}")
+                LOGGER.info(
+                    f"{layer.i:>3}{str(layer.f):>18}{layer.repeats:>3}{layer.np:>10}  "
+                    f"{layer.type:<40}{layer.arguments:<30}"
+                )
         parameters = sum(parameter.numel() for parameter in self.parameters())
         gradients = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        line = (f"Model Summary: {len(list(self.modules()))} layers, {parameters} parameters, {gradients} gradients, "
-                f"{describe_gflops(self, imgsz)}")
+        line = (
+            f"Model Summary: {len(list(self.modules()))} layers, {parameters} parameters, {gradients} gradients, "
+            f"{describe_gflops(self, imgsz)}"
+        )
         LOGGER.info(line)
         return line
 

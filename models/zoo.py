@@ -9,12 +9,14 @@
     python -m models.zoo check my.yaml ...                 mistakes that build all the same; exit code 1 where there are any
 
 Places are those of models/places.py, renumbering is models/rows.py's, rules are models/lint.py's. What insert and
-replace make is built once before it is written. torch is imported by the commands that need it, not by --check."""
+replace make is built once before it is written. torch is imported by the commands that need it, not by --check.
+"""
 
 import argparse
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace as with_fields
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
@@ -78,26 +80,34 @@ class Variant:
 def scaled(architecture: Architecture, scale: str) -> Architecture:
     """Return `architecture` with the depth and width of one of `SCALES`."""
     depth, width = SCALES[scale]
-    return with_fields(architecture, settings={**architecture.settings, "depth_multiple": depth, "width_multiple": width})
+    return with_fields(
+        architecture, settings={**architecture.settings, "depth_multiple": depth, "width_multiple": width}
+    )
 
 
-def _replaced(architecture: Architecture, old: str, at: Any, new: str, args: Any,
-              stages: Collection[str] = STAGES) -> Architecture:
+def _replaced(
+    architecture: Architecture, old: str, at: Any, new: str, args: Any, stages: Collection[str] = STAGES
+) -> Architecture:
     if IN_C3 in listed(at):
-        raise ModelError(f"{architecture.file}: {IN_C3} is a place for insert; replace takes layers, or places such as backbone")
+        raise ModelError(
+            f"{architecture.file}: {IN_C3} is a place for insert; replace takes layers, or places such as backbone"
+        )
     return replace_block(architecture, old, layers_at(architecture, at, stages), new, args)
 
 
 def load_table(path: Path = TABLE) -> dict[str, Variant]:
     """Return the variants of a table by name. Raises ModelError naming file, variant and the fix, and ConfigError
-    when the file is no yaml."""
+    when the file is no yaml.
+    """
     return {name: _variant(path, name, line) for name, line in yaml_files.read_yaml(path).items()}
 
 
 def _variant(path: Path, name: str, line: Any) -> Variant:
     where = f"{path}: variant {name}"
     if not isinstance(line, dict):
-        raise ModelError(f"{where}: expected {{insert: BLOCK, at: [places]}} or {{replace: OLD, at: [places], with: BLOCK}}")
+        raise ModelError(
+            f"{where}: expected {{insert: BLOCK, at: [places]}} or {{replace: OLD, at: [places], with: BLOCK}}"
+        )
     for key in line:
         if key not in VERBS:
             raise ModelError(f"{where}: unknown word {key!r}{nearest(str(key), VERBS)}")
@@ -140,7 +150,9 @@ def check_costs(table: Path = TABLE) -> None:
         if not variant.verbs.get("force"):
             architecture = variant.architecture()
             try:
-                refuse_large_maps(wire(specification(architecture), bench), _new_layers(architecture), "say so with force: true")
+                refuse_large_maps(
+                    wire(specification(architecture), bench), _new_layers(architecture), "say so with force: true"
+                )
             except ModelError as error:
                 raise ModelError(f"{table}: variant {variant.name}: {error}") from None
 
@@ -161,7 +173,8 @@ def write(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
 
 def stale(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
     """Return the files of `folder` that are missing, differ from the table, or were rendered for a variant that has
-    left it. Yamls that this module did not write are nobody's business."""
+    left it. Yamls that this module did not write are nobody's business.
+    """
     expected = _expected(folder, table)
     wrong = [path for path, text in expected.items() if not path.is_file() or path.read_bytes() != text.encode()]
     others = sorted(path for path in folder.glob("yolov5*_*.yaml") if path not in expected)
@@ -184,17 +197,25 @@ def list_variants() -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m models.zoo`."""
-    parser = argparse.ArgumentParser(prog="python -m models.zoo", description="Attention variants as v6.1-format yamls.")
+    parser = argparse.ArgumentParser(
+        prog="python -m models.zoo", description="Attention variants as v6.1-format yamls."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the catalogue: variants, their blocks, papers, places, and what they add")
     writing = commands.add_parser("write", help="render every variant of models/zoo.yaml at every scale")
-    writing.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file differs from the table")
-    documenting = commands.add_parser("document", help="make the tables of docs/attention.md and its Chinese edition anew")
+    writing.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when a file differs from the table"
+    )
+    documenting = commands.add_parser(
+        "document", help="make the tables of docs/attention.md and its Chinese edition anew"
+    )
     documenting.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is not current")
     _add_edits(commands)
     showing = commands.add_parser("show", help="the wired graph of any v6.1-format yaml: shapes, strides, readers")
     showing.add_argument("yaml", type=Path, help="a path, or a name in models/ or models/hub/")
-    checking = commands.add_parser("check", help="mistakes in yamls that build all the same; exit 1 where there are any")
+    checking = commands.add_parser(
+        "check", help="mistakes in yamls that build all the same; exit 1 where there are any"
+    )
     checking.add_argument("yaml", type=Path, nargs="+", help="paths, or names in models/ or models/hub/")
     for command in (showing, checking):
         _add_plugin(command)
@@ -205,25 +226,46 @@ def _add_edits(commands: Any) -> None:
     """Add the parsers of insert and replace."""
     inserting = commands.add_parser("insert", help="put a block at places of any v6.1-format yaml")
     inserting.add_argument("block", help="the block's name, such as CBAM")
-    inserting.add_argument("--at", "--after", nargs="+", type=_place, required=True, metavar="PLACE",
-                           help=f"layer numbers (the block stands behind them) or {', '.join(PLACES)}")
+    inserting.add_argument(
+        "--at",
+        "--after",
+        nargs="+",
+        type=_place,
+        required=True,
+        metavar="PLACE",
+        help=f"layer numbers (the block stands behind them) or {', '.join(PLACES)}",
+    )
     replacing = commands.add_parser("replace", help="put a block in the place of layers of any v6.1-format yaml")
     replacing.add_argument("block", metavar="OLD", help="the block that stands there now, such as C3")
-    replacing.add_argument("--at", nargs="+", type=_place, required=True, metavar="PLACE",
-                           help="layer numbers, or backbone, neck, neck-p4p5, last-neck for the C3s there")
+    replacing.add_argument(
+        "--at",
+        nargs="+",
+        type=_place,
+        required=True,
+        metavar="PLACE",
+        help="layer numbers, or backbone, neck, neck-p4p5, last-neck for the C3s there",
+    )
     replacing.add_argument("--with", dest="new", required=True, metavar="BLOCK", help="the new block's name")
     for command in (inserting, replacing):
         command.add_argument("--args", metavar="LIST", help='the block\'s yaml arguments, such as "[1024, 16]"')
-        command.add_argument("--into", required=True, type=Path, metavar="YAML",
-                             help="the yaml to read: a path, or a name in models/ or models/hub/")
+        command.add_argument(
+            "--into",
+            required=True,
+            type=Path,
+            metavar="YAML",
+            help="the yaml to read: a path, or a name in models/ or models/hub/",
+        )
         command.add_argument("--output", required=True, type=Path, metavar="YAML", help="the yaml to write")
-        command.add_argument("--force", action="store_true", help="allow a block of quadratic cost at stride 8 or finer")
+        command.add_argument(
+            "--force", action="store_true", help="allow a block of quadratic cost at stride 8 or finer"
+        )
         _add_plugin(command)
 
 
 def _add_plugin(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--plugin", action="append", default=[], metavar="FILE",
-                         help="Python file that registers blocks of your own")
+    command.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers blocks of your own"
+    )
 
 
 def _place(text: str) -> int | str:
@@ -242,12 +284,16 @@ def _edit(options: argparse.Namespace) -> None:
     else:
         block = _block_meant(options.new)
         result = _replaced(source, options.block, options.at, block, args, stages)
-    header = (f"Made by `python -m models.zoo {_command(options)} --into {options.into.name} --output {options.output.name}`",)
+    header = (
+        f"Made by `python -m models.zoo {_command(options)} --into {options.into.name} --output {options.output.name}`",
+    )
     text = render(result, header)
     parameters = _verify(text, block, options, result)
     write_atomically(options.output, lambda stream: stream.write(text.encode()))
-    print(f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
-          f"{parameters:,} parameters")
+    print(
+        f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
+        f"{parameters:,} parameters"
+    )
 
 
 def _block_meant(name: str) -> str:
@@ -286,7 +332,8 @@ def _load_plugins(plugins: Sequence[str]) -> set[str]:
 
 def _verify(text: str, block: str, options: argparse.Namespace, result: Architecture) -> int:
     """Build the model yaml `text` once and return its parameters. Raises ModelError when `block` is unknown, with
-    the row that fails, or when it would compare all positions of a large map."""
+    the row that fails, or when it would compare all positions of a large map.
+    """
     from models.registry import find
     from models.wired import refuse_large_maps, specification, wire
     from models.yolo import Model
@@ -349,8 +396,15 @@ def _list(options: argparse.Namespace) -> None:
     print(list_variants())
 
 
-COMMANDS = {"list": _list, "write": _write, "document": _document, "insert": _edit, "replace": _edit, "show": _show,
-            "check": _check}
+COMMANDS = {
+    "list": _list,
+    "write": _write,
+    "document": _document,
+    "insert": _edit,
+    "replace": _edit,
+    "show": _show,
+    "check": _check,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,8 @@ def configure(scheme: str) -> None:
     """Say how Chromium is to run, before it is loaded: no screen, no GPU, no sandbox (containers have none), that scheme."""
     os.environ.update(QT_QPA_PLATFORM="offscreen", QT_QUICK_BACKEND="software", QTWEBENGINE_DISABLE_SANDBOX="1")
     os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = (
-        f"--no-sandbox --disable-gpu --hide-scrollbars --blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}")
+        f"--no-sandbox --disable-gpu --hide-scrollbars --blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
+    )
 
 
 class Browser:
@@ -37,14 +38,18 @@ class Browser:
         profile.setUrlRequestInterceptor(self.listener)
         self.view = QWebEngineView()
         self.view.setPage(speaking_page(self.console, profile, self.view))
-        self.view.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)  # to see it try
+        self.view.settings().setAttribute(
+            QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True
+        )  # to see it try
         self.width(1400)
         self.view.show()
 
     def open(self, page: str) -> bool:
         from PySide6.QtCore import QUrl
 
-        return self._wait(lambda done: (self.view.loadFinished.connect(done), self.view.load(QUrl.fromLocalFile(page)))) == [True]
+        return self._wait(
+            lambda done: (self.view.loadFinished.connect(done), self.view.load(QUrl.fromLocalFile(page)))
+        ) == [True]
 
     def width(self, width: int, height: int = HEIGHT) -> None:
         self.view.resize(width, height)

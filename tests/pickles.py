@@ -13,7 +13,9 @@ from utils.errors import CheckpointError
 from utils.restricted import read_restricted
 
 
-def pt_file(path: Path, data: bytes, entries: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> Path:
+def pt_file(
+    path: Path, data: bytes, entries: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED
+) -> Path:
     """Write a zip as torch.save does, around a pickle of our own making."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", data)
@@ -62,16 +64,37 @@ def name(text: str) -> bytes:
 
 def storage(kind: str = "FloatStorage", key: str = "0", count: int = 4) -> bytes:
     """The instructions that push a storage of `count` numbers."""
-    return (b"(X\x07\0\0\0storage" + name(f"torch.{kind}") + b"X" + struct.pack("<i", len(key)) + key.encode()
-            + b"X\x03\0\0\0cpuJ" + struct.pack("<i", count) + b"tQ")
+    return (
+        b"(X\x07\0\0\0storage"
+        + name(f"torch.{kind}")
+        + b"X"
+        + struct.pack("<i", len(key))
+        + key.encode()
+        + b"X\x03\0\0\0cpuJ"
+        + struct.pack("<i", count)
+        + b"tQ"
+    )
 
 
 def tensor(offset: int = 0, size: tuple = (4,), stride: tuple = (1,), **of) -> bytes:
     """A whole pickle that is one tensor."""
+
     def integers(numbers):
         return b"(" + b"".join(b"J" + struct.pack("<i", number) for number in numbers) + b"t"
-    return (b"\x80\x02" + name("torch._utils._rebuild_tensor_v2") + b"(" + storage(**of) + b"J" + struct.pack("<i", offset)
-            + integers(size) + integers(stride) + b"\x89" + name("collections.OrderedDict") + b")RtR.")
+
+    return (
+        b"\x80\x02"
+        + name("torch._utils._rebuild_tensor_v2")
+        + b"("
+        + storage(**of)
+        + b"J"
+        + struct.pack("<i", offset)
+        + integers(size)
+        + integers(stride)
+        + b"\x89"
+        + name("collections.OrderedDict")
+        + b")RtR."
+    )
 
 
 FLOATS = {"archive/data/0": struct.pack("<4f", 1, 2, 3, 4)}

@@ -16,16 +16,36 @@ HARD_NAME = 'a "very" <long> & $hard$ 100%_name_of~a^variant\\with|every#sign{�
 HARD_SHIFTS = {"yolov5n": 0.0, HARD_NAME: 0.03, "control": 0.0, "注意力 <b>": -0.03}
 LEVELS = {"mAP50-95": 0.532, "mAP50": 0.845, "AP75": 0.571, "APs": math.nan, "APm": 0.51, "APl": 0.583}
 TESTED = ("mAP50-95", "mAP50", "AP75")  # of those without a class
-COMMAND = ("python compare.py --cfg models/yolov5n.yaml models/yolov5n_CBAM.yaml --data bccd.yaml --weights yolov5n.pt "
-           "--epochs 20 --seeds 3 --imgsz 320 --control")
-SETTINGS = {"epochs": 20, "batch_size": 16, "imgsz": 320, "weights": "yolov5n.pt", "hyp": {"lr0": 0.01, "mosaic": 1.0},
-            "rect": False, "freeze": [], "conf_thres": 0.001, "device": "cpu (some processor)"}
-VERSIONS = {"python": "3.11.7", "torch": "2.6.0", "numpy": "2.1.0", "source": "0123456789abcdef0123456789abcdef01234567"}
+COMMAND = (
+    "python compare.py --cfg models/yolov5n.yaml models/yolov5n_CBAM.yaml --data bccd.yaml --weights yolov5n.pt "
+    "--epochs 20 --seeds 3 --imgsz 320 --control"
+)
+SETTINGS = {
+    "epochs": 20,
+    "batch_size": 16,
+    "imgsz": 320,
+    "weights": "yolov5n.pt",
+    "hyp": {"lr0": 0.01, "mosaic": 1.0},
+    "rect": False,
+    "freeze": [],
+    "conf_thres": 0.001,
+    "device": "cpu (some processor)",
+}
+VERSIONS = {
+    "python": "3.11.7",
+    "torch": "2.6.0",
+    "numpy": "2.1.0",
+    "source": "0123456789abcdef0123456789abcdef01234567",
+}
 
 
 def make_study(
-    folder: Path, shifts: dict[str, float] | None = None, seeds: tuple[int, ...] = (0, 1, 2),
-    failed: tuple[str, int] | None = None, trained: bool = True, strip: bool = True,
+    folder: Path,
+    shifts: dict[str, float] | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    failed: tuple[str, int] | None = None,
+    trained: bool = True,
+    strip: bool = True,
 ) -> Study:
     """Return a study whose first name is the baseline and whose names with "control" are controls.
 
@@ -35,22 +55,47 @@ def make_study(
     variants = []
     for place, (name, shift) in enumerate(shifts.items()):
         folders = {seed: folder / "runs" / f"variant{place}" / f"seed{seed}" for seed in seeds}
-        runs = tuple(_run(at, name, seed, shift, common[seed], generator, trained) if failed != (name, seed) else
-                     Run(name, seed, "failed", at, error="out of memory in epoch 3") for seed, at in folders.items())
-        variants.append(Variant(name, f"models/{name}.yaml", role_of(place, name), runs, _cost(shift, trained), _summaries(runs)))
+        runs = tuple(
+            _run(at, name, seed, shift, common[seed], generator, trained)
+            if failed != (name, seed)
+            else Run(name, seed, "failed", at, error="out of memory in epoch 3")
+            for seed, at in folders.items()
+        )
+        variants.append(
+            Variant(name, f"models/{name}.yaml", role_of(place, name), runs, _cost(shift, trained), _summaries(runs))
+        )
     base, *others = variants
-    others = [dataclasses.replace(other, differences=_differences(other, base, len(others), generator)) for other in others]
-    data = {"name": "bccd.yaml", "split": "val",
-            "val": {"hash": "9f2c" * 16, "images": 73, "objects": 967, "by_class": dict(zip(CLASSES, (819, 72, 76, 0)))}}
+    others = [
+        dataclasses.replace(other, differences=_differences(other, base, len(others), generator)) for other in others
+    ]
+    data = {
+        "name": "bccd.yaml",
+        "split": "val",
+        "val": {"hash": "9f2c" * 16, "images": 73, "objects": 967, "by_class": dict(zip(CLASSES, (819, 72, 76, 0)))},
+    }
     notes = [f"{failed[0]} seed {failed[1]}: failed, out of memory in epoch 3. It is in no figure."] if failed else []
     notes += ["One seed only: how much seeds matter was not tested."] if len(seeds) == 1 else []
     folder.mkdir(parents=True, exist_ok=True)
-    return Study("Attention on BCCD at 320 pixels", folder, COMMAND, (base, *others), seeds, CLASSES, SETTINGS, VERSIONS, data,
-                 "2026-01-31 12:30", tuple(notes), _strip(folder / "strip.jpg", list(shifts)) if strip else None)
+    return Study(
+        "Attention on BCCD at 320 pixels",
+        folder,
+        COMMAND,
+        (base, *others),
+        seeds,
+        CLASSES,
+        SETTINGS,
+        VERSIONS,
+        data,
+        "2026-01-31 12:30",
+        tuple(notes),
+        _strip(folder / "strip.jpg", list(shifts)) if strip else None,
+    )
 
 
 KINDS = {
-    "full": dict(failed=("EMA (neck)", 1)), "hard": dict(shifts=HARD_SHIFTS, failed=("control", 0)), "one": dict(seeds=(7,)),
+    "full": dict(failed=("EMA (neck)", 1)),
+    "hard": dict(shifts=HARD_SHIFTS, failed=("control", 0)),
+    "one": dict(seeds=(7,)),
     "weights": dict(seeds=(0,), trained=False, strip=False),
 }
 _WRITTEN: dict[str, tuple[Study, dict[str, Path]]] = {}
@@ -68,13 +113,26 @@ def role_of(place: int, name: str) -> str:
     return "baseline" if place == 0 else "control" if "control" in name else "variant"
 
 
-def _run(folder: Path, name: str, seed: int, shift: float, common: float, generator: np.random.Generator, trained: bool) -> Run:
-    figures = {metric: level + (1 + 0.2 * place) * shift + common + generator.normal(0, 0.003)
-               for place, (metric, level) in enumerate(LEVELS.items())}
-    per_class = {each: figures["mAP50-95"] + 0.07 * math.sin(3 * place) + generator.normal(0, 0.01)
-                 for place, each in enumerate(CLASSES[:-1])} | {CLASSES[-1]: math.nan}
-    scores = Scores(figures["mAP50-95"], figures["mAP50"], figures["AP75"], 0.85, 0.88,
-                    {"small": figures["APs"], "medium": figures["APm"], "large": figures["APl"]}, per_class=per_class)
+def _run(
+    folder: Path, name: str, seed: int, shift: float, common: float, generator: np.random.Generator, trained: bool
+) -> Run:
+    figures = {
+        metric: level + (1 + 0.2 * place) * shift + common + generator.normal(0, 0.003)
+        for place, (metric, level) in enumerate(LEVELS.items())
+    }
+    per_class = {
+        each: figures["mAP50-95"] + 0.07 * math.sin(3 * place) + generator.normal(0, 0.01)
+        for place, each in enumerate(CLASSES[:-1])
+    } | {CLASSES[-1]: math.nan}
+    scores = Scores(
+        figures["mAP50-95"],
+        figures["mAP50"],
+        figures["AP75"],
+        0.85,
+        0.88,
+        {"small": figures["APs"], "medium": figures["APm"], "large": figures["APl"]},
+        per_class=per_class,
+    )
     results = _results(folder, scores.map, generator, 20 - seed) if trained else None
     return Run(name, seed, "done", folder, folder / "best.pt", scores, None, results, 1834.6 + 60 * seed)
 
@@ -94,8 +152,21 @@ def _cost(shift: float, trained: bool) -> Cost:
     notes = ("memory of training with a batch of 16: measured on GPUs only",)
     notes += () if trained else ("training time: nothing was trained",)
     extra = abs(shift)
-    return Cost(1_766_623 + int(extra * 3e6), 4.31 + extra, 4.16, 21.4 + 300 * extra, 29.9 + 400 * extra, 61.234, 148.0, None,
-                1894.6 if trained else None, 320, "cpu", notes, {"latency_ms": 1 + 14 * extra})
+    return Cost(
+        1_766_623 + int(extra * 3e6),
+        4.31 + extra,
+        4.16,
+        21.4 + 300 * extra,
+        29.9 + 400 * extra,
+        61.234,
+        148.0,
+        None,
+        1894.6 if trained else None,
+        320,
+        "cpu",
+        notes,
+        {"latency_ms": 1 + 14 * extra},
+    )
 
 
 def _summaries(runs: tuple[Run, ...]) -> dict[str, Summary]:
@@ -103,7 +174,9 @@ def _summaries(runs: tuple[Run, ...]) -> dict[str, Summary]:
     for run in runs:
         if run.scores:
             plain = dict(zip(LEVELS, (run.scores.map, run.scores.map50, run.scores.ap75, *run.scores.size.values())))
-            for metric, value in (plain | {f"class/{name}": value for name, value in run.scores.per_class.items()}).items():
+            for metric, value in (
+                plain | {f"class/{name}": value for name, value in run.scores.per_class.items()}
+            ).items():
                 figures.setdefault(metric, {})[run.seed] = value
     return {metric: _summary(values) for metric, values in figures.items()}
 
@@ -132,8 +205,10 @@ def _differences(variant: Variant, base: Variant, count: int, generator: np.rand
 def _sentence(name: str, base: str, metric: str, verdict: str, mean: float, half: float, p: float, seeds: int) -> str:
     told = f"{verdict} between {name} and" if verdict == "no difference shown" else f"{name} is {verdict} than"
     low, middle, high = (f"{100 * value:+.2f}".replace("-", "−") for value in (mean - half, mean, mean + half))
-    return (f"{metric}: {told} {base}, {middle} points (95 % interval {low} to {high}; p = {p:.2g}, corrected for several "
-            f"comparisons; {seeds} seed{'s' * (seeds > 1)}, 73 images).")
+    return (
+        f"{metric}: {told} {base}, {middle} points (95 % interval {low} to {high}; p = {p:.2g}, corrected for several "
+        f"comparisons; {seeds} seed{'s' * (seeds > 1)}, 73 images)."
+    )
 
 
 def _strip(file: Path, names: list[str]) -> Path:

@@ -34,8 +34,12 @@ class World:
         study = []
         for skill, seed_sd in zip(skills, seed_sds):
             ease = skill + rng.normal(0, self.liking_sd, self.images)[image] - difficulty
-            study.append({seed: self._evaluation(rng, image, cls, ease + rng.normal(0, seed_sd), counts)
-                          for seed in range(seeds)})
+            study.append(
+                {
+                    seed: self._evaluation(rng, image, cls, ease + rng.normal(0, seed_sd), counts)
+                    for seed in range(seeds)
+                }
+            )
         return study
 
     def _evaluation(self, rng, image, cls, ease, counts) -> Matches:

@@ -10,7 +10,9 @@ from utils.anchors import check_anchors, kmeans_anchors, recall
 from utils.loss import assign
 from utils.types import HeadGeometry
 
-COCO_PX = np.array([[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]], np.float32)
+COCO_PX = np.array(
+    [[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]], np.float32
+)
 
 
 def head(anchors_px=COCO_PX):
@@ -87,7 +89,9 @@ def test_no_better_anchors_keep_the_models(caplog):
 def test_clusters_are_found_and_the_evolution_improves_on_them():
     centres = np.array([[10, 12], [40, 30], [90, 200]], np.float32)
     wh = boxes_around(centres, 600, 0.02)
-    np.testing.assert_allclose(kmeans_anchors(wh, 3, 640, generations=0, generator=np.random.default_rng(0)), centres, rtol=0.05)
+    np.testing.assert_allclose(
+        kmeans_anchors(wh, 3, 640, generations=0, generator=np.random.default_rng(0)), centres, rtol=0.05
+    )
     wide = boxes_around(centres, 600, 0.8)
     start, end = (kmeans_anchors(wide, 6, 640, 4.0, generations, np.random.default_rng(0)) for generations in (0, 300))
     assert plain_closeness(wide, end, 4.0) > plain_closeness(wide, start, 4.0) + 0.005

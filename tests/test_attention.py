@@ -20,11 +20,37 @@ from utils.errors import ModelError
 from utils.optim import build_optimizer
 
 SIZES = [(1, 1), (2, 3), (7, 5), (13, 21), (80, 80)]
-WIDTHS = [8, 16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280,  # of all five scales, C3s inside
-          24, 40, 56, 72, 88, 104]  # and what other multiples come to
+WIDTHS = [
+    8,
+    16,
+    32,
+    48,
+    64,
+    80,
+    96,
+    128,
+    160,
+    192,
+    256,
+    320,
+    384,
+    512,
+    640,
+    768,
+    1024,
+    1280,  # of all five scales, C3s inside
+    24,
+    40,
+    56,
+    72,
+    88,
+    104,
+]  # and what other multiples come to
 ORACLES = [(name, word) for name, case in CASES.items() for word in case.oracles]
 GOLDENS = [(name, word) for name, case in CASES.items() for word in case.golden]
-LEARNED = [name for name in BLOCKS if name not in CASES or any(CASES[name].counts.values())]  # those that have parameters
+LEARNED = [
+    name for name in BLOCKS if name not in CASES or any(CASES[name].counts.values())
+]  # those that have parameters
 REFUSED = [(name, args, word) for name, case in CASES.items() for args, word in case.refused.items()]
 
 
@@ -62,7 +88,9 @@ def test_equals_its_equations(name, word):
         x = image(2, oracle.channels, *size, dtype=torch.float64)
         with torch.no_grad():
             expected = oracle.slow(block, x)
-            torch.testing.assert_close(block(x), expected, rtol=1e-8, atol=1e-9, msg=lambda text, size=size: f"at {size}: {text}")
+            torch.testing.assert_close(
+                block(x), expected, rtol=1e-8, atol=1e-9, msg=lambda text, size=size: f"at {size}: {text}"
+            )
         assert expected.abs().max() > 1e-3
 
 
@@ -75,7 +103,9 @@ def test_gradients_equal_those_of_the_equations(name, word):
     names, wanted = ["x", *(key for key, _ in block.named_parameters())], [x, *block.parameters()]
     pull = image(*block(x).shape, dtype=torch.float64, seed=2)
     fast = torch.autograd.grad((block(x) * pull).sum(), wanted, allow_unused=True, materialize_grads=True)
-    literal = torch.autograd.grad((oracle.slow(block, x) * pull).sum(), wanted, allow_unused=True, materialize_grads=True)
+    literal = torch.autograd.grad(
+        (oracle.slow(block, x) * pull).sum(), wanted, allow_unused=True, materialize_grads=True
+    )
     for key, ours, theirs in zip(names, fast, literal, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}")
 
@@ -99,9 +129,24 @@ def test_every_reference_figure_is_compared(golden):
     assert {word for _, word in GOLDENS} == set(golden("attention.json")) - {"note", "notes"}
 
 
-PLACELESS = {"A2", "DoubleAttentionLayer", "ECAAttention", "ESE", "ExternalAttention", "GlobalContext", "NAMAttention",
-             "NonLocal", "ParallelPolarizedSelfAttention", "SEAttention", "SHSA", "SequentialPolarizedSelfAttention", "ShuffleAttention",
-             "SimAM", "SpatialGroupEnhance", "TSSA"}
+PLACELESS = {
+    "A2",
+    "DoubleAttentionLayer",
+    "ECAAttention",
+    "ESE",
+    "ExternalAttention",
+    "GlobalContext",
+    "NAMAttention",
+    "NonLocal",
+    "ParallelPolarizedSelfAttention",
+    "SEAttention",
+    "SHSA",
+    "SequentialPolarizedSelfAttention",
+    "ShuffleAttention",
+    "SimAM",
+    "SpatialGroupEnhance",
+    "TSSA",
+}
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -162,7 +207,9 @@ def test_an_awkward_argument_works_or_is_refused_by_name(name):
     """One argument at a time; a flag is True or False and nothing else is: a number in its place was meant for another."""
     cls, given = find(name).cls, build_arguments(name, 16)
     for place, parameter in list(enumerate(inspect.signature(cls).parameters.values()))[1:]:
-        before = [*given, *(each.default for each in list(inspect.signature(cls).parameters.values())[len(given) :])][:place]
+        before = [*given, *(each.default for each in list(inspect.signature(cls).parameters.values())[len(given) :])][
+            :place
+        ]
         for value in AWKWARD:
             words = f"{parameter.name}={value!r}"
             try:
@@ -306,8 +353,9 @@ def test_fuse_changes_nothing(name):
     rows = [[-1, 1, "Conv", [32, 3, 4]], [-1, 2, name, CASES[name].args(32)], [-1, 1, "Conv", [16, 3, 2]]]
     head = [[[2], 1, "Detect", ["nc", "anchors"]]]
     torch.manual_seed(0)
-    model = Model({"nc": 2, "depth_multiple": 1, "width_multiple": 1, "anchors": [[8, 8, 20, 20]],
-                   "backbone": rows, "head": head})
+    model = Model(
+        {"nc": 2, "depth_multiple": 1, "width_multiple": 1, "anchors": [[8, 8, 20, 20]], "backbone": rows, "head": head}
+    )
     x = image(2, 3, 64, 96).abs()
     with torch.no_grad():
         for _ in range(3):

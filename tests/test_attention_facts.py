@@ -20,7 +20,9 @@ def test_interpolation_equals_torch_and_leaves_its_own_size_alone():
     table = torch.randn(2, 3, 14, generator=torch.Generator().manual_seed(0))
     assert interpolate(table, 14) is table
     for length in (1, 5, 13, 15, 40):
-        torch.testing.assert_close(interpolate(table, length), F.interpolate(table, length, mode="linear", align_corners=False))
+        torch.testing.assert_close(
+            interpolate(table, length), F.interpolate(table, length, mode="linear", align_corners=False)
+        )
 
 
 def test_acmix_starts_as_its_paper_says():

@@ -20,7 +20,9 @@ def test_number_types_and_memory_formats(name):
         assert expected.dtype == torch.float64
         block.float()
         torch.testing.assert_close(block(x), expected.float(), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(block(x.to(memory_format=torch.channels_last)), expected.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            block(x.to(memory_format=torch.channels_last)), expected.float(), rtol=1e-4, atol=1e-4
+        )
         with torch.autocast("cpu", dtype=torch.bfloat16):
             mixed = block(x)
         low = block.bfloat16()(x.bfloat16())
@@ -70,7 +72,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(each.numel() for each in tree_leaves(out) if isinstance(each, torch.Tensor))])
+        self.elements = max(
+            [self.elements, *(each.numel() for each in tree_leaves(out) if isinstance(each, torch.Tensor))]
+        )
         return out
 
 
@@ -95,14 +99,19 @@ def test_trains_under_autocast(name):
 
 
 SOURCES = sorted((ROOT / "models" / "attention").glob("*.py"))
-LITERALS = re.compile(r"\.cuda\(|\.half\(|\.float\(|\.double\(|torch\.(float|bfloat|half)\d*|device=[\"']|\.view\(-1, *\d+ *\*|"
-                      r"AdaptiveMaxPool")
+LITERALS = re.compile(
+    r"\.cuda\(|\.half\(|\.float\(|\.double\(|torch\.(float|bfloat|half)\d*|device=[\"']|\.view\(-1, *\d+ *\*|"
+    r"AdaptiveMaxPool"
+)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_no_number_type_or_device_is_written_into_a_block(path):
     if path.stem == "arithmetic":
         pytest.skip("the one place that decides number types")
-    found = [f"{path.name}:{number}: {line.strip()}" for number, line in enumerate(path.read_text().splitlines(), 1)
-             if LITERALS.search(line) and "promote_types" not in line]
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if LITERALS.search(line) and "promote_types" not in line
+    ]
     assert not found

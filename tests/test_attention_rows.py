@@ -8,11 +8,18 @@ import models.attention
 from models.registry import Scale, find
 
 TUTORIAL_ROWS = [  # yaml block, yaml args, nominal channels that arrive, constructor arguments behind the channels
-    ("CoTAttention", [512], 512, ()), ("CoTAttention", [512, 3], 512, (3,)), ("CBAM", [1024], 1024, ()),
-    ("CBAM", [1024, 7], 1024, (7,)), ("CBAM", [1024, 16, 7], 1024, (16, 7)), ("MHSA", [1024], 1024, ()),
-    ("MHSA", [1024, 14, 14, 4], 1024, (14, 14, 4)), ("SEAttention", [1024, 16], 1024, (16,)),
+    ("CoTAttention", [512], 512, ()),
+    ("CoTAttention", [512, 3], 512, (3,)),
+    ("CBAM", [1024], 1024, ()),
+    ("CBAM", [1024, 7], 1024, (7,)),
+    ("CBAM", [1024, 16, 7], 1024, (16, 7)),
+    ("MHSA", [1024], 1024, ()),
+    ("MHSA", [1024, 14, 14, 4], 1024, (14, 14, 4)),
+    ("SEAttention", [1024, 16], 1024, (16,)),
     ("SimAM", [1024, 1e-4], 1024, (1e-4,)),
-    ("CBAM", [], 256, ()), ("MHSA", [], 256, ()), ("CoTAttention", [], 256, ()),
+    ("CBAM", [], 256, ()),
+    ("MHSA", [], 256, ()),
+    ("CoTAttention", [], 256, ()),
 ]
 
 
@@ -41,10 +48,20 @@ def test_rows_of_the_blocks_that_may_change_the_width(width):
     assert double([scale(64)], 1, scale, [128, 3, True]).channels_out == scale(64)
 
 
-@pytest.mark.parametrize(("name", "args"), [
-    ("CoTAttention", [256]), ("CBAM", [256]), ("MHSA", [256]), ("CBAM", [256, 16]), ("ACmix", [256, 1024]),
-    ("DoubleAttentionLayer", []), ("DoubleAttentionLayer", [128]), ("DoubleAttentionLayer", [128, "3"]), ("ACmix", ["x"]),
-])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("CoTAttention", [256]),
+        ("CBAM", [256]),
+        ("MHSA", [256]),
+        ("CBAM", [256, 16]),
+        ("ACmix", [256, 1024]),
+        ("DoubleAttentionLayer", []),
+        ("DoubleAttentionLayer", [128]),
+        ("DoubleAttentionLayer", [128, "3"]),
+        ("ACmix", ["x"]),
+    ],
+)
 def test_channels_that_do_not_arrive_are_refused(name, args):
     with pytest.raises(ValueError):
         find(name).wiring([512], 1, Scale(width=1.0), args)

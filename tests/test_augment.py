@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 
 from utils.config import Hyperparameters
-from utils.datasets.augment import (Scene, augmented, copy_paste, mixup, mosaic_scene, quadrupled, render, single_scene)
+from utils.datasets.augment import Scene, augmented, copy_paste, mixup, mosaic_scene, quadrupled, render, single_scene
 from utils.datasets.colour import Jitter, random_jitter
-from utils.datasets.geometry import (Objects, Tile, View, objects_on_canvas, polygon_boxes, random_view, seen, snapped, transform,
-                                     worth_keeping)
+from utils.datasets.geometry import (
+    Objects,
+    Tile,
+    View,
+    objects_on_canvas,
+    polygon_boxes,
+    random_view,
+    seen,
+    snapped,
+    transform,
+    worth_keeping,
+)
 from utils.datasets.letterbox import fitted_size
 from utils.types import Labels
 
@@ -31,7 +41,9 @@ def some_labels(seed, polygons=False):
     size = rng.uniform(0.05, 0.4, (6, 2)).astype(np.float32)
     centre = (size / 2 + rng.uniform(0, 1, (6, 2)) * (1 - size)).astype(np.float32)
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    outlines = tuple((c + s / 2 * np.stack((np.cos(angles), np.sin(angles)), 1)).astype(np.float32) for c, s in zip(centre, size))
+    outlines = tuple(
+        (c + s / 2 * np.stack((np.cos(angles), np.sin(angles)), 1)).astype(np.float32) for c, s in zip(centre, size)
+    )
     return Labels(np.arange(6), np.concatenate((centre, size), 1), outlines if polygons else ())
 
 
@@ -75,7 +87,7 @@ def literal_canvas(album, scene):
         map_x = np.float32([(c + 0.5 - x) * image.shape[1] / w - 0.5 for c in columns])
         map_y = np.float32([(r + 0.5 - y) * image.shape[0] / h - 0.5 for r in rows])
         part = cv2.remap(image, *np.meshgrid(map_x, map_y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        canvas[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1] = part
+        canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = part
     return canvas
 
 
@@ -103,14 +115,18 @@ def literal_boxes(album, scene):
             xs = [min(max(p[0] / p[2], 0), scene.view.shape[1]) for p in moved]
             ys = [min(max(p[1] / p[2], 0), scene.view.shape[0]) for p in moved]
             bw, bh = max(xs) - min(xs), max(ys) - min(ys)
-            full = (x1 - x0) * (y1 - y0) * scene.view.scale ** 2
+            full = (x1 - x0) * (y1 - y0) * scene.view.scale**2
             if bw > 2 and bh > 2 and bw * bh / (full + 1e-16) > 0.1 and max(bw / (bh + 1e-16), bh / (bw + 1e-16)) < 100:
                 kept.append((cls, min(xs), min(ys), max(xs), max(ys)))
     return np.array(kept).reshape(-1, 5)
 
 
-VIEWS = {"zoom": dict(scale=0.5, translate=0.2), "rotated": dict(degrees=40.0, shear=8.0, scale=0.4),
-         "perspective": dict(perspective=0.001, degrees=10.0, translate=0.1), "far": dict(scale=0.9, translate=0.1)}
+VIEWS = {
+    "zoom": dict(scale=0.5, translate=0.2),
+    "rotated": dict(degrees=40.0, shear=8.0, scale=0.4),
+    "perspective": dict(perspective=0.001, degrees=10.0, translate=0.1),
+    "far": dict(scale=0.9, translate=0.1),
+}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -134,7 +150,9 @@ def test_snapping_moves_a_view_by_less_than_a_pixel():
         tiles = [Tile(0, (97, 181), side, (160, 107)) for side in ((-1, -1), (1, -1), (-1, 1), (1, 1))]
         moved, sized = snapped(view, tiles)
         for old, new in zip(tiles, sized):
-            for before, after in zip(old.visible(view.canvas)[:2] + old.visible(view.canvas)[2:], new.visible(view.canvas)):
+            for before, after in zip(
+                old.visible(view.canvas)[:2] + old.visible(view.canvas)[2:], new.visible(view.canvas)
+            ):
                 assert abs(before - after) * view.scale < 1.01
             corner = transform(np.array([new.corner]), moved.matrix)
             assert corner == pytest.approx(np.round(corner), abs=1e-9)
@@ -163,14 +181,18 @@ def test_view_matrix_turns_clockwise_zooms_and_shifts():
     view = random_view((200, 300), (100, 150), replace(STILL, degrees=90, scale=0.5, translate=0.1), Fixed())
     # the canvas centre goes to 0.6 of the output; a step right on the canvas becomes one and a half up
     assert view.scale == 1.5
-    assert transform(np.array([[150.0, 100], [151, 100]]), view.matrix) == pytest.approx(np.array([[90, 60], [90, 58.5]]))
+    assert transform(np.array([[150.0, 100], [151, 100]]), view.matrix) == pytest.approx(
+        np.array([[90, 60], [90, 58.5]])
+    )
 
 
 def test_tiles_out_of_view_are_not_read():
     album = Album()
     tiles = [Tile(0, (40, 40), (-1, -1), (160, 120)), Tile(1, (40, 40), (1, 1), (90, 160))]
     view = View(np.array([[1.0, 0, -60], [0, 1, -60], [0, 0, 1]]), 1.0, (320, 320), (SIDE, SIDE))
-    render(album, Scene(tiles, objects_on_canvas(tiles, [album.labels(0), album.labels(1)], (320, 320)), view), Jitter())
+    render(
+        album, Scene(tiles, objects_on_canvas(tiles, [album.labels(0), album.labels(1)], (320, 320)), view), Jitter()
+    )
     assert album.reads == [1]
 
 
@@ -186,17 +208,22 @@ def test_minified_tiles_are_averaged():
         assert np.abs(image[60:100, 60:100].astype(int) - 100).max() <= 30
 
 
-@pytest.mark.parametrize("inside, box", [
-    ([(-50, 20), (50, 20), (50, 60), (-50, 60)], (0, 20, 50, 60)),
-    ([(10, -20), (40, 50), (-30, 90)], None),
-    ([(-10, -10), (200, -10), (200, 200), (-10, 200)], (0, 0, 100, 80)),      # the frame lies inside
-    ([(-30, -40), (60, -40), (30, 140), (-30, 140)], (0, 0, 160 / 3, 80)),    # covers the left side whole
-    ([(120, 10), (180, 10), (180, 60)], (0, 0, 0, 0)),
-    ([(20, 30), (80, 30), (80, 70)], (20, 30, 80, 70)),
-])
+@pytest.mark.parametrize(
+    "inside, box",
+    [
+        ([(-50, 20), (50, 20), (50, 60), (-50, 60)], (0, 20, 50, 60)),
+        ([(10, -20), (40, 50), (-30, 90)], None),
+        ([(-10, -10), (200, -10), (200, 200), (-10, 200)], (0, 0, 100, 80)),  # the frame lies inside
+        ([(-30, -40), (60, -40), (30, 140), (-30, 140)], (0, 0, 160 / 3, 80)),  # covers the left side whole
+        ([(120, 10), (180, 10), (180, 60)], (0, 0, 0, 0)),
+        ([(20, 30), (80, 30), (80, 70)], (20, 30, 80, 70)),
+    ],
+)
 def test_polygon_boxes_are_exact(inside, box):
     polygon, limit = np.array(inside, float), np.array([100.0, 80.0])
-    together = polygon_boxes([np.array([[1.0, 1], [5, 1], [5, 9]]), polygon, np.array([[7.0, 7], [9, 7], [9, 8]])], limit)
+    together = polygon_boxes(
+        [np.array([[1.0, 1], [5, 1], [5, 9]]), polygon, np.array([[7.0, 7], [9, 7], [9, 8]])], limit
+    )
     assert together[[0, 2]] == pytest.approx(np.array([[1, 1, 5, 9], [7, 7, 9, 8]]))
     if box is None:  # against the area itself, sampled
         x, y = np.meshgrid(np.arange(0.05, 100, 0.1), np.arange(0.05, 80, 0.1))
@@ -220,14 +247,18 @@ def test_outlines_give_tighter_boxes_and_a_smaller_area_threshold():
     turned = View(turning, 1.0, (160, 160), (160, 160))
     _, boxes = seen(objects, turned)
     assert np.prod(boxes[0, 2:] - boxes[0, :2]) < 0.75 * np.prod(boxes[1, 2:] - boxes[1, :2])
-    sliver = View(np.array([[1.0, 0, -72], [0, 1, 0], [0, 0, 1]]), 1.0, (160, 160), (160, 160))  # a tenth of the width remains
+    sliver = View(
+        np.array([[1.0, 0, -72], [0, 1, 0], [0, 0, 1]]), 1.0, (160, 160), (160, 160)
+    )  # a tenth of the width remains
     cls, boxes = seen(replace(objects, xyxy=np.array([[0, 0, 80, 80.0], [0, 0, 79.0, 80]])), sliver)
     assert len(cls) == 1 and boxes[0] == pytest.approx([0, 32, 8, 48])
 
 
 def test_worth_keeping():
     before = np.array([[0, 0, 100, 100.0]] * 6)
-    after = np.array([[0, 0, 2, 90], [0, 0, 31, 31], [0, 0, 32, 32], [0, 0, 300, 2.9], [0, 0, 299, 3.1], [0, 0, 90, 1.9]])
+    after = np.array(
+        [[0, 0, 2, 90], [0, 0, 31, 31], [0, 0, 32, 32], [0, 0, 300, 2.9], [0, 0, 299, 3.1], [0, 0, 90, 1.9]]
+    )
     assert worth_keeping(before, after, 0.1).tolist() == [False, False, True, False, False, False]
     assert worth_keeping(before, after, 0.01).tolist() == [False, True, True, False, True, False]
 
@@ -240,7 +271,9 @@ def test_copy_paste_draws_mirrored_objects_black_pixels_too():
     album.image = lambda index, zoom: pictures[index]
     album.labels = lambda index: Labels(np.array([5]), np.float32([[0.2, 0.25, 0.2, 0.3]]), (polygon,))
     tile = Tile(2, (0, 0), (1, 1), (160, 160))
-    objects, pasted = copy_paste(objects_on_canvas([tile], [album.labels(2)], (320, 320)), 320, 1.0, np.random.default_rng(0))
+    objects, pasted = copy_paste(
+        objects_on_canvas([tile], [album.labels(2)], (320, 320)), 320, 1.0, np.random.default_rng(0)
+    )
     assert pasted == (0,) and objects.xyxy[1] == pytest.approx([272, 16, 304, 64]) and objects.owner.tolist() == [0, 0]
     view = View(np.array([[0.5, 0, 0], [0, 0.5, 0], [0, 0, 1]]), 0.5, (320, 320), (160, 160))
     image, cls, xyxy = render(album, Scene([tile], objects, view, pasted), Jitter())
@@ -295,7 +328,12 @@ def test_jitter_while_painting_equals_jitter_afterwards(degrees):
     jitter.apply(plain, expected)
     image, same, _ = render(Album(), scene, jitter)
     difference = np.abs(image.astype(int) - expected)  # enlarged tiles take their colours before they are resized
-    assert difference.mean() < 0.7 and np.quantile(difference, 0.99) <= 3 and (plain == 114).all(2).any() and (cls == same).all()
+    assert (
+        difference.mean() < 0.7
+        and np.quantile(difference, 0.99) <= 3
+        and (plain == 114).all(2).any()
+        and (cls == same).all()
+    )
 
 
 @pytest.mark.parametrize("left_right, up_down", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
@@ -303,10 +341,12 @@ def test_flips_turn_pixels_and_boxes(left_right, up_down):
     plain, labels = augmented(Album(), 1, (SIDE, SIDE), STILL, np.random.default_rng(3))
     hyp = replace(STILL, fliplr=left_right, flipud=up_down)
     flipped, turned = augmented(Album(), 1, (SIDE, SIDE), hyp, np.random.default_rng(3))
-    expected = plain[::-1 if up_down else 1, ::-1 if left_right else 1]
+    expected = plain[:: -1 if up_down else 1, :: -1 if left_right else 1]
     assert (flipped == expected).all() and len(labels) > 3
     signs, shift = np.float32([-1 if left_right else 1, -1 if up_down else 1]), np.float32([left_right, up_down])
-    assert turned.xywhn == pytest.approx(np.concatenate((labels.xywhn[:, :2] * signs + shift, labels.xywhn[:, 2:]), 1), abs=1e-6)
+    assert turned.xywhn == pytest.approx(
+        np.concatenate((labels.xywhn[:, :2] * signs + shift, labels.xywhn[:, 2:]), 1), abs=1e-6
+    )
 
 
 def test_mixup_blends_two_and_keeps_all_objects():
@@ -315,8 +355,10 @@ def test_mixup_blends_two_and_keeps_all_objects():
     image, cls, xyxy = mixup(one, other, 0.25)
     assert (image == 175).all() and cls.tolist() == [1, 2, 3] and xyxy.shape == (3, 4)
     rng = np.random.default_rng(0)
-    plain, mixed = (sum(len(augmented(Album(), i, (SIDE, SIDE), replace(STILL, mixup=chance), rng)[1]) for i in range(5))
-                    for chance in (0.0, 1.0))
+    plain, mixed = (
+        sum(len(augmented(Album(), i, (SIDE, SIDE), replace(STILL, mixup=chance), rng)[1]) for i in range(5))
+        for chance in (0.0, 1.0)
+    )
     assert mixed > 1.5 * plain
 
 

@@ -57,7 +57,9 @@ def siou_penalty(a, b):
     width, height = hull(a, b)
     sigma = math.hypot(a[0] - b[0], a[1] - b[1])
     angle = 1 - 2 * math.sin(math.asin(abs(a[1] - b[1]) / sigma) - math.pi / 4) ** 2
-    distance = sum(1 - math.exp(-(2 - angle) * ((a[axis] - b[axis]) / side) ** 2) for axis, side in ((0, width), (1, height)))
+    distance = sum(
+        1 - math.exp(-(2 - angle) * ((a[axis] - b[axis]) / side) ** 2) for axis, side in ((0, width), (1, height))
+    )
     shape = sum((1 - math.exp(-abs(a[side] - b[side]) / max(a[side], b[side]))) ** 4 for side in (2, 3))
     return (distance + shape) / 2
 
@@ -87,19 +89,28 @@ def literal_cost(kind, a, b, inner=1.0, focal=0.0, mean=1.0, held=None):
         union = a[2] * a[3] + b[2] * b[3] - iou * (a[2] * a[3] + b[2] * b[3]) / (1 + iou)
         alpha = aspect(held, b) / (1 - plain_iou(held, b) + aspect(held, b))
         apart = sum((left - right) ** 2 for left, right in zip(corners(a), corners(b)))
-        cost = miss + {
-            "IoU": lambda: 0.0, "GIoU": lambda: 1 - union / (width * height), "DIoU": lambda: diou,
-            "CIoU": lambda: diou + alpha * aspect(a, b), "SIoU": lambda: siou_penalty(a, b),
-            "ShapeIoU": lambda: shape_penalty(a, b),
-            "EIoU": lambda: diou + (a[2] - b[2]) ** 2 / width**2 + (a[3] - b[3]) ** 2 / height**2,
-            "MPDIoU": lambda: apart / (SIZE[0] ** 2 + SIZE[1] ** 2)}[kind]()
+        cost = (
+            miss
+            + {
+                "IoU": lambda: 0.0,
+                "GIoU": lambda: 1 - union / (width * height),
+                "DIoU": lambda: diou,
+                "CIoU": lambda: diou + alpha * aspect(a, b),
+                "SIoU": lambda: siou_penalty(a, b),
+                "ShapeIoU": lambda: shape_penalty(a, b),
+                "EIoU": lambda: diou + (a[2] - b[2]) ** 2 / width**2 + (a[3] - b[3]) ** 2 / height**2,
+                "MPDIoU": lambda: apart / (SIZE[0] ** 2 + SIZE[1] ** 2),
+            }[kind]()
+        )
     return cost * plain_iou(held, b) ** focal if focal else cost
 
 
 def random_boxes(count, seed):
     """Pairs (count, 4) of which most overlap, some lie inside one another and some apart; float64."""
     generator = torch.Generator().manual_seed(seed)
-    b = torch.cat((torch.rand(count, 2, generator=generator) * 10 + 5, torch.rand(count, 2, generator=generator) * 6 + 1), 1)
+    b = torch.cat(
+        (torch.rand(count, 2, generator=generator) * 10 + 5, torch.rand(count, 2, generator=generator) * 6 + 1), 1
+    )
     shift = torch.randn(count, 2, generator=generator) * torch.rand(count, 1, generator=generator) * 4
     a = torch.cat((b[:, :2] + shift, b[:, 2:] * torch.exp(torch.randn(count, 2, generator=generator) * 0.5)), 1)
     return a.double(), b.double()
@@ -132,13 +143,13 @@ def test_costs_equal_the_papers(kind, inner, focal):
 def test_gradients_equal_differences_with_the_weights_held(kind, inner, focal):
     a, b = random_boxes(25, 2)
     a.requires_grad_()
-    gradient, = torch.autograd.grad(made(kind, inner, focal)(a, b, SIZE).cost.sum(), a)
+    (gradient,) = torch.autograd.grad(made(kind, inner, focal)(a, b, SIZE).cost.sum(), a)
     mean, step = float(torch.tensor(0.6)), 1e-6
     for box, label, got in zip(a.tolist(), b.tolist(), gradient.tolist()):
         for column in range(4):
             sides = []
             for sign in (1, -1):
-                moved = box[:column] + [box[column] + sign * step] + box[column + 1:]
+                moved = box[:column] + [box[column] + sign * step] + box[column + 1 :]
                 sides.append(literal_cost(kind, moved, label, inner, focal, mean, held=box))
             assert got[column] == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=2e-6)
 
@@ -152,17 +163,25 @@ def test_gradcheck_where_nothing_is_held(kind):
 # boxes that are hard on arithmetic ---------------------------------------------------------------------
 
 HARD = {
-    "coincident": ([5, 5, 2, 3], [5, 5, 2, 3]), "concentric": ([5, 5, 2, 3], [5, 5, 4, 4]),
+    "coincident": ([5, 5, 2, 3], [5, 5, 2, 3]),
+    "concentric": ([5, 5, 2, 3], [5, 5, 4, 4]),
     "same size": ([5, 5, 2, 3], [6, 6, 2, 3]),
-    "touching": ([5, 5, 2, 2], [7, 5, 2, 2]), "corner to corner": ([5, 5, 2, 2], [7, 7, 2, 2]),
+    "touching": ([5, 5, 2, 2], [7, 5, 2, 2]),
+    "corner to corner": ([5, 5, 2, 2], [7, 7, 2, 2]),
     "nested": ([5, 5, 1, 1], [5.5, 5, 8, 8]),
-    "far apart": ([0, 0, 1, 1], [1e6, 1e6, 1, 1]), "beside": ([0, 0, 1, 1], [1e6, 0, 1, 1]),
-    "no size": ([5, 5, 0, 0], [5, 5, 0, 0]), "no size, apart": ([5, 5, 0, 0], [6, 7, 0, 0]),
+    "far apart": ([0, 0, 1, 1], [1e6, 1e6, 1, 1]),
+    "beside": ([0, 0, 1, 1], [1e6, 0, 1, 1]),
+    "no size": ([5, 5, 0, 0], [5, 5, 0, 0]),
+    "no size, apart": ([5, 5, 0, 0], [6, 7, 0, 0]),
     "no width": ([5, 5, 0, 2], [5, 5, 2, 2]),
-    "no height": ([5, 5, 2, 0], [5, 5, 0, 2]), "label without size": ([5, 5, 2, 2], [5, 5, 0, 0]),
-    "tiny": ([1e-6, 0, 1e-6, 1e-6], [0, 0, 1e-6, 2e-6]), "tinier": ([1e-20, 0, 1e-20, 1e-20], [0, 0, 1e-20, 1e-19]),
-    "tiny and huge": ([0, 0, 1e-12, 1e-12], [0, 0, 1e8, 1e8]), "huge": ([0, 0, 1e8, 1e8], [1e7, 0, 1e8, 2e8]),
-    "narrow": ([5, 5, 1e-9, 1e4], [5, 5, 1e4, 1e-9]), "a hair off": ([5 + 1e-6, 5, 2, 2], [5, 5, 2, 2]),
+    "no height": ([5, 5, 2, 0], [5, 5, 0, 2]),
+    "label without size": ([5, 5, 2, 2], [5, 5, 0, 0]),
+    "tiny": ([1e-6, 0, 1e-6, 1e-6], [0, 0, 1e-6, 2e-6]),
+    "tinier": ([1e-20, 0, 1e-20, 1e-20], [0, 0, 1e-20, 1e-19]),
+    "tiny and huge": ([0, 0, 1e-12, 1e-12], [0, 0, 1e8, 1e8]),
+    "huge": ([0, 0, 1e8, 1e8], [1e7, 0, 1e8, 2e8]),
+    "narrow": ([5, 5, 1e-9, 1e4], [5, 5, 1e4, 1e-9]),
+    "a hair off": ([5 + 1e-6, 5, 2, 2], [5, 5, 2, 2]),
 }
 
 
@@ -173,9 +192,12 @@ def test_hard_boxes_have_finite_costs_and_gradients(kind, inner, focal):
     b = torch.tensor([pair[1] for pair in HARD.values()], dtype=torch.float32)
     for mean in (1.0, 1e-3):
         costs = made(kind, inner, focal, mean)(a, b, SIZE)
-        gradient, = torch.autograd.grad(costs.cost.sum(), a)
-        wrong = [name for name, *values in zip(HARD, costs.cost, costs.overlap, costs.miss, gradient)
-                 if not all(torch.isfinite(value).all() for value in values)]
+        (gradient,) = torch.autograd.grad(costs.cost.sum(), a)
+        wrong = [
+            name
+            for name, *values in zip(HARD, costs.cost, costs.overlap, costs.miss, gradient)
+            if not all(torch.isfinite(value).all() for value in values)
+        ]
         assert wrong == []
         # autograd's sum over rows hides nothing here: costs are one a row, and the pair that fits costs nothing
         assert costs.cost[0].abs() < 1e-5 and gradient[0].abs().max() < 1.5
@@ -188,7 +210,9 @@ def test_half_precision_and_autocast_are_computed_in_float32(kind):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cost = made(kind, 0.8, 0.5)(a, b, SIZE).cost
     assert cost.dtype == torch.float32
-    torch.testing.assert_close(cost, made(kind, 0.8, 0.5)(a.double(), b.double(), SIZE).cost.float(), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        cost, made(kind, 0.8, 0.5)(a.double(), b.double(), SIZE).cost.float(), atol=2e-5, rtol=1e-4
+    )
 
 
 def test_a_focal_weight_is_a_constant():
@@ -201,7 +225,9 @@ def test_a_focal_weight_is_a_constant():
 
 # in the detection loss -------------------------------------------------------------------------------
 
-PLAIN = types.SimpleNamespace(box=0.05, obj=1.0, cls=0.5, cls_pw=1.0, obj_pw=1.0, anchor_t=4.0, fl_gamma=0.0, label_smoothing=0.0)
+PLAIN = types.SimpleNamespace(
+    box=0.05, obj=1.0, cls=0.5, cls_pw=1.0, obj_pw=1.0, anchor_t=4.0, fl_gamma=0.0, label_smoothing=0.0
+)
 ANCHORS = torch.tensor([[[1.25, 1.6], [2, 3.75], [4.1, 2.9]], [[1.9, 3.8], [3.9, 2.8], [3.7, 7.4]]])
 GEOMETRY = HeadGeometry(ANCHORS, torch.tensor([8.0, 16.0]), nc=3)
 
@@ -256,8 +282,11 @@ def test_mpdiou_is_given_the_size_of_the_map():
     maps, targets = maps_and_targets()
     seen, loss = [], loss_of("MPDIoU")
     inside = loss.box_loss
-    loss.box_loss = type("Spy", (), {"__call__": lambda self, a, b, size: seen.append(size) or inside(a, b, size),
-                                     "follow": inside.follow})()
+    loss.box_loss = type(
+        "Spy",
+        (),
+        {"__call__": lambda self, a, b, size: seen.append(size) or inside(a, b, size), "follow": inside.follow},
+    )()
     loss(maps, targets)
     assert seen == [(8, 10), (4, 5)]
 
@@ -293,13 +322,19 @@ def test_the_mean_follows_all_matches_of_a_batch():
     misses = []
     loss = loss_of("WIoUv3")
     inside = loss.box_loss
-    loss.box_loss = type("Spy", (), {"__call__": lambda self, *given: misses.append(inside(*given).miss) or inside(*given),
-                                     "follow": inside.follow})()
+    loss.box_loss = type(
+        "Spy",
+        (),
+        {
+            "__call__": lambda self, *given: misses.append(inside(*given).miss) or inside(*given),
+            "follow": inside.follow,
+        },
+    )()
     loss(maps, targets)
     assert min(map(len, misses)) > 20
     expected = 1 + WIOU_MOMENTUM * (torch.cat(misses).double().mean().item() - 1)
     assert inside.mean.item() == pytest.approx(expected, abs=1e-7) and inside.mean < 1
-    assert (1 - WIOU_MOMENTUM) ** 7000 == pytest.approx(0.05)
+    assert pytest.approx(0.05) == (1 - WIOU_MOMENTUM) ** 7000
 
 
 @pytest.mark.parametrize("kind, moves", [("WIoUv2", True), ("WIoUv3", True), ("WIoUv1", False), ("CIoU", False)])
@@ -344,17 +379,36 @@ def test_the_page_on_losses_has_a_row_a_kind():
     assert all(f"| `{kind}` |" in page for kind in BOX_LOSSES)
 
 
-@pytest.mark.parametrize("given, name", [("siou", "SIoU"), ("WIoU", "WIoUv3"), ("wiou_V2", "WIoUv2"), ("Shape-IoU", "ShapeIoU"),
-                                         ("CIOU", "CIoU"), ("mpdiou", "MPDIoU")])
+@pytest.mark.parametrize(
+    "given, name",
+    [
+        ("siou", "SIoU"),
+        ("WIoU", "WIoUv3"),
+        ("wiou_V2", "WIoUv2"),
+        ("Shape-IoU", "ShapeIoU"),
+        ("CIOU", "CIoU"),
+        ("mpdiou", "MPDIoU"),
+    ],
+)
 def test_names_are_read_in_any_case(given, name):
     assert Hyperparameters.load({"iou": given}).iou == name
 
 
-@pytest.mark.parametrize("values, words", [
-    ({"iou": "SIuO"}, ("iou", "'SIuO'", "did you mean", "SIoU")), ({"iou": "alpha"}, ("there are IoU, GIoU",)),
-    ({"iou": 0.5}, ("0.5",)), ({"iou": None}, ("iou", "None")), ({"iou": True}, ("True",)),
-    ({"inner": 9}, ("inner 9", "0.1 to 3")), ({"inner": -1}, ("inner -1",)), ({"focal": -0.5}, ("focal -0.5", "0 to 10")),
-    ({"focal": "much"}, ("focal", "a number")), ({"iuo": "SIoU"}, ("did you mean iou",))])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"iou": "SIuO"}, ("iou", "'SIuO'", "did you mean", "SIoU")),
+        ({"iou": "alpha"}, ("there are IoU, GIoU",)),
+        ({"iou": 0.5}, ("0.5",)),
+        ({"iou": None}, ("iou", "None")),
+        ({"iou": True}, ("True",)),
+        ({"inner": 9}, ("inner 9", "0.1 to 3")),
+        ({"inner": -1}, ("inner -1",)),
+        ({"focal": -0.5}, ("focal -0.5", "0 to 10")),
+        ({"focal": "much"}, ("focal", "a number")),
+        ({"iuo": "SIoU"}, ("did you mean iou",)),
+    ],
+)
 def test_a_mistake_is_one_line(values, words):
     with pytest.raises(ConfigError) as error:
         Hyperparameters.load(values)
@@ -364,11 +418,18 @@ def test_a_mistake_is_one_line(values, words):
 def test_only_what_was_chosen_is_written(tmp_path, caplog):
     caplog.set_level("INFO", "yolo")
     assert not {"iou", "inner", "focal"} & set(Hyperparameters().as_dict())
-    assert Hyperparameters.load({**Hyperparameters().as_dict(), "inner": None, "focal": 0, "iou": "ciou"}) == Hyperparameters()
+    assert (
+        Hyperparameters.load({**Hyperparameters().as_dict(), "inner": None, "focal": 0, "iou": "ciou"})
+        == Hyperparameters()
+    )
     chosen = Hyperparameters.load({**Hyperparameters().as_dict(), "iou": "wiou", "inner": "0.7", "focal": 0.5})
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump(chosen.as_dict()))
     assert Hyperparameters.load(tmp_path / "hyp.yaml") == chosen and caplog.text == ""
-    assert {key: chosen.as_dict()[key] for key in ("iou", "inner", "focal")} == {"iou": "WIoUv3", "inner": 0.7, "focal": 0.5}
+    assert {key: chosen.as_dict()[key] for key in ("iou", "inner", "focal")} == {
+        "iou": "WIoUv3",
+        "inner": 0.7,
+        "focal": 0.5,
+    }
     scaled = chosen.scaled(3, 80, 640)
     assert (scaled.iou, scaled.inner, scaled.focal) == ("WIoUv3", 0.7, 0.5)
 
@@ -397,7 +458,9 @@ def test_evolution_keeps_the_box_loss(tmp_path):
         return (0.1, 0.1, 0.1, 0.1 * len(seen), 1, 1, 1)
 
     best = evolve(train_once, base, 3, tmp_path, np.random.default_rng(0))
-    assert {(one.iou, one.inner, one.focal) for one in seen} == {("SIoU", 0.7, 0.5)} and len({one.lr0 for one in seen}) == 3
+    assert {(one.iou, one.inner, one.focal) for one in seen} == {("SIoU", 0.7, 0.5)} and len(
+        {one.lr0 for one in seen}
+    ) == 3
     assert Hyperparameters.load(tmp_path / "hyp_evolve.yaml").as_dict() == best and best["iou"] == "SIoU"
     with pytest.raises(ConfigError, match="SIoU.*use another --name"):
         evolve(train_once, {**base, "iou": "EIoU"}, 1, tmp_path, np.random.default_rng(0))
@@ -410,15 +473,34 @@ def test_evolution_keeps_the_box_loss(tmp_path):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     generate = {"generator": "shapes", "seed": 1, "train": 8, "val": 4, "test": 1, "size": 64}
-    (folder / "small.yaml").write_text(yaml.safe_dump({
-        "path": str(folder / "shapes"), "train": "images/train", "val": "images/val", "test": "images/test",
-        "names": ["disc", "triangle", "square", "star"], "generate": generate}))
+    (folder / "small.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "path": str(folder / "shapes"),
+                "train": "images/train",
+                "val": "images/val",
+                "test": "images/test",
+                "names": ["disc", "triangle", "square", "star"],
+                "generate": generate,
+            }
+        )
+    )
     return folder / "small.yaml"
 
 
 def options(data, folder, **changes):
-    given = dict(cfg="models/yolov5n.yaml", imgsz=64, epochs=2, batch_size=4, workers=0, device="cpu", noautoanchor=True,
-                 data=str(data), project=str(folder), name="run")
+    given = dict(
+        cfg="models/yolov5n.yaml",
+        imgsz=64,
+        epochs=2,
+        batch_size=4,
+        workers=0,
+        device="cpu",
+        noautoanchor=True,
+        data=str(data),
+        project=str(folder),
+        name="run",
+    )
     return from_options(TrainConfig, **{**given, **changes})
 
 
@@ -462,7 +544,9 @@ def test_the_mean_is_saved_and_a_resumed_run_equals_a_whole_one(data, tmp_path, 
     resumed = train.run(resume=str(halfway), device="cpu").save_dir
     left, right = (read_checkpoint(folder / "weights" / "last.pt") for folder in (whole, resumed))
     assert left.training["loss"] == right.training["loss"] == {"box_loss.mean": torch.tensor(watch.trained[1])}
-    assert all(torch.equal(value, right.training["model_state"][name]) for name, value in left.training["model_state"].items())
+    assert all(
+        torch.equal(value, right.training["model_state"][name]) for name, value in left.training["model_state"].items()
+    )
     assert (whole / "results.csv").read_text() == (resumed / "results.csv").read_text()
     assert Hyperparameters.load(whole / "hyp.yaml").iou == "WIoUv3"
 

@@ -31,7 +31,9 @@ def test_conversions_have_known_values_and_inverses(given):
     xywhn = boxes.xyxy_to_xywhn(given, 200, 100)
     np.testing.assert_allclose(np.asarray(xywhn)[0], [0.3, 0.4, 0.5, 0.4], rtol=1e-6)
     np.testing.assert_allclose(np.asarray(boxes.xywhn_to_xyxy(xywhn, 200, 100)), before, atol=1e-4)
-    np.testing.assert_allclose(np.asarray(boxes.xywhn_to_xyxy(xywhn, 200, 100, pad=(3, 7))), before + [3, 7, 3, 7], atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(boxes.xywhn_to_xyxy(xywhn, 200, 100, pad=(3, 7))), before + [3, 7, 3, 7], atol=1e-4
+    )
     np.testing.assert_array_equal(np.asarray(given), before)
 
 
@@ -70,8 +72,12 @@ def plain_overlap(a, b, kind):
     overlap = iou * (a[2] * a[3] + b[2] * b[3]) / (1 + iou)
     hull = hull_width * hull_height
     union = a[2] * a[3] + b[2] * b[3] - overlap
-    return {"IoU": iou, "GIoU": iou - (hull - union) / hull, "DIoU": iou - distance,
-            "CIoU": iou - distance - v * v / (1 - iou + v)}[kind]
+    return {
+        "IoU": iou,
+        "GIoU": iou - (hull - union) / hull,
+        "DIoU": iou - distance,
+        "CIoU": iou - distance - v * v / (1 - iou + v),
+    }[kind]
 
 
 def test_iou_matrix_equals_the_definition():
@@ -108,7 +114,9 @@ def test_paired_iou_equals_the_reference(golden, kind):
 
 @pytest.mark.parametrize("kind", boxes.IOU_KINDS)
 def test_degenerate_boxes_have_finite_values_and_gradients(kind):
-    a = torch.tensor([[1.0, 1, 0, 0], [1, 1, 2, 0], [1, 1, 0, 2], [0, 0, 1e-20, 1e-20], [1, 1, 2, 2]], requires_grad=True)
+    a = torch.tensor(
+        [[1.0, 1, 0, 0], [1, 1, 2, 0], [1, 1, 0, 2], [0, 0, 1e-20, 1e-20], [1, 1, 2, 2]], requires_grad=True
+    )
     b = torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 2], [5, 5, 1, 1], [0, 0, 1e4, 1e4], [1, 1, 2, 2]])
     values = boxes.paired_iou(a, b, kind)
     values.sum().backward()

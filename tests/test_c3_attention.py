@@ -17,8 +17,16 @@ HEAD = [[[1], 1, "Detect", ["nc", "anchors"]]]
 
 def model_of(args, width=1.0, repeats=3, block="C3Attention"):
     rows = [[-1, 1, "Conv", [64, 3, 8]], [-1, repeats, block, args]]
-    return Model({"nc": 2, "depth_multiple": 1.0, "width_multiple": width, "anchors": [[8, 8, 20, 20]],
-                  "backbone": rows, "head": HEAD})
+    return Model(
+        {
+            "nc": 2,
+            "depth_multiple": 1.0,
+            "width_multiple": width,
+            "anchors": [[8, 8, 20, 20]],
+            "backbone": rows,
+            "head": HEAD,
+        }
+    )
 
 
 @pytest.mark.parametrize("name", KEEPING)
@@ -26,7 +34,10 @@ def test_any_block_stands_in_it(name):
     args = CASES[name].args(32)
     model = model_of([64, name, *args])
     layer = model.model[1]
-    assert type(layer) is C3Attention and [type(each.attention).__name__ for each in layer.m] == [find(name).cls.__name__] * 3
+    assert (
+        type(layer) is C3Attention
+        and [type(each.attention).__name__ for each in layer.m] == [find(name).cls.__name__] * 3
+    )
     assert [module.shape for module in model.train()(torch.rand(1, 3, 64, 64))] == [(1, 2, 8, 8, 7)]
 
 
@@ -51,14 +62,23 @@ def test_with_a_block_that_does_nothing_it_is_a_c3_of_the_same_weights():
     assert torch.equal(inner.eval()(x), c3.eval()(x))
 
 
-@pytest.mark.parametrize(("args", "shortcut", "rest"), [
-    ([128, "CBAM"], True, ()), ([128, False, "CBAM"], False, ()), ([128, True, "CBAM", 16, 5], True, (16, 5)),
-])
+@pytest.mark.parametrize(
+    ("args", "shortcut", "rest"),
+    [
+        ([128, "CBAM"], True, ()),
+        ([128, False, "CBAM"], False, ()),
+        ([128, True, "CBAM", 16, 5], True, (16, 5)),
+    ],
+)
 @pytest.mark.parametrize("width", [0.25, 1.25])
 def test_its_rows(args, shortcut, rest, width):
     scale = Scale(width=width)
     plan = find("C3Attention").wiring([40], 2, scale, args)
-    assert plan.args == (40, scale(128), 2, shortcut, "CBAM", *rest) and plan.channels_out == scale(128) and plan.copies == 1
+    assert (
+        plan.args == (40, scale(128), 2, shortcut, "CBAM", *rest)
+        and plan.channels_out == scale(128)
+        and plan.copies == 1
+    )
 
 
 def test_without_shortcut_nothing_is_added():
@@ -66,10 +86,17 @@ def test_without_shortcut_nothing_is_added():
     assert all(each.residual for each in model_of([64, "CBAM"]).model[1].m)
 
 
-@pytest.mark.parametrize(("args", "word"), [
-    ([64], r'such as \[128, "CBAM"\]'), ([64, 3], "BLOCK"), ([64, "CBMA"], "did you mean"), (["CBAM"], r"expects \[channels"),
-    ([64, "DoubleAttentionLayer", 16, 3], "needs a block that keeps"), ([64, "CBAM", 1, 2, 3], "argument"),
-])
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        ([64], r'such as \[128, "CBAM"\]'),
+        ([64, 3], "BLOCK"),
+        ([64, "CBMA"], "did you mean"),
+        (["CBAM"], r"expects \[channels"),
+        ([64, "DoubleAttentionLayer", 16, 3], "needs a block that keeps"),
+        ([64, "CBAM", 1, 2, 3], "argument"),
+    ],
+)
 def test_mistakes_are_one_line(args, word):
     with pytest.raises(ModelError, match=word) as caught:
         model_of(args)

@@ -34,7 +34,9 @@ COUNTS = {"train": 40, "val": 16, "test": 8}
 GOOD = "0 0.5 0.5 0.4 0.4\n1 0.3 0.3 0.2 0.2\n"
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]  # of yolov5n, pixels
 STRIDES = torch.tensor([8.0, 16.0, 32.0])
-HEAD = doctor.Head("yolov5n.yaml", HeadGeometry(torch.tensor(ANCHORS).view(3, 3, 2) / STRIDES.view(3, 1, 1), STRIDES, 80), True)
+HEAD = doctor.Head(
+    "yolov5n.yaml", HeadGeometry(torch.tensor(ANCHORS).view(3, 3, 2) / STRIDES.view(3, 1, 1), STRIDES, 80), True
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,11 @@ def quick(request, monkeypatch):
     if "heads" not in request.fixturenames:
         monkeypatch.setattr(doctor, "_head", lambda config: HEAD)
     if "pages" not in request.fixturenames:
-        for target in ("utils.plots.check.plot_page", "utils.plots.sheets.sample_sheet", "utils.plots.sheets.pair_sheet"):
+        for target in (
+            "utils.plots.check.plot_page",
+            "utils.plots.sheets.sample_sheet",
+            "utils.plots.sheets.pair_sheet",
+        ):
             monkeypatch.setattr(target, lambda *args, **kwargs: None)
 
 
@@ -74,7 +80,12 @@ def heads():
 
 
 def write_yaml(folder, **changes):
-    content = {"path": str(folder / "set"), **{split: f"images/{split}" for split in COUNTS}, "names": list(CLASSES), **changes}
+    content = {
+        "path": str(folder / "set"),
+        **{split: f"images/{split}" for split in COUNTS},
+        "names": list(CLASSES),
+        **changes,
+    }
     (folder / "data.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -88,7 +99,7 @@ def found(report, kind, split=None):
 
 
 def only(report, kind, split=None):
-    one, = found(report, kind, split)
+    (one,) = found(report, kind, split)
     return one
 
 
@@ -140,8 +151,11 @@ def test_figures_are_those_of_the_files(data):
         widths = np.array([float(row[3]) for row in rows]) * 128
         assert figures["boxes"]["width_height_px"]["p50"][0] == pytest.approx(np.median(widths), abs=0.01)
     assert json.loads((report.folder / "check.json").read_text()) == report.content
-    assert report.content["copies"]["pictures"] == {"train": {"train": 0}, "val": {"train": 0, "val": 0},
-                                                    "test": {"train": 0, "val": 0, "test": 0}}
+    assert report.content["copies"]["pictures"] == {
+        "train": {"train": 0},
+        "val": {"train": 0, "val": 0},
+        "test": {"train": 0, "val": 0, "test": 0},
+    }
 
 
 def test_nothing_depends_on_workers(data):
@@ -155,31 +169,34 @@ def test_nothing_depends_on_workers(data):
 # rows of labels
 
 
-@pytest.mark.parametrize("row, kind, words", [
-    ("0 0.5 0.5 0.2", "row-format", "4 values"),
-    ("0 0.5 0.5 0.2 abc", "row-format", "abc"),
-    ("cat 0.5 0.5 0.2 0.2", "row-format", "'cat'"),
-    ("0 0.5 nan 0.2 0.2", "row-format", "finite"),
-    ("0 0.5 1.5 0.2 0.2", "row-outside", "1.5"),
-    ("0 320 240 64 48", "row-outside", "320"),
-    ("0 0.5 0.5 0 0.2", "row-no-size", "zero"),
-    ("0 0.5 0.5 0.2 -0.2", "row-no-size", "negative"),
-    ("1 0.3 0.3 0.2 0.2", "row-repeated", "repeats"),
-    ("4 0.5 0.6 0.2 0.2", "class-unknown", "class 4 must be one of 0 to 3"),
-    ("-1 0.5 0.6 0.2 0.2", "class-unknown", "class -1"),
-    ("0.5 0.5 0.6 0.2 0.2", "row-format", "not a whole number"),
-    ("0 0.98 0.5 0.2 0.2", "box-leaves-picture", "disc reaches 10 pixels beyond the right edge"),
-    ("0 0.5 0.04 0.2 0.2", "box-leaves-picture", "8 pixels beyond the top edge"),
-    ("0 0.505 0.5 0.4 0.4", "box-twice", "disc is drawn on one place as in line 1 (overlap 0.98)"),
-    ("2 0.505 0.5 0.4 0.4", "box-two-classes", "square and disc are drawn"),
-])
+@pytest.mark.parametrize(
+    "row, kind, words",
+    [
+        ("0 0.5 0.5 0.2", "row-format", "4 values"),
+        ("0 0.5 0.5 0.2 abc", "row-format", "abc"),
+        ("cat 0.5 0.5 0.2 0.2", "row-format", "'cat'"),
+        ("0 0.5 nan 0.2 0.2", "row-format", "finite"),
+        ("0 0.5 1.5 0.2 0.2", "row-outside", "1.5"),
+        ("0 320 240 64 48", "row-outside", "320"),
+        ("0 0.5 0.5 0 0.2", "row-no-size", "zero"),
+        ("0 0.5 0.5 0.2 -0.2", "row-no-size", "negative"),
+        ("1 0.3 0.3 0.2 0.2", "row-repeated", "repeats"),
+        ("4 0.5 0.6 0.2 0.2", "class-unknown", "class 4 must be one of 0 to 3"),
+        ("-1 0.5 0.6 0.2 0.2", "class-unknown", "class -1"),
+        ("0.5 0.5 0.6 0.2 0.2", "row-format", "not a whole number"),
+        ("0 0.98 0.5 0.2 0.2", "box-leaves-picture", "disc reaches 10 pixels beyond the right edge"),
+        ("0 0.5 0.04 0.2 0.2", "box-leaves-picture", "8 pixels beyond the top edge"),
+        ("0 0.505 0.5 0.4 0.4", "box-twice", "disc is drawn on one place as in line 1 (overlap 0.98)"),
+        ("2 0.505 0.5 0.4 0.4", "box-two-classes", "square and disc are drawn"),
+    ],
+)
 def test_a_bad_row_is_named_with_its_line(tmp_path, row, kind, words):
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     path = tmp_path / "images" / "a.jpg"
     write_image(path, scene(3))
     (tmp_path / "labels" / "a.txt").write_text(f"{GOOD}\n{row}\n")  # line 3 is empty
-    finding, = examine(str(path), CLASSES).findings
+    (finding,) = examine(str(path), CLASSES).findings
     assert (finding.file, finding.line, finding.kind) == (str(tmp_path / "labels" / "a.txt"), 4, kind)
     assert words in finding.what
 
@@ -189,7 +206,9 @@ def test_boxes_that_end_at_the_edge_or_a_rounding_beyond_are_right(data):
     assert examine(str(image(data, "train", 0)), CLASSES).findings == ()
 
 
-@pytest.mark.parametrize("width, beyond, told", [(128, 0.9, False), (128, 1.1, True), (10_000, 9.0, False), (10_000, 11.0, True)])
+@pytest.mark.parametrize(
+    "width, beyond, told", [(128, 0.9, False), (128, 1.1, True), (10_000, 9.0, False), (10_000, 11.0, True)]
+)
 def test_a_pixel_and_a_thousandth_are_let_pass(width, beyond, told):
     """`beyond` pixels behind the right edge of a picture so wide."""
     labels = Labels(np.zeros(1, np.int64), np.array([[0.9 + beyond / width, 0.5, 0.2, 0.2]], np.float32))
@@ -225,9 +244,19 @@ def test_classes_counted_from_one_are_seen_through(data):
 
 def test_odd_pictures_are_told_apart(data):
     noise = np.random.default_rng(0).integers(0, 255, (128, 96, 3), np.uint8)
-    places = {kind: data / "images/train" / f"{kind}.{suffix}" for kind, suffix in (
-        ("picture-too-small", "png"), ("picture-blank", "png"), ("picture-thin", "png"), ("picture-grey", "jpg"),
-        ("picture-turned", "jpg"), ("picture-unreadable", "jpg"), ("picture-damaged", "jpg"), ("picture-huge", "png"))}
+    places = {
+        kind: data / "images/train" / f"{kind}.{suffix}"
+        for kind, suffix in (
+            ("picture-too-small", "png"),
+            ("picture-blank", "png"),
+            ("picture-thin", "png"),
+            ("picture-grey", "jpg"),
+            ("picture-turned", "jpg"),
+            ("picture-unreadable", "jpg"),
+            ("picture-damaged", "jpg"),
+            ("picture-huge", "png"),
+        )
+    }
     write_image(places["picture-too-small"], noise[:1, :1])
     write_image(places["picture-blank"], np.full((64, 64, 3), 77, np.uint8))
     write_image(places["picture-thin"], np.tile(noise[:20], (1, 4, 1)))
@@ -264,10 +293,16 @@ def test_labels_and_pictures_that_miss_each_other(data):
     label(data, "train", 6).unlink()
     label(data, "train", 6).mkdir()
     report = checked(data, no_duplicates=True)
-    assert [os.path.basename(one.file) for one in found(report, "label-missing")] == ["00000.jpg", "00002.jpg", "A3.jpg"]
+    assert [os.path.basename(one.file) for one in found(report, "label-missing")] == [
+        "00000.jpg",
+        "00002.jpg",
+        "A3.jpg",
+    ]
     assert only(report, "label-empty").file == str(label(data, "train", 1))
     assert [(os.path.basename(one.file), one.fix) for one in found(report, "label-orphan")] == [
-        ("a3.txt", "rename it to A3.txt: names differ in upper and lower case"), ("nobody.txt", "")]
+        ("a3.txt", "rename it to A3.txt: names differ in upper and lower case"),
+        ("nobody.txt", ""),
+    ]
     assert only(report, "label-shared").what == "is read for 00005.jpg and for 00005.png"
     assert only(report, "picture-other-format").file.endswith("phone.heic")
     assert only(report, "label-unreadable").file == str(label(data, "train", 6))
@@ -282,17 +317,21 @@ def test_a_file_in_two_splits_or_twice_in_one(data):
     os.symlink(image(data, "train", 8), data / "images/test/link.jpg")
     write_yaml(data.parent, val="list.txt")
     report = checked(data)
-    twice, = found(report, "listed-twice")
+    (twice,) = found(report, "listed-twice")
     assert (twice.file, twice.split) == (str(image(data, "val", 1)), "val")
     assert [(one.file, one.what) for one in found(report, "in-two-splits")] == [
         (str(image(data, "train", 7)), "is in train and in val"),
-        (str(data / "images/test/link.jpg"), f"is in train and in test (as {image(data, 'train', 8)})")]
+        (str(data / "images/test/link.jpg"), f"is in train and in test (as {image(data, 'train', 8)})"),
+    ]
     gone = only(report, "listed-missing")
     assert (gone.file, gone.line, gone.split) == (str(data / "list.txt"), 5, "val")
     assert report.content["splits"]["val"]["pictures"] == 3
     assert not [one for one in report.findings if one.kind.startswith(("leak", "copy"))]  # said once, as one file
-    assert report.content["copies"]["pictures"] == {"train": {"train": 0}, "val": {"train": 1, "val": 1},
-                                                    "test": {"train": 1, "val": 0, "test": 0}}
+    assert report.content["copies"]["pictures"] == {
+        "train": {"train": 0},
+        "val": {"train": 1, "val": 1},
+        "test": {"train": 1, "val": 0, "test": 0},
+    }
 
 
 def test_splits_that_are_empty_missing_or_without_labels(data):
@@ -301,7 +340,10 @@ def test_splits_that_are_empty_missing_or_without_labels(data):
     shutil.rmtree(data / "labels/test")
     write_yaml(data.parent, train=["images/train", "images/more"])
     report = checked(data, no_duplicates=True)
-    assert (only(report, "split-missing").file, only(report, "split-missing").split) == (str(data / "images/more"), "train")
+    assert (only(report, "split-missing").file, only(report, "split-missing").split) == (
+        str(data / "images/more"),
+        "train",
+    )
     assert only(report, "split-empty").file == str(data / "images/val")
     unlabelled = only(report, "split-unlabelled")
     assert unlabelled.split == "test" and str(label(data, "test", 0)) in unlabelled.what
@@ -318,14 +360,17 @@ def test_class_balance(data):
     rows = {"train": [0] * 60 + [1] * 60 + [3], "val": [0, 1, 2], "test": [0, 1, 3]}
     for split, classes in rows.items():
         for number in range(COUNTS[split]):
-            mine = classes[number::COUNTS[split]]
+            mine = classes[number :: COUNTS[split]]
             text = "".join(f"{cls} 0.5 {0.1 + 0.2 * place} 0.2 0.1\n" for place, cls in enumerate(mine))
             label(data, split, number).write_text(text)
     write_yaml(data.parent, names=[*CLASSES, "cone"])
     report = checked(data, no_duplicates=True)
     assert only(report, "class-unused").what == "class 4 (cone) has no object in any split"
     assert only(report, "class-not-trained").what == "class 2 (square) has no object in train, 1 in val"
-    assert {(one.split, one.what[:7]) for one in found(report, "class-not-measured")} == {("val", "class 3"), ("test", "class 2")}
+    assert {(one.split, one.what[:7]) for one in found(report, "class-not-measured")} == {
+        ("val", "class 3"),
+        ("test", "class 2"),
+    }
     assert only(report, "class-rare").what == "class 3 (star) has 1 object in 1 picture"
     assert only(report, "class-imbalance").what == "disc has 60 objects, star 1: 60 to 1"
     assert report.content["splits"]["train"]["objects_of_class"] == [60, 60, 0, 1, 0]
@@ -364,7 +409,9 @@ def test_anchor_fit_against_the_literal_rule():
     np.testing.assert_allclose(fit.ratio, expected, rtol=1e-6)
     np.testing.assert_allclose(fit.wh, sizes, rtol=1e-6)
     assert fit.levels.tolist() == levels
-    assert fit.tiny.tolist() == [min(size) < 3 for size in sizes] and fit.below.tolist() == [max(size) < 8 for size in sizes]
+    assert fit.tiny.tolist() == [min(size) < 3 for size in sizes] and fit.below.tolist() == [
+        max(size) < 8 for size in sizes
+    ]
     assert fit.figures()["no_anchor_share"] == pytest.approx(np.mean(np.array(expected) >= 4), abs=1e-6)
 
 
@@ -375,13 +422,18 @@ def test_boxes_too_small_or_too_long_are_named(data):
     tiny, (also, long) = only(report, "box-tiny"), found(report, "box-no-anchor")
     assert (tiny.file, tiny.line, tiny.what) == (str(label(data, "train", 0)), 2, "2.6 x 2.6 pixels at --imgsz 128")
     assert (also.line, also.what.split()[-1]) == (2, "5.1")
-    assert (long.line, long.what) == (3, "115.2 x 3.8 pixels at --imgsz 128 differ from the nearest anchor by a factor of 6.0")
+    assert (long.line, long.what) == (
+        3,
+        "115.2 x 3.8 pixels at --imgsz 128 differ from the nearest anchor by a factor of 6.0",
+    )
     assert not found(report, "boxes-tiny") and not found(report, "anchors-misfit")  # 1 of more than 100
     assert report.content["head"]["better_anchors_px"] is None
     for number in range(1, 30):
         label(data, "train", number).write_text(text)
     report = checked(data, no_duplicates=True)
-    assert [only(report, kind).split for kind in ("boxes-tiny", "boxes-below-stride", "anchors-misfit")] == ["train"] * 3
+    assert [only(report, kind).split for kind in ("boxes-tiny", "boxes-below-stride", "anchors-misfit")] == [
+        "train"
+    ] * 3
     assert np.shape(report.content["head"]["better_anchors_px"]) == (9, 2)
     assert not found(checked(data, no_duplicates=True, imgsz=640), "boxes-tiny")
 
@@ -407,7 +459,9 @@ def test_the_head_of_official_weights(data, heads, real):
 
 def changed(picture):
     """The same picture brighter, at 85 % and compressed anew."""
-    smaller = cv2.resize(cv2.add(picture, np.full_like(picture, 20)), None, fx=0.85, fy=0.85, interpolation=cv2.INTER_AREA)
+    smaller = cv2.resize(
+        cv2.add(picture, np.full_like(picture, 20)), None, fx=0.85, fy=0.85, interpolation=cv2.INTER_AREA
+    )
     return cv2.imdecode(cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], cv2.IMREAD_COLOR)
 
 
@@ -419,16 +473,35 @@ def test_planted_copies_are_found_and_nothing_else(data, pages):
     add(data, "train", "near.jpg", changed(cv2.imread(str(image(data, "train", 7)))[..., ::-1].copy()))
     add(data, "test", "moved.png", changed(cv2.imread(str(image(data, "val", 3)))[..., ::-1].copy()))
     report = checked(data, ignore=["class-rare"])
-    assert [one for one in found(report, "copy-same")] == [Finding(
-        str(data / "images/train/same.jpg"), 0, "copy-same", f"is the same file as {image(data, 'train', 5)} (train)", "train")]
+    assert [one for one in found(report, "copy-same")] == [
+        Finding(
+            str(data / "images/train/same.jpg"),
+            0,
+            "copy-same",
+            f"is the same file as {image(data, 'train', 5)} (train)",
+            "train",
+        )
+    ]
     assert only(report, "leak-same").what == f"is the same file as {image(data, 'train', 6)} (train)"
     assert only(report, "copy-other-labels").file == str(data / "images/val/leak.jpg")
     near, moved = only(report, "copy-near"), only(report, "leak-near")
     assert (near.file, moved.file) == (str(data / "images/train/near.jpg"), str(data / "images/test/moved.png"))
-    assert f"{image(data, 'train', 7)} (train), similarity 0.99" in near.what and f"{image(data, 'val', 3)} (val)" in moved.what
-    assert {one.kind for one in report.findings} == {"copy-same", "leak-same", "copy-other-labels", "copy-near", "leak-near"}
-    assert report.content["copies"]["pictures"] == {"train": {"train": 2}, "val": {"train": 1, "val": 0},
-                                                    "test": {"train": 0, "val": 1, "test": 0}}
+    assert (
+        f"{image(data, 'train', 7)} (train), similarity 0.99" in near.what
+        and f"{image(data, 'val', 3)} (val)" in moved.what
+    )
+    assert {one.kind for one in report.findings} == {
+        "copy-same",
+        "leak-same",
+        "copy-other-labels",
+        "copy-near",
+        "leak-near",
+    }
+    assert report.content["copies"]["pictures"] == {
+        "train": {"train": 2},
+        "val": {"train": 1, "val": 0},
+        "test": {"train": 0, "val": 1, "test": 0},
+    }
     assert (report.folder / "duplicates.jpg").is_file()
 
 
@@ -444,8 +517,12 @@ def test_plain_and_dark_pictures_do_not_match():
     dark = [rng.integers(0, 4, (96, 96, 3), np.uint8) for _ in range(30)]
     plain = [np.full((96, 96, 3), level, np.uint8) for level in range(0, 250, 25)]
     ramp = np.linspace(0, 200, 96, dtype=np.float32)
-    skies = [np.repeat((ramp[:, None] + 0 * ramp + rng.normal(0, 2, (96, 96)))[..., None], 3, 2).clip(0, 255).astype(np.uint8)
-             for _ in range(20)]  # one slope, other noise
+    skies = [
+        np.repeat((ramp[:, None] + 0 * ramp + rng.normal(0, 2, (96, 96)))[..., None], 3, 2)
+        .clip(0, 255)
+        .astype(np.uint8)
+        for _ in range(20)
+    ]  # one slope, other noise
     coefs = np.stack([duplicates.coefficients(picture) for picture in (*dark, *plain, *skies)])
     own, earlier = duplicates.find(coefs, np.zeros(len(coefs), np.int64))
     assert (own.index == -1).all() and (earlier.index == -1).all()
@@ -460,11 +537,19 @@ def test_a_faint_pattern_makes_no_pair():
         assert (duplicates.find(coefs, np.zeros(2, np.int64))[0].index[1] == 0) == paired
 
 
-@pytest.mark.parametrize("orientation, change", [
-    (0, lambda picture: picture), (1, lambda picture: picture[:, ::-1]), (2, lambda picture: picture[::-1, ::-1]),
-    (3, lambda picture: picture[::-1]),
-    (4, lambda picture: picture.transpose(1, 0, 2)), (5, np.rot90), (6, lambda picture: np.rot90(picture, -1)),
-    (7, lambda picture: np.rot90(picture, 2).transpose(1, 0, 2))])
+@pytest.mark.parametrize(
+    "orientation, change",
+    [
+        (0, lambda picture: picture),
+        (1, lambda picture: picture[:, ::-1]),
+        (2, lambda picture: picture[::-1, ::-1]),
+        (3, lambda picture: picture[::-1]),
+        (4, lambda picture: picture.transpose(1, 0, 2)),
+        (5, np.rot90),
+        (6, lambda picture: np.rot90(picture, -1)),
+        (7, lambda picture: np.rot90(picture, 2).transpose(1, 0, 2)),
+    ],
+)
 def test_mirrored_and_turned_copies(orientation, change):
     """`orientation` is what turns the later picture into the earlier one."""
     picture = scene(11, 96)[:80]
@@ -504,8 +589,8 @@ def test_search_against_all_pairs(turned, monkeypatch):
         best = {True: (-1, 0.0), False: (-1, 0.0)}
         for j in range(i):
             for orientation in range(8 if turned else 1):
-                view = duplicates.orient(coefs[i:i + 1], orientation)
-                distance = bin(int(duplicates.hashes(view)[0]) ^ int(duplicates.hashes(coefs[j:j + 1])[0])).count("1")
+                view = duplicates.orient(coefs[i : i + 1], orientation)
+                distance = bin(int(duplicates.hashes(view)[0]) ^ int(duplicates.hashes(coefs[j : j + 1])[0])).count("1")
                 a, b = duplicates._details(view)[0], details[j]
                 similarity = float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-6))
                 same = group[i] == group[j]
@@ -538,13 +623,15 @@ def test_the_page_lists_every_kind_and_flag():
     flags = {name for each in fields(check.CheckConfig) for name in flag_names(each)[:1]}
     assert flags <= set(re.findall(r"--[a-z-]+", page))
     for kind, entry in KINDS.items():
-        row, = [line for line in page.splitlines() if line.startswith("| `") and f"`{kind}`" in line]
+        (row,) = [line for line in page.splitlines() if line.startswith("| `") and f"`{kind}`" in line]
         assert entry.level in row
 
 
 def test_the_sheet_shows_rare_classes_first():
-    labels = [Labels(np.array(classes, np.int64), np.full((len(classes), 4), 0.3, np.float32)) for classes in
-              ([0, 0], [0], [0, 1], [0], [2], [0, 0], [0, 1], [0], [], [0])]
+    labels = [
+        Labels(np.array(classes, np.int64), np.full((len(classes), 4), 0.3, np.float32))
+        for classes in ([0, 0], [0], [0, 1], [0], [2], [0, 0], [0, 1], [0], [], [0])
+    ]
     store = LabelStore.build([f"{number}.jpg" for number in range(10)], [(20, 20)] * 10, labels)
     assert choose(store, 3, count=2) == [4, 2] and set(choose(store, 3, count=4)[:3]) >= {4, 2}
     assert choose(store, 3, {"9.jpg"}, count=2) == [9, 4]
@@ -558,7 +645,10 @@ def test_findings_are_sorted_and_written(data):
     with open(report.folder / "findings.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["kind"], row["split"], row["line"], row["level"]) for row in rows] == [
-        ("row-format", "train", "1", "fault"), ("row-format", "train", "2", "fault"), ("row-format", "val", "1", "fault")]
+        ("row-format", "train", "1", "fault"),
+        ("row-format", "train", "2", "fault"),
+        ("row-format", "val", "1", "fault"),
+    ]
     assert list(rows[0]) == ["file", "line", "kind", "what", "fix", "level", "split"] and '"a,b"' in rows[0]["what"]
     assert all(row["fix"] == KINDS[row["kind"]].fix for row in rows)
     entry = report.content["findings"]["row-format"]
@@ -573,8 +663,13 @@ def test_single_steps_do_not_need_labels_or_pictures():
 
 
 def command(*words, cwd):
-    done = subprocess.run([sys.executable, "-m", "utils.datasets.check", *map(str, words)], cwd=cwd, capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-m", "utils.datasets.check", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -592,8 +687,10 @@ def test_exit_codes_and_words(data, monkeypatch, capsys):
 
 
 def test_help_needs_no_torch_and_mistakes_are_one_line(tmp_path):
-    blocked = ("import sys; sys.modules.update(torch=None, numpy=None, cv2=None)\n"
-               "from utils.datasets import check; check.script(['--help'])")
+    blocked = (
+        "import sys; sys.modules.update(torch=None, numpy=None, cv2=None)\n"
+        "from utils.datasets import check; check.script(['--help'])"
+    )
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--imgsz" in done.stdout and "--ignore" in done.stdout
     code, _, said = command("--ignore", "picture-gray", cwd=tmp_path)
@@ -612,8 +709,17 @@ def test_options_from_python(data):
 
 def test_the_one_leak_of_real_data(real, tmp_path):
     """BCCD: two frames of one smear ended in train and in val; nothing else repeats."""
-    (tmp_path / "bccd.yaml").write_text(yaml.safe_dump({"path": str(real("bccd")), "train": "images/train", "val": "images/val",
-                                                        "test": "images/test", "names": ["RBC", "WBC", "Platelets"]}))
+    (tmp_path / "bccd.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "path": str(real("bccd")),
+                "train": "images/train",
+                "val": "images/val",
+                "test": "images/test",
+                "names": ["RBC", "WBC", "Platelets"],
+            }
+        )
+    )
     report = check.run(data=tmp_path / "bccd.yaml", imgsz=320, project=tmp_path)
     leak = only(report, "leak-near")
     assert os.path.basename(leak.file) == "BloodImage_00037.jpg"

@@ -30,7 +30,11 @@ def pages():
 def quick(request, monkeypatch):
     """Any head will do, so none is built; pages are drawn only where they are looked at."""
     if "pages" not in request.fixturenames:
-        for target in ("utils.plots.check.plot_page", "utils.plots.sheets.sample_sheet", "utils.plots.sheets.pair_sheet"):
+        for target in (
+            "utils.plots.check.plot_page",
+            "utils.plots.sheets.sample_sheet",
+            "utils.plots.sheets.pair_sheet",
+        ):
             monkeypatch.setattr(target, lambda *args, **kwargs: None)
     geometry = HeadGeometry(torch.tensor([[[4.0, 4.0], [2.0, 2.0]]]), torch.tensor([8.0]), 2)
     monkeypatch.setattr(doctor, "_head", lambda config: doctor.Head("head.yaml", geometry, True))
@@ -39,8 +43,9 @@ def quick(request, monkeypatch):
 @pytest.fixture
 def data(tmp_path):
     """train, val and holdout of 3, 2 and 2 pictures, all different."""
-    for seed, (split, name) in enumerate((split, name) for split, names in (("train", "abc"), ("val", "de"), ("holdout", "fg"))
-                                         for name in names):
+    for seed, (split, name) in enumerate(
+        (split, name) for split, names in (("train", "abc"), ("val", "de"), ("holdout", "fg")) for name in names
+    ):
         add(tmp_path, split, f"{name}.png", seed)
     return tmp_path
 
@@ -73,7 +78,11 @@ def test_a_leak_into_a_split_of_ones_own_is_found(data, pages):
     report = checked(data, holdout="images/holdout")
     assert kinds(report) == [("leak-same", "holdout")]
     content = json.loads((report.folder / "check.json").read_text())
-    assert {name: split["pictures"] for name, split in content["splits"].items()} == {"train": 3, "val": 2, "holdout": 3}
+    assert {name: split["pictures"] for name, split in content["splits"].items()} == {
+        "train": 3,
+        "val": 2,
+        "holdout": 3,
+    }
     assert content["copies"]["pictures"]["holdout"] == {"train": 1, "val": 0, "holdout": 0}
     assert (report.folder / "sheet_holdout.jpg").is_file() and (report.folder / "check.png").is_file()
     titles, first = (line.split() for line in table(report.findings, data)[:2])
@@ -81,8 +90,17 @@ def test_a_leak_into_a_split_of_ones_own_is_found(data, pages):
     assert first[:3] == ["fault", "leak-same", "1"]
 
 
-@pytest.mark.parametrize("keys", [{"author": "nobody"}, {"license": "terms.txt"}, {"root": "."}, {"base": "images/.."},
-                                  {"later": "images/later"}, {"spare": "spare"}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"author": "nobody"},
+        {"license": "terms.txt"},
+        {"root": "."},
+        {"base": "images/.."},
+        {"later": "images/later"},
+        {"spare": "spare"},
+    ],
+)
 def test_other_keys_are_no_splits(data, keys):
     """Words, texts, the data set's own folder, folders that are not there or hold no picture."""
     (data / "terms.txt").write_text("CC BY 4.0\n")
@@ -105,10 +123,16 @@ def test_a_link_that_leads_nowhere_is_told(data):
     """A training leaves it out; the check must not be silent about it."""
     (data / "images" / "train" / "lost.png").symlink_to("gone.png")
     report = checked(data)
-    one, = (one for one in report.findings if one.kind == "picture-unreadable")
-    assert one.file.endswith("lost.png") and one.what == "is a link to gone.png, which is not there" and one.split == "train"
+    (one,) = (one for one in report.findings if one.kind == "picture-unreadable")
+    assert (
+        one.file.endswith("lost.png")
+        and one.what == "is a link to gone.png, which is not there"
+        and one.split == "train"
+    )
     with open(report.folder / "findings.csv", newline="") as stream:
-        assert [row["kind"] for row in csv.DictReader(stream) if row["file"].endswith("lost.png")] == ["picture-unreadable"]
+        assert [row["kind"] for row in csv.DictReader(stream) if row["file"].endswith("lost.png")] == [
+            "picture-unreadable"
+        ]
 
 
 @pytest.mark.parametrize(("orientation", "told"), [(0, False), (1, False), (3, True), (6, True), (99, False)])
@@ -120,8 +144,14 @@ def test_only_orientations_that_turn_are_told(data, orientation, told):
     assert (("picture-turned", "train") in kinds(checked(data))) is told
 
 
-@pytest.mark.parametrize(("words", "named"), [("--split val set.yaml", "--split"), ("set.yaml other.yaml", "other.yaml"),
-                                              ("set.yaml --data other.yaml", "set.yaml")])
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--split val set.yaml", "--split"),
+        ("set.yaml other.yaml", "other.yaml"),
+        ("set.yaml --data other.yaml", "set.yaml"),
+    ],
+)
 def test_what_is_wrong_on_the_command_line_is_named(words, named, capsys):
     """Not the data yaml, which is right where it stands."""
     with pytest.raises(SystemExit):
@@ -133,7 +163,9 @@ def test_pairs_on_one_place_do_not_depend_on_blocks():
     corners = np.random.default_rng(0).uniform(0, 40, (700, 2))
     boxes = np.concatenate((corners, corners + 60), 1)
     overlap = iou_matrix(boxes, boxes)
-    expected = {(later, earlier) for later in range(700) for earlier in range(later) if overlap[later, earlier] >= SAME_BOX}
+    expected = {
+        (later, earlier) for later in range(700) for earlier in range(later) if overlap[later, earlier] >= SAME_BOX
+    }
     found = list(_on_one_place(boxes))
     assert {(later, earlier) for later, earlier, _ in found} == expected and len(found) == len(expected) > 1000
     assert all(overlap[later, earlier] == share for later, earlier, share in found)
@@ -146,25 +178,34 @@ def test_a_crowd_is_looked_at_in_little_memory():
     list(_on_one_place(boxes))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 120 * 2 ** 20  # the whole matrix of float64 alone is 275 MiB
+    assert peak < 120 * 2**20  # the whole matrix of float64 alone is 275 MiB
 
 
 def test_a_picture_in_place_of_a_list_is_told(data):
     """Read as a list of names it would only be said to hold none."""
     report = checked(data, train="images/train/a.png")
-    one, = (one for one in report.findings if one.kind == "split-empty")
+    (one,) = (one for one in report.findings if one.kind == "split-empty")
     assert one.what == "train: is a picture; give its folder, or a .txt list that names it"
     with pytest.raises(DataError, match=r"a\.png: is a picture; give its folder"):
         list_images(data / "images" / "train" / "a.png")
 
 
-@pytest.mark.parametrize(("number", "kind"), [("1.5", "row-format"), ("nan", "row-format"), ("inf", "row-format"),
-                                              ("2", "class-unknown"), ("-1", "class-unknown"), ("1e300", "class-unknown")])
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        ("1.5", "row-format"),
+        ("nan", "row-format"),
+        ("inf", "row-format"),
+        ("2", "class-unknown"),
+        ("-1", "class-unknown"),
+        ("1e300", "class-unknown"),
+    ],
+)
 def test_who_is_said_to_stop_training_stops_it(data, number, kind):
     """A class that is no number of a class costs its row; one that the yaml does not have ends the run."""
     label = data / "labels" / "train" / "a.txt"
     label.write_text(f"{ROWS}{number} 0.5 0.5 0.1 0.1\n")
-    one, = (one for one in checked(data).findings if one.file == str(label))
+    (one,) = (one for one in checked(data).findings if one.file == str(label))
     assert (one.kind, one.line) == (kind, 3) and ("training stops here" in KINDS[kind].fix) is (kind == "class-unknown")
     if kind == "class-unknown":
         with pytest.raises(DataError, match="class"):

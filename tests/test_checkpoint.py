@@ -13,16 +13,28 @@ import pytest
 import torch
 
 from models.yolo import Model
-from utils.checkpoint import store as room
 from utils.checkpoint import (
-    Checkpoint, build_model, checkpoint_of, find_weights, load_models, read_checkpoint, strip, write_checkpoint,
+    Checkpoint,
+    build_model,
+    checkpoint_of,
+    find_weights,
+    load_models,
+    read_checkpoint,
+    strip,
+    write_checkpoint,
 )
+from utils.checkpoint import store as room
 from utils.download import fetch
 from utils.errors import CheckpointError, UserError
 
-TINY = {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
-        "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
-        "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]]}
+TINY = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
+    "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
+}
 
 
 @pytest.fixture()
@@ -60,7 +72,13 @@ def test_a_model_comes_back_as_it_went(tiny, tmp_path):
     tiny.head.anchors.mul_(1.5)  # autoanchor may have changed them
     write_checkpoint(checkpoint_of(tiny, settings={"imgsz": 320}), tmp_path / "é.pt")
     back = read_checkpoint(tmp_path / "é.pt")
-    assert (back.names, back.nc, back.stride, back.training, back.settings) == (tiny.names, 3, (8.0, 16.0), None, {"imgsz": 320})
+    assert (back.names, back.nc, back.stride, back.training, back.settings) == (
+        tiny.names,
+        3,
+        (8.0, 16.0),
+        None,
+        {"imgsz": 320},
+    )
     assert back.source == str(tmp_path / "é.pt") and back.date and back.written_by.startswith("torch ")
     model = build_model(back)
     assert same(model.state_dict(), tiny.state_dict()) and model.names == tiny.names and not model.training
@@ -76,10 +94,13 @@ def test_training_state_comes_back_bit_for_bit(tiny, tmp_path):
     sum(part.sum() for part in tiny.train()(torch.rand(2, 3, 64, 64))).backward()
     optimizer.step()
     numbers = np.random.default_rng(3)
-    training = {"optimizer": optimizer.state_dict(),
-                "generators": {"torch": torch.get_rng_state(), "cuda": [], "numpy": numbers.bit_generator.state},
-                "state": {"epoch": 3, "best_fitness": np.float64(0.1), "class_map": [0.25, np.float32(0.5)]},
-                "config": {"plugin": (), "data": tmp_path, "amp": None}, "model_state": tiny.state_dict()}
+    training = {
+        "optimizer": optimizer.state_dict(),
+        "generators": {"torch": torch.get_rng_state(), "cuda": [], "numpy": numbers.bit_generator.state},
+        "state": {"epoch": 3, "best_fitness": np.float64(0.1), "class_map": [0.25, np.float32(0.5)]},
+        "config": {"plugin": (), "data": tmp_path, "amp": None},
+        "model_state": tiny.state_dict(),
+    }
     write_checkpoint(checkpoint_of(tiny, training=training), tmp_path / "last.pt")
     back = read_checkpoint(tmp_path / "last.pt").training
     assert back["state"] == {"epoch": 3, "best_fitness": 0.1, "class_map": [0.25, 0.5]}
@@ -101,11 +122,17 @@ def test_a_file_is_tensors_and_plain_values(tiny_file):
     with zipfile.ZipFile(tiny_file) as archive:
         data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
     named = {argument for opcode, argument, _ in pickle_operations(data) if opcode.name == "GLOBAL"}
-    assert named <= {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch LongStorage", "collections OrderedDict"}
+    assert named <= {
+        "torch._utils _rebuild_tensor_v2",
+        "torch FloatStorage",
+        "torch LongStorage",
+        "collections OrderedDict",
+    }
 
 
 def pickle_operations(data: bytes):
     import pickletools
+
     return pickletools.genops(data)
 
 
@@ -127,7 +154,9 @@ def test_writing_is_all_or_nothing(tiny, tiny_file, monkeypatch):
     assert "No space left" in message(lambda: write_checkpoint(checkpoint_of(tiny), tiny_file))
     assert tiny_file.read_bytes() == before and list(tiny_file.parent.iterdir()) == [tiny_file]
     monkeypatch.undo()
-    assert "cannot be written" in message(lambda: write_checkpoint(checkpoint_of(tiny), tiny_file.parent / "no" / "a.pt"))
+    assert "cannot be written" in message(
+        lambda: write_checkpoint(checkpoint_of(tiny), tiny_file.parent / "no" / "a.pt")
+    )
 
 
 def test_a_full_disk_is_one_line(tiny, tmp_path, monkeypatch):
@@ -163,14 +192,17 @@ def test_strip_halves_and_drops_training(tiny, tmp_path):
     assert same(read_checkpoint(tmp_path / "copy.pt").state, back.state)  # twice changes nothing more
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"format": "other"}, "without a model's description"),
-    ({"version": 2}, "newer than this program"),
-    ({"version": None}, "newer than this program"),
-    ({"state": None}, "its state is missing"),
-    ({"yaml": "x"}, "its yaml is missing"),
-    ({"state": {"a": 1}}, "something else than tensors"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"format": "other"}, "without a model's description"),
+        ({"version": 2}, "newer than this program"),
+        ({"version": None}, "newer than this program"),
+        ({"state": None}, "its state is missing"),
+        ({"yaml": "x"}, "its yaml is missing"),
+        ({"state": {"a": 1}}, "something else than tensors"),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tiny_file, change, words):
     torch.save({**torch.load(tiny_file, weights_only=True), **change}, tiny_file)
     text = message(lambda: read_checkpoint(tiny_file))
@@ -188,9 +220,15 @@ def test_other_files_are_refused(tiny_file, tmp_path):
     torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
     (tmp_path / "cut.pt").write_bytes(tiny_file.read_bytes()[:-100])
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Trap()))
-    expected = {"trap": "refused: it names", "state": "without a model's description", "list": "without a model's description",
-                "module": "no YOLOv5 detection model", "cut": "truncated", "pickle": "not a checkpoint",
-                "nowhere": "no such file"}
+    expected = {
+        "trap": "refused: it names",
+        "state": "without a model's description",
+        "list": "without a model's description",
+        "module": "no YOLOv5 detection model",
+        "cut": "truncated",
+        "pickle": "not a checkpoint",
+        "nowhere": "no such file",
+    }
     for name, words in expected.items():
         text = message(lambda: read_checkpoint(tmp_path / f"{name}.pt"))
         assert words in text and f"{name}.pt" in text, text
@@ -198,11 +236,14 @@ def test_other_files_are_refused(tiny_file, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda state: state.pop("model.0.conv.weight"), "lack model.0.conv.weight"),
-    (lambda state: state.update({"model.0.conv.weight": torch.zeros(1)}), "expected (8, 3, 3, 3)"),
-    (lambda state: state.update({"stray": torch.zeros(1)}), "stray (1,)"),
-])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda state: state.pop("model.0.conv.weight"), "lack model.0.conv.weight"),
+        (lambda state: state.update({"model.0.conv.weight": torch.zeros(1)}), "expected (8, 3, 3, 3)"),
+        (lambda state: state.update({"stray": torch.zeros(1)}), "stray (1,)"),
+    ],
+)
 def test_weights_that_do_not_fit_their_description(tiny_file, damage, words):
     checkpoint = read_checkpoint(tiny_file)
     damage(checkpoint.state)
@@ -253,7 +294,11 @@ def test_several_files_make_an_ensemble(tiny, tiny_file, tmp_path):
 
 
 def test_a_checkpoint_needs_no_file(tiny):
-    assert isinstance(checkpoint_of(tiny), Checkpoint) and checkpoint_of(tiny, names=("x", "y", "z")).names == ["x", "y", "z"]
+    assert isinstance(checkpoint_of(tiny), Checkpoint) and checkpoint_of(tiny, names=("x", "y", "z")).names == [
+        "x",
+        "y",
+        "z",
+    ]
 
 
 # finding and fetching --------------------------------------------------------------------------------
@@ -307,14 +352,17 @@ def test_published_weights_are_fetched_on_request(network, tmp_path):
     assert find_weights(path, download=True) == path and len(asked) == 1
 
 
-@pytest.mark.parametrize("answer, words", [
-    (Answer(b"x" * 200_000, 300_000), "200000 bytes came, expected 300000"),
-    (Answer(b"<html>", 6), "6 bytes came"),
-    (Answer(b"<html>"), "6 bytes came"),
-    (urllib.error.URLError("no route to host"), "no route to host"),
-    (urllib.error.HTTPError("u", 404, "Not Found", {}, None), "Not Found"),
-    (TimeoutError("timed out"), "timed out"),
-])
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (Answer(b"x" * 200_000, 300_000), "200000 bytes came, expected 300000"),
+        (Answer(b"<html>", 6), "6 bytes came"),
+        (Answer(b"<html>"), "6 bytes came"),
+        (urllib.error.URLError("no route to host"), "no route to host"),
+        (urllib.error.HTTPError("u", 404, "Not Found", {}, None), "Not Found"),
+        (TimeoutError("timed out"), "timed out"),
+    ],
+)
 def test_a_failed_download_leaves_nothing(network, tmp_path, answer, words):
     network(answer)
     assert words in message(lambda: find_weights(tmp_path / "yolov5s.pt", download=True))

@@ -39,7 +39,9 @@ print(peak(describe, path), peak(read_checkpoint, path), peak(differences, path,
 
 def write(path: Path, sizes: list[int], dtype: torch.dtype, training: bool = False) -> Path:
     """A file whose tensors have `sizes` bytes; with training, half of them are the optimizer's."""
-    tensors = {f"model.{number}.weight": torch.ones(size // dtype.itemsize, dtype=dtype) for number, size in enumerate(sizes)}
+    tensors = {
+        f"model.{number}.weight": torch.ones(size // dtype.itemsize, dtype=dtype) for number, size in enumerate(sizes)
+    }
     half = len(sizes) // 2
     state = dict(list(tensors.items())[half:]) if training else tensors
     moments = {"optimizer": dict(list(tensors.items())[:half])} if training else None
@@ -70,7 +72,9 @@ def official(path: Path, sizes: list[int]) -> Path:
 
 def peaks(path: Path, small: Path) -> tuple[int, ...]:
     """Bytes above what the process had before, at most, in `describe`, in reading, in `differences` with itself."""
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(ROOT), str(small), str(path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(ROOT), str(small), str(path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return tuple(map(int, done.stdout.split()))
 
@@ -81,7 +85,9 @@ def small(tmp_path):
 
 
 PARTS = [SIZE // 64] * 64
-needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it"
+)
 
 
 @needs_linux

@@ -18,9 +18,14 @@ from utils.checkpoint.__main__ import main
 from utils.checkpoint.tools import average, convert, differences
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
-        "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
-        "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]]}
+TINY = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
+    "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
+}
 
 
 def tiny_model(seed: int) -> Model:
@@ -43,12 +48,18 @@ def models():
 @pytest.fixture()
 def files(models, tmp_path):
     """Three epochs of one training."""
-    def training(epoch: int) -> dict:
-        return {"optimizer": {"x": torch.ones(5)}, "config": {"epochs": 9, "plugin": []},
-                "state": {"epoch": epoch, "best_fitness": 0.5}}
 
-    return [write_checkpoint(checkpoint_of(model, training=training(epoch)), tmp_path / f"epoch{epoch}.pt")
-            for epoch, model in enumerate(models, 1)]
+    def training(epoch: int) -> dict:
+        return {
+            "optimizer": {"x": torch.ones(5)},
+            "config": {"epochs": 9, "plugin": []},
+            "state": {"epoch": epoch, "best_fitness": 0.5},
+        }
+
+    return [
+        write_checkpoint(checkpoint_of(model, training=training(epoch)), tmp_path / f"epoch{epoch}.pt")
+        for epoch, model in enumerate(models, 1)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +100,10 @@ def test_show_tells_a_training_file(files, capsys):
     state = tiny_model(2).state_dict()
     learnt = sum(parameter.numel() for parameter in tiny_model(2).parameters())
     size = sum(tensor.nbytes for tensor in state.values())
-    assert lines["weights"] == f"{len(state)} tensors ({len(state) - 4} float32, 4 int64), {size:,} bytes, {learnt:,} parameters"
+    assert (
+        lines["weights"]
+        == f"{len(state)} tensors ({len(state) - 4} float32, 4 int64), {size:,} bytes, {learnt:,} parameters"
+    )
     assert lines["classes"] == "3: a, b, \\x1b[31mred" and lines["strides"] == "8 16" and "\x1b" not in text
     assert lines["training"] == "epoch 2; best fitness 0.5; 1 tensors, 20 bytes in optimizer, config, state"
     assert lines["settings"] == "epochs=9, plugin=[]"
@@ -101,7 +115,12 @@ def test_show_has_a_row_a_layer(files, models, capsys):
     assert rows[0] == ["layer", "reads", "block", "repeats", "tensors", "parameters"]
     for number, (row, layer) in enumerate(zip(rows[1:], models[0].model, strict=True)):
         learnt = sum(parameter.numel() for parameter in layer.parameters())
-        assert row[0] == str(number) and row[-4:] == [type(layer).__name__, "1", str(len(layer.state_dict())), f"{learnt:,}"]
+        assert row[0] == str(number) and row[-4:] == [
+            type(layer).__name__,
+            "1",
+            str(len(layer.state_dict())),
+            f"{learnt:,}",
+        ]
     listed = text.split("\n\n")[2].splitlines()
     assert "model.0.conv.weight  8x3x3x3  float32" in listed and len(listed) == len(models[0].state_dict())
 
@@ -132,7 +151,9 @@ def test_the_real_file_converted_computes_the_same(real, tmp_path, capsys):
     assert torch.load(output, weights_only=True)["state"]["model.0.conv.weight"].dtype == torch.float16
     assert output.stat().st_size < source.stat().st_size
     assert run(capsys, "diff", source, output)[:2] == (
-        1, "settings.converted_from: None and 'yolov5n.pt'\n0 tensors differ, 349 are equal\n")
+        1,
+        "settings.converted_from: None and 'yolov5n.pt'\n0 tensors differ, 349 are equal\n",
+    )
 
 
 def test_weights_for_other_programs(files, models, tmp_path, capsys):
@@ -146,7 +167,11 @@ def test_safetensors(files, models, tmp_path, capsys, monkeypatch):
     output = tmp_path / "a.safetensors"
     monkeypatch.setattr("utils.checkpoint.tools.find_spec", lambda name: None)
     code, _, error = run(capsys, "convert", files[0], output)
-    assert code == 2 and "the package safetensors is not installed; pip install safetensors" in error and not output.exists()
+    assert (
+        code == 2
+        and "the package safetensors is not installed; pip install safetensors" in error
+        and not output.exists()
+    )
     saved = {}
 
     def save(tensors, metadata):
@@ -162,7 +187,10 @@ def test_safetensors(files, models, tmp_path, capsys, monkeypatch):
     expected = models[0].state_dict()
     assert list(saved["tensors"]) == list(expected)
     assert all(torch.equal(saved["tensors"][name], expected[name]) for name in expected)
-    assert all(isinstance(value, str) for value in saved["metadata"].values()) and '"backbone"' in saved["metadata"]["yaml"]
+    assert (
+        all(isinstance(value, str) for value in saved["metadata"].values())
+        and '"backbone"' in saved["metadata"]["yaml"]
+    )
 
 
 def test_real_safetensors_read_back(files, models, tmp_path):
@@ -229,18 +257,32 @@ def test_the_mean_of_three(files, models, tmp_path, capsys):
     image = torch.rand(1, 3, 64, 64)
     assert build_model(mean)(image)[0].isfinite().all()
     average([files[0], files[0]], tmp_path / "same.pt")
-    assert all(torch.equal(tensor, states[0][name]) for name, tensor in read_checkpoint(tmp_path / "same.pt").state.items())
+    assert all(
+        torch.equal(tensor, states[0][name]) for name, tensor in read_checkpoint(tmp_path / "same.pt").state.items()
+    )
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda one: dataclasses.replace(one, names=["a", "b", "c"]), "their classes differ"),
-    (lambda one: dataclasses.replace(one, yaml={**one.yaml, "nc": 4}), "their model descriptions differ in nc"),
-    (lambda one: dataclasses.replace(one, state={**one.state, "more": torch.ones(1)}), "only one of them holds more"),
-    (lambda one: dataclasses.replace(one, state={**one.state, "model.0.conv.weight": torch.ones(1)}),
-     "model.0.conv.weight is (1,) and (8, 3, 3, 3)"),
-    (lambda one: dataclasses.replace(one, state={**one.state, "model.0.conv.weight": torch.full((8, 3, 3, 3), torch.nan)}),
-     "model.0.conv.weight holds numbers that are not finite"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda one: dataclasses.replace(one, names=["a", "b", "c"]), "their classes differ"),
+        (lambda one: dataclasses.replace(one, yaml={**one.yaml, "nc": 4}), "their model descriptions differ in nc"),
+        (
+            lambda one: dataclasses.replace(one, state={**one.state, "more": torch.ones(1)}),
+            "only one of them holds more",
+        ),
+        (
+            lambda one: dataclasses.replace(one, state={**one.state, "model.0.conv.weight": torch.ones(1)}),
+            "model.0.conv.weight is (1,) and (8, 3, 3, 3)",
+        ),
+        (
+            lambda one: dataclasses.replace(
+                one, state={**one.state, "model.0.conv.weight": torch.full((8, 3, 3, 3), torch.nan)}
+            ),
+            "model.0.conv.weight holds numbers that are not finite",
+        ),
+    ],
+)
 def test_only_one_models_files_are_averaged(change, words, files, tmp_path, capsys):
     other = write_checkpoint(change(read_checkpoint(files[1])), tmp_path / "other.pt")
     code, _, error = run(capsys, "average", files[0], other, "-o", tmp_path / "mean.pt")
@@ -268,19 +310,31 @@ def test_what_differs_is_said(files, tmp_path, capsys):
     state["model.2.conv.weight"] = torch.zeros(2, 2)
     state["model.0.bn.bias"] = state["model.0.bn.bias"].half()
     state["new"] = state.pop("model.3.conv.weight")
-    yaml = {**one.yaml, "backbone": [*one.yaml["backbone"][:2], [-1, 2, "Conv", [8, 3, 2]]], "attention_start": "identity"}
-    other = dataclasses.replace(one, state=state, yaml=yaml, names=["a", "x", "c"], training=None, settings={"imgsz": 64})
+    yaml = {
+        **one.yaml,
+        "backbone": [*one.yaml["backbone"][:2], [-1, 2, "Conv", [8, 3, 2]]],
+        "attention_start": "identity",
+    }
+    other = dataclasses.replace(
+        one, state=state, yaml=yaml, names=["a", "x", "c"], training=None, settings={"imgsz": 64}
+    )
     path = write_checkpoint(other, tmp_path / "other.pt")
     code, text, _ = run(capsys, "diff", files[0], path)
     assert code == 1 and text.splitlines() == [
-        "model.backbone[2][1]: 1 and 2", "model.attention_start: None and 'identity'",
-        "names[1]: 'b' and 'x'", "names[2]: '\\x1b[31mred' and 'c'", "settings.imgsz: None and 64",
-        f"training: only in {files[0]}", f"tensor model.3.conv.weight: only in {files[0]}", f"tensor new: only in {path}",
+        "model.backbone[2][1]: 1 and 2",
+        "model.attention_start: None and 'identity'",
+        "names[1]: 'b' and 'x'",
+        "names[2]: '\\x1b[31mred' and 'c'",
+        "settings.imgsz: None and 64",
+        f"training: only in {files[0]}",
+        f"tensor model.3.conv.weight: only in {files[0]}",
+        f"tensor new: only in {path}",
         "tensor model.2.conv.weight: shape (8, 8, 3, 3) and (2, 2)",
         "tensor model.1.conv.weight: max |difference| 1 in 576 of 576 numbers",
         "tensor model.0.conv.weight: max |difference| 0.25 in 1 of 216 numbers",
         "tensor model.0.bn.bias: equal numbers (float32 and float16)",
-        f"4 tensors differ, {len(one.state) - 5} are equal"]
+        f"4 tensors differ, {len(one.state) - 5} are equal",
+    ]
 
 
 def test_diff_shows_the_largest_first(files, capsys):
@@ -293,9 +347,14 @@ def test_diff_shows_the_largest_first(files, capsys):
 
 def test_numbers_that_are_none_equal_themselves(files, tmp_path):
     one = read_checkpoint(files[0])
-    nan = {**one.state, "model.0.conv.weight": torch.full((8, 3, 3, 3), torch.nan),
-           "model.0.bn.bias": torch.full((8,), torch.inf)}
-    first, second = (write_checkpoint(dataclasses.replace(one, state=nan), tmp_path / name) for name in ("a.pt", "b.pt"))
+    nan = {
+        **one.state,
+        "model.0.conv.weight": torch.full((8, 3, 3, 3), torch.nan),
+        "model.0.bn.bias": torch.full((8,), torch.inf),
+    }
+    first, second = (
+        write_checkpoint(dataclasses.replace(one, state=nan), tmp_path / name) for name in ("a.pt", "b.pt")
+    )
     assert differences(first, second) == []
     assert "max |difference| inf in 216" in "\n".join(differences(first, files[0]))
 
@@ -304,9 +363,11 @@ def test_numbers_that_are_none_equal_themselves(files, tmp_path):
 
 
 def test_help_needs_no_torch(tmp_path):
-    code = ("import sys; sys.path.insert(0, sys.argv[1])\nimport utils.checkpoint.__main__ as room\n"
-            "try:\n    room.main(['--help'])\n"
-            "except SystemExit:\n    print(sorted({'torch', 'numpy', 'cv2'} & set(sys.modules)))")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nimport utils.checkpoint.__main__ as room\n"
+        "try:\n    room.main(['--help'])\n"
+        "except SystemExit:\n    print(sorted({'torch', 'numpy', 'cv2'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.endswith("[]\n") and "average" in done.stdout, done.stderr
 

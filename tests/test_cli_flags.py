@@ -15,36 +15,121 @@ from utils.files import ROOT
 # v6.1's flag and default; ROOT stands for the project's folder. What differs is said beside it.
 TRAIN = {
     "--weights": "",  # v6.1: ROOT/yolov5s.pt
-    "--cfg": "", "--data": "ROOT/data/shapes.yaml",  # v6.1: coco128.yaml
-    "--hyp": "ROOT/data/hyps/hyp.scratch-low.yaml", "--epochs": 300, "--batch-size": 16, "--imgsz": 640,
-    "--img": 640, "--img-size": 640, "--rect": False, "--resume": False, "--nosave": False, "--noval": False,
-    "--noautoanchor": False, "--evolve": None, "--cache": None, "--image-weights": False, "--device": "",
-    "--multi-scale": False, "--single-cls": False, "--optimizer": "SGD", "--sync-bn": False,
-    "--workers": 8, "--project": "ROOT/runs/train", "--name": "exp", "--exist-ok": False, "--quad": False, "--cos-lr": False,
-    "--label-smoothing": 0.0, "--patience": 100, "--freeze": (0,), "--save-period": -1, "--local_rank": -1, "--local-rank": -1,
+    "--cfg": "",
+    "--data": "ROOT/data/shapes.yaml",  # v6.1: coco128.yaml
+    "--hyp": "ROOT/data/hyps/hyp.scratch-low.yaml",
+    "--epochs": 300,
+    "--batch-size": 16,
+    "--imgsz": 640,
+    "--img": 640,
+    "--img-size": 640,
+    "--rect": False,
+    "--resume": False,
+    "--nosave": False,
+    "--noval": False,
+    "--noautoanchor": False,
+    "--evolve": None,
+    "--cache": None,
+    "--image-weights": False,
+    "--device": "",
+    "--multi-scale": False,
+    "--single-cls": False,
+    "--optimizer": "SGD",
+    "--sync-bn": False,
+    "--workers": 8,
+    "--project": "ROOT/runs/train",
+    "--name": "exp",
+    "--exist-ok": False,
+    "--quad": False,
+    "--cos-lr": False,
+    "--label-smoothing": 0.0,
+    "--patience": 100,
+    "--freeze": (0,),
+    "--save-period": -1,
+    "--local_rank": -1,
+    "--local-rank": -1,
     # ours
-    "--seed": 0, "--deterministic": False, "--amp": None, "--no-amp": None, "--download": False, "--labels": "skip",
-    "--no-cache-labels": False, "--plugin": (), "--attention-start": "", "--transfer": "layers", "--require-transfer": 0.0,
+    "--seed": 0,
+    "--deterministic": False,
+    "--amp": None,
+    "--no-amp": None,
+    "--download": False,
+    "--labels": "skip",
+    "--no-cache-labels": False,
+    "--plugin": (),
+    "--attention-start": "",
+    "--transfer": "layers",
+    "--require-transfer": 0.0,
 }
 VAL = {
-    "--data": "ROOT/data/shapes.yaml", "--weights": ("ROOT/yolov5s.pt",), "--batch-size": 32, "--imgsz": 640, "--img": 640,
-    "--img-size": 640, "--conf-thres": 0.001, "--iou-thres": 0.6, "--task": "val", "--device": "", "--workers": 8,
-    "--single-cls": False, "--augment": False, "--verbose": False, "--save-txt": False, "--save-hybrid": False,
-    "--save-conf": False, "--save-json": False,
-    "--project": "ROOT/runs/val", "--name": "exp", "--exist-ok": False, "--half": False, "--dnn": False,
-    # ours
-    "--max-det": 300, "--download": False, "--labels": "skip", "--no-cache-labels": False, "--plugin": (),
-    "--confusion-conf": 0.25, "--confusion-iou": 0.45,
-}
-DETECT = {
-    "--weights": ("ROOT/yolov5s.pt",), "--source": "ROOT/data/images", "--data": "ROOT/data/shapes.yaml", "--imgsz": (640, 640),
-    "--img": (640, 640), "--img-size": (640, 640), "--conf-thres": 0.25, "--iou-thres": 0.45, "--max-det": 1000, "--device": "",
-    "--view-img": False, "--save-txt": False, "--save-conf": False, "--save-crop": False, "--nosave": False, "--classes": None,
-    "--agnostic-nms": False, "--augment": False, "--visualize": False, "--update": False, "--project": "ROOT/runs/detect",
-    "--name": "exp", "--exist-ok": False, "--line-thickness": 3, "--hide-labels": False, "--hide-conf": False, "--half": False,
+    "--data": "ROOT/data/shapes.yaml",
+    "--weights": ("ROOT/yolov5s.pt",),
+    "--batch-size": 32,
+    "--imgsz": 640,
+    "--img": 640,
+    "--img-size": 640,
+    "--conf-thres": 0.001,
+    "--iou-thres": 0.6,
+    "--task": "val",
+    "--device": "",
+    "--workers": 8,
+    "--single-cls": False,
+    "--augment": False,
+    "--verbose": False,
+    "--save-txt": False,
+    "--save-hybrid": False,
+    "--save-conf": False,
+    "--save-json": False,
+    "--project": "ROOT/runs/val",
+    "--name": "exp",
+    "--exist-ok": False,
+    "--half": False,
     "--dnn": False,
     # ours
-    "--vid-stride": 1, "--stream-buffer": False, "--save-csv": False, "--save-json": False, "--download": False, "--plugin": (),
+    "--max-det": 300,
+    "--download": False,
+    "--labels": "skip",
+    "--no-cache-labels": False,
+    "--plugin": (),
+    "--confusion-conf": 0.25,
+    "--confusion-iou": 0.45,
+}
+DETECT = {
+    "--weights": ("ROOT/yolov5s.pt",),
+    "--source": "ROOT/data/images",
+    "--data": "ROOT/data/shapes.yaml",
+    "--imgsz": (640, 640),
+    "--img": (640, 640),
+    "--img-size": (640, 640),
+    "--conf-thres": 0.25,
+    "--iou-thres": 0.45,
+    "--max-det": 1000,
+    "--device": "",
+    "--view-img": False,
+    "--save-txt": False,
+    "--save-conf": False,
+    "--save-crop": False,
+    "--nosave": False,
+    "--classes": None,
+    "--agnostic-nms": False,
+    "--augment": False,
+    "--visualize": False,
+    "--update": False,
+    "--project": "ROOT/runs/detect",
+    "--name": "exp",
+    "--exist-ok": False,
+    "--line-thickness": 3,
+    "--hide-labels": False,
+    "--hide-conf": False,
+    "--half": False,
+    "--dnn": False,
+    # ours
+    "--vid-stride": 1,
+    "--stream-buffer": False,
+    "--save-csv": False,
+    "--save-json": False,
+    "--download": False,
+    "--plugin": (),
 }
 CLOUD = ("--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--artifact_alias")
 
@@ -67,51 +152,97 @@ def test_flags_and_defaults_are_pinned(config_class, flags):
         assert value == rooted(default) and type(value) is type(rooted(default)), text
 
 
-@pytest.mark.parametrize("argv, expected", [
-    ("--batch 4 --img 320 --weights a.pt --device cpu --name x",
-     dict(batch_size=4, imgsz=320, weights="a.pt", device="cpu", name="x")),
-    ("--batch-size=-1 --imgs 96", dict(batch_size=-1, imgsz=96)),
-    ("--cache --resume --evolve", dict(cache="ram", resume=True, evolve=300)),
-    ("--cache disk --resume a/last.pt --evolve 5", dict(cache="disk", resume="a/last.pt", evolve=5)),
-    ("--hyp h.yaml --freeze 0 1 2 --opt Adam", dict(hyp="h.yaml", freeze=(0, 1, 2), optimizer="Adam")),
-    ("--label 0.1 --de cpu", dict(label_smoothing=0.1, device="cpu")),  # prefixes that newer flags share
-    ("--lab=0.2 --nos --nov --noa", dict(label_smoothing=0.2, nosave=True, noval=True, noautoanchor=True)),
-    ("--labels strict --no-amp --plugin a.py --plugin b.py", dict(labels="strict", amp=False, plugin=("a.py", "b.py"))),
-    ("--amp --seed 3 --deterministic --download", dict(amp=True, seed=3, deterministic=True, download=True)),
-    ("--local_rank 0", dict(local_rank=0)),
-    ("--local-rank=1 --multi --single --cos --exist --quad --rect --pat 5",
-     dict(local_rank=1, multi_scale=True, single_cls=True, cos_lr=True, exist_ok=True, quad=True, rect=True, patience=5)),
-])
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (
+            "--batch 4 --img 320 --weights a.pt --device cpu --name x",
+            dict(batch_size=4, imgsz=320, weights="a.pt", device="cpu", name="x"),
+        ),
+        ("--batch-size=-1 --imgs 96", dict(batch_size=-1, imgsz=96)),
+        ("--cache --resume --evolve", dict(cache="ram", resume=True, evolve=300)),
+        ("--cache disk --resume a/last.pt --evolve 5", dict(cache="disk", resume="a/last.pt", evolve=5)),
+        ("--hyp h.yaml --freeze 0 1 2 --opt Adam", dict(hyp="h.yaml", freeze=(0, 1, 2), optimizer="Adam")),
+        ("--label 0.1 --de cpu", dict(label_smoothing=0.1, device="cpu")),  # prefixes that newer flags share
+        ("--lab=0.2 --nos --nov --noa", dict(label_smoothing=0.2, nosave=True, noval=True, noautoanchor=True)),
+        (
+            "--labels strict --no-amp --plugin a.py --plugin b.py",
+            dict(labels="strict", amp=False, plugin=("a.py", "b.py")),
+        ),
+        ("--amp --seed 3 --deterministic --download", dict(amp=True, seed=3, deterministic=True, download=True)),
+        ("--local_rank 0", dict(local_rank=0)),
+        (
+            "--local-rank=1 --multi --single --cos --exist --quad --rect --pat 5",
+            dict(
+                local_rank=1,
+                multi_scale=True,
+                single_cls=True,
+                cos_lr=True,
+                exist_ok=True,
+                quad=True,
+                rect=True,
+                patience=5,
+            ),
+        ),
+    ],
+)
 def test_train_flags_are_understood(argv, expected):
     config = parse(TrainConfig, argv.split())
     assert {name: getattr(config, name) for name in expected} == expected
 
 
 def test_val_and_detect_flags_are_understood():
-    config = parse(ValConfig, "--weights a.pt b.pt --conf 0.3 --iou 0.5 --task speed --batch 1 --save-h".split())
+    config = parse(
+        ValConfig,
+        ["--weights", "a.pt", "b.pt", "--conf", "0.3", "--iou", "0.5", "--task", "speed", "--batch", "1", "--save-h"],
+    )
     assert (config.weights, config.task, config.batch_size) == (("a.pt", "b.pt"), "speed", 1)
     assert (config.conf_thres, config.iou_thres) == (0.3, 0.5)
     assert config.save_hybrid and config.save_txt
-    config = parse(DetectConfig, "--source 0 --img 320 416 --conf .5 --iou .4 --classes 0 2 --max 5 --line 1 --save-cr".split())
+    config = parse(
+        DetectConfig,
+        [
+            "--source",
+            "0",
+            "--img",
+            "320",
+            "416",
+            "--conf",
+            ".5",
+            "--iou",
+            ".4",
+            "--classes",
+            "0",
+            "2",
+            "--max",
+            "5",
+            "--line",
+            "1",
+            "--save-cr",
+        ],
+    )
     assert (config.source, config.imgsz, config.conf_thres, config.iou_thres) == ("0", (320, 416), 0.5, 0.4)
     assert (config.classes, config.max_det, config.line_thickness) == ((0, 2), 5, 1)
     assert config.save_crop and not config.save_csv
 
 
-@pytest.mark.parametrize("argv, words", [
-    ("--epochs 0", ("--epochs 0", "at least 1")),
-    ("--epochs x", ("--epochs", "'x'")),
-    ("--batchsize 4", ("--batchsize", "did you mean --batch-size")),
-    ("--batch_size 4", ("--batch_size", "did you mean --batch-size")),
-    ("--optimizer SDG", ("SDG", "SGD")),
-    ("--e 3", ("ambiguous", "--epochs")),
-    ("--sync-bn", ("--sync-bn", "several processes")),
-    ("--label", ("--label-smoothing",)),
-    ("stray", ("stray",)),
-    *((f"{flag} x", (flag, "cloud")) for flag in CLOUD),
-    ("--upload_dataset", ("--upload_dataset", "cloud")),
-    ("--entity=me", ("--entity", "TensorBoard")),
-])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ("--epochs 0", ("--epochs 0", "at least 1")),
+        ("--epochs x", ("--epochs", "'x'")),
+        ("--batchsize 4", ("--batchsize", "did you mean --batch-size")),
+        ("--batch_size 4", ("--batch_size", "did you mean --batch-size")),
+        ("--optimizer SDG", ("SDG", "SGD")),
+        ("--e 3", ("ambiguous", "--epochs")),
+        ("--sync-bn", ("--sync-bn", "several processes")),
+        ("--label", ("--label-smoothing",)),
+        ("stray", ("stray",)),
+        *((f"{flag} x", (flag, "cloud")) for flag in CLOUD),
+        ("--upload_dataset", ("--upload_dataset", "cloud")),
+        ("--entity=me", ("--entity", "TensorBoard")),
+    ],
+)
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, words):
     with pytest.raises(SystemExit) as ended:
         parse(TrainConfig, argv.split(), prog="train.py")
@@ -143,6 +274,7 @@ def test_a_script_ends_with_its_exit_code(capsys):
     def fails_with(error):
         def main(config):
             raise error
+
         return run_script(main, TrainConfig, argv=[])
 
     seen = []
@@ -152,7 +284,10 @@ def test_a_script_ends_with_its_exit_code(capsys):
     assert fails_with(UserError("x")) == 2
     capsys.readouterr()
     assert fails_with(OSError(errno.ENOSPC, "No space left on device", "a/results.csv")) == 2
-    assert capsys.readouterr().err == "error: a/results.csv: No space left on device; make room, or choose another --project\n"
+    assert (
+        capsys.readouterr().err
+        == "error: a/results.csv: No space left on device; make room, or choose another --project\n"
+    )
     with pytest.raises(OSError):
         fails_with(OSError(errno.EIO, "Input/output error"))
     assert fails_with(KeyboardInterrupt()) == 130
@@ -162,8 +297,10 @@ def test_a_script_ends_with_its_exit_code(capsys):
 
 def test_configuration_is_imported_at_once():
     """The scripts' --help must answer in 0.3 s; Python itself takes a part of it. The best of three counts."""
-    code = ("import time; start = time.perf_counter(); import utils.cli, utils.config; spent = time.perf_counter() - start\n"
-            "import sys; print(spent, [name for name in ('torch', 'numpy', 'cv2', 'yaml') if name in sys.modules])")
+    code = (
+        "import time; start = time.perf_counter(); import utils.cli, utils.config; spent = time.perf_counter() - start\n"
+        "import sys; print(spent, [name for name in ('torch', 'numpy', 'cv2', 'yaml') if name in sys.modules])"
+    )
     times = []
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -14,8 +14,11 @@ pytest.importorskip("pycocotools")
 
 
 def image(index, labels_cls, labels_xyxy, xyxy=(), conf=(), cls=()) -> ImageResult:
-    found = Detections(torch.tensor(xyxy, dtype=torch.float64).view(-1, 4), torch.tensor(conf, dtype=torch.float64),
-                       torch.tensor(cls, dtype=torch.int64))
+    found = Detections(
+        torch.tensor(xyxy, dtype=torch.float64).view(-1, 4),
+        torch.tensor(conf, dtype=torch.float64),
+        torch.tensor(cls, dtype=torch.int64),
+    )
     labels = np.array(labels_cls, int), np.array(labels_xyxy, float).reshape(-1, 4)
     return ImageResult(index, f"{index}.jpg", (480, 640), found, *labels)
 
@@ -55,13 +58,22 @@ def test_the_limits_count():
     box = [10.0, 10, 60, 60]
     wrong = [[300.0 + k, 300, 301 + k, 302] for k in range(150)]
     metrics = coco_metrics([image(0, [0], [box], [*wrong, box], [0.9] * 150 + [0.1], [0] * 151)], 1)
-    assert metrics.ar100 == 0 and metrics.ar == 1 and metrics.ap100 == 0 and metrics.ap == pytest.approx(1 / 151, rel=1e-3)
+    assert (
+        metrics.ar100 == 0 and metrics.ar == 1 and metrics.ap100 == 0 and metrics.ap == pytest.approx(1 / 151, rel=1e-3)
+    )
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("results", [
-    [], [image(0, [], [])], [image(0, [1], [[0, 0, 9, 9]])], [image(0, [], [], [[0, 0, 9, 9]], [0.5], [1])],
-    [image(0, [1], [[0, 0, 9, 9]], [[0, 0, 9, 9]], [0.5], [7])]])
+@pytest.mark.parametrize(
+    "results",
+    [
+        [],
+        [image(0, [], [])],
+        [image(0, [1], [[0, 0, 9, 9]])],
+        [image(0, [], [], [[0, 0, 9, 9]], [0.5], [1])],
+        [image(0, [1], [[0, 0, 9, 9]], [[0, 0, 9, 9]], [0.5], [7])],
+    ],
+)
 def test_nothing_there_or_nothing_found_gives_zeros(results):
     metrics = coco_metrics(results, 3)
     figures = dataclasses.asdict(metrics)

@@ -14,11 +14,48 @@ from utils.config.flags import build_parser
 from utils.errors import ConfigError
 from utils.files import ROOT
 
-OWN = {"cfg": None, "weights": None, "seeds": (3,), "control": False, "study": "", "split": "val", "jobs": 1, "title": "",
-       "cost_seconds": 20.0, "project": str(ROOT / "runs" / "compare"), "name": "", "device": "", "batch_size": 16}
-PASSED_THROUGH = {"data", "hyp", "epochs", "imgsz", "rect", "noautoanchor", "cache", "multi_scale", "single_cls", "optimizer", "workers",
-                  "quad", "cos_lr", "label_smoothing", "patience", "freeze", "deterministic", "amp", "download", "labels",
-                  "no_cache_labels", "plugin", "attention_start", "transfer", "require_transfer"}
+OWN = {
+    "cfg": None,
+    "weights": None,
+    "seeds": (3,),
+    "control": False,
+    "study": "",
+    "split": "val",
+    "jobs": 1,
+    "title": "",
+    "cost_seconds": 20.0,
+    "project": str(ROOT / "runs" / "compare"),
+    "name": "",
+    "device": "",
+    "batch_size": 16,
+}
+PASSED_THROUGH = {
+    "data",
+    "hyp",
+    "epochs",
+    "imgsz",
+    "rect",
+    "noautoanchor",
+    "cache",
+    "multi_scale",
+    "single_cls",
+    "optimizer",
+    "workers",
+    "quad",
+    "cos_lr",
+    "label_smoothing",
+    "patience",
+    "freeze",
+    "deterministic",
+    "amp",
+    "download",
+    "labels",
+    "no_cache_labels",
+    "plugin",
+    "attention_start",
+    "transfer",
+    "require_transfer",
+}
 
 
 def test_flags_and_defaults_are_pinned():
@@ -28,17 +65,62 @@ def test_flags_and_defaults_are_pinned():
     training = {each.name: each for each in fields(TrainConfig)}
     for each in fields(CompareConfig):
         if each.name in PASSED_THROUGH:  # train.py's own flag: default, bounds, aliases and help
-            assert each.default == training[each.name].default and each.metadata["flag"] == training[each.name].metadata["flag"]
+            assert (
+                each.default == training[each.name].default
+                and each.metadata["flag"] == training[each.name].metadata["flag"]
+            )
 
 
 def test_a_command_line_becomes_the_trainings_of_a_study():
-    config = compare.parse_opt("--cfg A.yaml B.yaml --data d.yaml --weights w.pt --epochs 7 --seeds 2 --img 96 --batch 4 --hyp h.yaml "
-                               "--attention-start identity --cache --workers 3 --device 0,1 --jobs 2 --opt AdamW --control".split())
+    config = compare.parse_opt(
+        [
+            "--cfg",
+            "A.yaml",
+            "B.yaml",
+            "--data",
+            "d.yaml",
+            "--weights",
+            "w.pt",
+            "--epochs",
+            "7",
+            "--seeds",
+            "2",
+            "--img",
+            "96",
+            "--batch",
+            "4",
+            "--hyp",
+            "h.yaml",
+            "--attention-start",
+            "identity",
+            "--cache",
+            "--workers",
+            "3",
+            "--device",
+            "0,1",
+            "--jobs",
+            "2",
+            "--opt",
+            "AdamW",
+            "--control",
+        ]
+    )
     assert config.seed_list == (0, 1) and config.control and config.jobs == 2
     training = config.training("x.yaml", 5, device="1")
     assert (training.cfg, training.seed, training.weights, training.device) == ("x.yaml", 5, "w.pt", "1")
-    assert (training.data, training.epochs, training.imgsz, training.batch_size, training.hyp) == ("d.yaml", 7, 96, 4, "h.yaml")
-    assert (training.attention_start, training.cache, training.workers, training.optimizer) == ("identity", "ram", 3, "AdamW")
+    assert (training.data, training.epochs, training.imgsz, training.batch_size, training.hyp) == (
+        "d.yaml",
+        7,
+        96,
+        4,
+        "h.yaml",
+    )
+    assert (training.attention_start, training.cache, training.workers, training.optimizer) == (
+        "identity",
+        "ram",
+        3,
+        "AdamW",
+    )
 
 
 @pytest.mark.parametrize("text, seeds", [("3", (0, 1, 2)), ("1", (0,)), ("0 1 5", (0, 1, 5)), ("4 2", (4, 2))])
@@ -50,22 +132,25 @@ def test_checkpoints_have_one_seed():
     assert from_options(CompareConfig, weights=["a.pt", "b.pt"]).seed_list == (0,)
 
 
-@pytest.mark.parametrize("argv, words", [
-    ("--seeds 0 --cfg a.yaml", ("--seeds 0", "--seeds 1")),
-    ("--seeds 1 1 --cfg a.yaml", ("twice",)),
-    ("--seed 3 --cfg a.yaml", ("--seed", "--seeds")),
-    ("--cfg a.yaml --weights a.pt b.pt", ("2 checkpoints", "the same one")),
-    ("--weights a.pt --control", ("--control", "--cfg")),
-    ("--cfg a.yaml --control", ("--control", "the baseline alone")),
-    ("--study s --cfg a.yaml", ("--study s", "--cfg")),
-    ("--study s --name n", ("--name",)),
-    ("--image-weights", ("--image-weights", "same")),
-    ("--evolve 3", ("--evolve",)),
-    ("--resume", ("--resume", "--study")),
-    ("--batch-size -1 --cfg a.yaml", ("--batch-size -1", "at least 1")),
-    ("--require-transfer 0.5 --cfg a.yaml", ("--require-transfer", "--weights")),
-    ("--splt test", ("did you mean --split",)),
-])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ("--seeds 0 --cfg a.yaml", ("--seeds 0", "--seeds 1")),
+        ("--seeds 1 1 --cfg a.yaml", ("twice",)),
+        ("--seed 3 --cfg a.yaml", ("--seed", "--seeds")),
+        ("--cfg a.yaml --weights a.pt b.pt", ("2 checkpoints", "the same one")),
+        ("--weights a.pt --control", ("--control", "--cfg")),
+        ("--cfg a.yaml --control", ("--control", "the baseline alone")),
+        ("--study s --cfg a.yaml", ("--study s", "--cfg")),
+        ("--study s --name n", ("--name",)),
+        ("--image-weights", ("--image-weights", "same")),
+        ("--evolve 3", ("--evolve",)),
+        ("--resume", ("--resume", "--study")),
+        ("--batch-size -1 --cfg a.yaml", ("--batch-size -1", "at least 1")),
+        ("--require-transfer 0.5 --cfg a.yaml", ("--require-transfer", "--weights")),
+        ("--splt test", ("did you mean --split",)),
+    ],
+)
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, words):
     with pytest.raises(SystemExit) as ended:
         compare.parse_opt(argv.split())
@@ -79,11 +164,31 @@ def test_nothing_to_compare_is_said():
 
 
 def test_a_study_yaml_reads_back_as_it_was_described(tmp_path):
-    config = from_options(CompareConfig, cfg=["a.yaml", "b.yaml"], seeds=[0, 4], control=True, freeze=["backbone"], amp=False, jobs=2,
-                          plugin=["p.py"], imgsz=96)
+    config = from_options(
+        CompareConfig,
+        cfg=["a.yaml", "b.yaml"],
+        seeds=[0, 4],
+        control=True,
+        freeze=["backbone"],
+        amp=False,
+        jobs=2,
+        plugin=["p.py"],
+        imgsz=96,
+    )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config.described()))
     assert read_study(tmp_path / "study.yaml", CompareConfig()) == config
-    assert set(config.described()) == {"cfg", "data", "seeds", "epochs", "control", "freeze", "amp", "jobs", "plugin", "imgsz"}
+    assert set(config.described()) == {
+        "cfg",
+        "data",
+        "seeds",
+        "epochs",
+        "control",
+        "freeze",
+        "amp",
+        "jobs",
+        "plugin",
+        "imgsz",
+    }
 
 
 def test_paths_beside_a_study_yaml_are_meant_first(tmp_path):
@@ -101,10 +206,17 @@ def test_circumstances_may_change_and_settings_may_not(tmp_path):
     file.write_text("cfg: [yolov5n.yaml]\nepochs: 4\njobs: 3\n")
     config = read_study(file, CompareConfig(study=str(file), device="cpu", jobs=2))
     assert (config.device, config.jobs, config.epochs) == ("cpu", 2, 4)
-    assert {"device", "jobs", "workers", "cache"} < set(FREE) and not {"epochs", "imgsz", "batch_size", "seeds"} & set(FREE)
+    assert {"device", "jobs", "workers", "cache"} < set(FREE) and not {"epochs", "imgsz", "batch_size", "seeds"} & set(
+        FREE
+    )
     with pytest.raises(ConfigError, match=r"--epochs: .*study.yaml decides that"):
         read_study(file, CompareConfig(study=str(file), epochs=5))
-    for text, words in (("epocs: 4", "epocs: no such option"), ("1: 4", "1: no such option"), ("name: x", "name: is not said"), ("cfg: [a.yaml]\nseeds: 0", "no seed at all")):
+    for text, words in (
+        ("epocs: 4", "epocs: no such option"),
+        ("1: 4", "1: no such option"),
+        ("name: x", "name: is not said"),
+        ("cfg: [a.yaml]\nseeds: 0", "no seed at all"),
+    ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=f"study.yaml: .*{words}"):
             read_study(file, CompareConfig())

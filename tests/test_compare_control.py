@@ -29,13 +29,15 @@ def test_parameters_are_those_of_the_built_model():
 def test_the_nearest_of_all_widths_is_found():
     """Oracle: every width at which a layer widens, one by one."""
     channels = {64, 128, 256, 512, 1024}
-    every = sorted({0.25} | {8 * count / each for each in channels for count in range(1, each) if 0.25 < 8 * count / each <= 0.5})
+    every = sorted(
+        {0.25} | {8 * count / each for each in channels for count in range(1, each) if 0.25 < 8 * count / each <= 0.5}
+    )
     parameters = {width: control.parameters_of(content(width), 4) for width in every[::9]}
     by_hand = every[::9]
     for target in (1_770_000, 2_000_000, 2_600_000, 4_000_000):
         nearest = min(by_hand, key=lambda width: abs(parameters[width] - target))
         assert control.nearest_step(by_hand, parameters.__getitem__, target) == nearest
-    staircase = {width: int(1e4 * width ** 2) for width in (0.25 + 0.01 * number for number in range(40))}
+    staircase = {width: int(1e4 * width**2) for width in (0.25 + 0.01 * number for number in range(40))}
     for target in range(500, 5000, 37):
         nearest = min(abs(count - target) for count in staircase.values())
         assert abs(staircase[control.nearest_step(list(staircase), staircase.__getitem__, target)] - target) == nearest
@@ -79,7 +81,9 @@ def randomised(model):
     return model
 
 
-@pytest.mark.parametrize("name, widths", [("models/yolov5n.yaml", (0.25, 0.296875)), ("models/hub/yolov5s6.yaml", (0.125, 0.15625))])
+@pytest.mark.parametrize(
+    "name, widths", [("models/yolov5n.yaml", (0.25, 0.296875)), ("models/hub/yolov5s6.yaml", (0.125, 0.15625))]
+)
 def test_a_widened_network_computes_what_the_narrow_one_does(name, widths):
     description = {**yaml.safe_load((ROOT / name).read_text()), "nc": 4, "depth_multiple": 0.33}
     narrow, wide = (Model({**description, "width_multiple": width}).double() for width in widths)
@@ -94,7 +98,7 @@ def test_a_widened_network_computes_what_the_narrow_one_does(name, widths):
     assert sum(each.abs().sum() for each in wide.parameters()) > 0.2 * fresh  # new channels are there, at random
     first, second = wide.model[0].conv.weight, wide.model[1].conv.weight
     old = narrow.model[0].conv.weight.shape[0]
-    assert first[old:].abs().min() > 0 and not second[:narrow.model[1].conv.weight.shape[0], old:].any()
+    assert first[old:].abs().min() > 0 and not second[: narrow.model[1].conv.weight.shape[0], old:].any()
 
 
 def test_new_channels_come_to_life():
@@ -104,7 +108,7 @@ def test_new_channels_come_to_life():
     loss = sum(raw.pow(2).mean() for raw in wide.train()(torch.rand(2, 3, 64, 64)))
     loss.backward()
     old = narrow.model[1].conv.weight.shape[:2]
-    assert wide.model[1].conv.weight.grad[:old[0], old[1]:].abs().max() > 0
+    assert wide.model[1].conv.weight.grad[: old[0], old[1] :].abs().max() > 0
 
 
 def test_what_cannot_be_followed_is_refused():
@@ -120,8 +124,10 @@ def test_the_start_of_a_control_holds_all_of_the_checkpoint(tmp_path):
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content(0.296875)))
     state = torch.random.get_rng_state()
-    files = [control.write_start(tmp_path / "base.yaml", tmp_path / "wide.yaml", weights, seed, tmp_path / f"{number}.pt")
-             for number, seed in enumerate((0, 0, 1))]
+    files = [
+        control.write_start(tmp_path / "base.yaml", tmp_path / "wide.yaml", weights, seed, tmp_path / f"{number}.pt")
+        for number, seed in enumerate((0, 0, 1))
+    ]
     one, same, other = (read_checkpoint(file) for file in files)
     assert torch.equal(state, torch.random.get_rng_state()) and one.names == list("abcd")
     wide = Model(one.yaml)

@@ -47,40 +47,53 @@ def test_options_that_imply_others():
     assert ValConfig(data="my/coco.yaml").save_json and not ValConfig().save_json
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"epoch": 3}, ("epoch", "did you mean epochs")),
-    ({"epochs": 0}, ("--epochs 0", "at least 1")),
-    ({"epochs": 2.5}, ("--epochs", "whole number")),
-    ({"epochs": True}, ("--epochs", "whole number")),
-    ({"epochs": "3"}, ("--epochs", "whole number")),
-    ({"batch_size": 0}, ("--batch-size 0", "-1")),
-    ({"batch_size": -2}, ("--batch-size -2",)),
-    ({"imgsz": 16}, ("--imgsz 16", "at least 32")),
-    ({"workers": -1}, ("--workers -1",)),
-    ({"patience": -1}, ("--patience -1",)),
-    ({"save_period": 0}, ("--save-period 0",)),
-    ({"freeze": [1, "x"]}, ("--freeze", "'x'")),
-    ({"freeze": []}, ("--freeze", "one value or more")),
-    ({"optimizer": "adam"}, ("adam", "did you mean Adam")),
-    ({"cache": "rom"}, ("rom", "ram")),
-    ({"evolve": 0}, ("--evolve 0",)),
-    ({"label_smoothing": float("nan")}, ("--label-smoothing", "number")),
-    ({"label_smoothing": 1.5}, ("--label-smoothing 1.5", "0 to 1")),
-    ({"rect": 1}, ("--rect", "True or False")),
-    ({"name": None}, ("--name", "text")),
-    ({"sync_bn": True}, ("--sync-bn", "several processes")),
-    ({"rect": True, "image_weights": True}, ("--rect", "--image-weights")),
-    ({"bucket": "gs://x"}, ("bucket", "run folder")),
-    ({"entity": "me"}, ("entity", "TensorBoard")),
-    ({"img": 320, "imgsz": 320}, ("img", "twice")),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"epoch": 3}, ("epoch", "did you mean epochs")),
+        ({"epochs": 0}, ("--epochs 0", "at least 1")),
+        ({"epochs": 2.5}, ("--epochs", "whole number")),
+        ({"epochs": True}, ("--epochs", "whole number")),
+        ({"epochs": "3"}, ("--epochs", "whole number")),
+        ({"batch_size": 0}, ("--batch-size 0", "-1")),
+        ({"batch_size": -2}, ("--batch-size -2",)),
+        ({"imgsz": 16}, ("--imgsz 16", "at least 32")),
+        ({"workers": -1}, ("--workers -1",)),
+        ({"patience": -1}, ("--patience -1",)),
+        ({"save_period": 0}, ("--save-period 0",)),
+        ({"freeze": [1, "x"]}, ("--freeze", "'x'")),
+        ({"freeze": []}, ("--freeze", "one value or more")),
+        ({"optimizer": "adam"}, ("adam", "did you mean Adam")),
+        ({"cache": "rom"}, ("rom", "ram")),
+        ({"evolve": 0}, ("--evolve 0",)),
+        ({"label_smoothing": float("nan")}, ("--label-smoothing", "number")),
+        ({"label_smoothing": 1.5}, ("--label-smoothing 1.5", "0 to 1")),
+        ({"rect": 1}, ("--rect", "True or False")),
+        ({"name": None}, ("--name", "text")),
+        ({"sync_bn": True}, ("--sync-bn", "several processes")),
+        ({"rect": True, "image_weights": True}, ("--rect", "--image-weights")),
+        ({"bucket": "gs://x"}, ("bucket", "run folder")),
+        ({"entity": "me"}, ("entity", "TensorBoard")),
+        ({"img": 320, "imgsz": 320}, ("img", "twice")),
+    ],
+)
 def test_a_wrong_option_is_named(options, words):
     text = message(lambda: from_options(TrainConfig, **options))
     assert all(word in text for word in words), text
 
 
-@pytest.mark.parametrize("options", ({"conf_thres": 1.1}, {"iou_thres": -0.1}, {"max_det": 0}, {"imgsz": (1, 2, 3)},
-                                     {"imgsz": (64, 64, 64)}, {"vid_stride": 0}, {"classes": [-1]}))
+@pytest.mark.parametrize(
+    "options",
+    (
+        {"conf_thres": 1.1},
+        {"iou_thres": -0.1},
+        {"max_det": 0},
+        {"imgsz": (1, 2, 3)},
+        {"imgsz": (64, 64, 64)},
+        {"vid_stride": 0},
+        {"classes": [-1]},
+    ),
+)
 def test_a_wrong_detect_option_is_named(options):
     assert f"--{next(iter(options)).replace('_', '-')}" in message(lambda: from_options(DetectConfig, **options))
 
@@ -94,10 +107,36 @@ def test_configurations_are_frozen():
 
 
 def test_default_hyperparameters_are_those_of_scratch_low():
-    expected = dict(lr0=.01, lrf=.01, momentum=.937, weight_decay=.0005, warmup_epochs=3, warmup_momentum=.8, warmup_bias_lr=.1,
-                    box=.05, cls=.5, cls_pw=1, obj=1, obj_pw=1, iou_t=.2, anchor_t=4, fl_gamma=0, hsv_h=.015, hsv_s=.7, hsv_v=.4,
-                    degrees=0, translate=.1, scale=.5, shear=0, perspective=0, flipud=0, fliplr=.5, mosaic=1, mixup=0,
-                    copy_paste=0)
+    expected = dict(
+        lr0=0.01,
+        lrf=0.01,
+        momentum=0.937,
+        weight_decay=0.0005,
+        warmup_epochs=3,
+        warmup_momentum=0.8,
+        warmup_bias_lr=0.1,
+        box=0.05,
+        cls=0.5,
+        cls_pw=1,
+        obj=1,
+        obj_pw=1,
+        iou_t=0.2,
+        anchor_t=4,
+        fl_gamma=0,
+        hsv_h=0.015,
+        hsv_s=0.7,
+        hsv_v=0.4,
+        degrees=0,
+        translate=0.1,
+        scale=0.5,
+        shear=0,
+        perspective=0,
+        flipud=0,
+        fliplr=0.5,
+        mosaic=1,
+        mixup=0,
+        copy_paste=0,
+    )
     assert Hyperparameters().as_dict() == expected
     assert Hyperparameters.load(None) == Hyperparameters()
     assert Hyperparameters.load(expected) == Hyperparameters()
@@ -105,14 +144,16 @@ def test_default_hyperparameters_are_those_of_scratch_low():
 
 def test_shipped_hyperparameter_files_hold_every_key(caplog):
     caplog.set_level("INFO", "yolo")
-    low, medium, high, voc, objects = (Hyperparameters.load(f"hyp.{name}.yaml") for name in
-                                       ("scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365"))
+    low, medium, high, voc, objects = (
+        Hyperparameters.load(f"hyp.{name}.yaml")
+        for name in ("scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365")
+    )
     assert caplog.text == ""  # nothing had to be taken from the defaults
     assert low == Hyperparameters.load("hyp.scratch-low") == Hyperparameters()
-    assert medium == low.replace(lrf=.1, cls=.3, obj=.7, scale=.9, mixup=.1)
-    assert high == medium.replace(copy_paste=.1)
-    assert (voc.anchors, voc.lrf, voc.obj_pw, voc.mosaic) == (3.3556, .15184, .6729, .87158)
-    assert (objects.anchors, objects.momentum, objects.cls_pw, objects.scale) == (3.2, .779, .825, .491)
+    assert medium == low.replace(lrf=0.1, cls=0.3, obj=0.7, scale=0.9, mixup=0.1)
+    assert high == medium.replace(copy_paste=0.1)
+    assert (voc.anchors, voc.lrf, voc.obj_pw, voc.mosaic) == (3.3556, 0.15184, 0.6729, 0.87158)
+    assert (objects.anchors, objects.momentum, objects.cls_pw, objects.scale) == (3.2, 0.779, 0.825, 0.491)
 
 
 def test_gains_are_scaled_as_in_v61():
@@ -135,19 +176,23 @@ def test_a_hyperparameter_file_is_read(tmp_path, caplog):
     assert hyp.as_dict()["anchors"] == 5.0
 
 
-@pytest.mark.parametrize("content, words", [
-    ("mozaic: 1", ("mozaic", "did you mean mosaic", "my.yaml")),
-    ("fliplr: 1.5", ("fliplr 1.5", "0 to 1", "my.yaml")),
-    ("lr0: -1", ("lr0 -1", "at least 0")),
-    ("lr0: .nan", ("lr0 nan",)),
-    ("lr0: .inf", ("lr0 inf",)),
-    ("lr0: fast", ("lr0", "a number", "fast")),
-    ("lr0: true", ("lr0", "a number")),
-    ("lr0: [1]", ("lr0", "a number")),
-    ("a: 1\nb: [", ("my.yaml:2", "not valid yaml")), ("# all of it is remarks", ("my.yaml", "the file is empty")),
-    ("- 1", ("my.yaml", "key: value")),
-    ("", ("my.yaml", "key: value")),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("mozaic: 1", ("mozaic", "did you mean mosaic", "my.yaml")),
+        ("fliplr: 1.5", ("fliplr 1.5", "0 to 1", "my.yaml")),
+        ("lr0: -1", ("lr0 -1", "at least 0")),
+        ("lr0: .nan", ("lr0 nan",)),
+        ("lr0: .inf", ("lr0 inf",)),
+        ("lr0: fast", ("lr0", "a number", "fast")),
+        ("lr0: true", ("lr0", "a number")),
+        ("lr0: [1]", ("lr0", "a number")),
+        ("a: 1\nb: [", ("my.yaml:2", "not valid yaml")),
+        ("# all of it is remarks", ("my.yaml", "the file is empty")),
+        ("- 1", ("my.yaml", "key: value")),
+        ("", ("my.yaml", "key: value")),
+    ],
+)
 def test_a_bad_hyperparameter_file_is_explained(tmp_path, content, words):
     file = tmp_path / "my.yaml"
     file.write_text(content)
@@ -211,23 +256,26 @@ def test_a_relative_root_is_the_projects_then_the_yamls(tmp_path, monkeypatch):
     assert DatasetSpec.load({"path": "data", "train": "pictures", "nc": 1}).train[0].is_dir()
 
 
-@pytest.mark.parametrize("content, words", [
-    ("nc: 3\nnames: [a, b]", ("nc is 3", "2 names")),
-    ("nc: 0", ("nc", "at least 1")),
-    ("nc: two", ("nc", "two")),
-    ("nc: true", ("nc", "whole number")),
-    ("train: x", ("neither nc nor names",)),
-    ("names: {0: a, 2: b}", ("0 to 1", "1 is missing")),
-    ("names: {a: b}", ("class numbers",)),
-    ("names: [[a]]", ("one name a class",)),
-    ("names: cat", ("names", "cat")),
-    ("nc: 1\ntrain: 3", ("train", "path")),
-    ("nc: 1\ntrain: [a, {b: c}]", ("train", "path")),
-    ("nc: 1\npath: [a]", ("path", "folder")),
-    ("nc: 1\ngenerate: yes", ("generate", "mapping")),
-    ("nc: 1\ndownload: [a]", ("download", "text")),
-    ("nc: 1\n  names: [a\n", (":2", "yaml")),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("nc: 3\nnames: [a, b]", ("nc is 3", "2 names")),
+        ("nc: 0", ("nc", "at least 1")),
+        ("nc: two", ("nc", "two")),
+        ("nc: true", ("nc", "whole number")),
+        ("train: x", ("neither nc nor names",)),
+        ("names: {0: a, 2: b}", ("0 to 1", "1 is missing")),
+        ("names: {a: b}", ("class numbers",)),
+        ("names: [[a]]", ("one name a class",)),
+        ("names: cat", ("names", "cat")),
+        ("nc: 1\ntrain: 3", ("train", "path")),
+        ("nc: 1\ntrain: [a, {b: c}]", ("train", "path")),
+        ("nc: 1\npath: [a]", ("path", "folder")),
+        ("nc: 1\ngenerate: yes", ("generate", "mapping")),
+        ("nc: 1\ndownload: [a]", ("download", "text")),
+        ("nc: 1\n  names: [a\n", (":2", "yaml")),
+    ],
+)
 def test_a_bad_data_yaml_is_explained(tmp_path, content, words):
     file = write(tmp_path, content)
     text = message(lambda: DatasetSpec.load(file))

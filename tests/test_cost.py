@@ -27,7 +27,7 @@ def rng(seed=0):
 def test_each_round_gives_each_variant_one_turn_in_an_order_of_its_own():
     calls = []
     taken = interleaved({name: lambda name=name: calls.append(name) or [1.0] for name in "abcd"}, 30, 60, rng())
-    rounds = ["".join(calls[start:start + 4]) for start in range(0, 120, 4)]
+    rounds = ["".join(calls[start : start + 4]) for start in range(0, 120, 4)]
     assert all(sorted(order) == list("abcd") for order in rounds) and len(set(rounds)) > 10
     firsts = [order[0] for order in rounds]
     assert all(firsts.count(name) >= 2 for name in "abcd")
@@ -51,10 +51,14 @@ def test_a_machine_that_slows_down_does_not_favour_anyone():
         clock[0] += 1
         return [units * (1 + clock[0] / 100) * (10 if noise.random() < 0.1 else 1) for _ in range(3)]
 
-    taken = interleaved({"base": lambda: turn(1.0), "more": lambda: turn(1.25), "same": lambda: turn(1.0)}, 66, 60, rng(2))
+    taken = interleaved(
+        {"base": lambda: turn(1.0), "more": lambda: turn(1.25), "same": lambda: turn(1.0)}, 66, 60, rng(2)
+    )
     ratios = room._paired(taken, "base")
     assert ratios == {"base": 1, "more": pytest.approx(1.25, abs=0.03), "same": pytest.approx(1, abs=0.03)}
-    in_turn = {name: [turn(units) for _ in range(66)] for name, units in (("base", 1.0), ("more", 1.25))}  # one after the other
+    in_turn = {
+        name: [turn(units) for _ in range(66)] for name, units in (("base", 1.0), ("more", 1.25))
+    }  # one after the other
     assert room._paired(in_turn, "base")["more"] > 1.4
 
 
@@ -70,11 +74,11 @@ def test_figures_and_ratios(tmp_path):
         assert cost.notes == () and cost.imgsz == 64 and cost.device.startswith("cpu, ")
         assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
         assert (cost.gflops, cost.gflops_thop) == (flops(model, 64) / 1e9, thop_gflops(model, 64))
-        assert cost.training_mib == training_peak(model, 64, 2) / 2 ** 20
+        assert cost.training_mib == training_peak(model, 64, 2) / 2**20
         assert 0 < cost.latency_ms <= cost.latency_p95_ms and cost.throughput > 0
         assert set(cost.ratios) == set(FIGURES)
         assert cost.ratios["parameters"] == cost.parameters / costs["base"].parameters
-    assert costs["base"].inference_mib == inference_peak(Model(SMALL).eval().fuse(), 64) / 2 ** 20
+    assert costs["base"].inference_mib == inference_peak(Model(SMALL).eval().fuse(), 64) / 2**20
     assert set(costs["base"].ratios.values()) == {1.0}
     assert costs["wide"].ratios["latency_ms"] > 1 > costs["wide"].ratios["throughput"]
 
@@ -115,7 +119,11 @@ def test_a_blank_has_its_reason_and_the_others_their_figures(monkeypatch):
 
 def test_without_the_first_there_are_no_ratios_of_times():
     costs = measure_costs({"single": OneAtATime, "base": lambda: Model(SMALL)}, 64, CPU, rounds=3, batch=2)
-    assert "throughput" not in costs["base"].ratios and costs["base"].throughput > 0 and costs["base"].ratios["latency_ms"] > 0
+    assert (
+        "throughput" not in costs["base"].ratios
+        and costs["base"].throughput > 0
+        and costs["base"].ratios["latency_ms"] > 0
+    )
 
 
 def test_training_time_is_the_runs_to_tell():

@@ -20,8 +20,15 @@ def image(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-STARTS = [NonLocal, CrissCross, A2, BoT, GlobalContext, lambda width: GlobalContext(width, 0.5, "att", "channel_mul"),
-          lambda width: GlobalContext(width, 0.5, "att", ["channel_add", "channel_mul"])]
+STARTS = [
+    NonLocal,
+    CrissCross,
+    A2,
+    BoT,
+    GlobalContext,
+    lambda width: GlobalContext(width, 0.5, "att", "channel_mul"),
+    lambda width: GlobalContext(width, 0.5, "att", ["channel_add", "channel_mul"]),
+]
 
 
 @pytest.mark.parametrize("build", STARTS, ids=lambda build: getattr(build, "__name__", ""))

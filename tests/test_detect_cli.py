@@ -28,8 +28,17 @@ def label_rows(file) -> np.ndarray:
 
 def test_reference_detections(golden, real, weights, tmp_path):
     expected = golden("detections.json")["images"]
-    folder = detect.run(weights=(weights,), source=str(real("images")), project=str(tmp_path), save_txt=True, save_conf=True,
-                        save_crop=True, save_csv=True, save_json=True, device="cpu")
+    folder = detect.run(
+        weights=(weights,),
+        source=str(real("images")),
+        project=str(tmp_path),
+        save_txt=True,
+        save_conf=True,
+        save_crop=True,
+        save_csv=True,
+        save_json=True,
+        device="cpu",
+    )
     assert folder == tmp_path / "exp"
     for name, rows in expected.items():
         found = label_rows(folder / "labels" / name.replace(".jpg", ".txt"))
@@ -53,8 +62,15 @@ def test_reference_detections(golden, real, weights, tmp_path):
 
 def test_video_in_video_out(real, weights, tmp_path):
     clip = real("video/one_person_clip.mp4")
-    folder = detect.run(weights=(weights,), source=str(clip), project=str(tmp_path), imgsz=(256,), vid_stride=4, save_txt=True,
-                        device="cpu")
+    folder = detect.run(
+        weights=(weights,),
+        source=str(clip),
+        project=str(tmp_path),
+        imgsz=(256,),
+        vid_stride=4,
+        save_txt=True,
+        device="cpu",
+    )
     original, written = cv2.VideoCapture(str(clip)), cv2.VideoCapture(str(folder / clip.name))
     frames = 0
     while written.read()[0]:
@@ -69,8 +85,18 @@ def test_same_names_nosave_and_exist_ok(real, weights, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / "in" / folder).mkdir(parents=True)
         shutil.copy(real("images/zidane.jpg"), tmp_path / "in" / folder / "same.jpg")
-    options = dict(weights=(weights,), source=str(tmp_path / "in"), project=str(tmp_path), name="out", exist_ok=True, nosave=True,
-                   save_txt=True, imgsz=(320,), classes=(0,), device="cpu")
+    options = dict(
+        weights=(weights,),
+        source=str(tmp_path / "in"),
+        project=str(tmp_path),
+        name="out",
+        exist_ok=True,
+        nosave=True,
+        save_txt=True,
+        imgsz=(320,),
+        classes=(0,),
+        device="cpu",
+    )
     first = detect.run(**options)
     texts = {file.relative_to(first): file.read_text() for file in first.rglob("*.*")}
     assert sorted(map(str, texts)) == ["labels/one/same.txt", "labels/two/same.txt"]
@@ -79,8 +105,16 @@ def test_same_names_nosave_and_exist_ok(real, weights, tmp_path):
 
 
 def test_ensemble_augment_and_visualize(real, weights, tmp_path):
-    folder = detect.run(weights=(weights, weights), source=str(real("images/zidane.jpg")), project=str(tmp_path), imgsz=(128,),
-                        augment=True, visualize=True, nosave=True, device="cpu")
+    folder = detect.run(
+        weights=(weights, weights),
+        source=str(real("images/zidane.jpg")),
+        project=str(tmp_path),
+        imgsz=(128,),
+        augment=True,
+        visualize=True,
+        nosave=True,
+        device="cpu",
+    )
     maps = sorted(file.name for file in (folder / "zidane/model1").iterdir())
     assert len(maps) == 48 and "stage0_Conv_features.png" in maps and "stage9_SPPF_features.npy" in maps
     assert "stage24_Detect_features.png" not in maps
@@ -94,11 +128,15 @@ def test_help_is_quick():
     started = time.perf_counter()
     assert "--source" in output_of("detect.py", "--help")
     assert not {"torch", "numpy", "cv2"} & set(output_of("-c", "import detect, sys; print(*sys.modules)").split())
-    assert time.perf_counter() - started < 10  # only a stall fails here: what makes --help slow is an import, checked above
+    assert (
+        time.perf_counter() - started < 10
+    )  # only a stall fails here: what makes --help slow is an import, checked above
 
 
 def test_flags_and_defaults():
-    config = detect.parse_opt("--source x --conf 0.4 --iou 0.6 --img 320 --classes 0 2 --save-t".split())
+    config = detect.parse_opt(
+        ["--source", "x", "--conf", "0.4", "--iou", "0.6", "--img", "320", "--classes", "0", "2", "--save-t"]
+    )
     assert (config.conf_thres, config.iou_thres, config.imgsz) == (0.4, 0.6, (320, 320))
     assert (config.classes, config.save_txt) == ((0, 2), True)
     defaults = detect.parse_opt([])
@@ -107,13 +145,16 @@ def test_flags_and_defaults():
     assert not (defaults.save_txt or defaults.nosave or defaults.view_img or defaults.update or defaults.stream_buffer)
 
 
-@pytest.mark.parametrize("options, error, message", [
-    ({"dnn": True}, ConfigError, "--dnn"),
-    ({"wieghts": "x"}, ConfigError, "weights"),
-    ({"weights": ("no_such.pt",)}, CheckpointError, "no_such.pt: no such checkpoint"),
-    ({"source": "no/such/folder"}, UserError, "no such file or folder"),
-    ({"device": "7"}, ConfigError, "--device 7"),
-])
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"dnn": True}, ConfigError, "--dnn"),
+        ({"wieghts": "x"}, ConfigError, "weights"),
+        ({"weights": ("no_such.pt",)}, CheckpointError, "no_such.pt: no such checkpoint"),
+        ({"source": "no/such/folder"}, UserError, "no such file or folder"),
+        ({"device": "7"}, ConfigError, "--device 7"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_no_folder(tmp_path, options, error, message):
     given = {"source": str(tmp_path), "project": str(tmp_path / "runs")} | options
     if given["source"] == str(tmp_path):
@@ -137,15 +178,24 @@ def test_update_writes_a_copy(tmp_path, real, weights):
     trained = tmp_path / "last.pt"
     write_checkpoint(replace(read_checkpoint(weights), training={"epoch": 3}), trained)
     before = trained.read_bytes()
-    detect.run(weights=(str(trained),), source=str(real("images/zidane.jpg")), project=str(tmp_path / "runs"), imgsz=(64,),
-               nosave=True, update=True, device="cpu")
+    detect.run(
+        weights=(str(trained),),
+        source=str(real("images/zidane.jpg")),
+        project=str(tmp_path / "runs"),
+        imgsz=(64,),
+        nosave=True,
+        update=True,
+        device="cpu",
+    )
     assert trained.read_bytes() == before
     assert read_checkpoint(tmp_path / "last_stripped.pt").training is None
 
 
 def test_a_run_that_wrote_nothing_leaves_no_folder(weights, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    options = dict(weights=(weights,), source=str(tmp_path / "broken.jpg"), project=str(tmp_path / "runs"), device="cpu")
+    options = dict(
+        weights=(weights,), source=str(tmp_path / "broken.jpg"), project=str(tmp_path / "runs"), device="cpu"
+    )
     with pytest.raises(UserError, match="none of the 1 inputs could be read"):
         detect.run(**options, save_txt=True)
     assert not list((tmp_path / "runs").iterdir())

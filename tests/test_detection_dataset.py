@@ -38,8 +38,12 @@ def store(tmp_path):
 
 
 def same(one, other):
-    return (one.image.shape == other.image.shape and (one.image == other.image).all()
-            and (one.labels.cls == other.labels.cls).all() and (one.labels.xywhn == other.labels.xywhn).all())
+    return (
+        one.image.shape == other.image.shape
+        and (one.image == other.image).all()
+        and (one.labels.cls == other.labels.cls).all()
+        and (one.labels.xywhn == other.labels.xywhn).all()
+    )
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(store):
@@ -51,7 +55,9 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(store):
     assert not same(first[(1, 0)], first[(2, 0)]) and not same(first[(2, 0)], first[(2, 1)])
     assert not same(DetectionDataset(store, 64, augment=True, seed=4)[(2, 0)], first[(2, 0)])
     assert same(first[5], first[(0, 5)])
-    assert (np.random.get_state()[1] == state[0]).all() and (torch.get_rng_state() == state[1]).all(), "global, left alone"
+    assert (np.random.get_state()[1] == state[0]).all() and (torch.get_rng_state() == state[1]).all(), (
+        "global, left alone"
+    )
 
 
 def test_validation_inputs_are_the_resized_picture_on_grey(store):
@@ -64,7 +70,9 @@ def test_validation_inputs_are_the_resized_picture_on_grey(store):
     assert (sample.image == expected).all() and sample.letterbox.pad == (16, 8)
     assert sample.index == 0 and sample.path == store.paths[0]
     x, y, w, h = store.labels(0).xywhn[0]
-    assert sample.labels.xywhn[0] == pytest.approx([(x * 64 + 16) / 96, (y * 48 + 8) / 64, w * 64 / 96, h * 48 / 64], abs=1e-6)
+    assert sample.labels.xywhn[0] == pytest.approx(
+        [(x * 64 + 16) / 96, (y * 48 + 8) / 64, w * 64 / 96, h * 48 / 64], abs=1e-6
+    )
     small = dataset[2]  # 50 x 50 is enlarged to 64 x 64, and has no labels
     assert (small.image[:16] == 114).all() and (small.image[16:80, 16:80] != 114).any() and len(small.labels) == 0
     assert DetectionDataset(store, 64)[1].image.shape == (64, 64, 3)
@@ -74,9 +82,13 @@ def test_boxes_of_validation_inputs_map_back_to_the_picture(store):
     for sample in (DetectionDataset(store, 64, rect=True, pad=0.5)[index] for index in range(7)):
         height, width = sample.image.shape[:2]
         xywh = sample.labels.xywhn * np.float32([width, height, width, height])
-        back = sample.letterbox.to_native(np.concatenate((xywh[:, :2] - xywh[:, 2:] / 2, xywh[:, :2] + xywh[:, 2:] / 2), 1))
+        back = sample.letterbox.to_native(
+            np.concatenate((xywh[:, :2] - xywh[:, 2:] / 2, xywh[:, :2] + xywh[:, 2:] / 2), 1)
+        )
         own = store.labels(sample.index).xywhn * np.float32([*SIZES[sample.index][::-1]] * 2)
-        assert back == pytest.approx(np.concatenate((own[:, :2] - own[:, 2:] / 2, own[:, :2] + own[:, 2:] / 2), 1), abs=1e-3)
+        assert back == pytest.approx(
+            np.concatenate((own[:, :2] - own[:, 2:] / 2, own[:, :2] + own[:, 2:] / 2), 1), abs=1e-3
+        )
 
 
 def test_rect_training_uses_one_picture_in_its_own_shape(store):
@@ -104,11 +116,15 @@ def test_caches_give_the_same_validation_pixels(store, cache):
 def test_disk_cache_notices_changes_and_keeps_to_its_folder(store, tmp_path):
     DetectionDataset(store, 64, cache="disk")
     folder = tmp_path / "data" / "images_npy"
-    assert sorted(each.name for each in folder.iterdir()) == sorted(os.path.basename(path) + ".npy" for path in store.paths)
+    assert sorted(each.name for each in folder.iterdir()) == sorted(
+        os.path.basename(path) + ".npy" for path in store.paths
+    )
     copies = {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}
     assert np.load(folder / "3.jpg.npy").shape == (48, 64, 3), "a plain .npy, at the training size"
     DetectionDataset(store, 64, cache="disk")
-    assert copies == {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}, "nothing changed, nothing is written"
+    assert copies == {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}, (
+        "nothing changed, nothing is written"
+    )
     write_image(store.paths[0], np.full((60, 80, 3), 7, np.uint8))
     assert (DetectionDataset(store, 64, cache="disk")[0].image[10:50] == 7).all()
     assert DetectionDataset(store, 32, cache="disk")[0].image.shape == (32, 32, 3)
@@ -128,7 +144,7 @@ def test_a_cache_larger_than_memory_is_filled_in_part_and_said(store, monkeypatc
 
 def test_available_memory_is_plausible():
     free = image_cache.available_memory()
-    assert free is None or 2 ** 20 < free < 2 ** 50
+    assert free is None or 2**20 < free < 2**50
 
 
 def test_a_picture_that_goes_or_changes_is_named(store):
@@ -161,7 +177,11 @@ def test_collate(store):
     assert (batch.images[2].permute(1, 2, 0).numpy() == dataset[3].image).all()
     assert batch.targets[:, 0].tolist() == [0.0] * 2 + [2.0] * 4 and batch.targets.dtype == torch.float32
     assert batch.targets[2:, 2:].numpy() == pytest.approx(dataset[3].labels.xywhn)
-    assert batch.targets[:, 1].tolist() == [0, 1, 0, 1, 2, 0] and batch.indices == (1, 2, 3) and batch.paths[0] == store.paths[1]
+    assert (
+        batch.targets[:, 1].tolist() == [0, 1, 0, 1, 2, 0]
+        and batch.indices == (1, 2, 3)
+        and batch.paths[0] == store.paths[1]
+    )
     assert collate([dataset[2]]).targets.shape == (0, 6)
 
 
@@ -170,7 +190,9 @@ def test_real_boxes_stay_on_their_objects(real):
     from utils.datasets.labels import read_labels
 
     store = read_labels(real("bccd/images/train"), 3, cache=False)
-    dataset = DetectionDataset(store, 320, augment=True, hyp=replace(Hyperparameters(), hsv_h=0, hsv_s=0, hsv_v=0, degrees=10))
+    dataset = DetectionDataset(
+        store, 320, augment=True, hyp=replace(Hyperparameters(), hsv_h=0, hsv_s=0, hsv_v=0, degrees=10)
+    )
     inside, outside = [], []
     for index in range(30):
         sample = dataset[(0, index)]
@@ -178,7 +200,7 @@ def test_real_boxes_stay_on_their_objects(real):
         mask = np.zeros(purple.shape, bool)
         for cls, (x, y, w, h) in zip(sample.labels.cls, sample.labels.xywhn * 320):
             if cls == 1:  # the middle half of the box
-                mask[int(y - h / 4):int(y + h / 4) + 1, int(x - w / 4):int(x + w / 4) + 1] = True
+                mask[int(y - h / 4) : int(y + h / 4) + 1, int(x - w / 4) : int(x + w / 4) + 1] = True
         inside.append(purple[mask])
         outside.append(purple[~mask])
     assert np.median(np.concatenate(inside)) > np.median(np.concatenate(outside)) + 30

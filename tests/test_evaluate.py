@@ -35,7 +35,9 @@ class Scene:
 
     def target(self, number: int) -> np.ndarray:
         box = LETTERBOX.from_native(self.xyxy)
-        xywh = np.concatenate(((box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]), 1) / np.float32([128, 64, 128, 64])
+        xywh = np.concatenate(((box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]), 1) / np.float32(
+            [128, 64, 128, 64]
+        )
         return np.column_stack((np.full(len(box), number), self.cls, xywh)).astype(np.float32)
 
 
@@ -76,7 +78,9 @@ def scenes(noise=2.0, count=12):
 
 
 def evaluated(all_scenes, groups, **options) -> Evaluation:
-    return evaluate(Oracle(all_scenes), Batches(all_scenes, groups), names=options.pop("names", NAMES), device=CPU, **options)
+    return evaluate(
+        Oracle(all_scenes), Batches(all_scenes, groups), names=options.pop("names", NAMES), device=CPU, **options
+    )
 
 
 def loss_of_indices(raw_maps, targets):

@@ -21,7 +21,9 @@ def drawn_results(nc: int = 4, images: int = 40) -> list[ImageResult]:
     for index in range(images):
         labels = rng.integers(0, 9)
         corner = rng.uniform(0, 400, (labels, 2))
-        boxes = np.concatenate((corner, corner + rng.choice([14, 60, 180], (labels, 1)) * rng.uniform(0.7, 1.3, (labels, 2))), 1)
+        boxes = np.concatenate(
+            (corner, corner + rng.choice([14, 60, 180], (labels, 1)) * rng.uniform(0.7, 1.3, (labels, 2))), 1
+        )
         cls = rng.integers(0, nc - 1, labels)  # the last class has no labels
         source = np.repeat(np.arange(labels), 3)
         sides = (boxes[:, 2:] - boxes[:, :2])[source]
@@ -53,7 +55,11 @@ def detected_results(real, folder) -> list[ImageResult]:
 @pytest.fixture(scope="module", params=["drawn", "detected"])
 def scene(request, real, tmp_path_factory) -> tuple[list[ImageResult], int]:
     """Results and the number of classes."""
-    return (drawn_results(), 4) if request.param == "drawn" else (detected_results(real, tmp_path_factory.mktemp("some")), 80)
+    return (
+        (drawn_results(), 4)
+        if request.param == "drawn"
+        else (detected_results(real, tmp_path_factory.mktemp("some")), 80)
+    )
 
 
 def write_coco_files(results, nc, folder) -> tuple[str, str]:
@@ -61,13 +67,27 @@ def write_coco_files(results, nc, folder) -> tuple[str, str]:
     annotations, records = [], []
     for one in results:
         for cls, (x1, y1, x2, y2) in zip(one.labels_cls.tolist(), one.labels_xyxy.astype(float).tolist()):
-            annotations.append({"id": len(annotations) + 1, "image_id": one.index, "category_id": cls, "iscrowd": 0,
-                                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": one.index,
+                    "category_id": cls,
+                    "iscrowd": 0,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                }
+            )
         found = one.detections
         for (x1, y1, x2, y2), conf, cls in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist()):
-            records.append({"image_id": one.index, "category_id": cls, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": conf})
-    truth = {"images": [{"id": one.index, "height": one.native[0], "width": one.native[1]} for one in results],
-             "categories": [{"id": c, "name": str(c)} for c in range(nc)], "annotations": annotations, "info": {}}
+            records.append(
+                {"image_id": one.index, "category_id": cls, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": conf}
+            )
+    truth = {
+        "images": [{"id": one.index, "height": one.native[0], "width": one.native[1]} for one in results],
+        "categories": [{"id": c, "name": str(c)} for c in range(nc)],
+        "annotations": annotations,
+        "info": {},
+    }
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "found.json").write_text(json.dumps(records))
     return str(folder / "truth.json"), str(folder / "found.json")
@@ -91,9 +111,14 @@ def test_coco_figures_are_those_of_pycocotools_by_itself(scene, tmp_path, capsys
     def mean(values):
         return values[values > -1].mean()
 
-    expected = [mean(precision[..., 0]), mean(precision[0, ..., 0]), mean(precision[5, ..., 0]),
-                *(mean(precision[..., area]) for area in (1, 2, 3)), mean(original.eval["recall"][:, :, 0, -1]),
-                mean(original.eval["recall"][:, :, 0, 1])]
+    expected = [
+        mean(precision[..., 0]),
+        mean(precision[0, ..., 0]),
+        mean(precision[5, ..., 0]),
+        *(mean(precision[..., area]) for area in (1, 2, 3)),
+        mean(original.eval["recall"][:, :, 0, -1]),
+        mean(original.eval["recall"][:, :, 0, 1]),
+    ]
     found = [ours.ap, ours.ap50, ours.ap75, ours.ap_small, ours.ap_medium, ours.ap_large, ours.ar, ours.ar100]
     assert 0.05 < ours.ap < 0.9 and 0.02 < ours.ap_small < 1
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -112,9 +137,18 @@ def test_yolov5_figures_are_those_of_its_rules_spelt_out(scene):
     for one in results:
         accumulator.update(one.detections, one.labels_cls, one.labels_xyxy)
     metrics = accumulator.compute()
-    parts = [(one.detections.conf.numpy(), one.detections.cls.numpy(),
-              literal_match(one.detections.cls.numpy(), one.labels_cls,
-                            iou_matrix(one.labels_xyxy.astype(float), one.detections.xyxy.double().numpy()))) for one in results]
+    parts = [
+        (
+            one.detections.conf.numpy(),
+            one.detections.cls.numpy(),
+            literal_match(
+                one.detections.cls.numpy(),
+                one.labels_cls,
+                iou_matrix(one.labels_xyxy.astype(float), one.detections.xyxy.double().numpy()),
+            ),
+        )
+        for one in results
+    ]
     conf, cls, correct = (np.concatenate(column) for column in zip(*parts))
     labels = np.bincount(np.concatenate([one.labels_cls for one in results]), minlength=nc)
     assert (metrics.labels == labels).all() and metrics.map50 > 0.1

@@ -35,7 +35,9 @@ def test_children_change_within_their_ranges():
         movable = strength > 0 and BASE[name] > 0
         assert (len(values) > 50) == movable, name
     assert all(child != BASE for child in children) and list(children[0]) == list(BASE)
-    changed = np.mean([[child[name] != BASE[name] for name in ("box", "cls", "hsv_s", "translate")] for child in children])
+    changed = np.mean(
+        [[child[name] != BASE[name] for name in ("box", "cls", "hsv_s", "translate")] for child in children]
+    )
     assert 0.7 < changed < 0.85
     assert {name: value for name, value in BASE.items()} == Hyperparameters().as_dict()
 

@@ -20,7 +20,9 @@ from utils.types import Batch, HeadGeometry, Knobs, Letterbox, TrainState
 SIDE, STRIDE, BATCH = 32, 8, 4
 CPU = torch.device("cpu")
 GEOMETRY = HeadGeometry(torch.tensor([[[1.0, 1.0], [2.0, 2.0]]]), torch.tensor([float(STRIDE)]), nc=2)
-HYP = SimpleNamespace(box=0.05, obj=1.0, cls=0.5, cls_pw=1.0, obj_pw=1.0, anchor_t=4.0, fl_gamma=0.0, label_smoothing=0.0, iou="CIoU")
+HYP = SimpleNamespace(
+    box=0.05, obj=1.0, cls=0.5, cls_pw=1.0, obj_pw=1.0, anchor_t=4.0, fl_gamma=0.0, label_smoothing=0.0, iou="CIoU"
+)
 
 
 class TwoLayers(nn.Module):
@@ -54,19 +56,31 @@ class Squares:
             for index in range(BATCH):
                 cls, side = int(generator.integers(2)), int(generator.integers(8, 16))
                 x, y = generator.integers(0, SIDE - side, 2)
-                images[index, :, y:y + side, x:x + side] = (20, 235)[cls]
+                images[index, :, y : y + side, x : x + side] = (20, 235)[cls]
                 targets.append([index, cls, (x + side / 2) / SIDE, (y + side / 2) / SIDE, side / SIDE, side / SIDE])
             box = Letterbox((SIDE, SIDE), (1.0, 1.0), (0.0, 0.0), (SIDE, SIDE))
-            yield Batch(torch.from_numpy(images), torch.tensor(targets, dtype=torch.float32), tuple("abcd"), (box,) * BATCH, tuple(range(BATCH)))
+            yield Batch(
+                torch.from_numpy(images),
+                torch.tensor(targets, dtype=torch.float32),
+                tuple("abcd"),
+                (box,) * BATCH,
+                tuple(range(BATCH)),
+            )
 
 
 def make_parts(accumulate=1, loss=None, seed=0):
     torch.manual_seed(seed)
     model = TwoLayers()
-    return Parts(model=model, loss=loss or DetectionLoss(GEOMETRY, HYP, CPU),
-                 optimizer=build_optimizer(model, "SGD", lr=0.01, momentum=0.9, weight_decay=5e-4),
-                 knobs=lambda step: Knobs(lr=(0.01, 0.01, 0.01), momentum=0.9, accumulate=accumulate),
-                 ema=ModelEMA(model), loader=Squares(), device=CPU, scaler=gradient_scaler(CPU, False))
+    return Parts(
+        model=model,
+        loss=loss or DetectionLoss(GEOMETRY, HYP, CPU),
+        optimizer=build_optimizer(model, "SGD", lr=0.01, momentum=0.9, weight_decay=5e-4),
+        knobs=lambda step: Knobs(lr=(0.01, 0.01, 0.01), momentum=0.9, accumulate=accumulate),
+        ema=ModelEMA(model),
+        loader=Squares(),
+        device=CPU,
+        scaler=gradient_scaler(CPU, False),
+    )
 
 
 def snapshot(parts):
@@ -214,8 +228,14 @@ def evaluation_of(fitness):
 def test_best_epoch_and_early_stop():
     fitness = iter((0.2, 0.5, 0.5, 0.4, 0.3, 0.9))
     record = Record()
-    state = Trainer(make_parts(), TrainState(), 6, hooks=[record], evaluate=lambda module: evaluation_of(next(fitness)),
-                    should_stop=lambda state: state.epoch - 1 - state.best_epoch >= 2).fit()
+    state = Trainer(
+        make_parts(),
+        TrainState(),
+        6,
+        hooks=[record],
+        evaluate=lambda module: evaluation_of(next(fitness)),
+        should_stop=lambda state: state.epoch - 1 - state.best_epoch >= 2,
+    ).fit()
     assert [report.is_best for report in record.reports] == [True, True, False, False]  # an equal epoch is not better
     assert state.best_epoch == 1 and state.best_fitness == 0.5 and state.epoch == 4
     assert state.class_map == [0.4]

@@ -15,10 +15,39 @@ from utils.errors import ModelError
 from utils.files import ROOT
 
 PAGES = tuple(handbook.PAGES)
-TUTORIALS = ("CoTAttention", "CoT", "DoubleAttentionLayer", "A2", "MHSA", "BoT", "Sea_Attention", "ParallelPolarizedSelfAttention",
-             "SequentialPolarizedSelfAttention", "DAttentionBaseline", "LSKA", "LSKA_Attention", "DLKA", "LSKblock",
-             "FocusedLinearAttention")  # where the heading's word is another one
-HEADINGS = ("CoT", "A²", "ACmix", "MHSA", "CBAM", "DAT", "LSKA", "D-LKA", "HAT", "EMA", "LSK", "MSDA", "MLCA", "MobileNetV3")
+TUTORIALS = (
+    "CoTAttention",
+    "CoT",
+    "DoubleAttentionLayer",
+    "A2",
+    "MHSA",
+    "BoT",
+    "Sea_Attention",
+    "ParallelPolarizedSelfAttention",
+    "SequentialPolarizedSelfAttention",
+    "DAttentionBaseline",
+    "LSKA",
+    "LSKA_Attention",
+    "DLKA",
+    "LSKblock",
+    "FocusedLinearAttention",
+)  # where the heading's word is another one
+HEADINGS = (
+    "CoT",
+    "A²",
+    "ACmix",
+    "MHSA",
+    "CBAM",
+    "DAT",
+    "LSKA",
+    "D-LKA",
+    "HAT",
+    "EMA",
+    "LSK",
+    "MSDA",
+    "MLCA",
+    "MobileNetV3",
+)
 
 
 def page(name: str) -> str:
@@ -68,10 +97,12 @@ def test_both_languages_say_the_same():
         found = [re.findall(pattern, text, re.MULTILINE | re.DOTALL) for text in (english, chinese)]
         assert len(found[0]) == len(found[1]), pattern
     for pattern in (r"^```bash\n.*?^```", r"<!-- .*? -->"):
-        assert re.findall(pattern, english, re.MULTILINE | re.DOTALL) == re.findall(pattern, chinese, re.MULTILINE | re.DOTALL)
+        assert re.findall(pattern, english, re.MULTILINE | re.DOTALL) == re.findall(
+            pattern, chinese, re.MULTILINE | re.DOTALL
+        )
     tables = [[line.count("|") for line in text.splitlines() if line.startswith("|")] for text in (english, chinese)]
     assert tables[0] == tables[1]
-    audits = [text[text.index("\n**CoT**"):] for text in (english, chinese)]
+    audits = [text[text.index("\n**CoT**") :] for text in (english, chinese)]
     names = [set(re.findall(r"`([A-Za-z_]\w+)`", text)) & set(registered()) for text in audits]
     assert names[0] == names[1] and names[0] >= set(TUTORIALS)
     for text in audits:
@@ -110,7 +141,7 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_damped_blocks_are_those_that_the_tests_list(name):
-    listed = re.search(r"\n\n- (.*?)\n\n", page(name)[page(name).index("<!-- end: blocks"):], re.DOTALL)[1]
+    listed = re.search(r"\n\n- (.*?)\n\n", page(name)[page(name).index("<!-- end: blocks") :], re.DOTALL)[1]
     damped = {block for block, case in cases().items() if case.spread}
     assert set(re.findall(r"`(\w+)`", listed)) == damped
 
@@ -128,17 +159,19 @@ def test_those_that_start_as_the_identity_do():
         with torch.no_grad():
             out = module(x)
         assert block.identity == (out.shape == x.shape and torch.equal(out, x)), block.name
-        row, = [row for row in part("attention.md", "blocks") if f"`{block.name}`" in row[0]]
+        (row,) = [row for row in part("attention.md", "blocks") if f"`{block.name}`" in row[0]]
         assert row[3].endswith("Starts as the identity.") == block.identity
 
 
 def test_the_memory_of_maps_is_that_of_four_bytes_a_pair():
     memory = handbook.map_memory()
-    assert set(memory) == {name for name, entry in registered().items() if entry.attention and entry.cost == "quadratic"}
+    assert set(memory) == {
+        name for name, entry in registered().items() if entry.attention and entry.cost == "quadratic"
+    }
     pairs = [6400**2, 1600**2, 400**2]
     assert memory["MHSA"] == [(4, 16 * pair) for pair in pairs]  # 4 heads, 4 bytes
     assert memory["DAttentionBaseline"] == [(heads, 4 * heads * pair) for heads, pair in zip((8, 16, 32), pairs)]
-    row, = [row for row in part("attention.md", "memory") if row[0] == "`MHSA`"]
+    (row,) = [row for row in part("attention.md", "memory") if row[0] == "`MHSA`"]
     assert row[1] == "4 × 163.8 MB = 655 MB"
 
 
@@ -164,15 +197,24 @@ def test_what_is_said_of_the_tutorials_operators():
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A folder with two short pages and one record, one block and one line of memory to put into them."""
-    record = Record("CBAM", "CBAM", "A | B, https://arxiv.org/abs/1", "before SPPF", "linear",
-                    {"n": 5, "l": -7}, {"n": 0.25, "l": 1.0})
+    record = Record(
+        "CBAM",
+        "CBAM",
+        "A | B, https://arxiv.org/abs/1",
+        "before SPPF",
+        "linear",
+        {"n": 5, "l": -7},
+        {"n": 0.25, "l": 1.0},
+    )
     block = handbook.Described("CBAM", "../a.py", "It gates.", "`ratio=16`", ("Odd kernels.",), True)
     monkeypatch.setattr(handbook.catalogue, "records", lambda progress: [record])
     monkeypatch.setattr(handbook.catalogue, "base_figures", lambda: record)
     monkeypatch.setattr(handbook, "map_memory", lambda: {"MHSA": [(1, 10**6)] * 3})
     monkeypatch.setattr(handbook, "described_blocks", lambda: [block])
-    marks = "\n\n".join(f"<!-- made by `{handbook.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
-                        for which in ("variants", "memory", "blocks"))
+    marks = "\n\n".join(
+        f"<!-- made by `{handbook.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
+        for which in ("variants", "memory", "blocks")
+    )
     for name in PAGES:
         (tmp_path / name).write_text(f"# By hand é\n\n{marks}\n\nthe end\n", encoding="utf-8")
     (tmp_path / handbook.WORDS).write_text('words:\n- en: "It gates."\n  zh: "门控。"\n', encoding="utf-8")
@@ -182,7 +224,9 @@ def small(tmp_path, monkeypatch):
 def test_only_the_parts_between_markers_are_written(small):
     before = {name: (small / name).read_bytes() for name in PAGES}
     changed, missing = handbook.document(small, check=True)
-    assert {path.name for path in changed} == set(PAGES) and before == {name: (small / name).read_bytes() for name in PAGES}
+    assert {path.name for path in changed} == set(PAGES) and before == {
+        name: (small / name).read_bytes() for name in PAGES
+    }
     assert handbook.document(small)[0] == changed and handbook.document(small)[0] == []
     english, chinese = ((small / name).read_text(encoding="utf-8") for name in PAGES)
     for text in (english, chinese):

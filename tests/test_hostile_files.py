@@ -27,8 +27,19 @@ def reading(path: Path) -> str:
 
 def ours(**change) -> dict:
     """The content of a file of ours, with something in it changed."""
-    return {"format": "yolov5-attention", "version": 1, "yaml": {"nc": 1}, "names": ["a"], "stride": [8.0],
-            "state": {"model.0.weight": torch.ones(3)}, "training": None, "settings": {}, "date": "", "written_by": "", **change}
+    return {
+        "format": "yolov5-attention",
+        "version": 1,
+        "yaml": {"nc": 1},
+        "names": ["a"],
+        "stride": [8.0],
+        "state": {"model.0.weight": torch.ones(3)},
+        "training": None,
+        "settings": {},
+        "date": "",
+        "written_by": "",
+        **change,
+    }
 
 
 def saved(content, path: Path) -> Path:
@@ -61,7 +72,8 @@ def test_containers_that_hold_themselves(tmp_path):
     ring.append(ring)
     for index, key in enumerate(("yaml", "settings", "training")):
         assert f"{'model description' if key == 'yaml' else key} nests without end" in reading(
-            saved(ours(**{key: loop}), tmp_path / f"{index}.pt"))
+            saved(ours(**{key: loop}), tmp_path / f"{index}.pt")
+        )
     assert "nests without end" in reading(saved(ours(settings={"a": ring}), tmp_path / "ring.pt"))
 
 
@@ -86,15 +98,18 @@ def test_memo_bombs_in_the_description_end(tmp_path):
     assert "larger than 16 MiB" in refusal(pt_file(tmp_path / "b.pt", b"\x80\x02" + bytes(16 * 1024**2)))
 
 
-@pytest.mark.parametrize("data, words", [
-    (tensor(size=(1,) * 17, stride=(1,) * 17), "whole numbers"),
-    (tensor(size=(2**31 - 1,) * 4, stride=(0,) * 4), "in a storage of 4"),
-    (tensor(size=(4,), stride=(0,)), None),
-    (tensor(kind="ComplexFloatStorage"), "refused: it names torch.ComplexFloatStorage"),
-    (tensor(kind="UntypedStorage"), "refused: it names torch.UntypedStorage"),
-    (tensor(kind="DoubleStorage"), "has 16 bytes, expected 32"),
-    (tensor(count=2**31 - 1, size=(2**31 - 1,)), "has 16 bytes, expected 8589934588"),
-])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (tensor(size=(1,) * 17, stride=(1,) * 17), "whole numbers"),
+        (tensor(size=(2**31 - 1,) * 4, stride=(0,) * 4), "in a storage of 4"),
+        (tensor(size=(4,), stride=(0,)), None),
+        (tensor(kind="ComplexFloatStorage"), "refused: it names torch.ComplexFloatStorage"),
+        (tensor(kind="UntypedStorage"), "refused: it names torch.UntypedStorage"),
+        (tensor(kind="DoubleStorage"), "has 16 bytes, expected 32"),
+        (tensor(count=2**31 - 1, size=(2**31 - 1,)), "has 16 bytes, expected 8589934588"),
+    ],
+)
 def test_claims_about_tensors(data, words, tmp_path):
     path = pt_file(tmp_path / "a.pt", data, FLOATS)
     if words is None:  # four times the first number: odd, but no more memory than the file
@@ -104,17 +119,24 @@ def test_claims_about_tensors(data, words, tmp_path):
 
 
 def test_numbers_without_end_are_refused(tmp_path):
-    assert "LONG4" in refusal(pt_file(tmp_path / "a.pt", b"\x80\x02\x8b" + struct.pack("<i", 1000) + b"\x7f" * 1000 + b"."))
+    assert "LONG4" in refusal(
+        pt_file(tmp_path / "a.pt", b"\x80\x02\x8b" + struct.pack("<i", 1000) + b"\x7f" * 1000 + b".")
+    )
     assert "damaged" in refusal(pt_file(tmp_path / "b.pt", b"\x80\x02L" + b"9" * 5000 + b"L\n."))
     assert "its strides not numbers" in reading(saved(ours(stride=[2**2000]), tmp_path / "c.pt"))
     assert describe(saved(ours(settings={"a": 2**2000}, training={"state": {"epoch": 2**2000}}), tmp_path / "d.pt"))
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(state={"a": "text"}), "something else than tensors"), (dict(state={1: torch.ones(1)}), "something else than tensors"),
-    (dict(names=[1]), "names are not text"), (dict(stride=["8"]), "strides not numbers"),
-    (dict(version="\x1b[2J\n"), "its format \\x1b[2J\\n is newer"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(state={"a": "text"}), "something else than tensors"),
+        (dict(state={1: torch.ones(1)}), "something else than tensors"),
+        (dict(names=[1]), "names are not text"),
+        (dict(stride=["8"]), "strides not numbers"),
+        (dict(version="\x1b[2J\n"), "its format \\x1b[2J\\n is newer"),
+    ],
+)
 def test_a_file_of_ours_with_the_wrong_things_in_it(change, words, tmp_path):
     assert words in reading(saved(ours(**change), tmp_path / "a.pt"))
 
@@ -143,12 +165,12 @@ def test_a_list_of_entries_too_long_is_not_even_opened(tmp_path):
     path = saved(ours(), tmp_path / "a.pt")
     raw = bytearray(path.read_bytes())
     at = raw.rindex(b"PK\x05\x06") + 12
-    raw[at:at + 4] = struct.pack("<I", 17 * 1024**2)
+    raw[at : at + 4] = struct.pack("<I", 17 * 1024**2)
     path.write_bytes(raw)
     assert "its list of entries has 17825792 bytes" in reading(path)
     end_64 = b"PK\x06\x06" + bytes(36) + struct.pack("<QQ", 2**40, 0)
-    raw[at:at + 4] = b"\xff" * 4
-    path.write_bytes(raw[:at - 12] + end_64 + raw[at - 12:])
+    raw[at : at + 4] = b"\xff" * 4
+    path.write_bytes(raw[: at - 12] + end_64 + raw[at - 12 :])
     assert f"its list of entries has {2**40} bytes" in reading(path)
 
 
@@ -176,7 +198,7 @@ def test_random_damage_is_one_line_or_none(tmp_path):
                 data[at] = numbers.randrange(256)
             else:
                 more = numbers.choices(b"().NRQbtuqe]}0a\x81\x85\x86\x93h2K", k=numbers.randrange(5))
-                data[at:at + numbers.randrange(4)] = more
+                data[at : at + numbers.randrange(4)] = more
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in entries.items():
                 archive.writestr(name, bytes(data) if name == description else content)
@@ -192,9 +214,21 @@ def test_random_damage_is_one_line_or_none(tmp_path):
 def test_torch_reads_our_files_as_we_do(tmp_path):
     """Nothing but tensors and plain values is in them, so torch's own careful reader agrees to the last bit."""
     base = torch.arange(12.0).reshape(3, 4)
-    training = {"a": base.T, "b": base[1:, ::2], "shared": (base, base.view(-1)), "half": base.half(), "flags": base > 3,
-                "empty": torch.zeros(0, 2), "scalar": torch.tensor(2), "n": None, "big": 2**100, "text": "狗"}
-    path = write_checkpoint(Checkpoint({"nc": 1}, ["a"], {"w": base.half()}, (8.0,), training=training), tmp_path / "a.pt")
+    training = {
+        "a": base.T,
+        "b": base[1:, ::2],
+        "shared": (base, base.view(-1)),
+        "half": base.half(),
+        "flags": base > 3,
+        "empty": torch.zeros(0, 2),
+        "scalar": torch.tensor(2),
+        "n": None,
+        "big": 2**100,
+        "text": "狗",
+    }
+    path = write_checkpoint(
+        Checkpoint({"nc": 1}, ["a"], {"w": base.half()}, (8.0,), training=training), tmp_path / "a.pt"
+    )
     expected, found = torch.load(path, weights_only=True)["training"], read_checkpoint(path).training
     assert list(found) == list(expected)
     for key, value in expected.items():
@@ -202,5 +236,7 @@ def test_torch_reads_our_files_as_we_do(tmp_path):
             assert found[key].dtype == value.dtype and torch.equal(found[key], value), key
         elif key != "shared":
             assert found[key] == value and type(found[key]) is type(value), key
-    assert found["shared"][0].data_ptr() == found["shared"][1].data_ptr() and torch.equal(found["shared"][1], base.view(-1))
+    assert found["shared"][0].data_ptr() == found["shared"][1].data_ptr() and torch.equal(
+        found["shared"][1], base.view(-1)
+    )
     assert found["b"].untyped_storage().nbytes() == 4 * found["b"].numel()  # a part does not hold the whole

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_models import BASE, content, small
 from torch import nn
 
 from models import registry
@@ -11,7 +12,6 @@ from models.layers import C3
 from models.registry import Plan, registered
 from models.rows import insert_block, replace_block
 from models.yolo import Model
-from small_models import BASE, content, small
 from utils.checkpoint import checkpoint_of
 from utils.config import Hyperparameters
 from utils.errors import ConfigError, ModelError
@@ -80,13 +80,17 @@ def by_hand(channels, repeats, scale, args):
 @pytest.mark.parametrize("wiring", ["same_width", by_hand])
 def test_a_block_registered_to_start_as_the_identity_does_so_alone_and_in_a_c3(wiring, monkeypatch):
     monkeypatch.setattr(registry, "_entries", registered())
-    mine = registry.register(wiring, name="Mine", start="identity")(type("Mine", (SEAttention,), {"__module__": "a.plugin"}))
+    mine = registry.register(wiring, name="Mine", start="identity")(
+        type("Mine", (SEAttention,), {"__module__": "a.plugin"})
+    )
     architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "Mine"]), "Mine", [9])
     model = small(insert_block(architecture, "CBAM", [14]))
     assert gate_strengths(model) == {"8.m.0.Mine": 0.0, "10.Mine": 0.0} and type(model.model[10].block) is mine
     assert gate_strengths(small(architecture, attention_start="plain")) == {}
     report = transfer_weights(model, checkpoint_of(small(architecture, attention_start="plain")))
-    assert report.used == 1 and {row.reason for row in report.rows if row.target.endswith("gate")} == {"gate that starts at zero"}
+    assert report.used == 1 and {row.reason for row in report.rows if row.target.endswith("gate")} == {
+        "gate that starts at zero"
+    }
 
 
 def test_what_changes_the_width_stays_plain():
@@ -101,7 +105,9 @@ def test_gates_are_a_group_of_their_own_and_everything_else_of_the_block_is_as_b
     assert any(each is model.model[10].block.channel_attention.fc1.weight for each in groups.decay)
 
 
-@pytest.mark.parametrize(("optimizer", "said", "factor"), [("SGD", None, 30), ("SGD", 2.5, 2.5), ("Adam", None, 1), ("AdamW", 7, 7)])
+@pytest.mark.parametrize(
+    ("optimizer", "said", "factor"), [("SGD", None, 30), ("SGD", 2.5, 2.5), ("Adam", None, 1), ("AdamW", 7, 7)]
+)
 def test_gates_learn_at_a_multiple_of_the_weights_rate_without_decay(optimizer, said, factor, caplog):
     caplog.set_level("INFO", "yolo")
     model = small(insert_block(BASE, "CBAM", [9]), attention_start="identity")
@@ -181,7 +187,10 @@ def test_what_opens_a_block_by_itself_is_told_among_the_gates(name):
 
 
 def test_a_global_context_that_multiplies_opens_by_its_opening():
-    model = small(insert_block(BASE, "GlobalContext", [9], [1 / 16, "att", ["channel_mul", "channel_add"]]), attention_start="identity")
+    model = small(
+        insert_block(BASE, "GlobalContext", [9], [1 / 16, "att", ["channel_mul", "channel_add"]]),
+        attention_start="identity",
+    )
     with torch.no_grad():
         model.model[10].opening.fill_(0.5)
     assert gate_strengths(model) == {"10.GlobalContext": 0.5}

@@ -60,8 +60,16 @@ def test_exif_orientation_is_applied(tmp_path, picture, orientation):
     exif[0x0112] = orientation
     path = tmp_path / "a.jpg"
     path.write_bytes(_jpeg(picture, exif=exif))
-    turned = {1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2),
-              6: np.rot90(picture, -1), 7: picture[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(picture)}[orientation]
+    turned = {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
+        6: np.rot90(picture, -1),
+        7: picture[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(picture),
+    }[orientation]
     image, native = read_image(path)
     assert native == turned.shape[:2] == image_size(path)
     assert np.abs(image.astype(int) - turned).mean() < 3
@@ -94,8 +102,18 @@ def test_16_bit_tiff_keeps_its_high_byte_also_through_pillow(tmp_path, picture, 
     assert np.array_equal(read_image(path)[0][..., 0], picture[..., 0])
 
 
-@pytest.mark.parametrize("max_side, expected", [(None, (800, 1200)), (601, (800, 1200)), (600, (400, 600)), (301, (400, 600)),
-                                                (300, (200, 300)), (150, (100, 150)), (20, (100, 150))])
+@pytest.mark.parametrize(
+    "max_side, expected",
+    [
+        (None, (800, 1200)),
+        (601, (800, 1200)),
+        (600, (400, 600)),
+        (301, (400, 600)),
+        (300, (200, 300)),
+        (150, (100, 150)),
+        (20, (100, 150)),
+    ],
+)
 def test_jpeg_is_decoded_no_smaller_than_wanted(tmp_path, picture, max_side, expected):
     path = tmp_path / "a.jpg"
     big = cv2.resize(picture, (1200, 800))
@@ -113,7 +131,12 @@ def test_png_is_never_reduced(tmp_path, picture):
 def test_jpeg_cut_short_is_used_with_a_warning_and_not_rewritten(tmp_path, picture):
     whole = _jpeg(np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8))
     path = tmp_path / "a.jpg"
-    for part, word in ((whole[:len(whole) // 2], "cut short"), (whole[:-2], "cut short"), (whole + b"\0\0junk", ""), (whole, "")):
+    for part, word in (
+        (whole[: len(whole) // 2], "cut short"),
+        (whole[:-2], "cut short"),
+        (whole + b"\0\0junk", ""),
+        (whole, ""),
+    ):
         path.write_bytes(part)
         header = inspect_image(path)
         assert header.size == (160, 160) and (word in header.warning if word else header.warning == "")
@@ -121,11 +144,14 @@ def test_jpeg_cut_short_is_used_with_a_warning_and_not_rewritten(tmp_path, pictu
         assert path.read_bytes() == part
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"", "empty|damaged"),
-    (b"this is text", "not a picture"),
-    (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not a picture|Truncated|damaged"),
-])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "empty|damaged"),
+        (b"this is text", "not a picture"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not a picture|Truncated|damaged"),
+    ],
+)
 def test_what_is_no_picture_is_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)

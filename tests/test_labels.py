@@ -48,26 +48,29 @@ def dataset(tmp_path):
 # one row
 
 
-@pytest.mark.parametrize("row, reason", [
-    ("1 0.5 0.5 0.2", "4 values"),
-    ("1 0.5 0.5 0.2 0.3 0.9", "6 values"),
-    ("1 0.5 0.5 0.2 0.3 0.9 0.1", "7 values"),
-    ("1", "1 values"),
-    ("1 0.5 0.5 0.2 abc", "abc"),
-    ("1 0.5 0.5 nan 0.2", "finite"),
-    ("1 0.5 inf 0.2 0.2", "finite"),
-    ("cat 0.5 0.5 0.2 0.2", "'cat' is not a number"),
-    ("0.5 0.5 0.5 0.2 0.2", "not a whole number"),
-    ("nan 0.5 0.5 0.2 0.2", "not a whole number"),
-    ("inf 0.5 0.5 0.2 0.2", "not a whole number"),
-    ("1 -0.1 0.5 0.2 0.2", "-0.1 is outside"),
-    ("1 0.5 0.5 -0.2 0.2", "negative"),
-    ("1 0.5 1.1 0.2 0.2", "1.1 is outside"),
-    ("1 320 240 50 60", "320 is outside"),
-    ("1 0.5 0.5 0 0.2", "zero"),
-    ("1 0.5 0.5 0.2 0", "zero"),
-    (GOOD.strip(), "repeats"),
-])
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ("1 0.5 0.5 0.2", "4 values"),
+        ("1 0.5 0.5 0.2 0.3 0.9", "6 values"),
+        ("1 0.5 0.5 0.2 0.3 0.9 0.1", "7 values"),
+        ("1", "1 values"),
+        ("1 0.5 0.5 0.2 abc", "abc"),
+        ("1 0.5 0.5 nan 0.2", "finite"),
+        ("1 0.5 inf 0.2 0.2", "finite"),
+        ("cat 0.5 0.5 0.2 0.2", "'cat' is not a number"),
+        ("0.5 0.5 0.5 0.2 0.2", "not a whole number"),
+        ("nan 0.5 0.5 0.2 0.2", "not a whole number"),
+        ("inf 0.5 0.5 0.2 0.2", "not a whole number"),
+        ("1 -0.1 0.5 0.2 0.2", "-0.1 is outside"),
+        ("1 0.5 0.5 -0.2 0.2", "negative"),
+        ("1 0.5 1.1 0.2 0.2", "1.1 is outside"),
+        ("1 320 240 50 60", "320 is outside"),
+        ("1 0.5 0.5 0 0.2", "zero"),
+        ("1 0.5 0.5 0.2 0", "zero"),
+        (GOOD.strip(), "repeats"),
+    ],
+)
 def test_a_bad_row_costs_that_row_only(tmp_path, row, reason):
     rows = _rows(tmp_path, f"{GOOD}\n{row}\n0 0.25 0.25 0.1 0.1\n")
     assert rows.cls.tolist() == [1, 0]
@@ -86,7 +89,9 @@ def test_a_class_outside_the_yaml_stops_the_run_and_names_the_line(tmp_path, cls
 def test_clean_rows_and_their_spelling(tmp_path):
     rows = _rows(tmp_path, "\ufeff2.0\t0.5 0.5 1 1.0\r\n\r\n  0 1e-1 .25 0.2 0.1   \n")
     assert rows.cls.tolist() == [2, 0] and rows.cls.dtype == np.int64 and rows.xywhn.dtype == np.float32
-    assert np.allclose(rows.xywhn, [[0.5, 0.5, 1, 1], [0.1, 0.25, 0.2, 0.1]]) and not rows.problems and rows.segments == []
+    assert (
+        np.allclose(rows.xywhn, [[0.5, 0.5, 1, 1], [0.1, 0.25, 0.2, 0.1]]) and not rows.problems and rows.segments == []
+    )
     assert len(_rows(tmp_path, "").cls) == len(_rows(tmp_path, " \n\n").cls) == 0
 
 
@@ -98,11 +103,17 @@ def test_a_tiny_overshoot_is_always_set_to_the_edge(tmp_path):
 
 
 def test_clip_cuts_boxes_to_the_picture(tmp_path):
-    rows = _rows(tmp_path, "0 1.02 0.5 0.2 0.2\n1 0.5 0.5 1.4 0.2\n2 1.5 0.5 0.2 0.2\n0 0.5 0.5 -0.2 0.1\n", policy="clip")
+    rows = _rows(
+        tmp_path, "0 1.02 0.5 0.2 0.2\n1 0.5 0.5 1.4 0.2\n2 1.5 0.5 0.2 0.2\n0 0.5 0.5 -0.2 0.1\n", policy="clip"
+    )
     assert rows.cls.tolist() == [0, 1]
     assert np.allclose(rows.xywhn, [[0.96, 0.5, 0.08, 0.2], [0.5, 0.5, 1, 0.2]], atol=1e-6)
     assert [(problem.line, problem.action) for problem in rows.problems] == [
-        (1, "clipped"), (2, "clipped"), (3, "row dropped"), (4, "row dropped")]
+        (1, "clipped"),
+        (2, "clipped"),
+        (3, "row dropped"),
+        (4, "row dropped"),
+    ]
 
 
 def test_boxes_whose_edges_leave_the_picture_stay_as_they_are(tmp_path):
@@ -121,14 +132,17 @@ def test_polygons_become_bounds_and_keep_their_points(tmp_path):
     assert np.allclose(rows.segments[2], [[0.4, 0.3], [0.6, 0.3], [0.6, 0.7], [0.4, 0.7]])  # a box row's corners
 
 
-@pytest.mark.parametrize("row, reason", [
-    ("0 0.1 0.1 0.2 0.2 0.3", "6 values"),
-    ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "8 values"),
-    ("0 0.1 0.1 0.5 0.1 0.5 1.5", "1.5 is outside"),
-    ("0 0.1 0.1 0.5 0.1 0.9 0.1", "zero"),
-    ("0 0.1 0.1 0.5 x 0.9 0.1", "x"),
-    ("0 0.1 0.1 0.5 nan 0.9 0.1", "finite"),
-])
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ("0 0.1 0.1 0.2 0.2 0.3", "6 values"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "8 values"),
+        ("0 0.1 0.1 0.5 0.1 0.5 1.5", "1.5 is outside"),
+        ("0 0.1 0.1 0.5 0.1 0.9 0.1", "zero"),
+        ("0 0.1 0.1 0.5 x 0.9 0.1", "x"),
+        ("0 0.1 0.1 0.5 nan 0.9 0.1", "finite"),
+    ],
+)
 def test_a_bad_polygon_costs_that_polygon_only(tmp_path, row, reason):
     rows = _rows(tmp_path, f"1 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n{row}\n")
     assert rows.cls.tolist() == [1] and len(rows.segments) == 1
@@ -144,15 +158,18 @@ def test_clip_cuts_polygons(tmp_path):
 # where labels and images are
 
 
-@pytest.mark.parametrize("image, label", [
-    ("/d/images/a.jpg", "/d/labels/a.txt"),
-    ("/d/images/train/a.b.jpeg", "/d/labels/train/a.b.txt"),
-    ("/d/images/images/a.JPG", "/d/images/labels/a.txt"),
-    ("/images/x/images/y/a.png", "/images/x/labels/y/a.txt"),
-    ("images/a.png", "labels/a.txt"),
-    ("/d/myimages/a.png", "/d/myimages/a.txt"),
-    ("/d/pictures/a.png", "/d/pictures/a.txt"),
-])
+@pytest.mark.parametrize(
+    "image, label",
+    [
+        ("/d/images/a.jpg", "/d/labels/a.txt"),
+        ("/d/images/train/a.b.jpeg", "/d/labels/train/a.b.txt"),
+        ("/d/images/images/a.JPG", "/d/images/labels/a.txt"),
+        ("/images/x/images/y/a.png", "/images/x/labels/y/a.txt"),
+        ("images/a.png", "labels/a.txt"),
+        ("/d/myimages/a.png", "/d/myimages/a.txt"),
+        ("/d/pictures/a.png", "/d/pictures/a.txt"),
+    ],
+)
 def test_label_path(image, label):
     assert label_path(image.replace("/", os.sep)) == label.replace("/", os.sep)
 
@@ -186,22 +203,29 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path):
 
 
 def test_every_kind_of_image_is_counted_and_named(dataset, tmp_path, caplog):
-    folder = dataset({"a": GOOD, "b": None, "c": "", "d": "1 0.5 0.5 0.2\n" + GOOD,
-                      "é图": "2 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1\n"})
+    folder = dataset(
+        {"a": GOOD, "b": None, "c": "", "d": "1 0.5 0.5 0.2\n" + GOOD, "é图": "2 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1\n"}
+    )
     _image(folder / "tiny.png", 9, 30)
     (folder / "broken.jpg").write_bytes(b"nonsense")
     with caplog.at_level("INFO", "yolo"):
         store = read_labels(folder, 3, report_dir=tmp_path / "run", split="train")
     assert len(store) == 5 and store.sizes.tolist() == [[20, 30]] * 5
     assert store.summary == "3 found, 1 missing, 1 empty, 2 corrupt, 1 row dropped"
-    assert "train: 3 found, 1 missing, 1 empty, 2 corrupt, 1 row dropped" in caplog.text and "labels_train.csv" in caplog.text
+    assert (
+        "train: 3 found, 1 missing, 1 empty, 2 corrupt, 1 row dropped" in caplog.text
+        and "labels_train.csv" in caplog.text
+    )
     assert [len(store.labels(index)) for index in range(5)] == [1, 0, 0, 1, 2]
     assert store.paths[4].endswith("é图.png") and store.labels(4).cls.tolist() == [2, 0]
     assert store.class_counts(3).tolist() == [1, 2, 1]
     with open(tmp_path / "run" / "labels_train.csv", encoding="utf-8") as stream:
         report = list(csv.DictReader(stream))
     assert {(os.path.basename(row["file"]), row["line"], row["action"]) for row in report} == {
-        ("d.txt", "1", "row dropped"), ("tiny.png", "", "image left out"), ("broken.jpg", "", "image left out")}
+        ("d.txt", "1", "row dropped"),
+        ("tiny.png", "", "image left out"),
+        ("broken.jpg", "", "image left out"),
+    }
     assert (folder / "broken.jpg").read_bytes() == b"nonsense"
 
 
@@ -217,7 +241,9 @@ def test_strict_stops_with_the_first_problems(dataset, tmp_path):
 
 def test_no_labels_at_all_explains_where_they_belong(dataset):
     folder = dataset({"a": None, "b": None})
-    with pytest.raises(DataError, match=r"none of 2 images has a usable label.*a\.png has its labels in .*labels.train.a\.txt"):
+    with pytest.raises(
+        DataError, match=r"none of 2 images has a usable label.*a\.png has its labels in .*labels.train.a\.txt"
+    ):
         read_labels(folder, 3)
     assert len(read_labels(folder, 3, require=False)) == 2
 
@@ -293,7 +319,7 @@ def test_cache_is_a_plain_archive_and_damage_is_survived(dataset, tmp_path, monk
     with np.load(file, allow_pickle=False) as arrays:
         assert all(arrays[name].dtype != object for name in arrays.files)
     whole = file.read_bytes()
-    for content in (b"", b"PK\3\4 nonsense", whole[:len(whole) // 2], b"\x93NUMPY"):
+    for content in (b"", b"PK\3\4 nonsense", whole[: len(whole) // 2], b"\x93NUMPY"):
         file.write_bytes(content)
         assert read_labels(folder, 3).cls.tolist() == [1]
     assert len(calls) == 5 and file.stat().st_size == len(whole)
@@ -328,10 +354,15 @@ def test_a_folder_that_cannot_be_written_only_costs_the_cache(dataset, monkeypat
 
 def _store():
     square = np.array([[0.1, 0.1], [0.3, 0.1], [0.3, 0.3]], np.float32)
-    return LabelStore.build(["a", "ü", "c"], [(10, 20), (30, 15), (8, 8)], [
-        Labels(np.array([0, 2]), np.array([[0.5, 0.5, 0.5, 0.2], [0.2, 0.2, 0.1, 0.1]], np.float32)),
-        Labels.none(),
-        Labels(np.array([1, 1]), np.full((2, 4), 0.25, np.float32), (square, square[:2]))])
+    return LabelStore.build(
+        ["a", "ü", "c"],
+        [(10, 20), (30, 15), (8, 8)],
+        [
+            Labels(np.array([0, 2]), np.array([[0.5, 0.5, 0.5, 0.2], [0.2, 0.2, 0.1, 0.1]], np.float32)),
+            Labels.none(),
+            Labels(np.array([1, 1]), np.full((2, 4), 0.25, np.float32), (square, square[:2])),
+        ],
+    )
 
 
 def test_store_gives_back_what_it_was_built_from():
@@ -352,8 +383,11 @@ def test_store_gives_back_what_it_was_built_from():
 @pytest.mark.parametrize("indices", [[2, 0], [1], [], [2, 2, 1, 0], np.array([0, 2])])
 def test_subset_equals_building_from_the_chosen(indices):
     store = _store()
-    expected = LabelStore.build([store.paths[index] for index in indices], [store.sizes[index] for index in indices],
-                                [store.labels(index) for index in indices])
+    expected = LabelStore.build(
+        [store.paths[index] for index in indices],
+        [store.sizes[index] for index in indices],
+        [store.labels(index) for index in indices],
+    )
     found = store.subset(indices)
     assert list(found.paths) == list(expected.paths)
     for name in ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets"):

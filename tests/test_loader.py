@@ -38,8 +38,11 @@ def order(loader, epoch=0):
 
 
 def content(loader, epoch):
-    return {index: (batch.images[place].clone(), batch.targets[batch.targets[:, 0] == place, 1:].clone())
-            for batch in loader.epoch(epoch) for place, index in enumerate(batch.indices)}
+    return {
+        index: (batch.images[place].clone(), batch.targets[batch.targets[:, 0] == place, 1:].clone())
+        for batch in loader.epoch(epoch)
+        for place, index in enumerate(batch.indices)
+    }
 
 
 def equal(one, other):
@@ -61,7 +64,9 @@ def test_workers_and_batch_size_change_nothing(store, monkeypatch):
         assert not equal(first, content(alone, 1))
     finally:
         together.close()
-    assert equal(first, content(build_loader(training(store), 5, 0, shuffle=True, seed=99), 0)), "seed of the order only"
+    assert equal(first, content(build_loader(training(store), 5, 0, shuffle=True, seed=99), 0)), (
+        "seed of the order only"
+    )
 
 
 def test_spawned_workers_share_the_memory_cache(store, monkeypatch):
@@ -108,7 +113,10 @@ def test_batches_of_rectangles_hold_one_shape(store):
     assert equal(content(validation, 0), content(wider, 0))
     loader = build_loader(training(store, rect=True, stride=16), 3, 0, shuffle=True)
     for epoch in range(2):
-        assert sorted(sum(order(loader, epoch), ())) == list(range(COUNT)) and len(order(loader, epoch)) == len(loader) == 3
+        assert (
+            sorted(sum(order(loader, epoch), ())) == list(range(COUNT))
+            and len(order(loader, epoch)) == len(loader) == 3
+        )
     assert order(loader, 0) != order(loader, 1)
 
 
@@ -138,8 +146,9 @@ def test_image_weights(store):
 def test_quad_makes_a_quarter_as_many_twice_as_large(store):
     loader = build_loader(training(store), 8, 0, shuffle=True, quad=True)
     batches = list(loader.epoch(0))
-    assert [tuple(batch.images.shape) for batch in batches] == [(2, 3, 128, 128), (1, 3, 128, 128)] or \
-           [tuple(batch.images.shape) for batch in batches] == [(1, 3, 128, 128), (2, 3, 128, 128)]
+    assert [tuple(batch.images.shape) for batch in batches] == [(2, 3, 128, 128), (1, 3, 128, 128)] or [
+        tuple(batch.images.shape) for batch in batches
+    ] == [(1, 3, 128, 128), (2, 3, 128, 128)]
     again = list(build_loader(training(store), 8, 0, shuffle=True, quad=True).epoch(0))
     assert all(torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) for a, b in zip(batches, again))
 

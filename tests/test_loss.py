@@ -43,7 +43,9 @@ def random_maps(geometry, shapes, images=2, seed=0):
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients_equal_the_reference(golden, case):
     figures = golden(f"loss_{case}.npz")
-    geometry = HeadGeometry(torch.from_numpy(figures["anchors"]), torch.from_numpy(figures["stride"]), int(figures["nc"]))
+    geometry = HeadGeometry(
+        torch.from_numpy(figures["anchors"]), torch.from_numpy(figures["stride"]), int(figures["nc"])
+    )
     hyp = types.SimpleNamespace(**{"label_smoothing": 0.0, **json.loads(str(figures["hyp"]))})
     maps = [torch.from_numpy(figures[f"pred{level}"]).requires_grad_() for level in range(geometry.levels)]
     targets = torch.from_numpy(figures["targets"])
@@ -69,7 +71,10 @@ def literal_assignment(targets, shape, anchors, anchor_t):
                 x, y, w, h = (float(np.float32(value) * np.float32(side)) for value, side in sides)
                 if max(w / anchor_width, anchor_width / w, h / anchor_height, anchor_height / h) >= anchor_t:
                     continue
-                to_right, to_bottom = float(np.float32(width) - np.float32(x)), float(np.float32(height) - np.float32(y))
+                to_right, to_bottom = (
+                    float(np.float32(width) - np.float32(x)),
+                    float(np.float32(height) - np.float32(y)),
+                )
                 ways = ((step_x < 0, x), (step_y < 0, y), (step_x > 0, to_right), (step_y > 0, to_bottom))
                 if any(taken and not (room % 1 < 0.5 and room > 1) for taken, room in ways):
                     continue
@@ -82,8 +87,9 @@ def literal_assignment(targets, shape, anchors, anchor_t):
 @pytest.mark.parametrize("shapes", [((8, 8), (4, 4), (2, 2)), ((6, 11), (3, 5), (1, 2))])
 def test_assignment_equals_its_definition(shapes):
     geometry = head()
-    edges = torch.tensor([[0, 1, 0.5, 0.5, 0.1, 0.1], [1, 2, 0, 0, 0.2, 0.2],
-                          [1, 0, 1, 1, 0.2, 0.2], [0, 0, 0.25, 0.75, 0.3, 0.1]])
+    edges = torch.tensor(
+        [[0, 1, 0.5, 0.5, 0.1, 0.1], [1, 2, 0, 0, 0.2, 0.2], [1, 0, 1, 1, 0.2, 0.2], [0, 0, 0.25, 0.75, 0.3, 0.1]]
+    )
     targets = torch.cat((random_targets(60, 2, 3), edges))
     total = 0
     for assignment, shape, anchors in zip(assign(targets, shapes, geometry, 4.0), shapes, geometry.anchors):

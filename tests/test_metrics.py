@@ -20,8 +20,12 @@ def literal_match(detections_cls, labels_cls, iou):
     """Pair lists and loops, as the reference's description reads."""
     correct = np.zeros((len(detections_cls), 10), bool)
     for column, threshold in enumerate(IOU_THRESHOLDS):
-        pairs = [(label, d) for label in range(len(labels_cls)) for d in range(len(detections_cls))
-                 if labels_cls[label] == detections_cls[d] and iou[label, d] >= threshold]
+        pairs = [
+            (label, d)
+            for label in range(len(labels_cls))
+            for d in range(len(detections_cls))
+            if labels_cls[label] == detections_cls[d] and iou[label, d] >= threshold
+        ]
         best_label = {}
         for label, d in sorted(pairs, key=lambda pair: -iou[pair]):
             best_label.setdefault(d, label)
@@ -113,7 +117,9 @@ def test_average_precision_equals_a_literal_oracle():
     metrics = accumulated(images, nc).compute()
     from utils.boxes import iou_matrix
 
-    correct = np.concatenate([literal_match(f.cls.numpy(), cls, iou_matrix(boxes, f.xyxy.numpy())) for f, cls, boxes in images])
+    correct = np.concatenate(
+        [literal_match(f.cls.numpy(), cls, iou_matrix(boxes, f.xyxy.numpy())) for f, cls, boxes in images]
+    )
     conf = np.concatenate([f.conf.numpy() for f, _, _ in images])
     cls = np.concatenate([f.cls.numpy() for f, _, _ in images])
     for c in range(nc - 1):
@@ -136,7 +142,7 @@ def test_curves_belong_to_the_figures():
     metrics, curves = accumulator.compute(), accumulator.curves()
     assert curves.classes.tolist() == [0, 1, 2]
     for values in (curves.precision, curves.recall, curves.f1, curves.pr_precision):
-        assert values.shape == (3, 1000) and (0 <= values).all() and (values <= 1).all()
+        assert values.shape == (3, 1000) and (values >= 0).all() and (values <= 1).all()
     at = np.flatnonzero(curves.px == metrics.confidence)[0]
     np.testing.assert_allclose(curves.f1[:, at], metrics.f1[:3])
     np.testing.assert_allclose(curves.ap50, metrics.ap[:3, 0])
@@ -148,8 +154,16 @@ ONE_LABEL = (np.array([1]), np.array([[0, 0, 9, 9.0]]))
 ONE_FOUND = Detections(torch.tensor([[0, 0, 9, 9.0]]), torch.tensor([0.7]), torch.tensor([0]))
 
 
-@pytest.mark.parametrize("images", [[], [(Detections.none(), *NO_LABELS)], [(ONE_FOUND, *NO_LABELS)],
-                                    [(Detections.none(), *ONE_LABEL)], [(ONE_FOUND, *ONE_LABEL)]])
+@pytest.mark.parametrize(
+    "images",
+    [
+        [],
+        [(Detections.none(), *NO_LABELS)],
+        [(ONE_FOUND, *NO_LABELS)],
+        [(Detections.none(), *ONE_LABEL)],
+        [(ONE_FOUND, *ONE_LABEL)],
+    ],
+)
 @pytest.mark.filterwarnings("error")
 def test_nothing_there_or_nothing_found_gives_zeros(images):
     accumulator = accumulated(images, 3)
@@ -167,9 +181,18 @@ def test_a_label_outside_the_classes_is_an_error_and_a_detection_there_is_not():
 
 
 def test_the_table_is_v61s():
-    metrics = DetectionMetrics(np.array([0.5, 0, 0.25]), np.array([1, 0, 0.5]), np.zeros(3), np.full((3, 10), 0.123456),
-                               np.array([7, 0, 3]), 0.4, 12)
-    assert table_header() == f"{'Class':>20}{'Images':>11}{'Labels':>11}{'P':>11}{'R':>11}{'mAP@.5':>11}{'mAP@.5:.95':>11}"
+    metrics = DetectionMetrics(
+        np.array([0.5, 0, 0.25]),
+        np.array([1, 0, 0.5]),
+        np.zeros(3),
+        np.full((3, 10), 0.123456),
+        np.array([7, 0, 3]),
+        0.4,
+        12,
+    )
+    assert (
+        table_header() == f"{'Class':>20}{'Images':>11}{'Labels':>11}{'P':>11}{'R':>11}{'mAP@.5':>11}{'mAP@.5:.95':>11}"
+    )
     rows = table_rows(metrics, ["a", "b", "c"], per_class=True)
     assert rows[0] == f"{'all':>20}{12:>11}{10:>11}{'0.375':>11}{'0.75':>11}{'0.123':>11}{'0.123':>11}"
     assert [row.split()[:3] for row in rows[1:]] == [["a", "12", "7"], ["c", "12", "3"]]

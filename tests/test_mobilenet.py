@@ -16,11 +16,15 @@ from utils.files import ROOT
 
 SIZES = ("small", "large")
 REFERENCES = {"small": torchvision.models.mobilenet_v3_small, "large": torchvision.models.mobilenet_v3_large}
-TAPS = {"small": {3: (24, 8), 8: (48, 16), 11: (96, 32)},  # layer: width, stride
-        "large": {6: (40, 8), 12: (112, 16), 15: (160, 32)}}
+TAPS = {
+    "small": {3: (24, 8), 8: (48, 16), 11: (96, 32)},  # layer: width, stride
+    "large": {6: (40, 8), 12: (112, 16), 15: (160, 32)},
+}
 # the published totals without the classifier and the 1x1 convolution before it
-BACKBONE = {"small": 2_542_856 - (576 * 1024 + 1024 + 1024 * 1000 + 1000) - (96 * 576 + 2 * 576),
-            "large": 5_483_032 - (960 * 1280 + 1280 + 1280 * 1000 + 1000) - (160 * 960 + 2 * 960)}
+BACKBONE = {
+    "small": 2_542_856 - (576 * 1024 + 1024 + 1024 * 1000 + 1000) - (96 * 576 + 2 * 576),
+    "large": 5_483_032 - (960 * 1280 + 1280 + 1280 * 1000 + 1000) - (160 * 960 + 2 * 960),
+}
 
 
 def file(size):
@@ -65,8 +69,9 @@ def test_equals_torchvisions_network_layer_by_layer(size):
     with torch.no_grad():
         for number, (their, our) in enumerate(zip(theirs, ours, strict=True)):
             expected, got = their(expected), our(got)
-            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5,
-                                       msg=lambda text, number=number: f"layer {number}: {text}")
+            torch.testing.assert_close(
+                got, expected, rtol=1e-4, atol=1e-5, msg=lambda text, number=number: f"layer {number}: {text}"
+            )
             if number in TAPS[size]:
                 width, stride = TAPS[size][number]
                 assert got.shape == (2, width, 64 // stride, 96 // stride) and got.abs().max() > 1e-3
@@ -113,7 +118,8 @@ def test_builds_at_every_width(size, width):
     scale, blocks = Scale(width=width), [each for each in model.modules() if isinstance(each, MobileNetV3Block)]
     rows = [row for row in content["backbone"] if row[2] == "MobileNetV3Block"]
     assert [(each.project.conv.out_channels, each.depthwise.conv.out_channels) for each in blocks] == [
-        (scale(row[3][0]), scale(row[3][1])) for row in rows]
+        (scale(row[3][0]), scale(row[3][1])) for row in rows
+    ]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -134,7 +140,9 @@ def test_trains_evaluates_and_fuses(size):
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("args", [(16, 16, 16, 3, 1, True, False), (16, 24, 64, 5, 2, True, True), (8, 8, 24, 3, 1, False, True)])
+@pytest.mark.parametrize(
+    "args", [(16, 16, 16, 3, 1, True, False), (16, 24, 64, 5, 2, True, True), (8, 8, 24, 3, 1, False, True)]
+)
 def test_one_block_follows_the_papers_equations(args):
     c_in, c_out, hidden, kernel, stride, se, hard_swish = args
     torch.manual_seed(0)
@@ -175,8 +183,13 @@ def test_wiring_and_refusals():
             wiring([24], 1, Scale(), args)
     with pytest.raises(ValueError, match="Concat"):
         wiring([24, 24], 1, Scale(), [40, 240])
-    for args, word in (((4,), "odd"), (("5",), "odd"), ((3, 3), "stride"), ((3, 1, "SE"), "se must be one of True, False"),
-                       ((3, 1, True, 6), "hard_swish")):
+    for args, word in (
+        ((4,), "odd"),
+        (("5",), "odd"),
+        ((3, 3), "stride"),
+        ((3, 1, "SE"), "se must be one of True, False"),
+        ((3, 1, True, 6), "hard_swish"),
+    ):
         with pytest.raises(ModelError, match=word):
             MobileNetV3Block(16, 16, 16, *args)
     assert isinstance(MobileNetV3Block(16, 16, 16, 3, 1, 1, 0).se, SqueezeExcitation)  # 0 and 1, as copies write

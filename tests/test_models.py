@@ -15,21 +15,68 @@ from torch import nn
 
 from models.ensemble import Ensemble
 from models.head import Detect
-from models.layers import (C3, SPP, SPPF, Bottleneck, Concat, Contract, Conv, CrossConv, DWConv, Expand, Focus, GhostBottleneck,
-                           MixConv2d, Sum, TransformerBlock, fold_norm)
+from models.layers import (
+    C3,
+    SPP,
+    SPPF,
+    Bottleneck,
+    Concat,
+    Contract,
+    Conv,
+    CrossConv,
+    DWConv,
+    Expand,
+    Focus,
+    GhostBottleneck,
+    MixConv2d,
+    Sum,
+    TransformerBlock,
+    fold_norm,
+)
 from models.yolo import AUGMENTED, GREY, Model, main
 from utils.errors import ModelError
 from utils.log import LOGGER
 from utils.profile import thop_gflops
 
-NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov5n6", "yolov5s6", "yolov5m6", "yolov5l6", "yolov5x6",
-         "yolov3", "yolov3-spp", "yolov3-tiny", "yolov5-bifpn", "yolov5-fpn", "yolov5-p2", "yolov5-p34", "yolov5-p6", "yolov5-p7",
-         "yolov5-panet", "yolov5s-ghost", "yolov5s-transformer")
+NAMES = (
+    "yolov5n",
+    "yolov5s",
+    "yolov5m",
+    "yolov5l",
+    "yolov5x",
+    "yolov5n6",
+    "yolov5s6",
+    "yolov5m6",
+    "yolov5l6",
+    "yolov5x6",
+    "yolov3",
+    "yolov3-spp",
+    "yolov3-tiny",
+    "yolov5-bifpn",
+    "yolov5-fpn",
+    "yolov5-p2",
+    "yolov5-p34",
+    "yolov5-p6",
+    "yolov5-p7",
+    "yolov5-panet",
+    "yolov5s-ghost",
+    "yolov5s-transformer",
+)
 FORWARDS = {"yolov3-tiny": 1e-4, "yolov5n": 1e-4, "yolov5s6": 1e-4, "yolov5s-ghost": 1e-2, "yolov5s-transformer": 1e-2}
 
-SMALL = {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30], [60, 70, 90, 80]],
-         "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [24, 3, 2]]],
-         "head": [[-1, 1, "SPPF", [24]], [[2, 4], 1, "Detect", ["nc", "anchors"]]]}
+SMALL = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30], [60, 70, 90, 80]],
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "C3", [16]],
+        [-1, 1, "Conv", [24, 3, 2]],
+    ],
+    "head": [[-1, 1, "SPPF", [24]], [[2, 4], 1, "Detect", ["nc", "anchors"]]],
+}
 
 
 @pytest.fixture()
@@ -64,8 +111,9 @@ def test_structure_and_work_are_the_published_ones(golden, name):
     wanted = golden("models.json")[name]
     model = Model(f"{name}.yaml")
     assert _shapes(model) == [list(item) for item in _state(wanted)]
-    assert [[layer.i, layer.f, layer.type.split(".")[-1], layer.np] for layer in model.model] == \
-        [[index, source, kind.split(".")[-1], count] for index, source, kind, count in wanted["layers"]]
+    assert [[layer.i, layer.f, layer.type.split(".")[-1], layer.np] for layer in model.model] == [
+        [index, source, kind.split(".")[-1], count] for index, source, kind, count in wanted["layers"]
+    ]
     assert sum(parameter.numel() for parameter in model.parameters()) == wanted["parameters"]
     assert model.stride.tolist() == wanted["stride"]
     assert model.save == wanted["save"]
@@ -120,8 +168,15 @@ def test_decoding_against_a_loop_over_cells(small):
                 for x in range(maps.shape[3]):
                     value = maps[1, anchor, y, x].sigmoid()
                     width, height = head.anchors[level, anchor] * stride
-                    rows.append([(2 * value[0] - 0.5 + x) * stride, (2 * value[1] - 0.5 + y) * stride,
-                                 (2 * value[2]) ** 2 * width, (2 * value[3]) ** 2 * height, *value[4:]])
+                    rows.append(
+                        [
+                            (2 * value[0] - 0.5 + x) * stride,
+                            (2 * value[1] - 0.5 + y) * stride,
+                            (2 * value[2]) ** 2 * width,
+                            (2 * value[3]) ** 2 * height,
+                            *value[4:],
+                        ]
+                    )
     torch.testing.assert_close(decoded[1], torch.tensor(rows), atol=1e-4, rtol=1e-5)
 
 
@@ -159,7 +214,9 @@ def test_precisions_and_memory_formats(nano):
         last = copy.deepcopy(nano).to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))[0]
         with torch.autocast("cpu", torch.bfloat16):
             mixed, raw = nano(image)
-    assert double.dtype == torch.float64 and brain.dtype == mixed.dtype == torch.float32 and raw[0].dtype == torch.bfloat16
+    assert (
+        double.dtype == torch.float64 and brain.dtype == mixed.dtype == torch.float32 and raw[0].dtype == torch.bfloat16
+    )
     torch.testing.assert_close(double.float(), plain, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(last, plain, atol=1e-3, rtol=1e-4)
     # centres move by less than a tenth of the largest cell: coordinates are not rounded to 8 bits
@@ -203,11 +260,22 @@ def test_fuse_changes_outputs_by_less_than_a_thousandth(fill):
         assert float((after - before).abs().max()) < 1e-3
         assert torch.equal(copy.deepcopy(fused).fuse()(image)[0], after)
     assert not any(".bn." in key for key in fused.state_dict()) and set(model.state_dict()) == keys
-    assert [tuple(maps.shape) for maps in fused.train()(image)] == [(1, 3, 12, 12, 85), (1, 3, 6, 6, 85), (1, 3, 3, 3, 85)]
+    assert [tuple(maps.shape) for maps in fused.train()(image)] == [
+        (1, 3, 12, 12, 85),
+        (1, 3, 6, 6, 85),
+        (1, 3, 3, 3, 85),
+    ]
 
 
-@pytest.mark.parametrize("options", [{"dilation": 2, "padding": 2}, {"groups": 4}, {"bias": True},
-                                     {"stride": 2, "padding_mode": "reflect", "padding": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dilation": 2, "padding": 2},
+        {"groups": 4},
+        {"bias": True},
+        {"stride": 2, "padding_mode": "reflect", "padding": 1},
+    ],
+)
 def test_folding_keeps_the_convolution_s_options_and_the_norm_s_eps(options):
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 12, 3, **{"bias": False, **options})
@@ -281,7 +349,7 @@ def test_augmented_views_against_literal_ones(small):
     small.eval()
     image = picture(2, 3, 64, 96)
     sizes = [small(image)[1][level][0, ..., 0].numel() for level in (0, 1)]
-    views = [small(image)[0][:, :sizes[0]]]
+    views = [small(image)[0][:, : sizes[0]]]
     for scale, flip in AUGMENTED[1:]:
         height, width = int(64 * scale), int(96 * scale)
         scaled = F.interpolate(image.flip(-1) if flip else image, (height, width), mode="bilinear", align_corners=False)
@@ -293,7 +361,7 @@ def test_augmented_views_against_literal_ones(small):
         decoded[..., [1, 3]] *= 64 / height
         if flip:
             decoded[..., 0] = 96 - decoded[..., 0]
-        views.append(decoded if flip else decoded[:, raw[0][0, ..., 0].numel():])
+        views.append(decoded if flip else decoded[:, raw[0][0, ..., 0].numel() :])
     joined, nothing = small(image, augment=True)
     assert nothing is None
     torch.testing.assert_close(joined, torch.cat(views, 1), atol=1e-4, rtol=1e-5)
@@ -305,7 +373,9 @@ def test_ensemble_joins_predictions(small):
     image = picture(1, 3, 64, 64)
     joined, nothing = both(image)
     assert nothing is None and torch.equal(joined, torch.cat((small(image)[0], other(image)[0]), 1))
-    assert both.stride.tolist() == [4, 8] and both.nc == 3 and both.names == ["0", "1", "2"] and both.geometry.levels == 2
+    assert (
+        both.stride.tolist() == [4, 8] and both.nc == 3 and both.names == ["0", "1", "2"] and both.geometry.levels == 2
+    )
     with pytest.raises(ModelError, match="does not train"):
         both.train()(image)
     with pytest.raises(ModelError, match=r"\[3, 5\] classes"):
@@ -325,7 +395,7 @@ def test_layers_against_their_definitions():
     image = picture(2, 4, 6, 8)
     torch.testing.assert_close(Expand(2)(Contract(2)(image)), image)
     contracted = Contract(2)(image)
-    assert contracted.shape == (2, 16, 3, 4) and torch.equal(contracted[:, 4 * 1:4 * 2], image[:, :, 0::2, 1::2])
+    assert contracted.shape == (2, 16, 3, 4) and torch.equal(contracted[:, 4 * 1 : 4 * 2], image[:, :, 0::2, 1::2])
     focus = Focus(4, 8).eval()
     corners = torch.cat((image[..., ::2, ::2], image[..., 1::2, ::2], image[..., ::2, 1::2], image[..., 1::2, 1::2]), 1)
     torch.testing.assert_close(focus(image), focus.conv(corners))
@@ -348,9 +418,19 @@ def test_mixed_kernels_share_channels_or_weights():
         MixConv2d(8, 2, (1, 3, 5))
 
 
-@pytest.mark.parametrize("layer", [Bottleneck(8, 8), C3(8, 8, 2), CrossConv(8, 8, 3, 1, shortcut=True), DWConv(8, 8, 3),
-                                   GhostBottleneck(8, 8), TransformerBlock(12, 8), Conv(8, 8, (1, 3))],
-                         ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Bottleneck(8, 8),
+        C3(8, 8, 2),
+        CrossConv(8, 8, 3, 1, shortcut=True),
+        DWConv(8, 8, 3),
+        GhostBottleneck(8, 8),
+        TransformerBlock(12, 8),
+        Conv(8, 8, (1, 3)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
 def test_layers_reach_every_parameter_at_odd_sizes(layer):
     channels = next(layer.parameters()).shape[1] if not isinstance(layer, DWConv) else 8
     output = layer.train()(picture(2, channels, 7, 5))
@@ -375,25 +455,60 @@ def test_command(monkeypatch, capsys):
 
 
 def test_command_as_a_file(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "models" / "yolo.py"), "--cfg", "yolov5n.yaml"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "models" / "yolo.py"), "--cfg", "yolov5n.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0 and "1872157 parameters" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("block, args, width, stride", [
-    ("Conv", [32, 3, 2], 32, 2), ("DWConv", [32, 3], 32, 1), ("Focus", [32, 3], 32, 2), ("Bottleneck", [32, False], 32, 1),
-    ("BottleneckCSP", [32], 32, 1), ("C3", [32, False], 32, 1), ("C3TR", [32], 32, 1), ("C3SPP", [32, [3, 5]], 32, 1),
-    ("C3Ghost", [32], 32, 1), ("SPP", [32, [3, 5]], 32, 1), ("SPPF", [32, 3], 32, 1), ("GhostConv", [32, 3, 2], 32, 2),
-    ("GhostBottleneck", [32, 3, 2], 32, 2), ("CrossConv", [32, 3, 2], 32, 2), ("MixConv2d", [32, [1, 3], 2], 32, 2),
-    ("TransformerBlock", [32], 32, 1), ("Contract", [2], 64, 2), ("Expand", [2], 4, 0.5), ("nn.MaxPool2d", [2, 2], 16, 2),
-    ("nn.BatchNorm2d", [], 16, 1), ("nn.Conv2d", [32, 1], 32, 1),
-    ("nn.ConvTranspose2d", [32, 2, 2], 32, 0.5), ("Sum", [], 16, 1)])
+@pytest.mark.parametrize(
+    "block, args, width, stride",
+    [
+        ("Conv", [32, 3, 2], 32, 2),
+        ("DWConv", [32, 3], 32, 1),
+        ("Focus", [32, 3], 32, 2),
+        ("Bottleneck", [32, False], 32, 1),
+        ("BottleneckCSP", [32], 32, 1),
+        ("C3", [32, False], 32, 1),
+        ("C3TR", [32], 32, 1),
+        ("C3SPP", [32, [3, 5]], 32, 1),
+        ("C3Ghost", [32], 32, 1),
+        ("SPP", [32, [3, 5]], 32, 1),
+        ("SPPF", [32, 3], 32, 1),
+        ("GhostConv", [32, 3, 2], 32, 2),
+        ("GhostBottleneck", [32, 3, 2], 32, 2),
+        ("CrossConv", [32, 3, 2], 32, 2),
+        ("MixConv2d", [32, [1, 3], 2], 32, 2),
+        ("TransformerBlock", [32], 32, 1),
+        ("Contract", [2], 64, 2),
+        ("Expand", [2], 4, 0.5),
+        ("nn.MaxPool2d", [2, 2], 16, 2),
+        ("nn.BatchNorm2d", [], 16, 1),
+        ("nn.Conv2d", [32, 1], 32, 1),
+        ("nn.ConvTranspose2d", [32, 2, 2], 32, 0.5),
+        ("Sum", [], 16, 1),
+    ],
+)
 def test_every_layer_can_stand_in_a_yaml(block, args, width, stride):
     source, repeats = ([-1, 0], 1) if block == "Sum" else (-1, 2)
     rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3]], [source, repeats, block, args]]
     content = SMALL | {"anchors": 1, "backbone": rows, "head": [[[-1], 1, "Detect", ["nc", "anchors"]]]}
-    if block in ("Conv", "Focus", "GhostConv", "GhostBottleneck", "CrossConv", "MixConv2d", "nn.MaxPool2d", "nn.ConvTranspose2d"):
-        stride = stride ** 2  # two copies in a row
+    if block in (
+        "Conv",
+        "Focus",
+        "GhostConv",
+        "GhostBottleneck",
+        "CrossConv",
+        "MixConv2d",
+        "nn.MaxPool2d",
+        "nn.ConvTranspose2d",
+    ):
+        stride = stride**2  # two copies in a row
     model = Model(content)
     assert model.stride.tolist() == [2 * stride] and model.head.m[0].in_channels == width
     decoded, _ = model.eval()(picture(1, 3, 64, 32))

@@ -9,7 +9,9 @@ import torch
 from utils.nms import MAX_SIDE, non_max_suppression
 
 
-def literal_nms(prediction, conf_thres=0.25, iou_thres=0.45, classes=None, agnostic=False, multi_label=False, max_det=300):
+def literal_nms(
+    prediction, conf_thres=0.25, iou_thres=0.45, classes=None, agnostic=False, multi_label=False, max_det=300
+):
     """One image, box by box: rows of xyxy, conf, cls as the definition has them."""
     candidates = []
     for row in prediction.double().tolist():
@@ -56,9 +58,17 @@ def test_equals_the_reference_figures(golden):
             assert found.cls.dtype == torch.int64
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"conf_thres": 0.05, "multi_label": True}, {"agnostic": True}, {"classes": [1, 3], "iou_thres": 0.2},
-    {"conf_thres": 0.0, "iou_thres": 0.7, "max_det": 11}, {"multi_label": True, "agnostic": True, "conf_thres": 0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"conf_thres": 0.05, "multi_label": True},
+        {"agnostic": True},
+        {"classes": [1, 3], "iou_thres": 0.2},
+        {"conf_thres": 0.0, "iou_thres": 0.7, "max_det": 11},
+        {"multi_label": True, "agnostic": True, "conf_thres": 0.1},
+    ],
+)
 def test_equals_a_literal_oracle(options):
     prediction = random_prediction()
     for rows, found in zip(prediction, non_max_suppression(prediction, **options)):
@@ -85,7 +95,7 @@ def test_labels_join_as_certain_candidates():
 
 def test_ties_keep_the_order_of_the_predictions():
     rows = torch.tensor([[x * 100.0 + 50, 50, 40, 40, 0.5, 0.5, 0.5] for x in range(8)])[None]
-    found, = non_max_suppression(rows, 0.1)
+    (found,) = non_max_suppression(rows, 0.1)
     assert found.xyxy[:, 0].tolist() == [x * 100.0 + 30 for x in range(8)]
     assert found.cls.tolist() == [0] * 8
 
@@ -98,7 +108,7 @@ def test_half_precision_input_is_computed_in_float32():
 
 def test_one_class_multiplies_objectness_and_score_and_takes_no_multi_label():
     rows = torch.tensor([[[50.0, 50, 20, 20, 0.8, 0.5], [150, 50, 20, 20, 0.4, 0.5]]])
-    found, = non_max_suppression(rows, 0.25, multi_label=True)
+    (found,) = non_max_suppression(rows, 0.25, multi_label=True)
     assert found.conf.tolist() == pytest.approx([0.4])
 
 
@@ -106,7 +116,7 @@ def test_sides_out_of_range_and_non_finite_boxes_are_no_candidates():
     row = torch.tensor([50.0, 50, 20, 20, 0.9, 0.9, 0.1])
     rows = row.repeat(5, 1)
     rows[0, 2], rows[1, 3], rows[2, 2], rows[3, 2] = 1.9, MAX_SIDE + 1, float("nan"), float("inf")
-    found, = non_max_suppression(rows[None])
+    (found,) = non_max_suppression(rows[None])
     assert found.rows().tolist() == [[40, 40, 60, 60, pytest.approx(0.81), 0]]
 
 
@@ -120,7 +130,7 @@ def test_the_most_confident_candidates_enter(monkeypatch):
     monkeypatch.setattr("utils.nms.MAX_CANDIDATES", 20)
     prediction = random_prediction(images=1)
     everything = literal_nms(prediction[0], 0.1, 1.0, multi_label=True, max_det=9999)
-    found, = non_max_suppression(prediction, 0.1, 1.0, multi_label=True, max_det=9999)
+    (found,) = non_max_suppression(prediction, 0.1, 1.0, multi_label=True, max_det=9999)
     torch.testing.assert_close(found.conf.double(), everything[:20, 4], atol=1e-6, rtol=0)
 
 

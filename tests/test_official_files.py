@@ -22,16 +22,41 @@ from utils.checkpoint.tools import convert
 from utils.errors import CheckpointError
 
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
-V50 = {"nc": 3, "depth_multiple": 0.1, "width_multiple": 0.125, "anchors": ANCHORS,  # YOLOv5 v5.0: Focus and SPP
-       "backbone": [[-1, 1, "Focus", [64, 3]], [-1, 1, "Conv", [128, 3, 2]], [-1, 3, "C3", [128]], [-1, 1, "Conv", [256, 3, 2]],
-                    [-1, 9, "C3", [256]], [-1, 1, "Conv", [512, 3, 2]], [-1, 9, "C3", [512]], [-1, 1, "Conv", [1024, 3, 2]],
-                    [-1, 1, "SPP", [1024, [5, 9, 13]]], [-1, 3, "C3", [1024, False]]],
-       "head": [[-1, 1, "Conv", [512, 1, 1]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]], [[-1, 6], 1, "Concat", [1]],
-                [-1, 3, "C3", [512, False]], [-1, 1, "Conv", [256, 1, 1]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
-                [[-1, 4], 1, "Concat", [1]], [-1, 3, "C3", [256, False]], [-1, 1, "Conv", [256, 3, 2]],
-                [[-1, 14], 1, "Concat", [1]],
-                [-1, 3, "C3", [512, False]], [-1, 1, "Conv", [512, 3, 2]], [[-1, 10], 1, "Concat", [1]],
-                [-1, 3, "C3", [1024, False]], [[17, 20, 23], 1, "Detect", ["nc", "anchors"]]]}
+V50 = {
+    "nc": 3,
+    "depth_multiple": 0.1,
+    "width_multiple": 0.125,
+    "anchors": ANCHORS,  # YOLOv5 v5.0: Focus and SPP
+    "backbone": [
+        [-1, 1, "Focus", [64, 3]],
+        [-1, 1, "Conv", [128, 3, 2]],
+        [-1, 3, "C3", [128]],
+        [-1, 1, "Conv", [256, 3, 2]],
+        [-1, 9, "C3", [256]],
+        [-1, 1, "Conv", [512, 3, 2]],
+        [-1, 9, "C3", [512]],
+        [-1, 1, "Conv", [1024, 3, 2]],
+        [-1, 1, "SPP", [1024, [5, 9, 13]]],
+        [-1, 3, "C3", [1024, False]],
+    ],
+    "head": [
+        [-1, 1, "Conv", [512, 1, 1]],
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+        [[-1, 6], 1, "Concat", [1]],
+        [-1, 3, "C3", [512, False]],
+        [-1, 1, "Conv", [256, 1, 1]],
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+        [[-1, 4], 1, "Concat", [1]],
+        [-1, 3, "C3", [256, False]],
+        [-1, 1, "Conv", [256, 3, 2]],
+        [[-1, 14], 1, "Concat", [1]],
+        [-1, 3, "C3", [512, False]],
+        [-1, 1, "Conv", [512, 3, 2]],
+        [[-1, 10], 1, "Concat", [1]],
+        [-1, 3, "C3", [1024, False]],
+        [[17, 20, 23], 1, "Detect", ["nc", "anchors"]],
+    ],
+}
 NAMES = ["RBC", "WBC", "血小板"]
 
 
@@ -109,7 +134,9 @@ def save(content, path: Path, old_numpy: bool = False) -> Path:
             entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in entries.items():
-                archive.writestr(name, data.replace(b"numpy._core.", b"numpy.core.") if name.endswith("data.pkl") else data)
+                archive.writestr(
+                    name, data.replace(b"numpy._core.", b"numpy.core.") if name.endswith("data.pkl") else data
+                )
     return path
 
 
@@ -129,11 +156,19 @@ FORMS = {
     "v5.0": (dict(grid=True), {"training_results": "  1/1", "wandb_id": None}),
     "v6.0": (dict(grid=True), {"best_fitness": np.array([0.25])}),
     "v6.1": ({}, {"date": "2022-02-22T10:00:00", "wandb_id": None}),
-    "v7.0": (dict(detector="DetectionModel", names=dict(enumerate(NAMES))),
-             {"best_fitness": np.float64(0.25), "opt": {"weights": "", "epochs": 3, "save_dir": "runs/train/exp"},
-              "git": {"remote": None, "branch": "master"}, "date": "2022-11-22T10:00:00"}),
-    "v7.0 with Namespace and paths": (dict(detector="DetectionModel", names=dict(enumerate(NAMES))),
-                                      {"opt": argparse.Namespace(epochs=3, save_dir=Path("runs"), data=None)}),
+    "v7.0": (
+        dict(detector="DetectionModel", names=dict(enumerate(NAMES))),
+        {
+            "best_fitness": np.float64(0.25),
+            "opt": {"weights": "", "epochs": 3, "save_dir": "runs/train/exp"},
+            "git": {"remote": None, "branch": "master"},
+            "date": "2022-11-22T10:00:00",
+        },
+    ),
+    "v7.0 with Namespace and paths": (
+        dict(detector="DetectionModel", names=dict(enumerate(NAMES))),
+        {"opt": argparse.Namespace(epochs=3, save_dir=Path("runs"), data=None)},
+    ),
     "float": (dict(half=False), {}),
 }
 
@@ -154,12 +189,21 @@ def test_an_unfinished_file_gives_its_average(detector, model, dressed, tmp_path
     with torch.no_grad():
         other.model[0].conv.conv.weight.zero_()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    content = {"epoch": 2, "best_fitness": np.array([0.5]), "model": official(dressed, other, detector=detector),
-               "ema": official(dressed, model, detector=detector), "updates": 7, "optimizer": optimizer.state_dict(), "opt": None}
+    content = {
+        "epoch": 2,
+        "best_fitness": np.array([0.5]),
+        "model": official(dressed, other, detector=detector),
+        "ema": official(dressed, model, detector=detector),
+        "updates": 7,
+        "optimizer": optimizer.state_dict(),
+        "opt": None,
+    }
     path = save(content, tmp_path / "last.pt")
     same_network(path, model, tmp_path)
     text = "\n".join(describe(path))
-    assert "unfinished, with its moving average" in text and "epoch 2, best fitness 0.5, updates 7, with optimizer" in text
+    assert (
+        "unfinished, with its moving average" in text and "epoch 2, best fitness 0.5, updates 7, with optimizer" in text
+    )
 
 
 def test_a_model_without_a_dict_around_it(model, dressed, tmp_path):
@@ -171,8 +215,12 @@ def test_names_of_the_v5_layers(model, dressed, tmp_path):
     made = official(dressed, model, grid=True)
     made.model[1].register_buffer("total_ops", torch.zeros(1))
     state = read_checkpoint(save(finished(made), tmp_path / "a.pt")).state
-    assert set(state) >= {"model.0.conv.conv.weight", "model.8.cv1.conv.weight", "model.9.m.0.cv2.bn.running_var",
-                          "model.24.anchors"}
+    assert set(state) >= {
+        "model.0.conv.conv.weight",
+        "model.8.cv1.conv.weight",
+        "model.9.m.0.cv2.bn.running_var",
+        "model.24.anchors",
+    }
     assert set(state) == set(model.state_dict())
 
 
@@ -187,14 +235,20 @@ def test_fitted_anchors_stay(model, dressed, tmp_path):
     """Autoanchor changes the buffers and not the yaml."""
     changed = copy.deepcopy(model).eval()
     changed.model[-1].anchors *= 1.25
-    same_network(save(finished(official(dressed, changed, grid=True, half=False)), tmp_path / "a.pt"), changed, tmp_path)
+    same_network(
+        save(finished(official(dressed, changed, grid=True, half=False)), tmp_path / "a.pt"), changed, tmp_path
+    )
 
 
-@pytest.mark.parametrize("names, expected", [
-    ({2: "c", 0: "a", 1: "b"}, ["a", "b", "c"]),
-    ({0: "a", 2: "c"}, ["a", "class1", "c"]), (["a"], ["class0", "class1", "class2"]),
-    (None, ["class0", "class1", "class2"]),
-])
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ({2: "c", 0: "a", 1: "b"}, ["a", "b", "c"]),
+        ({0: "a", 2: "c"}, ["a", "class1", "c"]),
+        (["a"], ["class0", "class1", "class2"]),
+        (None, ["class0", "class1", "class2"]),
+    ],
+)
 def test_names_go_by_number(names, expected, model, dressed, tmp_path):
     assert read_checkpoint(save(finished(official(dressed, model, names=names)), tmp_path / "a.pt")).names == expected
 
@@ -216,19 +270,26 @@ def refusal(content, path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(detector="SegmentationModel"), "SegmentationModel is a YOLOv5 segmentation model; only detection"),
-    (dict(detector="ClassificationModel"), "ClassificationModel is a YOLOv5 classification model"),
-    (dict(top="models.common", detector="AutoShape"), "save its .model instead"),
-    (dict(head="Segment"), "its head is a models.yolo.Segment; only models.yolo.Detect"),
-    (dict(head="IDetect"), "IDetect (YOLOv7's)"),
-    (dict(top="ultralytics.nn.tasks", detector="DetectionModel"),
-     "names ultralytics.nn.tasks.DetectionModel, which no YOLOv5 detection checkpoint needs: "
-     "an Ultralytics model, YOLOv8 or later"),
-    (dict(top="models.cbam"),
-     "names models.cbam.Model, which no YOLOv5 detection checkpoint needs: the class is of a changed YOLOv5"),
-    (dict(top="utils.torch_utils"), "names utils.torch_utils.Model"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(detector="SegmentationModel"), "SegmentationModel is a YOLOv5 segmentation model; only detection"),
+        (dict(detector="ClassificationModel"), "ClassificationModel is a YOLOv5 classification model"),
+        (dict(top="models.common", detector="AutoShape"), "save its .model instead"),
+        (dict(head="Segment"), "its head is a models.yolo.Segment; only models.yolo.Detect"),
+        (dict(head="IDetect"), "IDetect (YOLOv7's)"),
+        (
+            dict(top="ultralytics.nn.tasks", detector="DetectionModel"),
+            "names ultralytics.nn.tasks.DetectionModel, which no YOLOv5 detection checkpoint needs: "
+            "an Ultralytics model, YOLOv8 or later",
+        ),
+        (
+            dict(top="models.cbam"),
+            "names models.cbam.Model, which no YOLOv5 detection checkpoint needs: the class is of a changed YOLOv5",
+        ),
+        (dict(top="utils.torch_utils"), "names utils.torch_utils.Model"),
+    ],
+)
 def test_other_networks_are_named(change, words, model, dressed, tmp_path):
     assert words in refusal(finished(official(dressed, model, **change)), tmp_path / "a.pt")
 
@@ -236,7 +297,9 @@ def test_other_networks_are_named(change, words, model, dressed, tmp_path):
 def test_a_network_that_would_load_and_compute_something_else(model, dressed, tmp_path):
     made = official(dressed, model)
     made.model[1].act = nn.LeakyReLU(0.1)
-    assert "its models.common.Conv has the activation LeakyReLU, and SiLU is" in refusal(finished(made), tmp_path / "a.pt")
+    assert "its models.common.Conv has the activation LeakyReLU, and SiLU is" in refusal(
+        finished(made), tmp_path / "a.pt"
+    )
     made = official(dressed, model)
     made.model[1].act = dressed.fake_class("utils.activations.Hardswish")()
     assert "names utils.activations.Hardswish" in refusal(finished(made), tmp_path / "b.pt")

@@ -13,7 +13,13 @@ from models.yolo import Model
 from utils.errors import ConfigError, ModelError
 from utils.files import ROOT
 from utils.optim import (
-    EarlyStopping, Schedule, apply_knobs, build_optimizer, full_accumulation, parameter_groups, scaled_weight_decay,
+    EarlyStopping,
+    Schedule,
+    apply_knobs,
+    build_optimizer,
+    full_accumulation,
+    parameter_groups,
+    scaled_weight_decay,
 )
 from utils.types import Knobs, TrainState
 
@@ -68,13 +74,38 @@ def names_of(model, group):
 def test_each_parameter_of_odd_modules_lies_where_it_should():
     model = Odd()
     no_decay, decay, bias = parameter_groups(model)
-    assert names_of(model, decay) == {"conv.weight", "conv1d.weight", "up.weight", "linear.weight",
-                                      "attention.in_proj_weight", "attention.out_proj.weight"}
-    assert names_of(model, bias) == {"conv.bias", "linear.bias", "attention.in_proj_bias", "attention.out_proj.bias",
-                                     "norms.0.bias", "norms.1.bias", "norms.2.bias", "norms.3.bias", "gate.bias"}
+    assert names_of(model, decay) == {
+        "conv.weight",
+        "conv1d.weight",
+        "up.weight",
+        "linear.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+    }
+    assert names_of(model, bias) == {
+        "conv.bias",
+        "linear.bias",
+        "attention.in_proj_bias",
+        "attention.out_proj.bias",
+        "norms.0.bias",
+        "norms.1.bias",
+        "norms.2.bias",
+        "norms.3.bias",
+        "gate.bias",
+    }
     assert names_of(model, no_decay) == {
-        "norms.0.weight", "norms.1.weight", "norms.2.weight", "norms.3.weight", "table.weight", "prelu.weight", "gate.weight",
-        "gamma", "rel_h", "relative_position_bias_table", "scales.0"}
+        "norms.0.weight",
+        "norms.1.weight",
+        "norms.2.weight",
+        "norms.3.weight",
+        "table.weight",
+        "prelu.weight",
+        "gate.weight",
+        "gamma",
+        "rel_h",
+        "relative_position_bias_table",
+        "scales.0",
+    }
     assert len(no_decay) + len(decay) + len(bias) == sum(1 for _ in model.parameters())
 
 
@@ -114,8 +145,10 @@ def test_groups_of_yolov5s_are_v61s(golden):
     assert [len(group) for group in groups] == [57, 60, 60]
 
 
-@pytest.mark.parametrize("cfg, kept_from_decay", [
-    ("yolov5n_MHSA", {"model.10.rel_h", "model.10.rel_w"}), ("yolov5n_ACmix", {"model.10.rate1", "model.10.rate2"})])
+@pytest.mark.parametrize(
+    "cfg, kept_from_decay",
+    [("yolov5n_MHSA", {"model.10.rel_h", "model.10.rel_w"}), ("yolov5n_ACmix", {"model.10.rate1", "model.10.rate2"})],
+)
 def test_gates_and_tables_of_attention_blocks_are_trained_and_not_decayed(cfg, kept_from_decay):
     model = Model(ROOT / f"models/{cfg}.yaml")
     groups = parameter_groups(model)
@@ -175,8 +208,10 @@ def test_mistakes_are_named():
         build_optimizer(nn.Conv2d(1, 1, 1).requires_grad_(False), "SGD", 0.1, 0.9, 0)
 
 
-@pytest.mark.parametrize("batch_size, accumulate, decay", [
-    (16, 4, 0.0005), (64, 1, 0.0005), (128, 1, 0.001), (24, 3, 0.0005625), (1, 64, 0.0005)])
+@pytest.mark.parametrize(
+    "batch_size, accumulate, decay",
+    [(16, 4, 0.0005), (64, 1, 0.0005), (128, 1, 0.001), (24, 3, 0.0005625), (1, 64, 0.0005)],
+)
 def test_weight_decay_follows_the_pictures_behind_a_step(batch_size, accumulate, decay):
     assert full_accumulation(batch_size) == accumulate
     assert scaled_weight_decay(0.0005, batch_size) == pytest.approx(decay)
@@ -198,8 +233,11 @@ def interpolated(plan, step):
     lr = plan.epoch_lr(step // plan.batches_per_epoch)
     span = [0, plan.warmup]
     weight = np.interp(step, span, [0, lr])
-    return (weight, weight, np.interp(step, span, [0.1, lr])), np.interp(step, span, [0.8, 0.937]), \
-        max(1, np.interp(step, span, [1, plan.accumulate]).round())
+    return (
+        (weight, weight, np.interp(step, span, [0.1, lr])),
+        np.interp(step, span, [0.8, 0.937]),
+        max(1, np.interp(step, span, [1, plan.accumulate]).round()),
+    )
 
 
 def test_knobs_of_every_step():
@@ -208,14 +246,27 @@ def test_knobs_of_every_step():
     for step in range(1000):
         lr, momentum, accumulate = interpolated(plan, step)
         knobs = plan.knobs(step)
-        assert knobs.lr == pytest.approx(lr) and knobs.momentum == pytest.approx(momentum) and knobs.accumulate == accumulate
+        assert (
+            knobs.lr == pytest.approx(lr)
+            and knobs.momentum == pytest.approx(momentum)
+            and knobs.accumulate == accumulate
+        )
     assert plan.knobs(0) == Knobs((0.0, 0.0, 0.1), 0.8, 1)
     assert plan.knobs(300) == Knobs((plan.epoch_lr(3),) * 3, 0.937, 4)
 
 
-@pytest.mark.parametrize("epochs, batches, warmup_epochs, warmup", [
-    (300, 100, 3, 300), (300, 10, 3, 100), (10, 10, 3, 50), (1, 1, 3, 0), (3, 100, 3, 150), (300, 100, 0, 0),
-    (300, 100, 0.5, 100)])
+@pytest.mark.parametrize(
+    "epochs, batches, warmup_epochs, warmup",
+    [
+        (300, 100, 3, 300),
+        (300, 10, 3, 100),
+        (10, 10, 3, 50),
+        (1, 1, 3, 0),
+        (3, 100, 3, 150),
+        (300, 100, 0, 0),
+        (300, 100, 0.5, 100),
+    ],
+)
 def test_warmup_has_a_floor_and_never_fills_a_training(epochs, batches, warmup_epochs, warmup):
     plan = schedule(epochs, batches, warmup_epochs=warmup_epochs)
     assert plan.warmup == warmup

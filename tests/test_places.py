@@ -60,29 +60,50 @@ def test_the_wirings_that_places_lead_to(places, blocks, concats, detect):
 
 
 def test_every_stage_of_the_registry_counts_as_one():
-    assert STAGES == {name for name, entry in registered().items() if entry.wiring_name == "stacked"} | {"C3Attention", "C3SPP"}
+    assert {name for name, entry in registered().items() if entry.wiring_name == "stacked"} | {
+        "C3Attention",
+        "C3SPP",
+    } == STAGES
 
 
 def test_the_older_order_of_the_backbone(tmp_path):
     """v5.0's: SPP before the last C3; and a 1x1 convolution between the neck's C3 and Detect."""
-    text = BASE.read_text().replace("- [-1, 3, C3, [1024]]", "- [-1, 1, SPP, [1024, [5, 9, 13]]]").replace(
-        "- [-1, 1, SPPF, [1024, 5]]", "- [-1, 3, C3, [1024]]").replace(
-        "- [[17, 20, 23], 1, Detect", "- [-1, 1, Conv, [1024, 1, 1]]\n  - [[17, 20, 24], 1, Detect")
+    text = (
+        BASE.read_text()
+        .replace("- [-1, 3, C3, [1024]]", "- [-1, 1, SPP, [1024, [5, 9, 13]]]")
+        .replace("- [-1, 1, SPPF, [1024, 5]]", "- [-1, 3, C3, [1024]]")
+        .replace("- [[17, 20, 23], 1, Detect", "- [-1, 1, Conv, [1024, 1, 1]]\n  - [[17, 20, 24], 1, Detect")
+    )
     (tmp_path / "old.yaml").write_text(text)
     architecture = read_yaml(tmp_path / "old.yaml")
     assert [layers_at(architecture, name) for name in ("before-sppf", "after-sppf", "backbone", "neck")] == [
-        [7], [8], [2, 4, 6, 9], [17, 20, 23]]
+        [7],
+        [8],
+        [2, 4, 6, 9],
+        [17, 20, 23],
+    ]
 
 
-@pytest.mark.parametrize(("file", "place", "words"), [
-    ("yolov3.yaml", "neck", "no place 'neck', which needs a C3 in the head that Detect reads; it has no place with a name"),
-    ("yolov3-spp.yaml", "in-c3", "no place 'in-c3', which needs a plain C3 in the backbone; it has before-sppf, after-sppf"),
-    ("yolov3-tiny.yaml", "before-sppf", "needs an SPP or SPPF layer; it has no place with a name"),
-    ("yolov5l.yaml", "nekc", r"unknown place 'nekc' \(did you mean neck"),
-    ("yolov5l.yaml", ["in-c3", "neck"], "in-c3 changes layers and cannot be mixed"),
-    ("yolov5l.yaml", [8, "before-sppf"], r"names a layer twice"),
-    ("yolov5l.yaml", [40], "0 to 23"),
-])
+@pytest.mark.parametrize(
+    ("file", "place", "words"),
+    [
+        (
+            "yolov3.yaml",
+            "neck",
+            "no place 'neck', which needs a C3 in the head that Detect reads; it has no place with a name",
+        ),
+        (
+            "yolov3-spp.yaml",
+            "in-c3",
+            "no place 'in-c3', which needs a plain C3 in the backbone; it has before-sppf, after-sppf",
+        ),
+        ("yolov3-tiny.yaml", "before-sppf", "needs an SPP or SPPF layer; it has no place with a name"),
+        ("yolov5l.yaml", "nekc", r"unknown place 'nekc' \(did you mean neck"),
+        ("yolov5l.yaml", ["in-c3", "neck"], "in-c3 changes layers and cannot be mixed"),
+        ("yolov5l.yaml", [8, "before-sppf"], r"names a layer twice"),
+        ("yolov5l.yaml", [40], "0 to 23"),
+    ],
+)
 def test_places_that_a_yaml_does_not_have(file, place, words):
     with pytest.raises(ModelError, match=words) as caught:
         put(read_yaml(file), "CBAM", place)
@@ -95,15 +116,23 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
     changed = [index for index, row in enumerate(result.rows) if row != before[index]]
     assert changed == [2, 4, 6, 8]
     assert [(row.repeats, row.block, row.args) for row in (result.rows[index] for index in changed)] == [
-        (3, "C3Attention", [128, "CBAM"]), (6, "C3Attention", [256, "CBAM"]),
-        (9, "C3Attention", [512, "CBAM"]), (3, "C3Attention", [1024, "CBAM"])]
+        (3, "C3Attention", [128, "CBAM"]),
+        (6, "C3Attention", [256, "CBAM"]),
+        (9, "C3Attention", [512, "CBAM"]),
+        (3, "C3Attention", [1024, "CBAM"]),
+    ]
     text = BASE.read_text().replace("C3, [128]", "C3, [128, False]").replace("C3, [256]", "C3, [256, true]")
     (tmp_path / "mine.yaml").write_text(text)
     result = put(read_yaml(tmp_path / "mine.yaml"), "CBAM", ["in-c3"], [8, 3])
     assert [result.rows[index].args for index in (2, 4, 6)] == [
-        [128, False, "CBAM", 8, 3], [256, True, "CBAM", 8, 3], [512, "CBAM", 8, 3]]
+        [128, False, "CBAM", 8, 3],
+        [256, True, "CBAM", 8, 3],
+        [512, "CBAM", 8, 3],
+    ]
     (tmp_path / "mine.yaml").write_text(BASE.read_text().replace("C3, [128]", "C3, [128, False, 2]"))
-    with pytest.raises(ModelError, match=r"mine.yaml:\d+: layer 2 .*\[128, False, 2\] are more than \[channels, shortcut\]"):
+    with pytest.raises(
+        ModelError, match=r"mine.yaml:\d+: layer 2 .*\[128, False, 2\] are more than \[channels, shortcut\]"
+    ):
         put(read_yaml(tmp_path / "mine.yaml"), "CBAM", "in-c3")
     rows = put(read_yaml("yolov5s-transformer.yaml"), "CBAM", "in-c3").rows  # its last stage is a C3TR
     assert [row.args for row in rows if row.block == "C3Attention"] == [[128, "CBAM"], [256, "CBAM"], [512, "CBAM"]]
@@ -112,18 +141,25 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
 # ---- quadratic blocks ----
 
 
-@pytest.mark.parametrize(("place", "layer", "words"), [
-    ("backbone", 3, r"stride 4 \(P2\): 4 x 25600 x 25600 numbers take 10.5 GB an image and 167.8 GB at batch 16"),
-    ("neck", 18, r"stride 8 \(P3\): 4 x 6400 x 6400 numbers take 655 MB an image and 10.5 GB at batch 16"),
-    ("in-c3", 2, r"stride 4 \(P2\): 4 x 25600 x 25600"), ("neck-p4p5", None, ""), ("after-sppf", None, ""),
-])
+@pytest.mark.parametrize(
+    ("place", "layer", "words"),
+    [
+        ("backbone", 3, r"stride 4 \(P2\): 4 x 25600 x 25600 numbers take 10.5 GB an image and 167.8 GB at batch 16"),
+        ("neck", 18, r"stride 8 \(P3\): 4 x 6400 x 6400 numbers take 655 MB an image and 10.5 GB at batch 16"),
+        ("in-c3", 2, r"stride 4 \(P2\): 4 x 25600 x 25600"),
+        ("neck-p4p5", None, ""),
+        ("after-sppf", None, ""),
+    ],
+)
 def test_quadratic_blocks_on_large_maps_are_refused(place, layer, words):
     result = put(read_yaml(zoo.MODELS / "yolov5n.yaml"), "MHSA", place)
     layers, new = wire(specification(result)), [index for index, row in enumerate(result.rows) if row.note]
     if layer is None:
         refuse_large_maps(layers, new, "x")
         return
-    with pytest.raises(ModelError, match=f"layer {layer} .*MHSA is of quadratic cost and would stand at {words}.*, or mean it$"):
+    with pytest.raises(
+        ModelError, match=f"layer {layer} .*MHSA is of quadratic cost and would stand at {words}.*, or mean it$"
+    ):
         refuse_large_maps(layers, new, "mean it")
 
 
@@ -137,7 +173,12 @@ def test_the_command_refuses_and_can_be_told_twice(tmp_path, capsys):
     call = ["insert", "MHSA", "--at", "neck", "--into", "yolov5n.yaml", "--output", str(tmp_path / "out.yaml")]
     assert zoo.main(call) == 2
     said = capsys.readouterr().err
-    assert "not written: layer 18 MHSA" in said and "655 MB an image" in said and "--force" in said and said.count("\n") == 1
+    assert (
+        "not written: layer 18 MHSA" in said
+        and "655 MB an image" in said
+        and "--force" in said
+        and said.count("\n") == 1
+    )
     assert not (tmp_path / "out.yaml").exists()
     assert zoo.main([*call, "--force"]) == 0
     assert "--at neck --force --into" in (tmp_path / "out.yaml").read_text()
@@ -160,7 +201,9 @@ def test_the_table_refuses_and_can_be_told_twice(tmp_path):
 def test_names_and_numbers_lead_to_one_yaml(tmp_path, place, after):
     texts = []
     for words in (["--at", place], ["--after", *after.split()]):
-        assert zoo.main(["insert", "CBAM", *words, "--into", "yolov5n6.yaml", "--output", str(tmp_path / "out.yaml")]) == 0
+        assert (
+            zoo.main(["insert", "CBAM", *words, "--into", "yolov5n6.yaml", "--output", str(tmp_path / "out.yaml")]) == 0
+        )
         texts.append(yaml.safe_load((tmp_path / "out.yaml").read_text()))
     assert texts[0] == texts[1]
 
@@ -190,8 +233,19 @@ def test_a_users_own_stage_counts_as_a_c3(tmp_path):
     text = text.replace("C3, [128]", "MyStage, [128]").replace("C3, [256, False]", "MyStage, [256, False]")
     (tmp_path / "mine.yaml").write_text(text)
     load_plugin(tmp_path / "stage.py")
-    call = ["insert", "CBAM", "--plugin", str(tmp_path / "stage.py"), "--into", str(tmp_path / "mine.yaml"),
-            "--output", str(tmp_path / "out.yaml"), "--at", "backbone", "neck"]
+    call = [
+        "insert",
+        "CBAM",
+        "--plugin",
+        str(tmp_path / "stage.py"),
+        "--into",
+        str(tmp_path / "mine.yaml"),
+        "--output",
+        str(tmp_path / "out.yaml"),
+        "--at",
+        "backbone",
+        "neck",
+    ]
     assert zoo.main(call) == 0
     rows = read_yaml(tmp_path / "out.yaml").rows
     assert [index for index, row in enumerate(rows) if row.block == "CBAM"] == [3, 6, 9, 12, 22, 26, 30]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from utils.datasets.images import read_image
 from utils.errors import DataError
 from utils.metrics import Curves
@@ -25,11 +26,23 @@ from utils.plots.features import save_features
 from utils.plots.labels import plot_labels
 from utils.plots.study import plot_study
 from utils.types import Detections
-from tests.conftest import ROOT
 
-RESULTS_HEADER = ("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall",
-                  "metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "val/box_loss", "val/obj_loss", "val/cls_loss",
-                  "x/lr0", "x/lr1", "x/lr2")
+RESULTS_HEADER = (
+    "epoch",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",
+    "x/lr1",
+    "x/lr2",
+)
 
 
 def is_picture(file, smallest: int = 200) -> bool:
@@ -59,10 +72,12 @@ def test_box_and_label_lie_where_they_should():
     assert tuple(image[90, 100]) == (10, 200, 30) and tuple(image[65, 50]) == (10, 200, 30)
     assert not image[60:80, 60:140].any() and not image[95:].any()
     patch = text_patch("cat", 12, contrast((10, 200, 30)), (10, 200, 30))
-    assert (image[40 - patch.shape[0] + 2:38, 49:49 + patch.shape[1]] == patch[2:-2]).all()
+    assert (image[40 - patch.shape[0] + 2 : 38, 49 : 49 + patch.shape[1]] == patch[2:-2]).all()
 
 
-@pytest.mark.parametrize("box", [(0, 0, 20, 20), (190, 5, 200, 50), (-50, -50, 500, 500), (90, 90, 90, 90), (300, 300, 400, 400)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 20, 20), (190, 5, 200, 50), (-50, -50, 500, 500), (90, 90, 90, 90), (300, 300, 400, 400)]
+)
 def test_labels_stay_inside_the_picture(box):
     picture = np.zeros((100, 200, 3), np.uint8)
     annotator = Annotator(picture, line_width=3)
@@ -146,14 +161,26 @@ def test_smoothing():
 def curves(classes: int) -> Curves:
     px = np.linspace(0, 1, 1000)
     values = np.stack([1 - px ** (index + 1) for index in range(classes)]) if classes else np.zeros((0, 1000))
-    return Curves(px=px, precision=values, recall=values, f1=values, pr_precision=values, classes=np.arange(classes),
-                  ap50=values.mean(1))
+    return Curves(
+        px=px,
+        precision=values,
+        recall=values,
+        f1=values,
+        pr_precision=values,
+        classes=np.arange(classes),
+        ap50=values.mean(1),
+    )
 
 
 @pytest.mark.parametrize("classes", [0, 1, 3, 40])
 def test_threshold_curves(tmp_path, classes):
     plot_threshold_curves(curves(classes), ["first", "第二"], tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["F1_curve.png", "PR_curve.png", "P_curve.png", "R_curve.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "F1_curve.png",
+        "PR_curve.png",
+        "P_curve.png",
+        "R_curve.png",
+    ]
     assert all(is_picture(file) for file in tmp_path.iterdir())
 
 
@@ -173,7 +200,9 @@ def kept_figures(monkeypatch, name):
 
 def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
     figures = kept_figures(monkeypatch, "utils.plots.confusion.canvas")
-    plot_confusion(np.array([[6, 0, 1], [2, 3, 0], [2, 1, 0]]), ["cat", "dog"], tmp_path / "matrix.png", note="confidence > 0.3")
+    plot_confusion(
+        np.array([[6, 0, 1], [2, 3, 0], [2, 1, 0]]), ["cat", "dog"], tmp_path / "matrix.png", note="confidence > 0.3"
+    )
     axes = figures[0].axes[0]
     assert axes.get_title() == "Confusion matrix (columns sum to 1)\nconfidence > 0.3"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("True", "Predicted")
@@ -188,7 +217,10 @@ def test_errors_by_kind_are_bars(tmp_path, monkeypatch):
     figures = kept_figures(monkeypatch, "utils.plots.errors.canvas")
     plot_errors([("background", 7, 0.125), ("missed", 0, 0.0)], 0.3, tmp_path / "errors.png")
     costs, counts = figures[0].axes
-    assert [bar.get_width() for bar in costs.patches] == [12.5, 0] and [bar.get_width() for bar in counts.patches] == [7, 0]
+    assert [bar.get_width() for bar in costs.patches] == [12.5, 0] and [bar.get_width() for bar in counts.patches] == [
+        7,
+        0,
+    ]
     assert [label.get_text() for label in costs.get_yticklabels()] == ["background", "missed"]
     assert "0.3" in counts.get_xlabel() and is_picture(tmp_path / "errors.png", 150)
 

@@ -14,7 +14,15 @@ from utils.datasets.images import read_image, write_image
 from utils.datasets.sources import Frame
 from utils.engine.predict import Prediction, as_predictor, predict
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
-from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, JsonWriter, LabelWriter, PictureWriter, safe_name
+from utils.engine.prediction_writers import (
+    Artist,
+    CropWriter,
+    CsvWriter,
+    JsonWriter,
+    LabelWriter,
+    PictureWriter,
+    safe_name,
+)
 from utils.errors import UserError
 from utils.log import LOGGER
 from utils.types import Detections, Speeds
@@ -56,19 +64,29 @@ def finder():
     return RedFinder().eval()
 
 
-def prediction_of(boxes, name="a.jpg", kind="image", number=0, image=None, conf=0.5, seconds=0.0, fps=0.0) -> Prediction:
+def prediction_of(
+    boxes, name="a.jpg", kind="image", number=0, image=None, conf=0.5, seconds=0.0, fps=0.0
+) -> Prediction:
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     found = Detections(boxes, torch.linspace(0.9, conf, len(boxes)), torch.ones(len(boxes), dtype=torch.int64))
     frame = Frame(scene() if image is None else image, f"in/{name}", name, kind, 0, 1, number, 0, fps, seconds)
     return Prediction(frame, found, ("cat", "red thing"), (192, 640), Speeds(1.0, 2.0, 3.0))
 
 
-@pytest.mark.parametrize("size, box, imgsz, expected_input", [
-    ((300, 1000), (200, 40, 500, 160), 640, (192, 640)),
-    ((1000, 300), (20, 40, 200, 600), 640, (640, 192)),
-    ((120, 100), (20, 40, 60, 90), (320, 256), (320, 256)),  # smaller pictures are enlarged; 256/100 = 2.56 exactly fills
-    ((480, 640), (0, 0, 640, 480), 640, (480, 640)),
-])
+@pytest.mark.parametrize(
+    "size, box, imgsz, expected_input",
+    [
+        ((300, 1000), (200, 40, 500, 160), 640, (192, 640)),
+        ((1000, 300), (20, 40, 200, 600), 640, (640, 192)),
+        (
+            (120, 100),
+            (20, 40, 60, 90),
+            (320, 256),
+            (320, 256),
+        ),  # smaller pictures are enlarged; 256/100 = 2.56 exactly fills
+        ((480, 640), (0, 0, 640, 480), 640, (480, 640)),
+    ],
+)
 def test_boxes_come_back_in_native_pixels(finder, size, box, imgsz, expected_input):
     (prediction,) = predict(finder, scene(box, size), imgsz=imgsz)
     assert prediction.shape == expected_input == tuple(finder.inputs[0].shape[2:])
@@ -84,8 +102,17 @@ def test_records_and_normalised_boxes(finder):
     (prediction,) = predict(finder, scene((100, 30, 300, 90)), imgsz=1024)
     (record,) = prediction.records()
     assert record | {"x1": 0, "y1": 0, "x2": 0, "y2": 0} == {
-        "file": "array", "frame": 0, "time": 0.0, "class_id": 1, "name": "red thing", "confidence": 0.9,
-        "x1": 0, "y1": 0, "x2": 0, "y2": 0}
+        "file": "array",
+        "frame": 0,
+        "time": 0.0,
+        "class_id": 1,
+        "name": "red thing",
+        "confidence": 0.9,
+        "x1": 0,
+        "y1": 0,
+        "x2": 0,
+        "y2": 0,
+    }
     assert prediction.xywhn()[0] == pytest.approx([0.2, 0.2, 0.2, 0.2], abs=0.004)
 
 
@@ -143,16 +170,29 @@ def test_crops(tmp_path):
 
 def test_csv_and_json_hold_the_same_records(tmp_path):
     writers = [CsvWriter(tmp_path), JsonWriter(tmp_path)]
-    predictions = [prediction_of([[1, 2, 3, 4]]), prediction_of([]),
-                   prediction_of([[5, 6, 7.126, 8]] * 2, "红.mp4", "video", 3, seconds=0.1)]
+    predictions = [
+        prediction_of([[1, 2, 3, 4]]),
+        prediction_of([]),
+        prediction_of([[5, 6, 7.126, 8]] * 2, "红.mp4", "video", 3, seconds=0.1),
+    ]
     for writer in writers:
         for prediction in predictions:
             writer(prediction)
         writer.close()
     records = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert records == [record for prediction in predictions for record in prediction.records()] and len(records) == 3
-    assert records[2] == {"file": "in/红.mp4", "frame": 3, "time": 0.1, "class_id": 1, "name": "red thing", "confidence": 0.5,
-                          "x1": 5.0, "y1": 6.0, "x2": 7.13, "y2": 8.0}
+    assert records[2] == {
+        "file": "in/红.mp4",
+        "frame": 3,
+        "time": 0.1,
+        "class_id": 1,
+        "name": "red thing",
+        "confidence": 0.5,
+        "x1": 5.0,
+        "y1": 6.0,
+        "x2": 7.13,
+        "y2": 8.0,
+    }
     with (tmp_path / "predictions.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [{key: str(value) for key, value in record.items()} for record in records] == rows
@@ -178,7 +218,9 @@ def test_pictures_and_videos(tmp_path):
     assert picture.shape == (300, 1000, 3) and (picture != scene()).any()
     for name, count in (("one.avi", 9), ("two.mov", 5)):
         for number in range(1, count + 1):
-            writer(prediction_of([], name, "video", number, image=scene((number * 20, 40, 500, 160), (120, 160)), fps=12.5))
+            writer(
+                prediction_of([], name, "video", number, image=scene((number * 20, 40, 500, 160), (120, 160)), fps=12.5)
+            )
     writer.close()
     for name, count in (("one.mp4", 9), ("two.mp4", 5)):
         frames, fps = frames_of(tmp_path / name)
@@ -203,7 +245,9 @@ def test_an_input_is_never_replaced(tmp_path):
             PictureWriter(tmp_path, Artist())(prediction)
 
 
-@pytest.mark.parametrize("options, marks_text", [({}, True), ({"hide_conf": True}, True), ({"hide_labels": True}, False)])
+@pytest.mark.parametrize(
+    "options, marks_text", [({}, True), ({"hide_conf": True}, True), ({"hide_labels": True}, False)]
+)
 def test_drawing(options, marks_text):
     prediction = prediction_of([[100, 100, 300, 200]], image=np.zeros((300, 1000, 3), np.uint8))
     artist = Artist(3, **options)
@@ -246,8 +290,17 @@ def test_feature_maps_of_every_layer_but_the_head(tmp_path, finder):
     list(predict(finder, tmp_path / "in", imgsz=64, before_frame=maps.before_frame))
     maps.close()
     assert sorted(file.name for file in (tmp_path / "x").iterdir()) == [
-        "stage0_Conv2d_features.npy", "stage0_Conv2d_features.png", "stage1_Conv2d_features.npy", "stage1_Conv2d_features.png"]
+        "stage0_Conv2d_features.npy",
+        "stage0_Conv2d_features.png",
+        "stage1_Conv2d_features.npy",
+        "stage1_Conv2d_features.png",
+    ]
     saved = np.load(tmp_path / "x/stage0_Conv2d_features.npy")
-    assert saved == pytest.approx(finder.model[0](finder.inputs[0]).detach().numpy(), abs=1e-6) and saved.shape == (1, 40, 31, 31)
+    assert saved == pytest.approx(finder.model[0](finder.inputs[0]).detach().numpy(), abs=1e-6) and saved.shape == (
+        1,
+        40,
+        31,
+        31,
+    )
     list(predict(finder, scene(), imgsz=64))  # the hooks are gone: nothing more is written
     assert not (tmp_path / "array").exists()

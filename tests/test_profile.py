@@ -23,14 +23,37 @@ from models.registry import register, registered
 from models.rows import insert_block, read_yaml
 from models.wired import specification, wire
 from models.yolo import Model
-from utils.profile import (LiveBytes, attention_parts, describe_gflops, flop_counter, flops, for_inference, inference_peak,
-                           kept_for_backward, layer_times, profile_layers, render, thop_gflops, training_peak)
+from utils.profile import (
+    LiveBytes,
+    attention_parts,
+    describe_gflops,
+    flop_counter,
+    flops,
+    for_inference,
+    inference_peak,
+    kept_for_backward,
+    layer_times,
+    profile_layers,
+    render,
+    thop_gflops,
+    training_peak,
+)
 from utils.profile.__main__ import main
 from utils.profile.memory import step
 
-SMALL = {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30], [60, 70, 90, 80]],
-         "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [24, 3, 2]]],
-         "head": [[-1, 1, "SPPF", [24]], [[2, 4], 1, "Detect", ["nc", "anchors"]]]}
+SMALL = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30], [60, 70, 90, 80]],
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "C3", [16]],
+        [-1, 1, "Conv", [24, 3, 2]],
+    ],
+    "head": [[-1, 1, "SPPF", [24]], [[2, 4], 1, "Detect", ["nc", "anchors"]]],
+}
 BLOCKS = sorted(name for name, entry in registered().items() if entry.attention)
 CPU = torch.device("cpu")
 C, H, W = 64, 12, 8
@@ -45,8 +68,10 @@ def small() -> Model:
 
 def with_block(*row):
     """SMALL with one layer of 64 channels more, in front of SPPF."""
-    return SMALL | {"backbone": SMALL["backbone"][:3] + [[-1, 1, "Conv", [64, 3, 2]], list(row)],
-                    "head": [[-1, 1, "SPPF", [24]], [[2, 5], 1, "Detect", ["nc", "anchors"]]]}
+    return SMALL | {
+        "backbone": SMALL["backbone"][:3] + [[-1, 1, "Conv", [64, 3, 2]], list(row)],
+        "head": [[-1, 1, "SPPF", [24]], [[2, 5], 1, "Detect", ["nc", "anchors"]]],
+    }
 
 
 def counted(function) -> int:
@@ -64,13 +89,23 @@ BY_HAND = {
     # q k v; tables (C, 14) brought to the map's rows and columns; q k and weights v, both twice a head wide
     "MHSA": (lambda: MHSA(C, heads=4), 3 * 2 * N * C * C + 2 * C * 14 * (H + W) + 2 * (2 * N * N * 2 * C)),
     # 3 x 3 in four groups, values, 1 x 1 of 2 C to C / 2, and to C logits (the mean of the nine)
-    "CoTAttention": (lambda: CoTAttention(C), 2 * N * C * (C // 4) * 9 + 2 * N * C * C + 2 * N * (2 * C) * (C // 2)
-                     + 2 * N * (C // 2) * C),
+    "CoTAttention": (
+        lambda: CoTAttention(C),
+        2 * N * C * (C // 4) * 9 + 2 * N * C * C + 2 * N * (2 * C) * (C // 2) + 2 * N * (C // 2) * C,
+    ),
     # 16 groups of 4: 1 x 1 on H + W positions, 3 x 3, two products of (1, 4) and (4, N)
     "EMA": (lambda: EMA(C, 16), 16 * (2 * (H + W) * 16 + 2 * N * 16 * 9 + 2 * 2 * 4 * N)),
     # halves of 32: in; q 16, k 16 and v 32; two products 32 wide (keys padded); 3 x 3 a channel; out; MLP of 64; out
-    "C2PSA": (lambda: C2PSA(C), 2 * N * C * C + 2 * N * 32 * 64 + 2 * (2 * N * N * 32) + 2 * N * 32 * 9 + 2 * N * 32 * 32
-              + 2 * (2 * N * 32 * 64) + 2 * N * C * C),
+    "C2PSA": (
+        lambda: C2PSA(C),
+        2 * N * C * C
+        + 2 * N * 32 * 64
+        + 2 * (2 * N * N * 32)
+        + 2 * N * 32 * 9
+        + 2 * N * 32 * 32
+        + 2 * (2 * N * 32 * 64)
+        + 2 * N * C * C,
+    ),
     # a step of two for each of nine taps, then the taps
     "DeformConv": (lambda: DeformConv(C, 3), 2 * N * C * 18 * 9 + 2 * N * C * 9),
 }
@@ -101,7 +136,9 @@ def test_both_products_of_dense_attention_count_whatever_runs_them(device, backe
     query, key = torch.zeros(2, 3, 50, 8, device=device), torch.zeros(2, 3, 30, 8, device=device)
     mask = torch.zeros(50, 30, device=device) if masked else None
     with sdpa_kernel(backend):
-        assert counted(lambda: F.scaled_dot_product_attention(query, key, key, attn_mask=mask)) == 2 * 6 * 50 * 30 * (8 + 8)
+        assert counted(lambda: F.scaled_dot_product_attention(query, key, key, attn_mask=mask)) == 2 * 6 * 50 * 30 * (
+            8 + 8
+        )
 
 
 def test_operators_that_torch_takes_for_free():
@@ -113,7 +150,9 @@ def test_operators_that_torch_takes_for_free():
         assert counted(lambda: layer(tokens)) == wanted + 3 * 2 * 2 * 50 * 8 * 24
     assert counted(lambda: attention(tokens, tokens, tokens, need_weights=False)) == wanted
     matrix, vector = torch.zeros(4, 5), torch.zeros(5)
-    assert counted(lambda: (matrix @ vector, vector @ vector, torch.addmv(torch.zeros(4), matrix, vector))) == 40 + 10 + 40
+    assert (
+        counted(lambda: (matrix @ vector, vector @ vector, torch.addmv(torch.zeros(4), matrix, vector))) == 40 + 10 + 40
+    )
     image, steps, weight = torch.zeros(2, 8, 6, 6), torch.zeros(2, 18, 4, 4), torch.zeros(12, 4, 3, 3)
     assert counted(lambda: deform_conv2d(image, steps, weight)) == 2 * 2 * 12 * 16 * 4 * 9
 
@@ -123,7 +162,7 @@ def test_flops_count_products_inside_attention(small):
     assert flops(conv, 32) == 2 * 32 * 32 * 8 * 3 * 9
     block = TransformerBlock(8, 8, 2, 1)
     tokens = 16 * 16
-    products = 2 * 2 * tokens ** 2 * 8
+    products = 2 * 2 * tokens**2 * 8
     linear = 2 * tokens * 8 * 8 * (1 + 3 + 4 + 2)  # position, q k v, in and out projections, two maps
     wrapped = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), block)
     assert flops(wrapped, 16) == 2 * tokens * 3 * 8 + linear + products
@@ -155,7 +194,9 @@ def test_layer_times_cover_every_layer(small):
 def test_thop_by_layer_adds_up(small):
     profile = profile_layers(small, 64, rounds=1)
     assert sum(layer.thop for layer in profile.layers) == pytest.approx(thop_gflops(small, 64)) == profile.thop
-    assert profile.layers[0].thop == pytest.approx(2 * 32 * 32 * 8 * (27 + 4) / 1e9)  # the convolution, and four of the norm
+    assert profile.layers[0].thop == pytest.approx(
+        2 * 32 * 32 * 8 * (27 + 4) / 1e9
+    )  # the convolution, and four of the norm
 
 
 # ---- bytes, by hand ----
@@ -228,7 +269,7 @@ def test_bytes_without_values_are_those_with_values(name):
 def test_fused_attention_keeps_no_map_of_all_positions():
     """N x N weights would be 4 * N^2 bytes; torch's kernel keeps what is linear in N."""
     one, two = (kept_for_backward(Chain(nn.Conv2d(3, C, 1), C2PSA(C)), (side, 64))[1, True] for side in (64, 128))
-    assert one < 2 * 4 * 4096 ** 2 / 4 and two < 2.1 * one
+    assert one < 2 * 4 * 4096**2 / 4 and two < 2.1 * one
 
 
 class Peeking(nn.Module):
@@ -263,7 +304,9 @@ def assert_complete(profile, model, block=None):
         assert layer.attention.kept <= layer.all.kept and layer.attention.milliseconds <= layer.all.milliseconds
     assert profile.all.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert profile.all.flops == flops(model, profile.size)
-    assert [layer.index for layer in profile.layers if layer.attention.milliseconds] == ([] if block is None else [block])
+    assert [layer.index for layer in profile.layers if layer.attention.milliseconds] == (
+        [] if block is None else [block]
+    )
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -281,10 +324,15 @@ def test_no_figure_of_any_block_is_blank(name):
 def test_figures_of_whole_yamls_are_those_of_the_wired_graph(name):
     model, layers = Model(name), wire(specification(name), imgsz=128)
     profile = profile_layers(model, 128, rounds=1)
-    assert [(layer.all.parameters, layer.all.flops) for layer in profile.layers] == \
-        [(layer.measured.parameters, layer.measured.flops) for layer in layers]
-    assert [layer.shape for layer in profile.layers[:-1]] == [" x ".join(map(str, layer.shape)) for layer in layers[:-1]]
-    assert profile.layers[-1].shape == f"{model.head.na * sum((128 // int(stride)) ** 2 for stride in model.stride)} x 85"
+    assert [(layer.all.parameters, layer.all.flops) for layer in profile.layers] == [
+        (layer.measured.parameters, layer.measured.flops) for layer in layers
+    ]
+    assert [layer.shape for layer in profile.layers[:-1]] == [
+        " x ".join(map(str, layer.shape)) for layer in layers[:-1]
+    ]
+    assert (
+        profile.layers[-1].shape == f"{model.head.na * sum((128 // int(stride)) ** 2 for stride in model.stride)} x 85"
+    )
     assert profile.notes == () and "n/a" not in render(profile)
 
 
@@ -296,7 +344,9 @@ def test_attention_inside_c3s_is_told_from_the_c3():
     assert plain.attention.parameters == plain.attention.milliseconds == 0 and "attention: none" in render(plain)
     assert attended.all.kept > plain.all.kept
     assert [type(part).__name__ for part in attention_parts(TransformerBlock(8, 8))] == ["MultiheadAttention"]
-    assert [type(part).__name__ for part in attention_parts(MobileNetV3Block(8, 8, 16, se=True))] == ["SqueezeExcitation"]
+    assert [type(part).__name__ for part in attention_parts(MobileNetV3Block(8, 8, 16, se=True))] == [
+        "SqueezeExcitation"
+    ]
     assert not attention_parts(MobileNetV3Block(8, 8, 16, se=False))
 
 
@@ -354,12 +404,19 @@ def test_command_with_weights(real, capsys):
     assert "1,872,157" in out and "1,880,447" in out and "attention (9 CBAM): 8,290 parameters" in out
 
 
-@pytest.mark.parametrize("flags, said", [
-    ([], "nothing to profile: give --cfg with a model yaml, or --weights with a checkpoint"),
-    (["--cfg", "yolov5n.yml"], "did you mean yolov5n.yaml"),
-    (["--cfg", "yolov5n.yaml", "--imgsz", "1", "2", "3"], "expected the side of a square in pixels, or height and width"),
-    (["--cfg", "yolov5n.yaml", "--rounds", "0"], "--rounds 0: must be at least 1"),
-    (["--weights", "nowhere.pt"], "nowhere.pt: no such checkpoint")])
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ([], "nothing to profile: give --cfg with a model yaml, or --weights with a checkpoint"),
+        (["--cfg", "yolov5n.yml"], "did you mean yolov5n.yaml"),
+        (
+            ["--cfg", "yolov5n.yaml", "--imgsz", "1", "2", "3"],
+            "expected the side of a square in pixels, or height and width",
+        ),
+        (["--cfg", "yolov5n.yaml", "--rounds", "0"], "--rounds 0: must be at least 1"),
+        (["--weights", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
+    ],
+)
 def test_command_says_what_is_wrong(flags, said, capsys):
     assert main(flags) == 2
     assert said in capsys.readouterr().err
@@ -380,7 +437,9 @@ def test_command_names_a_block_that_fails_at_the_size(tmp_path, capsys, monkeypa
             return x + self.table
 
     path = tmp_path / "mine.yaml"
-    path.write_text("nc: 3\ndepth_multiple: 1.0\nwidth_multiple: 1.0\nanchors: 3\nbackbone:\n  - [-1, 1, Conv, [8, 6, 32, 0]]\n"
-                    "  - [-1, 1, Fixed, []]\nhead:\n  - [[1], 1, Detect, [nc, anchors]]\n")
+    path.write_text(
+        "nc: 3\ndepth_multiple: 1.0\nwidth_multiple: 1.0\nanchors: 3\nbackbone:\n  - [-1, 1, Conv, [8, 6, 32, 0]]\n"
+        "  - [-1, 1, Fixed, []]\nhead:\n  - [[1], 1, Detect, [nc, anchors]]\n"
+    )
     assert main(["--cfg", str(path), "--imgsz", "256"]) == 2
     assert "does not run on images of 256 x 256: The size of tensor" in capsys.readouterr().err

@@ -19,7 +19,9 @@ READMES = ("README.md", "README.zh-CN.md")
 
 def fences(name: str, language: str) -> list[str]:
     """The code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 def commands(name: str, start: str) -> list[list[str]]:
@@ -32,32 +34,44 @@ def table(name: str) -> dict[str, list[str]]:
     """variant -> the cells behind it."""
     rows = re.findall(r"^\| (.+) \|$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
     cells = [[cell.strip() for cell in row.split(" | ")] for row in rows]
-    return {re.sub(r"\[(.+?)\].*", r"\1", first): rest for first, *rest in cells if re.match(r"[\d,]+ / [\d,]+$", rest[-1])}
+    return {
+        re.sub(r"\[(.+?)\].*", r"\1", first): rest for first, *rest in cells if re.match(r"[\d,]+ / [\d,]+$", rest[-1])
+    }
 
 
 def run(words: list[str], folder, *more: str) -> str:
     """Run a command of the README, given for the project's folder, in `folder`; return what it printed."""
     assert words[0] == "python"
     script = words[1:] if words[1] == "-m" else [str(ROOT / words[1]), *words[2:]]
-    done = subprocess.run([sys.executable, *script, *more], cwd=folder, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, *script, *more],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
 def test_a_block_of_your_own_is_inserted_and_trained(tmp_path):
     """The README's block and its two commands, the training on 8 small pictures for one epoch."""
-    insert, = [words for words in commands("README.md", "python -m models.zoo") if "--plugin" in words]
-    train, = [words for words in commands("README.md", "python train.py") if "--plugin" in words]
-    source, = fences("README.md", "python")
+    (insert,) = [words for words in commands("README.md", "python -m models.zoo") if "--plugin" in words]
+    (train,) = [words for words in commands("README.md", "python train.py") if "--plugin" in words]
+    (source,) = fences("README.md", "python")
     name = source.splitlines()[0].removeprefix("# ")
     assert name == insert[insert.index("--plugin") + 1] == train[train.index("--plugin") + 1]
     (tmp_path / name).write_text(source)
     said = run(insert, tmp_path)
     assert "26 layers, 1 more than models/yolov5n.yaml" in said
-    spec = {"path": str(tmp_path / "shapes"), "train": "images/train", "val": "images/val",
-            "names": ["disc", "triangle", "square", "star"],
-            "generate": {"generator": "shapes", "seed": 1, "train": 8, "val": 2, "test": 2, "size": 64}}
+    spec = {
+        "path": str(tmp_path / "shapes"),
+        "train": "images/train",
+        "val": "images/val",
+        "names": ["disc", "triangle", "square", "star"],
+        "generate": {"generator": "shapes", "seed": 1, "train": 8, "val": 2, "test": 2, "size": 64},
+    }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec))
     small = f"--data small.yaml --imgsz 64 --epochs 1 --batch-size 4 --workers 0 --noautoanchor --project {tmp_path} --name run"
     run(train, tmp_path, *small.split(), "--device", "cpu")
@@ -96,9 +110,13 @@ def test_the_tables_figures_are_the_models(name, monkeypatch):
     for function in ("kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_"):  # only shapes are looked at
         monkeypatch.setattr(nn.init, function, lambda tensor, *args, **kwargs: tensor)
     shown, variants = table(name), zoo.load_table()
-    assert {"base", "CoTA", "DANet", "CBAM", "CBAM-neck", "C3CBAM", "ACmix", "MHSA"} <= set(shown) <= {"base", *variants}
+    assert (
+        {"base", "CoTA", "DANet", "CBAM", "CBAM-neck", "C3CBAM", "ACmix", "MHSA"} <= set(shown) <= {"base", *variants}
+    )
     for variant, (block, _, place, figures) in shown.items():
-        files = [f"yolov5{scale}.yaml" if variant == "base" else f"yolov5{scale}_{variant}.yaml" for scale in ("n", "l")]
+        files = [
+            f"yolov5{scale}.yaml" if variant == "base" else f"yolov5{scale}_{variant}.yaml" for scale in ("n", "l")
+        ]
         built = [sum(parameter.numel() for parameter in Model(zoo.MODELS / file).parameters()) for file in files]
         assert figures == " / ".join(f"{number:,}" for number in built), variant
         if variant != "base":
@@ -117,8 +135,12 @@ def test_every_variant_is_named_and_counted(name, start):
 
 def test_list_prints_the_tables_figures():
     """The list says what a variant adds, the table what that comes to."""
-    printed = {line.split()[0]: [int(number.replace(",", "")) for number in line.split()[3:5]]
-               for line in zoo.list_variants().splitlines()[1:]}
+    printed = {
+        line.split()[0]: [int(number.replace(",", "")) for number in line.split()[3:5]]
+        for line in zoo.list_variants().splitlines()[1:]
+    }
     for variant, cells in table("README.md").items():
         added = [0, 0] if variant == "base" else printed[variant]
-        assert cells[-1] == " / ".join(f"{total + more:,}" for total, more in zip(printed["base"], added, strict=True)), variant
+        assert cells[-1] == " / ".join(
+            f"{total + more:,}" for total, more in zip(printed["base"], added, strict=True)
+        ), variant

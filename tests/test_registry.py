@@ -28,29 +28,35 @@ def test_scale_rounds_up_to_eight_but_for_the_head_s_width():
     assert [Scale(1.33, 1.25)(width) for width in (64, 1024)] == [80, 1280]
 
 
-@pytest.mark.parametrize("wiring, channels, repeats, scale, args, plan", [
-    ("same_width", [256], 2, Scale(1, 0.25), [], Plan((256,), 256, 2)),
-    ("same_width", [256], 1, Scale(1, 0.25), [1024, 16], Plan((256, 16), 256)),   # scaled as in the tutorials
-    ("same_width", [256], 1, Scale(1, 0.25), [256, 16], Plan((256, 16), 256)),    # as it stands
-    ("same_width", [256], 1, Scale(1, 0.25), [16], Plan((256, 16), 256)),         # no width: the block's own argument
-    ("same_width", [8], 1, Scale(1, 0.25), [7], Plan((8, 7), 8)),                 # a kernel, though 7 scales to 8
-    ("widened", [64], 1, Scale(1, 0.5), [128, 3, 2], Plan((64, 64, 3, 2), 64)),
-    ("stacked", [64], 3, Scale(1, 0.5), [128, False], Plan((64, 64, 3, False), 64)),
-    ("untouched", [64], 1, ONES, [None, 2, "nearest"], Plan((None, 2, "nearest"), 64)),
-    ("concatenated", [64, 32], 1, ONES, [1], Plan((1,), 96)),
-    ("detection", [64, 32], 1, ONES, [80, 3], Plan((80, 3, (64, 32)), 0)),
-])
+@pytest.mark.parametrize(
+    "wiring, channels, repeats, scale, args, plan",
+    [
+        ("same_width", [256], 2, Scale(1, 0.25), [], Plan((256,), 256, 2)),
+        ("same_width", [256], 1, Scale(1, 0.25), [1024, 16], Plan((256, 16), 256)),  # scaled as in the tutorials
+        ("same_width", [256], 1, Scale(1, 0.25), [256, 16], Plan((256, 16), 256)),  # as it stands
+        ("same_width", [256], 1, Scale(1, 0.25), [16], Plan((256, 16), 256)),  # no width: the block's own argument
+        ("same_width", [8], 1, Scale(1, 0.25), [7], Plan((8, 7), 8)),  # a kernel, though 7 scales to 8
+        ("widened", [64], 1, Scale(1, 0.5), [128, 3, 2], Plan((64, 64, 3, 2), 64)),
+        ("stacked", [64], 3, Scale(1, 0.5), [128, False], Plan((64, 64, 3, False), 64)),
+        ("untouched", [64], 1, ONES, [None, 2, "nearest"], Plan((None, 2, "nearest"), 64)),
+        ("concatenated", [64, 32], 1, ONES, [1], Plan((1,), 96)),
+        ("detection", [64, 32], 1, ONES, [80, 3], Plan((80, 3, (64, 32)), 0)),
+    ],
+)
 def test_wirings(wiring, channels, repeats, scale, args, plan):
     assert WIRINGS[wiring](channels, repeats, scale, args) == plan
 
 
-@pytest.mark.parametrize("wiring, channels, args, words", [
-    ("same_width", [256], [512], "is given 512 channels .* but 256 arrive"),
-    ("same_width", [8, 8], [], "takes one source, got 2"),
-    ("widened", [8], [], "first argument must be the number of output channels"),
-    ("stacked", [8], [True], "first argument must be"),
-    ("detection", [8], [80], r"expects \[nc, anchors\]"),
-])
+@pytest.mark.parametrize(
+    "wiring, channels, args, words",
+    [
+        ("same_width", [256], [512], "is given 512 channels .* but 256 arrive"),
+        ("same_width", [8, 8], [], "takes one source, got 2"),
+        ("widened", [8], [], "first argument must be the number of output channels"),
+        ("stacked", [8], [True], "first argument must be"),
+        ("detection", [8], [80], r"expects \[nc, anchors\]"),
+    ],
+)
 def test_wirings_refuse(wiring, channels, args, words):
     with pytest.raises(ValueError, match=words):
         WIRINGS[wiring](channels, 1, ONES, args)
@@ -59,9 +65,13 @@ def test_wirings_refuse(wiring, channels, args, words):
 def test_find_and_its_neighbours():
     assert find("C3").cls is common.C3 and find("C3").wiring_name == "stacked" and not find("C3").attention
     assert find("CBAM").attention and find("nn.Upsample").cls is nn.Upsample
-    for wrong, words in {"CMBA": "did you mean .*CBAM", "Upsample": "did you mean nn.Upsample",
-                         "nn.Upsampel": "did you mean nn.Upsample",
-                         "nn.functional": "no such module", "nn.Parameter": "no such module"}.items():
+    for wrong, words in {
+        "CMBA": "did you mean .*CBAM",
+        "Upsample": "did you mean nn.Upsample",
+        "nn.Upsampel": "did you mean nn.Upsample",
+        "nn.functional": "no such module",
+        "nn.Parameter": "no such module",
+    }.items():
         with pytest.raises(ModelError, match=words):
             find(wrong)
 
@@ -72,12 +82,15 @@ def test_the_table_handed_out_is_a_copy():
 
 
 def test_shop_window_shows_every_registered_layer_and_block():
-    shown = [entry.cls for entry in registered().values() if entry.module.startswith(("models.layers", "models.attention"))]
+    shown = [
+        entry.cls for entry in registered().values() if entry.module.startswith(("models.layers", "models.attention"))
+    ]
     assert len(shown) >= 25 and all(getattr(common, cls.__name__) is cls for cls in shown)
 
 
 def test_duplicates_and_unknown_wirings_are_refused():
     with pytest.raises(ModelError, match="two blocks are called 'Conv'"):
+
         @register("widened")
         class Conv(nn.Module):
             pass
@@ -134,13 +147,18 @@ def test_plugin_blocks_stand_in_yamls(tmp_path):
     assert model.model[1].factor == 5 and model.model[2].out_channels == 32
 
 
-@pytest.mark.parametrize("text, words", [
-    ("x = (\n", r"plugin_0.py:1: SyntaxError"),
-    ("import os\n\nimport not_a_module\n", r"plugin_1.py:3: ModuleNotFoundError: No module named 'not_a_module'"),
-    ("def build():\n    raise ValueError('two\\nlines')\nbuild()\n", r"plugin_2.py:2: ValueError: two lines"),
-    ("from models.registry import register\nfrom torch import nn\nregister(name='Half')(nn.Identity)\n1 / 0\n",
-     "plugin_3.py:4: ZeroDivision"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("x = (\n", r"plugin_0.py:1: SyntaxError"),
+        ("import os\n\nimport not_a_module\n", r"plugin_1.py:3: ModuleNotFoundError: No module named 'not_a_module'"),
+        ("def build():\n    raise ValueError('two\\nlines')\nbuild()\n", r"plugin_2.py:2: ValueError: two lines"),
+        (
+            "from models.registry import register\nfrom torch import nn\nregister(name='Half')(nn.Identity)\n1 / 0\n",
+            "plugin_3.py:4: ZeroDivision",
+        ),
+    ],
+)
 def test_plugin_errors_name_file_and_line(tmp_path, request, text, words):
     number = [item for item in "0123" if f"plugin_{item}" in words][0]
     path = tmp_path / f"plugin_{number}.py"

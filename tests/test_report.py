@@ -21,6 +21,7 @@ from utils.engine.compare.report import console_table, write_report
 from utils.engine.compare.text import latex_text, markdown_text
 from utils.plots import compare as plots
 
+
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """name -> (study, its files by name) of each kind."""
@@ -37,7 +38,9 @@ def read(files, name):
 
 
 def same(text, value, scale=100.0, tolerance=5e-7):
-    return math.isnan(float(text)) if value is None or math.isnan(value) else abs(float(text) - scale * value) <= tolerance
+    return (
+        math.isnan(float(text)) if value is None or math.isnan(value) else abs(float(text) - scale * value) <= tolerance
+    )
 
 
 # ---- files ----
@@ -77,9 +80,14 @@ def test_csv_holds_the_records(report):
             assert same(row["difference"], found and found.difference)
             assert same(row["low"], ends[0]) and same(row["high"], ends[1])
             assert same(row["p"], found and found.p, 1) and same(row["p_holm"], found and found.p_holm, 1)
-            assert row["verdict"] == (found.verdict if found else "baseline" if variant.role == "baseline" else "not tested")
+            assert row["verdict"] == (
+                found.verdict if found else "baseline" if variant.role == "baseline" else "not tested"
+            )
         assert float(rows[variant.name, "latency_ms"]["value"]) == variant.cost.latency_ms
-        assert rows[variant.name, "training_mib"]["value"] == "nan" and "GPUs" in rows[variant.name, "training_mib"]["remark"]
+        assert (
+            rows[variant.name, "training_mib"]["value"] == "nan"
+            and "GPUs" in rows[variant.name, "training_mib"]["remark"]
+        )
         assert "no small objects" in rows[variant.name, "APs"]["remark"]
     assert all(value != "" for row in rows.values() for value in row.values())
 
@@ -87,7 +95,11 @@ def test_csv_holds_the_records(report):
 def test_json_holds_everything_but_detections(report):
     study, files = report
     content = json.loads(read(files, "compare.json"))
-    assert content["schema"] == "comparison/1" and content["command"] == study.command and content["seeds"] == list(study.seeds)
+    assert (
+        content["schema"] == "comparison/1"
+        and content["command"] == study.command
+        and content["seeds"] == list(study.seeds)
+    )
     assert content["data"]["val"]["hash"] == study.data["val"]["hash"] and content["settings"]["hyp"]["lr0"] == 0.01
     for variant, entry in zip(study.variants, content["variants"]):
         assert entry["name"] == variant.name and entry["cost"]["parameters"] == variant.cost.parameters
@@ -109,7 +121,10 @@ def test_json_holds_everything_but_detections(report):
 
 
 def cells_of_markdown(line):
-    return [re.sub(r"\\(.)", r"\1", cell.strip().strip("*")).replace("&amp;", "&") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    return [
+        re.sub(r"\\(.)", r"\1", cell.strip().strip("*")).replace("&amp;", "&")
+        for cell in re.split(r"(?<!\\)\|", line)[1:-1]
+    ]
 
 
 def test_markdown_shows_every_table(report):
@@ -128,18 +143,32 @@ def test_markdown_shows_every_table(report):
     assert ("strip.jpg" in text) == (study.strip is not None) and study.command in text
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("a*b_c", r"a\*b\_c"), ("x | <y> & z", r"x \| \<y\> &amp; z"), ("two\nlines", "two lines"),
-])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a*b_c", r"a\*b\_c"),
+        ("x | <y> & z", r"x \| \<y\> &amp; z"),
+        ("two\nlines", "two lines"),
+    ],
+)
 def test_markdown_is_escaped(text, shown):
     assert markdown_text(text) == shown
 
 
 def read_latex(text):
     """What LaTeX would set, for the commands that we write: a literal reader of our own."""
-    commands = {"textless": "<", "textgreater": ">", "textasciitilde": "~", "textasciicircum": "^", "textbackslash": "\\",
-                "textquotedbl": '"', "textbar": "|"}
-    text = re.sub(r"\\textbf\{(.*)\}$", r"\1", text.strip()).replace("$\\pm$", "±").replace("$-$", "-").replace("--", "–")
+    commands = {
+        "textless": "<",
+        "textgreater": ">",
+        "textasciitilde": "~",
+        "textasciicircum": "^",
+        "textbackslash": "\\",
+        "textquotedbl": '"',
+        "textbar": "|",
+    }
+    text = (
+        re.sub(r"\\textbf\{(.*)\}$", r"\1", text.strip()).replace("$\\pm$", "±").replace("$-$", "-").replace("--", "–")
+    )
     text = re.sub(r"\\(text[a-z]+)\{\}", lambda match: f"\\[{match[1]}]", text)
     text = re.sub(r"\\\[(\w+)\]|\\([&%$#_{}])", lambda match: commands[match[1]] if match[1] else match[2], text)
     return text
@@ -148,7 +177,13 @@ def read_latex(text):
 def test_latex_is_booktabs_and_reads_back(report):
     study, files = report
     text = read(files, "compare.tex")
-    assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == text.count("\\begin{tabular}") == 2
+    assert (
+        text.count("\\toprule")
+        == text.count("\\midrule")
+        == text.count("\\bottomrule")
+        == text.count("\\begin{tabular}")
+        == 2
+    )
     bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.S)
     for body, table in zip(bodies, (tables.overview(study), tables.costs(study))):
         lines = body.strip().splitlines()
@@ -156,7 +191,7 @@ def test_latex_is_booktabs_and_reads_back(report):
         for line, row in zip(lines, table.rows):
             got = [read_latex(cell) for cell in re.split(r"(?<!\\)&", line.removesuffix("\\\\"))]
             assert len(got) == len(row) and all(cell.text in shown for cell, shown in zip(row, got)), line
-    unescaped = re.sub(r"\\.", "", re.sub(r"\$(\\\w+|-|\^2)\$", "", text[text.index("\\begin"):]))
+    unescaped = re.sub(r"\\.", "", re.sub(r"\$(\\\w+|-|\^2)\$", "", text[text.index("\\begin") :]))
     assert not re.search(r"[#$%^~_<>]", unescaped)
 
 
@@ -247,8 +282,10 @@ def test_the_page_is_whole_and_asks_for_nothing(report):
     assert not re.search(r"@import|url\((?!#)|//cdn|<script[^>]+src", html) and "default-src 'none'" in html
     addresses = set(re.findall(r"https?://[^\s\"'<]+", html))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not places
-    pictures = html[html.index("<main>"):]
-    assert not [colour for colour in (*plots.SERIES, plots.INK, plots.FAINT, plots.GRID, plots.PAPER) if colour in pictures]
+    pictures = html[html.index("<main>") :]
+    assert not [
+        colour for colour in (*plots.SERIES, plots.INK, plots.FAINT, plots.GRID, plots.PAPER) if colour in pictures
+    ]
 
 
 def test_a_figure_that_is_not_there_is_a_dash_with_its_reason(report):
@@ -256,7 +293,9 @@ def test_a_figure_that_is_not_there_is_a_dash_with_its_reason(report):
     for table in tables.all_tables(study):
         for row in table.rows:
             for cell in row:
-                assert cell.text and cell.text not in ("nan", "None", "inf") and (cell.text != cells.NONE or cell.reason)
+                assert (
+                    cell.text and cell.text not in ("nan", "None", "inf") and (cell.text != cells.NONE or cell.reason)
+                )
     reasons = {reason for table in tables.all_tables(study) for reason in table.reasons}
     assert "no small objects among the labels that were evaluated" in reasons
     assert "no labels of this class among those evaluated" in reasons
@@ -291,13 +330,26 @@ def test_the_verdict_is_the_records_and_no_other(tmp_path):
 # ---- how figures are written ----
 
 
-@pytest.mark.parametrize(("made", "text"), [
-    (cells.points(0.12345), "12.35"), (cells.mean_and_sd(0.5, 0.0123), "50.00 ± 1.23"), (cells.signed(-0.0123), "-1.23"),
-    (cells.signed(0.0), "0.00"), (cells.signed(-0.00001), "0.00"), (cells.signed(0.00006), "+0.01"),
-    (cells.interval(-0.01, 0.02), "-1.00 to +2.00"), (cells.probability(0.00099), "< 0.001"), (cells.probability(0.05), "0.050"),
-    (cells.duration(3725.4), "1:02:05"), (cells.duration(59.6), "0:01:00"), (cells.number(1766623, 0), "1,766,623"),
-    (cells.number(math.nan, 2, "why"), "–"), (cells.points(None, "why"), "–"), (cells.interval(math.nan, 1.0, "why"), "–"),
-])
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (cells.points(0.12345), "12.35"),
+        (cells.mean_and_sd(0.5, 0.0123), "50.00 ± 1.23"),
+        (cells.signed(-0.0123), "-1.23"),
+        (cells.signed(0.0), "0.00"),
+        (cells.signed(-0.00001), "0.00"),
+        (cells.signed(0.00006), "+0.01"),
+        (cells.interval(-0.01, 0.02), "-1.00 to +2.00"),
+        (cells.probability(0.00099), "< 0.001"),
+        (cells.probability(0.05), "0.050"),
+        (cells.duration(3725.4), "1:02:05"),
+        (cells.duration(59.6), "0:01:00"),
+        (cells.number(1766623, 0), "1,766,623"),
+        (cells.number(math.nan, 2, "why"), "–"),
+        (cells.points(None, "why"), "–"),
+        (cells.interval(math.nan, 1.0, "why"), "–"),
+    ],
+)
 def test_figures(made, text):
     assert made.text == text and bool(made.reason) == (text == "–")
 
@@ -317,9 +369,13 @@ def test_lists_of_words():
 def drawn(monkeypatch, tmp_path):
     """What the figures of a study with a failed baseline run are drawn from, by function."""
     got = {}
-    monkeypatch.setattr(figures, "plot_tradeoff", lambda marks, file, *labels: got.setdefault(file.stem, marks) and "<svg/>")
+    monkeypatch.setattr(
+        figures, "plot_tradeoff", lambda marks, file, *labels: got.setdefault(file.stem, marks) and "<svg/>"
+    )
     monkeypatch.setattr(figures, "plot_courses", lambda courses, file: got.setdefault(file.stem, courses) and "<svg/>")
-    monkeypatch.setattr(figures, "plot_gaps", lambda gaps, names, file, label: got.setdefault(file.stem, gaps) and "<svg/>")
+    monkeypatch.setattr(
+        figures, "plot_gaps", lambda gaps, names, file, label: got.setdefault(file.stem, gaps) and "<svg/>"
+    )
     study = make_study(tmp_path, failed=("yolov5n", 2))
     figures.draw_figures(study)
     return study, got
@@ -350,7 +406,10 @@ def test_courses_are_the_results(drawn):
         assert accuracy.shape == loss.shape == (len(runs), 20)
         for row, losses, run in zip(accuracy, loss, runs):
             lines = [line.split(",") for line in run.results.read_text().splitlines()[1:]]
-            assert np.allclose(row[: len(lines)], [100 * float(line[2]) for line in lines]) and np.isnan(row[len(lines):]).all()
+            assert (
+                np.allclose(row[: len(lines)], [100 * float(line[2]) for line in lines])
+                and np.isnan(row[len(lines) :]).all()
+            )
             assert np.allclose(losses[: len(lines)], [sum(map(float, line[3:])) for line in lines])
 
 
@@ -378,7 +437,10 @@ def test_a_course_is_the_mean_and_its_band_lowest_to_highest():
 
 
 def test_svgs_are_elements_whose_ids_do_not_meet(tmp_path):
-    marks = [plots.Mark("a $x$ & <b>", 0, 1.0, 50.0), plots.Mark("注意力", 1, 2.0, 51.0, 49.0, 53.0, (50.0, 52.0), False)]
+    marks = [
+        plots.Mark("a $x$ & <b>", 0, 1.0, 50.0),
+        plots.Mark("注意力", 1, 2.0, 51.0, 49.0, 53.0, (50.0, 52.0), False),
+    ]
     one, other = (plots.plot_tradeoff(marks, tmp_path / f"{name}.png", "x", "y") for name in ("one", "other"))
     ids = []
     for text in (one, other):
@@ -393,26 +455,36 @@ def test_svgs_are_elements_whose_ids_do_not_meet(tmp_path):
 
 
 def test_many_variants_have_colours_and_places(tmp_path):
-    assert plots.series_color(1) == plots.series_color(9) != plots.series_color(0) and len(set(plots.SERIES)) == len(plots.SERIES)
+    assert plots.series_color(1) == plots.series_color(9) != plots.series_color(0) and len(set(plots.SERIES)) == len(
+        plots.SERIES
+    )
     gaps = [plots.Gaps(f"block {n}", n, ((1.0, 0.0, 2.0), (math.nan,) * 3), (True, False)) for n in range(1, 7)]
     svg = plots.plot_gaps(gaps, ["one", "two"], tmp_path / "gaps.png", "points")
     words = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
     assert [word for word in words if word and word.startswith("block")] == [gap.name for gap in gaps]
 
 
-@pytest.mark.parametrize(("rows", "limit"), [
-    ([(1.0, -1.0, 3.0), (0.0, -2.0, 2.0)], 3.0),  # all of it
-    ([(1.0, 0.0, 2.0)] * 9 + [(5.0, -300.0, 310.0)], 5.0),  # one interval has no end: as far as the farthest difference
-    ([(-1.0, -4.0, 2.0)] * 9 + [(2.0, -300.0, 310.0)], 6.0),  # 1.5 times the usual reach
-    ([(2.0, math.nan, math.nan)], 2.0 * 1.15 / 1.08), ([(math.nan,) * 3], 1 / 1.08), ([(0.0, 0.0, 0.0)], 1 / 1.08),
-])
+@pytest.mark.parametrize(
+    ("rows", "limit"),
+    [
+        ([(1.0, -1.0, 3.0), (0.0, -2.0, 2.0)], 3.0),  # all of it
+        (
+            [(1.0, 0.0, 2.0)] * 9 + [(5.0, -300.0, 310.0)],
+            5.0,
+        ),  # one interval has no end: as far as the farthest difference
+        ([(-1.0, -4.0, 2.0)] * 9 + [(2.0, -300.0, 310.0)], 6.0),  # 1.5 times the usual reach
+        ([(2.0, math.nan, math.nan)], 2.0 * 1.15 / 1.08),
+        ([(math.nan,) * 3], 1 / 1.08),
+        ([(0.0, 0.0, 0.0)], 1 / 1.08),
+    ],
+)
 def test_rare_classes_do_not_take_the_room_of_the_others(rows, limit):
     assert plots.reach_shown([plots.Gaps("x", 1, tuple(rows), (True,) * len(rows))]) == pytest.approx(1.08 * limit)
 
 
 def luminance(colour):
     """Of #rrggbb, by WCAG 2.1."""
-    parts = [int(colour[place:place + 2], 16) / 255 for place in (1, 3, 5)]
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -429,7 +501,9 @@ def test_text_can_be_read_in_both_themes(theme):
     for ground in ("ground", "raised", "hover", "base"):
         for ink in ("ink", "faint", "link", "better", "worse"):
             assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
-    assert contrast(theme["ink"], theme["warn"]) >= 4.5 and all(contrast(colour, theme["raised"]) >= 3 for colour in series)
+    assert contrast(theme["ink"], theme["warn"]) >= 4.5 and all(
+        contrast(colour, theme["raised"]) >= 3 for colour in series
+    )
 
 
 # ---- odd studies ----
@@ -453,7 +527,9 @@ def test_a_study_of_which_nothing_finished(tmp_path):
 def test_an_interval_that_could_not_be_made(tmp_path):
     study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, strip=False)
     endless = (math.nan, math.nan)
-    alone = Difference("block", "mAP50-95", 0.01, {0: 0.01}, endless, 1.0, 1.0, "no difference shown", "block: too few.")
+    alone = Difference(
+        "block", "mAP50-95", 0.01, {0: 0.01}, endless, 1.0, 1.0, "no difference shown", "block: too few."
+    )
     changed = dataclasses.replace(study.variants[1], differences={"mAP50-95": alone})
     study = dataclasses.replace(study, variants=(study.variants[0], changed))
     row = tables.overview(study).rows[1]
@@ -465,9 +541,14 @@ def test_an_interval_that_could_not_be_made(tmp_path):
 
 def test_kinds_of_error_are_shown_where_there_are_any(tmp_path):
     study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, strip=False)
-    variants = tuple(dataclasses.replace(variant, summaries=variant.summaries | {"error/localisation": variant.summaries["APm"]})
-                     for variant in study.variants)
+    variants = tuple(
+        dataclasses.replace(variant, summaries=variant.summaries | {"error/localisation": variant.summaries["APm"]})
+        for variant in study.variants
+    )
     table = tables.errors(dataclasses.replace(study, variants=variants))
     assert [column.heading for column in table.columns] == ["variant", "localisation (points)"]
-    assert table.rows[1][1].value == pytest.approx(100 * study.variants[1].summaries["APm"].mean) and tables.errors(study) is None
+    assert (
+        table.rows[1][1].value == pytest.approx(100 * study.variants[1].summaries["APm"].mean)
+        and tables.errors(study) is None
+    )
     assert set(TESTED) == {row[1].text for row in tables.differences(study).rows}

@@ -51,18 +51,24 @@ def column(table, number):
 
 
 def click(table, number):
-    return js(f"({TABLE.format(table)}.tHead.rows[0].cells[{number}].querySelector('button').click(), "
-              f"[...{TABLE.format(table)}.tHead.rows[0].cells].map(cell => cell.ariaSort))")
+    return js(
+        f"({TABLE.format(table)}.tHead.rows[0].cells[{number}].querySelector('button').click(), "
+        f"[...{TABLE.format(table)}.tHead.rows[0].cells].map(cell => cell.ariaSort))"
+    )
 
 
 def test_the_browser_sees_what_is_wrong(chromium, tmp_path):
     """A page with every fault, so that silence elsewhere means something."""
     bad = tmp_path / "bad.html"
-    bad.write_text("<p style='width:1500px'>wide</p><img src='http://127.0.0.1:9/x.png'>"
-                   "<script>console.error('told'); missing();</script>")
+    bad.write_text(
+        "<p style='width:1500px'>wide</p><img src='http://127.0.0.1:9/x.png'>"
+        "<script>console.error('told'); missing();</script>"
+    )
     told = chromium(bad, "dark", {"width": 360}, js(WIDTHS), js("matchMedia('(prefers-color-scheme: dark)').matches"))
     assert told["answers"][1][0] > 1500 > told["answers"][1][1] and told["answers"][2] is True
-    assert any("told" in line for line in told["console"]) and any("missing is not defined" in line for line in told["console"])
+    assert any("told" in line for line in told["console"]) and any(
+        "missing is not defined" in line for line in told["console"]
+    )
     assert "http://127.0.0.1:9/x.png" in told["requests"]
 
 
@@ -88,8 +94,21 @@ def test_a_heading_sorts_by_mouse_and_key(chromium, pages):
     falling = sorted(differences, key=differences.get, reverse=True) + ["yolov5n"]
     focus = js("(document.querySelector('#table-overview button').focus(), document.activeElement.tagName)")
     names, sort = column("overview", 0), click("overview", 2)
-    told = chromium(page, "light", names, sort, names, sort, names, focus, {"key": "Return"}, names, {"key": "Space"}, names,
-                    js("document.getElementById('said').textContent"))
+    told = chromium(
+        page,
+        "light",
+        names,
+        sort,
+        names,
+        sort,
+        names,
+        focus,
+        {"key": "Return"},
+        names,
+        {"key": "Space"},
+        names,
+        js("document.getElementById('said').textContent"),
+    )
     first, sorts, up, sorts_again, down, focused, _, by_name, _, by_name_down, said = told["answers"]
     assert first == before and up == rising and down == falling and focused == "BUTTON"
     assert sorts == ["none", "none", "ascending"] + ["none"] * 6 and sorts_again[2] == "descending"
@@ -124,7 +143,13 @@ def test_the_theme_can_be_chosen(chromium, pages):
     ground = js("getComputedStyle(document.body).backgroundColor")
     press = js("(document.getElementById('theme').click(), document.getElementById('theme').textContent)")
     told = chromium(pages["full"][1], "light", ground, press, ground, press, ground)
-    assert told["answers"] == ["rgb(250, 250, 248)", "Light theme", "rgb(19, 22, 25)", "Dark theme", "rgb(250, 250, 248)"]
+    assert told["answers"] == [
+        "rgb(250, 250, 248)",
+        "Light theme",
+        "rgb(19, 22, 25)",
+        "Dark theme",
+        "rgb(250, 250, 248)",
+    ]
 
 
 def test_it_prints(chromium, pages, tmp_path):

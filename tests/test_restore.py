@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 import yaml
+from interruptions import StopAfter
+from small_models import BASE, content
 
 import train
-from interruptions import StopAfter
 from models.rows import insert_block, replace_block
-from small_models import BASE, content
 from utils.checkpoint import read_checkpoint, write_checkpoint
 from utils.config import TrainConfig, from_options
 from utils.engine.restore import load_optimizer
@@ -25,14 +25,29 @@ NAMES = ["disc", "triangle", "square", "star"]
 def settings(tmp_path_factory):
     """Flags of a short training of a narrow variant with gates of every kind."""
     folder = tmp_path_factory.mktemp("restore")
-    spec = {"path": str(folder / "shapes"), "train": "images/train", "val": "images/val", "names": NAMES,
-            "generate": {"generator": "shapes", "seed": 1, "train": 16, "val": 4, "size": 64}}
+    spec = {
+        "path": str(folder / "shapes"),
+        "train": "images/train",
+        "val": "images/val",
+        "names": NAMES,
+        "generate": {"generator": "shapes", "seed": 1, "train": 16, "val": 4, "size": 64},
+    }
     (folder / "small.yaml").write_text(yaml.safe_dump(spec))
     architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
     variant = {**content(insert_block(architecture, "SHSA", [15])), "depth_multiple": 0.33, "width_multiple": 0.125}
     (folder / "gated.yaml").write_text(yaml.safe_dump(variant))
-    return dict(cfg=str(folder / "gated.yaml"), data=str(folder / "small.yaml"), attention_start="identity", imgsz=64, epochs=3,
-                batch_size=8, workers=0, device="cpu", noautoanchor=True, name="run")
+    return dict(
+        cfg=str(folder / "gated.yaml"),
+        data=str(folder / "small.yaml"),
+        attention_start="identity",
+        imgsz=64,
+        epochs=3,
+        batch_size=8,
+        workers=0,
+        device="cpu",
+        noautoanchor=True,
+        name="run",
+    )
 
 
 @pytest.fixture(scope="module", params=["SGD", "Adam"])
@@ -91,14 +106,18 @@ def another_weight(training):
     training["model_state"].popitem()
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (three_groups, "its optimizer has parameters in groups of"),
-    (short_buffers, r"its optimizer's \w+ is \(3,\) for a parameter of"),
-    (another_weight, "Missing key"),
-    (lambda training: training.pop("optimizer"), "'optimizer' is missing"),
-    (lambda training: training["config"].update(gone=1), "unexpected keyword argument 'gone'"),
-    (lambda training: training["generators"].update(torch=torch.zeros(3)), "RNG state"),
-    (lambda training: training.update(state=[]), "list indices")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (three_groups, "its optimizer has parameters in groups of"),
+        (short_buffers, r"its optimizer's \w+ is \(3,\) for a parameter of"),
+        (another_weight, "Missing key"),
+        (lambda training: training.pop("optimizer"), "'optimizer' is missing"),
+        (lambda training: training["config"].update(gone=1), "unexpected keyword argument 'gone'"),
+        (lambda training: training["generators"].update(torch=torch.zeros(3)), "RNG state"),
+        (lambda training: training.update(state=[]), "list indices"),
+    ],
+)
 def test_a_training_that_does_not_fit_is_refused_in_one_line(stopped, tmp_path, change, said):
     """Shapes above all: a fused step would write beside the buffers of a file that lies about them."""
     run = rewritten(stopped[1], tmp_path / "run", change)

@@ -21,13 +21,24 @@ SMALL = {"generator": "shapes", "seed": 3, "train": 4, "val": 2, "test": 1, "siz
 
 
 def _spec(root, **changes):
-    spec = DatasetSpec(None, root, (root / "images/train",), (root / "images/val",), (root / "images/test",), len(CLASSES),
-                       CLASSES, None, dict(SMALL))
+    spec = DatasetSpec(
+        None,
+        root,
+        (root / "images/train",),
+        (root / "images/val",),
+        (root / "images/test",),
+        len(CLASSES),
+        CLASSES,
+        None,
+        dict(SMALL),
+    )
     return replace(spec, **changes)
 
 
 def _content(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def test_a_seed_decides_every_byte(tmp_path):
@@ -76,7 +87,7 @@ def test_cut_to_unit_against_counting_pixels():
         cut = cut_to_unit(outline)
         expected = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 400
         assert np.allclose(np.concatenate((cut.min(0), cut.max(0))), expected, atol=0.01)
-        assert abs(cv2.contourArea(cut.astype(np.float32)) - len(rows) / 400 ** 2) < 0.01
+        assert abs(cv2.contourArea(cut.astype(np.float32)) - len(rows) / 400**2) < 0.01
     square = np.array([[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.2, 0.8]])
     assert np.array_equal(cut_to_unit(square)[np.lexsort(cut_to_unit(square).T)], square[np.lexsort(square.T)])
     assert len(cut_to_unit(square + 2)) == 0
@@ -100,7 +111,9 @@ def test_drawing_happens_once_and_again_when_the_yaml_changes(tmp_path):
     ensure(_spec(root, nc=1, names=("item",)), ("train", "val", "test"))
     assert (root / MANIFEST).stat().st_mtime_ns == stamp
     ensure(_spec(root, generate={**SMALL, "train": 5}))
-    assert len(list((root / "images/train").iterdir())) == 5 and is_drawn(root, ShapesOptions.read({**SMALL, "train": 5}))
+    assert len(list((root / "images/train").iterdir())) == 5 and is_drawn(
+        root, ShapesOptions.read({**SMALL, "train": 5})
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]  # nothing left lying about
 
 
@@ -130,10 +143,17 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path):
     assert not (root / MANIFEST).exists() and (root / "mine.txt").read_text() == "keep"
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"sead": 1}, "did you mean seed"), ({"train": "many"}, "train: expected int"), ({"train": -1}, "at least 0"),
-    ({"generator": "circles"}, "unknown generator"), ({"size": 8}, "at least 32"), ({"segments": 1}, "segments: expected bool"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"sead": 1}, "did you mean seed"),
+        ({"train": "many"}, "train: expected int"),
+        ({"train": -1}, "at least 0"),
+        ({"generator": "circles"}, "unknown generator"),
+        ({"size": 8}, "at least 32"),
+        ({"segments": 1}, "segments: expected bool"),
+    ],
+)
 def test_mistakes_under_generate_are_named(tmp_path, change, words):
     with pytest.raises(ConfigError, match=words):
         ensure(_spec(tmp_path / "shapes", generate={**SMALL, **change}))
@@ -147,12 +167,15 @@ def test_other_names_than_the_shapes_are_refused(tmp_path):
 # data that is not there
 
 
-@pytest.mark.parametrize("download, words", [
-    (None, "correct `path:`"),
-    ("https://example.org/d.zip", "--download fetches it from https://example.org/d.zip"),
-    ("bash data/scripts/get.sh", "never run"),
-    ("import os\nos.system('x')", "never run"),
-])
+@pytest.mark.parametrize(
+    "download, words",
+    [
+        (None, "correct `path:`"),
+        ("https://example.org/d.zip", "--download fetches it from https://example.org/d.zip"),
+        ("bash data/scripts/get.sh", "never run"),
+        ("import os\nos.system('x')", "never run"),
+    ],
+)
 def test_missing_data_says_what_was_looked_for_and_how_to_get_it(tmp_path, download, words):
     spec = _spec(tmp_path / "none", generate=None, download=download)
     with pytest.raises(DataError) as error:
@@ -189,8 +212,10 @@ def test_download_unpacks_a_zip_only_when_asked(tmp_path, monkeypatch, top):
         ensure(spec, ("test",), download=True)
 
 
-@pytest.mark.parametrize("names, links", [(["../evil"], []), (["/evil"], []), (["a/../../evil"], []), (["C:/evil"], []),
-                                          (["..\\evil"], []), ([], ["link"])])
+@pytest.mark.parametrize(
+    "names, links",
+    [(["../evil"], []), (["/evil"], []), (["a/../../evil"], []), (["C:/evil"], []), (["..\\evil"], []), ([], ["link"])],
+)
 def test_archives_that_reach_outside_are_refused(tmp_path, names, links):
     (tmp_path / "a.zip").write_bytes(_archive(["fine", *names], links))
     with pytest.raises(DataError, match=r"a\.zip: refused"):
@@ -207,9 +232,21 @@ def test_damaged_archives_are_named(tmp_path):
 # the files in data/
 
 
-@pytest.mark.parametrize("name, classes", [
-    ("shapes", 4), ("coco", 80), ("coco128", 80), ("VOC", 20), ("VisDrone", 10), ("Argoverse", 8), ("GlobalWheat2020", 1),
-    ("Objects365", 365), ("SKU-110K", 1), ("xView", 60)])
+@pytest.mark.parametrize(
+    "name, classes",
+    [
+        ("shapes", 4),
+        ("coco", 80),
+        ("coco128", 80),
+        ("VOC", 20),
+        ("VisDrone", 10),
+        ("Argoverse", 8),
+        ("GlobalWheat2020", 1),
+        ("Objects365", 365),
+        ("SKU-110K", 1),
+        ("xView", 60),
+    ],
+)
 def test_data_yamls_load(name, classes):
     spec = DatasetSpec.load(ROOT / "data" / f"{name}.yaml")
     assert spec.nc == classes == len(set(spec.names)) and spec.paths("train") and spec.paths("val")
@@ -218,11 +255,20 @@ def test_data_yamls_load(name, classes):
 
 
 def test_hyperparameter_files_load():
-    files = {path.stem.removeprefix("hyp."): Hyperparameters.load(path).as_dict() for path in (ROOT / "data/hyps").glob("*.yaml")}
+    files = {
+        path.stem.removeprefix("hyp."): Hyperparameters.load(path).as_dict()
+        for path in (ROOT / "data/hyps").glob("*.yaml")
+    }
     assert files.keys() == {"scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365", "shapes"}
     assert files["scratch-low"] == Hyperparameters().as_dict()
     assert {key for key in files["scratch-high"] if files["scratch-high"][key] != files["scratch-low"][key]} == {
-        "lrf", "cls", "obj", "scale", "mixup", "copy_paste"}
+        "lrf",
+        "cls",
+        "obj",
+        "scale",
+        "mixup",
+        "copy_paste",
+    }
     assert files["VOC"]["warmup_momentum"] == 0.59032 and files["Objects365"]["cls_pw"] == 0.825
 
 

@@ -51,7 +51,9 @@ def test_folder_is_searched_recursively_and_keeps_its_structure(tmp_path):
     source = open_source(tmp_path)
     frames = list(source)
     assert [frame.name for frame in frames] == ["a.JPG", "b.png", "sub/a.png"]
-    assert [(frame.index, frame.total, frame.kind, frame.number) for frame in frames] == [(i, 3, "image", 0) for i in range(3)]
+    assert [(frame.index, frame.total, frame.kind, frame.number) for frame in frames] == [
+        (i, 3, "image", 0) for i in range(3)
+    ]
     assert all(frame.image.shape == (24, 32, 3) and abs(int(frame.image[5, 5, 0]) - 200) < 4 for frame in frames)
     assert all(frame.image[5, 5, 2] < 4 for frame in frames)  # red stays red
 
@@ -75,13 +77,16 @@ def test_list_of_files_relative_to_the_list(tmp_path):
     assert [frame.name for frame in open_source(listing)] == ["same.png", "same_2.png", "same_3.png"]
 
 
-@pytest.mark.parametrize("names, expected", [
-    (["a.jpg", "a.png"], ["a.jpg", "a_2.png"]),  # both would label a.txt
-    (["a.jpg", "A.JPG", "a_2.jpg"], ["a.jpg", "A_2.JPG", "a_2_2.jpg"]),
-    (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
-    (["clip.mp4", "clip_7.jpg"], ["clip_2.mp4", "clip_7.jpg"]),  # frame 7 would label clip_7.txt
-    (["clip.mp4", "clip.avi"], ["clip.mp4", "clip_2.avi"]),
-])
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["a.jpg", "a.png"], ["a.jpg", "a_2.png"]),  # both would label a.txt
+        (["a.jpg", "A.JPG", "a_2.jpg"], ["a.jpg", "A_2.JPG", "a_2_2.jpg"]),
+        (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
+        (["clip.mp4", "clip_7.jpg"], ["clip_2.mp4", "clip_7.jpg"]),  # frame 7 would label clip_7.txt
+        (["clip.mp4", "clip.avi"], ["clip.mp4", "clip_2.avi"]),
+    ],
+)
 def test_outputs_of_different_inputs_never_meet(names, expected):
     assert unique_names(names) == expected
 
@@ -103,17 +108,20 @@ def test_nothing_readable_is_an_error(tmp_path):
         list(open_source(tmp_path))
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{}/imagse", r"no such file or folder \(did you mean images"),
-    ("{}/empty", "no image or video lies in this folder"),
-    ("{}/empty/*.jpg", "no image or video matches this pattern"),
-    ("{}/notes.pdf", r"\.pdf is neither image nor video"),
-    ("{}/missing.txt", "no such list"),
-    ("{}/blank.txt", "the list is empty"),
-    ("{}/mixed.txt", "either streams or files"),
-    ("https://www.youtube.com/watch?v=x", "YouTube pages are not streams"),
-    ("https://youtu.be/x", "YouTube"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}/imagse", r"no such file or folder \(did you mean images"),
+        ("{}/empty", "no image or video lies in this folder"),
+        ("{}/empty/*.jpg", "no image or video matches this pattern"),
+        ("{}/notes.pdf", r"\.pdf is neither image nor video"),
+        ("{}/missing.txt", "no such list"),
+        ("{}/blank.txt", "the list is empty"),
+        ("{}/mixed.txt", "either streams or files"),
+        ("https://www.youtube.com/watch?v=x", "YouTube pages are not streams"),
+        ("https://youtu.be/x", "YouTube"),
+    ],
+)
 def test_sources_that_do_not_exist(tmp_path, text, message):
     (tmp_path / "images").mkdir()
     (tmp_path / "empty").mkdir()
@@ -162,7 +170,9 @@ def test_containers_that_do_not_know_themselves(clip, monkeypatch, claimed, fps)
             self._capture = REAL(path)
 
         def get(self, property_):
-            return {cv2.CAP_PROP_FRAME_COUNT: claimed, cv2.CAP_PROP_FPS: fps}.get(property_) or self._capture.get(property_) * 0
+            return {cv2.CAP_PROP_FRAME_COUNT: claimed, cv2.CAP_PROP_FPS: fps}.get(property_) or self._capture.get(
+                property_
+            ) * 0
 
         def __getattr__(self, name):
             return getattr(self._capture, name)
@@ -179,11 +189,14 @@ def test_frames_that_cannot_be_read_are_counted(clip, monkeypatch):
     monkeypatch.setattr(LOGGER, "warning", warnings.append)
     assert len(list(VideoReader(str(clip)).read())) == 12 and not warnings
     whole, damaged = clip.with_name("whole.avi"), clip.with_name("cut.avi")
-    writer, rng = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (160, 120)), np.random.default_rng(0)
+    writer, rng = (
+        cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (160, 120)),
+        np.random.default_rng(0),
+    )
     for _ in range(12):
         writer.write(rng.integers(0, 256, (120, 160, 3), np.uint8))
     writer.release()
-    damaged.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    damaged.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     read = len(list(VideoReader(str(damaged)).read()))
     assert 0 < read < 9
     assert warnings == [f"WARNING: {damaged}: damaged or cut short; {read} of 12 frames could be read"]
@@ -198,15 +211,20 @@ def test_a_url_that_keeps_silent_is_given_up_in_time(monkeypatch):
     open_capture("clip.mp4")
     (address, backend, options), *others = asked
     assert (address, backend) == ("rtsp://host/x", cv2.CAP_FFMPEG) and others == [(0,), ("clip.mp4",)]
-    assert dict(zip(options[::2], options[1::2])) == {cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC: 10_000}
+    assert dict(zip(options[::2], options[1::2])) == {
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 10_000,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC: 10_000,
+    }
 
 
 def test_opencv_adds_no_lines_of_its_own(tmp_path):
     """In a process of its own: FFmpeg reads how much to say when a process opens its first video."""
     file = tmp_path / "broken.mp4"
     file.write_bytes(b"no video at all")
-    code = ("from utils.datasets.video import VideoReader\nfrom utils.errors import DataError\n"
-            f"try:\n    VideoReader({str(file)!r})\nexcept DataError as error:\n    print(error)\n")
+    code = (
+        "from utils.datasets.video import VideoReader\nfrom utils.errors import DataError\n"
+        f"try:\n    VideoReader({str(file)!r})\nexcept DataError as error:\n    print(error)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"{file}: cannot be opened as a video\n", "")
 
@@ -294,9 +312,13 @@ def test_slow_consumers_see_the_newest_frame():
 
 def test_stream_stride_and_several_streams():
     scripts = {"a": Script([20] * 10), "b": Script([40] * 10)}
-    source = StreamSource(["a", "b"], vid_stride=3, keep_all=True, backoff=FAST, connect=lambda name: scripts[name](name))
+    source = StreamSource(
+        ["a", "b"], vid_stride=3, keep_all=True, backoff=FAST, connect=lambda name: scripts[name](name)
+    )
     frames = list(source)
-    assert sorted((frame.index, frame.number) for frame in frames) == [(i, number) for i in (0, 1) for number in (1, 4, 7, 10)]
+    assert sorted((frame.index, frame.number) for frame in frames) == [
+        (i, number) for i in (0, 1) for number in (1, 4, 7, 10)
+    ]
     assert {frame.name for frame in frames} == {"a.mp4", "b.mp4"}
     assert {shade(frame.image) for frame in frames if frame.index == 1} == {2}
 
@@ -342,7 +364,9 @@ class Mjpeg(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         for _ in range(60):
-            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n")
+            self.wfile.write(
+                b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
+            )
 
     def log_message(self, *_):
         pass

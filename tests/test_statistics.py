@@ -41,7 +41,9 @@ def test_average_precision_of_the_reference_detections_is_the_accumulators(golde
     assert found.map == pytest.approx(expected.map, abs=1e-12)
     assert found.map50 == pytest.approx(float(arrays["yolov5_map50"]), abs=1e-6)
     assert found.ap75 == pytest.approx(expected.ap[:4, 5].mean(), abs=1e-12)
-    assert found.labels.tolist() == expected.labels.tolist() and np.isnan(found.per_class).tolist() == [False] * 4 + [True]
+    assert found.labels.tolist() == expected.labels.tolist() and np.isnan(found.per_class).tolist() == [False] * 4 + [
+        True
+    ]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -84,7 +86,9 @@ def _detections(boxes, conf):
 
     from utils.types import Detections
 
-    return Detections(torch.from_numpy(boxes).view(-1, 4), torch.from_numpy(conf), torch.zeros(len(conf), dtype=torch.int64))
+    return Detections(
+        torch.from_numpy(boxes).view(-1, 4), torch.from_numpy(conf), torch.zeros(len(conf), dtype=torch.int64)
+    )
 
 
 def test_many_resamplings_at_once_equal_one_by_one():
@@ -115,7 +119,13 @@ def test_matches_keep_in_a_file(tmp_path):
     for field in dataclasses.fields(Matches):
         kept, found = getattr(matches, field.name), getattr(read, field.name)
         assert kept.dtype == found.dtype and np.array_equal(kept, found)
-    assert (read.images, read.nc, read.correct.dtype, read.image.dtype, read.conf.dtype) == (12, 4, bool, np.int32, np.float32)
+    assert (read.images, read.nc, read.correct.dtype, read.image.dtype, read.conf.dtype) == (
+        12,
+        4,
+        bool,
+        np.int32,
+        np.float32,
+    )
 
 
 def test_what_is_wrong_is_told():
@@ -146,8 +156,14 @@ def test_a_difference_that_is_the_same_on_every_picture_has_an_interval(right, s
     place, conf = np.arange(13, dtype=np.int32), np.linspace(0.9, 0.5, 13).astype(np.float32)
     found = Matches(place, conf, np.zeros(13, np.int32), correct, labels)
     nothing = Matches(place[:0], conf[:0], place[:0], correct[:0], labels)
-    compared = compare_variants(dict.fromkeys(range(seeds), nothing), {"A": dict.fromkeys(range(seeds), found)}, ["a"],
-                                np.random.default_rng(0), resamples=997, permutations=200)
+    compared = compare_variants(
+        dict.fromkeys(range(seeds), nothing),
+        {"A": dict.fromkeys(range(seeds), found)},
+        ["a"],
+        np.random.default_rng(0),
+        resamples=997,
+        permutations=200,
+    )
     answer = compared["A"]["mAP50-95"]
     np.testing.assert_allclose(answer.interval, 0.0995 * right, atol=1e-6)
     assert answer.verdict == "better"
@@ -155,16 +171,31 @@ def test_a_difference_that_is_the_same_on_every_picture_has_an_interval(right, s
 
 def test_one_image_is_one_image():
     found = matches_of(as_results(random_images()[:1]), 4)
-    answer = compare_variants({0: found}, {"A": {0: found}}, list("abcd"), np.random.default_rng(0), resamples=5, permutations=5)
-    assert "no interval: too few images" in answer["A"]["mAP50-95"].sentence and "1 seed, 1 image)" in answer["A"]["mAP50-95"].sentence
+    answer = compare_variants(
+        {0: found}, {"A": {0: found}}, list("abcd"), np.random.default_rng(0), resamples=5, permutations=5
+    )
+    assert (
+        "no interval: too few images" in answer["A"]["mAP50-95"].sentence
+        and "1 seed, 1 image)" in answer["A"]["mAP50-95"].sentence
+    )
 
 
 # ---- pieces of the statistics ----
 
 
-@pytest.mark.parametrize(("freedom", "quantile"), [  # of tables: 97.5 %
-    (1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (8, 2.30600), (30, 2.04227), (120, 1.97993), (1e7, 1.95996),
-])
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [  # of tables: 97.5 %
+        (1, 12.7062),
+        (2, 4.30265),
+        (3, 3.18245),
+        (4, 2.77645),
+        (8, 2.30600),
+        (30, 2.04227),
+        (120, 1.97993),
+        (1e7, 1.95996),
+    ],
+)
 def test_students_quantiles(freedom, quantile):
     assert student_quantile(0.975, freedom) == pytest.approx(quantile, rel=3e-6)
 
@@ -193,13 +224,19 @@ def test_exchanged_images_are_literally_exchanged():
     mixed = interleaved(baseline, variant)
     from_variant = average_precision(mixed, np.concatenate((1 - taken, taken)))
     kept, got = taken[baseline.image] == 0, taken[variant.image] == 1
-    parts = [np.concatenate((getattr(baseline, name)[kept], getattr(variant, name)[got]))
-             for name in ("image", "conf", "cls", "correct")]
+    parts = [
+        np.concatenate((getattr(baseline, name)[kept], getattr(variant, name)[got]))
+        for name in ("image", "conf", "cls", "correct")
+    ]
     rank = (-parts[1]).argsort(kind="stable")
     literal = average_precision(Matches(*(part[rank] for part in parts), baseline.labels))
     np.testing.assert_allclose(from_variant.ap, literal.ap, atol=1e-12)
-    np.testing.assert_allclose(average_precision(mixed, np.repeat((1, 0), 12)).ap, average_precision(baseline).ap, atol=1e-12)
-    np.testing.assert_allclose(average_precision(mixed, np.repeat((0, 1), 12)).ap, average_precision(variant).ap, atol=1e-12)
+    np.testing.assert_allclose(
+        average_precision(mixed, np.repeat((1, 0), 12)).ap, average_precision(baseline).ap, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        average_precision(mixed, np.repeat((0, 1), 12)).ap, average_precision(variant).ap, atol=1e-12
+    )
     assert literal.map not in (average_precision(baseline).map, average_precision(variant).map)
 
 
@@ -214,14 +251,18 @@ def test_the_permutation_test_nears_all_exchanges_counted_out(seeds):
     study = World(images=8).study(np.random.default_rng(8), [0, 0.6, 0.2], seeds)
     counted = {"A": [], "B": []}
     for taken in itertools.product((0, 1), repeat=8):
-        differences = {name: [_mixed(taken, runs[s], study[0][s]) - _mixed(taken, study[0][s], runs[s]) for s in range(seeds)]
-                       for name, runs in zip("AB", study[1:])}
+        differences = {
+            name: [_mixed(taken, runs[s], study[0][s]) - _mixed(taken, study[0][s], runs[s]) for s in range(seeds)]
+            for name, runs in zip("AB", study[1:])
+        }
         if seeds == 1:
             values = {name: abs(d[0]) for name, d in differences.items()}
         else:
             own = {name: np.var(d, ddof=1) for name, d in differences.items()}
             pooled = np.mean(list(own.values()))
-            values = {name: abs(np.mean(d)) / (max(pooled, own[name]) / seeds) ** 0.5 for name, d in differences.items()}
+            values = {
+                name: abs(np.mean(d)) / (max(pooled, own[name]) / seeds) ** 0.5 for name, d in differences.items()
+            }
         for name, value in values.items():
             counted[name].append(value)
     drawn = exchange_p_values(study[0], dict(zip("AB", study[1:])), 5000, np.random.default_rng(0))
@@ -234,8 +275,10 @@ def test_the_covariance_over_images_is_that_of_literal_resamples():
     study = World(images=10).study(np.random.default_rng(2), [0, 0.3], 2)
     found = image_covariances(study[0], {"A": study[1]}, 400, np.random.default_rng(5))["A"]
     weights = np.random.default_rng(5).multinomial(10, np.full(10, 0.1), 400)
-    literal = [[average_precision(study[1][s], row).map - average_precision(study[0][s], row).map for s in range(2)]
-               for row in weights]
+    literal = [
+        [average_precision(study[1][s], row).map - average_precision(study[0][s], row).map for s in range(2)]
+        for row in weights
+    ]
     np.testing.assert_allclose(found[0], np.cov(np.array(literal).T, ddof=0), rtol=1e-3)
     assert found.shape == (5, 2, 2)
 
@@ -253,7 +296,11 @@ def test_the_half_width_by_its_formula():
     assert interval_half_width(1e-9, 2, covariance, 41) == pytest.approx(alone)  # seeds agree by chance: no narrower
     assert interval_half_width(9.0, 2, covariance, 1) == np.inf
     assert interval_half_width(0.0, 2, np.zeros((3, 3)), 41) == 0
-    assert pooled_freedom([3, 3, 3, 3]) == pytest.approx(8 / 1.75) and pooled_freedom([3]) == 2 and pooled_freedom([1, 1]) == 0
+    assert (
+        pooled_freedom([3, 3, 3, 3]) == pytest.approx(8 / 1.75)
+        and pooled_freedom([3]) == 2
+        and pooled_freedom([1, 1]) == 0
+    )
     assert pooled_freedom([3, 2, 1]) == pytest.approx(3 / 1.25)
 
 
@@ -263,7 +310,13 @@ def test_the_half_width_by_its_formula():
 def test_a_model_does_not_differ_from_itself():
     study = World().study(np.random.default_rng(0), [0], 3)
     for one in compare([study[0], study[0]], np.random.default_rng(1))["A"].values():
-        assert (one.difference, one.interval, one.p, one.p_holm, one.verdict) == (0, (0, 0), 1, 1, "no difference shown")
+        assert (one.difference, one.interval, one.p, one.p_holm, one.verdict) == (
+            0,
+            (0, 0),
+            1,
+            1,
+            "no difference shown",
+        )
 
 
 def test_a_difference_that_is_there_and_its_sentence():
@@ -274,11 +327,18 @@ def test_a_difference_that_is_there_and_its_sentence():
     for seed, value in better.per_seed.items():
         expected = average_precision(study[1][seed]).map - average_precision(study[0][seed]).map
         assert value == pytest.approx(expected, abs=1e-12)
-    assert better.difference == pytest.approx(np.mean(list(better.per_seed.values()))) and list(better.per_seed) == [0, 1, 2]
+    assert better.difference == pytest.approx(np.mean(list(better.per_seed.values()))) and list(better.per_seed) == [
+        0,
+        1,
+        2,
+    ]
     assert better.interval[0] > 0 and better.interval[0] + better.interval[1] == pytest.approx(2 * better.difference)
-    figures = re.fullmatch(r"mAP50-95: A is better than yolov5n, \+(\d+\.\d\d) points "
-                           r"\(95 % interval \+(\d+\.\d\d) to \+(\d+\.\d\d); "
-                           r"p = 0.0\d+, corrected for several comparisons; 3 seeds, 87 images\)\.", better.sentence)
+    figures = re.fullmatch(
+        r"mAP50-95: A is better than yolov5n, \+(\d+\.\d\d) points "
+        r"\(95 % interval \+(\d+\.\d\d) to \+(\d+\.\d\d); "
+        r"p = 0.0\d+, corrected for several comparisons; 3 seeds, 87 images\)\.",
+        better.sentence,
+    )
     expected = [100 * better.difference, *(100 * end for end in better.interval)]
     assert [float(value) for value in figures.groups()] == pytest.approx(expected, abs=0.006)
     assert told["B"]["mAP50-95"].sentence.startswith("mAP50-95: no difference shown between B and yolov5n, ")
@@ -291,7 +351,9 @@ def test_one_seed_is_told():
     study = World(images=60).study(np.random.default_rng(3), [0, 1.2], 1)
     one = compare(study, np.random.default_rng(0))["A"]["mAP50-95"]
     assert one.verdict == "better" and "1 seed, 60 images" in one.sentence
-    assert one.sentence.endswith("Seeds were not tested: this compares two trained networks, and another seed may turn it round.")
+    assert one.sentence.endswith(
+        "Seeds were not tested: this compares two trained networks, and another seed may turn it round."
+    )
     assert one.p == one.p_holm == pytest.approx(1 / 201)
 
 

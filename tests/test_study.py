@@ -49,9 +49,14 @@ def content(width: float = 0.25) -> dict:
 def data(tmp_path_factory):
     """A data yaml of 24 + 8 drawn pictures."""
     folder = tmp_path_factory.mktemp("data")
-    spec = {"path": str(folder / "shapes"), "train": "images/train", "val": "images/val", "test": "images/test",
-            "names": ["disc", "triangle", "square", "star"],
-            "generate": {"generator": "shapes", "seed": 1, "train": 24, "val": 8, "test": 4, "size": 64}}
+    spec = {
+        "path": str(folder / "shapes"),
+        "train": "images/train",
+        "val": "images/val",
+        "test": "images/test",
+        "names": ["disc", "triangle", "square", "star"],
+        "generate": {"generator": "shapes", "seed": 1, "train": 24, "val": 8, "test": 4, "size": 64},
+    }
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(spec))
     return path
@@ -62,11 +67,16 @@ def data(tmp_path_factory):
 
 def test_two_models_see_the_same_pictures_in_the_same_order(data, tmp_path):
     """Every pixel and label of two epochs, for two architectures; another seed sees others."""
+
     def seen(cfg, seed):
         config = from_options(TrainConfig, data=str(data), cfg=cfg, seed=seed, **SMALL)
         spec, model = DatasetSpec.load(data), Model(cfg, nc=4)
         built = build_data(config, Hyperparameters(), spec, model, tmp_path)
-        return [(batch.indices, batch.images.clone(), batch.targets) for epoch in (0, 1) for batch in built.train.epoch(epoch)]
+        return [
+            (batch.indices, batch.images.clone(), batch.targets)
+            for epoch in (0, 1)
+            for batch in built.train.epoch(epoch)
+        ]
 
     one, other, third = seen("yolov5n.yaml", 0), seen("yolov5n_CoTA.yaml", 0), seen("yolov5n.yaml", 1)
     assert len(one) == 6 and [batch[0] for batch in one] == [batch[0] for batch in other]
@@ -79,24 +89,43 @@ def test_two_models_see_the_same_pictures_in_the_same_order(data, tmp_path):
 
 
 def record(**changes):
-    base = {"settings": {"epochs": 4, "imgsz": 64}, "hyp": {"lr0": 0.01}, "weights": {"a.pt": "1"}, "plugins": {},
-            "variants": {"x": {"role": "baseline", "source": "x.yaml", "hash": "h"}, "y": {"role": "variant", "source": "y.yaml", "hash": "i"}},
-            "control": False, "seeds": [0, 1], "data": {"val": {"hash": "d"}}}
+    base = {
+        "settings": {"epochs": 4, "imgsz": 64},
+        "hyp": {"lr0": 0.01},
+        "weights": {"a.pt": "1"},
+        "plugins": {},
+        "variants": {
+            "x": {"role": "baseline", "source": "x.yaml", "hash": "h"},
+            "y": {"role": "variant", "source": "y.yaml", "hash": "i"},
+        },
+        "control": False,
+        "seeds": [0, 1],
+        "data": {"val": {"hash": "d"}},
+    }
     return {**base, **changes}
 
 
 def test_a_study_may_grow_and_its_settings_stay():
     variants = record()["variants"]
-    grown = record(seeds=[0, 1, 2], variants={**variants, "z": {"role": "variant", "source": "z.yaml", "hash": "j"}},
-                   data={"val": {"hash": "d"}, "test": {"hash": "e"}})
+    grown = record(
+        seeds=[0, 1, 2],
+        variants={**variants, "z": {"role": "variant", "source": "z.yaml", "hash": "j"}},
+        data={"val": {"hash": "d"}, "test": {"hash": "e"}},
+    )
     assert differences(record(), record()) == [] and differences(record(), grown) == []
     for changes, words in [
-        (dict(settings={"epochs": 5, "imgsz": 64}), "epochs 4 -> 5"), (dict(hyp={"lr0": 0.1}), "lr0 0.01 -> 0.1"),
+        (dict(settings={"epochs": 5, "imgsz": 64}), "epochs 4 -> 5"),
+        (dict(hyp={"lr0": 0.1}), "lr0 0.01 -> 0.1"),
         (dict(hyp={"lr0": 0.01, "gate_lr": 10.0}), "gate_lr by default -> 10.0"),
-        (dict(weights={"b.pt": "2"}), "weights a.pt -> b.pt"), (dict(weights={}), "-> none"), (dict(seeds=[1]), "left out: seed 0"),
+        (dict(weights={"b.pt": "2"}), "weights a.pt -> b.pt"),
+        (dict(weights={}), "-> none"),
+        (dict(seeds=[1]), "left out: seed 0"),
         (dict(variants={"x": variants["x"]}), "y is left out"),
         (dict(variants={**variants, "y": {**variants["y"], "hash": "k"}}), "y is another network"),
-        (dict(variants={"x": {**variants["x"], "role": "variant"}, "y": {**variants["y"], "role": "baseline"}}), "x is the variant, was the baseline"),
+        (
+            dict(variants={"x": {**variants["x"], "role": "variant"}, "y": {**variants["y"], "role": "baseline"}}),
+            "x is the variant, was the baseline",
+        ),
         (dict(data={"val": {"hash": "z"}}), "pictures or labels of val"),
     ]:
         assert any(words in change for change in differences(record(), record(**changes))), words
@@ -104,24 +133,39 @@ def test_a_study_may_grow_and_its_settings_stay():
 
 def test_what_a_study_knows_of_a_split_stays_while_another_is_evaluated(tmp_path):
     """Else nobody would notice that test had changed between the runs of its seeds."""
-    plan = Plan(tmp_path, CompareConfig(weights=("a.pt",)), (PlannedVariant("a", "baseline", "a.pt", None, "", tmp_path / "a.pt"),),
-                {"val": {"hash": "new"}})
+    plan = Plan(
+        tmp_path,
+        CompareConfig(weights=("a.pt",)),
+        (PlannedVariant("a", "baseline", "a.pt", None, "", tmp_path / "a.pt"),),
+        {"val": {"hash": "new"}},
+    )
     assert record_of(plan, {"data": {"test": {"hash": "t"}, "val": {"hash": "old"}}})["data"] == {
-        "test": {"hash": "t"}, "val": {"hash": "new"}}
+        "test": {"hash": "t"},
+        "val": {"hash": "new"},
+    }
 
 
 def test_an_evaluation_comes_back_from_its_files(tmp_path):
     files = RunFiles(tmp_path, "val")
-    matches = Matches(np.array([1, 0], np.int32), np.array([0.5, 0.25], np.float32), np.array([0, 1], np.int32),
-                      np.eye(2, 10, dtype=bool), np.array([[1, 0], [0, 1]], np.int32))
-    scores = Scores(0.1, 0.2, 0.3, 0.4, 0.5, {"small": float("nan"), "large": 0.25}, None, None, {"a": 0.125, "b": float("nan")})
+    matches = Matches(
+        np.array([1, 0], np.int32),
+        np.array([0.5, 0.25], np.float32),
+        np.array([0, 1], np.int32),
+        np.eye(2, 10, dtype=bool),
+        np.array([[1, 0], [0, 1]], np.int32),
+    )
+    scores = Scores(
+        0.1, 0.2, 0.3, 0.4, 0.5, {"small": float("nan"), "large": 0.25}, None, None, {"a": 0.125, "b": float("nan")}
+    )
     assert not files.is_done()
     files.fail("two\nlines")
     assert files.error() == "two lines"
     files.write_evaluation(scores, matches, {"device": "cpu"})
     assert files.is_done() and files.error() == "" and files.read_facts() == {"device": "cpu"}
     back, again = files.read_scores(), files.read_matches()
-    np.testing.assert_equal((back.map, back.size, back.coco, back.per_class), (0.1, scores.size, None, scores.per_class))
+    np.testing.assert_equal(
+        (back.map, back.size, back.coco, back.per_class), (0.1, scores.size, None, scores.per_class)
+    )
     assert all(np.array_equal(getattr(matches, name), getattr(again, name)) for name in vars(matches))
 
 
@@ -172,7 +216,10 @@ def test_the_command_tells_runs_checkpoints_apart(tmp_path):
     runs = [str(tmp_path / name / "weights" / "best.pt") for name in ("base", "cbam")]
     config = from_options(CompareConfig, weights=[*runs, str(tmp_path / "other.pt")])
     words = command_of(Plan(tmp_path, config, (), {})).split()
-    assert words[2:6] == ["--weights", "base/weights/best.pt", "cbam/weights/best.pt", "other.pt"] and str(tmp_path) not in words
+    assert (
+        words[2:6] == ["--weights", "base/weights/best.pt", "cbam/weights/best.pt", "other.pt"]
+        and str(tmp_path) not in words
+    )
 
 
 def test_progress_estimates_from_what_is_done(tmp_path):
@@ -197,16 +244,45 @@ def test_progress_estimates_from_what_is_done(tmp_path):
 
 def command(*words):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(ROOT / "compare.py"), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "compare.py"), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
 
 
 def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, tmp_path, monkeypatch, capfd):
     """SIGKILL in the middle of a training; the study continues to its report, and its run is train.py's, bit for bit."""
     folder = tmp_path / "study"
-    first = command("--cfg", "yolov5n.yaml", "yolov5n_MHSA.yaml", "--data", data, "--seeds", "1", "--control", "--epochs", "2", "--img", "64",
-                    "--batch", "8", "--workers", "0", "--device", "cpu", "--noautoanchor", "--project", tmp_path, "--name", "study",
-                    "--cost-seconds", "0")
+    first = command(
+        "--cfg",
+        "yolov5n.yaml",
+        "yolov5n_MHSA.yaml",
+        "--data",
+        data,
+        "--seeds",
+        "1",
+        "--control",
+        "--epochs",
+        "2",
+        "--img",
+        "64",
+        "--batch",
+        "8",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--noautoanchor",
+        "--project",
+        tmp_path,
+        "--name",
+        "study",
+        "--cost-seconds",
+        "0",
+    )
     progress = folder / "runs" / "yolov5n" / "seed0" / "progress.json"
     deadline = time.monotonic() + 300
     while not progress.exists() and time.monotonic() < deadline and first.poll() is None:
@@ -225,10 +301,25 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     assert [run.status for variant in study.variants for run in variant.runs] == ["done"] * 3
     said = capfd.readouterr().out
     assert "resuming" in (progress.parent / "run.log").read_text() and "3 of 3 runs" in said
-    assert {"study.yaml", "settings.yaml", "hyp.yaml", "compare.json", "compare.md", "report.html", "strip.jpg", "costs.json"} <= {
-        path.name for path in folder.iterdir()}
-    assert {path.name for path in (folder / "models").iterdir()} == {"yolov5n.yaml", "yolov5n_MHSA.yaml", "control.yaml"}
-    batches = [(folder / "runs" / name / "seed0" / "train_batch0.jpg").read_bytes() for name in ("yolov5n", "yolov5n_MHSA", "control")]
+    assert {
+        "study.yaml",
+        "settings.yaml",
+        "hyp.yaml",
+        "compare.json",
+        "compare.md",
+        "report.html",
+        "strip.jpg",
+        "costs.json",
+    } <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / "models").iterdir()} == {
+        "yolov5n.yaml",
+        "yolov5n_MHSA.yaml",
+        "control.yaml",
+    }
+    batches = [
+        (folder / "runs" / name / "seed0" / "train_batch0.jpg").read_bytes()
+        for name in ("yolov5n", "yolov5n_MHSA", "control")
+    ]
     assert batches[0] == batches[1] == batches[2]
 
     with one_thread():
@@ -268,7 +359,11 @@ def closed_where_only_that_is_missing(folder):
     assert not plan.is_done()
     with one_thread():
         do_run(plan, plan.variants[2], 0, "cpu")
-    assert plan.is_done() and files.last.stat().st_mtime_ns == last and json.loads(files.trained.read_text())["epochs"] == 2
+    assert (
+        plan.is_done()
+        and files.last.stat().st_mtime_ns == last
+        and json.loads(files.trained.read_text())["epochs"] == 2
+    )
     np.testing.assert_equal(files.read_scores().__dict__, scores.__dict__)
 
 
@@ -281,9 +376,15 @@ def again_and_refused(folder, data):
         study = compare.run(study=folder)
     finally:
         data.parent.joinpath("away").rename(data.parent / "shapes")
-    assert best.stat().st_mtime_ns == before and [each.role for each in study.variants] == ["baseline", "variant", "control"]
+    assert best.stat().st_mtime_ns == before and [each.role for each in study.variants] == [
+        "baseline",
+        "variant",
+        "control",
+    ]
     assert set(study.variants[1].differences) >= {"mAP50-95", "mAP50", "AP75"} and study.variants[0].differences == {}
-    assert any("One seed" in note for note in study.notes) and any("the control" in note and "MHSA" in note for note in study.notes)
+    assert any("One seed" in note for note in study.notes) and any(
+        "the control" in note and "MHSA" in note for note in study.notes
+    )
     description = yaml.safe_load((folder / "study.yaml").read_text())
     assert description["cfg"] == ["models/yolov5n.yaml", "models/yolov5n_MHSA.yaml"]
     (folder / "study.yaml").write_text(yaml.safe_dump({**description, "epochs": 4, "optimizer": "Adam"}))
@@ -300,14 +401,28 @@ def test_checkpoints_are_compared_and_one_that_fails_does_not_stop_the_rest(data
         model = Model(content() | {"nc": len(classes)})
         model.names = list(classes)
         write_checkpoint(checkpoint_of(model), tmp_path / f"{name}.pt")
-    config = from_options(CompareConfig, weights=[tmp_path / "other.pt", tmp_path / "good.pt"], data=data, imgsz=64, workers=0,
-                          device="cpu", project=tmp_path, name="study", split="test", jobs=2)
-    with pytest.raises(UserError, match="1 of 2 runs failed .*other seed 0: .*knows 2 classes and .*--study .* tries them again"):
+    config = from_options(
+        CompareConfig,
+        weights=[tmp_path / "other.pt", tmp_path / "good.pt"],
+        data=data,
+        imgsz=64,
+        workers=0,
+        device="cpu",
+        project=tmp_path,
+        name="study",
+        split="test",
+        jobs=2,
+    )
+    with pytest.raises(
+        UserError, match="1 of 2 runs failed .*other seed 0: .*knows 2 classes and .*--study .* tries them again"
+    ):
         compare._whole(config)
     bad, good = (RunFiles(tmp_path / "study" / "runs" / name / "seed0", "test") for name in ("other", "good"))
     assert good.is_done() and good.read_facts()["images"] == 4 and "knows 2 classes" in bad.error()
     assert "knows 2 classes" in (tmp_path / "study" / "compare.md").read_text()
-    assert yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())["weights"] == [str(tmp_path / f"{name}.pt") for name in ("other", "good")]
+    assert yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())["weights"] == [
+        str(tmp_path / f"{name}.pt") for name in ("other", "good")
+    ]
 
 
 def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path):
@@ -315,7 +430,11 @@ def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path)
     bad.write_text(BASE.replace("[-1, 1, SPPF, [1024, 5]]", "[-1, 1, SPFF, [1024, 5]]"))
     with pytest.raises(ModelError, match="SPFF"):
         compare.run(cfg=["yolov5n.yaml", bad], data=data, project=tmp_path / "p", imgsz=64)
-    for text, words in (("nc: [", r"bad.yaml:1: not valid yaml"), ("- 1", "bad.yaml: expected lines of the form"), ("", "bad.yaml: the file is empty")):
+    for text, words in (
+        ("nc: [", r"bad.yaml:1: not valid yaml"),
+        ("- 1", "bad.yaml: expected lines of the form"),
+        ("", "bad.yaml: the file is empty"),
+    ):
         bad.write_text(text)
         with pytest.raises(ConfigError, match=words):
             compare.run(cfg=["yolov5n.yaml", bad], data=data, project=tmp_path / "p", imgsz=64)

@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-
 from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
+
 from utils.config.compare_options import CompareConfig
 from utils.engine.compare import locks
 from utils.engine.compare.schedule import Job, Pool
@@ -19,9 +19,17 @@ from utils.files import ROOT
 # ---- devices ----
 
 
-@pytest.mark.parametrize("gpus, device, jobs, expected", [
-    (0, "", 2, ["cpu", "cpu"]), (0, "cpu", 1, ["cpu"]), (2, "", 1, ["0"]), (2, "", 4, ["0", "1", "0", "1"]),
-    (8, "1, 3", 3, ["1", "3", "1"]), (2, "cpu", 2, ["cpu", "cpu"])])
+@pytest.mark.parametrize(
+    "gpus, device, jobs, expected",
+    [
+        (0, "", 2, ["cpu", "cpu"]),
+        (0, "cpu", 1, ["cpu"]),
+        (2, "", 1, ["0"]),
+        (2, "", 4, ["0", "1", "0", "1"]),
+        (8, "1, 3", 3, ["1", "3", "1"]),
+        (2, "cpu", 2, ["cpu", "cpu"]),
+    ],
+)
 def test_jobs_are_dealt_out_over_devices(monkeypatch, gpus, device, jobs, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
@@ -70,14 +78,33 @@ def test_a_claim_of_another_host_lives_by_its_touches(tmp_path):
 
 def test_a_failure_ends_its_own_job_only(tmp_path):
     ended, reasons = [], {}
-    works = {"fine": write, "user": raise_user_error, "crash": crash, "killed": be_killed, "nothing": do_nothing, "also fine": write}
-    jobs = [Job(name, work, (tmp_path / name, 0.0), tmp_path / f"{name}.claim", tmp_path / f"{name}.log", (tmp_path / name).exists,
-                lambda reason, name=name: reasons.update({name: reason})) for name, work in works.items()]
+    works = {
+        "fine": write,
+        "user": raise_user_error,
+        "crash": crash,
+        "killed": be_killed,
+        "nothing": do_nothing,
+        "also fine": write,
+    }
+    jobs = [
+        Job(
+            name,
+            work,
+            (tmp_path / name, 0.0),
+            tmp_path / f"{name}.claim",
+            tmp_path / f"{name}.log",
+            (tmp_path / name).exists,
+            lambda reason, name=name: reasons.update({name: reason}),
+        )
+        for name, work in works.items()
+    ]
     Pool(["0", "1"], 0, on_end=lambda job: ended.append(job.name)).run(jobs)
     assert sorted(ended) == sorted(works)
     assert {(tmp_path / name).read_text().split()[0] for name in ("fine", "also fine")} <= {"0", "1"}
     assert reasons.pop("user") == "labels/7.txt: no such class"
-    assert "in two lines" in reasons.pop("crash") and "RuntimeError: it is broken" in (tmp_path / "crash.log").read_text()
+    assert (
+        "in two lines" in reasons.pop("crash") and "RuntimeError: it is broken" in (tmp_path / "crash.log").read_text()
+    )
     assert "SIGKILL" in reasons.pop("killed") and "without a result" in reasons.pop("nothing") and not reasons
 
 
@@ -98,10 +125,12 @@ def test_a_job_that_another_process_has_is_waited_for(tmp_path, monkeypatch):
 def test_a_job_whose_study_was_killed_ends_its_workers_too(tmp_path):
     """A worker that is only starting learns of no parent, and would wait for work for ever."""
     script = tmp_path / "study.py"
-    script.write_text(f"import sys\nsys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}\n"
-                      "from pathlib import Path\nfrom study_jobs import have_a_worker\nfrom utils.engine.compare.schedule import Job, Pool\n"
-                      "if __name__ == '__main__':\n    here = Path(sys.argv[1])\n    job = Job('job', have_a_worker, (here / 'worker', 60.0), "
-                      "here / 'claim', here / 'log', (here / 'done').exists, print)\n    Pool([''], 0).run([job])\n")
+    script.write_text(
+        f"import sys\nsys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}\n"
+        "from pathlib import Path\nfrom study_jobs import have_a_worker\nfrom utils.engine.compare.schedule import Job, Pool\n"
+        "if __name__ == '__main__':\n    here = Path(sys.argv[1])\n    job = Job('job', have_a_worker, (here / 'worker', 60.0), "
+        "here / 'claim', here / 'log', (here / 'done').exists, print)\n    Pool([''], 0).run([job])\n"
+    )
     study = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
     try:
         wait_for((tmp_path / "worker").exists, 60)

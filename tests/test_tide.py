@@ -21,15 +21,26 @@ def shifted(iou):
 
 def image(labels, found, index=0) -> ImageResult:
     """labels: (class, box) each; found: (class, box, confidence) each, by falling confidence."""
-    detections = Detections(torch.tensor([box for _, box, _ in found], dtype=torch.float64).view(-1, 4),
-                            torch.tensor([conf for *_, conf in found], dtype=torch.float64),
-                            torch.tensor([cls for cls, *_ in found], dtype=torch.int64))
-    return ImageResult(index, f"{index}.jpg", (480, 640), detections, np.array([cls for cls, _ in labels], int),
-                       np.array([box for _, box in labels], float).reshape(-1, 4))
+    detections = Detections(
+        torch.tensor([box for _, box, _ in found], dtype=torch.float64).view(-1, 4),
+        torch.tensor([conf for *_, conf in found], dtype=torch.float64),
+        torch.tensor([cls for cls, *_ in found], dtype=torch.int64),
+    )
+    return ImageResult(
+        index,
+        f"{index}.jpg",
+        (480, 640),
+        detections,
+        np.array([cls for cls, _ in labels], int),
+        np.array([box for _, box in labels], float).reshape(-1, 4),
+    )
 
 
 def as_results(images):
-    return [ImageResult(index, f"{index}.jpg", (480, 640), found, cls, boxes) for index, (found, cls, boxes) in enumerate(images)]
+    return [
+        ImageResult(index, f"{index}.jpg", (480, 640), found, cls, boxes)
+        for index, (found, cls, boxes) in enumerate(images)
+    ]
 
 
 def literal_kinds(result):
@@ -79,24 +90,33 @@ def literal_costs(results, nc):
                     c = int(result.labels_cls[g])
                 found[c].append((conf, hit))
         there = [c for c in range(nc) if any(c in result.labels_cls for result in results)]
-        return np.mean([literal_ap([hit for _, hit in found[c]], [conf for conf, _ in found[c]], wanted[c])
-                        if wanted[c] and found[c] else float(not wanted[c] and not found[c]) for c in there])
+        return np.mean(
+            [
+                literal_ap([hit for _, hit in found[c]], [conf for conf, _ in found[c]], wanted[c])
+                if wanted[c] and found[c]
+                else float(not wanted[c] and not found[c])
+                for c in there
+            ]
+        )
 
     plain = score(None)
     return counts, {kind: score(kind) - plain for kind in KINDS}, plain
 
 
-@pytest.mark.parametrize(("found", "kind"), [
-    ([(0, shifted(0.9), 0.9), (0, shifted(0.8), 0.8)], "duplicate"),
-    ([(0, shifted(0.9), 0.9), (1, shifted(0.8), 0.8)], "classification"),
-    ([(0, shifted(0.9), 0.9), (0, shifted(0.49), 0.8)], "localisation"),
-    ([(0, shifted(0.9), 0.9), (0, shifted(0.11), 0.8)], "localisation"),
-    ([(0, shifted(0.9), 0.9), (1, shifted(0.49), 0.8)], "both"),
-    ([(0, shifted(0.9), 0.9), (1, shifted(0.11), 0.8)], "both"),
-    ([(0, shifted(0.9), 0.9), (0, shifted(0.09), 0.8)], "background"),
-    ([(0, shifted(0.9), 0.9), (1, [300.0, 300, 350, 350], 0.8)], "background"),
-    ([], "missed"),
-])
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [
+        ([(0, shifted(0.9), 0.9), (0, shifted(0.8), 0.8)], "duplicate"),
+        ([(0, shifted(0.9), 0.9), (1, shifted(0.8), 0.8)], "classification"),
+        ([(0, shifted(0.9), 0.9), (0, shifted(0.49), 0.8)], "localisation"),
+        ([(0, shifted(0.9), 0.9), (0, shifted(0.11), 0.8)], "localisation"),
+        ([(0, shifted(0.9), 0.9), (1, shifted(0.49), 0.8)], "both"),
+        ([(0, shifted(0.9), 0.9), (1, shifted(0.11), 0.8)], "both"),
+        ([(0, shifted(0.9), 0.9), (0, shifted(0.09), 0.8)], "background"),
+        ([(0, shifted(0.9), 0.9), (1, [300.0, 300, 350, 350], 0.8)], "background"),
+        ([], "missed"),
+    ],
+)
 def test_one_error_of_each_kind(found, kind):
     kinds = error_kinds([image([(0, BOX)], found)], 2)
     assert {name: count for name, count, _ in kinds.rows() if count} == {kind: 1}
@@ -158,9 +178,18 @@ def test_of_the_reference_detections_every_false_positive_has_one_kind(golden):
     truth, rows = arrays["ground_truth"], arrays["detections"]
 
     def results(apart):
-        return [image([(int(row[1]), row[2:6].tolist()) for row in truth[truth[:, 0] == i]],
-                      [(int(row[1]), row[2:6].tolist(), row[6] - apart * place)
-                       for place, row in enumerate(rows) if row[0] == i], i) for i in range(60)]
+        return [
+            image(
+                [(int(row[1]), row[2:6].tolist()) for row in truth[truth[:, 0] == i]],
+                [
+                    (int(row[1]), row[2:6].tolist(), row[6] - apart * place)
+                    for place, row in enumerate(rows)
+                    if row[0] == i
+                ],
+                i,
+            )
+            for i in range(60)
+        ]
 
     assert error_kinds(results(0), 5).map50 == pytest.approx(float(arrays["yolov5_map50"]), abs=1e-6)
     untied = results(1e-12)  # two detections are equally confident, which the oracle ranks in its own way
@@ -179,6 +208,10 @@ def test_less_confident_detections_are_left_out():
 def test_nothing_there_and_nothing_found():
     for results in ([], [image([], [])], [image([], [(0, BOX, 0.5)])]):
         kinds = error_kinds(results, 2)
-        assert kinds.map50 == 0 and not kinds.costs.any() and kinds.counts.sum() == (len(results) and len(results[0].detections))
+        assert (
+            kinds.map50 == 0
+            and not kinds.costs.any()
+            and kinds.counts.sum() == (len(results) and len(results[0].detections))
+        )
     lines = error_kinds([image([(0, BOX)], [])], 2).lines()
     assert len(lines) == 9 and lines[6].split() == ["missed", "1", "100.00"]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from interruptions import StopAfter
 
 import train
 import val
-from interruptions import StopAfter
 from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_options
 from utils.engine import hooks
@@ -27,16 +27,23 @@ from utils.errors import CheckpointError, NonFiniteError, UserError
 from utils.metrics import table_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(cfg="models/yolov5n_CBAM.yaml", imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True)
+SMALL = dict(
+    cfg="models/yolov5n_CBAM.yaml", imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True
+)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A data yaml of 24 + 8 drawn pictures."""
     folder = tmp_path_factory.mktemp("data")
-    spec = {"path": str(folder / "shapes"), "train": "images/train", "val": "images/val", "test": "images/test",
-            "names": ["disc", "triangle", "square", "star"],
-            "generate": {"generator": "shapes", "seed": 1, "train": 24, "val": 8, "test": 2, "size": 64}}
+    spec = {
+        "path": str(folder / "shapes"),
+        "train": "images/train",
+        "val": "images/val",
+        "test": "images/test",
+        "names": ["disc", "triangle", "square", "star"],
+        "generate": {"generator": "shapes", "seed": 1, "train": 24, "val": 8, "test": 2, "size": 64},
+    }
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(spec))
     return path
@@ -60,9 +67,24 @@ def rows_of(path):
 
 
 def test_the_run_folder_holds_v61_files(finished):
-    expected = {"opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg",
-                *(f"train_batch{number}.jpg" for number in range(3)), "val_batch0_labels.jpg", "val_batch0_pred.jpg",
-                "confusion_matrix.png", "F1_curve.png", "P_curve.png", "R_curve.png", "PR_curve.png", "metrics.json", "weights"}
+    expected = {
+        "opt.yaml",
+        "hyp.yaml",
+        "results.csv",
+        "results.png",
+        "labels.jpg",
+        "labels_correlogram.jpg",
+        *(f"train_batch{number}.jpg" for number in range(3)),
+        "val_batch0_labels.jpg",
+        "val_batch0_pred.jpg",
+        "confusion_matrix.png",
+        "F1_curve.png",
+        "P_curve.png",
+        "R_curve.png",
+        "PR_curve.png",
+        "metrics.json",
+        "weights",
+    }
     names = {path.name for path in finished.save_dir.iterdir()}
     assert expected <= names and any(name.startswith("events.out.tfevents") for name in names)
     assert {path.name for path in (finished.save_dir / "weights").iterdir()} == {"last.pt", "best.pt"}
@@ -103,11 +125,21 @@ def test_checkpoints_are_plain_values(finished):
 def test_val_prints_what_training_printed_last(finished, data, tmp_path):
     written = json.loads((finished.save_dir / "metrics.json").read_text())
     for batch_size in (1, 5):
-        validation = val.run(weights=finished.save_dir / "weights" / "best.pt", data=data, imgsz=64, batch_size=batch_size,
-                             workers=0, device="cpu", project=tmp_path, name="val")
+        validation = val.run(
+            weights=finished.save_dir / "weights" / "best.pt",
+            data=data,
+            imgsz=64,
+            batch_size=batch_size,
+            workers=0,
+            device="cpu",
+            project=tmp_path,
+            name="val",
+        )
         assert validation.evaluation.metrics.row() == pytest.approx(finished.evaluation.metrics.row(), abs=1e-6)
-        tables = [table_rows(one.evaluation.metrics, ["disc", "triangle", "square", "star"], per_class=True)
-                  for one in (finished, validation)]
+        tables = [
+            table_rows(one.evaluation.metrics, ["disc", "triangle", "square", "star"], per_class=True)
+            for one in (finished, validation)
+        ]
         assert tables[0] == tables[1]
     again = json.loads((validation.save_dir / "metrics.json").read_text())
     assert written.keys() == again.keys()
@@ -115,9 +147,14 @@ def test_val_prints_what_training_printed_last(finished, data, tmp_path):
 
 def states_of(folder):
     checkpoint = read_checkpoint(folder / "weights" / "last.pt")
-    return {**{f"ema.{key}": value for key, value in checkpoint.state.items()},
-            **{f"raw.{key}": value for key, value in checkpoint.training["model_state"].items()},
-            **{f"momentum.{key}": value["momentum_buffer"] for key, value in checkpoint.training["optimizer"]["state"].items()}}
+    return {
+        **{f"ema.{key}": value for key, value in checkpoint.state.items()},
+        **{f"raw.{key}": value for key, value in checkpoint.training["model_state"].items()},
+        **{
+            f"momentum.{key}": value["momentum_buffer"]
+            for key, value in checkpoint.training["optimizer"]["state"].items()
+        },
+    }
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +210,46 @@ def test_a_run_is_resumed_from_another_folder(data, tmp_path, monkeypatch):
 
 
 def test_output_in_a_file_is_lines(data, tmp_path):
-    ended = subprocess.run([sys.executable, "train.py", "--cfg", SMALL["cfg"], "--data", str(data), "--img", "64", "--epochs", "1",
-                            "--workers", "0", "--device", "cpu", "--project", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "train.py",
+            "--cfg",
+            SMALL["cfg"],
+            "--data",
+            str(data),
+            "--img",
+            "64",
+            "--epochs",
+            "1",
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+            "--project",
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     said = ended.stdout.splitlines()
     title = said.index("     Epoch   gpu_mem       box       obj       cls    labels  img_size")
     assert ended.returncode == 0 and len(said[title + 1]) == len(said[title]) and said[title + 1].split()[0] == "0/0"
-    order = ["hyperparameters:", "Overriding", "Model Summary:", "Scaled weight_decay", "optimizer:", "AutoAnchor:", "Image sizes",
-             "Starting training", "1 epochs completed", "Optimizer stripped", "Validating", "Results saved"]
+    order = [
+        "hyperparameters:",
+        "Overriding",
+        "Model Summary:",
+        "Scaled weight_decay",
+        "optimizer:",
+        "AutoAnchor:",
+        "Image sizes",
+        "Starting training",
+        "1 epochs completed",
+        "Optimizer stripped",
+        "Validating",
+        "Results saved",
+    ]
     places = [next(number for number, line in enumerate(said) if line.startswith(words)) for words in order]
     assert places == sorted(places)
     assert "\r" not in ended.stderr and len(ended.stderr.splitlines()) <= 6
@@ -197,11 +267,24 @@ def test_weights_start_a_new_training_and_never_its_optimizer(data, tmp_path, fi
     assert result.state.epoch == 1 and result.state.step == 3
 
 
-@pytest.mark.parametrize("flags", [
-    dict(rect=True), dict(multi_scale=True), dict(image_weights=True, epochs=2), dict(quad=True), dict(single_cls=True),
-    dict(cache="ram"), dict(optimizer="AdamW", cos_lr=True), dict(optimizer="Adam", label_smoothing=0.1),
-    dict(noval=True), dict(batch_size=-1), dict(freeze=(3,)), dict(noautoanchor=False, cfg="models/hub/yolov5-p34.yaml")],
-    ids=lambda flags: "-".join(flags))
+@pytest.mark.parametrize(
+    "flags",
+    [
+        dict(rect=True),
+        dict(multi_scale=True),
+        dict(image_weights=True, epochs=2),
+        dict(quad=True),
+        dict(single_cls=True),
+        dict(cache="ram"),
+        dict(optimizer="AdamW", cos_lr=True),
+        dict(optimizer="Adam", label_smoothing=0.1),
+        dict(noval=True),
+        dict(batch_size=-1),
+        dict(freeze=(3,)),
+        dict(noautoanchor=False, cfg="models/hub/yolov5-p34.yaml"),
+    ],
+    ids=lambda flags: "-".join(flags),
+)
 def test_flags_train(data, tmp_path, flags):
     result = run_training(options(data, tmp_path, **{"epochs": 1, **flags}))
     assert np.isfinite(result.row()).all()
@@ -214,11 +297,14 @@ def test_frozen_layers_do_not_move_and_the_others_do(data, tmp_path):
     torch.manual_seed(0)
     frozen = run_training(options(data, tmp_path, freeze=(2, 9), epochs=1)).save_dir
     from models.yolo import Model
+
     torch.manual_seed(0)
     start = dict(Model(SMALL["cfg"], nc=4).named_parameters())
     end = read_checkpoint(frozen / "weights" / "last.pt").training["model_state"]
     moved = {name for name in start if not torch.equal(start[name], end[name])}
-    assert {int(name.split(".")[1]) for name in moved} == {layer for layer in range(26) if layer not in (2, 10, 12, 13, 16, 17, 20, 23)}
+    assert {int(name.split(".")[1]) for name in moved} == {
+        layer for layer in range(26) if layer not in (2, 10, 12, 13, 16, 17, 20, 23)
+    }
 
 
 def test_save_period_nosave_and_patience(data, tmp_path):
@@ -231,6 +317,7 @@ def test_save_period_nosave_and_patience(data, tmp_path):
 @pytest.mark.parametrize("killed_at", [0, 1])
 def test_a_kill_between_the_two_checkpoints_never_leaves_an_old_best_one(tmp_path, monkeypatch, killed_at):
     """last.pt is the older of the two then, so the epoch is trained again."""
+
     def save(trainer, path):
         path.write_bytes(f"epoch {trainer}".encode())
 
@@ -269,20 +356,30 @@ class Poison(Hook):
 
 
 def test_a_spoilt_weight_stops_the_run_and_is_never_saved(data, tmp_path):
-    with pytest.raises(NonFiniteError, match=r"epoch 1, batch 0: the loss is nan.*model\.4\.cv1\.conv\.weight is not finite"):
+    with pytest.raises(
+        NonFiniteError, match=r"epoch 1, batch 0: the loss is nan.*model\.4\.cv1\.conv\.weight is not finite"
+    ):
         run_training(options(data, tmp_path), hooks=[Poison()])
     checkpoint = read_checkpoint(tmp_path / "run" / "weights" / "last.pt")
     assert checkpoint.training["state"]["epoch"] == 1
-    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.training["model_state"].values() if tensor.is_floating_point())
+    assert all(
+        torch.isfinite(tensor).all()
+        for tensor in checkpoint.training["model_state"].values()
+        if tensor.is_floating_point()
+    )
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(freeze=(40,)), "--freeze 40: the model without its attention has layers 0 to 24"),
-    (dict(cfg="models/yolov5n_CBMA.yaml"), "CBAM"),
-    (dict(data="nowhere.yaml"), "nowhere.yaml"),
-    (dict(weights="yolov5s.pt"), "--download"),
-    (dict(hyp="hyp.scratch-lo.yaml"), "hyp.scratch-low"),
-    (dict(device="cuda:7"), "CUDA devices are available")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(freeze=(40,)), "--freeze 40: the model without its attention has layers 0 to 24"),
+        (dict(cfg="models/yolov5n_CBMA.yaml"), "CBAM"),
+        (dict(data="nowhere.yaml"), "nowhere.yaml"),
+        (dict(weights="yolov5s.pt"), "--download"),
+        (dict(hyp="hyp.scratch-lo.yaml"), "hyp.scratch-low"),
+        (dict(device="cuda:7"), "CUDA devices are available"),
+    ],
+)
 def test_mistakes_are_named(data, tmp_path, changes, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         run_training(dataclasses.replace(options(data, tmp_path), **changes))
@@ -302,7 +399,9 @@ def test_evolution_writes_its_generations(data, tmp_path):
 
 def test_the_command_line_ends_in_one_line(tmp_path):
     def error_of(*arguments):
-        done = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
         assert done.returncode == 2 and "Traceback" not in done.stderr
         return done.stderr.strip()
 

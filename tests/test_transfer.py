@@ -6,17 +6,17 @@ import functools
 
 import pytest
 import torch
+from small_models import BASE, content, small
 
 from models import zoo
 from models.rows import insert_block, read_yaml, replace_block
 from models.yolo import Model
-from small_models import BASE, content, small
+from utils.alignment import Layer, align, base_numbers, gain, layers_of
 from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
 from utils.config import TrainConfig
 from utils.config.flags import from_options
 from utils.engine.setup import freeze_layers
 from utils.errors import CheckpointError, ConfigError, ModelError
-from utils.alignment import Layer, align, base_numbers, gain, layers_of
 from utils.transfer import main, plan_transfer, transfer_weights
 
 VARIANTS = zoo.load_table()
@@ -102,7 +102,9 @@ def keeps_the_base(name):
     numbers = base_numbers(content(read_yaml(f"yolov5n_{name}.yaml")))
     kept = [row.block for row, number in zip(rows, numbers, strict=True) if number is not None]
     keeps_width = not any(row.block == "DoubleAttentionLayer" for row in rows)
-    return keeps_width and [{"C3Attention": "C3"}.get(block, block) for block in kept] == [row.block for row in BASE.rows]
+    return keeps_width and [{"C3Attention": "C3"}.get(block, block) for block in kept] == [
+        row.block for row in BASE.rows
+    ]
 
 
 # ---- what is aligned ----
@@ -173,7 +175,8 @@ def test_fused_weights_fill_an_unfused_variant():
     report = transfer_weights(variant, taken(base))
     assert report.used == 1.0
     assert {row.reason for row in report.rows if row.target.endswith("0.bn.weight")} >= {
-        "batch norm that the checkpoint has folded into its convolution"}
+        "batch norm that the checkpoint has folded into its convolution"
+    }
     torch.testing.assert_close(outputs(variant), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -181,7 +184,10 @@ def test_fused_weights_fill_an_unfused_variant():
 def test_plain_and_identity_variants_exchange_weights(first, caplog):
     second = {"plain": "identity", "identity": "plain"}[first]
     architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
-    source, target = small(architecture, attention_start=first, seed=1), small(architecture, attention_start=second, seed=2)
+    source, target = (
+        small(architecture, attention_start=first, seed=1),
+        small(architecture, attention_start=second, seed=2),
+    )
     report = transfer_weights(target, taken(source))
     gates = {"model.10.gate", "model.8.m.0.attention.gate"}
     assert set(report.left) == (gates if second == "identity" else set())
@@ -207,7 +213,9 @@ def test_nothing_is_said_about_gates_where_the_network_starts_as_the_checkpoints
     assert "WARNING" not in caplog.text
 
 
-@pytest.mark.parametrize("name", ["foo", "model", "model.3", "model.x.weight", "model.-1.weight", "model.01.weight", "model.99.weight"])
+@pytest.mark.parametrize(
+    "name", ["foo", "model", "model.3", "model.x.weight", "model.-1.weight", "model.01.weight", "model.99.weight"]
+)
 def test_a_tensor_of_no_layer_is_refused_by_its_name(name):
     base = small(BASE)
     checkpoint = taken(base)
@@ -248,7 +256,10 @@ def test_the_table_and_the_line(tmp_path, caplog):
     caplog.set_level("INFO", "yolo")
     base, variant = small(BASE), small(insert_block(BASE, "CBAM", [8]))
     report = transfer_weights(variant, taken(base))
-    assert f"Transferred {len(base.state_dict())}/{len(variant.state_dict())} items from base.pt: 100.0% of its parameters" in caplog.text
+    assert (
+        f"Transferred {len(base.state_dict())}/{len(variant.state_dict())} items from base.pt: 100.0% of its parameters"
+        in caplog.text
+    )
     with report.write(tmp_path / "transfer.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == ["status", "from", "to", "shape", "parameters", "reason"]
@@ -258,7 +269,11 @@ def test_the_table_and_the_line(tmp_path, caplog):
     assert moved["reason"] == "layer 9 (SPPF) of the checkpoint is layer 10 (SPPF) here"
     assert by_target["model.0.conv.weight"]["status"] == "transferred"
     new = by_target["model.9.spatial_attention.conv.weight"]
-    assert (new["status"], new["from"], new["reason"]) == ("new", "", "layer 9 (CBAM) has no counterpart in the checkpoint")
+    assert (new["status"], new["from"], new["reason"]) == (
+        "new",
+        "",
+        "layer 9 (CBAM) has no counterpart in the checkpoint",
+    )
     assert sum(int(row["parameters"]) for row in rows if row["from"]) == sum(each.numel() for each in base.parameters())
 
 
@@ -267,7 +282,10 @@ def test_little_used_is_a_warning_and_too_little_an_error(caplog):
     base, other = taken(small(BASE)), small(replace_block(BASE, "C3", [4, 6, 8], "CBAM"))
     report = transfer_weights(other, base)
     assert 0.3 < report.used < 0.8
-    with pytest.raises(CheckpointError, match=r"--require-transfer asks for 90%; mostly because layer 8 \(C3\) of the checkpoint has no"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"--require-transfer asks for 90%; mostly because layer 8 \(C3\) of the checkpoint has no",
+    ):
         transfer_weights(other, base, require=0.9)
     narrow = Model({**content(BASE), "nc": 4, "depth_multiple": 0.33, "width_multiple": 0.25})
     caplog.clear()
@@ -295,13 +313,23 @@ def test_anchors_stay_where_they_were_chosen():
 
 
 def frozen(model):
-    return {number for number, layer in enumerate(model.model)
-            if any(True for _ in layer.parameters()) and not any(each.requires_grad for each in layer.parameters())}
+    return {
+        number
+        for number, layer in enumerate(model.model)
+        if any(True for _ in layer.parameters()) and not any(each.requires_grad for each in layer.parameters())
+    }
 
 
-@pytest.mark.parametrize(("freeze", "layers"), [
-    ((0,), set()), ((3,), {0, 1, 2}), ((10,), {0, 1, 2, 4, 5, 6, 7, 8, 9, 11}), ((2, 9), {2, 11}), (("backbone",), {0, 1, 2, 4, 5, 6, 7, 8, 9, 11}),
-])
+@pytest.mark.parametrize(
+    ("freeze", "layers"),
+    [
+        ((0,), set()),
+        ((3,), {0, 1, 2}),
+        ((10,), {0, 1, 2, 4, 5, 6, 7, 8, 9, 11}),
+        ((2, 9), {2, 11}),
+        (("backbone",), {0, 1, 2, 4, 5, 6, 7, 8, 9, 11}),
+    ],
+)
 def test_freezing_counts_the_base_models_layers(freeze, layers):
     """CBAM stands as layers 3 and 10 behind layers 2 and 8 of the base, whose SPPF, 9, is layer 11."""
     model = small(insert_block(BASE, "CBAM", [2, 8]))
@@ -323,7 +351,9 @@ def test_blocks_in_the_place_of_stages_count():
 
 def test_freeze_flags():
     assert from_options(TrainConfig, freeze="backbone").freeze == ("backbone",)
-    with pytest.raises(ConfigError, match="--freeze: expected a whole number or backbone, got 'bakbone'.*did you mean backbone"):
+    with pytest.raises(
+        ConfigError, match="--freeze: expected a whole number or backbone, got 'bakbone'.*did you mean backbone"
+    ):
         from_options(TrainConfig, freeze="bakbone")
     with pytest.raises(ConfigError, match="backbone stands alone"):
         from_options(TrainConfig, freeze=("backbone", 3))
@@ -336,7 +366,16 @@ def test_freeze_flags():
 
 def test_a_variant_is_made_of_a_checkpoint_without_training(real, tmp_path, capsys):
     weights, output = str(real("weights/yolov5n.pt")), tmp_path / "ema.pt"
-    words = ["--cfg", "models/yolov5n_EMA.yaml", "--weights", weights, "--output", str(output), "--attention-start", "identity"]
+    words = [
+        "--cfg",
+        "models/yolov5n_EMA.yaml",
+        "--weights",
+        weights,
+        "--output",
+        str(output),
+        "--attention-start",
+        "identity",
+    ]
     assert main(words) == 0
     made, source = read_checkpoint(output), read_checkpoint(weights)
     assert made.names == source.names and output.with_suffix(".csv").is_file()
@@ -351,6 +390,15 @@ def test_a_variant_is_made_of_a_checkpoint_without_training(real, tmp_path, caps
 
 @pytest.mark.parametrize("share", ["90", "-0.1", "nan"])
 def test_the_command_takes_a_share_from_0_to_1(share, tmp_path, capsys):
-    words = ["--cfg", "models/yolov5n.yaml", "--weights", "yolov5n.pt", "--output", str(tmp_path / "x.pt"), "--require-transfer", share]
+    words = [
+        "--cfg",
+        "models/yolov5n.yaml",
+        "--weights",
+        "yolov5n.pt",
+        "--output",
+        str(tmp_path / "x.pt"),
+        "--require-transfer",
+        share,
+    ]
     assert main(words) == 2
     assert f"--require-transfer {share}: expected a share, 0 to 1" in capsys.readouterr().err

@@ -28,7 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 TINY = {  # three levels and a head, nothing else
-    "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [59, 119, 116, 90]],
+    "nc": 2,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [59, 119, 116, 90]],
     "backbone": [[-1, 1, "Conv", [8, 6, 8, 0]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]],
     "head": [[[0, 1, 2], 1, "Detect", ["nc", "anchors"]]],
 }
@@ -63,13 +66,17 @@ def data(tmp_path_factory) -> Path:
 
 
 def options_of(weights, data, folder) -> dict:
-    return dict(weights=str(weights), data=str(data), imgsz=64, batch_size=4, workers=0, device="cpu", project=str(folder))
+    return dict(
+        weights=str(weights), data=str(data), imgsz=64, batch_size=4, workers=0, device="cpu", project=str(folder)
+    )
 
 
 @pytest.fixture(scope="module")
 def complete(weights, data, tmp_path_factory):
     """A run with all its files."""
-    return val.run(**options_of(weights, data, tmp_path_factory.mktemp("runs")), save_txt=True, save_conf=True, save_json=True)
+    return val.run(
+        **options_of(weights, data, tmp_path_factory.mktemp("runs")), save_txt=True, save_conf=True, save_json=True
+    )
 
 
 @pytest.fixture
@@ -90,15 +97,29 @@ def test_help_answers_at_once():
         started = time.perf_counter()
         done = subprocess.run([sys.executable, ROOT / "val.py", "--help"], capture_output=True, text=True)
         times.append(time.perf_counter() - started)
-    assert done.returncode == 0 and "--save-hybrid" in done.stdout and "--task {train,val,test,speed,study}" in done.stdout
+    assert (
+        done.returncode == 0 and "--save-hybrid" in done.stdout and "--task {train,val,test,speed,study}" in done.stdout
+    )
     assert min(times) < 0.6  # 0.1 s on a quiet machine; torch alone takes longer than this
 
 
 def test_abbreviations_and_defaults_are_v61s():
     config = val.parse_opt(["--img", "320", "--batch", "8", "--conf", "0.01", "--iou", "0.5"])
-    assert (config.imgsz, config.batch_size, config.conf_thres, config.iou_thres, config.task) == (320, 8, 0.01, 0.5, "val")
+    assert (config.imgsz, config.batch_size, config.conf_thres, config.iou_thres, config.task) == (
+        320,
+        8,
+        0.01,
+        0.5,
+        "val",
+    )
     config = val.parse_opt([])
-    assert (config.imgsz, config.batch_size, config.conf_thres, config.iou_thres, config.max_det) == (640, 32, 0.001, 0.6, 300)
+    assert (config.imgsz, config.batch_size, config.conf_thres, config.iou_thres, config.max_det) == (
+        640,
+        32,
+        0.001,
+        0.6,
+        300,
+    )
 
 
 def test_a_run_leaves_its_files_and_unpacks_as_v61s(complete):
@@ -114,11 +135,16 @@ def test_metrics_json_holds_both_evaluators(complete):
     content = json.loads((complete.save_dir / "metrics.json").read_text(encoding="utf-8"))
     metrics, coco = complete.evaluation.metrics, complete.evaluation.coco
     assert (content["images"], content["labels"]) == (6, 10)
-    assert content["yolov5"]["map"] == metrics.map and content["coco"]["ap"] == coco.ap and "ap_small" in content["coco"]
+    assert (
+        content["yolov5"]["map"] == metrics.map and content["coco"]["ap"] == coco.ap and "ap_small" in content["coco"]
+    )
     assert [one["name"] for one in content["classes"]] == ["square", "disc"]
     assert content["classes"][1]["ap_by_iou"] == metrics.ap[1].tolist()
     assert np.sum(content["confusion_matrix"]["counts"]) == complete.evaluation.confusion.matrix.sum() > 10
-    assert content["settings"]["imgsz"] == 64 and content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert (
+        content["settings"]["imgsz"] == 64
+        and content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    )
 
 
 def test_metrics_json_says_null_for_what_is_no_number(complete, tmp_path):
@@ -151,12 +177,15 @@ def test_each_class_has_the_confidence_of_its_best_f1(complete, options, caplog)
         smoothed = [curves.f1[row].take(range(place - 50, place + 51), mode="clip").mean() for place in range(1000)]
         place = int(np.argmax(smoothed))
         assert one["best_f1_confidence"] == pytest.approx(place / 999) and one["best_f1"] == curves.f1[row, place] > 0
-        assert (one["best_f1_precision"], one["best_f1_recall"]) == (curves.precision[row, place], curves.recall[row, place])
+        assert (one["best_f1_precision"], one["best_f1_recall"]) == (
+            curves.precision[row, place],
+            curves.recall[row, place],
+        )
     assert content["yolov5"]["best_f1_confidence"] == metrics.confidence
     with caplog.at_level(logging.INFO, "yolo"):
         val.run(**options, verbose=True)
     lines = [record.getMessage() for record in caplog.records]
-    table = lines[next(number for number, line in enumerate(lines) if "Best F1" in line):][:4]
+    table = lines[next(number for number, line in enumerate(lines) if "Best F1" in line) :][:4]
     assert [line.split()[0] for line in table] == ["Best", "all", "square", "disc"]
     assert float(table[2].split()[2]) == pytest.approx(content["classes"][0]["best_f1_confidence"], rel=5e-3)
 
@@ -169,6 +198,7 @@ def test_a_class_that_is_never_found_has_no_best_f1(options):
 
 def test_confusion_matrix_at_thresholds_of_choice(complete, options):
     """Counted again by hand for what needs no pairing: how many detections there are over the threshold."""
+
     def matrix(result):
         content = json.loads((result.save_dir / "metrics.json").read_text(encoding="utf-8"))
         return content["confusion_matrix"]
@@ -182,7 +212,9 @@ def test_confusion_matrix_at_thresholds_of_choice(complete, options):
         assert np.sum(content["counts"][:2]) == sure > 0
     pairs = [np.sum(np.array(content["counts"])[:2, :2]) for content in (loose, strict)]
     assert pairs[0] > pairs[1]
-    assert matrix(val.run(**options, conf_thres=0.5))["conf_thres"] == 0.5, "what --conf-thres left out cannot be counted"
+    assert matrix(val.run(**options, conf_thres=0.5))["conf_thres"] == 0.5, (
+        "what --conf-thres left out cannot be counted"
+    )
 
 
 def test_errors_by_kind(complete, options, caplog):
@@ -197,7 +229,7 @@ def test_errors_by_kind(complete, options, caplog):
     assert np.sum(list(content["counts_by_class"].values())) == sure.counts.sum()
     lines = [record.getMessage() for record in caplog.records]
     start = next(number for number, line in enumerate(lines) if "Errors (TIDE)" in line)
-    assert [line.split()[0] for line in lines[start + 1:start + 7]] == [one["kind"] for one in content["kinds"]]
+    assert [line.split()[0] for line in lines[start + 1 : start + 7]] == [one["kind"] for one in content["kinds"]]
 
 
 def test_label_files_hold_the_detections(complete):
@@ -277,10 +309,14 @@ def test_a_split_that_the_data_lack_is_named(options, capsys):
 
 def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
     folder = data.parent
-    (tmp_path / "two.txt").write_text(f"{folder / 'images' / '1.jpg'}\n{folder / 'images' / '2.jpg'}\n", encoding="utf-8")
+    (tmp_path / "two.txt").write_text(
+        f"{folder / 'images' / '1.jpg'}\n{folder / 'images' / '2.jpg'}\n", encoding="utf-8"
+    )
     own = tmp_path / "own.yaml"
-    own.write_text(data.read_text(encoding="utf-8") + f"holdout: {tmp_path / 'two.txt'}\nlicense: CC BY 4.0\nyear: 2024\n",
-                   encoding="utf-8")
+    own.write_text(
+        data.read_text(encoding="utf-8") + f"holdout: {tmp_path / 'two.txt'}\nlicense: CC BY 4.0\nyear: 2024\n",
+        encoding="utf-8",
+    )
     result = val.run(**{**options, "data": str(own)}, task="holdout")
     assert [Path(one.path).name for one in result.evaluation.results] == ["1.jpg", "2.jpg"]
     assert val.parse_opt(["--task", "holdout"]).task == "holdout"
@@ -291,9 +327,16 @@ def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
         assert ("did you mean holdout" in error) == (wrong == "holdot" or wrong == "images/holdout")
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"dnn": True}, "--dnn"), ({"weights": "nowhere.pt"}, "nowhere.pt"), ({"data": "nowhere.yaml"}, "nowhere.yaml"),
-    ({"imgzs": 64}, "imgsz"), ({"task": "vall"}, "val")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"dnn": True}, "--dnn"),
+        ({"weights": "nowhere.pt"}, "nowhere.pt"),
+        ({"data": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"imgzs": 64}, "imgsz"),
+        ({"task": "vall"}, "val"),
+    ],
+)
 def test_mistakes_end_in_one_line(options, change, words, capsys):
     assert guarded(lambda: val.run(**{**options, **change})) == 2
     error = capsys.readouterr().err
@@ -324,7 +367,11 @@ def test_real_weights_on_real_pictures_whatever_the_batch(real, tmp_path, monkey
     data = tmp_path / "some.yaml"
     data.write_text(f"path: {folder}\ntrain: {listed}\nval: {listed}\nnc: 80\nnames: {json.dumps(names)}\n")
     options = options_of(real("weights/yolov5n.pt"), data, tmp_path)
-    rows = [val.run(**{**options, "imgsz": 320, "batch_size": batch}, no_cache_labels=True).evaluation for batch in (1, 7)]
+    rows = [
+        val.run(**{**options, "imgsz": 320, "batch_size": batch}, no_cache_labels=True).evaluation for batch in (1, 7)
+    ]
     assert rows[0].metrics.map50 > 0.4 and rows[0].coco.ap > 0.3
-    printed = [(table_rows(one.metrics, names, per_class=True), f"{one.coco.ap:.3g} {one.coco.ap75:.3g}") for one in rows]
+    printed = [
+        (table_rows(one.metrics, names, per_class=True), f"{one.coco.ap:.3g} {one.coco.ap75:.3g}") for one in rows
+    ]
     assert printed[0] == printed[1] and len(printed[0][0]) > 10

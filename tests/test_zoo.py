@@ -26,7 +26,8 @@ TOTALS = {  # parameters with 80 classes at n, s, m, l, x
     "DANet": (1_873_411, 7_239_939, 21_200_451, 46_580_995, 86_776_131),
     "CBAM": (1_880_447, 7_268_255, 21_264_383, 46_694_879, 86_954_303),
     "CBAM-C3": (1_400_971, 5_355_627, 14_312_953, 29_628_551, 52_931_349),
-    "ACmix": None, "MHSA": None,
+    "ACmix": None,
+    "MHSA": None,
 }
 PLACES = {  # variant: layers that hold its block, Concat sources, Detect sources
     "CoTA": ([21, 25], [[-1, 6], [-1, 4], [-1, 14], [-1, 10]], [17, 21, 25]),
@@ -100,14 +101,24 @@ def test_the_given_architecture_is_left_alone():
 def test_replacing_keeps_sources_and_repeats():
     result = replace_block(read_yaml(BASE), "C3", [6, 13], "CBAM")
     assert [result.rows[index] for index in (6, 13)] == [
-        Row(-1, 9, "CBAM", [512], "backbone", "was C3"), Row(-1, 3, "CBAM", [512], "head", "was C3")]
+        Row(-1, 9, "CBAM", [512], "backbone", "was C3"),
+        Row(-1, 3, "CBAM", [512], "head", "was C3"),
+    ]
     other = replace_block(read_yaml(BASE), "C3", [6, 13], "CBAM", [[512, 8], [512, 4]])
     assert [other.rows[index].args for index in (6, 13)] == [[512, 8], [512, 4]]
 
 
-@pytest.mark.parametrize(("after", "words"), [
-    ([25], "0 to 23"), ([24], "0 to 23"), ([-1], "0 to 23"), ([8, 8], "twice"), ([], "list"), (8, "list"),
-])
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ([25], "0 to 23"),
+        ([24], "0 to 23"),
+        ([-1], "0 to 23"),
+        ([8, 8], "twice"),
+        ([], "list"),
+        (8, "list"),
+    ],
+)
 def test_places_that_are_not_there(after, words):
     with pytest.raises(ModelError, match=words):
         insert_block(read_yaml(BASE), "CBAM", after)
@@ -124,18 +135,32 @@ KEYS = "nc: 2\ndepth_multiple: 1\nwidth_multiple: 1\nanchors: 3\n"
 TAIL = "\nhead: [[[0], 1, Detect, [nc, anchors]]]\n"
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("nc: 2", "'depth_multiple' is missing"), ("- 1", "not a model yaml"), ("a: [", "mine.yaml:1: not valid yaml"),
-    (f"{KEYS}backbone: 3{TAIL}", "backbone must be a list"),
-    (f"{KEYS}backbone: [[-1, 1, Conv]]{TAIL}",
-     r"mine.yaml:5: layer 0 \(backbone row 1\): a row is \[from, number, module, args\]"),
-    (f"{KEYS}backbone: [[-1, 1, Conv, [8]],\n  [-3, 1, Conv, [8]]]{TAIL}",
-     r"mine.yaml:6: layer 1 \(backbone row 2\) Conv: source -3 reaches 2 before layer 0; -1 to -1 are there: 0 Conv$"),
-    (f"{KEYS}backbone: [[-1, 1, Conv, [8]], [1, 1, SPPF, [8]]]{TAIL}",
-     "SPPF: source 1 is the layer itself.*layers 0 to 0: 0 Conv"),
-    (f"{KEYS}backbone: [[-1, 1, Conv, [8]], [x, 1, Conv, [8]]]{TAIL}", "a source is a layer's number .* got 'x'"),
-    (f"{KEYS}backbone: [[-2, 1, Conv, [8]]]{TAIL}", "layer 0 .* source -2 is no picture; the first layer reads the image, -1"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nc: 2", "'depth_multiple' is missing"),
+        ("- 1", "not a model yaml"),
+        ("a: [", "mine.yaml:1: not valid yaml"),
+        (f"{KEYS}backbone: 3{TAIL}", "backbone must be a list"),
+        (
+            f"{KEYS}backbone: [[-1, 1, Conv]]{TAIL}",
+            r"mine.yaml:5: layer 0 \(backbone row 1\): a row is \[from, number, module, args\]",
+        ),
+        (
+            f"{KEYS}backbone: [[-1, 1, Conv, [8]],\n  [-3, 1, Conv, [8]]]{TAIL}",
+            r"mine.yaml:6: layer 1 \(backbone row 2\) Conv: source -3 reaches 2 before layer 0; -1 to -1 are there: 0 Conv$",
+        ),
+        (
+            f"{KEYS}backbone: [[-1, 1, Conv, [8]], [1, 1, SPPF, [8]]]{TAIL}",
+            "SPPF: source 1 is the layer itself.*layers 0 to 0: 0 Conv",
+        ),
+        (f"{KEYS}backbone: [[-1, 1, Conv, [8]], [x, 1, Conv, [8]]]{TAIL}", "a source is a layer's number .* got 'x'"),
+        (
+            f"{KEYS}backbone: [[-2, 1, Conv, [8]]]{TAIL}",
+            "layer 0 .* source -2 is no picture; the first layer reads the image, -1",
+        ),
+    ],
+)
 def test_yamls_that_cannot_be_read_are_named(tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
@@ -245,7 +270,9 @@ def trains(model):
     torch.optim.SGD(model.parameters(), lr=1e-3).step()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-    assert sum(not torch.equal(parameter, before[key]) for key, parameter in model.named_parameters()) > 0.9 * len(before)
+    assert sum(not torch.equal(parameter, before[key]) for key, parameter in model.named_parameters()) > 0.9 * len(
+        before
+    )
     model.eval()
 
 
@@ -253,10 +280,19 @@ def trains(model):
 def test_rows_in_the_tutorials_form_build_at_any_scale(scale, untouched_weights):
     """What a reader of the tutorials types: nominal channels behind the layer of that width."""
     base = read_yaml(BASE)
-    base = Architecture(base.file, {**base.settings, "depth_multiple": 0.33, "width_multiple": zoo.SCALES[scale][1]}, base.rows)
-    for block, after, args in (("CoTAttention", 6, [512]), ("CBAM", 8, [1024]), ("DoubleAttentionLayer", 2, [128, 3]),
-                               ("ACmix", 9, [1024]), ("ACmix", 9, [1024, 1024]), ("MHSA", 9, [1024]),
-                               ("MHSA", 9, [1024, 14, 14, 4]), ("CBAM", 23, [1024, 16, 7])):
+    base = Architecture(
+        base.file, {**base.settings, "depth_multiple": 0.33, "width_multiple": zoo.SCALES[scale][1]}, base.rows
+    )
+    for block, after, args in (
+        ("CoTAttention", 6, [512]),
+        ("CBAM", 8, [1024]),
+        ("DoubleAttentionLayer", 2, [128, 3]),
+        ("ACmix", 9, [1024]),
+        ("ACmix", 9, [1024, 1024]),
+        ("MHSA", 9, [1024]),
+        ("MHSA", 9, [1024, 14, 14, 4]),
+        ("CBAM", 23, [1024, 16, 7]),
+    ):
         assert Model(yaml.safe_load(render(insert_block(base, block, [after], args)))).stride.tolist() == [8, 16, 32]
 
 
@@ -266,13 +302,25 @@ def test_a_width_that_does_not_arrive_is_an_error_that_names_the_row(tmp_path):
     with pytest.raises(ModelError) as caught:
         Model(str(path))
     message = str(caught.value)
-    assert "mine.yaml" in message and "layer 9" in message and "CBAM" in message and "512" in message and "\n" not in message
+    assert (
+        "mine.yaml" in message
+        and "layer 9" in message
+        and "CBAM" in message
+        and "512" in message
+        and "\n" not in message
+    )
 
 
-@pytest.mark.parametrize(("file", "after"), [
-    ("yolov3-tiny.yaml", [8, 12]), ("yolov5n6.yaml", [5, 11, 32]), ("yolov5-p2.yaml", [4, 9]), ("yolov5s-ghost.yaml", [8]),
-    ("yolov5-bifpn.yaml", [4, 6]),
-])
+@pytest.mark.parametrize(
+    ("file", "after"),
+    [
+        ("yolov3-tiny.yaml", [8, 12]),
+        ("yolov5n6.yaml", [5, 11, 32]),
+        ("yolov5-p2.yaml", [4, 9]),
+        ("yolov5s-ghost.yaml", [8]),
+        ("yolov5-bifpn.yaml", [4, 6]),
+    ],
+)
 def test_blocks_go_into_other_yamls(file, after, untouched_weights):
     base = read_yaml(zoo.MODELS / "hub" / file)
     small = Architecture(base.file, {**base.settings, "depth_multiple": 0.33, "width_multiple": 0.25}, base.rows)
@@ -285,15 +333,20 @@ def test_blocks_go_into_other_yamls(file, after, untouched_weights):
 # ---- the table and the command line ----
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("{inset: CBAM, after: [8], place: p, paper: q}", "unknown word 'inset'.*did you mean insert"),
-    ("{insert: CBAM, place: p, paper: q}", "'insert' needs 'after'"),
-    ("{replace: C3, at: [2], place: p, paper: q}", "'replace' needs 'with'"),
-    ("{place: p, paper: q}", "neither insert nor replace"),
-    ("{insert: CBAM, after: [8], paper: q}", "needs 'place'"), ("{insert: CBAM, at: [nekc], paper: q}", "needs 'place'"),
-    ("{insert: CBAM, at: neck}", "needs 'paper'"), ("{base: hub/yolov5-p2.yaml, place: p, paper: q}", "nor base and block"),
-    ("3", "expected"),
-])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{inset: CBAM, after: [8], place: p, paper: q}", "unknown word 'inset'.*did you mean insert"),
+        ("{insert: CBAM, place: p, paper: q}", "'insert' needs 'after'"),
+        ("{replace: C3, at: [2], place: p, paper: q}", "'replace' needs 'with'"),
+        ("{place: p, paper: q}", "neither insert nor replace"),
+        ("{insert: CBAM, after: [8], paper: q}", "needs 'place'"),
+        ("{insert: CBAM, at: [nekc], paper: q}", "needs 'place'"),
+        ("{insert: CBAM, at: neck}", "needs 'paper'"),
+        ("{base: hub/yolov5-p2.yaml, place: p, paper: q}", "nor base and block"),
+        ("3", "expected"),
+    ],
+)
 def test_mistakes_in_the_table_are_named(tmp_path, line, words):
     path = tmp_path / "zoo.yaml"
     path.write_text(f"Mine: {line}\n")
@@ -303,39 +356,68 @@ def test_mistakes_in_the_table_are_named(tmp_path, line, words):
 
 
 def test_reading_editing_and_writing_need_no_torch():
-    code = ("import sys; from models import rows, zoo; base = rows.read_yaml('yolov5s.yaml')\n"
-            "text = rows.render(rows.insert_block(base, 'CBAM', [8]))\n"
-            "print(zoo.main(['write', '--check']), len(text) > 1000, 'torch' in sys.modules)")
+    code = (
+        "import sys; from models import rows, zoo; base = rows.read_yaml('yolov5s.yaml')\n"
+        "text = rows.render(rows.insert_block(base, 'CBAM', [8]))\n"
+        "print(zoo.main(['write', '--check']), len(text) > 1000, 'torch' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=zoo.ROOT, capture_output=True, text=True, timeout=60)
     assert run.stdout.splitlines()[-1] == "0 True False", run.stdout + run.stderr
 
 
 def test_commands_write_yamls_that_build(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    inserting = ["insert", "CBAM", "--after", "8", "--args", "[1024, 16]", "--into", "yolov5n.yaml", "--output", "mine.yaml"]
+    inserting = [
+        "insert",
+        "CBAM",
+        "--after",
+        "8",
+        "--args",
+        "[1024, 16]",
+        "--into",
+        "yolov5n.yaml",
+        "--output",
+        "mine.yaml",
+    ]
     replacing = ["replace", "C3", "--at", "2", "4", "--with", "CBAM", "--into", "mine.yaml", "--output", "both.yaml"]
     assert [zoo.main(inserting), zoo.main(replacing)] == [0, 0]
     assert "mine.yaml: 26 layers, 1 more than yolov5n.yaml; 1,880,447 parameters" in capsys.readouterr().out
     rows = read_yaml("both.yaml").rows
     assert rows[9].block == "CBAM" and rows[9].args == [1024, 16] and rows[2].block == rows[4].block == "CBAM"
-    assert (tmp_path / "both.yaml").read_text().startswith("# Made by `python -m models.zoo replace C3 --at 2 4 --with CBAM")
+    assert (
+        (tmp_path / "both.yaml")
+        .read_text()
+        .startswith("# Made by `python -m models.zoo replace C3 --at 2 4 --with CBAM")
+    )
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (["insert", "CBAM", "--after", "40", "--into", "{base}", "--output", "{out}"], "0 to 23"),
-    (["insert", "CBAM", "--after", "8", "--args", "1024", "--into", "{base}", "--output", "{out}"], "not a list"),
-    (["insert", "CBAM", "--after", "8", "--into", "nowhere.yaml", "--output", "{out}"], "does not exist"),
-    (["insert", "CBAM", "--after", "8", "--into", "yolov55.yaml", "--output", "{out}"], "did you mean"),
-    (["insert", "CBAM", "--after", "8", "--into", "{base}", "--output", "{out}/deep/x.yaml"], "folder"),
-    (["insert", "CBAM", "--after", "8", "--into", "{base}", "--output", "{out}.txt"], "must end in .yaml"),
-    (["insert", "CBMA", "--after", "8", "--into", "{base}", "--output", "{out}"], "unknown block 'CBMA' (did you mean CBAM"),
-    (["replace", "C3", "--at", "2", "--with", "CBAN", "--into", "{base}", "--output", "{out}"],
-     "unknown block 'CBAN' (did you mean CBAM"),
-    (["insert", "CBAM", "--after", "8", "--args", "[512]", "--into", "{base}", "--output", "{out}"],
-     "out.yaml: layer 9 (backbone row 10) CBAM: is given 512 channels (512 at this width_multiple) but 1024 arrive"),
-    (["insert", "Mine", "--after", "8", "--into", "{base}", "--output", "{out}", "--plugin", "gone.py"],
-     "plugin gone.py does not exist"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (["insert", "CBAM", "--after", "40", "--into", "{base}", "--output", "{out}"], "0 to 23"),
+        (["insert", "CBAM", "--after", "8", "--args", "1024", "--into", "{base}", "--output", "{out}"], "not a list"),
+        (["insert", "CBAM", "--after", "8", "--into", "nowhere.yaml", "--output", "{out}"], "does not exist"),
+        (["insert", "CBAM", "--after", "8", "--into", "yolov55.yaml", "--output", "{out}"], "did you mean"),
+        (["insert", "CBAM", "--after", "8", "--into", "{base}", "--output", "{out}/deep/x.yaml"], "folder"),
+        (["insert", "CBAM", "--after", "8", "--into", "{base}", "--output", "{out}.txt"], "must end in .yaml"),
+        (
+            ["insert", "CBMA", "--after", "8", "--into", "{base}", "--output", "{out}"],
+            "unknown block 'CBMA' (did you mean CBAM",
+        ),
+        (
+            ["replace", "C3", "--at", "2", "--with", "CBAN", "--into", "{base}", "--output", "{out}"],
+            "unknown block 'CBAN' (did you mean CBAM",
+        ),
+        (
+            ["insert", "CBAM", "--after", "8", "--args", "[512]", "--into", "{base}", "--output", "{out}"],
+            "out.yaml: layer 9 (backbone row 10) CBAM: is given 512 channels (512 at this width_multiple) but 1024 arrive",
+        ),
+        (
+            ["insert", "Mine", "--after", "8", "--into", "{base}", "--output", "{out}", "--plugin", "gone.py"],
+            "plugin gone.py does not exist",
+        ),
+    ],
+)
 def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys, call, words):
     code = zoo.main([part.format(base=BASE, out=tmp_path / "out.yaml") for part in call])
     said = capsys.readouterr()
@@ -376,7 +458,14 @@ def test_the_catalogues_figures():
 
 
 def test_a_tag_names_its_block(tmp_path):
-    assert zoo.main(["insert", "SE", "--at", "before-sppf", "--into", "yolov5n.yaml", "--output", str(tmp_path / "a.yaml")]) == 0
+    assert (
+        zoo.main(
+            ["insert", "SE", "--at", "before-sppf", "--into", "yolov5n.yaml", "--output", str(tmp_path / "a.yaml")]
+        )
+        == 0
+    )
     assert read_yaml(tmp_path / "a.yaml").rows[9].block == "SEAttention"
-    assert zoo.main(["insert", "EMA", "--at", "neck", "--into", "yolov5n.yaml", "--output", str(tmp_path / "b.yaml")]) == 0
+    assert (
+        zoo.main(["insert", "EMA", "--at", "neck", "--into", "yolov5n.yaml", "--output", str(tmp_path / "b.yaml")]) == 0
+    )
     assert [row.block for row in read_yaml(tmp_path / "b.yaml").rows].count("EMA") == 3

@@ -2,7 +2,8 @@
 
 Of all order-keeping pairings, the one that has the most parameters in common (a weighted longest common subsequence);
 between equals, layers of the same stride and repeats go together. Where the two begin with different shapes, only layers
-of the same stride go together, so that a narrower checkpoint is not scattered over layers that happen to have its shapes."""
+of the same stride go together, so that a narrower checkpoint is not scattered over layers that happen to have its shapes.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ _FAMILIES = ({"C3", "C3Attention", "C3TR", "C3Ghost", "C3SPP"}, {"SPP", "SPPF"})
 class Layer:
     """One layer: its number, block, section, repeats, log2 of its stride, and its tensors' shapes by the rest of the name.
 
-    inserted: whether it is an attention block put between the layers of a base model."""
+    inserted: whether it is an attention block put between the layers of a base model.
+    """
 
     index: int
     block: str
@@ -48,15 +50,19 @@ def layers_of(description: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> li
     for name, shape in shapes.items():
         found = _TENSOR.fullmatch(name)
         if not found or int(found[1]) >= len(rows):
-            raise CheckpointError(f"{shown(name)} belongs to no layer: the model description has {len(rows)}, "
-                                  f"whose tensors are called model.<number>.<name>")
+            raise CheckpointError(
+                f"{shown(name)} belongs to no layer: the model description has {len(rows)}, "
+                f"whose tensors are called model.<number>.<name>"
+            )
         grouped[int(found[1])][found[2]] = shape
     levels = _levels(rows)
     read = [levels[absolute(source, len(rows) - 1)] for source in listed(rows[-1].sources)]
     if any(after - before != 1 for before, after in zip(read, read[1:])):
         levels = [0.0] * len(rows)  # a block changes the stride in a way that its row does not tell
-    return [Layer(index, row.block, row.section, row.repeats, levels[index], _is_inserted(row), grouped[index])
-            for index, row in enumerate(rows)]
+    return [
+        Layer(index, row.block, row.section, row.repeats, levels[index], _is_inserted(row), grouped[index])
+        for index, row in enumerate(rows)
+    ]
 
 
 def _levels(rows: Sequence[Row]) -> list[float]:
@@ -93,7 +99,8 @@ def base_numbers(description: Mapping) -> list[int | None]:
     """Return for each layer its number in the model without attention, None for inserted blocks.
 
     A block directly behind a stride-2 convolution that no stage follows stands in the place of the stage and counts
-    (the stem, of stride 2, has no stage)."""
+    (the stem, of stride 2, has no stage).
+    """
     rows = read_content(description)[2]
     levels = _levels(rows)
     numbers: list[int | None] = []
@@ -112,7 +119,8 @@ def base_numbers(description: Mapping) -> list[int | None]:
 
 def align(source: Sequence[Layer], target: Sequence[Layer]) -> dict[int, int]:
     """Return the number of the source layer that each target layer is, for those that are one: order-keeping, each
-    layer at most once, most parameters in common."""
+    layer at most once, most parameters in common.
+    """
     same_width = bool(source and target) and source[0].shapes == target[0].shapes
     best = [[0.0] * (len(target) + 1) for _ in range(len(source) + 1)]
     gains = [[gain(left, right, same_width) for right in target] for left in source]
@@ -166,5 +174,7 @@ def _folded_origin(rest: str, source: Layer, target: Layer) -> str | None:
     """Return the bias that a folded batch norm became, where the checkpoint was fused and the model is not."""
     head, found, _ = rest.rpartition("bn.")
     bias = f"{head}conv.bias"
-    is_folded = found and bias in source.shapes and bias not in target.shapes and f"{head}bn.weight" not in source.shapes
+    is_folded = (
+        found and bias in source.shapes and bias not in target.shapes and f"{head}bn.weight" not in source.shapes
+    )
     return bias if is_folded else None

@@ -2,7 +2,8 @@
 
 An anchor can answer for a box when neither side differs by a factor of `threshold` or more (the rule
 of the loss). The closeness of a box and an anchor is min(w/a_w, a_w/w, h/a_h, a_h/h), 0..1; it is computed
-as exp(-distance), where distance is the larger of |ln w - ln a_w| and |ln h - ln a_h|: no division a pair."""
+as exp(-distance), where distance is the larger of |ln w - ln a_w| and |ln h - ln a_h|: no division a pair.
+"""
 
 import math
 from dataclasses import dataclass
@@ -24,19 +25,27 @@ class AnchorReport:
     """How anchors suit a data set.
 
     bpr: best possible recall, the share of boxes that some anchor can answer for; anchors_above: mean number of
-    anchors that can; new_anchors_px: (nl * na, 2) better ones in pixels by rising area, None to keep the model's."""
+    anchors that can; new_anchors_px: (nl * na, 2) better ones in pixels by rising area, None to keep the model's.
+    """
 
     bpr: float
     anchors_above: float
     new_anchors_px: np.ndarray | None = None
 
 
-def check_anchors(wh_px: np.ndarray, geometry: HeadGeometry, threshold: float = 4.0, imgsz: int = 640,
-                  generator: np.random.Generator | None = None, generations: int = 1000) -> AnchorReport:
+def check_anchors(
+    wh_px: np.ndarray,
+    geometry: HeadGeometry,
+    threshold: float = 4.0,
+    imgsz: int = 640,
+    generator: np.random.Generator | None = None,
+    generations: int = 1000,
+) -> AnchorReport:
     """Measure a head's anchors on the boxes, and search for better ones where the recall is 0.98 or less.
 
     wh_px: (n, 2) widths and heights in pixels at the training size `imgsz`; generator: for the search, a fresh
-    one of seed 0 by default. The boxes of the report are all of them, however small."""
+    one of seed 0 by default. The boxes of the report are all of them, however small.
+    """
     wh_px = np.asarray(wh_px, np.float32).reshape(-1, 2)
     if not len(wh_px):
         LOGGER.info("AutoAnchor: there are no boxes to measure, the model's anchors stay")
@@ -54,8 +63,10 @@ def check_anchors(wh_px: np.ndarray, geometry: HeadGeometry, threshold: float = 
     if new_bpr <= bpr:
         LOGGER.info(f"AutoAnchor: the best found have {new_bpr:.3f} BPR, the model's anchors stay")
         return AnchorReport(bpr, above)
-    LOGGER.info(f"AutoAnchor: {new_above:.2f} anchors/target, {new_bpr:.3f} BPR with new anchors "
-                + ", ".join(f"{width:.0f},{height:.0f}" for width, height in new))
+    LOGGER.info(
+        f"AutoAnchor: {new_above:.2f} anchors/target, {new_bpr:.3f} BPR with new anchors "
+        + ", ".join(f"{width:.0f},{height:.0f}" for width, height in new)
+    )
     return AnchorReport(bpr, above, new)
 
 
@@ -65,12 +76,19 @@ def recall(wh_px: np.ndarray, anchors_px: np.ndarray, threshold: float) -> tuple
     return float(fits.any(0).mean()), float(fits.sum(0).mean())
 
 
-def kmeans_anchors(wh_px: np.ndarray, n: int, imgsz: int, threshold: float = 4.0, generations: int = 1000,
-                   generator: np.random.Generator | None = None) -> np.ndarray:
+def kmeans_anchors(
+    wh_px: np.ndarray,
+    n: int,
+    imgsz: int,
+    threshold: float = 4.0,
+    generations: int = 1000,
+    generator: np.random.Generator | None = None,
+) -> np.ndarray:
     """Return (n, 2) float32 anchors in pixels by rising area, fitted to the boxes: k-means, then an evolution.
 
     wh_px: (m, 2) pixels at the training size `imgsz`, m at least 1, which may be less than n. Above 10,000
-    boxes a random sample is looked at. Raises ValueError without a box."""
+    boxes a random sample is looked at. Raises ValueError without a box.
+    """
     generator = generator or np.random.default_rng(0)
     boxes = np.asarray(wh_px, np.float32).reshape(-1, 2)
     if not len(boxes):
@@ -108,7 +126,8 @@ def _fitness(boxes: np.ndarray, anchors: np.ndarray, threshold: float) -> float:
 def _cluster(boxes: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
     """(n, 2) k-means centres of boxes (m, 2) in units of their standard deviation; k-means++ starts (Arthur 2007).
 
-    Where distinct boxes are fewer than n, the rest are boxes scaled at random."""
+    Where distinct boxes are fewer than n, the rest are boxes scaled at random.
+    """
     distinct = np.unique(boxes, axis=0)
     if len(distinct) <= n:
         more = generator.choice(distinct, n - len(distinct)) * generator.uniform(0.7, 1.4, (n - len(distinct), 2))
@@ -132,8 +151,9 @@ def _squared(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return ((points[:, None] - centres[None]) ** 2).sum(2)
 
 
-def _evolve(boxes: np.ndarray, anchors: np.ndarray, threshold: float, generations: int,
-            generator: np.random.Generator) -> np.ndarray:
+def _evolve(
+    boxes: np.ndarray, anchors: np.ndarray, threshold: float, generations: int, generator: np.random.Generator
+) -> np.ndarray:
     """(n, 2) anchors after `generations` random changes of which every improvement was kept."""
     boxes = _logarithms(boxes)
     best = _fitness(boxes, _logarithms(anchors), threshold)

@@ -18,7 +18,8 @@ boxes. focal (arXiv 2101.08158, Focal-EIoU): the cost times IoU^focal, as a cons
 Unlike the circulating copies: the running mean belongs to one loss object, moves once a batch, in training only, is saved
 with the training, and nothing is asked back from the device; coincident centres divide by nothing; weights (CIoU's alpha,
 WIoU's c^2 and gain, the focal weight) carry no gradient, for with one the focal weight would push boxes of IoU under
-focal / (1 + focal) apart."""
+focal / (1 + focal) apart.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -33,7 +34,9 @@ SHAPE_POWER = 4.0  # theta of SIoU and Shape-IoU
 SHAPE_SCALE = 1.0  # Shape-IoU's `scale`: sides weigh by themselves; 0 would weigh both alike
 WIOU_V2_GAMMA = 0.5
 WIOU_V3_ALPHA, WIOU_V3_DELTA = 1.9, 3.0
-WIOU_SETTLING = 7000  # t n: batches after which the running mean has gone 95 % of its way; the paper asks for at least these
+WIOU_SETTLING = (
+    7000  # t n: batches after which the running mean has gone 95 % of its way; the paper asks for at least these
+)
 WIOU_MOMENTUM = 1 - 0.05 ** (1 / WIOU_SETTLING)
 
 Overlap = Callable[[BoxPairs, tuple[float, float]], Tensor]
@@ -41,7 +44,8 @@ Overlap = Callable[[BoxPairs, tuple[float, float]], Tensor]
 
 class BoxCosts(NamedTuple):
     """cost: (N,) what the box term averages, with gradient; overlap: (N,) 0..1, detached, what objectness aims at;
-    miss: (N,) 0..1, detached, the 1 - IoU whose running mean WIoU keeps."""
+    miss: (N,) 0..1, detached, the 1 - IoU whose running mean WIoU keeps.
+    """
 
     cost: Tensor
     overlap: Tensor
@@ -53,9 +57,12 @@ class BoxLoss:
 
     def __init__(self, kind: str = "CIoU", inner: float = 1.0, focal: float = 0.0, device: torch.device | str = "cpu"):
         """kind: one of BOX_LOSSES; inner: sides of the inner boxes as a multiple of the boxes', 1: the boxes themselves;
-        focal: power of the focal weight, 0: none; device: where boxes will be. Raises ValueError."""
+        focal: power of the focal weight, 0: none; device: where boxes will be. Raises ValueError.
+        """
         if kind not in BOX_LOSSES:
-            raise ValueError(f"BoxLoss: kind is one of {', '.join(BOX_LOSSES)}, got {kind!r}{nearest(kind, BOX_LOSSES)}")
+            raise ValueError(
+                f"BoxLoss: kind is one of {', '.join(BOX_LOSSES)}, got {kind!r}{nearest(kind, BOX_LOSSES)}"
+            )
         if not (inner > 0 and focal >= 0):
             raise ValueError(f"BoxLoss: expected inner above 0 and focal at least 0, got {inner} and {focal}")
         self.kind, self.inner, self.focal = kind, inner, focal
@@ -64,7 +71,8 @@ class BoxLoss:
 
     def __call__(self, predicted: Tensor, wanted: Tensor, size: tuple[float, float]) -> BoxCosts:
         """Return the costs of predicted (N, 4) against wanted (N, 4), both xywh; size: (height, width) of the input
-        in the same unit, which MPDIoU divides by. Computed in float32 (float64 stays)."""
+        in the same unit, which MPDIoU divides by. Computed in float32 (float64 stays).
+        """
         pairs = pair_boxes(predicted, wanted)
         iou = pairs.iou if self.inner == 1 else _inner_iou(pairs, self.inner)
         miss = (1 - iou.detach()).clamp(min=0)  # rounding makes an IoU a little more than 1, and v2 takes the root
@@ -128,10 +136,13 @@ def _eiou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
 
 def _siou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
     """IoU - (distance + shape) / 2. The angle cost 1 - 2 sin^2(arcsin(|dy| / d) - pi/4) is sin of twice the angle,
-    so 2 |dx dy| / d^2: nothing to go wrong where arcsin and the root have no gradient."""
+    so 2 |dx dy| / d^2: nothing to go wrong where arcsin and the root have no gradient.
+    """
     offset = _offset(pairs)
     squares = offset.square()
-    angle = 2 * (offset[..., 0] * offset[..., 1]).abs() / (squares.sum(-1) + pairs.eps)  # 0 along an axis, 1 on a diagonal
+    angle = (
+        2 * (offset[..., 0] * offset[..., 1]).abs() / (squares.sum(-1) + pairs.eps)
+    )  # 0 along an axis, 1 on a diagonal
     distance = -torch.expm1(-(2 - angle)[..., None] * squares / (pairs.enclosing.square() + pairs.eps))
     return pairs.iou - (distance.sum(-1) + _shape_cost(pairs, 1.0)) / 2
 
@@ -145,7 +156,9 @@ def _mpdiou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
 
 def _shape_iou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
     sides = pairs.b[..., 2:].clamp(min=pairs.eps) ** SHAPE_SCALE
-    weights = 2 * sides.flip(-1) / sides.sum(-1, keepdim=True)  # hh, ww: along x the height's weight, along y the width's
+    weights = (
+        2 * sides.flip(-1) / sides.sum(-1, keepdim=True)
+    )  # hh, ww: along x the height's weight, along y the width's
     squares = _offset(pairs).square() / (pairs.enclosing.square().sum(-1, keepdim=True) + pairs.eps)
     return pairs.iou - (weights * squares).sum(-1) - 0.5 * _shape_cost(pairs, weights)
 
@@ -165,6 +178,11 @@ def _of_boxes(kind: str) -> Overlap:
     return lambda pairs, size: pairs.overlap(kind)
 
 
-_OVERLAPS: dict[str, Overlap] = {**{kind: _of_boxes(kind) for kind in IOU_KINDS},
-                                 "EIoU": _eiou, "SIoU": _siou, "MPDIoU": _mpdiou, "ShapeIoU": _shape_iou}
+_OVERLAPS: dict[str, Overlap] = {
+    **{kind: _of_boxes(kind) for kind in IOU_KINDS},
+    "EIoU": _eiou,
+    "SIoU": _siou,
+    "MPDIoU": _mpdiou,
+    "ShapeIoU": _shape_iou,
+}
 BOX_LOSSES = (*_OVERLAPS, "WIoUv1", "WIoUv2", "WIoUv3")

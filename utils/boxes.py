@@ -3,7 +3,8 @@
 Formats: `xyxy` corners (left, top, right, bottom), `xywh` centre and size, both in any one
 unit (pixels, grid cells); a trailing `n` means fractions 0..1 of the image's width and height.
 Every function takes (..., 4), returns a new array and leaves its input alone. Arrays give
-arrays, tensors give tensors."""
+arrays, tensors give tensors.
+"""
 
 import math
 from typing import NamedTuple, TypeVar
@@ -36,23 +37,27 @@ def xywh_to_xyxy(boxes: Boxes) -> Boxes:
 def xywhn_to_xyxy(boxes: Boxes, width: float, height: float, pad: tuple[float, float] = (0, 0)) -> Boxes:
     """(..., 4) fractions of an image of `width` x `height` to pixel corners, shifted by `pad` (x, y) pixels."""
     x, y, box_width, box_height = (boxes[..., column] for column in range(4))
-    return _stack([
-        width * (x - box_width / 2) + pad[0],
-        height * (y - box_height / 2) + pad[1],
-        width * (x + box_width / 2) + pad[0],
-        height * (y + box_height / 2) + pad[1],
-    ])
+    return _stack(
+        [
+            width * (x - box_width / 2) + pad[0],
+            height * (y - box_height / 2) + pad[1],
+            width * (x + box_width / 2) + pad[0],
+            height * (y + box_height / 2) + pad[1],
+        ]
+    )
 
 
 def xyxy_to_xywhn(boxes: Boxes, width: float, height: float) -> Boxes:
     """(..., 4) pixel corners to centre and size in fractions of an image of `width` x `height`. Nothing is clipped."""
     left, top, right, bottom = (boxes[..., column] for column in range(4))
-    return _stack([
-        (left + right) / 2 / width,
-        (top + bottom) / 2 / height,
-        (right - left) / width,
-        (bottom - top) / height,
-    ])
+    return _stack(
+        [
+            (left + right) / 2 / width,
+            (top + bottom) / 2 / height,
+            (right - left) / width,
+            (bottom - top) / height,
+        ]
+    )
 
 
 def clip(xyxy: Boxes, shape: tuple[int, int]) -> Boxes:
@@ -67,7 +72,8 @@ def clip(xyxy: Boxes, shape: tuple[int, int]) -> Boxes:
 def iou_matrix(a: Boxes, b: Boxes) -> Boxes:
     """IoU of every box of a (N, 4) with every box of b (M, 4), both xyxy: (N, M), in 0..1.
 
-    Half precision is computed in float32. Boxes without area overlap nothing."""
+    Half precision is computed in float32. Boxes without area overlap nothing.
+    """
     if isinstance(a, Tensor):
         a, b = _at_least_float32(a), _at_least_float32(b)
         larger, smaller, smallest = torch.maximum, torch.minimum, torch.finfo(torch.float32).tiny
@@ -96,7 +102,8 @@ class BoxPairs(NamedTuple):
     """Boxes a[i] and b[i] side by side: what the overlaps of two boxes are made of, lengths in the boxes' unit.
 
     a, b: (N, 4) xywh, float32 or float64; iou: (N,) 0..1; union: (N,) area; enclosing: (N, 2) width and height of the
-    smallest box around both; eps: added to areas and squared lengths that divide, so that nothing divides by zero."""
+    smallest box around both; eps: added to areas and squared lengths that divide, so that nothing divides by zero.
+    """
 
     a: Tensor
     b: Tensor
@@ -107,7 +114,8 @@ class BoxPairs(NamedTuple):
 
     def overlap(self, kind: str) -> Tensor:
         """(N,) one of IOU_KINDS: "IoU" (0..1); "GIoU" (arXiv 1902.09630, eq. 3; over -1); "DIoU" and "CIoU"
-        (arXiv 1911.08287, eq. 6-11; over -2 or so)."""
+        (arXiv 1911.08287, eq. 6-11; over -2 or so).
+        """
         if kind == "IoU":
             return self.iou
         if kind == "GIoU":
@@ -123,11 +131,15 @@ def pair_boxes(a: Tensor, b: Tensor, eps: float = 1e-7) -> BoxPairs:
     """Put a[i] and b[i], both (N, 4) xywh in one unit, side by side. Half precision is computed in float32."""
     a, b = _at_least_float32(a), _at_least_float32(b)
     a_corners, b_corners = xywh_to_xyxy(a), xywh_to_xyxy(b)
-    shared = torch.minimum(a_corners[..., 2:], b_corners[..., 2:]) - torch.maximum(a_corners[..., :2], b_corners[..., :2])
+    shared = torch.minimum(a_corners[..., 2:], b_corners[..., 2:]) - torch.maximum(
+        a_corners[..., :2], b_corners[..., :2]
+    )
     overlap = _area(shared.clamp(min=0))
     union = _area(a[..., 2:]) + _area(b[..., 2:]) - overlap + eps
     iou = overlap / union
-    enclosing = torch.maximum(a_corners[..., 2:], b_corners[..., 2:]) - torch.minimum(a_corners[..., :2], b_corners[..., :2])
+    enclosing = torch.maximum(a_corners[..., 2:], b_corners[..., 2:]) - torch.minimum(
+        a_corners[..., :2], b_corners[..., :2]
+    )
     return BoxPairs(a, b, iou, union, enclosing, eps)
 
 
@@ -135,7 +147,8 @@ def paired_iou(a: Tensor, b: Tensor, kind: str = "CIoU", eps: float = 1e-7) -> T
     """Overlap of a[i] with b[i], both (N, 4) xywh in one unit: (N,), at most 1, differentiable.
 
     kind: one of IOU_KINDS, as `BoxPairs.overlap` says. eps keeps boxes without area finite. Half precision is
-    computed in float32."""
+    computed in float32.
+    """
     if kind not in IOU_KINDS:
         raise ValueError(f"paired_iou: kind is one of {', '.join(IOU_KINDS)}, got {kind!r}")
     return pair_boxes(a, b, eps).overlap(kind)

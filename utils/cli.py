@@ -15,12 +15,18 @@ _DISK_REFUSALS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCE
 INTERRUPTED = 130  # what shells give a program that ended on Ctrl-C
 
 
-def run_script(main: Callable[[ConfigType], object], config_class: type[ConfigType], description: str | None = None,
-               argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+def run_script(
+    main: Callable[[ConfigType], object],
+    config_class: type[ConfigType],
+    description: str | None = None,
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> int:
     """Parse the command line, call `main(config)` and return the exit code: 0, 2 after an error that is the
     user's to mend (one line on standard error), 130 after Ctrl-C. Other exceptions pass with their traceback.
 
-    Use as `sys.exit(run_script(main, TrainConfig, "..."))`."""
+    Use as `sys.exit(run_script(main, TrainConfig, "..."))`.
+    """
     config = parse(config_class, argv, description, prog)
     log.configure()
     return guarded(main, config)

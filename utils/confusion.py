@@ -12,7 +12,8 @@ class ConfusionMatrix:
     matrix: (nc+1, nc+1) int64, row = predicted class, column = true class, the last of each the
     background: the last row counts objects that were missed, the last column predictions without an object.
     Predictions must be more confident than `conf`; prediction and object pair up where they
-    overlap by more than `iou`, whatever their classes, each at most once, best overlap first."""
+    overlap by more than `iou`, whatever their classes, each at most once, best overlap first.
+    """
 
     def __init__(self, nc: int, conf: float = 0.25, iou: float = 0.45):
         self.nc, self.conf, self.iou = nc, conf, iou
@@ -47,7 +48,8 @@ def greedy_pairs(overlap: np.ndarray, threshold: float) -> tuple[np.ndarray, np.
 
     Greedy: the largest entry over the threshold pairs its row and column, both leave, and so on;
     of equal entries the one that stands first. Done in rounds: entries that are the largest of
-    their row and of their column are taken together, which chooses the same pairs."""
+    their row and of their column are taken together, which chooses the same pairs.
+    """
     left = np.where(overlap > threshold, overlap, 0.0)
     rows, columns = np.zeros(0, np.int64), np.zeros(0, np.int64)
     while left.any():

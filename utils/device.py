@@ -12,7 +12,8 @@ def select_device(text: str = "") -> torch.device:
     """Return the device that v6.1's --device text names.
 
     "" is the first CUDA device or, without one, the CPU; "cpu", "mps", "0", "cuda:1"
-    name one. Raises ConfigError when it is not there, or when several are named."""
+    name one. Raises ConfigError when it is not there, or when several are named.
+    """
     name = str(text).strip().lower().removeprefix("cuda:")
     if "," in name:
         raise ConfigError(f"--device {text}: one process drives one device; name a single one such as --device 0")
@@ -32,7 +33,9 @@ def select_device(text: str = "") -> torch.device:
         raise ConfigError(f"--device {text}: expected cpu, mps or a CUDA device number such as 0")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(name) >= count:
-        raise ConfigError(f"--device {text}: {count} CUDA devices are available here; use --device cpu to run without one")
+        raise ConfigError(
+            f"--device {text}: {count} CUDA devices are available here; use --device cpu to run without one"
+        )
     return torch.device(f"cuda:{name}")
 
 

@@ -18,14 +18,17 @@ def fetch(address: str, path: Path | str, kind: str = "a file", minimum: int = 1
     """Download `address` to `path`, with a progress bar, and return the path.
 
     The file appears whole or not at all. Raises UserError, in one line, where the network or the server
-    fails, or where fewer bytes arrive than the server announced or `minimum` (an error page, say)."""
+    fails, or where fewer bytes arrive than the server announced or `minimum` (an error page, say).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     LOGGER.info(f"Downloading {address} to {path}")
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
             announced = int(answer.headers.get("Content-Length") or 0)
-            return write_atomically(path, lambda stream: _copy(answer, stream, announced, minimum, f"{address}: not {kind}"))
+            return write_atomically(
+                path, lambda stream: _copy(answer, stream, announced, minimum, f"{address}: not {kind}")
+            )
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise UserError(f"{address}: cannot be fetched: {reason}; fetch it elsewhere and put it at {path}") from None

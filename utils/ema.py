@@ -14,7 +14,8 @@ class ModelEMA:
 
     After update number t a floating-point tensor of the state dict becomes d * average + (1 - d) * model with
     d = decay * (1 - exp(-t / tau)): a young average follows quickly. Other tensors (batch norm's counter)
-    are copied. To resume, load `module`'s state dict and set `updates`."""
+    are copied. To resume, load `module`'s state dict and set `updates`.
+    """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0):
         """model: what to follow (a data-parallel wrapper is looked through); updates: updates made so far."""
@@ -29,7 +30,8 @@ class ModelEMA:
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model. Call it after an optimizer step.
 
-        The tensors are handled as whole lists: on a GPU a few launches, not two for each tensor."""
+        The tensors are handled as whole lists: on a GPU a few launches, not two for each tensor.
+        """
         self.updates += 1
         followers, leaders, copies, originals = [], [], [], []
         for (ours, name), (theirs, _) in zip(_slots(self.module), _slots(_unwrapped(model)), strict=True):
@@ -52,6 +54,9 @@ def _slots(model: nn.Module) -> Slots:
     slots = []
     for module in model.modules():
         slots += [(module._parameters, name) for name, value in module._parameters.items() if value is not None]
-        slots += [(module._buffers, name) for name, value in module._buffers.items()
-                  if value is not None and name not in module._non_persistent_buffers_set]
+        slots += [
+            (module._buffers, name)
+            for name, value in module._buffers.items()
+            if value is not None and name not in module._non_persistent_buffers_set
+        ]
     return slots

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """Something given to the program is wrong. The message is one line that names
-    the file, the place in it and the fix; scripts print it and exit with code 2."""
+    the file, the place in it and the fix; scripts print it and exit with code 2.
+    """
 
 
 class ConfigError(UserError):

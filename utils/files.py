@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]  # the project's folder: default path
 
 def read_text(path: Path | str) -> str:
     """Return a text file's content, read as UTF-8 (a byte order mark is dropped) and,
-    where that fails, in the machine's own encoding."""
+    where that fails, in the machine's own encoding.
+    """
     raw = Path(path).read_bytes()
     try:
         return raw.decode("utf-8-sig")
@@ -26,7 +27,8 @@ def read_text(path: Path | str) -> str:
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> Path:
     """Call `write(stream)` on a temporary file beside `path`, sync it, and rename it
-    into place, so that a reader sees the old file or the new one, never a part."""
+    into place, so that a reader sees the old file or the new one, never a part.
+    """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -50,7 +52,8 @@ def _umask() -> int:
 
 def new_run_dir(project: Path | str, name: str, exist_ok: bool = False) -> Path:
     """Create and return project/name, or name2, name3, ... where it exists already
-    (unless `exist_ok`). Two processes that ask at once get different folders."""
+    (unless `exist_ok`). Two processes that ask at once get different folders.
+    """
     base = Path(project)
     try:
         base.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Console messages and progress bars. Nothing is configured at import: a script calls
-`configure()` in its main, a program that imports us keeps its own logging set-up."""
+`configure()` in its main, a program that imports us keeps its own logging set-up.
+"""
 
 import logging
 import sys
@@ -35,7 +36,8 @@ def progress(iterable: Iterable | None, total: int | None = None, description: s
     """Return `iterable` wrapped in a tqdm bar on standard error (None: a bar to be updated by hand).
 
     Where standard error is no terminal, the bar is a line a minute and one at the end. It is off for
-    other ranks than the first and where LOGGER is above INFO."""
+    other ranks than the first and where LOGGER is above INFO.
+    """
     from tqdm import tqdm
 
     from utils.dist import is_main
@@ -55,5 +57,12 @@ def progress(iterable: Iterable | None, total: int | None = None, description: s
                 self.written = True
 
     kind, interval = (tqdm, 0.5) if sys.stderr.isatty() else (Lines, 60.0)
-    return kind(iterable, total=total, desc=description, disable=disable, mininterval=interval, maxinterval=max(interval, 10.0),
-                bar_format="{desc} {n_fmt}/{total_fmt} {bar:10} {elapsed}<{remaining} {rate_fmt}")
+    return kind(
+        iterable,
+        total=total,
+        desc=description,
+        disable=disable,
+        mininterval=interval,
+        maxinterval=max(interval, 10.0),
+        bar_format="{desc} {n_fmt}/{total_fmt} {bar:10} {elapsed}<{remaining} {rate_fmt}",
+    )

@@ -7,7 +7,8 @@ objectness aims at the predicted box's IoU.
 
 Loops run over head levels only. On an accelerator nothing waits for the device: the assignment keeps
 one row a (neighbour, anchor, object) and a mask, instead of asking how many rows remain. On the CPU,
-where asking is free, rows that do not count are dropped first."""
+where asking is free, rows that do not count are dropped first.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -54,13 +55,17 @@ class _Candidates(NamedTuple):
         return _Candidates(Assignment(**rows), self.valid[keep])
 
 
-def assign(targets: Tensor, shapes: Sequence[tuple[int, int]], geometry: HeadGeometry, anchor_t: float = 4.0) -> list[Assignment]:
+def assign(
+    targets: Tensor, shapes: Sequence[tuple[int, int]], geometry: HeadGeometry, anchor_t: float = 4.0
+) -> list[Assignment]:
     """Match objects with anchors and cells; one Assignment a head level.
 
     targets: (M, 6) rows of image, class, xywh normalised; shapes: (H, W) of each level's map;
-    anchor_t: largest ratio between an object's and an anchor's width or height."""
+    anchor_t: largest ratio between an object's and an anchor's width or height.
+    """
     return [
-        _candidates(targets, anchors, shape, anchor_t).compact().rows for anchors, shape in zip(geometry.anchors, shapes)
+        _candidates(targets, anchors, shape, anchor_t).compact().rows
+        for anchors, shape in zip(geometry.anchors, shapes)
     ]
 
 
@@ -73,8 +78,15 @@ def _candidates(targets: Tensor, anchors: Tensor, shape: tuple[int, int], anchor
 
     ratio = size / anchors[:, None]  # (na, M, 2)
     fits = torch.maximum(ratio, 1 / ratio).amax(2) < anchor_t  # (na, M)
-    near = torch.stack((torch.ones_like(x, dtype=torch.bool), _near_start(x), _near_start(y),
-                        _near_start(width - x), _near_start(height - y)))  # (5, M)
+    near = torch.stack(
+        (
+            torch.ones_like(x, dtype=torch.bool),
+            _near_start(x),
+            _near_start(y),
+            _near_start(width - x),
+            _near_start(height - y),
+        )
+    )  # (5, M)
     column = torch.stack([(x + step).long() for step, _ in _NEIGHBOURS]).clamp(0, width - 1)  # (5, M)
     row = torch.stack([(y + step).long() for _, step in _NEIGHBOURS]).clamp(0, height - 1)
 
@@ -94,17 +106,24 @@ def _candidates(targets: Tensor, anchors: Tensor, shape: tuple[int, int], anchor
 
 def _near_start(position: Tensor) -> Tensor:
     """Whether a coordinate, in cells from one border, lies in the half of its cell that faces that border,
-    and a cell lies between."""
+    and a cell lies between.
+    """
     return (position % 1 < 0.5) & (position > 1)
 
 
 class DetectionLoss:
     """The training loss of a detection head; call it with the head's raw maps and the batch's targets."""
 
-    def __init__(self, geometry: HeadGeometry, hyp: LossHyperparameters, device: torch.device | str,
-                 box_loss: BoxLoss | None = None):
+    def __init__(
+        self,
+        geometry: HeadGeometry,
+        hyp: LossHyperparameters,
+        device: torch.device | str,
+        box_loss: BoxLoss | None = None,
+    ):
         """geometry: of the head; hyp: gains and weights, used as given; device: where the maps will be;
-        box_loss: what boxes cost, v6.1's CIoU where none is given."""
+        box_loss: what boxes cost, v6.1's CIoU where none is given.
+        """
         self.anchors = geometry.anchors.detach().to(device, torch.float32)
         self.nc = geometry.nc
         self.hyp = hyp
@@ -120,7 +139,8 @@ class DetectionLoss:
 
         raw_maps: (B, na, H, W, 5+nc) a level, any float type, computed in float32;
         targets: (M, 6) rows of image, class, xywh normalised; M may be 0.
-        The box loss learns from the batch only where a gradient is wanted: in training, not in validation."""
+        The box loss learns from the batch only where a gradient is wanted: in training, not in validation.
+        """
         self._check(raw_maps)
         targets = targets.to(self.anchors.device, torch.float32)
         levels = [self._level(raw_map, targets, level) for level, raw_map in enumerate(raw_maps)]
@@ -145,8 +165,10 @@ class DetectionLoss:
         for raw_map in raw_maps:
             got = (len(raw_maps), raw_map.shape[1], raw_map.shape[-1])
             if raw_map.ndim != 5 or got != expected:
-                raise ValueError(f"DetectionLoss: expected {expected[0]} maps (B, {expected[1]}, H, W, {expected[2]}), "
-                                 f"got {len(raw_maps)} with one of {tuple(raw_map.shape)}")
+                raise ValueError(
+                    f"DetectionLoss: expected {expected[0]} maps (B, {expected[1]}, H, W, {expected[2]}), "
+                    f"got {len(raw_maps)} with one of {tuple(raw_map.shape)}"
+                )
 
     def _level(self, raw_map: Tensor, targets: Tensor, level: int) -> tuple[Tensor, ...]:
         """The (box, obj, cls) terms of one level, before gains, and what its matches lack of IoU 1 with their number."""
@@ -194,7 +216,8 @@ def _objectness_aims(shape: Sequence[int], candidates: _Candidates, overlap: Ten
     """(B, na, H, W) what objectness aims at: the overlap of the cell's match, 0 without one.
 
     Where several matches claim a cell the last row wins: found by a maximum over row numbers, since
-    writing the overlaps themselves leaves the winner to chance on a GPU."""
+    writing the overlaps themselves leaves the winner to chance on a GPU.
+    """
     rows, valid = candidates
     _, anchors, height, width = shape
     cell = ((rows.image * anchors + rows.anchor) * height + rows.row) * width + rows.column

@@ -2,7 +2,8 @@
 
 `match` decides, for one image, which detections are correct at each IoU threshold;
 `DetectionAccumulator` gathers that over a data set and computes `DetectionMetrics` and `Curves`.
-All in float64 on the host; the only loops are over classes and thresholds."""
+All in float64 on the host; the only loops are over classes and thresholds.
+"""
 
 from dataclasses import dataclass
 
@@ -25,7 +26,8 @@ class ImageResult:
     """What was found in one image and what is there, both in native pixels.
 
     index: its place in the data set; native: (height, width); labels_cls (n,) int64 and
-    labels_xyxy (n, 4) float32; detections lie on the host."""
+    labels_xyxy (n, 4) float32; detections lie on the host.
+    """
 
     index: int
     path: str
@@ -41,7 +43,8 @@ class Curves:
 
     px: (1000,) confidences and, for the precision-recall curve, recalls; precision, recall, f1:
     (k, 1000) at IoU 0.5 by confidence; pr_precision: (k, 1000) at IoU 0.5 by recall, never
-    rising; classes: (k,); ap50: (k,)."""
+    rising; classes: (k,); ap50: (k,).
+    """
 
     px: np.ndarray
     precision: np.ndarray
@@ -61,7 +64,8 @@ def match(detections_cls: np.ndarray, labels_cls: np.ndarray, iou: np.ndarray) -
 
     detections_cls (n,) by falling confidence, labels_cls (m,), iou (m, n). A detection claims the
     label of its class that it overlaps most, if by the threshold or more; of a label's
-    claimants the most confident is correct."""
+    claimants the most confident is correct.
+    """
     count = len(detections_cls)
     if not count or not len(labels_cls):
         return np.zeros((count, len(IOU_THRESHOLDS)), bool)
@@ -91,7 +95,8 @@ class DetectionAccumulator:
     """Gathers images one by one and computes the figures of all of them.
 
     How detections of equal confidence rank depends on the order their images came in: give
-    images in the order of the data set for results that do not depend on batches."""
+    images in the order of the data set for results that do not depend on batches.
+    """
 
     def __init__(self, nc: int):
         self.nc = nc
@@ -104,7 +109,8 @@ class DetectionAccumulator:
     def update(self, detections: Detections, labels_cls, labels_xyxy) -> None:
         """Add one image: its detections (by falling confidence), and its labels' (m,) classes and
         (m, 4) xyxy boxes in the same pixels. Arrays or host tensors. A detection of a class
-        that the data set does not have is left out; a label of such a class is an error."""
+        that the data set does not have is left out; a label of such a class is an error.
+        """
         xyxy, conf, cls = (np.asarray(part) for part in (detections.xyxy, detections.conf, detections.cls))
         labels_cls = np.asarray(labels_cls).astype(np.int64)
         labels_xyxy = np.asarray(labels_xyxy, dtype=np.float64).reshape(-1, 4)
@@ -135,7 +141,9 @@ class DetectionAccumulator:
         for row, c in enumerate(present):
             mine = cls == c
             if mine.any():
-                ap[c], precision[row], recall[row], at_recall[row] = _class_curves(correct[mine], conf[mine], self._labels[c])
+                ap[c], precision[row], recall[row], at_recall[row] = _class_curves(
+                    correct[mine], conf[mine], self._labels[c]
+                )
         f1 = 2 * precision * recall / (precision + recall + TINY)
         curves = Curves(SAMPLES, precision, recall, f1, at_recall, present, ap[present, 0])
         best = int(_smoothed(f1.mean(0)).argmax()) if len(present) else 0
@@ -151,10 +159,13 @@ class DetectionAccumulator:
         return np.concatenate(self._correct)[order], conf[order], np.concatenate(self._cls)[order]
 
 
-def _class_curves(correct: np.ndarray, conf: np.ndarray, labels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _class_curves(
+    correct: np.ndarray, conf: np.ndarray, labels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One class's AP (10,), and at IoU 0.5 its P and R by confidence and its precision by recall, (1000,) each.
 
-    correct (n, 10) and conf (n,), by falling confidence; labels: how many there are to find."""
+    correct (n, 10) and conf (n,), by falling confidence; labels: how many there are to find.
+    """
     hits = correct.cumsum(0)
     recall = hits / (labels + TINY)
     precision = hits / np.arange(1, len(conf) + 1)[:, None]
@@ -165,7 +176,9 @@ def _class_curves(correct: np.ndarray, conf: np.ndarray, labels: int) -> tuple[n
     curve_precision = np.maximum.accumulate(curve_precision[::-1])[::-1]
     sampled = [np.interp(AP_RECALLS, r, p) for r, p in zip(curve_recall.T, curve_precision.T)]
     ap = (AP_RECALLS[1] - AP_RECALLS[0]) * (np.sum(sampled, 1) - np.take(sampled, (0, -1), 1).sum(1) / 2)
-    by_confidence = [np.interp(-SAMPLES, -conf, values[:, 0], left=left) for values, left in ((precision, 1), (recall, 0))]
+    by_confidence = [
+        np.interp(-SAMPLES, -conf, values[:, 0], left=left) for values, left in ((precision, 1), (recall, 0))
+    ]
     return ap, *by_confidence, np.interp(SAMPLES, curve_recall[:, 0], curve_precision[:, 0])
 
 
@@ -184,8 +197,15 @@ def table_rows(metrics: DetectionMetrics, names: list[str] | tuple[str, ...], pe
     rows = [_table_row("all", metrics.images, int(metrics.labels.sum()), metrics.row())]
     if per_class and metrics.ap.shape[0] > 1:
         ap = metrics.ap.mean(1)
-        rows += [_table_row(names[c], metrics.images, int(metrics.labels[c]),
-                            (metrics.precision[c], metrics.recall[c], metrics.ap[c, 0], ap[c])) for c in metrics.present]
+        rows += [
+            _table_row(
+                names[c],
+                metrics.images,
+                int(metrics.labels[c]),
+                (metrics.precision[c], metrics.recall[c], metrics.ap[c, 0], ap[c]),
+            )
+            for c in metrics.present
+        ]
     return rows
 
 

@@ -1,7 +1,8 @@
 """Non-maximum suppression: from a head's decoded predictions to `Detections`.
 
 Its only limits are counts (`MAX_CANDIDATES`, `max_det`), never a clock, so the result depends on
-the predictions alone. The input is not written to."""
+the predictions alone. The input is not written to.
+"""
 
 from collections.abc import Sequence
 
@@ -35,7 +36,8 @@ def non_max_suppression(
     classes: keep only these; multi_label: a box may count for every class over the threshold,
     not only its best; max_det: survivors an image; labels: (n, 5) tensors of class and xywh pixels, one
     an image, that join as certain candidates (for autolabelling).
-    Raises ValueError for thresholds outside 0..1 and for shapes that do not fit."""
+    Raises ValueError for thresholds outside 0..1 and for shapes that do not fit.
+    """
     _check(prediction, conf_thres, iou_thres, labels)
     nc = prediction.shape[2] - 5
     confident = prediction[..., 4] > conf_thres
@@ -68,7 +70,9 @@ def _certain(labels: Tensor, nc: int) -> Tensor:
     return rows
 
 
-def _candidates(rows: Tensor, conf_thres: float, multi_label: bool, classes: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
+def _candidates(
+    rows: Tensor, conf_thres: float, multi_label: bool, classes: Sequence[int] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """(K, 4) xyxy, (K,) conf, (K,) cls of the boxes that enter suppression, by falling conf."""
     sides = rows[:, 2:4]
     rows = rows[((sides >= MIN_SIDE) & (sides <= MAX_SIDE)).all(1)]

@@ -2,7 +2,8 @@
 
 The pickle is interpreted here, one instruction at a time, over a fixed list of names. A name never becomes a
 function or a class: it stays a `Name`, and what the pickle builds from it is either a `StoredTensor`, a container,
-or a `Record` that holds the state and does nothing. Any other name, instruction or shape of file is refused."""
+or a `Record` that holds the state and does nothing. Any other name, instruction or shape of file is refused.
+"""
 
 import pickletools
 import re
@@ -21,16 +22,33 @@ NODE_LIMIT = 200_000  # values in a tree that is copied
 DEPTH_LIMIT = 64
 MODULE_LIMIT = 100_000
 AXES_LIMIT = 16
-_STORAGES = {"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-             "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-             "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
-_INERT = {"_codecs.encode", "argparse.Namespace", "torch.device",
-          *(f"pathlib.{kind}" for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
-          *(f"pathlib._local.{kind}" for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
-          "numpy.dtype", "numpy.ndarray",
-          *(f"numpy.{core}.{name}" for core in ("core", "_core")  # before and since numpy 2
-            for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")),
-          *(f"torch.{name}" for name in ("float16", "float32", "float64", "bfloat16", "int64"))}
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_INERT = {
+    "_codecs.encode",
+    "argparse.Namespace",
+    "torch.device",
+    *(f"pathlib.{kind}" for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    *(f"pathlib._local.{kind}" for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.{name}"
+        for core in ("core", "_core")  # before and since numpy 2
+        for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
+    ),
+    *(f"torch.{name}" for name in ("float16", "float32", "float64", "bfloat16", "int64")),
+}
 _INERT_CLASSES = re.compile(r"(torch\.nn\.modules\.[a-z_]+|models\.(yolo|common|experimental))\.[A-Za-z]\w*")
 _STORAGE_NAMES = {f"torch.{name}" for name in _STORAGES}
 _KINDS = {  # how the names of well-known files begin, and what those files are
@@ -62,7 +80,8 @@ class Record:
 def read_restricted(archive: Archive) -> object:
     """Return what a pickled checkpoint holds: containers, plain values, `StoredTensor`s and `Record`s.
 
-    Raises CheckpointError, naming it, for any global outside the fixed list, and for damage."""
+    Raises CheckpointError, naming it, for any global outside the fixed list, and for damage.
+    """
     machine = _Machine(archive)
     try:
         return machine.run()
@@ -77,11 +96,13 @@ def module_state(model: Record, source: Path | str) -> dict[str, StoredTensor]:
     return state
 
 
-def plain_value(value: object, source: Path | str, what: str = "model description",
-                other: Callable[[object], object] | None = None) -> object:
+def plain_value(
+    value: object, source: Path | str, what: str = "model description", other: Callable[[object], object] | None = None
+) -> object:
     """Return a copy of nested containers and plain values. `other` gives the value of an item that is neither, or None.
 
-    Raises CheckpointError for what remains, and for a tree without end."""
+    Raises CheckpointError for what remains, and for a tree without end.
+    """
     budget = [NODE_LIMIT]
 
     def copy(item: object, depth: int) -> object:
@@ -103,11 +124,15 @@ def plain_value(value: object, source: Path | str, what: str = "model descriptio
     return copy(value, 0)
 
 
-def _collect(module: object, prefix: str, state: dict[str, StoredTensor], source: Path | str, budget: list[int]) -> None:
+def _collect(
+    module: object, prefix: str, state: dict[str, StoredTensor], source: Path | str, budget: list[int]
+) -> None:
     """Add a module's own tensors to `state`, then its children's. `budget` holds how many modules may still come."""
     budget[0] -= 1
     if not isinstance(module, Record) or prefix.count(".") > 32 or budget[0] < 0:
-        raise CheckpointError(f"{source}: damaged: {shown(prefix) or 'its model'} is not a module, or modules nest without end")
+        raise CheckpointError(
+            f"{source}: damaged: {shown(prefix) or 'its model'} is not a module, or modules nest without end"
+        )
     temporary = module.state.get("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
         for name, tensor in _members(module, group, source):
@@ -140,7 +165,9 @@ class _Machine:
             if opcode.name == "STOP":
                 return self.stack.pop()
             if number > INSTRUCTION_LIMIT:
-                raise CheckpointError(f"{self.archive.path}: refused: its description has over {INSTRUCTION_LIMIT} instructions")
+                raise CheckpointError(
+                    f"{self.archive.path}: refused: its description has over {INSTRUCTION_LIMIT} instructions"
+                )
             if opcode.name in _VALUES:
                 self.stack.append(argument)
             elif opcode.name in _CONSTANTS:
@@ -204,10 +231,17 @@ class _Machine:
             last, module = self.stack.pop(), self.stack.pop()
             argument = f"{module} {last}"
         text = argument.replace(" ", ".").replace("__builtin__.", "builtins.", 1)
-        if text not in _MAKERS and text not in _INERT and not _INERT_CLASSES.fullmatch(text) and text not in _STORAGE_NAMES:
+        if (
+            text not in _MAKERS
+            and text not in _INERT
+            and not _INERT_CLASSES.fullmatch(text)
+            and text not in _STORAGE_NAMES
+        ):
             kind = next((f": {meaning}" for start, meaning in _KINDS.items() if text.startswith(start)), "")
-            raise CheckpointError(f"{self.archive.path}: refused: it names {shown(text)}, which no YOLOv5 detection checkpoint "
-                                  f"needs{kind}; nothing in the file was run")
+            raise CheckpointError(
+                f"{self.archive.path}: refused: it names {shown(text)}, which no YOLOv5 detection checkpoint "
+                f"needs{kind}; nothing in the file was run"
+            )
         self.stack.append(Name(text))
 
     def make(self, _) -> None:
@@ -282,19 +316,56 @@ def _size(archive: Archive, sides: object = ()) -> tuple:
 
 
 _MAKERS: dict[str, Callable] = {
-    "torch._utils._rebuild_tensor_v2": _tensor, "torch._utils._rebuild_parameter": _parameter, "torch.Size": _size,
-    "collections.OrderedDict": _ordered_dict, "builtins.set": _set,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.Size": _size,
+    "collections.OrderedDict": _ordered_dict,
+    "builtins.set": _set,
 }
-_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-           "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
-_CONSTANTS: dict[str, Callable] = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-                                   "EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+_VALUES = {
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+}
+_CONSTANTS: dict[str, Callable] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
 _ACTIONS: dict[str, Callable] = {
-    "MARK": _Machine.mark, "TUPLE": _Machine.tuple_of, "TUPLE1": partial(_Machine.tuple_of, count=1),
-    "TUPLE2": partial(_Machine.tuple_of, count=2), "TUPLE3": partial(_Machine.tuple_of, count=3),
-    "APPEND": _Machine.append, "APPENDS": _Machine.appends, "ADDITEMS": _Machine.appends,
-    "SETITEM": _Machine.set_item, "SETITEMS": _Machine.set_items,
-    "BINPUT": _Machine.remember, "LONG_BINPUT": _Machine.remember, "MEMOIZE": _Machine.remember,
-    "BINGET": _Machine.recall, "LONG_BINGET": _Machine.recall, "GLOBAL": _Machine.name, "STACK_GLOBAL": _Machine.name,
-    "REDUCE": _Machine.make, "NEWOBJ": _Machine.make, "BUILD": _Machine.build, "BINPERSID": _Machine.storage,
+    "MARK": _Machine.mark,
+    "TUPLE": _Machine.tuple_of,
+    "TUPLE1": partial(_Machine.tuple_of, count=1),
+    "TUPLE2": partial(_Machine.tuple_of, count=2),
+    "TUPLE3": partial(_Machine.tuple_of, count=3),
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.appends,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    "BINPUT": _Machine.remember,
+    "LONG_BINPUT": _Machine.remember,
+    "MEMOIZE": _Machine.remember,
+    "BINGET": _Machine.recall,
+    "LONG_BINGET": _Machine.recall,
+    "GLOBAL": _Machine.name,
+    "STACK_GLOBAL": _Machine.name,
+    "REDUCE": _Machine.make,
+    "NEWOBJ": _Machine.make,
+    "BUILD": _Machine.build,
+    "BINPERSID": _Machine.storage,
 }

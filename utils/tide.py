@@ -15,7 +15,8 @@ repairs all errors of one kind (section 2.3): the class, or the box, of an error
 detections that then claim a label the most confident stays; other false positives are taken away; missed labels are
 not asked for. The kind's cost is mAP at IoU 0.5 with the oracle less mAP without. Costs do not add up to 1 - mAP.
 
-Matching, ranking and AP are this project's (utils.metrics), so that mAP is the mAP50 which val.py prints."""
+Matching, ranking and AP are this project's (utils.metrics), so that mAP is the mAP50 which val.py prints.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ BACKGROUND_IOU = 0.1
 class ErrorKinds:
     """Errors of a detector over a data set. counts: (6, nc) in the order of KINDS, by the detection's class, or the missed
     label's; costs: (6,) mAP50 that repairing the kind adds, 0..1; false_positives, false_negatives: what repairing all
-    of either adds; map50: as it is; confidence: less confident detections were left out; images: how many."""
+    of either adds; map50: as it is; confidence: less confident detections were left out; images: how many.
+    """
 
     counts: np.ndarray
     costs: np.ndarray
@@ -65,7 +67,8 @@ class _Found:
     """All detections by falling confidence, and all labels.
 
     cls, kind (n,): CORRECT or a place in KINDS; label (n,): the label that a correct detection found, or on which a
-    classification or localisation error lies; labels_cls (m,), missed (m,) bool."""
+    classification or localisation error lies; labels_cls (m,), missed (m,) bool.
+    """
 
     cls: np.ndarray
     kind: np.ndarray
@@ -78,10 +81,13 @@ def error_kinds(results: Sequence[ImageResult], nc: int, confidence: float = 0.0
     """Sort the errors of `results` (in the order of the data set) into KINDS and cost them.
 
     confidence: detections below are left out; 0 as in the paper, where AP ranks them all. Counts are then mostly of
-    detections that nobody would show: for counts, give the confidence of one's application."""
+    detections that nobody would show: for counts, give the confidence of one's application.
+    """
     found = _found(results, nc, confidence)
-    counts = np.stack([np.bincount(found.cls[found.kind == kind], minlength=nc) for kind in range(MISSED)]
-                      + [np.bincount(found.labels_cls[found.missed], minlength=nc)])
+    counts = np.stack(
+        [np.bincount(found.cls[found.kind == kind], minlength=nc) for kind in range(MISSED)]
+        + [np.bincount(found.labels_cls[found.missed], minlength=nc)]
+    )
     labels = np.bincount(found.labels_cls, minlength=nc)
     correct = found.kind == CORRECT
     plain = _map50(found.cls, correct, labels, labels)
@@ -93,7 +99,9 @@ def error_kinds(results: Sequence[ImageResult], nc: int, confidence: float = 0.0
     hits = np.bincount(found.cls[correct], minlength=nc)
     only_hits = _map50(found.cls[correct], correct[correct], labels, labels)
     all_found = _map50(found.cls, correct, hits, labels)
-    return ErrorKinds(counts, np.array(repaired) - plain, only_hits - plain, all_found - plain, plain, confidence, len(results))
+    return ErrorKinds(
+        counts, np.array(repaired) - plain, only_hits - plain, all_found - plain, plain, confidence, len(results)
+    )
 
 
 def _found(results: Sequence[ImageResult], nc: int, confidence: float) -> _Found:
@@ -101,7 +109,10 @@ def _found(results: Sequence[ImageResult], nc: int, confidence: float) -> _Found
     labels_cls, missed = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     before = 0
     for result in results:
-        conf, cls = np.asarray(result.detections.conf).astype(np.float64), np.asarray(result.detections.cls).astype(np.int64)
+        conf, cls = (
+            np.asarray(result.detections.conf).astype(np.float64),
+            np.asarray(result.detections.cls).astype(np.int64),
+        )
         kept = (cls >= 0) & (cls < nc) & (conf >= confidence)
         xyxy = np.asarray(result.detections.xyxy)[kept].astype(np.float64)
         true_cls = np.asarray(result.labels_cls).astype(np.int64)
@@ -112,7 +123,9 @@ def _found(results: Sequence[ImageResult], nc: int, confidence: float) -> _Found
         labels_cls.append(true_cls)
         missed.append(~np.isin(np.arange(len(true_cls)), covered))
         before += len(true_cls)
-    conf, cls, kind, label = (np.concatenate(column) for column in zip(*parts)) if parts else (np.zeros(0, np.int64),) * 4
+    conf, cls, kind, label = (
+        (np.concatenate(column) for column in zip(*parts)) if parts else (np.zeros(0, np.int64),) * 4
+    )
     rank = ranking(conf)
     return _Found(cls[rank], kind[rank], label[rank], np.concatenate(labels_cls), np.concatenate(missed))
 
@@ -125,7 +138,12 @@ def _kinds(cls: np.ndarray, labels_cls: np.ndarray, overlap: np.ndarray) -> tupl
     same = labels_cls[:, None] == cls[None]
     own, other = np.where(same, overlap, -1), np.where(same, -1, overlap)
     own_iou, other_iou = own.max(0), other.max(0)
-    fits = (own_iou >= FOREGROUND_IOU, other_iou >= FOREGROUND_IOU, own_iou >= BACKGROUND_IOU, other_iou >= BACKGROUND_IOU)
+    fits = (
+        own_iou >= FOREGROUND_IOU,
+        other_iou >= FOREGROUND_IOU,
+        own_iou >= BACKGROUND_IOU,
+        other_iou >= BACKGROUND_IOU,
+    )
     kind = np.select(fits, (DUPLICATE, CLASSIFICATION, LOCALISATION, BOTH), BACKGROUND)
     kind[match(cls, labels_cls, overlap)[:, 0]] = CORRECT
     return kind, np.where(kind == CLASSIFICATION, other.argmax(0), own.argmax(0))
@@ -146,7 +164,8 @@ def _corrected(found: _Found, kind: int) -> tuple[np.ndarray, np.ndarray]:
 def _map50(cls: np.ndarray, correct: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> float:
     """mAP over the classes with labels, of detections by falling confidence of which `wanted` (nc,) are to be found.
 
-    A class of which nothing is to be found any more has AP 1, or 0 if it has a detection."""
+    A class of which nothing is to be found any more has AP 1, or 0 if it has a detection.
+    """
     there = labels > 0
     if not there.any():
         return 0.0

@@ -3,7 +3,8 @@
 Keys carry layer numbers, and an inserted block moves every number behind it. So layers are aligned by what they are
 (utils/alignment.py), and inside a pair of layers tensors go by name and shape.
 
-    python -m utils.transfer --cfg models/yolov5n_CBAM.yaml --weights yolov5n.pt --output cbam.pt --attention-start identity"""
+    python -m utils.transfer --cfg models/yolov5n_CBAM.yaml --weights yolov5n.pt --output cbam.pt --attention-start identity
+"""
 
 import argparse
 import csv
@@ -38,7 +39,8 @@ _COLUMNS = ("status", "from", "to", "shape", "parameters", "reason")
 @dataclass(frozen=True)
 class Transfer:
     """What becomes of one tensor. status: transferred (same name), remapped, new (the model's, left as it was) or
-    dropped (the checkpoint's, not used); source and target: full names, "" where there is none."""
+    dropped (the checkpoint's, not used); source and target: full names, "" where there is none.
+    """
 
     status: str
     source: str
@@ -75,16 +77,20 @@ class TransferReport:
     @property
     def used(self) -> float:
         """Share of the checkpoint's parameters that are in the model now, 0..1."""
-        used, dropped = (sum(row.parameters for row in self.rows if row.status in kinds)
-                         for kinds in (("transferred", "remapped"), ("dropped",)))
+        used, dropped = (
+            sum(row.parameters for row in self.rows if row.status in kinds)
+            for kinds in (("transferred", "remapped"), ("dropped",))
+        )
         return used / (used + dropped) if used + dropped else 0.0
 
     def line(self) -> str:
         """One line for the log."""
         counts = Counter(row.status for row in self.rows)
         details = ", ".join(f"{counts[status]} {status}" for status in ("remapped", "new", "dropped") if counts[status])
-        return (f"Transferred {self.transferred}/{self.total} items from {self.source}: {self.used:.1%} of its parameters"
-                + (f" ({details})" if details else ""))
+        return (
+            f"Transferred {self.transferred}/{self.total} items from {self.source}: {self.used:.1%} of its parameters"
+            + (f" ({details})" if details else "")
+        )
 
     def why(self) -> str:
         """The reason that left most of the checkpoint's parameters unused."""
@@ -100,44 +106,64 @@ class TransferReport:
         table = csv.writer(text, lineterminator="\n")
         table.writerow(_COLUMNS)
         for row in self.rows:
-            table.writerow((row.status, row.source, row.target, "x".join(map(str, row.shape)), row.parameters, row.reason))
+            table.writerow(
+                (row.status, row.source, row.target, "x".join(map(str, row.shape)), row.parameters, row.reason)
+            )
         return write_atomically(path, lambda stream: stream.write(text.getvalue().encode()))
 
 
-def transfer_weights(model: nn.Module, checkpoint: Checkpoint, keep_anchors: bool = False, way: str = "layers",
-                     require: float = 0.0) -> TransferReport:
+def transfer_weights(
+    model: nn.Module, checkpoint: Checkpoint, keep_anchors: bool = False, way: str = "layers", require: float = 0.0
+) -> TransferReport:
     """Copy into `model` what a checkpoint has for it, log one line, and return what became of every tensor.
 
     keep_anchors: the model's anchors stay (a cfg or hyperparameters chose them); way: "layers" aligns layers by what
     they are, "keys" takes the same name and shape only, as v6.1 does; require: least share of the checkpoint's
-    parameters that must find a place, else CheckpointError."""
+    parameters that must find a place, else CheckpointError.
+    """
     own = model.state_dict()
-    report = plan_transfer(model.yaml, _shapes(own), checkpoint.yaml, _shapes(checkpoint.state), checkpoint.source,
-                           keep_anchors, way)
+    report = plan_transfer(
+        model.yaml, _shapes(own), checkpoint.yaml, _shapes(checkpoint.state), checkpoint.source, keep_anchors, way
+    )
     _copy(own, checkpoint.state, report)
     LOGGER.info(report.line())
     if report.used < require:
-        raise CheckpointError(f"{checkpoint.source}: {report.used:.1%} of its parameters find a place in this model, "
-                              f"--require-transfer asks for {require:.0%}; mostly because {report.why()}")
+        raise CheckpointError(
+            f"{checkpoint.source}: {report.used:.1%} of its parameters find a place in this model, "
+            f"--require-transfer asks for {require:.0%}; mostly because {report.why()}"
+        )
     if not report.transferred:
         LOGGER.warning(f"WARNING: nothing in {checkpoint.source} fits this model; it starts from random weights")
     elif report.used < LEAST_USED:
-        LOGGER.warning(f"WARNING: only {report.used:.1%} of the parameters in {checkpoint.source} are used: "
-                       f"mostly because {report.why()}")
+        LOGGER.warning(
+            f"WARNING: only {report.used:.1%} of the parameters in {checkpoint.source} are used: "
+            f"mostly because {report.why()}"
+        )
     for reason in sorted(_KEEPS.keys() & {row.reason for row in report.rows}):
-        LOGGER.warning(f"WARNING: {reason}, so the network does not start as the checkpoint's; "
-                       f"--attention-start {_KEEPS[reason]} would")
+        LOGGER.warning(
+            f"WARNING: {reason}, so the network does not start as the checkpoint's; "
+            f"--attention-start {_KEEPS[reason]} would"
+        )
     return report
 
 
-def plan_transfer(model_yaml: Mapping, model_shapes: Mapping[str, tuple[int, ...]], source_yaml: Mapping,
-                  source_shapes: Mapping[str, tuple[int, ...]], source: str = "", keep_anchors: bool = False,
-                  way: str = "layers") -> TransferReport:
+def plan_transfer(
+    model_yaml: Mapping,
+    model_shapes: Mapping[str, tuple[int, ...]],
+    source_yaml: Mapping,
+    source_shapes: Mapping[str, tuple[int, ...]],
+    source: str = "",
+    keep_anchors: bool = False,
+    way: str = "layers",
+) -> TransferReport:
     """Return what `transfer_weights` would do, from the descriptions and the shapes by name alone."""
     target_layers, source_layers = layers_of(model_yaml, model_shapes), layers_of(source_yaml, source_shapes)
     by_number = way == "keys"
-    pairs = {index: index for index in range(min(len(target_layers), len(source_layers)))} if by_number else align(
-        source_layers, target_layers)
+    pairs = (
+        {index: index for index in range(min(len(target_layers), len(source_layers)))}
+        if by_number
+        else align(source_layers, target_layers)
+    )
     rows: list[Transfer] = []
     used: set[str] = set()
     for layer in target_layers:
@@ -147,8 +173,13 @@ def plan_transfer(model_yaml: Mapping, model_shapes: Mapping[str, tuple[int, ...
             used.add(row.source)
     homes = {index: layer for layer, index in ((target_layers[target], index) for target, index in pairs.items())}
     for layer in source_layers:
-        rows += [Transfer("dropped", f"model.{layer.index}.{rest}", "", shape, _why_dropped(layer, homes.get(layer.index), rest))
-                 for rest, shape in layer.shapes.items() if f"model.{layer.index}.{rest}" not in used]
+        rows += [
+            Transfer(
+                "dropped", f"model.{layer.index}.{rest}", "", shape, _why_dropped(layer, homes.get(layer.index), rest)
+            )
+            for rest, shape in layer.shapes.items()
+            if f"model.{layer.index}.{rest}" not in used
+        ]
     return TransferReport(tuple(rows), len(model_shapes), source)
 
 
@@ -185,7 +216,11 @@ def _why_moved(layer: Layer, partner: Layer, rest: str, origin: str) -> str:
 def _why_new(layer: Layer, partner: Layer | None, rest: str, keep_anchors: bool) -> str:
     if rest == "anchors" and keep_anchors:
         return "the anchors of the model yaml or the hyperparameters stay"
-    if rest.endswith("gate") and rest.replace("gate", "block", 1) != rest and any(".block." in f".{other}" for other in layer.shapes):
+    if (
+        rest.endswith("gate")
+        and rest.replace("gate", "block", 1) != rest
+        and any(".block." in f".{other}" for other in layer.shapes)
+    ):
         return "gate that starts at zero"
     if partner is None:
         return f"{layer} has no counterpart in the checkpoint"
@@ -219,7 +254,9 @@ def _copy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], report: Transf
         if not _is_folded(row) or leaf == "bias":
             target.copy_(state[row.source])
         else:
-            target.fill_({"weight": 1.0, "running_mean": 0.0, "running_var": 1.0 - NORM_EPS, "num_batches_tracked": 0}[leaf])
+            target.fill_(
+                {"weight": 1.0, "running_mean": 0.0, "running_var": 1.0 - NORM_EPS, "num_batches_tracked": 0}[leaf]
+            )
 
 
 # ---- the command ----
@@ -227,16 +264,27 @@ def _copy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], report: Transf
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m utils.transfer`."""
-    parser = argparse.ArgumentParser(prog="python -m utils.transfer", description="Bring a checkpoint's weights into another model, "
-                                     "without training: a variant that starts at the pretrained network.")
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.transfer",
+        description="Bring a checkpoint's weights into another model, "
+        "without training: a variant that starts at the pretrained network.",
+    )
     parser.add_argument("--cfg", required=True, help="model yaml, such as models/yolov5n_CBAM.yaml")
     parser.add_argument("--weights", required=True, help="checkpoint to take weights from")
-    parser.add_argument("--output", required=True, type=Path, help="checkpoint to write; its table goes beside it as .csv")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="checkpoint to write; its table goes beside it as .csv"
+    )
     parser.add_argument("--attention-start", choices=("identity", "plain"), help="how inserted attention starts")
-    parser.add_argument("--transfer", choices=WAYS, default="layers", help="align layers by what they are, or by key as v6.1")
-    parser.add_argument("--require-transfer", type=float, default=0.0, metavar="SHARE", help="least share that must find a place")
+    parser.add_argument(
+        "--transfer", choices=WAYS, default="layers", help="align layers by what they are, or by key as v6.1"
+    )
+    parser.add_argument(
+        "--require-transfer", type=float, default=0.0, metavar="SHARE", help="least share that must find a place"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides what is new")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file that registers blocks of your own")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers blocks of your own"
+    )
     return parser
 
 
@@ -248,7 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for plugin in options.plugin:
             load_plugin(plugin)
         if options.output.suffix != ".pt" or options.output.exists():
-            raise CheckpointError(f"--output {options.output}: " + ("is there already" if options.output.exists() else "must end in .pt"))
+            raise CheckpointError(
+                f"--output {options.output}: " + ("is there already" if options.output.exists() else "must end in .pt")
+            )
         if not 0 <= options.require_transfer <= 1:
             raise ConfigError(f"--require-transfer {options.require_transfer:g}: expected a share, 0 to 1")
         checkpoint = read_checkpoint(find_weights(options.weights))
@@ -256,7 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = Model(options.cfg, nc=checkpoint.nc, attention_start=options.attention_start)
         report = transfer_weights(model, checkpoint, way=options.transfer, require=options.require_transfer)
         write_checkpoint(checkpoint_of(model, checkpoint.names), options.output)
-        LOGGER.info(f"{options.output}, and what became of each tensor: {report.write(options.output.with_suffix('.csv'))}")
+        LOGGER.info(
+            f"{options.output}, and what became of each tensor: {report.write(options.output.with_suffix('.csv'))}"
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

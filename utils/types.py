@@ -1,5 +1,6 @@
 """The records that pass between rooms. Each checks its shapes when it is made and says
-what it expected and what it got; column order exists only inside `.rows()` and `.row()`."""
+what it expected and what it got; column order exists only inside `.rows()` and `.row()`.
+"""
 
 from dataclasses import dataclass, field
 
@@ -18,15 +19,26 @@ class HeadGeometry:
     """What a detection head looks like from outside.
 
     anchors: (levels, anchors per level, 2) width and height in grid units of their level;
-    strides: (levels,) pixels per grid cell; nc: number of classes."""
+    strides: (levels,) pixels per grid cell; nc: number of classes.
+    """
 
     anchors: Tensor
     strides: Tensor
     nc: int
 
     def __post_init__(self):
-        _expect(self.anchors.ndim == 3 and self.anchors.shape[-1] == 2, self, "anchors (nl, na, 2)", tuple(self.anchors.shape))
-        _expect(self.strides.shape == self.anchors.shape[:1], self, f"strides ({len(self.anchors)},)", tuple(self.strides.shape))
+        _expect(
+            self.anchors.ndim == 3 and self.anchors.shape[-1] == 2,
+            self,
+            "anchors (nl, na, 2)",
+            tuple(self.anchors.shape),
+        )
+        _expect(
+            self.strides.shape == self.anchors.shape[:1],
+            self,
+            f"strides ({len(self.anchors)},)",
+            tuple(self.strides.shape),
+        )
         _expect(self.nc >= 1, self, "nc of at least 1", self.nc)
 
     @property
@@ -48,7 +60,8 @@ class Labels:
     """The objects of one image.
 
     cls: (n,) int64; xywhn: (n, 4) float32 centre and size in 0..1 of the image;
-    segments: one (k, 2) float32 polygon in 0..1 an object, or an empty tuple."""
+    segments: one (k, 2) float32 polygon in 0..1 an object, or an empty tuple.
+    """
 
     cls: np.ndarray
     xywhn: np.ndarray
@@ -74,7 +87,8 @@ class Letterbox:
     """How a native picture was resized and padded into a network input.
 
     native, shape: (height, width) before and after; ratio: (x, y) scale factors;
-    pad: (left, top) pixels of border."""
+    pad: (left, top) pixels of border.
+    """
 
     native: tuple[int, int]
     ratio: tuple[float, float]
@@ -105,7 +119,8 @@ class Letterbox:
 class Sample:
     """One network input: image (H, W, 3) uint8 RGB, labels relative to it, and where it came from.
 
-    index is the image's place in its dataset."""
+    index is the image's place in its dataset.
+    """
 
     image: np.ndarray
     labels: Labels
@@ -114,8 +129,12 @@ class Sample:
     index: int
 
     def __post_init__(self):
-        _expect(self.image.ndim == 3 and self.image.shape[2] == 3 and self.image.dtype == np.uint8, self,
-                "image (H, W, 3) uint8", f"{self.image.shape} {self.image.dtype}")
+        _expect(
+            self.image.ndim == 3 and self.image.shape[2] == 3 and self.image.dtype == np.uint8,
+            self,
+            "image (H, W, 3) uint8",
+            f"{self.image.shape} {self.image.dtype}",
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +143,8 @@ class Batch:
 
     images: (B, 3, H, W) uint8 RGB, 0..255 (a channels-last view of one contiguous block);
     targets: (M, 6) float32 rows of image number in the batch, class, xywh normalised;
-    paths, letterboxes, indices: one an image."""
+    paths, letterboxes, indices: one an image.
+    """
 
     images: Tensor
     targets: Tensor
@@ -134,11 +154,22 @@ class Batch:
 
     def __post_init__(self):
         count = len(self.paths)
-        _expect(self.images.ndim == 4 and self.images.shape[:2] == (count, 3), self, f"images ({count}, 3, H, W)", tuple(self.images.shape))
+        _expect(
+            self.images.ndim == 4 and self.images.shape[:2] == (count, 3),
+            self,
+            f"images ({count}, 3, H, W)",
+            tuple(self.images.shape),
+        )
         _expect(self.images.dtype == torch.uint8, self, "uint8 images", self.images.dtype)
-        _expect(self.targets.ndim == 2 and self.targets.shape[1] == 6, self, "targets (M, 6)", tuple(self.targets.shape))
-        _expect(len(self.letterboxes) == count and len(self.indices) == count, self, f"{count} letterboxes and indices",
-                (len(self.letterboxes), len(self.indices)))
+        _expect(
+            self.targets.ndim == 2 and self.targets.shape[1] == 6, self, "targets (M, 6)", tuple(self.targets.shape)
+        )
+        _expect(
+            len(self.letterboxes) == count and len(self.indices) == count,
+            self,
+            f"{count} letterboxes and indices",
+            (len(self.letterboxes), len(self.indices)),
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -154,7 +185,8 @@ class Assignment:
 
     image, anchor, row, column: (K,) int64 indices into a raw map (B, na, H, W, 5+nc);
     xywh: (K, 4) the object's centre offset from its cell and size, both in grid units;
-    anchor_wh: (K, 2) in grid units; cls: (K,) int64."""
+    anchor_wh: (K, 2) in grid units; cls: (K,) int64.
+    """
 
     image: Tensor
     anchor: Tensor
@@ -206,8 +238,11 @@ class Detections:
 
     @staticmethod
     def none(device: torch.device | str = "cpu") -> "Detections":
-        return Detections(torch.zeros(0, 4, device=device), torch.zeros(0, device=device),
-                          torch.zeros(0, dtype=torch.int64, device=device))
+        return Detections(
+            torch.zeros(0, 4, device=device),
+            torch.zeros(0, device=device),
+            torch.zeros(0, dtype=torch.int64, device=device),
+        )
 
 
 @dataclass(frozen=True)
@@ -216,7 +251,8 @@ class DetectionMetrics:
 
     precision, recall, f1: (nc,) at `confidence`, the threshold where the classes' smoothed
     mean F1 is largest; ap: (nc, 10) at IoU 0.50, 0.55 ... 0.95; labels: (nc,) boxes of each
-    class. Classes without labels hold zeros and do not enter the means."""
+    class. Classes without labels hold zeros and do not enter the means.
+    """
 
     precision: np.ndarray
     recall: np.ndarray
@@ -272,7 +308,8 @@ class DetectionMetrics:
 @dataclass(frozen=True)
 class Knobs:
     """What the schedule sets for one optimizer step: lr a parameter group, momentum, and the
-    number of batches whose gradients are added up before a step."""
+    number of batches whose gradients are added up before a step.
+    """
 
     lr: tuple[float, ...]
     momentum: float
@@ -296,7 +333,8 @@ class TrainState:
     """Where a training stands; plain values, saved in every checkpoint.
 
     epoch: the next epoch to train; step: batches seen; class_map: (nc,) the last AP per class,
-    which --image-weights reads, empty before the first validation; best_*: of the epochs before."""
+    which --image-weights reads, empty before the first validation; best_*: of the epochs before.
+    """
 
     epoch: int = 0
     step: int = 0

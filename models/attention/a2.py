@@ -21,7 +21,8 @@ from models.registry import register
 @register()
 class A2(OpensItself, DoubleAttentionLayer):
     """A2(in_channels, c_m=None, c_n=None): (B, in_channels, H, W) to the same shape, any H and W; c_m and c_n are
-    in_channels / 4 (at least 8) unless given."""
+    in_channels / 4 (at least 8) unless given.
+    """
 
     opens_by = "conv_reconstruct.weight"
 

@@ -36,15 +36,22 @@ from models.registry import Plan, Scale, one_source, register
 
 def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[]`, `[c_out, ...]` or the tutorials' `[c_in, c_out, ...]` -> ACmix(c_in, c_out, ...). Widths are
-    even and kernels odd, which tells `[c_in, c_out]` from `[c_out, kernel_att]`."""
+    even and kernels odd, which tells `[c_in, c_out]` from `[c_out, kernel_att]`.
+    """
     c_in, rest = one_source(channels), list(args)
-    if not all(isinstance(each, int) and not isinstance(each, bool) for each in rest) or rest and (rest[0] < 1 or rest[0] % 2):
+    if (
+        not all(isinstance(each, int) and not isinstance(each, bool) for each in rest)
+        or rest
+        and (rest[0] < 1 or rest[0] % 2)
+    ):
         raise ValueError(f"expects [c_out, kernel_att, ...], integers of which the first is an even width, got {rest}")
     c_out = scale(rest.pop(0)) if rest else c_in
     if rest and rest[0] % 2 == 0:
         declared = args[0]
         if c_in not in (declared, scale(declared)):
-            raise ValueError(f"is given {declared} channels ({scale(declared)} at this width_multiple) but {c_in} arrive")
+            raise ValueError(
+                f"is given {declared} channels ({scale(declared)} at this width_multiple) but {c_in} arrive"
+            )
         c_out = rest.pop(0) if c_in != scale(declared) else scale(rest.pop(0))
     if repeats > 1 and c_out != c_in:
         raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
@@ -54,10 +61,19 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
 @register(wiring)
 class ACmix(nn.Module):
     """ACmix(in_planes, out_planes, kernel_att=7, head=4, kernel_conv=3, stride=1, dilation=1):
-    (B, in_planes, H, W) to (B, out_planes, ceil(H/stride), ceil(W/stride)); `head` divides out_planes."""
+    (B, in_planes, H, W) to (B, out_planes, ceil(H/stride), ceil(W/stride)); `head` divides out_planes.
+    """
 
-    def __init__(self, in_planes: int, out_planes: int, kernel_att: int = 7, head: int = 4, kernel_conv: int = 3,
-                 stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        in_planes: int,
+        out_planes: int,
+        kernel_att: int = 7,
+        head: int = 4,
+        kernel_conv: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
         super().__init__()
         require_positive("ACmix", in_planes=in_planes, out_planes=out_planes, stride=stride, dilation=dilation)
         require_odd("ACmix", "kernel_att", kernel_att)
@@ -74,8 +90,9 @@ class ACmix(nn.Module):
         self.conv3 = nn.Conv2d(in_planes, out_planes, 1)
         self.conv_p = nn.Conv2d(2, self.head_dim, 1)
         self.fc = nn.Conv2d(3 * self.head, taps, 1, bias=False)
-        self.dep_conv = nn.Conv2d(taps * self.head_dim, out_planes, kernel_conv, stride, kernel_conv // 2,
-                                  groups=self.head_dim, bias=False)
+        self.dep_conv = nn.Conv2d(
+            taps * self.head_dim, out_planes, kernel_conv, stride, kernel_conv // 2, groups=self.head_dim, bias=False
+        )
         with torch.no_grad():  # output o of a group is the sum of its `taps` inputs, input t moved by shift t
             shifts = torch.eye(taps).view(taps, kernel_conv, kernel_conv)
             self.dep_conv.weight.copy_(shifts.expand_as(self.dep_conv.weight))
@@ -123,7 +140,8 @@ def positions(like: Tensor) -> Tensor:
 
 def reflect(maps: Tensor, border: int) -> Tensor:
     """Return (..., H, W) maps widened by `border` on all sides by reflection without repeating the
-    edge; where the border exceeds the map the reflection runs to and fro. One row or column repeats."""
+    edge; where the border exceeds the map the reflection runs to and fro. One row or column repeats.
+    """
     for axis in (-2, -1):
         period = max(2 * (maps.shape[axis] - 1), 1)
         place = torch.arange(-border, maps.shape[axis] + border, device=maps.device).remainder(period)

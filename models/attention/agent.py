@@ -28,7 +28,8 @@ from utils.errors import ModelError
 @register()
 class Agent(nn.Module):
     """Agent(dim, num_heads=None, qkv_bias=False, agent_num=49): (B, dim, H, W) to the same shape, any H and W.
-    num_heads divides dim, by default the largest number up to 8 that does; agent_num is a square."""
+    num_heads divides dim, by default the largest number up to 8 that does; agent_num is a square.
+    """
 
     def __init__(self, dim: int, num_heads: int | None = None, qkv_bias: bool = False, agent_num: int = 49) -> None:
         super().__init__()
@@ -37,7 +38,9 @@ class Agent(nn.Module):
         self.num_heads = divisor("Agent", "num_heads", num_heads, dim, wanted=8)
         self.side, self.scale = math.isqrt(agent_num), (dim // self.num_heads) ** -0.5
         if self.side**2 != agent_num:
-            raise ModelError(f"Agent: agent_num {agent_num} is no square grid; use {self.side**2} or {(self.side + 1)**2}")
+            raise ModelError(
+                f"Agent: agent_num {agent_num} is no square grid; use {self.side**2} or {(self.side + 1) ** 2}"
+            )
         self.q = nn.Conv2d(dim, dim, 1, bias=qkv_bias)
         self.kv = nn.Conv2d(dim, 2 * dim, 1, bias=qkv_bias)
         self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)

@@ -32,7 +32,8 @@ class AreaAttention(nn.Module):
     """AreaAttention(dim, num_heads=None, area=4): (B, dim, H, W) to the same shape, any H and W.
 
     num_heads: dim / 32, or the largest number below that divides dim; `heads` is what the areas' maps together
-    take, in maps of N x N."""
+    take, in maps of N x N.
+    """
 
     def __init__(self, dim: int, num_heads: int | None = None, area: int = 4) -> None:
         super().__init__()
@@ -56,7 +57,9 @@ class AreaAttention(nn.Module):
         positions = tokens[0].shape[2]
         length = -(-positions // self.area)
         equal = positions // length * length
-        areas = (each[:, :, :equal].unflatten(2, (-1, length)).flatten(1, 2) for each in tokens)  # (B, heads * areas, length, d)
+        areas = (
+            each[:, :, :equal].unflatten(2, (-1, length)).flatten(1, 2) for each in tokens
+        )  # (B, heads * areas, length, d)
         attended = attend(*areas, scale=self.scale).unflatten(1, (self.num_heads, -1)).flatten(2, 3)
         if equal == positions:
             return attended

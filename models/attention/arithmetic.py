@@ -12,7 +12,8 @@ from utils.errors import ModelError
 
 def wide(values: Tensor) -> Tensor:
     """Return `values` in float32 where they are half precision, and as they are otherwise. Norms, powers and sums of
-    squares are worked out on it; the caller casts the result back to the type it was given."""
+    squares are worked out on it; the caller casts the result back to the type it was given.
+    """
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -25,7 +26,8 @@ def full_precision(x: Tensor) -> contextlib.AbstractContextManager:
 
 def softmax(logits: Tensor, dim: int) -> Tensor:
     """Return softmax along `dim`, computed in float32 where the logits are half precision
-    (autocast or a cast model) and returned in the logits' own type."""
+    (autocast or a cast model) and returned in the logits' own type.
+    """
     return torch.softmax(logits, dim, dtype=torch.promote_types(logits.dtype, torch.float32)).to(logits.dtype)
 
 
@@ -41,7 +43,8 @@ def fitting(channels: int, wanted: int) -> int:
 
 def divisor(block: str, name: str, given: int | None, channels: int, wanted: int, of: str = "channels") -> int:
     """Return the heads or groups that were given, or without any those that fit up to `wanted`.
-    Raises ModelError, which lists what can be given, unless the number divides `channels`, which `of` says in words."""
+    Raises ModelError, which lists what can be given, unless the number divides `channels`, which `of` says in words.
+    """
     require_positive(block, **{of: channels})
     if given is None:
         return fitting(channels, wanted)
@@ -54,13 +57,17 @@ def divisor(block: str, name: str, given: int | None, channels: int, wanted: int
 def require_multiple(block: str, channels: int, divisor: int, why: str) -> None:
     """Raise ModelError unless `channels` is a positive multiple of `divisor`."""
     if not _is_whole(channels) or channels < 1 or channels % divisor:
-        raise ModelError(f"{block}: {channels} channels do not divide into {divisor} {why}; use a multiple of {divisor}")
+        raise ModelError(
+            f"{block}: {channels} channels do not divide into {divisor} {why}; use a multiple of {divisor}"
+        )
 
 
 def require_odd(block: str, name: str, kernel_size: int) -> None:
     """Raise ModelError unless `kernel_size` is an odd positive integer, as "same" padding needs."""
     if not _is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ModelError(f"{block}: {name} {kernel_size!r} would change the map's size; use an odd number such as 3, 5 or 7")
+        raise ModelError(
+            f"{block}: {name} {kernel_size!r} would change the map's size; use an odd number such as 3, 5 or 7"
+        )
 
 
 def require_odds(block: str, name: str, kernels: Any, such_as: list[int]) -> None:
@@ -85,8 +92,15 @@ def require_flag(block: str, **flags: bool) -> None:
             raise ModelError(f"{block}: {name} must be True or False, got {flag!r}")
 
 
-def require_number(block: str, name: str, value: float, such_as: float, above: float = -math.inf, least: float = -math.inf,
-                   most: float = math.inf) -> None:
+def require_number(
+    block: str,
+    name: str,
+    value: float,
+    such_as: float,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> None:
     """Raise ModelError unless `value` is a finite number above `above`, not below `least` and not over `most`."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not (above < value and least <= value <= most):

@@ -27,14 +27,18 @@ from models.registry import register
 @register()
 class BAM(nn.Module):
     """BAM(channel, reduction=16, dilation=4, num_layers=2): (B, channel, H, W) to the same shape.
-    num_layers: of dilated 3x3 convolutions."""
+    num_layers: of dilated 3x3 convolutions.
+    """
 
     def __init__(self, channel: int, reduction: int = 16, dilation: int = 4, num_layers: int = 2) -> None:
         super().__init__()
         require_positive("BAM", channel=channel, reduction=reduction, dilation=dilation, num_layers=num_layers)
         hidden = reduced(channel, reduction)
-        dilated = [layer for _ in range(num_layers)
-                   for layer in _hidden(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation))]
+        dilated = [
+            layer
+            for _ in range(num_layers)
+            for layer in _hidden(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation))
+        ]
         self.channel_att = nn.Sequential(*_hidden(nn.Conv2d(channel, hidden, 1)), nn.Conv2d(hidden, channel, 1))
         self.spatial_att = nn.Sequential(*_hidden(nn.Conv2d(channel, hidden, 1)), *dilated, nn.Conv2d(hidden, 1, 1))
 

@@ -35,7 +35,8 @@ from models.registry import register
 
 class RelativeAttention(nn.Module):
     """RelativeAttention(channels, height, width, heads): (B, channels, H, W) to the same shape, any H and W, with
-    tables of the offsets within `height` x `width` shared by the heads."""
+    tables of the offsets within `height` x `width` shared by the heads.
+    """
 
     def __init__(self, channels: int, height: int, width: int, heads: int) -> None:
         super().__init__()
@@ -54,7 +55,9 @@ class RelativeAttention(nn.Module):
         query, key, value = (to_tokens(project(x), self.heads) for project in (self.query, self.key, self.value))
         query = query * self.scale
         grid = query.unflatten(2, (height, width))  # (B, heads, H, W, d)
-        to_rows = einsum("bnyxd,yjd->bnyxj", grid, relative(self.rel_h, height).to(grid.dtype)).flatten(2, 3)  # (B, heads, N, H)
+        to_rows = einsum("bnyxd,yjd->bnyxj", grid, relative(self.rel_h, height).to(grid.dtype)).flatten(
+            2, 3
+        )  # (B, heads, N, H)
         to_columns = einsum("bnyxd,xjd->bnyxj", grid, relative(self.rel_w, width).to(grid.dtype)).flatten(2, 3)
         places = one_hot_places(height, width, key).expand(*key.shape[:2], -1, -1)  # (B, heads, N, H + W)
         return to_map(attend(cat((query, to_rows, to_columns), 3), cat((key, places), 3), value), (height, width))
@@ -78,11 +81,14 @@ class BoT(OpensItself):
     """BoT(n_dims, width=20, height=20, heads=None, expansion=4): (B, n_dims, H, W) to the same shape, any H and W.
 
     width, height: the map whose offsets the tables hold (20 x 20 is P5 of a 640 x 640 picture); heads: 4, or the
-    largest number below that divides the inner width; expansion: n_dims by the inner width."""
+    largest number below that divides the inner width; expansion: n_dims by the inner width.
+    """
 
     opens_by = "expand.bn.weight"
 
-    def __init__(self, n_dims: int, width: int = 20, height: int = 20, heads: int | None = None, expansion: int = 4) -> None:
+    def __init__(
+        self, n_dims: int, width: int = 20, height: int = 20, heads: int | None = None, expansion: int = 4
+    ) -> None:
         super().__init__()
         require_positive("BoT", n_dims=n_dims, width=width, height=height, expansion=expansion)
         inner = reduced(n_dims, expansion, least=8)

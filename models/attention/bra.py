@@ -31,9 +31,12 @@ HEAD_CHANNELS = 32  # of the paper
 @register(cost="windowed")
 class BRA(nn.Module):
     """BRA(dim, num_heads=None, n_win=7, topk=4, side_dwconv=5): (B, dim, H, W) to the same shape, any H and W.
-    `num_heads` divides `dim`, by default dim / 32."""
+    `num_heads` divides `dim`, by default dim / 32.
+    """
 
-    def __init__(self, dim: int, num_heads: int | None = None, n_win: int = 7, topk: int = 4, side_dwconv: int = 5) -> None:
+    def __init__(
+        self, dim: int, num_heads: int | None = None, n_win: int = 7, topk: int = 4, side_dwconv: int = 5
+    ) -> None:
         super().__init__()
         require_positive("BRA", dim=dim, n_win=n_win, topk=topk)
         require_odd("BRA", "side_dwconv", side_dwconv)
@@ -52,7 +55,9 @@ class BRA(nn.Module):
         regions = to_windows(padded, rows, columns)  # (B, R, L, 3C)
         inside = None
         if padded is not qkv:
-            inside = to_windows(pad_to_multiple(x.new_ones(1, 1, height, width), rows, columns), rows, columns)[0, :, :, 0]
+            inside = to_windows(pad_to_multiple(x.new_ones(1, 1, height, width), rows, columns), rows, columns)[
+                0, :, :, 0
+            ]
         routes = self._route(regions.detach(), inside)  # (B, R, topk)
         attended = self._attend(regions, routes, inside)  # (B, R, L, C)
         joined = from_windows(attended, rows, columns, *padded.shape[-2:])[..., :height, :width]
@@ -75,7 +80,9 @@ class BRA(nn.Module):
         image = torch.arange(batch, device=regions.device).view(-1, 1, 1)
         gathered = pair[image, routes].flatten(2, 3)  # keys and values: (B, R, topk * L, 2C)
         key, value = (self._heads(half) for half in gathered.chunk(2, dim=3))
-        mask = None if inside is None else inside[routes].flatten(2).flatten(0, 1)[:, None, None].bool()  # (B * R, 1, 1, n)
+        mask = (
+            None if inside is None else inside[routes].flatten(2).flatten(0, 1)[:, None, None].bool()
+        )  # (B * R, 1, 1, n)
         attended = scaled_dot_product_attention(self._heads(query), key, value, attn_mask=mask, scale=self.scale)
         return attended.transpose(1, 2).reshape(batch, count, size, -1)
 

@@ -36,7 +36,8 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
 
 class PositionedAttention(nn.Module):
     """PositionedAttention(channels, heads): (B, channels, H, W) to the same shape, any H and W; keys half as wide as
-    values, and a depth-wise convolution of the values for where they are."""
+    values, and a depth-wise convolution of the values for where they are.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -73,7 +74,8 @@ class C2PSA(nn.Module):
     """C2PSA(c1, n=1, e=0.5, heads=None): (B, c1, H, W) to the same shape, any H and W.
 
     n: blocks; e: the share of c1 that they work on, each way; heads: hidden / 64, or the largest number below that
-    divides, at least 1."""
+    divides, at least 1.
+    """
 
     def __init__(self, c1: int, n: int = 1, e: float = 0.5, heads: int | None = None) -> None:
         super().__init__()

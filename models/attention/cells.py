@@ -9,7 +9,8 @@ from models.attention.arithmetic import wide
 def cell_means(cells: int, length: int, like: Tensor) -> Tensor:
     """Return the (cells, length) matrix that averages `length` values in `cells` cells: cell i from
     floor(i length / cells) to ceil((i + 1) length / cells), as adaptive pooling has them. In the type and on the device
-    of `like`; its gradient is reproducible on every device."""
+    of `like`; its gradient is reproducible on every device.
+    """
     index = torch.arange(cells, device=like.device)[:, None]
     place = torch.arange(length, device=like.device)
     inside = (place >= index * length // cells) & (place < -(-(index + 1) * length // cells))

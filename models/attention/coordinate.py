@@ -46,8 +46,10 @@ class CoordAtt(nn.Module):
         super().__init__()
         require_positive("CoordAtt", inp=inp, reduction=reduction)
         if oup not in (None, inp):
-            raise ModelError(f"CoordAtt: its gates multiply the input, so oup must be inp = {inp}, got {oup!r}; "
-                             f"the reduction is the third argument")
+            raise ModelError(
+                f"CoordAtt: its gates multiply the input, so oup must be inp = {inp}, got {oup!r}; "
+                f"the reduction is the third argument"
+            )
         hidden = max(LEAST, inp // reduction)
         self.conv1 = nn.Conv2d(inp, hidden, 1)
         self.bn1: nn.Module = BatchNorm(hidden)

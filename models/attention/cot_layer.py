@@ -40,12 +40,16 @@ class CoT(nn.Module):
         taps, sharing, hidden = kernel_size**2, dim // SHARE, max(dim // 2, 32)
         self.key_embed = Conv(dim, dim, kernel_size, groups=GROUPS, act=nn.ReLU(inplace=True))
         self.value_embed = Conv(dim, dim, act=False)
-        self.attention_embed = nn.Sequential(Conv(2 * dim, dim // 2, act=nn.ReLU(inplace=True)),
-                                             nn.Conv2d(dim // 2, taps * sharing, 1), nn.GroupNorm(sharing, taps * sharing))
+        self.attention_embed = nn.Sequential(
+            Conv(2 * dim, dim // 2, act=nn.ReLU(inplace=True)),
+            nn.Conv2d(dim // 2, taps * sharing, 1),
+            nn.GroupNorm(sharing, taps * sharing),
+        )
         self.bn = BatchNorm(dim)
         self.act = nn.SiLU(inplace=True)
-        self.fuse_embed = nn.Sequential(nn.Conv2d(dim, hidden, 1), BatchNorm(hidden), nn.ReLU(inplace=True),
-                                        nn.Conv2d(hidden, 2 * dim, 1))
+        self.fuse_embed = nn.Sequential(
+            nn.Conv2d(dim, hidden, 1), BatchNorm(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, 2 * dim, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for the map `x` (B, dim, H, W)."""

@@ -62,8 +62,11 @@ class CPCA(nn.Module):
         features = gelu(self.conv(x))
         features = self.ca(features) * features
         near = self.dconv5_5(features)
-        strips = (self.dconv7_1(self.dconv1_7(near)) + self.dconv11_1(self.dconv1_11(near))
-                  + self.dconv21_1(self.dconv1_21(near)))
+        strips = (
+            self.dconv7_1(self.dconv1_7(near))
+            + self.dconv11_1(self.dconv1_11(near))
+            + self.dconv21_1(self.dconv1_21(near))
+        )
         return self.conv(self.conv(near + strips) * features)
 
 

@@ -55,5 +55,6 @@ class CrissCross(OpensItself):
             along_column = einsum("bdij,bdkj->bijk", query, key).masked_fill(itself, -torch.inf)  # (B, H, W, H)
             along_row = einsum("bdij,bdik->bijk", query, key)  # (B, H, W, W)
         weights = softmax(cat((along_column, along_row), dim=3), dim=3).to(value.dtype)
-        return (einsum("bijk,bckj->bcij", weights[..., :height], value)
-                + einsum("bijk,bcik->bcij", weights[..., height:], value))
+        return einsum("bijk,bckj->bcij", weights[..., :height], value) + einsum(
+            "bijk,bcik->bcij", weights[..., height:], value
+        )

@@ -56,16 +56,29 @@ class DAttentionBaseline(nn.Module):
     dwc_pe=True, q_size=None, n_head_channels=None): (B, dim, H, W) to the same shape, any H and W.
 
     n_heads: by default dim / 32, or dim / n_head_channels; n_groups divides it, by default half of it; q_size:
-    (H, W) whose relative positions the table holds one by one; it is read in between for other sizes."""
+    (H, W) whose relative positions the table holds one by one; it is read in between for other sizes.
+    """
 
-    def __init__(self, dim: int, n_heads: int | None = None, n_groups: int | None = None, stride: int = 1,
-                 offset_range_factor: float = 2, ksize: int = 3, use_pe: bool = True, dwc_pe: bool = True,
-                 q_size: tuple[int, int] | None = None, n_head_channels: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int | None = None,
+        n_groups: int | None = None,
+        stride: int = 1,
+        offset_range_factor: float = 2,
+        ksize: int = 3,
+        use_pe: bool = True,
+        dwc_pe: bool = True,
+        q_size: tuple[int, int] | None = None,
+        n_head_channels: int | None = None,
+    ) -> None:
         super().__init__()
         require_positive("DAttentionBaseline", dim=dim, stride=stride)
         require_odd("DAttentionBaseline", "ksize", ksize)
         self.heads = head_count(dim, n_heads, n_head_channels)
-        self.groups = divisor("DAttentionBaseline", "n_groups", n_groups, self.heads, wanted=self.heads // 2, of="heads")
+        self.groups = divisor(
+            "DAttentionBaseline", "n_groups", n_groups, self.heads, wanted=self.heads // 2, of="heads"
+        )
         require_flag("DAttentionBaseline", use_pe=use_pe, dwc_pe=dwc_pe)
         require_number("DAttentionBaseline", "offset_range_factor", offset_range_factor, such_as=2)
         self.stride, self.ksize, self.offset_range_factor = stride, ksize, offset_range_factor
@@ -73,8 +86,12 @@ class DAttentionBaseline(nn.Module):
         height, width = table_size(q_size)
         share = dim // self.groups
         padding = 0 if ksize == stride else ksize // 2
-        self.conv_offset = nn.Sequential(nn.Conv2d(share, share, ksize, stride, padding, groups=share), OffsetNorm(share),
-                                         nn.GELU(), nn.Conv2d(share, 2, 1, bias=False))
+        self.conv_offset = nn.Sequential(
+            nn.Conv2d(share, share, ksize, stride, padding, groups=share),
+            OffsetNorm(share),
+            nn.GELU(),
+            nn.Conv2d(share, 2, 1, bias=False),
+        )
         self.proj_q, self.proj_k = nn.Conv2d(dim, dim, 1), nn.Conv2d(dim, dim, 1)
         self.proj_v, self.proj_out = nn.Conv2d(dim, dim, 1), nn.Conv2d(dim, dim, 1)
         self.rpe_table: nn.Module | nn.Parameter | None = None
@@ -100,7 +117,9 @@ class DAttentionBaseline(nn.Module):
         """Where each group's points lie: (B * groups, h, w, 2) as y, x over [-1, 1], at least in float32."""
         grouped = query.reshape(-1, query.shape[1] // self.groups, *query.shape[-2:])
         if self.ksize == self.stride:
-            grouped = pad_to_multiple(grouped, self.stride, self.stride)  # no point less for a size that does not divide
+            grouped = pad_to_multiple(
+                grouped, self.stride, self.stride
+            )  # no point less for a size that does not divide
         offset = wide(self.conv_offset(grouped)).permute(0, 2, 3, 1)
         height, width = offset.shape[1:3]
         grid = lattice(height, width, 0.5, offset)
@@ -127,9 +146,12 @@ class DAttentionBaseline(nn.Module):
 
 def lattice(height: int, width: int, start: float, like: Tensor) -> Tensor:
     """Return (height, width, 2) of y and x: start, start + 1, ... over the last index, brought to [-1, 1], in the type
-    and on the device of `like`. A single row or column with start 0.5 lies in the middle."""
-    axes = [(torch.arange(length, dtype=like.dtype, device=like.device) + start) / max(length - 1, 1) * 2 - 1
-            for length in (height, width)]
+    and on the device of `like`. A single row or column with start 0.5 lies in the middle.
+    """
+    axes = [
+        (torch.arange(length, dtype=like.dtype, device=like.device) + start) / max(length - 1, 1) * 2 - 1
+        for length in (height, width)
+    ]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=2)
 
 
@@ -138,8 +160,10 @@ def head_count(dim: int, heads: int | None, head_channels: int | None) -> int:
     if head_channels is not None:
         divisor("DAttentionBaseline", "n_head_channels", head_channels, dim, wanted=HEAD_CHANNELS)
         if heads not in (None, dim // head_channels):
-            raise ModelError(f"DAttentionBaseline: {heads} heads of {head_channels} channels are not {dim} channels; "
-                             f"leave one of them out")
+            raise ModelError(
+                f"DAttentionBaseline: {heads} heads of {head_channels} channels are not {dim} channels; "
+                f"leave one of them out"
+            )
         return dim // head_channels
     return divisor("DAttentionBaseline", "n_heads", heads, dim, wanted=dim // HEAD_CHANNELS)
 

@@ -25,7 +25,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0, bias: 
     """Return softmax(scale * query key^T + bias) value for tokens (B, heads, N, d); `value` may have another width.
 
     The narrower side is filled with zeros, which changes nothing, and each token lies in one piece: without both,
-    torch's fused kernels stand aside and N x N logits are held."""
+    torch's fused kernels stand aside and N x N logits are held.
+    """
     width = value.shape[-1]
     widest = max(query.shape[-1], width)
     query, key, value = (_widened(tokens, widest) for tokens in (query, key, value))

@@ -26,7 +26,8 @@ from models.registry import register
 
 class DeformConv(nn.Module):
     """DeformConv(channels, kernel_size, dilation=1): a depth-wise convolution of (B, channels, H, W) to the same
-    shape, each tap displaced by a step that depends on the position."""
+    shape, each tap displaced by a step that depends on the position.
+    """
 
     def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
@@ -36,14 +37,21 @@ class DeformConv(nn.Module):
         self.offset_net = nn.Conv2d(channels, 2 * kernel_size**2, kernel_size, padding=reach, dilation=dilation)
         nn.init.zeros_(self.offset_net.weight)
         nn.init.zeros_(self.offset_net.bias)
-        self.deform_conv = DeformConv2d(channels, channels, kernel_size, padding=reach, dilation=dilation,
-                                        groups=channels, bias=False)
+        self.deform_conv = DeformConv2d(
+            channels, channels, kernel_size, padding=reach, dilation=dilation, groups=channels, bias=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return D(x) in the type of `x`, whatever types autocast gives the steps."""
         steps, sampled = self.offset_net(x), self.deform_conv
-        out = deform_conv2d(wide(x), wide(steps).to(wide(x).dtype), wide(sampled.weight), None,
-                            padding=sampled.padding, dilation=sampled.dilation)
+        out = deform_conv2d(
+            wide(x),
+            wide(steps).to(wide(x).dtype),
+            wide(sampled.weight),
+            None,
+            padding=sampled.padding,
+            dilation=sampled.dilation,
+        )
         return out.to(x.dtype)
 
 

@@ -29,7 +29,8 @@ from models.registry import Plan, Scale, one_source, register
 
 def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
     """`[c_m, c_n]` -> DoubleAttentionLayer(c_in, c_m * width, c_n) leaves c_m * width;
-    `[c_m, c_n, True]` leaves c_in."""
+    `[c_m, c_n, True]` leaves c_in.
+    """
     if len(args) not in (2, 3) or not all(isinstance(each, int) and not isinstance(each, bool) for each in args[:2]):
         raise ValueError(f"expects [c_m, c_n] or [c_m, c_n, reconstruct], such as [128, 3], got {list(args)}")
     c_in, c_m, rest = one_source(channels), scale(args[0]), args[1:]
@@ -42,7 +43,8 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
 @register(wiring)
 class DoubleAttentionLayer(nn.Module):
     """DoubleAttentionLayer(in_channels, c_m, c_n, reconstruct=False): (B, in_channels, H, W) to
-    (B, c_m, H, W), or back to in_channels with `reconstruct`; any H and W."""
+    (B, c_m, H, W), or back to in_channels with `reconstruct`; any H and W.
+    """
 
     def __init__(self, in_channels: int, c_m: int, c_n: int, reconstruct: bool = False) -> None:
         super().__init__()

@@ -61,7 +61,8 @@ class ChannelAttention(nn.Module):
 @register(cost="quadratic")
 class DualAttention(nn.Module):
     """DualAttention(in_channels, reduction=4): (B, in_channels, H, W) to the same shape, any H and W. The branches have
-    in_channels / reduction channels, at least 8."""
+    in_channels / reduction channels, at least 8.
+    """
 
     heads = 1
 
@@ -80,5 +81,6 @@ class DualAttention(nn.Module):
 
 def _branch(channels: int, inner: int, attention: nn.Module) -> nn.Sequential:
     """A 3x3 convolution to `inner` channels, the attention, and another 3x3 convolution."""
-    return nn.Sequential(Conv(channels, inner, 3, act=nn.ReLU(inplace=True)), attention,
-                         Conv(inner, inner, 3, act=nn.ReLU(inplace=True)))
+    return nn.Sequential(
+        Conv(channels, inner, 3, act=nn.ReLU(inplace=True)), attention, Conv(inner, inner, 3, act=nn.ReLU(inplace=True))
+    )

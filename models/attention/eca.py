@@ -23,7 +23,8 @@ from models.registry import register
 
 def adaptive_kernel(block: str, channels: int, gamma: float, b: float) -> int:
     """Return the paper's k: odd, growing with the logarithm of the number of channels. Raises ModelError for `block`
-    where gamma or b cannot be."""
+    where gamma or b cannot be.
+    """
     require_number(block, "gamma", gamma, above=0, such_as=2)
     require_number(block, "b", b, such_as=1)
     whole = int(abs((math.log2(channels) + b) / gamma))
@@ -33,7 +34,8 @@ def adaptive_kernel(block: str, channels: int, gamma: float, b: float) -> int:
 @register()
 class ECAAttention(nn.Module):
     """ECAAttention(channel, k_size=None, gamma=2, b=1): (B, channel, H, W) to the same shape, each channel times its
-    gate. k_size: odd; None is the paper's k for this number of channels, which `gamma` and `b` shape."""
+    gate. k_size: odd; None is the paper's k for this number of channels, which `gamma` and `b` shape.
+    """
 
     def __init__(self, channel: int, k_size: int | None = None, gamma: float = 2, b: float = 1) -> None:
         super().__init__()

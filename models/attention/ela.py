@@ -28,15 +28,20 @@ from models.registry import register
 class ELA(nn.Module):
     """ELA(in_channels, kernel_size=7, groups=None, num_group=None): (B, in_channels, H, W) to the same shape.
     `groups` of the convolutions (None: in_channels) and `num_group` of the norms (None: 16, or the most below that
-    fit) divide in_channels; `kernel_size` is odd."""
+    fit) divide in_channels; `kernel_size` is odd.
+    """
 
-    def __init__(self, in_channels: int, kernel_size: int = 7, groups: int | None = None, num_group: int | None = None) -> None:
+    def __init__(
+        self, in_channels: int, kernel_size: int = 7, groups: int | None = None, num_group: int | None = None
+    ) -> None:
         super().__init__()
         require_odd("ELA", "kernel_size", kernel_size)
         groups = divisor("ELA", "groups", groups, in_channels, wanted=in_channels)
         num_group = divisor("ELA", "num_group", num_group, in_channels, wanted=16)
-        self.conv_h, self.conv_w = (nn.Conv1d(in_channels, in_channels, kernel_size, padding=kernel_size // 2,
-                                              groups=groups, bias=False) for _ in range(2))
+        self.conv_h, self.conv_w = (
+            nn.Conv1d(in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+            for _ in range(2)
+        )
         self.gn_h, self.gn_w = nn.GroupNorm(num_group, in_channels), nn.GroupNorm(num_group, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:

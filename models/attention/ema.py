@@ -36,11 +36,14 @@ def default_factor(channels: int) -> int:
 class EMA(nn.Module):
     """EMA(channels, factor=None): (B, channels, H, W) to the same shape.
 
-    factor: the number of groups, dividing `channels`; None: the largest up to 32 with 4 channels a group."""
+    factor: the number of groups, dividing `channels`; None: the largest up to 32 with 4 channels a group.
+    """
 
     def __init__(self, channels: int, factor: int | None = None) -> None:
         super().__init__()
-        self.factor = divisor("EMA", "factor", default_factor(channels) if factor is None else factor, channels, wanted=32)
+        self.factor = divisor(
+            "EMA", "factor", default_factor(channels) if factor is None else factor, channels, wanted=32
+        )
         width = channels // self.factor
         self.gn = nn.GroupNorm(width, width)
         self.conv1x1 = nn.Conv2d(width, width, 1)

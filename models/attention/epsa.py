@@ -48,18 +48,26 @@ class EPSA(nn.Module):
     """EPSA(inplans, conv_kernels=(3, 5, 7, 9), conv_groups=None, reduction=16): (B, inplans, H, W) to the same shape.
 
     conv_kernels: odd, as many as divide inplans; conv_groups: one for each kernel, dividing the scale's width
-    inplans / len(conv_kernels), by default the most up to 1, 4, 8, 16 that do."""
+    inplans / len(conv_kernels), by default the most up to 1, 4, 8, 16 that do.
+    """
 
-    def __init__(self, inplans: int, conv_kernels: Sequence[int] = (3, 5, 7, 9),
-                 conv_groups: Sequence[int] | None = None, reduction: int = 16) -> None:
+    def __init__(
+        self,
+        inplans: int,
+        conv_kernels: Sequence[int] = (3, 5, 7, 9),
+        conv_groups: Sequence[int] | None = None,
+        reduction: int = 16,
+    ) -> None:
         super().__init__()
         require_positive("EPSA", inplans=inplans, reduction=reduction)
         require_odds("EPSA", "conv_kernels", conv_kernels, such_as=[3, 5, 7, 9])
         require_multiple("EPSA", inplans, len(conv_kernels), "scales")
         width = inplans // len(conv_kernels)
         groups = _groups(width, len(conv_kernels), conv_groups)
-        self.convs = nn.ModuleList(nn.Conv2d(inplans, width, kernel, padding=kernel // 2, groups=group, bias=False)
-                                   for kernel, group in zip(conv_kernels, groups, strict=True))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inplans, width, kernel, padding=kernel // 2, groups=group, bias=False)
+            for kernel, group in zip(conv_kernels, groups, strict=True)
+        )
         self.se = SEWeight(width, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +82,10 @@ def _groups(width: int, scales: int, wanted: Sequence[int] | None) -> list[int]:
     """Return the number of groups of each scale's convolution."""
     given = [None] * scales if wanted is None else wanted
     if not isinstance(given, list | tuple) or len(given) != scales:
-        raise ModelError(f"EPSA: conv_groups must be a list of {scales} numbers, one for each kernel, or left out, got {given!r}")
-    return [divisor("EPSA", "conv_groups", group, width, GROUPS[min(index, len(GROUPS) - 1)], of="channels of a scale")
-            for index, group in enumerate(given)]
+        raise ModelError(
+            f"EPSA: conv_groups must be a list of {scales} numbers, one for each kernel, or left out, got {given!r}"
+        )
+    return [
+        divisor("EPSA", "conv_groups", group, width, GROUPS[min(index, len(GROUPS) - 1)], of="channels of a scale")
+        for index, group in enumerate(given)
+    ]

@@ -42,10 +42,16 @@ class FcaNet(nn.Module):
     """FcaNet(channel, reduction=16, num_freq=None, frequencies=None): (B, channel, H, W) to the same shape, any H and W.
 
     num_freq: components, at most `channel`; None is 16, or `channel` where that is less. frequencies: pairs [u, v] of
-    half waves along rows' axis H and columns' axis W, in place of the lowest."""
+    half waves along rows' axis H and columns' axis W, in place of the lowest.
+    """
 
-    def __init__(self, channel: int, reduction: int = 16, num_freq: int | None = None,
-                 frequencies: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        channel: int,
+        reduction: int = 16,
+        num_freq: int | None = None,
+        frequencies: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         super().__init__()
         require_positive("FcaNet", channel=channel, reduction=reduction)
         pairs = _chosen(channel, num_freq, frequencies)
@@ -69,7 +75,8 @@ class FcaNet(nn.Module):
 
 def cosines(frequencies: Tensor, length: int, like: Tensor) -> Tensor:
     """Return (C, length): each frequency's cosine over an axis of `length` cells, with mean square 1, divided by `length`;
-    on the device of `like`, in its number type or float32 at least."""
+    on the device of `like`, in its number type or float32 at least.
+    """
     number = torch.promote_types(like.dtype, torch.float32)
     cells = torch.arange(length, dtype=number, device=like.device) + 0.5
     held = frequencies.clamp(max=length - 1).to(number).unsqueeze(1)
@@ -87,8 +94,10 @@ def _chosen(channel: int, num_freq: int | None, frequencies: Sequence[Sequence[i
         pairs = [tuple(pair) if isinstance(pair, list | tuple) else (pair,) for pair in given]
         whole = all(len(pair) == 2 and all(type(each) is int and each >= 0 for each in pair) for pair in pairs)
         if not pairs or not whole or num_freq not in (None, len(pairs)):
-            raise ModelError(f"FcaNet: frequencies must be {num_freq or 'some'} pairs [u, v] of whole numbers from 0, "
-                             f"such as [[0, 0], [0, 1]], got {frequencies!r}")
+            raise ModelError(
+                f"FcaNet: frequencies must be {num_freq or 'some'} pairs [u, v] of whole numbers from 0, "
+                f"such as [[0, 0], [0, 1]], got {frequencies!r}"
+            )
     if len(pairs) > channel:
         raise ModelError(f"FcaNet: num_freq {len(pairs)} is more than the {channel} channels; use {channel} at most")
     return pairs

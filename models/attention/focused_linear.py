@@ -31,10 +31,18 @@ from models.registry import register
 class FocusedLinearAttention(nn.Module):
     """FocusedLinearAttention(dim, num_patches=None, num_heads=None, qkv_bias=True, focusing_factor=3, kernel_size=5):
     (B, dim, H, W) to the same shape, any H and W. num_patches: positions of a learned table, [rows, columns] or their
-    number; num_heads divides dim, by default the largest number up to 8 that does."""
+    number; num_heads divides dim, by default the largest number up to 8 that does.
+    """
 
-    def __init__(self, dim: int, num_patches: int | Sequence[int] | None = None, num_heads: int | None = None,
-                 qkv_bias: bool = True, focusing_factor: float = 3, kernel_size: int = 5) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_patches: int | Sequence[int] | None = None,
+        num_heads: int | None = None,
+        qkv_bias: bool = True,
+        focusing_factor: float = 3,
+        kernel_size: int = 5,
+    ) -> None:
         super().__init__()
         num_heads = divisor("FocusedLinearAttention", "num_heads", num_heads, dim, wanted=8)
         require_flag("FocusedLinearAttention", qkv_bias=qkv_bias)
@@ -67,7 +75,9 @@ class FocusedLinearAttention(nn.Module):
         """Return phi of queries or keys (B, C, H, W), in float32 at least."""
         scale = softplus(wide(self.scale)).transpose(1, 2).unsqueeze(3)
         maps = (relu(wide(maps)) + 1e-6) / scale
-        powers = (maps / maps.amax(1, keepdim=True).detach()) ** self.focusing_factor  # their direction is all that counts
+        powers = (
+            maps / maps.amax(1, keepdim=True).detach()
+        ) ** self.focusing_factor  # their direction is all that counts
         return powers * (maps.norm(dim=1, keepdim=True) / powers.norm(dim=1, keepdim=True))
 
     def _heads(self, maps: Tensor) -> Tensor:

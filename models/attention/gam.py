@@ -36,19 +36,31 @@ class GAM(nn.Module):
     """GAM(in_channels, rate=4, groups=4): (B, in_channels, H, W) to the same shape.
 
     groups: of the 7x7 convolutions, dividing in_channels and in_channels / rate; 1: dense; by default 4 or
-    the most below it that does."""
+    the most below it that does.
+    """
 
     def __init__(self, in_channels: int, rate: int = 4, groups: int | None = None) -> None:
         super().__init__()
         require_positive("GAM", in_channels=in_channels, rate=rate)
         hidden = reduced(in_channels, rate)
-        groups = divisor("GAM", "groups", groups, math.gcd(in_channels, hidden), wanted=4,
-                         of="channels that its layers have in common")
-        self.channel_attention = nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, in_channels, 1))
+        groups = divisor(
+            "GAM",
+            "groups",
+            groups,
+            math.gcd(in_channels, hidden),
+            wanted=4,
+            of="channels that its layers have in common",
+        )
+        self.channel_attention = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, in_channels, 1)
+        )
         self.spatial_attention = nn.Sequential(
-            nn.Conv2d(in_channels, hidden, KERNEL, padding=KERNEL // 2, groups=groups), BatchNorm(hidden), nn.ReLU(),
+            nn.Conv2d(in_channels, hidden, KERNEL, padding=KERNEL // 2, groups=groups),
+            BatchNorm(hidden),
+            nn.ReLU(),
             nn.ChannelShuffle(groups) if groups > 1 else nn.Identity(),
-            nn.Conv2d(hidden, in_channels, KERNEL, padding=KERNEL // 2, groups=groups), BatchNorm(in_channels),
+            nn.Conv2d(hidden, in_channels, KERNEL, padding=KERNEL // 2, groups=groups),
+            BatchNorm(in_channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,15 +32,25 @@ from utils.errors import ModelError
 class GatherExcite(nn.Module):
     """GatherExcite(channels, extra_params=True, extent=8, use_mlp=False, reduction=16, feat_size=7): (B, channels, H, W)
     to the same shape, any H and W. extent: 0 (the whole map) or a power of two from 2 on; reduction: of `use_mlp`;
-    feat_size: side of the learned table of extent 0."""
+    feat_size: side of the learned table of extent 0.
+    """
 
-    def __init__(self, channels: int, extra_params: bool = True, extent: int = 8, use_mlp: bool = False,
-                 reduction: int = 16, feat_size: int = 7) -> None:
+    def __init__(
+        self,
+        channels: int,
+        extra_params: bool = True,
+        extent: int = 8,
+        use_mlp: bool = False,
+        reduction: int = 16,
+        feat_size: int = 7,
+    ) -> None:
         super().__init__()
         require_positive("GatherExcite", channels=channels, reduction=reduction, feat_size=feat_size)
         require_flag("GatherExcite", extra_params=extra_params, use_mlp=use_mlp)
         if type(extent) is not int or extent < 0 or extent == 1 or extent & (extent - 1):
-            raise ModelError(f"GatherExcite: extent must be 0 (the whole map) or a power of two (2, 4, 8, ...), got {extent!r}")
+            raise ModelError(
+                f"GatherExcite: extent must be 0 (the whole map) or a power of two (2, 4, 8, ...), got {extent!r}"
+            )
         self.extent = extent
         self.gather: nn.Module = nn.Identity()
         if extra_params:
@@ -49,8 +59,9 @@ class GatherExcite(nn.Module):
         self.mlp: nn.Module = nn.Identity()
         if use_mlp:
             hidden = reduced(channels, reduction)
-            self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(),
-                                     nn.Conv2d(hidden, channels, 1, bias=False))
+            self.mlp = nn.Sequential(
+                nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x * sigmoid(interp(f(gather(x))))."""

@@ -28,13 +28,21 @@ FUSIONS = ("channel_add", "channel_mul")
 @register()
 class GlobalContext(OpensItself):
     """GlobalContext(inplanes, ratio=1/16, pooling_type="att", fusion_types="channel_add"): (B, inplanes, H, W) to the
-    same shape, any H and W. fusion_types: "channel_add", "channel_mul" or a list of both."""
+    same shape, any H and W. fusion_types: "channel_add", "channel_mul" or a list of both.
+    """
 
-    def __init__(self, inplanes: int, ratio: float = 1 / 16, pooling_type: str = "att",
-                 fusion_types: str | Sequence[str] = "channel_add") -> None:
+    def __init__(
+        self,
+        inplanes: int,
+        ratio: float = 1 / 16,
+        pooling_type: str = "att",
+        fusion_types: str | Sequence[str] = "channel_add",
+    ) -> None:
         super().__init__()
         require_positive("GlobalContext", inplanes=inplanes)
-        require_number("GlobalContext", "ratio", ratio, above=0, most=1, such_as=0.0625)  # the hidden width by the width
+        require_number(
+            "GlobalContext", "ratio", ratio, above=0, most=1, such_as=0.0625
+        )  # the hidden width by the width
         require_choice("GlobalContext", "pooling_type", pooling_type, ("att", "avg"))
         fusions = list(fusion_types) if isinstance(fusion_types, list | tuple) else [fusion_types]
         for fusion in fusions or [None]:
@@ -79,5 +87,6 @@ class GlobalContext(OpensItself):
 
 def _transform(channels: int, hidden: int) -> nn.Sequential:
     """W_v2 ReLU(LN(W_v1 c))."""
-    return nn.Sequential(nn.Conv2d(channels, hidden, 1), ChannelNorm(hidden), nn.ReLU(inplace=True),
-                         nn.Conv2d(hidden, channels, 1))
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 1), ChannelNorm(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1)
+    )

@@ -46,12 +46,24 @@ class ChannelAttentionBlock(nn.Module):
 class HAT(nn.Module):
     """HAT(dim, num_heads=None, window_size=8, shift_size=0, compress_ratio=3, squeeze_factor=30, conv_scale=0.01,
     mlp_ratio=2): (B, dim, H, W) to the same shape, any H and W. `num_heads` divides `dim`, by default dim / 32;
-    `shift_size` moves the windows, as every second block of the paper does by half a window."""
+    `shift_size` moves the windows, as every second block of the paper does by half a window.
+    """
 
-    def __init__(self, dim: int, num_heads: int | None = None, window_size: int = 8, shift_size: int = 0,
-                 compress_ratio: int = 3, squeeze_factor: int = 30, conv_scale: float = 0.01, mlp_ratio: float = 2) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int | None = None,
+        window_size: int = 8,
+        shift_size: int = 0,
+        compress_ratio: int = 3,
+        squeeze_factor: int = 30,
+        conv_scale: float = 0.01,
+        mlp_ratio: float = 2,
+    ) -> None:
         super().__init__()
-        require_positive("HAT", dim=dim, window_size=window_size, compress_ratio=compress_ratio, squeeze_factor=squeeze_factor)
+        require_positive(
+            "HAT", dim=dim, window_size=window_size, compress_ratio=compress_ratio, squeeze_factor=squeeze_factor
+        )
         require_number("HAT", "conv_scale", conv_scale, such_as=0.01)
         require_number("HAT", "mlp_ratio", mlp_ratio, above=0, such_as=2)
         self.conv_scale = conv_scale

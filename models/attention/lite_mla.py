@@ -27,9 +27,12 @@ from models.registry import register
 @register()
 class LiteMLA(nn.Module):
     """LiteMLA(in_channels, dim=None, scales=(5,), eps=1e-15): (B, in_channels, H, W) to the same shape, any H and W.
-    dim: width of a head, which divides in_channels, by default the largest up to 8 that does; scales: odd kernels."""
+    dim: width of a head, which divides in_channels, by default the largest up to 8 that does; scales: odd kernels.
+    """
 
-    def __init__(self, in_channels: int, dim: int | None = None, scales: Sequence[int] = (5,), eps: float = 1e-15) -> None:
+    def __init__(
+        self, in_channels: int, dim: int | None = None, scales: Sequence[int] = (5,), eps: float = 1e-15
+    ) -> None:
         super().__init__()
         dim = divisor("LiteMLA", "dim", dim, in_channels, wanted=8)
         require_odds("LiteMLA", "scales", scales, such_as=[3, 5])
@@ -37,8 +40,12 @@ class LiteMLA(nn.Module):
         self.dim, self.eps, heads, width = dim, eps, in_channels // dim, 3 * in_channels
         self.qkv = nn.Conv2d(in_channels, width, 1, bias=False)
         self.aggreg = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, width, scale, padding=scale // 2, groups=width, bias=False),
-                          nn.Conv2d(width, width, 1, groups=3 * heads, bias=False)) for scale in scales)
+            nn.Sequential(
+                nn.Conv2d(width, width, scale, padding=scale // 2, groups=width, bias=False),
+                nn.Conv2d(width, width, 1, groups=3 * heads, bias=False),
+            )
+            for scale in scales
+        )
         self.proj = Conv(in_channels * (1 + len(scales)), in_channels, act=False)
 
     def forward(self, x: Tensor) -> Tensor:

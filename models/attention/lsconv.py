@@ -43,7 +43,8 @@ class LargeKernelPerception(nn.Module):
 @register()
 class LSConv(nn.Module):
     """LSConv(dim, lks=7, sks=3, groups=None): (B, dim, H, W) to the same shape, any H and W. lks, sks: large and small
-    kernel; groups: channels that share a small kernel, a divisor of dim, by default the largest up to 8."""
+    kernel; groups: channels that share a small kernel, a divisor of dim, by default the largest up to 8.
+    """
 
     def __init__(self, dim: int, lks: int = 7, sks: int = 3, groups: int | None = None) -> None:
         super().__init__()

@@ -56,7 +56,8 @@ def channel_kernel(channels: int) -> int:
 class MCA(nn.Module):
     """MCA(inp, k_size=None): (B, inp, H, W) to the same shape; 12 + k_size parameters.
 
-    k_size: of the gate along the channels, odd; None: from the number of channels."""
+    k_size: of the gate along the channels, odd; None: from the number of channels.
+    """
 
     def __init__(self, inp: int, k_size: int | None = None) -> None:
         super().__init__()

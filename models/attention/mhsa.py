@@ -30,7 +30,8 @@ from models.registry import register
 @register(cost="quadratic")
 class MHSA(nn.Module):
     """MHSA(n_dims, width=14, height=14, heads=4): (B, n_dims, H, W) to the same shape, any H and W.
-    `width` rows and `height` columns is the size of the position tables; `heads` divides n_dims."""
+    `width` rows and `height` columns is the size of the position tables; `heads` divides n_dims.
+    """
 
     def __init__(self, n_dims: int, width: int = 14, height: int = 14, heads: int = 4) -> None:
         super().__init__()

@@ -31,9 +31,12 @@ class MLCA(nn.Module):
     """MLCA(in_size, local_size=5, gamma=2, b=1, local_weight=0.5): (B, in_size, H, W) to the same shape.
 
     in_size: the number of channels; local_size: cells along each side; gamma, b: kernel size from the number of
-    channels; local_weight: the local gate's share, in [0, 1]."""
+    channels; local_weight: the local gate's share, in [0, 1].
+    """
 
-    def __init__(self, in_size: int, local_size: int = 5, gamma: float = 2, b: float = 1, local_weight: float = 0.5) -> None:
+    def __init__(
+        self, in_size: int, local_size: int = 5, gamma: float = 2, b: float = 1, local_weight: float = 0.5
+    ) -> None:
         super().__init__()
         require_positive("MLCA", in_size=in_size, local_size=local_size)
         require_number("MLCA", "local_weight", local_weight, least=0, most=1, such_as=0.5)

@@ -30,10 +30,17 @@ from utils.errors import ModelError
 class MSDA(nn.Module):
     """MSDA(dim, num_heads=None, kernel_size=3, dilation=None, qkv_bias=False): (B, dim, H, W) to the same shape, any
     H and W. `dilation` is a list, by default [1, 2, 3, 4] where 4 divides `dim`, else [1, 2], else [1]; `num_heads`,
-    by default up to 8, is a multiple of their number and divides `dim`."""
+    by default up to 8, is a multiple of their number and divides `dim`.
+    """
 
-    def __init__(self, dim: int, num_heads: int | None = None, kernel_size: int = 3,
-                 dilation: Sequence[int] | int | None = None, qkv_bias: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int | None = None,
+        kernel_size: int = 3,
+        dilation: Sequence[int] | int | None = None,
+        qkv_bias: bool = False,
+    ) -> None:
         super().__init__()
         require_positive("MSDA", dim=dim)
         require_odd("MSDA", "kernel_size", kernel_size)

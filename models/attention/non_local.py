@@ -27,7 +27,8 @@ from models.registry import register
 @register(cost="quadratic")
 class NonLocal(OpensItself):
     """NonLocal(in_channels, reduction=2, use_scale=False, sub_sample=False): (B, in_channels, H, W) to the same shape,
-    any H and W. The embeddings have in_channels / reduction channels."""
+    any H and W. The embeddings have in_channels / reduction channels.
+    """
 
     opens_by = "z.bn.weight"
 

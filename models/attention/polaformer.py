@@ -20,7 +20,15 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu, softplus
 
-from models.attention.arithmetic import divisor, fitting, require_flag, require_multiple, require_number, require_odd, wide
+from models.attention.arithmetic import (
+    divisor,
+    fitting,
+    require_flag,
+    require_multiple,
+    require_number,
+    require_odd,
+    wide,
+)
 from models.attention.dense import project
 from models.attention.linear_attention import linear_attention
 from models.attention.positions import position_grid, position_maps
@@ -31,10 +39,18 @@ from models.registry import register
 class PolaFormer(nn.Module):
     """PolaFormer(dim, num_patches=None, num_heads=None, qkv_bias=True, kernel_size=5, alpha=4): (B, dim, H, W) to the
     same shape, any H and W. num_patches: positions of a learned table, [rows, columns] or their number; num_heads
-    divides dim into heads of an even width, by default the largest number up to 8 that does."""
+    divides dim into heads of an even width, by default the largest number up to 8 that does.
+    """
 
-    def __init__(self, dim: int, num_patches: int | Sequence[int] | None = None, num_heads: int | None = None,
-                 qkv_bias: bool = True, kernel_size: int = 5, alpha: float = 4) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_patches: int | Sequence[int] | None = None,
+        num_heads: int | None = None,
+        qkv_bias: bool = True,
+        kernel_size: int = 5,
+        alpha: float = 4,
+    ) -> None:
         super().__init__()
         require_multiple("PolaFormer", dim, 2, "halves of the values")
         num_heads = divisor("PolaFormer", "num_heads", num_heads, dim, wanted=fitting(dim // 2, 8))
@@ -70,8 +86,13 @@ class PolaFormer(nn.Module):
         query_plus, query_minus = self.polarities(query)
         keys = cat(self.polarities(key), 2)  # (B, heads, 2d, N)
         same, opposite = self._heads(value).chunk(2, 2)
-        return cat((linear_attention(cat((query_plus, query_minus), 2), keys, same, epsilon=1e-6),
-                    linear_attention(cat((query_minus, query_plus), 2), keys, opposite, epsilon=1e-6)), 2)
+        return cat(
+            (
+                linear_attention(cat((query_plus, query_minus), 2), keys, same, epsilon=1e-6),
+                linear_attention(cat((query_minus, query_plus), 2), keys, opposite, epsilon=1e-6),
+            ),
+            2,
+        )
 
     def polarities(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Return ReLU(u)^p and ReLU(-u)^p of queries or keys, each (B, heads, d, N), in float32 at least."""

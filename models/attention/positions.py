@@ -11,7 +11,8 @@ from models.attention.arithmetic import require_positive
 
 def interpolate(table: Tensor, length: int) -> Tensor:
     """Return `table` (..., n) interpolated linearly to (..., length), cell centres aligned. Written as a
-    product with hat functions, whose gradient is reproducible on every device."""
+    product with hat functions, whose gradient is reproducible on every device.
+    """
     own = table.shape[-1]
     if own == length:
         return table
@@ -30,7 +31,8 @@ def interpolate_map(table: Tensor, size: Sequence[int]) -> Tensor:
 
 def position_grid(block: str, num_patches: int | Sequence[int]) -> tuple[int, tuple[int, int] | None]:
     """Return the number of positions of a table and its (rows, columns), None where only the number is known.
-    Raises ModelError for what is neither a number nor a pair of them."""
+    Raises ModelError for what is neither a number nor a pair of them.
+    """
     if isinstance(num_patches, int):
         require_positive(block, num_patches=num_patches)
         return num_patches, None
@@ -44,10 +46,11 @@ def position_maps(table: Tensor, grid: tuple[int, int] | None, size: Sequence[in
     """Return a table (1, rows * columns, C) as maps (1, C, H, W), interpolated linearly to `size`.
 
     A table of which only the number of positions is known is used as it stands on maps of that many positions;
-    elsewhere it is taken to be the most nearly square grid."""
+    elsewhere it is taken to be the most nearly square grid.
+    """
     count, (H, W) = table.shape[1], size
     if grid is None:
-        grid = (H, W) if H * W == count else squarest(count)
+        grid = (H, W) if count == H * W else squarest(count)
     return interpolate_map(table.transpose(1, 2).unflatten(2, grid), size)
 
 

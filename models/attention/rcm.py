@@ -46,7 +46,8 @@ class RCA(nn.Module):
 @register()
 class RCM(nn.Module):
     """RCM(dim, band_kernel_size=11, square_kernel_size=3, mlp_ratio=2): (B, dim, H, W) to the same shape;
-    odd kernels. `mlp_ratio` is the MLP's hidden width over dim."""
+    odd kernels. `mlp_ratio` is the MLP's hidden width over dim.
+    """
 
     def __init__(self, dim: int, band_kernel_size: int = 11, square_kernel_size: int = 3, mlp_ratio: int = 2) -> None:
         super().__init__()

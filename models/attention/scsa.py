@@ -32,10 +32,17 @@ from utils.errors import ModelError
 @register()
 class SCSA(nn.Module):
     """SCSA(dim, head_num=None, window_size=7, group_kernel_sizes=(3, 5, 7, 9), qkv_bias=False): (B, dim, H, W) to the
-    same shape, any H and W. dim: a multiple of 4; head_num divides it; window_size -1 takes the whole map as one."""
+    same shape, any H and W. dim: a multiple of 4; head_num divides it; window_size -1 takes the whole map as one.
+    """
 
-    def __init__(self, dim: int, head_num: int | None = None, window_size: int = 7,
-                 group_kernel_sizes: Sequence[int] = (3, 5, 7, 9), qkv_bias: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        head_num: int | None = None,
+        window_size: int = 7,
+        group_kernel_sizes: Sequence[int] = (3, 5, 7, 9),
+        qkv_bias: bool = False,
+    ) -> None:
         super().__init__()
         require_multiple("SCSA", dim, 4, "quarters")
         head_num = divisor("SCSA", "head_num", head_num, dim, wanted=8)
@@ -44,11 +51,13 @@ class SCSA(nn.Module):
             require_positive("SCSA", window_size=window_size)
         require_odds("SCSA", "group_kernel_sizes", group_kernel_sizes, such_as=[3, 5, 7, 9])
         if len(group_kernel_sizes) != 4:
-            raise ModelError(f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], "
-                             f"got {group_kernel_sizes!r}")
+            raise ModelError(
+                f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], got {group_kernel_sizes!r}"
+            )
         self.head_num, self.window_size, self.scaler = head_num, window_size, (dim // head_num) ** -0.5
         self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l = (
-            nn.Conv1d(dim // 4, dim // 4, size, padding=size // 2, groups=dim // 4) for size in group_kernel_sizes)
+            nn.Conv1d(dim // 4, dim // 4, size, padding=size // 2, groups=dim // 4) for size in group_kernel_sizes
+        )
         self.norm_h = nn.GroupNorm(4, dim)
         self.norm_w = nn.GroupNorm(4, dim)
         self.norm = nn.GroupNorm(1, dim)
@@ -80,4 +89,6 @@ class SCSA(nn.Module):
 
     def _window(self, size: torch.Size) -> tuple[int, int]:
         height, width = size
-        return (height, width) if self.window_size == -1 else (min(self.window_size, height), min(self.window_size, width))
+        return (
+            (height, width) if self.window_size == -1 else (min(self.window_size, height), min(self.window_size, width))
+        )

@@ -70,10 +70,17 @@ class Position(nn.Module):
 class Sea_Attention(nn.Module):  # noqa: N801 - the published name
     """Sea_Attention(dim, key_dim=16, num_heads=None, attn_ratio=2, activation="ReLU6"): (B, dim, H, W) to the same
     shape, any H and W. `num_heads` by default as many heads of `key_dim` as the channels hold, 1 to 8; `activation`
-    is the name of a torch.nn activation, or its class."""
+    is the name of a torch.nn activation, or its class.
+    """
 
-    def __init__(self, dim: int, key_dim: int = 16, num_heads: int | None = None, attn_ratio: int = 2,
-                 activation: str | type[nn.Module] = "ReLU6") -> None:
+    def __init__(
+        self,
+        dim: int,
+        key_dim: int = 16,
+        num_heads: int | None = None,
+        attn_ratio: int = 2,
+        activation: str | type[nn.Module] = "ReLU6",
+    ) -> None:
         super().__init__()
         require_positive("Sea_Attention", dim=dim, key_dim=key_dim, attn_ratio=attn_ratio)
         heads = min(8, max(1, dim // key_dim)) if num_heads is None else num_heads
@@ -103,5 +110,7 @@ class Sea_Attention(nn.Module):  # noqa: N801 - the published name
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention along a line: (B, h d_k, L), (B, h d_k, L), (B, h d_v, L) to (B, h d_v, L)."""
-        tokens = (line.unflatten(1, (self.num_heads, -1)).transpose(2, 3) for line in (query, key, value))  # (B, h, L, d)
+        tokens = (
+            line.unflatten(1, (self.num_heads, -1)).transpose(2, 3) for line in (query, key, value)
+        )  # (B, h, L, d)
         return attend(*tokens, scale=self.scale).transpose(2, 3).flatten(1, 2)

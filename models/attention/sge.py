@@ -28,7 +28,8 @@ EPS = 1e-5
 @register()
 class SpatialGroupEnhance(nn.Module):
     """SpatialGroupEnhance(c_in, groups=8): (B, c_in, H, W) to the same shape. `groups` divides `c_in`;
-    by default it is 8 or the most below it that does."""
+    by default it is 8 or the most below it that does.
+    """
 
     def __init__(self, c_in: int, groups: int | None = None) -> None:
         super().__init__()

@@ -27,7 +27,8 @@ from models.registry import register
 @register()
 class ShuffleAttention(nn.Module):
     """ShuffleAttention(channel, G=8): (B, channel, H, W) to the same shape. 2G divides `channel`;
-    by default G is 8 or the most below it that does."""
+    by default G is 8 or the most below it that does.
+    """
 
     def __init__(self, channel: int, G: int | None = None) -> None:  # noqa: N803 - the paper's symbol
         super().__init__()
@@ -43,7 +44,9 @@ class ShuffleAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated halves of all groups, shuffled."""
         by_channel, by_position = x.unflatten(1, (self.G, 2, -1)).unbind(2)  # each (B, G, C/2G, H, W)
-        gated = torch.stack((self._channel_gate(by_channel) * by_channel, self._spatial_gate(by_position) * by_position), 2)
+        gated = torch.stack(
+            (self._channel_gate(by_channel) * by_channel, self._spatial_gate(by_position) * by_position), 2
+        )
         halves = gated.flatten(1, 3).unflatten(1, (2, -1))  # (B, 2, C/2, H, W)
         return halves.transpose(1, 2).flatten(1, 2)
 

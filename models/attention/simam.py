@@ -24,7 +24,8 @@ from models.registry import register
 @register()
 class SimAM(nn.Module):
     """SimAM(channels=None, e_lambda=1e-4): (B, C, H, W) to the same shape, no parameters.
-    e_lambda: the regulariser, above zero."""
+    e_lambda: the regulariser, above zero.
+    """
 
     def __init__(self, channels: int | None = None, e_lambda: float = 1e-4) -> None:
         super().__init__()

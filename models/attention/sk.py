@@ -56,18 +56,26 @@ class SKAttention(nn.Module):
 
     kernels: None for the paper's two grouped branches, or odd sizes for the circulating form's branches;
     reduction, L: z has max(channel / reduction, L) numbers; group: of the branches' convolutions, dividing
-    `channel`, by default 32 or the most below it in the paper's form, 1 where kernels are named."""
+    `channel`, by default 32 or the most below it in the paper's form, 1 where kernels are named.
+    """
 
-    def __init__(self, channel: int, kernels: Sequence[int] | None = None, reduction: int = 16,
-                 group: int | None = None, L: int = 32) -> None:  # noqa: N803 - the paper's symbol
+    def __init__(
+        self,
+        channel: int,
+        kernels: Sequence[int] | None = None,
+        reduction: int = 16,
+        group: int | None = None,
+        L: int = 32,
+    ) -> None:  # noqa: N803 - the paper's symbol
         super().__init__()
         require_positive("SKAttention", channel=channel, reduction=reduction, L=L)
         branches = _branches(kernels)
         as_published = kernels is None
         group = divisor("SKAttention", "group", group, channel, wanted=GROUPS if as_published else 1)
         hidden = reduced(channel, reduction, least=L)
-        self.convs = nn.ModuleList(SelectiveBranch(channel, kernel, dilation, group, not as_published)
-                                   for kernel, dilation in branches)
+        self.convs = nn.ModuleList(
+            SelectiveBranch(channel, kernel, dilation, group, not as_published) for kernel, dilation in branches
+        )
         self.fc = nn.Linear(channel, hidden, bias=not as_published)
         self.norm = BatchNorm(hidden) if as_published else None
         self.fcs = nn.ModuleList(nn.Linear(hidden, channel, bias=not as_published) for _ in branches)

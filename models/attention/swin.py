@@ -32,16 +32,20 @@ OUTSIDE = -2  # the window number of padding; -1 is the partial window before th
 
 class WindowMSA(nn.Module):
     """Multi-head self-attention in windows of `window_size`, moved by `shift_size`: (B, dim, H, W) to the same shape.
-    `num_heads` divides `dim`, by default dim / 32."""
+    `num_heads` divides `dim`, by default dim / 32.
+    """
 
-    def __init__(self, dim: int, window_size: int, num_heads: int | None = None, shift_size: int = 0,
-                 qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, window_size: int, num_heads: int | None = None, shift_size: int = 0, qkv_bias: bool = True
+    ) -> None:
         super().__init__()
         require_positive("WindowMSA", dim=dim, window_size=window_size)
         require_flag("WindowMSA", qkv_bias=qkv_bias)
         self.num_heads = divisor("WindowMSA", "num_heads", num_heads, dim, wanted=dim // HEAD_CHANNELS)
         if isinstance(shift_size, bool) or shift_size not in range(window_size):
-            raise ModelError(f"WindowMSA: shift_size {shift_size!r} must be 0 to {window_size - 1}, less than the window")
+            raise ModelError(
+                f"WindowMSA: shift_size {shift_size!r} must be 0 to {window_size - 1}, less than the window"
+            )
         self.window_size, self.shift_size = window_size, shift_size
         reach = 2 * window_size - 1
         self.relative_position_bias_table = nn.Parameter(torch.empty(reach * reach, self.num_heads))
@@ -64,7 +68,8 @@ class WindowMSA(nn.Module):
 
     def _attend(self, windows: Tensor, bias: Tensor) -> Tensor:
         """Attention in each of (B, n, L, C) windows with a bias (n * heads, L, L). Windows stand beside the heads, so
-        that a fused kernel can share one bias among the images."""
+        that a fused kernel can share one bias among the images.
+        """
         count = windows.shape[1]
         qkv = self.qkv(windows).unflatten(3, (3, self.num_heads, -1))  # (B, n, L, 3, h, d)
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (B, n * h, L, d)
@@ -77,9 +82,13 @@ class WindowMSA(nn.Module):
         table = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = table.t().unflatten(1, (side * side, -1)).expand(count, -1, -1, -1)  # (n, h, L, L)
         if any(shifts) or x.shape[2] % side or x.shape[3] % side:
-            row, column = (window_numbers(length, side, shift, x.device)
-                           for length, shift in zip(x.shape[-2:], shifts, strict=True))
-            numbers = (row[:, None] * (len(column) + 3) + column)[None, None]  # one for each pair of a row's and a column's
+            row, column = (
+                window_numbers(length, side, shift, x.device)
+                for length, shift in zip(x.shape[-2:], shifts, strict=True)
+            )
+            numbers = (row[:, None] * (len(column) + 3) + column)[
+                None, None
+            ]  # one for each pair of a row's and a column's
             numbers = to_windows(numbers, side, side)[0, :, :, 0]  # (n, L)
             apart = numbers[:, :, None] != numbers[:, None]
             bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))
@@ -90,10 +99,17 @@ class WindowMSA(nn.Module):
 class WindowAttention(nn.Module):
     """WindowAttention(dim, window_size=7, num_heads=None, shift_size=None, qkv_bias=True): (B, dim, H, W) to the same
     shape, any H and W. `shift_size` None: windows in place, then windows moved by half; a number: one attention in
-    windows moved by it. `num_heads` divides `dim`, by default dim / 32."""
+    windows moved by it. `num_heads` divides `dim`, by default dim / 32.
+    """
 
-    def __init__(self, dim: int, window_size: int = 7, num_heads: int | None = None, shift_size: int | None = None,
-                 qkv_bias: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        window_size: int = 7,
+        num_heads: int | None = None,
+        shift_size: int | None = None,
+        qkv_bias: bool = True,
+    ) -> None:
         super().__init__()
         require_positive("WindowAttention", dim=dim, window_size=window_size)
         shifts = (0, window_size // 2) if shift_size is None else (shift_size,)
@@ -117,7 +133,8 @@ def relative_positions(side: int) -> Tensor:
 
 def window_numbers(length: int, side: int, shift: int, device: torch.device) -> Tensor:
     """Return, for each row of a map of `length` padded to whole windows and moved up by `shift`, the number of the
-    shifted window it lies in: -1 for those that are wrapped round, OUTSIDE for padding."""
+    shifted window it lies in: -1 for those that are wrapped round, OUTSIDE for padding.
+    """
     place = torch.arange(length + -length % side, device=device)
     number = torch.div(place - shift, side, rounding_mode="floor")
     return number.masked_fill(place >= length, OUTSIDE).roll(-shift)

@@ -27,7 +27,8 @@ from models.registry import register
 @register()
 class TSSA(nn.Module):
     """TSSA(dim, num_heads=None, qkv_bias=False): (B, dim, H, W) to the same shape, any H and W. num_heads divides dim,
-    by default the largest number up to 8 that does; with one head every position belongs to it."""
+    by default the largest number up to 8 that does; with one head every position belongs to it.
+    """
 
     def __init__(self, dim: int, num_heads: int | None = None, qkv_bias: bool = False) -> None:
         super().__init__()

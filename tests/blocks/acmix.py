@@ -35,10 +35,21 @@ def slow_acmix(block, x):
             q, k, v = query[image, own], key[image, own], value[image, own]
             for i, row in enumerate(rows):
                 for j, column in enumerate(columns):
-                    near = [(bounce(row + block.dilation * dy, height), bounce(column + block.dilation * dx, width))
-                            for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
-                    logits = torch.stack([(q[:, row, column] / math.sqrt(dim) *
-                                           (k[:, a, b] + encoding[:, row, column] - encoding[:, a, b])).sum() for a, b in near])
+                    near = [
+                        (bounce(row + block.dilation * dy, height), bounce(column + block.dilation * dx, width))
+                        for dy in range(-reach, reach + 1)
+                        for dx in range(-reach, reach + 1)
+                    ]
+                    logits = torch.stack(
+                        [
+                            (
+                                q[:, row, column]
+                                / math.sqrt(dim)
+                                * (k[:, a, b] + encoding[:, row, column] - encoding[:, a, b])
+                            ).sum()
+                            for a, b in near
+                        ]
+                    )
                     share = torch.exp(logits - logits.max())
                     neighbours = torch.stack([v[:, a, b] for a, b in near])
                     attended[image, own, i, j] = (share[:, None] / share.sum() * neighbours).sum(0)
@@ -50,7 +61,9 @@ def slow_shift(block, query, key, value):
     parts = torch.stack((query, key, value), 1).view(batch, 3 * block.head, block.head_dim, height, width)
     mixed = torch.einsum("tp,bpdhw->bdthw", block.fc.weight[:, :, 0, 0], parts)  # (B, d, taps, H, W)
     reach = block.kernel_conv // 2
-    padded = F.pad(mixed.flatten(1, 2), (reach,) * 4).view(batch, block.head_dim, -1, height + 2 * reach, width + 2 * reach)
+    padded = F.pad(mixed.flatten(1, 2), (reach,) * 4).view(
+        batch, block.head_dim, -1, height + 2 * reach, width + 2 * reach
+    )
     weight = block.dep_conv.weight.view(block.head_dim, block.head, -1, block.kernel_conv, block.kernel_conv)
     out = 0
     for row in range(block.kernel_conv):
@@ -60,13 +73,23 @@ def slow_shift(block, query, key, value):
     return out.flatten(1, 2)
 
 
-CASES = {"ACmix": BlockCase(
-    oracles={"same width": Oracle(lambda: ACmix(8, 8), slow_acmix, 8),
-             "widening, stride 2": Oracle(lambda: ACmix(8, 12, kernel_att=5, head=2, stride=2), slow_acmix, 8),
-             "dilation 2, kernels 3 and 5": Oracle(lambda: ACmix(6, 8, kernel_att=3, kernel_conv=5, dilation=2), slow_acmix, 6)},
-    counts={64: 17_822, 128: 60_110, 256: 218_414, 512: 829_934, 1024: 3_232_622},
-    golden={"ACmix": Golden(lambda: ACmix(32, 32, kernel_att=7, head=4, kernel_conv=3))},
-    flat={"conv_p.bias": "the difference of two positions ignores it"},
-    refused={(32, 30): "one of 1, 2, 3", (32, 32, 6): "kernel_att", (32, 32, 7, 4, 2): "kernel_conv",
-             (32, 32, 7, 4, 3, 0): "stride"},
-)}
+CASES = {
+    "ACmix": BlockCase(
+        oracles={
+            "same width": Oracle(lambda: ACmix(8, 8), slow_acmix, 8),
+            "widening, stride 2": Oracle(lambda: ACmix(8, 12, kernel_att=5, head=2, stride=2), slow_acmix, 8),
+            "dilation 2, kernels 3 and 5": Oracle(
+                lambda: ACmix(6, 8, kernel_att=3, kernel_conv=5, dilation=2), slow_acmix, 6
+            ),
+        },
+        counts={64: 17_822, 128: 60_110, 256: 218_414, 512: 829_934, 1024: 3_232_622},
+        golden={"ACmix": Golden(lambda: ACmix(32, 32, kernel_att=7, head=4, kernel_conv=3))},
+        flat={"conv_p.bias": "the difference of two positions ignores it"},
+        refused={
+            (32, 30): "one of 1, 2, 3",
+            (32, 32, 6): "kernel_att",
+            (32, 32, 7, 4, 2): "kernel_conv",
+            (32, 32, 7, 4, 3, 0): "stride",
+        },
+    )
+}

@@ -23,8 +23,11 @@ def slow_agent(block, x):
         for head in range(block.num_heads):
             own = slice(head * dim, (head + 1) * dim)
             q, k, v = query[image, own], key[image, own].flatten(1), value[image, own].flatten(1)
-            agents = [q[:, cell(a, rows, height), cell(b, columns, width)].mean((1, 2))
-                      for a in range(rows) for b in range(columns)]
+            agents = [
+                q[:, cell(a, rows, height), cell(b, columns, width)].mean((1, 2))
+                for a in range(rows)
+                for b in range(columns)
+            ]
             seen = [(v * softmax((agent[:, None] * k).sum(0) / math.sqrt(dim), 0)).sum(1) for agent in agents]
             for a in range(height):
                 for b in range(width):
@@ -33,9 +36,15 @@ def slow_agent(block, x):
     return x + pointwise(block.proj, attended + convolution(block.dwc, value))
 
 
-CASES = {"Agent": BlockCase(
-    oracles={"four agents, maps they do not divide": Oracle(lambda: Agent(8, num_heads=2, agent_num=4), slow_agent, 8),
-             "49 agents": Oracle(lambda: Agent(8, num_heads=4, qkv_bias=True), slow_agent, 8, sizes=((1, 1), (8, 9), (3, 10)))},
-    counts={channels: 4 * channels**2 + 11 * channels for channels in (64, 512)},
-    refused={(30, 4): "one of 1, 2, 3", (32, 4, False, 50): "49 or 64", (32, 4, False, 0): "agent_num"},
-)}
+CASES = {
+    "Agent": BlockCase(
+        oracles={
+            "four agents, maps they do not divide": Oracle(lambda: Agent(8, num_heads=2, agent_num=4), slow_agent, 8),
+            "49 agents": Oracle(
+                lambda: Agent(8, num_heads=4, qkv_bias=True), slow_agent, 8, sizes=((1, 1), (8, 9), (3, 10))
+            ),
+        },
+        counts={channels: 4 * channels**2 + 11 * channels for channels in (64, 512)},
+        refused={(30, 4): "one of 1, 2, 3", (32, 4, False, 50): "49 or 64", (32, 4, False, 0): "agent_num"},
+    )
+}

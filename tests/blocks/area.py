@@ -22,10 +22,14 @@ def slow_area(block, x):
     return x + conv_norm(block.project, attended + conv_norm(block.position, value))
 
 
-CASES = {"AreaAttention": BlockCase(
-    oracles={"4 areas": Oracle(lambda: AreaAttention(8), slow_area, 8, ((1, 1), (2, 3), (7, 5), (4, 8))),
-             "3 areas, 2 heads": Oracle(lambda: AreaAttention(12, 2, 3), slow_area, 12),
-             "the whole map": Oracle(lambda: AreaAttention(64, area=1), slow_area, 64, ((3, 4),))},
-    counts={channels: 4 * channels**2 + 35 * channels for channels in (16, 80, 256, 1024)},
-    refused={(32, 3): "one of 1, 2, 4", (32, 1, 0): "area", (32, 0): "num_heads"},
-)}
+CASES = {
+    "AreaAttention": BlockCase(
+        oracles={
+            "4 areas": Oracle(lambda: AreaAttention(8), slow_area, 8, ((1, 1), (2, 3), (7, 5), (4, 8))),
+            "3 areas, 2 heads": Oracle(lambda: AreaAttention(12, 2, 3), slow_area, 12),
+            "the whole map": Oracle(lambda: AreaAttention(64, area=1), slow_area, 64, ((3, 4),)),
+        },
+        counts={channels: 4 * channels**2 + 35 * channels for channels in (16, 80, 256, 1024)},
+        refused={(32, 3): "one of 1, 2, 4", (32, 1, 0): "area", (32, 0): "num_heads"},
+    )
+}

@@ -17,11 +17,19 @@ def slow_bam(block, x):
     return x + x * sigmoid(of_channels + pointwise(last, maps))
 
 
-CASES = {"BAM": BlockCase(
-    oracles={"two layers of dilation 4": Oracle(lambda: BAM(32), slow_bam, 32, sizes=((1, 1), (7, 5), (4, 13))),
-             "three layers of dilation 2": Oracle(lambda: BAM(12, reduction=3, dilation=2, num_layers=3), slow_bam, 12)},
-    counts={64: 1_173, 512: 68_513, 1024: 272_193},
-    flat={"channel_att.0.bias": "batch norm takes it away", "spatial_att.0.bias": "batch norm takes it away",
-          "spatial_att.3.bias": "batch norm takes it away", "spatial_att.6.bias": "batch norm takes it away"},
-    refused={(64, 0): "reduction", (64, 16, 0): "dilation", (64, 16, 4, 0): "num_layers"},
-)}
+CASES = {
+    "BAM": BlockCase(
+        oracles={
+            "two layers of dilation 4": Oracle(lambda: BAM(32), slow_bam, 32, sizes=((1, 1), (7, 5), (4, 13))),
+            "three layers of dilation 2": Oracle(lambda: BAM(12, reduction=3, dilation=2, num_layers=3), slow_bam, 12),
+        },
+        counts={64: 1_173, 512: 68_513, 1024: 272_193},
+        flat={
+            "channel_att.0.bias": "batch norm takes it away",
+            "spatial_att.0.bias": "batch norm takes it away",
+            "spatial_att.3.bias": "batch norm takes it away",
+            "spatial_att.6.bias": "batch norm takes it away",
+        },
+        refused={(64, 0): "reduction", (64, 16, 0): "dilation", (64, 16, 4, 0): "num_layers"},
+    )
+}

@@ -38,12 +38,32 @@ def count(channels, tables=20 + 20):
 
 
 GATED = "the scale of the last norm starts at zero"
-INSIDE = ("contract.conv.weight", "contract.bn.weight", "contract.bn.bias", "attention.query.weight", "attention.key.weight",
-          "attention.value.weight", "attention.rel_h", "attention.rel_w", "norm.weight", "norm.bias", "expand.conv.weight")
-CASES = {"BoT": BlockCase(
-    oracles={"4 heads": Oracle(lambda: BoT(32), slow_bot, 32, ((1, 1), (2, 3), (5, 4))),
-             "beyond its tables": Oracle(lambda: BoT(12, 3, 2, 2, 2), slow_bot, 12, ((1, 1), (4, 6), (7, 3)))},
-    counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
-    asleep={key: GATED for key in INSIDE},
-    refused={(32, 20, 20, 3): "one of 1, 2, 4, 8", (32, 0): "width", (32, 20, 20, 0): "heads", (32, 20, 20, 4, 0): "expansion"},
-)}
+INSIDE = (
+    "contract.conv.weight",
+    "contract.bn.weight",
+    "contract.bn.bias",
+    "attention.query.weight",
+    "attention.key.weight",
+    "attention.value.weight",
+    "attention.rel_h",
+    "attention.rel_w",
+    "norm.weight",
+    "norm.bias",
+    "expand.conv.weight",
+)
+CASES = {
+    "BoT": BlockCase(
+        oracles={
+            "4 heads": Oracle(lambda: BoT(32), slow_bot, 32, ((1, 1), (2, 3), (5, 4))),
+            "beyond its tables": Oracle(lambda: BoT(12, 3, 2, 2, 2), slow_bot, 12, ((1, 1), (4, 6), (7, 3))),
+        },
+        counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
+        asleep={key: GATED for key in INSIDE},
+        refused={
+            (32, 20, 20, 3): "one of 1, 2, 4, 8",
+            (32, 0): "width",
+            (32, 20, 20, 0): "heads",
+            (32, 20, 20, 4, 0): "expansion",
+        },
+    )
+}

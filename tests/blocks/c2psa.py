@@ -30,10 +30,21 @@ def count(channels):
     return channels**2 + 2 * channels + attends + mlp + channels**2 + 2 * channels
 
 
-CASES = {"C2PSA": BlockCase(
-    oracles={"one block": Oracle(lambda: C2PSA(16), slow_c2psa, 16),
-             "two blocks, 3 heads of 5 channels": Oracle(lambda: C2PSA(20, 2, 0.75, 3), slow_c2psa, 20, ((1, 1), (3, 4))),
-             "2 heads of 64": Oracle(lambda: C2PSA(256), slow_c2psa, 256, ((2, 3),), gradients=False)},
-    counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
-    refused={(32, 1, 0.0): "such as 0.5", (32, 1, 0.5, 3): "one of 1, 2, 4", (32, 0): "n must", (32, 1, 0.5, 0): "heads"},
-)}
+CASES = {
+    "C2PSA": BlockCase(
+        oracles={
+            "one block": Oracle(lambda: C2PSA(16), slow_c2psa, 16),
+            "two blocks, 3 heads of 5 channels": Oracle(
+                lambda: C2PSA(20, 2, 0.75, 3), slow_c2psa, 20, ((1, 1), (3, 4))
+            ),
+            "2 heads of 64": Oracle(lambda: C2PSA(256), slow_c2psa, 256, ((2, 3),), gradients=False),
+        },
+        counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
+        refused={
+            (32, 1, 0.0): "such as 0.5",
+            (32, 1, 0.5, 3): "one of 1, 2, 4",
+            (32, 0): "n must",
+            (32, 1, 0.5, 0): "heads",
+        },
+    )
+}

@@ -19,8 +19,13 @@ def slow_cas(block, x):
     return x + convolution(block.proj, context * value)
 
 
-CASES = {"CAS": BlockCase(
-    oracles={"without bias": Oracle(lambda: CAS(6), slow_cas, 6), "with bias": Oracle(lambda: CAS(8, True), slow_cas, 8)},
-    counts={channels: 5 * channels**2 + 44 * channels for channels in (64, 512)},
-    refused={(0,): "dim"},
-)}
+CASES = {
+    "CAS": BlockCase(
+        oracles={
+            "without bias": Oracle(lambda: CAS(6), slow_cas, 6),
+            "with bias": Oracle(lambda: CAS(8, True), slow_cas, 8),
+        },
+        counts={channels: 5 * channels**2 + 44 * channels for channels in (64, 512)},
+        refused={(0,): "dim"},
+    )
+}

@@ -21,11 +21,15 @@ def slow_cbam(block, x):
     return x / (1 + torch.exp(-logits))
 
 
-CASES = {"CBAM": BlockCase(
-    oracles={"ratio 16": Oracle(lambda: CBAM(16), slow_cbam, 16),
-             "ratio 4, kernel 3": Oracle(lambda: CBAM(16, 4, 3), slow_cbam, 16)},
-    counts={64: 610, 128: 2_146, 256: 8_290, 512: 32_866, 1024: 131_170},
-    golden={"CBAM": Golden(lambda: CBAM(64, ratio=16, kernel_size=7))},
-    spread="two gates of one half",
-    refused={(32, 16, 6): "odd", (32, 0): "ratio"},
-)}
+CASES = {
+    "CBAM": BlockCase(
+        oracles={
+            "ratio 16": Oracle(lambda: CBAM(16), slow_cbam, 16),
+            "ratio 4, kernel 3": Oracle(lambda: CBAM(16, 4, 3), slow_cbam, 16),
+        },
+        counts={64: 610, 128: 2_146, 256: 8_290, 512: 32_866, 1024: 131_170},
+        golden={"CBAM": Golden(lambda: CBAM(64, ratio=16, kernel_size=7))},
+        spread="two gates of one half",
+        refused={(32, 16, 6): "odd", (32, 0): "ratio"},
+    )
+}

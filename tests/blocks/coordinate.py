@@ -9,6 +9,7 @@ from models.attention.coordinate import CoordAtt
 
 def slow_coordinate(block, x):
     """Row by row and column by column: one descriptor at a time."""
+
     def shared(descriptor):  # (B, C) -> (B, m, 1, 1)
         normed = batch_norm(block.bn1, pointwise(block.conv1, descriptor[:, :, None, None]))
         return normed * relu(normed + 3).clamp(max=6) / 6
@@ -23,12 +24,16 @@ def slow_coordinate(block, x):
     return out
 
 
-CASES = {"CoordAtt": BlockCase(
-    oracles={"reduction 32": Oracle(lambda: CoordAtt(12), slow_coordinate, 12),
-             "reduction 2": Oracle(lambda: CoordAtt(24, 24, reduction=2), slow_coordinate, 24)},
-    counts={64: 1_688, 256: 6_680, 512: 25_648, 1024: 100_448},
-    golden={"CoordAtt": Golden(lambda: CoordAtt(64, 64, reduction=32))},
-    flat={"conv1.bias": "batch norm takes it away"},
-    spread="two gates of one half",
-    refused={(64, 32): "oup must be inp = 64", (64, 64, 0): "reduction"},
-)}
+CASES = {
+    "CoordAtt": BlockCase(
+        oracles={
+            "reduction 32": Oracle(lambda: CoordAtt(12), slow_coordinate, 12),
+            "reduction 2": Oracle(lambda: CoordAtt(24, 24, reduction=2), slow_coordinate, 24),
+        },
+        counts={64: 1_688, 256: 6_680, 512: 25_648, 1024: 100_448},
+        golden={"CoordAtt": Golden(lambda: CoordAtt(64, 64, reduction=32))},
+        flat={"conv1.bias": "batch norm takes it away"},
+        spread="two gates of one half",
+        refused={(64, 32): "oup must be inp = 64", (64, 64, 0): "reduction"},
+    )
+}

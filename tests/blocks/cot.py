@@ -21,10 +21,14 @@ def slow_cot(block, x):
     return static + weights / weights.sum((2, 3), keepdim=True) * values
 
 
-CASES = {"CoTAttention": BlockCase(
-    oracles={"kernel 3": Oracle(lambda: CoTAttention(8), slow_cot, 8),
-             "kernel 5": Oracle(lambda: CoTAttention(12, 5), slow_cot, 12)},
-    counts={channels: 35 * channels**2 // 4 + 14 * channels for channels in (64, 128, 320, 512, 1024)},
-    golden={"CoTAttention": Golden(lambda: CoTAttention(64, 3))},
-    refused={(64, 4): "odd", (30,): "multiple of 4"},
-)}
+CASES = {
+    "CoTAttention": BlockCase(
+        oracles={
+            "kernel 3": Oracle(lambda: CoTAttention(8), slow_cot, 8),
+            "kernel 5": Oracle(lambda: CoTAttention(12, 5), slow_cot, 12),
+        },
+        counts={channels: 35 * channels**2 // 4 + 14 * channels for channels in (64, 128, 320, 512, 1024)},
+        golden={"CoTAttention": Golden(lambda: CoTAttention(64, 3))},
+        refused={(64, 4): "odd", (30,): "multiple of 4"},
+    )
+}

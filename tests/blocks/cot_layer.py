@@ -31,10 +31,14 @@ def slow_cot_layer(block, x):
     return share[:, :, 0, None, None] * dynamic + share[:, :, 1, None, None] * static
 
 
-CASES = {"CoT": BlockCase(
-    oracles={"kernel 3": Oracle(lambda: CoT(16), slow_cot_layer, 16, ((1, 1), (2, 3), (5, 4))),
-             "kernel 5": Oracle(lambda: CoT(8, 5), slow_cot_layer, 8, ((1, 1), (3, 4)))},
-    counts={64: 26_744, 128: 105_200, 256: 417_248, 512: 1_661_888, 1024: 6_633_344},
-    flat={"fuse_embed.0.bias": "the batch norm behind it takes it away; kept for the published count"},
-    refused={(36,): "multiple of 8", (32, 4): "odd"},
-)}
+CASES = {
+    "CoT": BlockCase(
+        oracles={
+            "kernel 3": Oracle(lambda: CoT(16), slow_cot_layer, 16, ((1, 1), (2, 3), (5, 4))),
+            "kernel 5": Oracle(lambda: CoT(8, 5), slow_cot_layer, 8, ((1, 1), (3, 4))),
+        },
+        counts={64: 26_744, 128: 105_200, 256: 417_248, 512: 1_661_888, 1024: 6_633_344},
+        flat={"fuse_embed.0.bias": "the batch norm behind it takes it away; kept for the published count"},
+        refused={(36,): "multiple of 8", (32, 4): "odd"},
+    )
+}

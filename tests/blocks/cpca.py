@@ -16,15 +16,22 @@ def slow_cpca(block, x):
     pooled = [features.sum((2, 3), keepdim=True) / x[0, 0].numel(), features.flatten(2).max(2).values[..., None, None]]
     features = features * sum(sigmoid(pointwise(block.ca.fc2, relu(pointwise(block.ca.fc1, each)))) for each in pooled)
     total = near = convolution(block.dconv5_5, features)
-    for across, down in ((block.dconv1_7, block.dconv7_1), (block.dconv1_11, block.dconv11_1),
-                         (block.dconv1_21, block.dconv21_1)):
+    for across, down in (
+        (block.dconv1_7, block.dconv7_1),
+        (block.dconv1_11, block.dconv11_1),
+        (block.dconv1_21, block.dconv21_1),
+    ):
         total = total + convolution(down, convolution(across, near))
     return pointwise(block.conv, pointwise(block.conv, total) * features)
 
 
-CASES = {"CPCA": BlockCase(
-    oracles={"reduction 4": Oracle(lambda: CPCA(8), slow_cpca, 8, sizes=((1, 1), (2, 3), (7, 5), (4, 23))),
-             "reduction 16 on 6 channels": Oracle(lambda: CPCA(6, 16), slow_cpca, 6)},
-    counts={64: 13_328, 256: 127_040, 512: 450_688, 1024: 1_687_808},
-    refused={(32, 0): "channelAttention_reduce", (0,): "channels"},
-)}
+CASES = {
+    "CPCA": BlockCase(
+        oracles={
+            "reduction 4": Oracle(lambda: CPCA(8), slow_cpca, 8, sizes=((1, 1), (2, 3), (7, 5), (4, 23))),
+            "reduction 16 on 6 channels": Oracle(lambda: CPCA(6, 16), slow_cpca, 6),
+        },
+        counts={64: 13_328, 256: 127_040, 512: 450_688, 1024: 1_687_808},
+        refused={(32, 0): "channelAttention_reduce", (0,): "channels"},
+    )
+}

@@ -14,11 +14,15 @@ def crossed(block, x):
     out = torch.zeros_like(x)
     for row in range(height):
         for column in range(width):
-            cross = [(other, column) for other in range(height)] + [(row, other) for other in range(width) if other != column]
+            cross = [(other, column) for other in range(height)] + [
+                (row, other) for other in range(width) if other != column
+            ]
             assert len(cross) == height + width - 1
             logits = torch.stack([(query[:, :, row, column] * key[:, :, a, b]).sum(1) for a, b in cross], 1)
             share = softmax(logits, 1)
-            out[:, :, row, column] = sum(share[:, index, None] * value[:, :, a, b] for index, (a, b) in enumerate(cross))
+            out[:, :, row, column] = sum(
+                share[:, index, None] * value[:, :, a, b] for index, (a, b) in enumerate(cross)
+            )
     return block.gamma * out + x
 
 
@@ -29,11 +33,15 @@ def slow_criss_cross(block, x):
 
 
 GATED = "gamma starts at zero"
-CASES = {"CrissCross": BlockCase(
-    oracles={"two rounds": Oracle(lambda: CrissCross(16), slow_criss_cross, 16),
-             "one round": Oracle(lambda: CrissCross(8, 1, 2), slow_criss_cross, 8)},
-    counts={channels: 5 * channels**2 // 4 + 5 * channels // 4 + 1 for channels in (64, 128, 512, 1024)},
-    asleep={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
-    flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
-    refused={(32, 0): "recurrence", (32, 2, -1): "reduction"},
-)}
+CASES = {
+    "CrissCross": BlockCase(
+        oracles={
+            "two rounds": Oracle(lambda: CrissCross(16), slow_criss_cross, 16),
+            "one round": Oracle(lambda: CrissCross(8, 1, 2), slow_criss_cross, 8),
+        },
+        counts={channels: 5 * channels**2 // 4 + 5 * channels // 4 + 1 for channels in (64, 128, 512, 1024)},
+        asleep={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
+        flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
+        refused={(32, 0): "recurrence", (32, 2, -1): "reduction"},
+    )
+}

@@ -43,8 +43,12 @@ def slow_offsets(block, query):
             if block.offset_range_factor < 0:
                 places.append(((dy[row, column] + y).clamp(-1, 1), (dx[row, column] + x).clamp(-1, 1)))
             else:
-                places.append((y + torch.tanh(dy[row, column]) * block.offset_range_factor / max(height - 1, 1),
-                               x + torch.tanh(dx[row, column]) * block.offset_range_factor / max(width - 1, 1)))
+                places.append(
+                    (
+                        y + torch.tanh(dy[row, column]) * block.offset_range_factor / max(height - 1, 1),
+                        x + torch.tanh(dx[row, column]) * block.offset_range_factor / max(width - 1, 1),
+                    )
+                )
     return places, height, width
 
 
@@ -69,9 +73,16 @@ def slow_dat(block, x):
                     logits = (query[image, own, row, column, None] * key[own]).sum(0) / math.sqrt(dim)
                     if isinstance(block.rpe_table, torch.nn.Parameter):
                         table = block.rpe_table[head : head + 1]
-                        logits = logits + torch.cat([
-                            read(table, pixels((norm(row, height) - a) / 2, table.shape[1]),
-                                 pixels((norm(column, width) - b) / 2, table.shape[2])) for a, b in spots])
+                        logits = logits + torch.cat(
+                            [
+                                read(
+                                    table,
+                                    pixels((norm(row, height) - a) / 2, table.shape[1]),
+                                    pixels((norm(column, width) - b) / 2, table.shape[2]),
+                                )
+                                for a, b in spots
+                            ]
+                        )
                     mixed[image, own, row, column] = (softmax(logits, 0) * value[own]).sum(1)
     if isinstance(block.rpe_table, torch.nn.Module):
         mixed = mixed + convolution(block.rpe_table, query)
@@ -85,20 +96,43 @@ def count(dim):
 
 
 SMALL = ((1, 1), (2, 3), (5, 4))
-REFERENCE = dict(q_size=(12, 20), n_heads=4, n_head_channels=8, n_groups=2, stride=1, offset_range_factor=2, use_pe=True,
-                 dwc_pe=False, ksize=3)
+REFERENCE = dict(
+    q_size=(12, 20),
+    n_heads=4,
+    n_head_channels=8,
+    n_groups=2,
+    stride=1,
+    offset_range_factor=2,
+    use_pe=True,
+    dwc_pe=False,
+    ksize=3,
+)
 
-CASES = {"DAttentionBaseline": BlockCase(
-    oracles={"convolved positions, two groups": Oracle(lambda: DAttentionBaseline(8, 4, 2), slow_dat, 8, SMALL),
-             "table, two groups": Oracle(lambda: DAttentionBaseline(8, 4, 2, dwc_pe=False, q_size=(3, 4)), slow_dat, 8, SMALL),
-             "stride 2, kernel 5, free offsets, no positions": Oracle(
-                 lambda: DAttentionBaseline(6, 2, 1, 2, -1, 5, use_pe=False), slow_dat, 6, ((1, 1), (4, 6), (3, 7))),
-             "stride and kernel 3": Oracle(lambda: DAttentionBaseline(6, 2, 2, 3, 2, 3), slow_dat, 6, ((1, 1), (3, 6), (7, 5)))},
-    counts={16: count(16), 64: count(64), 512: count(512)},
-    golden={"DAttentionBaseline": Golden(lambda: DAttentionBaseline(32, **REFERENCE))},
-    flat={"proj_k.bias": "softmax over the points ignores it"},
-    spread="a mean of all points between two projections at torch's own start; the paper's residual is outside",
-    refused={(32, 5): "one of 1, 2, 4", (32, 4, 3): "4 heads, got 3; use one of 1, 2, 4",
-             (32, 4, 2, 0): "stride", (32, 4, 2, 1, 2, 4): "ksize",
-             (32, 4, 2, 1, 2, 3, True, True, None, 16): "leave one", (32, None, None, 1, 2, 3, True, False, (0, 3)): "q_size"},
-)}
+CASES = {
+    "DAttentionBaseline": BlockCase(
+        oracles={
+            "convolved positions, two groups": Oracle(lambda: DAttentionBaseline(8, 4, 2), slow_dat, 8, SMALL),
+            "table, two groups": Oracle(
+                lambda: DAttentionBaseline(8, 4, 2, dwc_pe=False, q_size=(3, 4)), slow_dat, 8, SMALL
+            ),
+            "stride 2, kernel 5, free offsets, no positions": Oracle(
+                lambda: DAttentionBaseline(6, 2, 1, 2, -1, 5, use_pe=False), slow_dat, 6, ((1, 1), (4, 6), (3, 7))
+            ),
+            "stride and kernel 3": Oracle(
+                lambda: DAttentionBaseline(6, 2, 2, 3, 2, 3), slow_dat, 6, ((1, 1), (3, 6), (7, 5))
+            ),
+        },
+        counts={16: count(16), 64: count(64), 512: count(512)},
+        golden={"DAttentionBaseline": Golden(lambda: DAttentionBaseline(32, **REFERENCE))},
+        flat={"proj_k.bias": "softmax over the points ignores it"},
+        spread="a mean of all points between two projections at torch's own start; the paper's residual is outside",
+        refused={
+            (32, 5): "one of 1, 2, 4",
+            (32, 4, 3): "4 heads, got 3; use one of 1, 2, 4",
+            (32, 4, 2, 0): "stride",
+            (32, 4, 2, 1, 2, 4): "ksize",
+            (32, 4, 2, 1, 2, 3, True, True, None, 16): "leave one",
+            (32, None, None, 1, 2, 3, True, False, (0, 3)): "q_size",
+        },
+    )
+}

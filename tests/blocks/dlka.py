@@ -29,8 +29,10 @@ def slow_dlka(block, x):
     return pointwise(block.conv1, slow_deform(block.conv_spatial, near, 7, 3)) * x
 
 
-CASES = {"DLKA": BlockCase(
-    oracles={"3 channels": Oracle(lambda: DLKA(3), slow_dlka, 3)},
-    counts={width: width**2 + 6_127 * width + 148 for width in (32, 64, 256)} | {512: 3_399_316},
-    refused={(0,): "dim"},
-)}
+CASES = {
+    "DLKA": BlockCase(
+        oracles={"3 channels": Oracle(lambda: DLKA(3), slow_dlka, 3)},
+        counts={width: width**2 + 6_127 * width + 148 for width in (32, 64, 256)} | {512: 3_399_316},
+        refused={(0,): "dim"},
+    )
+}

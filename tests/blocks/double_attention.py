@@ -24,16 +24,20 @@ def slow_double_attention(block, x):
     return pointwise(block.conv_reconstruct, out) if block.reconstruct else out
 
 
-CASES = {"DoubleAttentionLayer": BlockCase(
-    oracles={"as the tutorials build it": Oracle(lambda: DoubleAttentionLayer(8, 12, 3), slow_double_attention, 8),
-             "reconstructed": Oracle(lambda: DoubleAttentionLayer(8, 6, 4, True), slow_double_attention, 8)},
-    counts={64: 4_550, 128: 17_286, 512: 512 * 512 + 512 + 2 * (512 * 3 + 3)},
-    args=lambda channels: [channels, 3],
-    golden={"DoubleAttentionLayer": Golden(lambda: DoubleAttentionLayer(32, 32, 3)),
-            "DoubleAttentionLayer_reconstruct": Golden(lambda: DoubleAttentionLayer(32, 16, 8, reconstruct=True))},
-    spread="a mean over all positions: the tutorials' form has no residual",
-    flat={"convB.bias": "a softmax over positions ignores it"},
-    refused={(32, 32, 0): "c_n"},
-)}
-
-
+CASES = {
+    "DoubleAttentionLayer": BlockCase(
+        oracles={
+            "as the tutorials build it": Oracle(lambda: DoubleAttentionLayer(8, 12, 3), slow_double_attention, 8),
+            "reconstructed": Oracle(lambda: DoubleAttentionLayer(8, 6, 4, True), slow_double_attention, 8),
+        },
+        counts={64: 4_550, 128: 17_286, 512: 512 * 512 + 512 + 2 * (512 * 3 + 3)},
+        args=lambda channels: [channels, 3],
+        golden={
+            "DoubleAttentionLayer": Golden(lambda: DoubleAttentionLayer(32, 32, 3)),
+            "DoubleAttentionLayer_reconstruct": Golden(lambda: DoubleAttentionLayer(32, 16, 8, reconstruct=True)),
+        },
+        spread="a mean over all positions: the tutorials' form has no residual",
+        flat={"convB.bias": "a softmax over positions ignores it"},
+        refused={(32, 32, 0): "c_n"},
+    )
+}

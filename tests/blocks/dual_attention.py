@@ -31,15 +31,25 @@ def count(channels):
     inner = channels // 4
     query = max(8, inner // 8)
     position = 2 * (inner * query + query) + inner**2 + inner + 1
-    return 2 * (9 * channels * inner + 2 * inner + 9 * inner**2 + 2 * inner) + position + 1 + channels * inner + 2 * channels
+    return (
+        2 * (9 * channels * inner + 2 * inner + 9 * inner**2 + 2 * inner)
+        + position
+        + 1
+        + channels * inner
+        + 2 * channels
+    )
 
 
 GATED = "its gamma starts at zero"
-CASES = {"DualAttention": BlockCase(
-    oracles={"quarters": Oracle(lambda: DualAttention(16), slow_dual_attention, 16),
-             "halves": Oracle(lambda: DualAttention(20, 2), slow_dual_attention, 20)},
-    counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
-    asleep={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
-    flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
-    refused={(32, 0): "reduction"},
-)}
+CASES = {
+    "DualAttention": BlockCase(
+        oracles={
+            "quarters": Oracle(lambda: DualAttention(16), slow_dual_attention, 16),
+            "halves": Oracle(lambda: DualAttention(20, 2), slow_dual_attention, 20),
+        },
+        counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
+        asleep={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
+        flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
+        refused={(32, 0): "reduction"},
+    )
+}

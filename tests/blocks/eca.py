@@ -22,11 +22,15 @@ def slow_eca(block, x):
     return x * torch.stack(gates, 1)[:, :, None, None]
 
 
-CASES = {"ECAAttention": BlockCase(
-    oracles={"k of 64 channels": Oracle(lambda: ECAAttention(64), slow_eca, 64, sizes=((1, 1), (4, 3))),
-             "k of 128 channels": Oracle(lambda: ECAAttention(128), slow_eca, 128, sizes=((2, 3),)),
-             "k 7": Oracle(lambda: ECAAttention(10, k_size=7), slow_eca, 10)},
-    counts={8: 3, 32: 3, 64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 1280: 5},
-    golden={"ECAAttention": Golden(lambda: ECAAttention(64, k_size=3))},
-    refused={(64, 4): "odd", (64, 0): "odd"},
-)}
+CASES = {
+    "ECAAttention": BlockCase(
+        oracles={
+            "k of 64 channels": Oracle(lambda: ECAAttention(64), slow_eca, 64, sizes=((1, 1), (4, 3))),
+            "k of 128 channels": Oracle(lambda: ECAAttention(128), slow_eca, 128, sizes=((2, 3),)),
+            "k 7": Oracle(lambda: ECAAttention(10, k_size=7), slow_eca, 10),
+        },
+        counts={8: 3, 32: 3, 64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 1280: 5},
+        golden={"ECAAttention": Golden(lambda: ECAAttention(64, k_size=3))},
+        refused={(64, 4): "odd", (64, 0): "odd"},
+    )
+}

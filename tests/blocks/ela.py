@@ -13,9 +13,19 @@ def slow_line(conv, line):
     length, out = line.shape[2], []
     for channel in range(channels):
         first = channel // share * share
-        out.append(torch.stack([
-            sum((conv.weight[channel, :, tap] * line[:, first : first + share, place + tap - taps // 2]).sum(1)
-                for tap in range(taps) if 0 <= place + tap - taps // 2 < length) for place in range(length)], 1))
+        out.append(
+            torch.stack(
+                [
+                    sum(
+                        (conv.weight[channel, :, tap] * line[:, first : first + share, place + tap - taps // 2]).sum(1)
+                        for tap in range(taps)
+                        if 0 <= place + tap - taps // 2 < length
+                    )
+                    for place in range(length)
+                ],
+                1,
+            )
+        )
     return torch.stack(out, 1)
 
 
@@ -25,10 +35,20 @@ def slow_ela(block, x):
     return x * rows[:, :, :, None] * columns[:, :, None, :]
 
 
-CASES = {"ELA": BlockCase(
-    oracles={"B: kernel 7, depth-wise, 16 groups or fewer": Oracle(lambda: ELA(24), slow_ela, 24),
-             "S: kernel 5, 8 channels a group": Oracle(lambda: ELA(16, 5, 2, 4), slow_ela, 16)},
-    counts={width: 18 * width for width in (8, 64, 80, 512, 1024)},
-    spread="two gates of one half",
-    refused={(32, 6): "odd", (32, 7, 5): "groups", (32, 7, 32, 24): "num_group", (32, 7, 0): "groups", (0,): "channels"},
-)}
+CASES = {
+    "ELA": BlockCase(
+        oracles={
+            "B: kernel 7, depth-wise, 16 groups or fewer": Oracle(lambda: ELA(24), slow_ela, 24),
+            "S: kernel 5, 8 channels a group": Oracle(lambda: ELA(16, 5, 2, 4), slow_ela, 16),
+        },
+        counts={width: 18 * width for width in (8, 64, 80, 512, 1024)},
+        spread="two gates of one half",
+        refused={
+            (32, 6): "odd",
+            (32, 7, 5): "groups",
+            (32, 7, 32, 24): "num_group",
+            (32, 7, 0): "groups",
+            (0,): "channels",
+        },
+    )
+}

@@ -26,10 +26,15 @@ def slow_ema(block, x):
     return torch.cat(out, 1)
 
 
-CASES = {"EMA": BlockCase(
-    oracles={"factor from the width": Oracle(lambda: EMA(16), slow_ema, 16),
-             "factor 3": Oracle(lambda: EMA(12, factor=3), slow_ema, 12), "one group": Oracle(lambda: EMA(5), slow_ema, 5)},
-    counts={8: 176, 48: 384, 80: 270, 512: 2_624, 1024: 10_368},  # 10 c^2 + 4 c with c = 4, 6, 5, 16, 32
-    golden={"EMA": Golden(lambda: EMA(64, factor=8))},
-    refused={(48, 32): "one of 1, 2, 3", (16, 32): "one of 1, 2, 4", (32, 0): "one of 1, 2, 4"},
-)}
+CASES = {
+    "EMA": BlockCase(
+        oracles={
+            "factor from the width": Oracle(lambda: EMA(16), slow_ema, 16),
+            "factor 3": Oracle(lambda: EMA(12, factor=3), slow_ema, 12),
+            "one group": Oracle(lambda: EMA(5), slow_ema, 5),
+        },
+        counts={8: 176, 48: 384, 80: 270, 512: 2_624, 1024: 10_368},  # 10 c^2 + 4 c with c = 4, 6, 5, 16, 32
+        golden={"EMA": Golden(lambda: EMA(64, factor=8))},
+        refused={(48, 32): "one of 1, 2, 3", (16, 32): "one of 1, 2, 4", (32, 0): "one of 1, 2, 4"},
+    )
+}

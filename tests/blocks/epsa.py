@@ -21,16 +21,33 @@ def slow_epsa(block, x):
 def expected(channels, groups):
     width = channels // 4
     hidden = max(8, width // 16)
-    convolutions = sum(kernel**2 * channels * width // group for kernel, group in zip((3, 5, 7, 9), groups, strict=True))
+    convolutions = sum(
+        kernel**2 * channels * width // group for kernel, group in zip((3, 5, 7, 9), groups, strict=True)
+    )
     return convolutions + 2 * width * hidden + width + hidden
 
 
-CASES = {"EPSA": BlockCase(
-    oracles={"four scales": Oracle(lambda: EPSA(16), slow_epsa, 16),
-             "two scales, groups given": Oracle(lambda: EPSA(12, [5, 3], [3, 2], 2), slow_epsa, 12)},
-    counts={8: expected(8, (1, 2, 2, 2)), 64: expected(64, (1, 4, 8, 16)), 80: expected(80, (1, 4, 5, 10)),
-            96: expected(96, (1, 4, 8, 12)), 512: expected(512, (1, 4, 8, 16)), 1024: expected(1024, (1, 4, 8, 16))},
-    spread="each scale has a quarter of the weight",
-    refused={(30,): "multiple of 4", (32, (3, 5, 7, 8)): "odd", (32, (3, 5), (1,)): "one for each kernel",
-             (32, (3, 5), (1, 3)): "one of 1, 2, 4", (32, (3, 5), None, 0): "reduction"},
-)}
+CASES = {
+    "EPSA": BlockCase(
+        oracles={
+            "four scales": Oracle(lambda: EPSA(16), slow_epsa, 16),
+            "two scales, groups given": Oracle(lambda: EPSA(12, [5, 3], [3, 2], 2), slow_epsa, 12),
+        },
+        counts={
+            8: expected(8, (1, 2, 2, 2)),
+            64: expected(64, (1, 4, 8, 16)),
+            80: expected(80, (1, 4, 5, 10)),
+            96: expected(96, (1, 4, 8, 12)),
+            512: expected(512, (1, 4, 8, 16)),
+            1024: expected(1024, (1, 4, 8, 16)),
+        },
+        spread="each scale has a quarter of the weight",
+        refused={
+            (30,): "multiple of 4",
+            (32, (3, 5, 7, 8)): "odd",
+            (32, (3, 5), (1,)): "one for each kernel",
+            (32, (3, 5), (1, 3)): "one of 1, 2, 4",
+            (32, (3, 5), None, 0): "reduction",
+        },
+    )
+}

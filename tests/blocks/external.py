@@ -13,14 +13,23 @@ def slow_external(block, x):
     weights = softmax(pointwise(block.mk, x).reshape(batch, -1, height * width), 2)
     weights = weights / weights.sum(1, keepdim=True)
     rows = block.mv.weight[:, :, 0, 0]  # (C, S)
-    out = torch.stack([sum(weights[:, row, place, None] * rows[:, row] for row in range(rows.shape[1]))
-                       for place in range(height * width)], 2)
+    out = torch.stack(
+        [
+            sum(weights[:, row, place, None] * rows[:, row] for row in range(rows.shape[1]))
+            for place in range(height * width)
+        ],
+        2,
+    )
     return x + out.reshape(x.shape)
 
 
-CASES = {"ExternalAttention": BlockCase(
-    oracles={"64 rows": Oracle(lambda: ExternalAttention(8), slow_external, 8),
-             "5 rows": Oracle(lambda: ExternalAttention(6, 5), slow_external, 6)},
-    counts={channels: 2 * 64 * channels for channels in (16, 64, 512)},
-    refused={(32, 0): "S must be"},
-)}
+CASES = {
+    "ExternalAttention": BlockCase(
+        oracles={
+            "64 rows": Oracle(lambda: ExternalAttention(8), slow_external, 8),
+            "5 rows": Oracle(lambda: ExternalAttention(6, 5), slow_external, 6),
+        },
+        counts={channels: 2 * 64 * channels for channels in (16, 64, 512)},
+        refused={(32, 0): "S must be"},
+    )
+}

@@ -26,8 +26,11 @@ def slow_weighted(queries, keys, values):
     out = []
     for query in queries:
         weights = [torch.dot(query, key) for key in keys]
-        out.append(sum(weight * value for weight, value in zip(weights, values, strict=True)) / len(keys)
-                   / (sum(weights) / len(keys) + 1e-6))
+        out.append(
+            sum(weight * value for weight, value in zip(weights, values, strict=True))
+            / len(keys)
+            / (sum(weights) / len(keys) + 1e-6)
+        )
     return out
 
 
@@ -51,7 +54,9 @@ def slow_focused_linear(block, x):
         for head in range(block.num_heads):
             own = slice(head * dim, (head + 1) * dim)
             values = [each[channels:][own] for each in both]
-            attended = torch.stack(slow_weighted([each[own] for each in queries], [each[own] for each in keys], values), 1)
+            attended = torch.stack(
+                slow_weighted([each[own] for each in queries], [each[own] for each in keys], values), 1
+            )
             local = convolution(block.dwc, torch.stack(values, 1).reshape(1, dim, height, width))[0]
             parts.append(attended.reshape(dim, height, width) + local)
         mixed = torch.cat(parts)
@@ -59,19 +64,41 @@ def slow_focused_linear(block, x):
     return out
 
 
-CASES = {"FocusedLinearAttention": BlockCase(
-    oracles={"four heads": Oracle(lambda: FocusedLinearAttention(8, num_heads=4), slow_focused_linear, 8),
-             "a table of 2 x 3, power 2, kernel 3": Oracle(
-                 lambda: FocusedLinearAttention(6, [2, 3], num_heads=2, qkv_bias=False, focusing_factor=2, kernel_size=3),
-                 slow_focused_linear, 6),
-             "a table of six": Oracle(lambda: FocusedLinearAttention(4, 6, num_heads=2), slow_focused_linear, 4,
-                                      sizes=((3, 2), (1, 6), (4, 5)))},
-    counts={channels: 4 * channels**2 + 5 * channels + 26 * channels // 8 for channels in (64, 512)},
-    golden={"FocusedLinearAttention": Golden(
-        lambda: FocusedLinearAttention(32, num_patches=240, num_heads=4, qkv_bias=True, focusing_factor=3, kernel_size=5),
-        to_map=lambda tokens: tokens.transpose(1, 2).unflatten(2, (12, 20)),
-        from_map=lambda maps: maps.flatten(2).transpose(1, 2))},
-    spread="a mean over all positions, as published: the residual is outside",
-    refused={(30, None, 4): "one of 1, 2, 3", (32, 0): "num_patches", (32, (2, 0)): "columns", (32, (1, 2, 3)): "num_patches",
-             (32, None, 4, True, 3, 4): "kernel_size"},
-)}
+CASES = {
+    "FocusedLinearAttention": BlockCase(
+        oracles={
+            "four heads": Oracle(lambda: FocusedLinearAttention(8, num_heads=4), slow_focused_linear, 8),
+            "a table of 2 x 3, power 2, kernel 3": Oracle(
+                lambda: FocusedLinearAttention(
+                    6, [2, 3], num_heads=2, qkv_bias=False, focusing_factor=2, kernel_size=3
+                ),
+                slow_focused_linear,
+                6,
+            ),
+            "a table of six": Oracle(
+                lambda: FocusedLinearAttention(4, 6, num_heads=2),
+                slow_focused_linear,
+                4,
+                sizes=((3, 2), (1, 6), (4, 5)),
+            ),
+        },
+        counts={channels: 4 * channels**2 + 5 * channels + 26 * channels // 8 for channels in (64, 512)},
+        golden={
+            "FocusedLinearAttention": Golden(
+                lambda: FocusedLinearAttention(
+                    32, num_patches=240, num_heads=4, qkv_bias=True, focusing_factor=3, kernel_size=5
+                ),
+                to_map=lambda tokens: tokens.transpose(1, 2).unflatten(2, (12, 20)),
+                from_map=lambda maps: maps.flatten(2).transpose(1, 2),
+            )
+        },
+        spread="a mean over all positions, as published: the residual is outside",
+        refused={
+            (30, None, 4): "one of 1, 2, 3",
+            (32, 0): "num_patches",
+            (32, (2, 0)): "columns",
+            (32, (1, 2, 3)): "num_patches",
+            (32, None, 4, True, 3, 4): "kernel_size",
+        },
+    )
+}

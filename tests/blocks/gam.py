@@ -23,11 +23,19 @@ def slow_gam(block, x):
     return x * sigmoid(batch_norm(last, convolution(second, hidden[:, shuffled])))
 
 
-CASES = {"GAM": BlockCase(
-    oracles={"4 groups": Oracle(lambda: GAM(32), slow_gam, 32), "dense": Oracle(lambda: GAM(8, groups=1), slow_gam, 8),
-             "rate 2, 3 groups": Oracle(lambda: GAM(12, 2, 3), slow_gam, 12)},
-    counts={64: 27_456, 512: 1_739_264, 1024: 6_951_936},  # 6.625 C^2 + 5 C
-    flat={"spatial_attention.0.bias": "batch norm takes it away", "spatial_attention.4.bias": "batch norm takes it away"},
-    spread="two gates of one half",
-    refused={(32, 4, 5): "one of 1, 2, 4", (32, 4, 16): "in common", (32, 0): "rate"},
-)}
+CASES = {
+    "GAM": BlockCase(
+        oracles={
+            "4 groups": Oracle(lambda: GAM(32), slow_gam, 32),
+            "dense": Oracle(lambda: GAM(8, groups=1), slow_gam, 8),
+            "rate 2, 3 groups": Oracle(lambda: GAM(12, 2, 3), slow_gam, 12),
+        },
+        counts={64: 27_456, 512: 1_739_264, 1024: 6_951_936},  # 6.625 C^2 + 5 C
+        flat={
+            "spatial_attention.0.bias": "batch norm takes it away",
+            "spatial_attention.4.bias": "batch norm takes it away",
+        },
+        spread="two gates of one half",
+        refused={(32, 4, 5): "one of 1, 2, 4", (32, 4, 16): "in common", (32, 0): "rate"},
+    )
+}

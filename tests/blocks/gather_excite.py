@@ -20,8 +20,12 @@ def slow_means(block, x):
     cells = []
     for row in range(0, height, extent):
         for column in range(0, width, extent):
-            near = [x[:, :, i, j] for i in range(height) for j in range(width)
-                    if abs(i - row) < extent and abs(j - column) < extent]
+            near = [
+                x[:, :, i, j]
+                for i in range(height)
+                for j in range(width)
+                if abs(i - row) < extent and abs(j - column) < extent
+            ]
             cells.append(sum(near) / len(near))
     gathered = torch.stack(cells, 2).unflatten(2, (-(-height // extent), -(-width // extent)))
     return x * sigmoid(nearest(gathered, height, width))
@@ -67,15 +71,26 @@ def slow_global(block, x):
     return x * sigmoid(slow_mlp(block, batch_norm(block.gather.norm, gathered)))
 
 
-CASES = {"GatherExcite": BlockCase(
-    oracles={"theta, extent 8": Oracle(lambda: GatherExcite(6), slow_learned, 6, sizes=((1, 1), (7, 5), (13, 18))),
-             "theta, extent 2": Oracle(lambda: GatherExcite(6, extent=2), slow_learned, 6),
-             "theta minus, extent 2": Oracle(lambda: GatherExcite(6, False, 2), slow_means, 6),
-             "theta minus, extent 4": Oracle(lambda: GatherExcite(6, False, 4), slow_means, 6, sizes=((1, 1), (3, 2), (9, 13))),
-             "theta minus, global, plus": Oracle(lambda: GatherExcite(6, False, 0, True, 2), slow_squeeze, 6),
-             "theta, global, plus": Oracle(lambda: GatherExcite(6, True, 0, True, 2, 5), slow_global, 6,
-                                           sizes=((1, 1), (5, 5), (7, 5), (4, 9)))},
-    counts={64: 2_112, 512: 16_896, 1024: 33_792},
-    refused={(32, True, 3): "power of two", (32, True, 1): "power of two", (32, True, -2): "power of two",
-             (32, True, 0, True, 0): "reduction"},
-)}
+CASES = {
+    "GatherExcite": BlockCase(
+        oracles={
+            "theta, extent 8": Oracle(lambda: GatherExcite(6), slow_learned, 6, sizes=((1, 1), (7, 5), (13, 18))),
+            "theta, extent 2": Oracle(lambda: GatherExcite(6, extent=2), slow_learned, 6),
+            "theta minus, extent 2": Oracle(lambda: GatherExcite(6, False, 2), slow_means, 6),
+            "theta minus, extent 4": Oracle(
+                lambda: GatherExcite(6, False, 4), slow_means, 6, sizes=((1, 1), (3, 2), (9, 13))
+            ),
+            "theta minus, global, plus": Oracle(lambda: GatherExcite(6, False, 0, True, 2), slow_squeeze, 6),
+            "theta, global, plus": Oracle(
+                lambda: GatherExcite(6, True, 0, True, 2, 5), slow_global, 6, sizes=((1, 1), (5, 5), (7, 5), (4, 9))
+            ),
+        },
+        counts={64: 2_112, 512: 16_896, 1024: 33_792},
+        refused={
+            (32, True, 3): "power of two",
+            (32, True, 1): "power of two",
+            (32, True, -2): "power of two",
+            (32, True, 0, True, 0): "reduction",
+        },
+    )
+}

@@ -42,14 +42,27 @@ def opened():
 
 BOTH = ["channel_add", "channel_mul"]
 GATED = "the last convolution starts at zero"
-CASES = {"GlobalContext": BlockCase(
-    oracles={"added": Oracle(lambda: GlobalContext(16), slow_global_context, 16),
-             "multiplied": Oracle(lambda: GlobalContext(16, 0.5, "att", "channel_mul"), slow_global_context, 16),
-             "both, of the mean": Oracle(lambda: GlobalContext(8, 1, "avg", BOTH), slow_global_context, 8),
-             "both, opened from the identity": Oracle(opened, slow_global_context, 8)},
-    counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
-    asleep={"conv_mask.weight": GATED, "channel_add_conv.0.weight": GATED, "channel_add_conv.0.bias": GATED,
-            "channel_add_conv.1.weight": GATED, "channel_add_conv.1.bias": GATED},
-    refused={(32, 16): "0.0625", (32, 0.5, "max"): "'att', 'avg'", (32, 0.5, "att", "add"): "channel_add",
-             (32, 0.5, "att", ()): "channel_mul"},
-)}
+CASES = {
+    "GlobalContext": BlockCase(
+        oracles={
+            "added": Oracle(lambda: GlobalContext(16), slow_global_context, 16),
+            "multiplied": Oracle(lambda: GlobalContext(16, 0.5, "att", "channel_mul"), slow_global_context, 16),
+            "both, of the mean": Oracle(lambda: GlobalContext(8, 1, "avg", BOTH), slow_global_context, 8),
+            "both, opened from the identity": Oracle(opened, slow_global_context, 8),
+        },
+        counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
+        asleep={
+            "conv_mask.weight": GATED,
+            "channel_add_conv.0.weight": GATED,
+            "channel_add_conv.0.bias": GATED,
+            "channel_add_conv.1.weight": GATED,
+            "channel_add_conv.1.bias": GATED,
+        },
+        refused={
+            (32, 16): "0.0625",
+            (32, 0.5, "max"): "'att', 'avg'",
+            (32, 0.5, "att", "add"): "channel_add",
+            (32, 0.5, "att", ()): "channel_mul",
+        },
+    )
+}

@@ -33,10 +33,18 @@ def count(dim):
     return 4 * dim + attention + channel + 4 * dim**2 + 3 * dim
 
 
-CASES = {"HAT": BlockCase(
-    oracles={"windows of 3, moved by 1": Oracle(lambda: HAT(8, 2, 3, 1, conv_scale=0.5), slow_hat, 8),
-             "windows of 8": Oracle(lambda: HAT(8), slow_hat, 8, ((1, 1), (3, 4), (9, 3)))},
-    counts={dim: count(dim) for dim in (16, 180, 256)},
-    refused={(32, 5): "one of 1, 2, 4", (32, 4, 8, 8): "0 to 7", (32, 4, 8, 0, 0): "compress_ratio",
-             (32, 4, 8, 0, 3, 30, 0.01, 0): "mlp_ratio"},
-)}
+CASES = {
+    "HAT": BlockCase(
+        oracles={
+            "windows of 3, moved by 1": Oracle(lambda: HAT(8, 2, 3, 1, conv_scale=0.5), slow_hat, 8),
+            "windows of 8": Oracle(lambda: HAT(8), slow_hat, 8, ((1, 1), (3, 4), (9, 3))),
+        },
+        counts={dim: count(dim) for dim in (16, 180, 256)},
+        refused={
+            (32, 5): "one of 1, 2, 4",
+            (32, 4, 8, 8): "0 to 7",
+            (32, 4, 8, 0, 0): "compress_ratio",
+            (32, 4, 8, 0, 3, 30, 0.01, 0): "mlp_ratio",
+        },
+    )
+}

@@ -27,9 +27,13 @@ def slow_lite_mla(block, x):
     return x + batch_norm(block.proj.bn, pointwise(block.proj.conv, torch.cat(parts, 1)))
 
 
-CASES = {"LiteMLA": BlockCase(
-    oracles={"heads of 4": Oracle(lambda: LiteMLA(8, dim=4), slow_lite_mla, 8),
-             "scales 3 and 5": Oracle(lambda: LiteMLA(6, dim=3, scales=(3, 5)), slow_lite_mla, 6)},
-    counts={channels: 5 * channels**2 + 101 * channels for channels in (64, 512)},
-    refused={(30, 8): "one of 1, 2, 3", (32, 8, (4,)): "scales", (32, 8, 5): "scales"},
-)}
+CASES = {
+    "LiteMLA": BlockCase(
+        oracles={
+            "heads of 4": Oracle(lambda: LiteMLA(8, dim=4), slow_lite_mla, 8),
+            "scales 3 and 5": Oracle(lambda: LiteMLA(6, dim=3, scales=(3, 5)), slow_lite_mla, 6),
+        },
+        counts={channels: 5 * channels**2 + 101 * channels for channels in (64, 512)},
+        refused={(30, 8): "one of 1, 2, 3", (32, 8, (4,)): "scales", (32, 8, 5): "scales"},
+    )
+}

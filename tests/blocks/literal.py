@@ -69,7 +69,9 @@ def convolution(conv: nn.Conv2d, maps: Tensor) -> Tensor:
         for column in range(kw):
             top, left = row * dh, column * dw
             moved = padded[:, :, top : top + (rows - 1) * sh + 1 : sh, left : left + (columns - 1) * sw + 1 : sw]
-            out = out + torch.einsum("goi,bgihw->bgohw", weight[..., row, column], moved.unflatten(1, (conv.groups, -1)))
+            out = out + torch.einsum(
+                "goi,bgihw->bgohw", weight[..., row, column], moved.unflatten(1, (conv.groups, -1))
+            )
     out = out.flatten(1, 2)
     return out if conv.bias is None else out + conv.bias.view(1, -1, 1, 1)
 

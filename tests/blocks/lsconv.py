@@ -36,9 +36,13 @@ def count(channels, groups=8, sks=3, lks=7):
     return channels * hidden + hidden * (lks * lks + hidden) + 6 * hidden + kernels * (hidden + 3) + 2 * channels
 
 
-CASES = {"LSConv": BlockCase(
-    oracles={"groups of four": Oracle(lambda: LSConv(8, groups=4), slow_lsconv, 8),
-             "kernels 3 and 5, groups of one": Oracle(lambda: LSConv(4, lks=3, sks=5, groups=1), slow_lsconv, 4)},
-    counts={channels: count(channels) for channels in (64, 512)},
-    refused={(30, 7, 3, 8): "one of 1, 2, 3", (32, 6): "lks", (32, 7, 2): "sks"},
-)}
+CASES = {
+    "LSConv": BlockCase(
+        oracles={
+            "groups of four": Oracle(lambda: LSConv(8, groups=4), slow_lsconv, 8),
+            "kernels 3 and 5, groups of one": Oracle(lambda: LSConv(4, lks=3, sks=5, groups=1), slow_lsconv, 4),
+        },
+        counts={channels: count(channels) for channels in (64, 512)},
+        refused={(30, 7, 3, 8): "one of 1, 2, 3", (32, 6): "lks", (32, 7, 2): "sks"},
+    )
+}

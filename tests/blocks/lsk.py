@@ -18,9 +18,11 @@ def slow_lsk(block, x):
     return pointwise(block.conv, sum(part * share[:, index, None] for index, part in enumerate(parts))) * x
 
 
-CASES = {"LSKblock": BlockCase(
-    oracles={"6 channels": Oracle(lambda: LSKblock(6), slow_lsk, 6, sizes=((1, 1), (2, 3), (7, 5), (4, 21)))},
-    counts={64: 11_334, 128: 34_758, 512: 433_350, 1024: 1_652_934},
-    golden={"LSKblock": Golden(lambda: LSKblock(32))},
-    refused={(33,): "multiple of 2", (0,): "multiple of 2"},
-)}
+CASES = {
+    "LSKblock": BlockCase(
+        oracles={"6 channels": Oracle(lambda: LSKblock(6), slow_lsk, 6, sizes=((1, 1), (2, 3), (7, 5), (4, 21)))},
+        counts={64: 11_334, 128: 34_758, 512: 433_350, 1024: 1_652_934},
+        golden={"LSKblock": Golden(lambda: LSKblock(32))},
+        refused={(33,): "multiple of 2", (0,): "multiple of 2"},
+    )
+}

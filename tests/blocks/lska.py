@@ -8,7 +8,14 @@ from blocks import BlockCase, Golden, Oracle
 from blocks.literal import pointwise
 from models.attention.lska import LSKA, LSKA_Attention
 
-TABLE = {7: (3, 3, 2), 11: (3, 5, 2), 23: (5, 7, 3), 35: (5, 11, 3), 41: (5, 13, 3), 53: (5, 17, 3)}  # near, far, dilation
+TABLE = {
+    7: (3, 3, 2),
+    11: (3, 5, 2),
+    23: (5, 7, 3),
+    35: (5, 11, 3),
+    41: (5, 13, 3),
+    53: (5, 17, 3),
+}  # near, far, dilation
 
 
 def line(conv, maps, taps, dilation, axis):
@@ -39,9 +46,15 @@ SIZES = ((1, 1), (2, 3), (7, 5), (4, 19))
 
 CASES = {
     "LSKA": BlockCase(
-        oracles={f"kernel {k_size}": Oracle(lambda k_size=k_size: LSKA(4, k_size),
-                                            lambda block, x, k_size=k_size: slow_lska(block, x, k_size), 4, SIZES)
-                 for k_size in TABLE},
+        oracles={
+            f"kernel {k_size}": Oracle(
+                lambda k_size=k_size: LSKA(4, k_size),
+                lambda block, x, k_size=k_size: slow_lska(block, x, k_size),
+                4,
+                SIZES,
+            )
+            for k_size in TABLE
+        },
         counts={width: width**2 + 21 * width for width in (32, 64, 256, 512, 1024)},
         golden={"LSKA": Golden(lambda: LSKA(32, k_size=11))},
         refused={(32, 9): "7, 11, 23, 35, 41, 53", (0,): "dim"},

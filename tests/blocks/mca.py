@@ -31,8 +31,13 @@ def slow_mca(block, x):
     return out / 3
 
 
-CASES = {"MCA": BlockCase(
-    oracles={"kernel from the width": Oracle(lambda: MCA(64), slow_mca, 64), "kernel 5": Oracle(lambda: MCA(6, 5), slow_mca, 6)},
-    counts={8: 13, 16: 13, 64: 15, 128: 15, 256: 17, 512: 17, 1024: 17, 1280: 17},  # 12 + k
-    refused={(32, 4): "odd", (0,): "inp"},
-)}
+CASES = {
+    "MCA": BlockCase(
+        oracles={
+            "kernel from the width": Oracle(lambda: MCA(64), slow_mca, 64),
+            "kernel 5": Oracle(lambda: MCA(6, 5), slow_mca, 6),
+        },
+        counts={8: 13, 16: 13, 64: 15, 128: 15, 256: 17, 512: 17, 1024: 17, 1280: 17},  # 12 + k
+        refused={(32, 4): "odd", (0,): "inp"},
+    )
+}

@@ -24,10 +24,14 @@ def slow_mhsa(block, x):
     return torch.einsum("bhij,bhdj->bhdi", weights, value).reshape(x.shape)
 
 
-CASES = {"MHSA": BlockCase(
-    oracles={"tables of 14": Oracle(lambda: MHSA(8, 14, 14, 4), slow_mhsa, 8),
-             "small tables": Oracle(lambda: MHSA(8, 3, 4, 2), slow_mhsa, 8)},
-    counts={channels: 3 * (channels**2 + channels) + 28 * channels for channels in (64, 512)},
-    golden={"MHSA": Golden(lambda: MHSA(32, width=12, height=20, heads=4))},
-    refused={(30, 14, 14, 4): "one of 1, 2, 3", (32, 0): "width"},
-)}
+CASES = {
+    "MHSA": BlockCase(
+        oracles={
+            "tables of 14": Oracle(lambda: MHSA(8, 14, 14, 4), slow_mhsa, 8),
+            "small tables": Oracle(lambda: MHSA(8, 3, 4, 2), slow_mhsa, 8),
+        },
+        counts={channels: 3 * (channels**2 + channels) + 28 * channels for channels in (64, 512)},
+        golden={"MHSA": Golden(lambda: MHSA(32, width=12, height=20, heads=4))},
+        refused={(30, 14, 14, 4): "one of 1, 2, 3", (32, 0): "width"},
+    )
+}

@@ -26,10 +26,14 @@ class Ungated(NAMAttention):
         return super().forward(x)
 
 
-CASES = {"NAMAttention": BlockCase(
-    oracles={"": Oracle(lambda: NAMAttention(6), slow_nam, 6),
-             "scales all zero": Oracle(lambda: Ungated(6), lambda block, x: x / 2, 6)},
-    counts={64: 128, 512: 1_024, 1024: 2_048},
-    golden={"NAMAttention": Golden(lambda: NAMAttention(64))},
-    refused={(0,): "channels"},
-)}
+CASES = {
+    "NAMAttention": BlockCase(
+        oracles={
+            "": Oracle(lambda: NAMAttention(6), slow_nam, 6),
+            "scales all zero": Oracle(lambda: Ungated(6), lambda block, x: x / 2, 6),
+        },
+        counts={64: 128, 512: 1_024, 1024: 2_048},
+        golden={"NAMAttention": Golden(lambda: NAMAttention(64))},
+        refused={(0,): "channels"},
+    )
+}

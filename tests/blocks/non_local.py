@@ -10,8 +10,13 @@ from models.attention.non_local import NonLocal
 def halved(maps):
     """The maximum of each 2 x 2 cell; cells at the border have what there is."""
     rows, columns = range(0, maps.shape[2], 2), range(0, maps.shape[3], 2)
-    return torch.stack([torch.stack([maps[:, :, row : row + 2, column : column + 2].amax((2, 3)) for column in columns], 2)
-                        for row in rows], 2)
+    return torch.stack(
+        [
+            torch.stack([maps[:, :, row : row + 2, column : column + 2].amax((2, 3)) for column in columns], 2)
+            for row in rows
+        ],
+        2,
+    )
 
 
 def slow_non_local(block, x):
@@ -23,11 +28,15 @@ def slow_non_local(block, x):
 
 
 GATED = "the scale of the last norm starts at zero"
-CASES = {"NonLocal": BlockCase(
-    oracles={"the paper's": Oracle(lambda: NonLocal(8), slow_non_local, 8),
-             "scaled, a quarter of the channels": Oracle(lambda: NonLocal(12, 4, True), slow_non_local, 12),
-             "pooled keys": Oracle(lambda: NonLocal(6, sub_sample=True), slow_non_local, 6)},
-    counts={channels: 2 * channels**2 + 2 * channels for channels in (16, 64, 256, 1024)},
-    asleep={"theta.weight": GATED, "phi.weight": GATED, "g.weight": GATED, "z.conv.weight": GATED},
-    refused={(32, 0): "reduction"},
-)}
+CASES = {
+    "NonLocal": BlockCase(
+        oracles={
+            "the paper's": Oracle(lambda: NonLocal(8), slow_non_local, 8),
+            "scaled, a quarter of the channels": Oracle(lambda: NonLocal(12, 4, True), slow_non_local, 12),
+            "pooled keys": Oracle(lambda: NonLocal(6, sub_sample=True), slow_non_local, 6),
+        },
+        counts={channels: 2 * channels**2 + 2 * channels for channels in (16, 64, 256, 1024)},
+        asleep={"theta.weight": GATED, "phi.weight": GATED, "g.weight": GATED, "z.conv.weight": GATED},
+        refused={(32, 0): "reduction"},
+    )
+}

@@ -13,10 +13,12 @@ def slow_parnet(block, x):
     return silu(batch_norm(pointnorm, pointwise(point, x)) + batch_norm(squarenorm, convolution(square, x)) + gated)
 
 
-CASES = {"ParNetAttention": BlockCase(
-    oracles={"width 6": Oracle(lambda: ParNetAttention(6), slow_parnet, 6)},
-    counts={channels: 11 * channels**2 + 7 * channels for channels in (32, 64, 512)} | {1024: 11_541_504},
-    golden={"ParNetAttention": Golden(lambda: ParNetAttention(32))},
-    flat={"conv1x1.0.bias": "batch norm takes it away", "conv3x3.0.bias": "batch norm takes it away"},
-    refused={(0,): "channel"},
-)}
+CASES = {
+    "ParNetAttention": BlockCase(
+        oracles={"width 6": Oracle(lambda: ParNetAttention(6), slow_parnet, 6)},
+        counts={channels: 11 * channels**2 + 7 * channels for channels in (32, 64, 512)} | {1024: 11_541_504},
+        golden={"ParNetAttention": Golden(lambda: ParNetAttention(32))},
+        flat={"conv1x1.0.bias": "batch norm takes it away", "conv3x3.0.bias": "batch norm takes it away"},
+        refused={(0,): "channel"},
+    )
+}

@@ -19,8 +19,10 @@ def slow_polaformer(block, x):
         tokens = [x[image, :, a, b] for a, b in places]
         queries = [linear(block.qg, token)[:channels] / scale for token in tokens]
         gates = torch.stack([linear(block.qg, token)[channels:] for token in tokens], 1).reshape(x.shape[1:])
-        keys = [(linear(block.kv, token)[:channels] + position[:, a, b]) / scale
-                for token, (a, b) in zip(tokens, places, strict=True)]
+        keys = [
+            (linear(block.kv, token)[:channels] + position[:, a, b]) / scale
+            for token, (a, b) in zip(tokens, places, strict=True)
+        ]
         values = [linear(block.kv, token)[channels:] for token in tokens]
         parts = []
         for head in range(block.num_heads):
@@ -28,8 +30,10 @@ def slow_polaformer(block, x):
             plus, minus = ([each[own].mul(sign).clamp(min=0) ** power for each in queries] for sign in (1, -1))
             known = [torch.cat([each[own].mul(sign).clamp(min=0) ** power for sign in (1, -1)]) for each in keys]
             mine = [each[own] for each in values]
-            alike, unlike = ([torch.cat(pair) for pair in zip(first, second, strict=True)]
-                             for first, second in ((plus, minus), (minus, plus)))
+            alike, unlike = (
+                [torch.cat(pair) for pair in zip(first, second, strict=True)]
+                for first, second in ((plus, minus), (minus, plus))
+            )
             same = slow_weighted(alike, known, [each[:half] for each in mine])
             other = slow_weighted(unlike, known, [each[half:] for each in mine])
             attended = torch.stack([torch.cat(pair) for pair in zip(same, other, strict=True)], 1)
@@ -40,11 +44,21 @@ def slow_polaformer(block, x):
     return x + out
 
 
-CASES = {"PolaFormer": BlockCase(
-    oracles={"two heads": Oracle(lambda: PolaFormer(8, num_heads=2), slow_polaformer, 8),
-             "a table of 3 x 2, alpha 2, kernel 3": Oracle(
-                 lambda: PolaFormer(8, [3, 2], num_heads=4, qkv_bias=False, kernel_size=3, alpha=2), slow_polaformer, 8)},
-    counts={channels: 5 * channels**2 + 7 * channels + 26 * channels // 8 for channels in (64, 512)},
-    refused={(30, None, 4): "one of 1, 2, 3", (31,): "multiple of 2", (32, 0): "num_patches",
-             (32, None, 4, True, 4): "kernel_size", (32, None, 4, True, 5, 0): "alpha"},
-)}
+CASES = {
+    "PolaFormer": BlockCase(
+        oracles={
+            "two heads": Oracle(lambda: PolaFormer(8, num_heads=2), slow_polaformer, 8),
+            "a table of 3 x 2, alpha 2, kernel 3": Oracle(
+                lambda: PolaFormer(8, [3, 2], num_heads=4, qkv_bias=False, kernel_size=3, alpha=2), slow_polaformer, 8
+            ),
+        },
+        counts={channels: 5 * channels**2 + 7 * channels + 26 * channels // 8 for channels in (64, 512)},
+        refused={
+            (30, None, 4): "one of 1, 2, 3",
+            (31,): "multiple of 2",
+            (32, 0): "num_patches",
+            (32, None, 4, True, 4): "kernel_size",
+            (32, None, 4, True, 5, 0): "alpha",
+        },
+    )
+}

@@ -33,13 +33,21 @@ FLAT = {"ch_wq.bias": "softmax over positions ignores it"}
 
 CASES = {
     "ParallelPolarizedSelfAttention": BlockCase(
-        oracles={"8 channels": Oracle(lambda: ParallelPolarizedSelfAttention(8), slow_parallel, 8),
-                 "odd width": Oracle(lambda: ParallelPolarizedSelfAttention(5), slow_parallel, 5)},
-        counts=COUNTS, flat=FLAT, golden={"ParallelPolarizedSelfAttention": Golden(lambda: ParallelPolarizedSelfAttention(64))},
-        refused={(0,): "channel"}),
+        oracles={
+            "8 channels": Oracle(lambda: ParallelPolarizedSelfAttention(8), slow_parallel, 8),
+            "odd width": Oracle(lambda: ParallelPolarizedSelfAttention(5), slow_parallel, 5),
+        },
+        counts=COUNTS,
+        flat=FLAT,
+        golden={"ParallelPolarizedSelfAttention": Golden(lambda: ParallelPolarizedSelfAttention(64))},
+        refused={(0,): "channel"},
+    ),
     "SequentialPolarizedSelfAttention": BlockCase(
         oracles={"8 channels": Oracle(lambda: SequentialPolarizedSelfAttention(8), slow_sequential, 8)},
-        counts=COUNTS, flat=FLAT,
+        counts=COUNTS,
+        flat=FLAT,
         golden={"SequentialPolarizedSelfAttention": Golden(lambda: SequentialPolarizedSelfAttention(64))},
-        spread="two gates of about a half, one behind the other", refused={(0,): "channel"}),
+        spread="two gates of about a half, one behind the other",
+        refused={(0,): "channel"},
+    ),
 }

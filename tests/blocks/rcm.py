@@ -12,18 +12,33 @@ from models.attention.rcm import RCM
 def slow_rcm(block, x):
     """The sum of row and column means position by position; the convolutions tap by tap."""
     attention, (height, width) = block.attention, x.shape[2:]
-    means = torch.stack([torch.stack([
-        x[:, :, row].sum(2) / width + x[:, :, :, column].sum(2) / height for column in range(width)], 2)
-        for row in range(height)], 2)
+    means = torch.stack(
+        [
+            torch.stack(
+                [x[:, :, row].sum(2) / width + x[:, :, :, column].sum(2) / height for column in range(width)], 2
+            )
+            for row in range(height)
+        ],
+        2,
+    )
     rows = relu(batch_norm(attention.rows.bn, convolution(attention.rows.conv, means)))
     calibrated = sigmoid(convolution(attention.columns, rows)) * convolution(attention.local, x)
     hidden = pointwise(block.fc1, batch_norm(block.norm, calibrated))
     return x + pointwise(block.fc2, hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2)
 
 
-CASES = {"RCM": BlockCase(
-    oracles={"band 11": Oracle(lambda: RCM(6), slow_rcm, 6, sizes=((1, 1), (2, 3), (7, 5), (9, 14))),
-             "band 5, square 5, MLP 3": Oracle(lambda: RCM(4, 5, 5, 3), slow_rcm, 4)},
-    counts={width: 4 * width**2 + 40 * width for width in (32, 64, 256, 512, 1024)},
-    refused={(32, 10): "band_kernel_size", (32, 11, 2): "square_kernel_size", (32, 11, 3, 0): "mlp_ratio", (0,): "dim"},
-)}
+CASES = {
+    "RCM": BlockCase(
+        oracles={
+            "band 11": Oracle(lambda: RCM(6), slow_rcm, 6, sizes=((1, 1), (2, 3), (7, 5), (9, 14))),
+            "band 5, square 5, MLP 3": Oracle(lambda: RCM(4, 5, 5, 3), slow_rcm, 4),
+        },
+        counts={width: 4 * width**2 + 40 * width for width in (32, 64, 256, 512, 1024)},
+        refused={
+            (32, 10): "band_kernel_size",
+            (32, 11, 2): "square_kernel_size",
+            (32, 11, 3, 0): "mlp_ratio",
+            (0,): "dim",
+        },
+    )
+}

@@ -24,14 +24,18 @@ def slow_ese(block, x):
 
 CASES = {
     "SEAttention": BlockCase(
-        oracles={"reduction 16": Oracle(lambda: SEAttention(32), slow_se, 32),
-                 "reduction 4": Oracle(lambda: SEAttention(16, reduction=4), slow_se, 16),
-                 "fewer channels than the reduction": Oracle(lambda: SEAttention(6), slow_se, 6)},
+        oracles={
+            "reduction 16": Oracle(lambda: SEAttention(32), slow_se, 32),
+            "reduction 4": Oracle(lambda: SEAttention(16, reduction=4), slow_se, 16),
+            "fewer channels than the reduction": Oracle(lambda: SEAttention(6), slow_se, 6),
+        },
         counts={64: 512, 128: 2_048, 256: 8_192, 512: 32_768, 1024: 131_072},
         golden={"SEAttention": Golden(lambda: SEAttention(64, reduction=16))},
-        refused={(32, 0): "reduction", (32, 2.5): "reduction"}),
+        refused={(32, 0): "reduction", (32, 2.5): "reduction"},
+    ),
     "ESE": BlockCase(
         oracles={"": Oracle(lambda: ESE(6), slow_ese, 6)},
         counts={64: 4_160, 256: 65_792, 1024: 1_049_600},
-        refused={(0,): "channels"}),
+        refused={(0,): "channels"},
+    ),
 }

@@ -40,10 +40,18 @@ def slow_sea(block, x, act=relu6):
         return F.interpolate(layer.pos_embed, length, mode="linear", align_corners=False)
 
     (height, width), gate = x.shape[-2:], value
-    rows = slow_line(block, query.sum(3) / width + position(block.pos_emb_rowq, height),
-                     key.sum(3) / width + position(block.pos_emb_rowk, height), value.sum(3) / width)
-    columns = slow_line(block, query.sum(2) / height + position(block.pos_emb_columnq, width),
-                        key.sum(2) / height + position(block.pos_emb_columnk, width), value.sum(2) / height)
+    rows = slow_line(
+        block,
+        query.sum(3) / width + position(block.pos_emb_rowq, height),
+        key.sum(3) / width + position(block.pos_emb_rowk, height),
+        value.sum(3) / width,
+    )
+    columns = slow_line(
+        block,
+        query.sum(2) / height + position(block.pos_emb_columnq, width),
+        key.sum(2) / height + position(block.pos_emb_columnk, width),
+        value.sum(2) / height,
+    )
     gate = gate + slow_layer(block.proj_encode_row[1], act(rows[:, :, :, None]))
     gate = gate + slow_layer(block.proj_encode_column[1], act(columns[:, :, None, :]))
     detail = slow_layer(block.pwconv, act(slow_layer(block.dwconv, torch.cat((query, key, value), 1))))
@@ -59,13 +67,33 @@ def count(dim):
     return convolutions + norms + 4 * 16 * keys
 
 
-CASES = {"Sea_Attention": BlockCase(
-    oracles={"two heads": Oracle(lambda: Sea_Attention(8, 3, 2), slow_sea, 8),
-             "ratio 1, SiLU": Oracle(lambda: Sea_Attention(6, 4, 1, 1, "SiLU"), lambda block, x: slow_sea(block, x, silu), 6)},
-    counts={64: 81_920, **{dim: count(dim) for dim in (16, 64, 256, 1024)}},
-    golden={"Sea_Attention": Golden(lambda: Sea_Attention(64, key_dim=16, num_heads=4, attn_ratio=2, activation=nn.ReLU6))},
-    asleep={name: "behind the norm of `proj`, which starts at zero" for name in (
-        "proj.1.c.weight", "proj_encode_row.1.c.weight", "proj_encode_row.1.bn.weight", "proj_encode_row.1.bn.bias",
-        "proj_encode_column.1.c.weight", "proj_encode_column.1.bn.weight", "proj_encode_column.1.bn.bias", "pos_embed")},
-    refused={(32, 0): "key_dim", (32, 16, 0): "num_heads", (32, 16, 4, 2, "Relu"): "ReLU6"},
-)}
+CASES = {
+    "Sea_Attention": BlockCase(
+        oracles={
+            "two heads": Oracle(lambda: Sea_Attention(8, 3, 2), slow_sea, 8),
+            "ratio 1, SiLU": Oracle(
+                lambda: Sea_Attention(6, 4, 1, 1, "SiLU"), lambda block, x: slow_sea(block, x, silu), 6
+            ),
+        },
+        counts={64: 81_920, **{dim: count(dim) for dim in (16, 64, 256, 1024)}},
+        golden={
+            "Sea_Attention": Golden(
+                lambda: Sea_Attention(64, key_dim=16, num_heads=4, attn_ratio=2, activation=nn.ReLU6)
+            )
+        },
+        asleep={
+            name: "behind the norm of `proj`, which starts at zero"
+            for name in (
+                "proj.1.c.weight",
+                "proj_encode_row.1.c.weight",
+                "proj_encode_row.1.bn.weight",
+                "proj_encode_row.1.bn.bias",
+                "proj_encode_column.1.c.weight",
+                "proj_encode_column.1.bn.weight",
+                "proj_encode_column.1.bn.bias",
+                "pos_embed",
+            )
+        },
+        refused={(32, 0): "key_dim", (32, 16, 0): "num_heads", (32, 16, 4, 2, "Relu"): "ReLU6"},
+    )
+}

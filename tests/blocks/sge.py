@@ -25,10 +25,14 @@ def slow_sge(block, x):
     return out
 
 
-CASES = {"SpatialGroupEnhance": BlockCase(
-    oracles={"8 groups": Oracle(lambda: SpatialGroupEnhance(16), slow_sge, 16),
-             "3 groups": Oracle(lambda: SpatialGroupEnhance(12, groups=3), slow_sge, 12)},
-    counts={8: 16, 64: 16, 1024: 16, 20: 10},  # 2 G; 20 channels have 5 groups
-    golden={"SpatialGroupEnhance": Golden(lambda: SpatialGroupEnhance(64, groups=8))},
-    refused={(32, 5): "one of 1, 2, 4", (32, 0): "one of 1, 2, 4"},
-)}
+CASES = {
+    "SpatialGroupEnhance": BlockCase(
+        oracles={
+            "8 groups": Oracle(lambda: SpatialGroupEnhance(16), slow_sge, 16),
+            "3 groups": Oracle(lambda: SpatialGroupEnhance(12, groups=3), slow_sge, 12),
+        },
+        counts={8: 16, 64: 16, 1024: 16, 20: 10},  # 2 G; 20 channels have 5 groups
+        golden={"SpatialGroupEnhance": Golden(lambda: SpatialGroupEnhance(64, groups=8))},
+        refused={(32, 5): "one of 1, 2, 4", (32, 0): "one of 1, 2, 4"},
+    )
+}

@@ -27,11 +27,24 @@ def count(channels, part):
     return 2 * part + part * (32 + part) + 2 * (32 + part) + channels**2 + 2 * channels
 
 
-CASES = {"SHSA": BlockCase(
-    oracles={"fewer channels than the queries have": Oracle(lambda: SHSA(12, qk_dim=8, pdim=4), slow_shsa, 12),
-             "all channels": Oracle(lambda: SHSA(8, qk_dim=4, pdim=8), slow_shsa, 8)},
-    counts={64: count(64, 16), 224: count(224, 48), 448: count(448, 96), 512: count(512, 112)},
-    asleep={key: "the last batch norm's weight starts at zero, as published" for key in
-            ("pre_norm.weight", "pre_norm.bias", "qkv.conv.weight", "qkv.bn.weight", "qkv.bn.bias", "proj.1.conv.weight")},
-    refused={(32, 16, 40): "1 to 32", (32, 0): "qk_dim", (32, 16, 0): "pdim"},
-)}
+CASES = {
+    "SHSA": BlockCase(
+        oracles={
+            "fewer channels than the queries have": Oracle(lambda: SHSA(12, qk_dim=8, pdim=4), slow_shsa, 12),
+            "all channels": Oracle(lambda: SHSA(8, qk_dim=4, pdim=8), slow_shsa, 8),
+        },
+        counts={64: count(64, 16), 224: count(224, 48), 448: count(448, 96), 512: count(512, 112)},
+        asleep={
+            key: "the last batch norm's weight starts at zero, as published"
+            for key in (
+                "pre_norm.weight",
+                "pre_norm.bias",
+                "qkv.conv.weight",
+                "qkv.bn.weight",
+                "qkv.bn.bias",
+                "proj.1.conv.weight",
+            )
+        },
+        refused={(32, 16, 40): "1 to 32", (32, 0): "qk_dim", (32, 16, 0): "pdim"},
+    )
+}

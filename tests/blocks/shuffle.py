@@ -26,12 +26,20 @@ def slow_shuffle(block, x):
     return out
 
 
-CASES = {"ShuffleAttention": BlockCase(
-    oracles={"3 groups": Oracle(lambda: ShuffleAttention(12, 3), slow_shuffle, 12),
-             "8 by default": Oracle(lambda: ShuffleAttention(32), slow_shuffle, 32),
-             "one group, one channel a half": Oracle(lambda: ShuffleAttention(2, G=1), slow_shuffle, 2)},
-    counts={16: 6, 64: 24, 256: 96, 512: 192, 1024: 384},  # 3 C / 8
-    golden={"ShuffleAttention": Golden(lambda: ShuffleAttention(64, G=8))},
-    asleep={"gn.weight": "sweight starts at zero", "gn.bias": "sweight starts at zero"},
-    refused={(48, 64): "24 channels of a half, got 64; use one of 1, 2, 3", (32, 0): "one of 1, 2, 4", (7,): "multiple of 2"},
-)}
+CASES = {
+    "ShuffleAttention": BlockCase(
+        oracles={
+            "3 groups": Oracle(lambda: ShuffleAttention(12, 3), slow_shuffle, 12),
+            "8 by default": Oracle(lambda: ShuffleAttention(32), slow_shuffle, 32),
+            "one group, one channel a half": Oracle(lambda: ShuffleAttention(2, G=1), slow_shuffle, 2),
+        },
+        counts={16: 6, 64: 24, 256: 96, 512: 192, 1024: 384},  # 3 C / 8
+        golden={"ShuffleAttention": Golden(lambda: ShuffleAttention(64, G=8))},
+        asleep={"gn.weight": "sweight starts at zero", "gn.bias": "sweight starts at zero"},
+        refused={
+            (48, 64): "24 channels of a half, got 64; use one of 1, 2, 3",
+            (32, 0): "one of 1, 2, 4",
+            (7,): "multiple of 2",
+        },
+    )
+}

@@ -19,10 +19,14 @@ def slow_simam(block, x):
     return out
 
 
-CASES = {"SimAM": BlockCase(
-    oracles={"lambda 1e-4": Oracle(lambda: SimAM(5), slow_simam, 5),
-             "lambda 0.5": Oracle(lambda: SimAM(5, 0.5), slow_simam, 5)},
-    counts={64: 0, 1024: 0},
-    golden={"SimAM": Golden(lambda: SimAM(e_lambda=1e-4))},
-    refused={(64, 0): "above 0", (64, "1e-4x"): "above 0"},
-)}
+CASES = {
+    "SimAM": BlockCase(
+        oracles={
+            "lambda 1e-4": Oracle(lambda: SimAM(5), slow_simam, 5),
+            "lambda 0.5": Oracle(lambda: SimAM(5, 0.5), slow_simam, 5),
+        },
+        counts={64: 0, 1024: 0},
+        golden={"SimAM": Golden(lambda: SimAM(e_lambda=1e-4))},
+        refused={(64, 0): "above 0", (64, "1e-4x"): "above 0"},
+    )
+}

@@ -30,12 +30,21 @@ def published(channels):
     return 2 * (9 * channels**2 // groups + 2 * channels) + channels * hidden + 2 * hidden + 2 * hidden * channels
 
 
-CASES = {"SKAttention": BlockCase(
-    oracles={"the paper's": Oracle(lambda: SKAttention(8, L=4), slow_sk, 8),
-             "the paper's, 2 groups": Oracle(lambda: SKAttention(6, group=2), slow_sk, 6),
-             "four dense branches": Oracle(lambda: SKAttention(6, [1, 3, 5, 7], 2, 1, 3), slow_sk, 6)},
-    counts={48: published(48), 64: 8_768, 80: published(80), 512: published(512), 1024: published(1024)},
-    golden={"SKAttention": Golden(lambda: SKAttention(32, kernels=[1, 3, 5, 7], reduction=8, group=1, L=32))},
-    refused={(32, (2, 3)): "odd", (32, ()): "list", (32, 3): "list", (32, None, 16, 5): "one of 1, 2, 4",
-             (32, None, 0): "reduction"},
-)}
+CASES = {
+    "SKAttention": BlockCase(
+        oracles={
+            "the paper's": Oracle(lambda: SKAttention(8, L=4), slow_sk, 8),
+            "the paper's, 2 groups": Oracle(lambda: SKAttention(6, group=2), slow_sk, 6),
+            "four dense branches": Oracle(lambda: SKAttention(6, [1, 3, 5, 7], 2, 1, 3), slow_sk, 6),
+        },
+        counts={48: published(48), 64: 8_768, 80: published(80), 512: published(512), 1024: published(1024)},
+        golden={"SKAttention": Golden(lambda: SKAttention(32, kernels=[1, 3, 5, 7], reduction=8, group=1, L=32))},
+        refused={
+            (32, (2, 3)): "odd",
+            (32, ()): "list",
+            (32, 3): "list",
+            (32, None, 16, 5): "one of 1, 2, 4",
+            (32, None, 0): "reduction",
+        },
+    )
+}

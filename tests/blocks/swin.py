@@ -22,12 +22,21 @@ def slow_window_msa(block, x):
     places = [(row, column) for row in range(height) for column in range(width)]
     mixed = torch.zeros_like(x)
     for row, column in places:
-        near = [(a, b) for a, b in places if (a - down) // side == (row - down) // side
-                and (b - right) // side == (column - right) // side]
+        near = [
+            (a, b)
+            for a, b in places
+            if (a - down) // side == (row - down) // side and (b - right) // side == (column - right) // side
+        ]
         for head in range(heads):
             own = slice(head * dim, (head + 1) * dim)
-            logits = torch.stack([(query[:, own, row, column] * key[:, own, a, b]).sum(1) / math.sqrt(dim)
-                                  + table[row - a + side - 1, column - b + side - 1, head] for a, b in near], 1)
+            logits = torch.stack(
+                [
+                    (query[:, own, row, column] * key[:, own, a, b]).sum(1) / math.sqrt(dim)
+                    + table[row - a + side - 1, column - b + side - 1, head]
+                    for a, b in near
+                ],
+                1,
+            )
             share = softmax(logits, 1)
             mixed[:, own, row, column] = sum(share[:, at, None] * value[:, own, a, b] for at, (a, b) in enumerate(near))
     return torch.einsum("oc,bchw->bohw", block.proj.weight, mixed) + block.proj.bias.view(1, -1, 1, 1)
@@ -45,12 +54,18 @@ def heads_of(dim):
 
 SIZES = ((1, 1), (2, 3), (7, 5), (4, 9), (6, 6))
 
-CASES = {"WindowAttention": BlockCase(
-    oracles={"windows of 3, the pair": Oracle(lambda: WindowAttention(6, 3, 2), slow_window_attention, 6, SIZES),
-             "windows of 4 moved by 1, no bias": Oracle(
-                 lambda: WindowAttention(4, 4, 1, 1, False), slow_window_attention, 4, (*SIZES, (9, 8))),
-             "windows of 7 in place": Oracle(
-                 lambda: WindowAttention(8, shift_size=0), slow_window_attention, 8, ((1, 1), (7, 8)))},
-    counts={dim: 2 * (4 * dim**2 + 4 * dim + 2 * dim + 169 * heads_of(dim)) for dim in (16, 64, 512)},
-    refused={(32, 0): "window_size", (32, 7, 5): "one of 1, 2, 4", (32, 7, 4, 7): "0 to 6"},
-)}
+CASES = {
+    "WindowAttention": BlockCase(
+        oracles={
+            "windows of 3, the pair": Oracle(lambda: WindowAttention(6, 3, 2), slow_window_attention, 6, SIZES),
+            "windows of 4 moved by 1, no bias": Oracle(
+                lambda: WindowAttention(4, 4, 1, 1, False), slow_window_attention, 4, (*SIZES, (9, 8))
+            ),
+            "windows of 7 in place": Oracle(
+                lambda: WindowAttention(8, shift_size=0), slow_window_attention, 8, ((1, 1), (7, 8))
+            ),
+        },
+        counts={dim: 2 * (4 * dim**2 + 4 * dim + 2 * dim + 169 * heads_of(dim)) for dim in (16, 64, 512)},
+        refused={(32, 0): "window_size", (32, 7, 5): "one of 1, 2, 4", (32, 7, 4, 7): "0 to 6"},
+    )
+}

@@ -18,10 +18,14 @@ def slow_triplet(block, x):
     return out / 3
 
 
-CASES = {"TripletAttention": BlockCase(
-    oracles={"kernel 7": Oracle(lambda: TripletAttention(6), slow_triplet, 6),
-             "kernel 3": Oracle(lambda: TripletAttention(5, 3), slow_triplet, 5)},
-    counts={8: 300, 64: 300, 1024: 300},
-    golden={"TripletAttention": Golden(lambda: TripletAttention(32))},
-    refused={(32, 4): "odd", (0,): "c_in"},
-)}
+CASES = {
+    "TripletAttention": BlockCase(
+        oracles={
+            "kernel 7": Oracle(lambda: TripletAttention(6), slow_triplet, 6),
+            "kernel 3": Oracle(lambda: TripletAttention(5, 3), slow_triplet, 5),
+        },
+        counts={8: 300, 64: 300, 1024: 300},
+        golden={"TripletAttention": Golden(lambda: TripletAttention(32))},
+        refused={(32, 4): "odd", (0,): "c_in"},
+    )
+}

@@ -18,8 +18,10 @@ def slow_tssa(block, x):
         owns = [range(head * dim, (head + 1) * dim) for head in range(block.num_heads)]
         member = []
         for i in range(positions):
-            logits = [block.temp[head, 0] * sum((w[c, i] / (w[c] ** 2).sum().sqrt()) ** 2 for c in own)
-                      for head, own in enumerate(owns)]
+            logits = [
+                block.temp[head, 0] * sum((w[c, i] / (w[c] ** 2).sum().sqrt()) ** 2 for c in own)
+                for head, own in enumerate(owns)
+            ]
             member.append(softmax(torch.stack(logits), 0))
         steps = torch.zeros_like(w)
         for head, own in enumerate(owns):
@@ -27,13 +29,19 @@ def slow_tssa(block, x):
                 mass = sum(each[head] for each in member) + 1e-8
                 moment = sum(member[i][head] * w[c, i] ** 2 for i in range(positions)) / mass
                 steps[c] = torch.stack([-member[i][head] * w[c, i] / (1 + moment) for i in range(positions)])
-        out[image] = torch.stack([linear(block.to_out[0], steps[:, i]) for i in range(positions)], 1).reshape(x.shape[1:])
+        out[image] = torch.stack([linear(block.to_out[0], steps[:, i]) for i in range(positions)], 1).reshape(
+            x.shape[1:]
+        )
     return x + out
 
 
-CASES = {"TSSA": BlockCase(
-    oracles={"four heads": Oracle(lambda: TSSA(8, num_heads=4), slow_tssa, 8),
-             "two heads of three, with bias": Oracle(lambda: TSSA(6, num_heads=2, qkv_bias=True), slow_tssa, 6)},
-    counts={channels: 2 * channels**2 + channels + 8 for channels in (64, 512)},
-    refused={(30, 4): "one of 1, 2, 3", (32, 0): "num_heads"},
-)}
+CASES = {
+    "TSSA": BlockCase(
+        oracles={
+            "four heads": Oracle(lambda: TSSA(8, num_heads=4), slow_tssa, 8),
+            "two heads of three, with bias": Oracle(lambda: TSSA(6, num_heads=2, qkv_bias=True), slow_tssa, 6),
+        },
+        counts={channels: 2 * channels**2 + channels + 8 for channels in (64, 512)},
+        refused={(30, 4): "one of 1, 2, 3", (32, 0): "num_heads"},
+    )
+}

@@ -12,18 +12,40 @@ A file of ours is one dict of tensors and plain values, which torch.load(weights
 
 Every file, ours too, is read by `utils.restricted`, which runs nothing in it, and official YOLOv5 files become the
 same record. The names below are fetched from their modules when they are first asked for, so that
-`python -m utils.checkpoint --help` answers without torch."""
+`python -m utils.checkpoint --help` answers without torch.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, checkpoint_of
-    from utils.checkpoint.store import (PUBLISHED, RELEASE, build_model, find_weights, load_models, read_checkpoint, strip,
-                                        write_checkpoint)
+    from utils.checkpoint.store import (
+        PUBLISHED,
+        RELEASE,
+        build_model,
+        find_weights,
+        load_models,
+        read_checkpoint,
+        strip,
+        write_checkpoint,
+    )
 
-__all__ = ["FORMAT", "PUBLISHED", "RELEASE", "TARGETS", "VERSION", "Checkpoint", "build_model", "checkpoint_of", "find_weights",
-           "load_models", "read_checkpoint", "strip", "write_checkpoint"]
+__all__ = [
+    "FORMAT",
+    "PUBLISHED",
+    "RELEASE",
+    "TARGETS",
+    "VERSION",
+    "Checkpoint",
+    "build_model",
+    "checkpoint_of",
+    "find_weights",
+    "load_models",
+    "read_checkpoint",
+    "strip",
+    "write_checkpoint",
+]
 TARGETS = ("checkpoint", "weights", "safetensors")  # what `convert` writes
 _IN_RECORD = ("FORMAT", "VERSION", "Checkpoint", "checkpoint_of")
 

@@ -6,7 +6,8 @@ there already is refused without --force.
     python -m utils.checkpoint convert best.pt plain.pt --to weights its weights as a state dict for other programs
     python -m utils.checkpoint strip last.pt small.pt                without training, in half precision
     python -m utils.checkpoint average epoch1*.pt --output mean.pt   the mean of several epochs
-    python -m utils.checkpoint diff a.pt b.pt                        what differs; exit code 1 where something does"""
+    python -m utils.checkpoint diff a.pt b.pt                        what differs; exit code 1 where something does
+"""
 
 import argparse
 import os
@@ -19,17 +20,26 @@ from utils.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m utils.checkpoint", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m utils.checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    show = commands.add_parser("show", help="what a file is: origin, layers, sizes, classes, settings, training, sha256")
+    show = commands.add_parser(
+        "show", help="what a file is: origin, layers, sizes, classes, settings, training, sha256"
+    )
     show.add_argument("file")
     show.add_argument("--tensors", action="store_true", help="list every tensor as well")
-    convert = commands.add_parser("convert", help="official YOLOv5 file to ours; a checkpoint to weights for other programs")
+    convert = commands.add_parser(
+        "convert", help="official YOLOv5 file to ours; a checkpoint to weights for other programs"
+    )
     convert.add_argument("file")
     convert.add_argument("output")
-    convert.add_argument("--to", choices=TARGETS, help="checkpoint: ours; weights: a plain state dict; safetensors "
-                                                       "(default: checkpoint, or by the name .safetensors)")
+    convert.add_argument(
+        "--to",
+        choices=TARGETS,
+        help="checkpoint: ours; weights: a plain state dict; safetensors "
+        "(default: checkpoint, or by the name .safetensors)",
+    )
     strip = commands.add_parser("strip", help="leave training away and halve the precision")
     strip.add_argument("file")
     strip.add_argument("output", nargs="?")
@@ -50,9 +60,11 @@ def run(options: argparse.Namespace) -> int:
     """Do what a command line says and return the exit code."""
     if options.command == "show":
         from utils.checkpoint.description import describe
+
         print("\n".join(describe(options.file, options.tensors)))
         return 0
     from utils.checkpoint import tools
+
     if options.command == "diff":
         lines = tools.differences(options.first, options.second, None if options.all else 20)
         print("\n".join(lines) if lines else "no difference")

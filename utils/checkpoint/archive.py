@@ -3,7 +3,8 @@
 torch.save writes a zip whose entries are stored as they are, in one folder: `data.pkl`, a pickle that describes the
 content, and `data/<key>`, the numbers of each storage. A tensor of the description is a `StoredTensor` until `Archive.tensor`
 reads its numbers: straight into their place, converted on the way where that is asked for. So reading a file costs its
-size once, twice where half precision becomes float32, and looking into it costs nothing like it."""
+size once, twice where half precision becomes float32, and looking into it costs nothing like it.
+"""
 
 import re
 import zipfile
@@ -62,7 +63,8 @@ class StoredTensor:
 class Archive:
     """A torch zip file whose entries have been checked: `pickle` is its description, `tensor` reads numbers.
 
-    Raises CheckpointError, in one line, for a file that is no such zip, is damaged, or lies about its sizes."""
+    Raises CheckpointError, in one line, for a file that is no such zip, is damaged, or lies about its sizes.
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -97,15 +99,17 @@ class Archive:
             raise CheckpointError(f"{self.path}: damaged: it has no entry data/{shown(storage.key)}") from None
         claimed = storage.count * storage.dtype.itemsize
         if there != claimed:
-            raise CheckpointError(f"{self.path}: damaged: data/{shown(storage.key)} has {there} bytes, "
-                                  f"expected {shown(str(claimed))}")
+            raise CheckpointError(
+                f"{self.path}: damaged: data/{shown(storage.key)} has {there} bytes, expected {shown(str(claimed))}"
+            )
         return storage
 
     def tensor(self, stored: StoredTensor, full: bool = False, keep: bool = True) -> Tensor:
         """Return a tensor's numbers; `full` makes floating-point ones float32. Tensors that share a storage in the file
         share it in memory; keep=False reads anew each time, for a caller that lets go of each tensor before the next.
 
-        Raises CheckpointError where all that was read would come to more than twice the file's size."""
+        Raises CheckpointError where all that was read would come to more than twice the file's size.
+        """
         dtype = torch.float32 if full and stored.dtype.is_floating_point else stored.dtype
         numbers = self._read_before.get((stored.storage.key, dtype))
         if numbers is None:
@@ -130,8 +134,8 @@ class Archive:
         step = _CHUNK // storage.dtype.itemsize
         with self._reading(f"data/{storage.key}") as stream:
             for start in range(0, storage.count, step):
-                part = numbers[start:start + step]
-                chunk = part if dtype == storage.dtype else self._buffer(storage.dtype)[:len(part)]
+                part = numbers[start : start + step]
+                chunk = part if dtype == storage.dtype else self._buffer(storage.dtype)[: len(part)]
                 self._fill(stream, chunk)
                 if chunk is not part:
                     part.copy_(chunk)
@@ -182,7 +186,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     if start == _LEGACY_START:
         raise CheckpointError(f"{path}: in the format of torch before 1.6; open it there and save it again")
     if directory > _DIRECTORY_LIMIT:
-        raise CheckpointError(f"{path}: refused: its list of entries has {directory} bytes, more than a checkpoint needs")
+        raise CheckpointError(
+            f"{path}: refused: its list of entries has {directory} bytes, more than a checkpoint needs"
+        )
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
@@ -196,24 +202,33 @@ def _directory_size(stream: BinaryIO) -> int:
     stream.seek(max(0, size - 2**17))
     tail = stream.read()
     at, at_64 = tail.rfind(_END), tail.rfind(_END_64)
-    small = int.from_bytes(tail[at + 12:at + 16], "little") if at >= 0 else 0
-    return int.from_bytes(tail[at_64 + 40:at_64 + 48], "little") if small == 0xFFFFFFFF and at_64 >= 0 else small
+    small = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+    return int.from_bytes(tail[at_64 + 40 : at_64 + 48], "little") if small == 0xFFFFFFFF and at_64 >= 0 else small
 
 
 def _checked_folder(path: Path, archive: zipfile.ZipFile) -> str:
     """Return the one folder all entries lie in, having checked names and sizes.
 
-    Torch stores entries as they are; what claims more bytes than the file has is a bomb or damage."""
+    Torch stores entries as they are; what claims more bytes than the file has is a bomb or damage.
+    """
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(f"{path}: a TorchScript file; give the checkpoint it was exported from")
     for entry in entries:
         parts = PurePosixPath(entry.filename).parts
-        if len(parts) < 2 or entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename or ":" in parts[0]:
+        if (
+            len(parts) < 2
+            or entry.filename.startswith("/")
+            or ".." in parts
+            or "\\" in entry.filename
+            or ":" in parts[0]
+        ):
             raise CheckpointError(f"{path}: refused: an entry is named {shown(entry.filename)}")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
-            raise CheckpointError(f"{path}: refused: {shown(entry.filename)} is compressed or encrypted, as torch never writes")
+            raise CheckpointError(
+                f"{path}: refused: {shown(entry.filename)} is compressed or encrypted, as torch never writes"
+            )
     if len(set(names)) != len(names):
         raise CheckpointError(f"{path}: refused: two entries have the same name")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:

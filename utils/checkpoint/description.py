@@ -22,7 +22,8 @@ _TREE_LIMIT = 100_000
 def describe(path: Path | str, tensors: bool = False) -> list[str]:
     """Return lines about a file: what it is, who wrote it, its layers, sizes, classes, settings and training, its sha256.
 
-    tensors: list each tensor as well. Raises CheckpointError for what is no checkpoint and no file of tensors."""
+    tensors: list each tensor as well. Raises CheckpointError for what is no checkpoint and no file of tensors.
+    """
     with open_archive(path) as archive:
         content = read_restricted(archive)
         facts = {"file": f"{path}, {archive.size:,} bytes", "sha256": _digest(archive.path)}
@@ -42,22 +43,28 @@ def describe(path: Path | str, tensors: bool = False) -> list[str]:
 
 def _ours(content: dict, checkpoint: Checkpoint) -> dict[str, str]:
     kind = "can be resumed" if checkpoint.training else "weights only"
-    return {"what": f"checkpoint of this program, format {content['version']}, {kind}",
-            "written by": f"{shown(checkpoint.written_by)}, {shown(checkpoint.date)}"}
+    return {
+        "what": f"checkpoint of this program, format {content['version']}, {kind}",
+        "written by": f"{shown(checkpoint.written_by)}, {shown(checkpoint.date)}",
+    }
 
 
 def _official(content: object, checkpoint: Checkpoint, archive: Archive) -> dict[str, str]:
     facts = official_facts(content, archive.path)
     kind = "unfinished, with its moving average" if facts["average"] else "finished or stripped"
-    return {"what": f"official YOLOv5 checkpoint, {shown(str(facts['class']))}, {kind}",
-            "written by": f"YOLOv5, {shown(checkpoint.date) or 'no date'}"}
+    return {
+        "what": f"official YOLOv5 checkpoint, {shown(str(facts['class']))}, {kind}",
+        "written by": f"YOLOv5, {shown(checkpoint.date) or 'no date'}",
+    }
 
 
 def _weights(state: Mapping[str, StoredTensor]) -> dict[str, str]:
     kinds = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
     size = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
-    return {"weights": f"{len(state)} tensors ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {size:,} bytes, "
-                       f"{_parameters(state):,} parameters"}
+    return {
+        "weights": f"{len(state)} tensors ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {size:,} bytes, "
+        f"{_parameters(state):,} parameters"
+    }
 
 
 def _model(checkpoint: Checkpoint) -> dict[str, str]:
@@ -65,15 +72,20 @@ def _model(checkpoint: Checkpoint) -> dict[str, str]:
     keys = [key for key in yaml if key not in ("backbone", "head", "names", "anchors", "nc")]
     names = ", ".join(shown(name) for name in checkpoint.names[:8]) + (", ..." if checkpoint.nc > 8 else "")
     strides = " ".join(f"{pixels:g}" for pixels in checkpoint.stride)
-    return {"classes": f"{checkpoint.nc}: {names}", "strides": strides or "not told",
-            "model": ", ".join(f"{shown(str(key))} {shown(str(yaml[key]))}" for key in keys)}
+    return {
+        "classes": f"{checkpoint.nc}: {names}",
+        "strides": strides or "not told",
+        "model": ", ".join(f"{shown(str(key))} {shown(str(yaml[key]))}" for key in keys),
+    }
 
 
 def _rest(content: object, checkpoint: Checkpoint, archive: Archive) -> dict[str, str]:
     """Return settings and the state of training."""
     if not is_ours(content):
         facts = official_facts(content, archive.path)
-        told = _figures(facts, ("epoch", "best_fitness", "updates")) + (["with optimizer"] if facts["optimizer"] else [])
+        told = _figures(facts, ("epoch", "best_fitness", "updates")) + (
+            ["with optimizer"] if facts["optimizer"] else []
+        )
         return {"settings": _listed(facts.get("options", {})), "training": ", ".join(told) or "none"}
     training = checkpoint.training or {}
     state = training.get("state") if isinstance(training.get("state"), dict) else {}
@@ -87,13 +99,22 @@ def _rest(content: object, checkpoint: Checkpoint, archive: Archive) -> dict[str
 
 def _figures(facts: Mapping, keys: Sequence[str]) -> list[str]:
     """Return "epoch 3" for each of `keys` that is a number."""
-    return [f"{key.replace('_', ' ')} {facts[key]:.6g}" for key in keys
-            if isinstance(facts.get(key), float) or isinstance(facts.get(key), int) and abs(facts[key]) < 2**63]
+    return [
+        f"{key.replace('_', ' ')} {facts[key]:.6g}"
+        for key in keys
+        if isinstance(facts.get(key), float) or isinstance(facts.get(key), int) and abs(facts[key]) < 2**63
+    ]
 
 
 def _listed(settings: Mapping) -> str:
-    return ", ".join(f"{shown(str(key))}={shown(str(value))}" for key, value in settings.items()
-                     if isinstance(value, (bool, int, float, str, list, tuple))) or "none"
+    return (
+        ", ".join(
+            f"{shown(str(key))}={shown(str(value))}"
+            for key, value in settings.items()
+            if isinstance(value, (bool, int, float, str, list, tuple))
+        )
+        or "none"
+    )
 
 
 def _held(training: Mapping) -> tuple[int, int]:
@@ -114,9 +135,15 @@ def _held(training: Mapping) -> tuple[int, int]:
 
 def _loose_tensors(content: object) -> dict[str, StoredTensor] | None:
     """Return the tensors of a plain state dict, None for anything else."""
-    if not isinstance(content, dict) or is_ours(content) or any(isinstance(value, Record) for value in content.values()):
+    if (
+        not isinstance(content, dict)
+        or is_ours(content)
+        or any(isinstance(value, Record) for value in content.values())
+    ):
         return None
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, StoredTensor)}
+    tensors = {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, StoredTensor)
+    }
     return tensors if tensors and len(tensors) == len(content) else None
 
 
@@ -144,14 +171,18 @@ def _layers(yaml: Mapping, state: Mapping[str, StoredTensor]) -> list[str]:
         tensors = groups.get(number, {})
         row = rows[number] if 0 <= number < len(rows) else None
         about = (shown(str(row.sources)), shown(row.block), str(row.repeats)) if row else ("", "", "")
-        lines.append(f"{number if number >= 0 else 'other':>5}  {about[0]:<16} {about[1]:<20} {about[2]:>7} {len(tensors):>7} "
-                     f"{_parameters(tensors):>11,}")
+        lines.append(
+            f"{number if number >= 0 else 'other':>5}  {about[0]:<16} {about[1]:<20} {about[2]:>7} {len(tensors):>7} "
+            f"{_parameters(tensors):>11,}"
+        )
     return lines
 
 
 def _each(state: Mapping[str, StoredTensor]) -> list[str]:
-    return [f"{shown(name)}  {'x'.join(map(str, tensor.shape)) or 'scalar'}  {str(tensor.dtype).removeprefix('torch.')}"
-            for name, tensor in state.items()]
+    return [
+        f"{shown(name)}  {'x'.join(map(str, tensor.shape)) or 'scalar'}  {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in state.items()
+    ]
 
 
 def _parameters(state: Mapping[str, StoredTensor]) -> int:

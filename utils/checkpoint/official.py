@@ -3,7 +3,8 @@
 What differs between the releases: the model's class (`models.yolo.Model`, since v6.2 `DetectionModel`), its names (a
 list, later a dict by number), a buffer `anchor_grid` that v6.1 no longer keeps, numpy numbers among the plain ones,
 and a moving average that is None once training has ended. What an equal network would need and is not built here, such
-as another activation, is refused: weights that load and give other boxes would be worse."""
+as another activation, is refused: weights that load and give other boxes would be worse.
+"""
 
 import math
 import struct
@@ -27,7 +28,13 @@ _OTHERS = {  # models that look like detectors from outside
     "models.common.AutoShape": "a model inside torch.hub's AutoShape wrapper; save its .model instead",
     "models.common.DetectMultiBackend": "a model inside YOLOv5's DetectMultiBackend wrapper; save its .model instead",
 }
-_LEFTOVERS = (".anchor_grid", ".total_ops", ".total_params", "total_ops", "total_params")  # buffers of v5.0, and of a profiler
+_LEFTOVERS = (
+    ".anchor_grid",
+    ".total_ops",
+    ".total_params",
+    "total_ops",
+    "total_params",
+)  # buffers of v5.0, and of a profiler
 _ACTIVATIONS = ("torch.nn.modules.activation.SiLU", "torch.nn.modules.linear.Identity")
 # numpy's letters for types of numbers, and struct's
 _NUMBERS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "f2": "e", "f4": "f", "f8": "d"}
@@ -42,14 +49,23 @@ def official_checkpoint(content: object, archive: Archive) -> Checkpoint:
     _check_network(modules, path)
     yaml = plain_value(model.state.get("yaml"), path, other=_number)
     if not isinstance(yaml, dict):
-        raise CheckpointError(f"{path}: holds no YOLOv5 detection model: {shown(model.name)} has no model description (yaml)")
+        raise CheckpointError(
+            f"{path}: holds no YOLOv5 detection model: {shown(model.name)} has no model description (yaml)"
+        )
     state = {name: tensor for name, tensor in module_state(model, path).items() if not name.endswith(_LEFTOVERS)}
     stride = _small(archive, model.state.get("stride"))
     _bring_to_grid(archive, _head(modules), state, stride, yaml)
     yaml.pop("activation", None)  # a key of v7.0; what it led to has been checked
     date = content.get("date")
-    return Checkpoint(yaml, _names(model, yaml, path), state, tuple(stride.flatten().tolist()) if stride is not None else (),
-                      date=date if isinstance(date, str) else "", written_by="YOLOv5", source=str(path))
+    return Checkpoint(
+        yaml,
+        _names(model, yaml, path),
+        state,
+        tuple(stride.flatten().tolist()) if stride is not None else (),
+        date=date if isinstance(date, str) else "",
+        written_by="YOLOv5",
+        source=str(path),
+    )
 
 
 def official_facts(content: object, path: Path) -> dict[str, object]:
@@ -64,7 +80,9 @@ def official_facts(content: object, path: Path) -> dict[str, object]:
     options = content.get("opt")
     options = options.state if isinstance(options, Record) and options.name == "argparse.Namespace" else options
     if isinstance(options, dict):
-        facts["options"] = {str(key): value for key, value in options.items() if isinstance(value, (bool, int, float, str))}
+        facts["options"] = {
+            str(key): value for key, value in options.items() if isinstance(value, (bool, int, float, str))
+        }
     return facts
 
 
@@ -115,11 +133,17 @@ def _check_network(modules: list[Record], path: Path) -> None:
         act = children.get("act") if isinstance(children, dict) else None
         if isinstance(act, Record) and act.name not in _ACTIVATIONS:
             kind = shown(act.name.rpartition(".")[2])
-            raise CheckpointError(f"{path}: its {shown(module.name)} has the activation {kind}, and SiLU is what is "
-                                  "built here; take weights of YOLOv5 v4.0 or later that were trained with SiLU")
+            raise CheckpointError(
+                f"{path}: its {shown(module.name)} has the activation {kind}, and SiLU is what is "
+                "built here; take weights of YOLOv5 v4.0 or later that were trained with SiLU"
+            )
         eps = module.state.get("eps")
-        if module.name.endswith("batchnorm.BatchNorm2d") and not (isinstance(eps, float) and math.isclose(eps, NORM_EPS)):
-            raise CheckpointError(f"{path}: its norms add {shown(repr(eps))} to the variance, and {NORM_EPS} is added here")
+        if module.name.endswith("batchnorm.BatchNorm2d") and not (
+            isinstance(eps, float) and math.isclose(eps, NORM_EPS)
+        ):
+            raise CheckpointError(
+                f"{path}: its norms add {shown(repr(eps))} to the variance, and {NORM_EPS} is added here"
+            )
 
 
 def _names(model: Record, yaml: dict, path: Path) -> list[str]:
@@ -177,7 +201,11 @@ def _number(value: object) -> bool | int | float | None:
         return None
     if value.name.endswith(".multiarray.scalar") and len(value.arguments) == 2:
         kind, raw = value.arguments
-    elif value.name.endswith(".multiarray._reconstruct") and isinstance(value.state.get(""), tuple) and len(value.state[""]) == 5:
+    elif (
+        value.name.endswith(".multiarray._reconstruct")
+        and isinstance(value.state.get(""), tuple)
+        and len(value.state[""]) == 5
+    ):
         _, _, kind, _, raw = value.state[""]
     else:
         return None

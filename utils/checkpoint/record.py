@@ -18,7 +18,8 @@ class Checkpoint:
     """A model's description and weights, and perhaps the state of its training.
 
     state: float32 tensors (and integer counters) by name; names: one a class; stride: pixels per grid
-    cell of each level; training: None where the file holds weights only; source: the file, "" if none."""
+    cell of each level; training: None where the file holds weights only; source: the file, "" if none.
+    """
 
     yaml: dict
     names: list[str]
@@ -35,14 +36,23 @@ class Checkpoint:
         return len(self.names)
 
 
-def checkpoint_of(model: nn.Module, names: Sequence[str] | None = None, training: Mapping | None = None,
-                  settings: Mapping | None = None) -> Checkpoint:
+def checkpoint_of(
+    model: nn.Module,
+    names: Sequence[str] | None = None,
+    training: Mapping | None = None,
+    settings: Mapping | None = None,
+) -> Checkpoint:
     """Return a model as a checkpoint. Its tensors are the model's own, not copies: write it before training goes on."""
     return Checkpoint(
-        yaml=plain(model.yaml, "yaml"), names=[str(name) for name in (model.names if names is None else names)],
+        yaml=plain(model.yaml, "yaml"),
+        names=[str(name) for name in (model.names if names is None else names)],
         state={name: tensor.detach() for name, tensor in model.state_dict().items()},
-        stride=tuple(float(pixels) for pixels in model.stride), training=dict(training) if training else None,
-        settings=dict(settings or {}), date=now(), written_by=f"torch {torch.__version__}")
+        stride=tuple(float(pixels) for pixels in model.stride),
+        training=dict(training) if training else None,
+        settings=dict(settings or {}),
+        date=now(),
+        written_by=f"torch {torch.__version__}",
+    )
 
 
 def now() -> str:
@@ -51,7 +61,8 @@ def now() -> str:
 
 def plain(value: object, where: str) -> object:
     """Return a copy of nested containers with tensors on the CPU and exact built-in types, which is what a
-    weights-only reader accepts. Raises TypeError that says where something else stands."""
+    weights-only reader accepts. Raises TypeError that says where something else stands.
+    """
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, np.generic):

@@ -24,10 +24,20 @@ PUBLISHED = tuple(f"yolov5{size}{head}.pt" for head in ("", "6") for size in "ns
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path | str) -> Path:
     """Write a checkpoint so that a reader, or a crash, meets the old file or the new one. Raises TypeError for a
-    value that is neither a tensor nor plain, and CheckpointError where the disk refuses."""
-    content = {"format": FORMAT, "version": VERSION, "yaml": checkpoint.yaml, "names": checkpoint.names,
-               "stride": list(checkpoint.stride), "state": checkpoint.state, "training": checkpoint.training,
-               "settings": checkpoint.settings, "date": checkpoint.date, "written_by": checkpoint.written_by}
+    value that is neither a tensor nor plain, and CheckpointError where the disk refuses.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "yaml": checkpoint.yaml,
+        "names": checkpoint.names,
+        "stride": list(checkpoint.stride),
+        "state": checkpoint.state,
+        "training": checkpoint.training,
+        "settings": checkpoint.settings,
+        "date": checkpoint.date,
+        "written_by": checkpoint.written_by,
+    }
     save_plain({key: plain(value, key) for key, value in content.items()}, path)
     return Path(path)
 
@@ -53,13 +63,20 @@ def read_checkpoint(path: Path | str, full: bool = True) -> Checkpoint:
     as they are in the file where `full` is False.
 
     Nothing in the file is executed, and reading takes no more memory than twice the file. Raises CheckpointError, in
-    one line, for a file that is missing, damaged, of another kind, or that asks for more than tensors and known names."""
+    one line, for a file that is missing, damaged, of another kind, or that asks for more than tensors and known names.
+    """
     with open_archive(path) as archive:
         found = outline(archive, read_restricted(archive))
-        state = {name: archive.tensor(tensor, full) if isinstance(tensor, StoredTensor) else tensor
-                 for name, tensor in found.state.items()}
-        return replace(found, state=state, training=_with_numbers(found.training, archive, "training"),
-                       settings=_with_numbers(found.settings, archive, "settings"))
+        state = {
+            name: archive.tensor(tensor, full) if isinstance(tensor, StoredTensor) else tensor
+            for name, tensor in found.state.items()
+        }
+        return replace(
+            found,
+            state=state,
+            training=_with_numbers(found.training, archive, "training"),
+            settings=_with_numbers(found.settings, archive, "settings"),
+        )
 
 
 def open_archive(path: Path | str) -> Archive:
@@ -77,8 +94,9 @@ def outline(archive: Archive, content: object) -> Checkpoint:
     models = [content.get("ema"), content.get("model")] if isinstance(content, dict) else [content]
     if any(isinstance(model, Record) for model in models):
         return official_checkpoint(content, archive)
-    raise CheckpointError(f"{archive.path}: holds tensors without a model's description; "
-                          "expected a checkpoint of ours or of YOLOv5")
+    raise CheckpointError(
+        f"{archive.path}: holds tensors without a model's description; expected a checkpoint of ours or of YOLOv5"
+    )
 
 
 def is_ours(content: object) -> bool:
@@ -87,7 +105,9 @@ def is_ours(content: object) -> bool:
 
 def _with_numbers(value: object, archive: Archive, what: str) -> object:
     """Return nested plain values with their tensors read."""
-    return plain_value(value, archive.path, what, lambda item: archive.tensor(item) if isinstance(item, StoredTensor) else None)
+    return plain_value(
+        value, archive.path, what, lambda item: archive.tensor(item) if isinstance(item, StoredTensor) else None
+    )
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse: bool = False) -> Model:
@@ -107,8 +127,12 @@ def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse
     return model.fuse() if fuse else model
 
 
-def load_models(paths: Sequence[Path | str] | Path | str, device: torch.device | str = "cpu", fuse: bool = True,
-                download: bool = False) -> Model | Ensemble:
+def load_models(
+    paths: Sequence[Path | str] | Path | str,
+    device: torch.device | str = "cpu",
+    fuse: bool = True,
+    download: bool = False,
+) -> Model | Ensemble:
     """Return the model in a file, or the ensemble of several, ready to predict: float32, in evaluation mode."""
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
@@ -116,7 +140,9 @@ def load_models(paths: Sequence[Path | str] | Path | str, device: torch.device |
     checkpoints = [read_checkpoint(find_weights(path, download)) for path in paths]
     for other in checkpoints[1:]:
         if other.names != checkpoints[0].names:
-            raise CheckpointError(f"{other.source} and {checkpoints[0].source} have different classes and make no ensemble")
+            raise CheckpointError(
+                f"{other.source} and {checkpoints[0].source} have different classes and make no ensemble"
+            )
     models = [build_model(checkpoint, device, fuse).requires_grad_(False) for checkpoint in checkpoints]
     return models[0] if len(models) == 1 else Ensemble(models).eval()
 
@@ -124,7 +150,8 @@ def load_models(paths: Sequence[Path | str] | Path | str, device: torch.device |
 def strip(path: Path | str, output: Path | str | None = None, settings: Mapping | None = None) -> Path:
     """Rewrite a checkpoint (or write `output`) with what prediction needs: half-precision weights and no training state.
 
-    Anchors, and tensors whose values half precision cannot hold, stay as they are. `settings` are added to the file's."""
+    Anchors, and tensors whose values half precision cannot hold, stay as they are. `settings` are added to the file's.
+    """
     checkpoint = read_checkpoint(path)
     state = {name: tensor if name.endswith(".anchors") else halved(tensor) for name, tensor in checkpoint.state.items()}
     stripped = replace(checkpoint, state=state, training=None, settings={**checkpoint.settings, **(settings or {})})
@@ -135,7 +162,8 @@ def find_weights(name: Path | str, download: bool = False) -> Path:
     """Return the file that --weights names: a path, or a file in the project's folder.
 
     A published name that is not there is fetched where `download` allows it; else CheckpointError
-    says where it is published."""
+    says where it is published.
+    """
     path = Path(name)
     for candidate in (path, ROOT / path):
         if candidate.is_file():
@@ -155,8 +183,17 @@ def _from_ours(content: dict, path: Path) -> Checkpoint:
     """Return the record in a file of ours, checked, its tensors still in the file."""
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
         version = shown(str(content.get("version")))
-        raise CheckpointError(f"{path}: its format {version} is newer than this program, which knows {VERSION}; update it")
-    expected = {"yaml": dict, "names": list, "stride": list, "state": dict, "training": (dict, type(None)), "settings": dict}
+        raise CheckpointError(
+            f"{path}: its format {version} is newer than this program, which knows {VERSION}; update it"
+        )
+    expected = {
+        "yaml": dict,
+        "names": list,
+        "stride": list,
+        "state": dict,
+        "training": (dict, type(None)),
+        "settings": dict,
+    }
     for key, kind in expected.items():
         if key not in content or not isinstance(content[key], kind):
             raise CheckpointError(f"{path}: damaged: its {key} is missing or of another kind")
@@ -166,10 +203,13 @@ def _from_ours(content: dict, path: Path) -> Checkpoint:
     names, stride = content["names"], content["stride"]
     if not all(isinstance(name, str) for name in names) or not all(isinstance(pixels, float) for pixels in stride):
         raise CheckpointError(f"{path}: damaged: its names are not text, or its strides not numbers")
-    date, written_by = (value if isinstance(value, str) else "" for value in (content.get("date"), content.get("written_by")))
+    date, written_by = (
+        value if isinstance(value, str) else "" for value in (content.get("date"), content.get("written_by"))
+    )
     settings, training = (plain_value(content[key], path, key, _kept) for key in ("settings", "training"))
-    return Checkpoint(plain_value(content["yaml"], path), names, state, tuple(stride), training, settings, date, written_by,
-                      str(path))
+    return Checkpoint(
+        plain_value(content["yaml"], path), names, state, tuple(stride), training, settings, date, written_by, str(path)
+    )
 
 
 def _kept(item: object) -> StoredTensor | None:

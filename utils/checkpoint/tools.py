@@ -1,6 +1,7 @@
 """What the commands write: official files converted, training left away, several files averaged, weights for others.
 
-Inputs are only read. An output that is there already is refused unless `force`, and appears as a whole or not at all."""
+Inputs are only read. An output that is there already is refused unless `force`, and appears as a whole or not at all.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,16 @@ from torch import Tensor
 
 from utils.checkpoint.archive import StoredTensor, shown
 from utils.checkpoint.record import Checkpoint, now
-from utils.checkpoint.store import (build_model, is_ours, open_archive, outline, read_checkpoint, save_plain, strip,
-                                    write_checkpoint)
+from utils.checkpoint.store import (
+    build_model,
+    is_ours,
+    open_archive,
+    outline,
+    read_checkpoint,
+    save_plain,
+    strip,
+    write_checkpoint,
+)
 from utils.errors import CheckpointError, ModelError
 from utils.files import write_atomically
 from utils.restricted import read_restricted
@@ -24,16 +33,21 @@ def convert(source: Path | str, output: Path | str, target: str | None = None, f
     """Write an official file as a checkpoint of ours, or any checkpoint's weights as a plain state dict or as safetensors.
 
     target: one of TARGETS; by default safetensors for a file of that name, else checkpoint. Numbers keep the precision
-    of the source. An official file is converted only if its model can be built here from what was read."""
+    of the source. An official file is converted only if its model can be built here from what was read.
+    """
     target = target or ("safetensors" if Path(output).suffix == ".safetensors" else "checkpoint")
     output = free_output(output, force)
     if target == "safetensors" and find_spec("safetensors") is None:
-        raise CheckpointError(f"{output}: the package safetensors is not installed; pip install safetensors, or --to weights")
+        raise CheckpointError(
+            f"{output}: the package safetensors is not installed; pip install safetensors, or --to weights"
+        )
     if target == "checkpoint":
         with open_archive(source) as archive:
             if is_ours(read_restricted(archive)):
-                raise CheckpointError(f"{source}: is a checkpoint of this program already; --to weights or --to safetensors "
-                                      "writes what other programs read")
+                raise CheckpointError(
+                    f"{source}: is a checkpoint of this program already; --to weights or --to safetensors "
+                    "writes what other programs read"
+                )
     checkpoint = read_checkpoint(source, full=False)
     if target == "weights":
         save_plain(dict(checkpoint.state), output)
@@ -53,8 +67,10 @@ def check_buildable(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{checkpoint.source}: its model cannot be built here: {error}") from None
     strides = tuple(model.stride.tolist())
     if checkpoint.stride and strides != checkpoint.stride:
-        raise CheckpointError(f"{checkpoint.source}: its strides are {checkpoint.stride}, the model built from its "
-                              f"description has {strides}")
+        raise CheckpointError(
+            f"{checkpoint.source}: its strides are {checkpoint.stride}, the model built from its "
+            f"description has {strides}"
+        )
 
 
 def stripped(source: Path | str, output: Path | str | None, in_place: bool = False, force: bool = False) -> Path:
@@ -68,7 +84,8 @@ def average(sources: Sequence[Path | str], output: Path | str, force: bool = Fal
     """Write the mean of several checkpoints of one model, such as a training's last epochs.
 
     Sums are in float64. Integer counters, and everything beside the weights, are the last file's; no training is kept.
-    Raises CheckpointError where two files differ in model, classes, names or shapes, or hold what is no number."""
+    Raises CheckpointError where two files differ in model, classes, names or shapes, or hold what is no number.
+    """
     if len(sources) < 2:
         raise CheckpointError("average: takes two files or more")
     output = free_output(output, force)
@@ -76,7 +93,9 @@ def average(sources: Sequence[Path | str], output: Path | str, force: bool = Fal
     first = last = None
     for source in sources:
         last = read_checkpoint(source)
-        first = first or replace(last, state={name: tensor.to("meta") for name, tensor in last.state.items()}, training=None)
+        first = first or replace(
+            last, state={name: tensor.to("meta") for name, tensor in last.state.items()}, training=None
+        )
         _check_alike(first, last)
         for name, tensor in last.state.items():
             if not tensor.is_floating_point():
@@ -84,10 +103,17 @@ def average(sources: Sequence[Path | str], output: Path | str, force: bool = Fal
             if not torch.isfinite(tensor).all():
                 raise CheckpointError(f"{source}: {shown(name)} holds numbers that are not finite")
             sums[name] = sums[name].add_(tensor) if name in sums else tensor.double()
-    state = {name: sums.pop(name).div_(len(sources)).float() if name in sums else tensor for name, tensor in last.state.items()}
+    state = {
+        name: sums.pop(name).div_(len(sources)).float() if name in sums else tensor
+        for name, tensor in last.state.items()
+    }
     settings = {**last.settings, "average_of": [Path(source).name for source in sources]}
-    return write_checkpoint(replace(last, state=state, training=None, settings=settings, date=now(),
-                                    written_by=f"torch {torch.__version__}"), output)
+    return write_checkpoint(
+        replace(
+            last, state=state, training=None, settings=settings, date=now(), written_by=f"torch {torch.__version__}"
+        ),
+        output,
+    )
 
 
 def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
@@ -102,7 +128,10 @@ def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
         name = next(iter(other.state.keys() ^ first.state.keys()))
         raise CheckpointError(f"{pair} only one of them holds {shown(name)}")
     for name, tensor in other.state.items():
-        if tensor.shape != first.state[name].shape or tensor.is_floating_point() != first.state[name].is_floating_point():
+        if (
+            tensor.shape != first.state[name].shape
+            or tensor.is_floating_point() != first.state[name].is_floating_point()
+        ):
             raise CheckpointError(f"{pair} {shown(name)} is {tuple(tensor.shape)} and {tuple(first.state[name].shape)}")
 
 
@@ -110,7 +139,9 @@ def free_output(output: Path | str, force: bool) -> Path:
     """Return the file to write. Raises CheckpointError where it is there already, unless `force`, or cannot be made."""
     output = Path(output)
     if output.is_dir() or not output.parent.is_dir():
-        raise CheckpointError(f"{output}: {'a folder' if output.is_dir() else 'its folder is not there'}; name a file to write")
+        raise CheckpointError(
+            f"{output}: {'a folder' if output.is_dir() else 'its folder is not there'}; name a file to write"
+        )
     if output.exists() and not force:
         raise CheckpointError(f"{output}: is there already; --force replaces it")
     return output
@@ -121,8 +152,12 @@ def _save_safetensors(checkpoint: Checkpoint, output: Path) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in checkpoint.state.items()}
-    about: Mapping[str, str] = {"format": "pt", "yaml": json.dumps(checkpoint.yaml), "names": json.dumps(checkpoint.names),
-                                "stride": json.dumps(checkpoint.stride)}
+    about: Mapping[str, str] = {
+        "format": "pt",
+        "yaml": json.dumps(checkpoint.yaml),
+        "names": json.dumps(checkpoint.names),
+        "stride": json.dumps(checkpoint.stride),
+    }
     try:
         write_atomically(output, lambda stream: stream.write(save(tensors, dict(about))))
     except OSError as error:
@@ -135,7 +170,8 @@ def _save_safetensors(checkpoint: Checkpoint, output: Path) -> None:
 def differences(first: Path | str, second: Path | str, most: int | None = 20) -> list[str]:
     """Return lines that say how two checkpoints differ, [] where they hold the same model, weights and settings.
 
-    Tensors are read one by one and listed by their largest absolute difference, at most `most` of them (None: all)."""
+    Tensors are read one by one and listed by their largest absolute difference, at most `most` of them (None: all).
+    """
     with open_archive(first) as left_file, open_archive(second) as right_file:
         left, right = (outline(file, read_restricted(file)) for file in (left_file, right_file))
         lines = _different_values("model", left.yaml, right.yaml) + _different_values("names", left.names, right.names)
@@ -143,13 +179,19 @@ def differences(first: Path | str, second: Path | str, most: int | None = 20) ->
         lines += _different_values("settings", left.settings, right.settings)
         if bool(left.training) != bool(right.training):
             lines.append(f"training: only in {first if left.training else second}")
-        lines += [f"tensor {shown(name)}: only in {path}" for here, there, path in ((left, right, first), (right, left, second))
-                  for name in here.state if name not in there.state]
+        lines += [
+            f"tensor {shown(name)}: only in {path}"
+            for here, there, path in ((left, right, first), (right, left, second))
+            for name in here.state
+            if name not in there.state
+        ]
         rows: list[tuple[float, str]] = []
         for name in left.state:
             if name in right.state:
-                row = _tensor_difference(shown(name), *(_read(file, side.state[name]) for file, side in
-                                                        ((left_file, left), (right_file, right))))
+                row = _tensor_difference(
+                    shown(name),
+                    *(_read(file, side.state[name]) for file, side in ((left_file, left), (right_file, right))),
+                )
                 rows += [row] if row else []
     rows.sort(key=lambda row: -row[0])
     hidden = len(rows) - len(rows[:most])
@@ -186,11 +228,17 @@ def _different_values(where: str, left: object, right: object, depth: int = 0) -
         return []
     if depth < 4 and isinstance(left, dict) and isinstance(right, dict):
         keys = list({**left, **right})
-        return [line for key in keys
-                for line in _different_values(f"{where}.{shown(str(key))}", left.get(key), right.get(key), depth + 1)]
+        return [
+            line
+            for key in keys
+            for line in _different_values(f"{where}.{shown(str(key))}", left.get(key), right.get(key), depth + 1)
+        ]
     if depth < 4 and isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        return [line for index, pair in enumerate(zip(left, right))
-                for line in _different_values(f"{where}[{index}]", *pair, depth + 1)]
+        return [
+            line
+            for index, pair in enumerate(zip(left, right))
+            for line in _different_values(f"{where}[{index}]", *pair, depth + 1)
+        ]
     if isinstance(left, list) and isinstance(right, list):
         return [f"{where}: {len(left)} entries and {len(right)}"]
     return [f"{where}: {shown(repr(left))} and {shown(repr(right))}"]

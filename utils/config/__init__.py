@@ -1,6 +1,7 @@
 """Configuration: the options of each script, the hyperparameters of a training, and the description of a data set.
 
-Nothing here imports torch or numpy, so that `--help` answers at once."""
+Nothing here imports torch or numpy, so that `--help` answers at once.
+"""
 
 from utils.config.dataset_spec import DatasetSpec
 from utils.config.flags import from_options, parse

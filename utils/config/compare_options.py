@@ -1,6 +1,7 @@
 """The options of compare.py: what a study compares, and the flags of train.py that all its runs share.
 
-A shared flag is train.py's own field: its default, bounds and help stand in options.py once."""
+A shared flag is train.py's own field: its default, bounds and help stand in options.py once.
+"""
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
@@ -13,10 +14,33 @@ from utils.errors import ConfigError
 from utils.files import ROOT
 
 STUDY_FILE = "study.yaml"
-FREE = ("split", "device", "jobs", "workers", "cache", "download", "no_cache_labels", "title", "cost_seconds")  # may change on the way
+FREE = (
+    "split",
+    "device",
+    "jobs",
+    "workers",
+    "cache",
+    "download",
+    "no_cache_labels",
+    "title",
+    "cost_seconds",
+)  # may change on the way
 PATHS = ("data", "hyp", "cfg", "weights", "plugin")
 _PLACE = ("study", "project", "name")  # where a study lies: told by its folder, not by its yaml
-_OWN_ONLY = ("cfg", "weights", "seeds", "control", "study", "split", "jobs", "title", "cost_seconds", "project", "name", "device")
+_OWN_ONLY = (
+    "cfg",
+    "weights",
+    "seeds",
+    "control",
+    "study",
+    "split",
+    "jobs",
+    "title",
+    "cost_seconds",
+    "project",
+    "name",
+    "device",
+)
 
 
 def shared(name: str) -> Field:
@@ -29,11 +53,16 @@ class CompareConfig(Options):
     """What compare.py can be told. Field names are the flags with underscores."""
 
     cfg: tuple[str, ...] | None = flag(None, "model yamls to train and compare; the first is the baseline", many=True)
-    weights: tuple[str, ...] | None = flag(None, "checkpoint that every training starts from; without --cfg: trained "
-                                                   "checkpoints to compare, the first is the baseline", many=True)
+    weights: tuple[str, ...] | None = flag(
+        None,
+        "checkpoint that every training starts from; without --cfg: trained "
+        "checkpoints to compare, the first is the baseline",
+        many=True,
+    )
     data: str = shared("data")
-    seeds: tuple[int, ...] = flag((3,), "one number N: seeds 0 to N-1; several: these seeds", "integer", many=True, low=0,
-                                  high=2**32 - 1)
+    seeds: tuple[int, ...] = flag(
+        (3,), "one number N: seeds 0 to N-1; several: these seeds", "integer", many=True, low=0, high=2**32 - 1
+    )
     control: bool = flag(False, "also train the baseline widened to the parameters of the largest variant", "switch")
     study: str = flag("", "a study's folder or yaml: run it, continue it with what is missing, or report it again")
     split: str = flag("val", "the pictures that decide: val, test or train", choices=("val", "test", "train"))
@@ -80,11 +109,14 @@ class CompareConfig(Options):
 
     def check(self) -> None:
         if self.study and (self.cfg or self.project != CompareConfig.project or self.name):
-            raise ConfigError(f"--study {self.study}: names the folder and its models itself; leave out --cfg, --project "
-                              "and --name")
+            raise ConfigError(
+                f"--study {self.study}: names the folder and its models itself; leave out --cfg, --project and --name"
+            )
         if self.cfg and len(self.checkpoints) > 1:
-            raise ConfigError(f"--weights: {len(self.checkpoints)} checkpoints with --cfg; every training starts from "
-                              "the same one: give one, or leave out --cfg to compare the checkpoints")
+            raise ConfigError(
+                f"--weights: {len(self.checkpoints)} checkpoints with --cfg; every training starts from "
+                "the same one: give one, or leave out --cfg to compare the checkpoints"
+            )
         if not self.cfg and self.control:
             raise ConfigError("--control: trains a widened baseline, so it needs --cfg")
         if self.control and len(self.yamls) == 1:
@@ -122,33 +154,46 @@ class CompareConfig(Options):
         values = self.as_dict()
         same = {each.name for each in fields(self) if getattr(self, each.name) == each.default}
         always = ("data", "seeds", "epochs") if self.cfg else ("data",)
-        return {name: value for name, value in values.items() if name not in _PLACE and (name not in same or name in always)}
+        return {
+            name: value for name, value in values.items() if name not in _PLACE and (name not in same or name in always)
+        }
 
 
 def read_study(path: Path, asked: CompareConfig) -> CompareConfig:
     """Return the configuration in a study yaml, with those of the FREE options that `asked` gives.
 
     Relative paths in it are taken from the yaml's folder where something is there. Raises ConfigError that names
-    the file for an unknown key, and for another option in `asked`, since the yaml decides."""
+    the file for an unknown key, and for another option in `asked`, since the yaml decides.
+    """
     content = read_yaml(path)
     for name in _PLACE:
         if name in content:
-            raise ConfigError(f"{path}: {name}: is not said in a study yaml; the study lies in the folder of study.yaml")
-    given = {each.name: getattr(asked, each.name) for each in fields(asked)
-             if each.name in asked.given or getattr(asked, each.name) != each.default}
+            raise ConfigError(
+                f"{path}: {name}: is not said in a study yaml; the study lies in the folder of study.yaml"
+            )
+    given = {
+        each.name: getattr(asked, each.name)
+        for each in fields(asked)
+        if each.name in asked.given or getattr(asked, each.name) != each.default
+    }
     for name in given:
         if name not in (*FREE, *_PLACE):
-            raise ConfigError(f"--{name.replace('_', '-')}: {path} decides that; change it there, "
-                              f"or start a study of its own without --study")
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: {path} decides that; change it there, "
+                f"or start a study of its own without --study"
+            )
     try:
         config = from_options(CompareConfig, **_resolved(content, path.parent))
-        return from_options(CompareConfig, **{**config.as_dict(), **{name: given[name] for name in FREE if name in given}})
+        return from_options(
+            CompareConfig, **{**config.as_dict(), **{name: given[name] for name in FREE if name in given}}
+        )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
 def _resolved(content: Mapping[str, object], folder: Path) -> dict[str, object]:
     """The content with paths that exist beside the yaml written out."""
+
     def resolve(value: object) -> object:
         if isinstance(value, (list, tuple)):
             return [resolve(item) for item in value]

@@ -18,7 +18,8 @@ class DatasetSpec:
 
     file: the yaml, or None; root: the folder its paths are relative to; train, val, test: folders or
     .txt lists of images, perhaps none; nc: number of classes; names: one a class; download: how the data
-    set can be fetched; generate: how it can be drawn; others: every further key that may name a split, such as holdout."""
+    set can be fetched; generate: how it can be drawn; others: every further key that may name a split, such as holdout.
+    """
 
     file: Path | None
     root: Path
@@ -35,7 +36,8 @@ class DatasetSpec:
     def load(cls, source: Path | str | Mapping) -> "DatasetSpec":
         """Return the description in a data yaml (a path, or a name in data/) or in a mapping of the same keys.
 
-        Nothing of the data is read. Raises ConfigError that names the file, the key and the fix."""
+        Nothing of the data is read. Raises ConfigError that names the file, the key and the fix.
+        """
         if isinstance(source, Mapping):
             file, content, texts = None, dict(source), dict(source)
         else:
@@ -59,8 +61,10 @@ class DatasetSpec:
         found = getattr(self, split) if split in SPLITS else self.others.get(split, ())
         if not found:
             there = self.splits()
-            raise DataError(f"{self.file or 'data'}: no `{split}:` given{nearest(split, there)}; add the folder or .txt list "
-                            f"of its images, or take a split that is there: {', '.join(there) or 'none'}")
+            raise DataError(
+                f"{self.file or 'data'}: no `{split}:` given{nearest(split, there)}; add the folder or .txt list "
+                f"of its images, or take a split that is there: {', '.join(there) or 'none'}"
+            )
         return found
 
     def splits(self) -> tuple[str, ...]:
@@ -97,7 +101,8 @@ def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tu
     """Return the folder that the splits hang from.
 
     A relative `path:` hangs from the project's root as in v6.1 or, where nothing is there, from the yaml's own
-    folder, then from the current one. Without `path:` the same folders are tried for the first split."""
+    folder, then from the current one. Without `path:` the same folders are tried for the first split.
+    """
     if value is not None and not isinstance(value, (str, Path)):
         raise ConfigError(f"{where}: path: expected a folder, got {value!r}")
     path = Path(value or "").expanduser()

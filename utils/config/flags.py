@@ -1,7 +1,8 @@
 """From a dataclass to a command line and back: a flag stands once, as a field of its script's configuration.
 
 A field made by `flag()` carries its help, aliases, bounds and choices. `parse` builds the parser from
-the fields, `from_options` builds the same record from keyword arguments, and both check every value."""
+the fields, `from_options` builds the same record from keyword arguments, and both check every value.
+"""
 
 import argparse
 import difflib
@@ -27,7 +28,8 @@ class Flag:
     kind: text, integer, number, switch (absent or present) or choice (--x / --no-x / not said);
     many: takes one value or more and becomes a tuple; repeatable: may be given several times;
     words: texts that stand beside the numbers; open_choices: any other text is taken too;
-    const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it."""
+    const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it.
+    """
 
     help: str
     kind: str
@@ -77,7 +79,8 @@ def from_options(config_class: type[ConfigType], **options) -> ConfigType:
     """Return a configuration with `options` in place of the defaults.
 
     Names are the flags' with underscores, or one of their aliases such as img. Raises ConfigError for an
-    unknown name, with the nearest known one, and for a value that cannot be."""
+    unknown name, with the nearest known one, and for a value that cannot be.
+    """
     names = {each.name: each.name for each in fields(config_class)}
     for each in fields(config_class):
         names.update({alias.lstrip("-").replace("-", "_"): each.name for alias in each.metadata["flag"].aliases})
@@ -96,12 +99,17 @@ def from_options(config_class: type[ConfigType], **options) -> ConfigType:
     return config_class(**known)
 
 
-def parse(config_class: type[ConfigType], argv: Sequence[str] | None = None, description: str | None = None,
-          prog: str | None = None) -> ConfigType:
+def parse(
+    config_class: type[ConfigType],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+) -> ConfigType:
     """Return the configuration that a command line asks for (`sys.argv` by default).
 
     Unambiguous prefixes of flags are accepted. A mistake ends the program as argparse does, with exit
-    code 2, after one line that says what is wrong."""
+    code 2, after one line that says what is wrong.
+    """
     parser = build_parser(config_class, description, prog)
     argv = list(sys.argv[1:] if argv is None else argv)
     options, unknown = parser.parse_known_args(_with_old_prefixes(config_class, argv))
@@ -118,13 +126,17 @@ def parse(config_class: type[ConfigType], argv: Sequence[str] | None = None, des
     return config
 
 
-def build_parser(config_class: type[Options], description: str | None = None, prog: str | None = None) -> argparse.ArgumentParser:
+def build_parser(
+    config_class: type[Options], description: str | None = None, prog: str | None = None
+) -> argparse.ArgumentParser:
     """Return the parser of a configuration: one argument a field, and one a refused flag."""
     parser = _Parser(prog=prog, description=description)
     for each in fields(config_class):
         parser.add_argument(*flag_names(each), **_argument(each))
     for name, advice in config_class.refused().items():
-        parser.add_argument(name, action=_Refuse, advice=advice, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        parser.add_argument(
+            name, action=_Refuse, advice=advice, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     return parser
 
 
@@ -194,8 +206,11 @@ def _help(each: Field) -> str:
 
 def _with_old_prefixes(config_class: type[Options], argv: list[str]) -> list[str]:
     """Return argv with those prefixes written out that were unambiguous among v6.1's flags, so that a
-    flag that came later (--labels) does not break an old habit (--label 0.1)."""
-    old = {name: each.name for each in fields(config_class) if not each.metadata["flag"].new for name in flag_names(each)}
+    flag that came later (--labels) does not break an old habit (--label 0.1).
+    """
+    old = {
+        name: each.name for each in fields(config_class) if not each.metadata["flag"].new for name in flag_names(each)
+    }
     old.update({name: name for name in config_class.refused()})
     every = {name for each in fields(config_class) for name in flag_names(each)} | set(old)
     written: list[str] = []

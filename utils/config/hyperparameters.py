@@ -1,5 +1,6 @@
 """The hyperparameters of a training: YOLOv5 v6.1's 29 keys, their defaults (hyp.scratch-low) and their ranges,
-and three of ours that choose the box loss."""
+and three of ours that choose the box loss.
+"""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ class Hyperparameters:
     Box loss, ours: iou one of BOX_LOSSES in any case (WIoU is v3); inner the sides of Inner-IoU's boxes as a multiple
     of the boxes', 1 or None off; focal the power of Focal-EIoU's weight IoU^focal, 0 or None off.
     gate_lr: learning rate of identity start's gates as a multiple of the weights', None for the optimizer's own.
-    label_smoothing is a flag that travels with the gains; it stands in no file of v6.1."""
+    label_smoothing is a flag that travels with the gains; it stands in no file of v6.1.
+    """
 
     lr0: float = _gain(0.01)
     lrf: float = _gain(0.01)
@@ -77,7 +79,8 @@ class Hyperparameters:
         """Return the hyperparameters of a yaml file (a path or a name in data/hyps), of a mapping such as a
         row of evolve.csv, or the defaults for None. A missing key takes its default, with a line that says so.
 
-        Raises ConfigError that names the file, the key and the range or the nearest known key."""
+        Raises ConfigError that names the file, the key and the range or the nearest known key.
+        """
         if isinstance(source, cls):
             return source
         if source is None:
@@ -112,10 +115,15 @@ class Hyperparameters:
 
     def scaled(self, levels: int, nc: int, imgsz: int, label_smoothing: float = 0.0) -> "Hyperparameters":
         """Return the gains as the loss uses them, for a head of `levels` maps, `nc` classes and `imgsz` pixels:
-        box x 3/levels, cls x nc/80 x 3/levels, obj x (imgsz/640)^2 x 3/levels (v6.1's train)."""
+        box x 3/levels, cls x nc/80 x 3/levels, obj x (imgsz/640)^2 x 3/levels (v6.1's train).
+        """
         per_level = 3 / levels
-        return self.replace(box=self.box * per_level, cls=self.cls * nc / 80 * per_level,
-                            obj=self.obj * (imgsz / 640) ** 2 * per_level, label_smoothing=label_smoothing)
+        return self.replace(
+            box=self.box * per_level,
+            cls=self.cls * nc / 80 * per_level,
+            obj=self.obj * (imgsz / 640) ** 2 * per_level,
+            label_smoothing=label_smoothing,
+        )
 
 
 def _checked(each, value: object) -> float | str | None:

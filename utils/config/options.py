@@ -10,7 +10,9 @@ _SIZE_ALIASES = ("--img", "--img-size")
 _DATA = str(ROOT / "data" / "shapes.yaml")
 _PUBLISHED = str(ROOT / "yolov5s.pt")
 _LABEL_POLICIES = ("skip", "clip", "strict")
-_LABELS_HELP = "what a bad label row does: skip leaves the row out, clip also pulls boxes into the image, strict ends the run"
+_LABELS_HELP = (
+    "what a bad label row does: skip leaves the row out, clip also pulls boxes into the image, strict ends the run"
+)
 _DOWNLOAD_HELP = "fetch published weights or a data set that is not on disk; nothing is fetched without it"
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
 _LOCAL = "nothing is sent to a cloud service here"
@@ -21,7 +23,9 @@ class TrainConfig(Options):
     """What train.py can be told. Field names are the flags with underscores."""
 
     weights: str = flag("", "checkpoint to start from, such as yolov5s.pt; '' starts from random weights")
-    cfg: str = flag("", "model yaml, such as models/yolov5n_CBAM.yaml; '' takes the one inside --weights, else the default")
+    cfg: str = flag(
+        "", "model yaml, such as models/yolov5n_CBAM.yaml; '' takes the one inside --weights, else the default"
+    )
     data: str = flag(_DATA, "data set yaml")
     hyp: str = flag(str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"), "hyperparameter yaml")
     epochs: int = flag(300, "passes over the training images", "integer", low=1)
@@ -33,8 +37,9 @@ class TrainConfig(Options):
     noval: bool = flag(False, "validate after the last epoch only", "switch")
     noautoanchor: bool = flag(False, "keep the anchors whatever the labels look like", "switch")
     evolve: int | None = flag(None, "search hyperparameters for this many generations", "integer", const=300, low=1)
-    cache: str | None = flag(None, "keep decoded images in memory (ram) or beside the data (disk)", const="ram",
-                             choices=("ram", "disk"))
+    cache: str | None = flag(
+        None, "keep decoded images in memory (ram) or beside the data (disk)", const="ram", choices=("ram", "disk")
+    )
     image_weights: bool = flag(False, "draw images of badly learnt classes more often", "switch")
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     multi_scale: bool = flag(False, "vary the input size by half either way from batch to batch", "switch")
@@ -49,24 +54,42 @@ class TrainConfig(Options):
     cos_lr: bool = flag(False, "let the learning rate fall along a half cosine instead of a line", "switch")
     label_smoothing: float = flag(0.0, "share of a class target given to the other classes", "number", low=0, high=1)
     patience: int = flag(100, "epochs without improvement before training stops; 0 never stops early", "integer", low=0)
-    freeze: tuple[int | str, ...] = flag((0,), "layers to leave as they are: one number N freezes the first N, several name "
-                                         "them, backbone means all of it; inserted attention is not counted and never frozen",
-                                         "integer", many=True, low=0, words=("backbone",))
+    freeze: tuple[int | str, ...] = flag(
+        (0,),
+        "layers to leave as they are: one number N freezes the first N, several name "
+        "them, backbone means all of it; inserted attention is not counted and never frozen",
+        "integer",
+        many=True,
+        low=0,
+        words=("backbone",),
+    )
     save_period: int = flag(-1, "keep a checkpoint every so many epochs; -1 keeps none", "integer", low=-1)
     local_rank: int = flag(-1, "set by launchers of several processes; not used", "integer", aliases=("--local_rank",))
     seed: int = flag(0, "decides all random numbers", "integer", low=0, high=2**32 - 1, new=True)
-    deterministic: bool = flag(False, "use algorithms that give the same bits each time, where there are any", "switch", new=True)
+    deterministic: bool = flag(
+        False, "use algorithms that give the same bits each time, where there are any", "switch", new=True
+    )
     amp: bool | None = flag(None, "mixed precision; not said: on with CUDA, off elsewhere", "choice", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
-    attention_start: str = flag("", "how inserted attention starts: identity behind a zero gate a channel, plain as published; "
-                                "'' does what the yaml says", choices=("", "identity", "plain"), new=True)
-    transfer: str = flag("layers", "how --weights finds its place: layers aligned by what they are, or keys, by name as in v6.1",
-                         choices=("layers", "keys"), new=True)
-    require_transfer: float = flag(0.0, "least share of --weights' parameters that must find a place, 0 to 1", "number",
-                                   low=0, high=1, new=True)
+    attention_start: str = flag(
+        "",
+        "how inserted attention starts: identity behind a zero gate a channel, plain as published; "
+        "'' does what the yaml says",
+        choices=("", "identity", "plain"),
+        new=True,
+    )
+    transfer: str = flag(
+        "layers",
+        "how --weights finds its place: layers aligned by what they are, or keys, by name as in v6.1",
+        choices=("layers", "keys"),
+        new=True,
+    )
+    require_transfer: float = flag(
+        0.0, "least share of --weights' parameters that must find a place, 0 to 1", "number", low=0, high=1, new=True
+    )
 
     @classmethod
     def refused(cls) -> dict[str, str]:
@@ -104,8 +127,12 @@ class ValConfig(Options):
     imgsz: int = flag(640, "longer side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
     conf_thres: float = flag(0.001, "least confidence of a detection", "number", low=0, high=1)
     iou_thres: float = flag(0.6, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
-    task: str = flag("val", "the split to validate on, also one of another name in --data; speed times, study repeats over sizes",
-                     choices=("train", "val", "test", "speed", "study"), open_choices=True)
+    task: str = flag(
+        "val",
+        "the split to validate on, also one of another name in --data; speed times, study repeats over sizes",
+        choices=("train", "val", "test", "speed", "study"),
+        open_choices=True,
+    )
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     workers: int = flag(8, "processes that load images; 0 loads in the main one", "integer", low=0)
     single_cls: bool = flag(False, "treat all classes as one", "switch")
@@ -119,12 +146,26 @@ class ValConfig(Options):
     name: str = flag("exp", "name of the run folder; numbered where it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
     half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch")
+    dnn: bool = flag(
+        False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch"
+    )
     max_det: int = flag(300, "most detections an image", "integer", low=1, new=True)
-    confusion_conf: float = flag(0.25, "confusion matrix, counts of errors: confidence from which a detection counts",
-                                 "number", low=0, high=1, new=True)
-    confusion_iou: float = flag(0.45, "confusion matrix: overlap above which a detection and a label are a pair",
-                                "number", low=0, high=1, new=True)
+    confusion_conf: float = flag(
+        0.25,
+        "confusion matrix, counts of errors: confidence from which a detection counts",
+        "number",
+        low=0,
+        high=1,
+        new=True,
+    )
+    confusion_iou: float = flag(
+        0.45,
+        "confusion matrix: overlap above which a detection and a label are a pair",
+        "number",
+        low=0,
+        high=1,
+        new=True,
+    )
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
@@ -142,11 +183,19 @@ class DetectConfig(Options):
     """What detect.py can be told. Field names are the flags with underscores."""
 
     weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
-    source: str = flag(str(ROOT / "data" / "images"),
-                       "image, video, folder, glob, list of streams (.txt), stream URL or camera number such as 0")
+    source: str = flag(
+        str(ROOT / "data" / "images"),
+        "image, video, folder, glob, list of streams (.txt), stream URL or camera number such as 0",
+    )
     data: str = flag(_DATA, "data set yaml, for class names that the weights do not carry")
-    imgsz: tuple[int, int] = flag((640, 640), "network input in pixels: one side, or height and width",
-                                  "integer", many=True, low=32, aliases=_SIZE_ALIASES)
+    imgsz: tuple[int, int] = flag(
+        (640, 640),
+        "network input in pixels: one side, or height and width",
+        "integer",
+        many=True,
+        low=32,
+        aliases=_SIZE_ALIASES,
+    )
     conf_thres: float = flag(0.25, "least confidence of a detection", "number", low=0, high=1)
     iou_thres: float = flag(0.45, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
     max_det: int = flag(1000, "most detections an image", "integer", low=1)
@@ -160,7 +209,9 @@ class DetectConfig(Options):
     agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other", "switch")
     augment: bool = flag(False, "average over scales and a flip (test-time augmentation)", "switch")
     visualize: bool = flag(False, "write pictures of the feature maps", "switch")
-    update: bool = flag(False, "afterwards write <name>_stripped.pt beside each checkpoint that carries training state", "switch")
+    update: bool = flag(
+        False, "afterwards write <name>_stripped.pt beside each checkpoint that carries training state", "switch"
+    )
     project: str = flag(str(ROOT / "runs" / "detect"), "folder of the run folders")
     name: str = flag("exp", "name of the run folder; numbered where it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
@@ -168,10 +219,13 @@ class DetectConfig(Options):
     hide_labels: bool = flag(False, "draw boxes without text", "switch")
     hide_conf: bool = flag(False, "draw class names without confidences", "switch")
     half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch")
+    dnn: bool = flag(
+        False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch"
+    )
     vid_stride: int = flag(1, "use every n-th frame of a video or stream", "integer", low=1, new=True)
-    stream_buffer: bool = flag(False, "use every frame of a stream instead of the newest; a slow network then lags", "switch",
-                               new=True)
+    stream_buffer: bool = flag(
+        False, "use every frame of a stream instead of the newest; a slow network then lags", "switch", new=True
+    )
     save_csv: bool = flag(False, "write all detections to one csv", "switch", new=True)
     save_json: bool = flag(False, "write all detections to one json", "switch", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)

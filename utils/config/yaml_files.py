@@ -9,7 +9,8 @@ from utils.files import ROOT, read_text
 
 def find_yaml(name: Path | str, folder: str, kind: str) -> Path:
     """Return the file that `name` means: a path, a path below the project's root, or the name of
-    a file in the project's `folder`, with or without .yaml. Raises ConfigError with near names."""
+    a file in the project's `folder`, with or without .yaml. Raises ConfigError with near names.
+    """
     shelf = ROOT / folder
     for candidate in (Path(name), ROOT / name, shelf / name, shelf / f"{name}.yaml"):
         if candidate.is_file():
@@ -22,7 +23,8 @@ def find_yaml(name: Path | str, folder: str, kind: str) -> Path:
 def read_yaml(path: Path, texts_only: bool = False) -> dict:
     """Return a yaml file's mapping; with `texts_only` every scalar stays the text that was written.
 
-    Raises ConfigError that names the line where the file is not yaml or not a mapping."""
+    Raises ConfigError that names the line where the file is not yaml or not a mapping.
+    """
     import yaml
 
     try:
@@ -32,7 +34,9 @@ def read_yaml(path: Path, texts_only: bool = False) -> dict:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise ConfigError(f"{where}: not valid yaml: {getattr(error, 'problem', None) or str(error).splitlines()[0]}") from None
+        raise ConfigError(
+            f"{where}: not valid yaml: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+        ) from None
     if content is None:
         raise ConfigError(f"{path}: the file is empty; expected lines of the form `key: value`")
     if not isinstance(content, dict):

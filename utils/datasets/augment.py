@@ -1,7 +1,8 @@
 """Augmented training pictures: mosaic, copy-paste, mixup, random views, flips and colour jitter.
 
 Pure functions of pictures, labels, gains and a generator. A picture is never drawn on the large mosaic canvas:
-each tile's placement and the random view are composed and the tile is resampled once, into the output."""
+each tile's placement and the random view are composed and the tile is resampled once, into the output.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +13,17 @@ import cv2
 import numpy as np
 
 from utils.datasets.colour import Jitter, random_jitter
-from utils.datasets.geometry import Objects, Tile, View, mosaic_tiles, objects_on_canvas, random_view, seen, snapped, transform
+from utils.datasets.geometry import (
+    Objects,
+    Tile,
+    View,
+    mosaic_tiles,
+    objects_on_canvas,
+    random_view,
+    seen,
+    snapped,
+    transform,
+)
 from utils.datasets.letterbox import GREY, pad_before
 from utils.types import Labels
 
@@ -44,12 +55,14 @@ class Scene:
     pasted: tuple[int, ...] = ()
 
 
-def augmented(pictures: Pictures, index: int, shape: tuple[int, int], hyp, generator: np.random.Generator,
-              mosaic: bool = True) -> tuple[np.ndarray, Labels]:
+def augmented(
+    pictures: Pictures, index: int, shape: tuple[int, int], hyp, generator: np.random.Generator, mosaic: bool = True
+) -> tuple[np.ndarray, Labels]:
     """Return one training picture (H, W, 3) uint8 RGB of `shape` and its labels.
 
     With `mosaic`, hyp.mosaic is the chance of four pictures in one and hyp.mixup the chance that two such are blended;
-    otherwise picture `index` is letterboxed into `shape`. hyp gives the gains of views, flips and colours."""
+    otherwise picture `index` is letterboxed into `shape`. hyp gives the gains of views, flips and colours.
+    """
     jitter = random_jitter(hyp.hsv_h, hyp.hsv_s, hyp.hsv_v, generator)
     flips = generator.random() < hyp.fliplr, generator.random() < hyp.flipud
     if not (mosaic and generator.random() < hyp.mosaic):
@@ -57,8 +70,10 @@ def augmented(pictures: Pictures, index: int, shape: tuple[int, int], hyp, gener
     elif generator.random() >= hyp.mixup:
         image, cls, xyxy = render(pictures, mosaic_scene(pictures, index, shape, hyp, generator), jitter)
     else:
-        pair = [render(pictures, mosaic_scene(pictures, each, shape, hyp, generator), Jitter())
-                for each in (index, int(generator.integers(len(pictures))))]
+        pair = [
+            render(pictures, mosaic_scene(pictures, each, shape, hyp, generator), Jitter())
+            for each in (index, int(generator.integers(len(pictures))))
+        ]
         image, cls, xyxy = mixup(*pair, generator.beta(32.0, 32.0))
         jitter.apply(image, image)
     image, xyxy = _flipped(image, xyxy, *flips)
@@ -68,7 +83,10 @@ def augmented(pictures: Pictures, index: int, shape: tuple[int, int], hyp, gener
 def mosaic_scene(pictures: Pictures, index: int, shape: tuple[int, int], hyp, generator: np.random.Generator) -> Scene:
     """Draw a mosaic of picture `index` and three others on a canvas of twice `shape`, and a view of it."""
     canvas = 2 * shape[0], 2 * shape[1]
-    centre = int(generator.integers(shape[1] // 2, 3 * shape[1] // 2)), int(generator.integers(shape[0] // 2, 3 * shape[0] // 2))
+    centre = (
+        int(generator.integers(shape[1] // 2, 3 * shape[1] // 2)),
+        int(generator.integers(shape[0] // 2, 3 * shape[0] // 2)),
+    )
     indices = [index, *(int(i) for i in generator.integers(len(pictures), size=3))]
     indices = [indices[place] for place in generator.permutation(4)]
     view = random_view(canvas, shape, hyp, generator)
@@ -82,35 +100,46 @@ def single_scene(pictures: Pictures, index: int, shape: tuple[int, int], hyp, ge
     """Draw a view of one picture letterboxed into `shape`."""
     height, width = pictures.fitted(index)
     top, left = pad_before((height, width), shape)
-    view, tiles = snapped(random_view(shape, shape, hyp, generator), [Tile(index, (left, top), (1, 1), (width, height))])
+    view, tiles = snapped(
+        random_view(shape, shape, hyp, generator), [Tile(index, (left, top), (1, 1), (width, height))]
+    )
     return Scene(tiles, objects_on_canvas(tiles, [pictures.labels(index)], shape), view)
 
 
-def copy_paste(objects: Objects, width: int, probability: float,
-               generator: np.random.Generator) -> tuple[Objects, tuple[int, ...]]:
+def copy_paste(
+    objects: Objects, width: int, probability: float, generator: np.random.Generator
+) -> tuple[Objects, tuple[int, ...]]:
     """Return the objects with mirrored copies of some added, and which were copied.
 
     `probability` is the share of outlined objects to try; a copy, mirrored at the middle of the canvas of `width`,
-    is dropped where it would cover 30 % or more of a present object."""
+    is dropped where it would cover 30 % or more of a present object.
+    """
     candidates = np.flatnonzero(objects.outlined) if probability else ()
     if not len(candidates):
         return objects, ()
     boxes, chosen = objects.xyxy, []
-    for number in generator.permutation(candidates)[:round(probability * len(candidates))]:
+    for number in generator.permutation(candidates)[: round(probability * len(candidates))]:
         x0, y0, x1, y1 = objects.xyxy[number]
         mirrored = np.array([width - x1, y0, width - x0, y1])
         if (_covered(mirrored, boxes) < MAX_COVERED).all():
             boxes = np.concatenate((boxes, mirrored[None]))
             chosen.append(int(number))
     outlines = tuple(_mirrored(objects.polygons[number], width) for number in chosen)
-    return Objects(np.append(objects.cls, objects.cls[chosen]), boxes, np.append(objects.owner, objects.owner[chosen]),
-                   objects.polygons + outlines), tuple(chosen)
+    return Objects(
+        np.append(objects.cls, objects.cls[chosen]),
+        boxes,
+        np.append(objects.owner, objects.owner[chosen]),
+        objects.polygons + outlines,
+    ), tuple(chosen)
 
 
 def mixup(one: tuple, other: tuple, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return two (image, cls, xyxy) blended, `share` (0..1) of the first, with the objects of both."""
-    return (cv2.addWeighted(one[0], share, other[0], 1 - share, 0), np.concatenate((one[1], other[1])),
-            np.concatenate((one[2], other[2])))
+    return (
+        cv2.addWeighted(one[0], share, other[0], 1 - share, 0),
+        np.concatenate((one[1], other[1])),
+        np.concatenate((one[2], other[2])),
+    )
 
 
 def _covered(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -136,7 +165,9 @@ def _flipped(image: np.ndarray, xyxy: np.ndarray, left_right: bool, up_down: boo
 
 def _normalised(cls: np.ndarray, xyxy: np.ndarray, shape: tuple[int, int]) -> Labels:
     size = np.float32([shape[1], shape[0]])
-    return Labels(cls, np.concatenate(((xyxy[:, :2] + xyxy[:, 2:]) / (2 * size), (xyxy[:, 2:] - xyxy[:, :2]) / size), 1))
+    return Labels(
+        cls, np.concatenate(((xyxy[:, :2] + xyxy[:, 2:]) / (2 * size), (xyxy[:, 2:] - xyxy[:, :2]) / size), 1)
+    )
 
 
 def render(pictures: Pictures, scene: Scene, jitter: Jitter) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,7 +195,9 @@ def render(pictures: Pictures, scene: Scene, jitter: Jitter) -> tuple[np.ndarray
     return output, *seen(scene.objects, scene.view)
 
 
-def _paint_resized(output: np.ndarray, tile: Tile, view: View, image_of: Callable[[Tile], np.ndarray], jitter: Jitter) -> None:
+def _paint_resized(
+    output: np.ndarray, tile: Tile, view: View, image_of: Callable[[Tile], np.ndarray], jitter: Jitter
+) -> None:
     """Draw a tile through a snapped aligned view: its whole rectangle in the output has whole-pixel sides."""
     visible, spans = tile.visible(view.canvas), []
     for axis in (0, 1):
@@ -207,7 +240,8 @@ def _source_span(first: int, last: int, start: int, full: int, source: int) -> _
     pixels that spreads over `full` output pixels from `start`.
 
     The span grows by a few pixels to where a boundary of output pixels meets one of source pixels, so that a
-    resize of that part is in register with a resize of the whole to a few hundredths of a pixel."""
+    resize of that part is in register with a resize of the whole to a few hundredths of a pixel.
+    """
     ratio = source / full
     reach = SLACK + math.ceil(1 / ratio)
 
@@ -226,13 +260,14 @@ def _source_span(first: int, last: int, start: int, full: int, source: int) -> _
 
 def _shrunk(image: np.ndarray, zoom_y: float, zoom_x: float) -> np.ndarray:
     """Return `image` averaged over whole blocks of pixels where it will be shown at half its size or less, so that
-    the linear resampling that follows does not skip pixels. Up to a block's rest is left out, evenly at both ends."""
+    the linear resampling that follows does not skip pixels. Up to a block's rest is left out, evenly at both ends.
+    """
     block_y, block_x = (max(min(int(1 / zoom), side), 1) for zoom, side in zip((zoom_y, zoom_x), image.shape))
     if block_y == block_x == 1:
         return image
     rows, columns = image.shape[0] // block_y, image.shape[1] // block_x
     top, left = (image.shape[0] - rows * block_y) // 2, (image.shape[1] - columns * block_x) // 2
-    image = image[top:top + rows * block_y, left:left + columns * block_x]
+    image = image[top : top + rows * block_y, left : left + columns * block_x]
     return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
@@ -243,15 +278,22 @@ def _paint_warped(output: np.ndarray, tile: Tile, view: View, image_of: Callable
     _warp_inside(output, outline, tile, view, view.matrix, image_of)
 
 
-def _paint_mirrored(output: np.ndarray, tile: Tile, polygon: np.ndarray, view: View,
-                    image_of: Callable[[Tile], np.ndarray]) -> None:
+def _paint_mirrored(
+    output: np.ndarray, tile: Tile, polygon: np.ndarray, view: View, image_of: Callable[[Tile], np.ndarray]
+) -> None:
     """Draw the part of a tile inside `polygon` (canvas pixels), mirrored at the middle of the canvas."""
     matrix = view.matrix @ np.array([[-1.0, 0, view.canvas[1]], [0, 1, 0], [0, 0, 1]])
     _warp_inside(output, transform(polygon, matrix), tile, view, matrix, image_of)
 
 
-def _warp_inside(output: np.ndarray, outline: np.ndarray, tile: Tile, view: View, matrix: np.ndarray,
-                 image_of: Callable[[Tile], np.ndarray]) -> None:
+def _warp_inside(
+    output: np.ndarray,
+    outline: np.ndarray,
+    tile: Tile,
+    view: View,
+    matrix: np.ndarray,
+    image_of: Callable[[Tile], np.ndarray],
+) -> None:
     """Resample a tile through `matrix` (canvas to output) into the pixels of `output` inside `outline` (k, 2)."""
     if np.isnan(outline).any():  # reaches behind the horizon of a strong perspective
         return
@@ -261,7 +303,7 @@ def _warp_inside(output: np.ndarray, outline: np.ndarray, tile: Tile, view: View
         return
     image = image_of(tile)
     image = _shrunk(image, *(view.scale * size / side for size, side in zip(tile.size[::-1], image.shape)))
-    target = output[low[1]:high[1], low[0]:high[0]]
+    target = output[low[1] : high[1], low[0] : high[0]]
     size = target.shape[1::-1]
     # OpenCV counts from the centre of the first pixel, we from its corner
     index_from_point, point_from_index = np.eye(3), np.eye(3)
@@ -280,6 +322,8 @@ def quadrupled(samples: Sequence[tuple[np.ndarray, Labels]], enlarge: bool) -> t
         return cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR), Labels(labels.cls, labels.xywhn)
     rows = [np.concatenate((samples[left][0], samples[left + 2][0]), 1) for left in (0, 1)]
     corners = np.float32([[0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5]])  # down first, then right
-    boxes = [np.concatenate((labels.xywhn[:, :2] / 2 + corner, labels.xywhn[:, 2:] / 2), 1)
-             for (_, labels), corner in zip(samples, corners)]
+    boxes = [
+        np.concatenate((labels.xywhn[:, :2] / 2 + corner, labels.xywhn[:, 2:] / 2), 1)
+        for (_, labels), corner in zip(samples, corners)
+    ]
     return np.concatenate(rows, 0), Labels(np.concatenate([labels.cls for _, labels in samples]), np.concatenate(boxes))

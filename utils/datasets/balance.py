@@ -19,7 +19,8 @@ MANY = 0.1  # share of pictures without a label file from which it is told
 @dataclass(frozen=True)
 class SplitCount:
     """What a split holds. pictures: usable ones; unusable: left out; missing, empty: pictures without a label file and
-    with an empty one; objects and holders: (nc,) objects of each class and pictures that hold one."""
+    with an empty one; objects and holders: (nc,) objects of each class and pictures that hold one.
+    """
 
     pictures: int
     unusable: int
@@ -33,8 +34,14 @@ def count(store: LabelStore, seen: Sequence[Seen], nc: int) -> SplitCount:
     """Return the figures of one split: its usable pictures as a store, and all that was looked at."""
     pairs = np.unique(np.stack((store.image_of, store.cls), 1), axis=0)[:, 1]
     states = Counter(one.state for one in seen)
-    return SplitCount(len(store), len(seen) - len(store), states["missing"], states["empty"],
-                      store.class_counts(nc), np.bincount(pairs, minlength=nc))
+    return SplitCount(
+        len(store),
+        len(seen) - len(store),
+        states["missing"],
+        states["empty"],
+        store.class_counts(nc),
+        np.bincount(pairs, minlength=nc),
+    )
 
 
 def class_findings(counts: Mapping[str, SplitCount], names: Sequence[str], yaml: str) -> Iterator[Finding]:
@@ -51,7 +58,9 @@ def class_findings(counts: Mapping[str, SplitCount], names: Sequence[str], yaml:
             others = {other: counts[other].objects[number] for other in counts}
             elsewhere = ", ".join(f"{objects} in {other}" for other, objects in others.items() if objects)
             kind = "class-not-trained" if split == "train" else "class-not-measured"
-            yield Finding(yaml, 0, kind, f"class {number} ({names[number]}) has no object in {split}, {elsewhere}", split)
+            yield Finding(
+                yaml, 0, kind, f"class {number} ({names[number]}) has no object in {split}, {elsewhere}", split
+            )
     if "train" in counts:
         yield from _train_findings(counts["train"], names, yaml)
 
@@ -60,15 +69,19 @@ def _train_findings(train: SplitCount, names: Sequence[str], yaml: str) -> Itera
     present = np.flatnonzero(train.objects)
     for number in present:
         if train.objects[number] < RARE_OBJECTS or train.holders[number] < RARE_PICTURES:
-            what = (f"class {number} ({names[number]}) has {_several(train.objects[number], 'object')} "
-                    f"in {_several(train.holders[number], 'picture')}")
+            what = (
+                f"class {number} ({names[number]}) has {_several(train.objects[number], 'object')} "
+                f"in {_several(train.holders[number], 'picture')}"
+            )
             yield Finding(yaml, 0, "class-rare", what, "train")
     if len(present) > 1:
         most, least = present[train.objects[present].argmax()], present[train.objects[present].argmin()]
         ratio = train.objects[most] / train.objects[least]
         if ratio >= IMBALANCE:
-            what = (f"{names[most]} has {train.objects[most]} objects, {names[least]} {train.objects[least]}: "
-                    f"{ratio:.0f} to 1")
+            what = (
+                f"{names[most]} has {train.objects[most]} objects, {names[least]} {train.objects[least]}: "
+                f"{ratio:.0f} to 1"
+            )
             yield Finding(yaml, 0, "class-imbalance", what, "train")
 
 
@@ -78,7 +91,9 @@ def label_findings(split: str, figures: SplitCount, seen: Sequence[Seen], yaml: 
         what = f"{split}: none of {_several(len(seen), 'picture')} has a usable label; looked for {example}"
         yield Finding(yaml, 0, "split-unlabelled", what, split)
     elif figures.missing > MANY * len(seen):
-        what = f"{split}: {figures.missing} of {len(seen)} pictures have no label file ({figures.missing / len(seen):.0%})"
+        what = (
+            f"{split}: {figures.missing} of {len(seen)} pictures have no label file ({figures.missing / len(seen):.0%})"
+        )
         yield Finding(yaml, 0, "many-without-label", what, split)
 
 

@@ -21,7 +21,8 @@ class BoxFit:
 
     wh: (m, 2) float64 pixels; ratio: (m,) the factor by which the worse side differs from the best anchor's, inf for a
     box without size (empty array where the head has no anchors of its own); levels: (nl,) boxes that each level can
-    answer for; tiny: (m,) a side below least_side; below: (m,) both sides below the finest stride."""
+    answer for; tiny: (m,) a side below least_side; below: (m,) both sides below the finest stride.
+    """
 
     imgsz: int
     threshold: float
@@ -40,24 +41,45 @@ class BoxFit:
     def figures(self) -> dict[str, float | int | list]:
         """The shares and numbers, fit for json; None where there is nothing to measure."""
         count = len(self.wh)
-        share = {name: round(float(mask.mean()), 6) if len(mask) else None
-                 for name, mask in (("no_anchor", self.without_anchor), ("tiny", self.tiny), ("below_stride", self.below))}
-        sides = {f"p{percent}": [round(float(side), 2) for side in np.percentile(self.wh, percent, axis=0)]
-                 for percent in (1, 10, 50, 90, 99)} if count else {}
+        share = {
+            name: round(float(mask.mean()), 6) if len(mask) else None
+            for name, mask in (("no_anchor", self.without_anchor), ("tiny", self.tiny), ("below_stride", self.below))
+        }
+        sides = (
+            {
+                f"p{percent}": [round(float(side), 2) for side in np.percentile(self.wh, percent, axis=0)]
+                for percent in (1, 10, 50, 90, 99)
+            }
+            if count
+            else {}
+        )
         best = 1 - share["no_anchor"] if share["no_anchor"] is not None else None
-        return {"boxes": count, "no_anchor_share": share["no_anchor"], "best_possible_recall": best, "tiny_share": share["tiny"],
-                "below_stride_share": share["below_stride"], "boxes_of_level": self.levels.tolist(), "width_height_px": sides}
+        return {
+            "boxes": count,
+            "no_anchor_share": share["no_anchor"],
+            "best_possible_recall": best,
+            "tiny_share": share["tiny"],
+            "below_stride_share": share["below_stride"],
+            "boxes_of_level": self.levels.tolist(),
+            "width_height_px": sides,
+        }
 
 
-def measure(store: LabelStore, geometry: HeadGeometry, has_anchors: bool, imgsz: int, threshold: float = 4.0,
-            least_side: float = 3.0) -> BoxFit:
+def measure(
+    store: LabelStore,
+    geometry: HeadGeometry,
+    has_anchors: bool,
+    imgsz: int,
+    threshold: float = 4.0,
+    least_side: float = 3.0,
+) -> BoxFit:
     """Return how a split's boxes fit; threshold: the loss's anchor_t; least_side: pixels at imgsz."""
     wh = store.boxes_px(imgsz)
     stride = float(geometry.strides.min())
     anchors = geometry.anchors_px.detach().cpu().numpy().astype(np.float64)
     ratio, levels = np.zeros(0), np.zeros(geometry.levels, np.int64)
     if has_anchors:
-        parts = [_ratios(wh[start:start + _BLOCK], anchors) for start in range(0, len(wh), _BLOCK)]
+        parts = [_ratios(wh[start : start + _BLOCK], anchors) for start in range(0, len(wh), _BLOCK)]
         by_level = np.concatenate(parts) if parts else np.zeros((0, geometry.levels))
         ratio, levels = by_level.min(1, initial=np.inf), (by_level < threshold).sum(0)
     return BoxFit(imgsz, threshold, least_side, wh, ratio, levels, (wh < least_side).any(1), (wh < stride).all(1))
@@ -71,10 +93,12 @@ def _ratios(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return worse.min(-1)
 
 
-def findings(split: str, fit: BoxFit, store: LabelStore, lines: np.ndarray, files: list[str], stride: float,
-             head: str, yaml: str) -> Iterator[Finding]:
+def findings(
+    split: str, fit: BoxFit, store: LabelStore, lines: np.ndarray, files: list[str], stride: float, head: str, yaml: str
+) -> Iterator[Finding]:
     """A finding a split for each share that is too large, and a note a box. lines: (m,) of the label rows; files: each
-    picture's label file; head: whose anchors these are."""
+    picture's label file; head: whose anchors these are.
+    """
     if not len(fit.wh):
         return
     at = f"at --imgsz {fit.imgsz}"
@@ -89,9 +113,13 @@ def findings(split: str, fit: BoxFit, store: LabelStore, lines: np.ndarray, file
         yield Finding(yaml, 0, "anchors-misfit", f"{split}: {_of(misfit)} boxes have no anchor of {head} {at}", split)
     image_of = store.image_of
     for index in np.flatnonzero(fit.tiny):
-        yield Finding(files[image_of[index]], int(lines[index]), "box-tiny", f"{_size(fit.wh[index])} pixels {at}", split)
+        yield Finding(
+            files[image_of[index]], int(lines[index]), "box-tiny", f"{_size(fit.wh[index])} pixels {at}", split
+        )
     for index in np.flatnonzero(misfit):
-        what = f"{_size(fit.wh[index])} pixels {at} differ from the nearest anchor by a factor of {fit.ratio[index]:.1f}"
+        what = (
+            f"{_size(fit.wh[index])} pixels {at} differ from the nearest anchor by a factor of {fit.ratio[index]:.1f}"
+        )
         yield Finding(files[image_of[index]], int(lines[index]), "box-no-anchor", what, split)
 
 

@@ -3,7 +3,8 @@
     python -m utils.datasets.check data/shapes.yaml --img 640 --cfg models/yolov5n.yaml
 
 Writes check.json, findings.csv, check.png, sheet_<split>.jpg and duplicates.jpg to runs/check/exp, exp2, ... and nothing
-anywhere else. Exit code: 0 without faults and warnings, 1 with, 2 where the check itself could not run."""
+anywhere else. Exit code: 0 without faults and warnings, 1 with, 2 where the check itself could not run.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from utils.files import ROOT
 if TYPE_CHECKING:
     from utils.datasets.doctor import Report
 
-DESCRIPTION = ("Check a data set before training on it: python -m utils.datasets.check DATA.yaml [flags]. Exit code 0: clean, "
-               "1: faults or warnings, 2: could not run.")
+DESCRIPTION = (
+    "Check a data set before training on it: python -m utils.datasets.check DATA.yaml [flags]. Exit code 0: clean, "
+    "1: faults or warnings, 2: could not run."
+)
 PROGRAM = "python -m utils.datasets.check"
 
 
@@ -29,19 +32,35 @@ class CheckConfig(Options):
     """What the check can be told. Field names are the flags with underscores."""
 
     data: str = flag(str(ROOT / "data" / "shapes.yaml"), "data set yaml; may also stand without the flag")
-    cfg: str = flag("", "model yaml whose anchors and strides the boxes are held against; '' takes --weights', else yolov5n's")
+    cfg: str = flag(
+        "", "model yaml whose anchors and strides the boxes are held against; '' takes --weights', else yolov5n's"
+    )
     weights: str = flag("", "checkpoint whose anchors and strides the boxes are held against")
-    imgsz: int = flag(640, "side of the network input in pixels at which boxes are measured", "integer", low=32,
-                      aliases=("--img", "--img-size"))
-    anchor_t: float = flag(4.0, "factor by which a side may differ from an anchor's, as in the hyperparameters", "number", low=1)
+    imgsz: int = flag(
+        640,
+        "side of the network input in pixels at which boxes are measured",
+        "integer",
+        low=32,
+        aliases=("--img", "--img-size"),
+    )
+    anchor_t: float = flag(
+        4.0, "factor by which a side may differ from an anchor's, as in the hyperparameters", "number", low=1
+    )
     min_box: float = flag(3.0, "pixels at --imgsz below which a box's side is tiny", "number", low=0)
     similar: float = flag(0.9, "least similarity of near-duplicate pictures", "number", low=0.5, high=1)
-    turned: bool = flag(False, "also look for mirrored and turned copies (the search takes eight times as long)", "switch")
+    turned: bool = flag(
+        False, "also look for mirrored and turned copies (the search takes eight times as long)", "switch"
+    )
     no_duplicates: bool = flag(False, "do not look for duplicate pictures", "switch")
-    ignore: tuple[str, ...] = flag((), "kinds of findings to leave out, such as picture-turned; may be repeated", repeatable=True)
+    ignore: tuple[str, ...] = flag(
+        (), "kinds of findings to leave out, such as picture-turned; may be repeated", repeatable=True
+    )
     workers: int = flag(8, "threads that look at pictures; 0 looks in the main one", "integer", low=0)
-    plugin: tuple[str, ...] = flag((), "a Python file of your own to import first, such as one that registers a block; "
-                                       "may be repeated", repeatable=True)
+    plugin: tuple[str, ...] = flag(
+        (),
+        "a Python file of your own to import first, such as one that registers a block; may be repeated",
+        repeatable=True,
+    )
     project: str = flag(str(ROOT / "runs" / "check"), "folder of the run folders")
     name: str = flag("exp", "name of the run folder; numbered where it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
@@ -71,17 +90,24 @@ def main(config: CheckConfig) -> "Report":
 def script(argv: Sequence[str] | None = None) -> int:
     """Check as a command line says and return the exit code: 0 clean, 1 faults or warnings, 2 could not run."""
     reports = []
-    code = run_script(lambda config: reports.append(main(config)), CheckConfig, DESCRIPTION, _with_data_flag(argv), PROGRAM)
+    code = run_script(
+        lambda config: reports.append(main(config)), CheckConfig, DESCRIPTION, _with_data_flag(argv), PROGRAM
+    )
     return code or int(not reports[0].clean)
 
 
 def _with_data_flag(argv: Sequence[str] | None) -> list[str]:
     """The command line with --data in front of the data yaml where that stands without it: the one word that belongs to no
-    flag or, of several, the first that ends like a yaml; what else belongs to no flag is left to the parser to name."""
+    flag or, of several, the first that ends like a yaml; what else belongs to no flag is left to the parser to name.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     _, unknown = build_parser(CheckConfig, DESCRIPTION, PROGRAM).parse_known_args(argv)
     words = [word for word in unknown if not word.startswith("-")]
-    word = words[0] if len(unknown) == len(words) == 1 else next((one for one in words if one.endswith((".yaml", ".yml"))), None)
+    word = (
+        words[0]
+        if len(unknown) == len(words) == 1
+        else next((one for one in words if one.endswith((".yaml", ".yml"))), None)
+    )
     if word is not None and not any(given.split("=")[0] == "--data" for given in argv):
         argv.remove(word)
         argv += ["--data", word]

@@ -25,12 +25,12 @@ class Jitter:
         hues = (np.arange(256) * self.hue % 180).astype(np.uint8)  # OpenCV keeps hue as 0..179
         rows = max(STRIP // max(image.shape[1], 1), 1)
         for top in range(0, len(image), rows):
-            h, s, v = cv2.split(cv2.cvtColor(image[top:top + rows], cv2.COLOR_RGB2HSV))
+            h, s, v = cv2.split(cv2.cvtColor(image[top : top + rows], cv2.COLOR_RGB2HSV))
             # plane by plane: OpenCV's one-channel table look-up is far faster than its three-channel one
             cv2.LUT(h, hues, dst=h)
             cv2.convertScaleAbs(s, dst=s, alpha=self.saturation)
             cv2.convertScaleAbs(v, dst=v, alpha=self.value)
-            cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2RGB, dst=target[top:top + rows])
+            cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2RGB, dst=target[top : top + rows])
 
     def grey(self, level: int) -> int:
         """What `apply` makes of a pixel of three equal values."""

@@ -15,7 +15,8 @@ from utils.types import Labels
 @dataclass(frozen=True)
 class Copy:
     """A picture and the earlier one that it repeats. kind: a key of findings.KINDS; similarity: 1 for the same bytes;
-    orientation: what turns the picture into its partner, "" for nothing."""
+    orientation: what turns the picture into its partner, "" for nothing.
+    """
 
     path: str
     split: str
@@ -35,15 +36,24 @@ class Copy:
             what = f"looks like {other}{once}, similarity {self.similarity:.3f}"
         yield Finding(self.path, 0, self.kind, what, self.split)
         if self.labels_differ:
-            yield Finding(self.path, 0, "copy-other-labels", f"is the same file as {other}, with other labels", self.split)
+            yield Finding(
+                self.path, 0, "copy-other-labels", f"is the same file as {other}, with other labels", self.split
+            )
 
 
-def find_copies(paths: Mapping[str, Sequence[str]], seen: Mapping[str, Seen], real: Mapping[str, str], *, similar: float,
-                turned: bool = False) -> list[Copy]:
+def find_copies(
+    paths: Mapping[str, Sequence[str]],
+    seen: Mapping[str, Seen],
+    real: Mapping[str, str],
+    *,
+    similar: float,
+    turned: bool = False,
+) -> list[Copy]:
     """Return, for each picture that repeats earlier ones, its nearest in its own split and its nearest in an earlier split.
 
     paths: split -> pictures; seen: path -> what was seen; real: path -> the file behind it. A file that is listed several
-    times is looked at once, where it comes first; pictures that cannot be used are passed over."""
+    times is looked at once, where it comes first; pictures that cannot be used are passed over.
+    """
     pictures: list[tuple[str, str]] = []
     taken: set[str] = set()
     for split, listed in paths.items():
@@ -66,8 +76,16 @@ def _same_files(pictures: list[tuple[str, str]], seen: Mapping[str, Seen]) -> tu
         for other_split, place in earlier.items():
             partner = pictures[place][0]
             differ = not _same_labels(seen[path].labels, seen[partner].labels)
-            copies.append(Copy(path, split, partner, other_split, "copy-same" if other_split == split else "leak-same",
-                               labels_differ=differ))
+            copies.append(
+                Copy(
+                    path,
+                    split,
+                    partner,
+                    other_split,
+                    "copy-same" if other_split == split else "leak-same",
+                    labels_differ=differ,
+                )
+            )
         earlier.setdefault(split, index)
     return copies, first
 
@@ -81,8 +99,9 @@ def _same_labels(one: Labels, other: Labels) -> bool:
     return bool(np.allclose(ordered[0], ordered[1], atol=1e-4))
 
 
-def _near(pictures: list[tuple[str, str]], first: list[int], seen: Mapping[str, Seen], similar: float,
-          turned: bool) -> list[Copy]:
+def _near(
+    pictures: list[tuple[str, str]], first: list[int], seen: Mapping[str, Seen], similar: float, turned: bool
+) -> list[Copy]:
     """Near duplicates among the pictures at the places `first`."""
     if not first:
         return []
@@ -103,7 +122,7 @@ def _near(pictures: list[tuple[str, str]], first: list[int], seen: Mapping[str, 
 
 def matrix(repeats: Iterable[tuple[str, str]], splits: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return split -> earlier or same split -> pictures of the first that repeat one of the second, of such pairs."""
-    table = {split: {other: 0 for other in splits[:number + 1]} for number, split in enumerate(splits)}
+    table = {split: {other: 0 for other in splits[: number + 1]} for number, split in enumerate(splits)}
     for split, other in repeats:
         if split in table and other in table[split]:
             table[split][other] += 1
@@ -113,7 +132,9 @@ def matrix(repeats: Iterable[tuple[str, str]], splits: Sequence[str]) -> dict[st
 def for_the_sheet(copies: Sequence[Copy], most: int = 12) -> list[Copy]:
     """Return the pairs most worth a look: leaks before copies, and of each the least alike first."""
     ranked = ("leak-near", "leak-same", "copy-near", "copy-same")
-    return sorted(copies, key=lambda copy: (not copy.labels_differ, ranked.index(copy.kind), copy.similarity, copy.path))[:most]
+    return sorted(
+        copies, key=lambda copy: (not copy.labels_differ, ranked.index(copy.kind), copy.similarity, copy.path)
+    )[:most]
 
 
 def caption(copy: Copy) -> str:

@@ -21,11 +21,23 @@ class DetectionDataset(Dataset):
     long side is brought to `imgsz` and the rest padded with grey, `pad` strides more where `rect`.
     cache: None, "ram" or "disk". single_cls: every object is class 0.
 
-    `dataset[(epoch, index)]` depends on (seed, epoch, index) and nothing else; `dataset[index]` is epoch 0."""
+    `dataset[(epoch, index)]` depends on (seed, epoch, index) and nothing else; `dataset[index]` is epoch 0.
+    """
 
-    def __init__(self, store: LabelStore, imgsz: int, *, stride: int = 32, augment: bool = False,
-                 hyp: Hyperparameters | None = None, rect: bool = False, pad: float = 0.0, cache: str | None = None,
-                 single_cls: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        store: LabelStore,
+        imgsz: int,
+        *,
+        stride: int = 32,
+        augment: bool = False,
+        hyp: Hyperparameters | None = None,
+        rect: bool = False,
+        pad: float = 0.0,
+        cache: str | None = None,
+        single_cls: bool = False,
+        seed: int = 0,
+    ):
         self.store = store.as_single_class() if single_cls else store
         self.imgsz, self.stride, self.augment, self.rect, self.seed = imgsz, stride, augment, rect, seed
         self.hyp = hyp or Hyperparameters()
@@ -118,9 +130,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
     pixels = block.numpy()
     for place, sample in enumerate(samples):
         pixels[place] = sample.image
-    return Batch(block.permute(0, 3, 1, 2), targets([sample.labels for sample in samples]),
-                 tuple(sample.path for sample in samples), tuple(sample.letterbox for sample in samples),
-                 tuple(sample.index for sample in samples))
+    return Batch(
+        block.permute(0, 3, 1, 2),
+        targets([sample.labels for sample in samples]),
+        tuple(sample.path for sample in samples),
+        tuple(sample.letterbox for sample in samples),
+        tuple(sample.index for sample in samples),
+    )
 
 
 def targets(labels: Sequence[Labels]) -> torch.Tensor:

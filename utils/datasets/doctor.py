@@ -40,7 +40,8 @@ class Head:
 class Split:
     """One split: its pictures, what was seen of each, and the usable ones with their objects.
 
-    lines: (m,) where the objects' rows stand; files: label file of each picture of the store."""
+    lines: (m,) where the objects' rows stand; files: label file of each picture of the store.
+    """
 
     name: str
     paths: list[str]
@@ -82,10 +83,17 @@ def check(config: CheckConfig) -> Report:
         raise DataError(f"{spec.file}: there is no picture to check; {why}")
     with run_folder(config.project, config.name, config.exist_ok) as folder:
         splits, seen = _examine(listing, spec, head, config)
-        repeated = () if config.no_duplicates else tuple(copies.find_copies(
-            listing.paths, seen, listing.real, similar=config.similar, turned=config.turned))
+        repeated = (
+            ()
+            if config.no_duplicates
+            else tuple(
+                copies.find_copies(listing.paths, seen, listing.real, similar=config.similar, turned=config.turned)
+            )
+        )
         found = findings.in_order(_all_findings(spec, head, listing, splits, repeated), config.ignore)
-        report = Report(folder, tuple(found), splits, repeated, _content(config, spec, head, listing, splits, repeated, found))
+        report = Report(
+            folder, tuple(found), splits, repeated, _content(config, spec, head, listing, splits, repeated, found)
+        )
         _write(report, spec, head)
     _tell(report, spec)
     return report
@@ -100,33 +108,57 @@ def _head(config: CheckConfig) -> Head:
     return Head(name, model.geometry, not model.head.placeholder_anchors)
 
 
-def _examine(listing: Listing, spec: DatasetSpec, head: Head, config: CheckConfig) -> tuple[dict[str, Split], dict[str, Seen]]:
+def _examine(
+    listing: Listing, spec: DatasetSpec, head: Head, config: CheckConfig
+) -> tuple[dict[str, Split], dict[str, Seen]]:
     """Look at every listed path once, and return the splits and path -> what was seen."""
     every = list(dict.fromkeys(path for listed in listing.paths.values() for path in listed))
     seen = dict(zip(every, examine_all(every, spec.names, config.workers)))
     return {name: _split(name, listed, seen, spec, head, config) for name, listed in listing.paths.items()}, seen
 
 
-def _split(name: str, paths: list[str], seen: Mapping[str, Seen], spec: DatasetSpec, head: Head, config: CheckConfig) -> Split:
+def _split(
+    name: str, paths: list[str], seen: Mapping[str, Seen], spec: DatasetSpec, head: Head, config: CheckConfig
+) -> Split:
     looked = [seen[path] for path in paths]
     usable = [(path, one) for path, one in zip(paths, looked) if one.size is not None]
-    store = LabelStore.build([path for path, _ in usable], [one.size for _, one in usable],
-                             [replace(one.labels, segments=()) for _, one in usable])
+    store = LabelStore.build(
+        [path for path, _ in usable],
+        [one.size for _, one in usable],
+        [replace(one.labels, segments=()) for _, one in usable],
+    )
     lines = np.concatenate([one.lines for _, one in usable] or [np.zeros(0, np.int64)])
     fit = box_fit.measure(store, head.geometry, head.has_anchors, config.imgsz, config.anchor_t, config.min_box)
-    return Split(name, paths, looked, store, lines, [label_path(path) for path, _ in usable],
-                 balance.count(store, looked, spec.nc), fit)
+    return Split(
+        name,
+        paths,
+        looked,
+        store,
+        lines,
+        [label_path(path) for path, _ in usable],
+        balance.count(store, looked, spec.nc),
+        fit,
+    )
 
 
-def _all_findings(spec: DatasetSpec, head: Head, listing: Listing, splits: Mapping[str, Split],
-                  repeated: Sequence[copies.Copy]) -> Iterator[Finding]:
+def _all_findings(
+    spec: DatasetSpec, head: Head, listing: Listing, splits: Mapping[str, Split], repeated: Sequence[copies.Copy]
+) -> Iterator[Finding]:
     yaml = str(spec.file or "data")
     yield from listing.findings
     yield from _seen_findings(splits, spec.nc)
     for split in splits.values():
         yield from balance.label_findings(split.name, split.count, split.seen, yaml, label_path(split.paths[0]))
-        yield from box_fit.findings(split.name, split.fit, split.store, split.lines, split.files,
-                                    float(head.geometry.strides.min()), head.name, yaml)
+        yield from box_fit.findings(
+            split.name,
+            split.fit,
+            split.store,
+            split.lines,
+            split.files,
+            float(head.geometry.strides.min()),
+            head.name,
+            yaml,
+        )
     yield from balance.class_findings({name: split.count for name, split in splits.items()}, spec.names, yaml)
     for copy in repeated:
         yield from copy.findings()
@@ -143,34 +175,68 @@ def _seen_findings(splits: Mapping[str, Split], nc: int) -> Iterator[Finding]:
                 yield replace(finding, split=split.name, fix=hint if finding.kind == "class-unknown" else "")
 
 
-def _content(config: CheckConfig, spec: DatasetSpec, head: Head, listing: Listing, splits: Mapping[str, Split],
-             repeated: Sequence[copies.Copy], found: Sequence[Finding]) -> dict:
+def _content(
+    config: CheckConfig,
+    spec: DatasetSpec,
+    head: Head,
+    listing: Listing,
+    splits: Mapping[str, Split],
+    repeated: Sequence[copies.Copy],
+    found: Sequence[Finding],
+) -> dict:
     """What check.json holds: nothing of it depends on workers, time or the run folder."""
-    settings = {name: value for name, value in config.as_dict().items() if name not in ("workers", "project", "name", "exist_ok")}
+    settings = {
+        name: value
+        for name, value in config.as_dict().items()
+        if name not in ("workers", "project", "name", "exist_ok")
+    }
     names, levels = list(splits), findings.count_levels(found)
     better = box_fit.better_anchors({name: split.fit for name, split in splits.items()}, head.geometry)
     anchors = head.geometry.anchors_px.detach().cpu().numpy().round(2).tolist() if head.has_anchors else None
     again = [(copy.split, copy.partner_split) for copy in repeated] + list(listing.repeats)
     return {
-        "data": str(spec.file or "data"), "clean": not levels["fault"] and not levels["warning"], "levels": levels,
-        "classes": list(spec.names), "settings": settings,
-        "head": {"model": head.name, "strides": head.geometry.strides.tolist(), "anchors_px": anchors,
-                 "better_anchors_px": better},
+        "data": str(spec.file or "data"),
+        "clean": not levels["fault"] and not levels["warning"],
+        "levels": levels,
+        "classes": list(spec.names),
+        "settings": settings,
+        "head": {
+            "model": head.name,
+            "strides": head.geometry.strides.tolist(),
+            "anchors_px": anchors,
+            "better_anchors_px": better,
+        },
         "splits": {name: _figures(split) for name, split in splits.items()},
-        "copies": {"pictures": copies.matrix(again, names), "kinds": {kind: sum(one.kind == kind for one in repeated) for kind in
-                                                                         ("leak-same", "leak-near", "copy-same", "copy-near")}},
+        "copies": {
+            "pictures": copies.matrix(again, names),
+            "kinds": {
+                kind: sum(one.kind == kind for one in repeated)
+                for kind in ("leak-same", "leak-near", "copy-same", "copy-near")
+            },
+        },
         "findings": findings.summary(found),
     }
 
 
 def _figures(split: Split) -> dict:
     count, sizes = split.count, split.store.sizes
-    return {"pictures": len(split.paths), "usable": count.pictures, "without_label_file": count.missing,
-            "empty_label_file": count.empty, "objects": int(count.objects.sum()), "objects_of_class": count.objects.tolist(),
-            "pictures_of_class": count.holders.tolist(),
-            "height_width_px": {"smallest": sizes.min(0).tolist(), "median": np.median(sizes, 0).tolist(),
-                                "largest": sizes.max(0).tolist()} if len(sizes) else None,
-            "boxes": split.fit.figures()}
+    return {
+        "pictures": len(split.paths),
+        "usable": count.pictures,
+        "without_label_file": count.missing,
+        "empty_label_file": count.empty,
+        "objects": int(count.objects.sum()),
+        "objects_of_class": count.objects.tolist(),
+        "pictures_of_class": count.holders.tolist(),
+        "height_width_px": {
+            "smallest": sizes.min(0).tolist(),
+            "median": np.median(sizes, 0).tolist(),
+            "largest": sizes.max(0).tolist(),
+        }
+        if len(sizes)
+        else None,
+        "boxes": split.fit.figures(),
+    }
 
 
 def _write(report: Report, spec: DatasetSpec, head: Head) -> None:
@@ -182,21 +248,35 @@ def _write(report: Report, spec: DatasetSpec, head: Head) -> None:
     write_atomically(report.folder / "check.json", lambda stream: stream.write(text.encode("utf-8", "surrogateescape")))
     findings.write_csv(report.findings, report.folder / "findings.csv")
     splits = report.splits
-    plot_page(Page(
-        title=Path(spec.file or "data").name, names=spec.names, head=head.name, strides=head.geometry.strides.numpy(),
-        anchors=head.geometry.anchors_px.detach().cpu().numpy().reshape(-1, 2) if head.has_anchors else np.zeros((0, 2)),
-        stores={name: split.store for name, split in splits.items()}, fits={name: split.fit for name, split in splits.items()},
-        copies=report.content["copies"]["pictures"], kinds=[(kind, entry["level"], entry["count"]) for kind, entry
-                                                            in report.content["findings"].items()],
-        levels=report.content["levels"]), report.folder / "check.png")
+    plot_page(
+        Page(
+            title=Path(spec.file or "data").name,
+            names=spec.names,
+            head=head.name,
+            strides=head.geometry.strides.numpy(),
+            anchors=head.geometry.anchors_px.detach().cpu().numpy().reshape(-1, 2)
+            if head.has_anchors
+            else np.zeros((0, 2)),
+            stores={name: split.store for name, split in splits.items()},
+            fits={name: split.fit for name, split in splits.items()},
+            copies=report.content["copies"]["pictures"],
+            kinds=[(kind, entry["level"], entry["count"]) for kind, entry in report.content["findings"].items()],
+            levels=report.content["levels"],
+        ),
+        report.folder / "check.png",
+    )
     marked = _marked(report.findings)
     for name, split in splits.items():
         sample_sheet(split.store, spec.names, report.folder / f"sheet_{name}.jpg", remarks=marked)
     shown = copies.for_the_sheet(report.copies)
     if shown:
         seen = {path: one.labels for split in splits.values() for path, one in zip(split.paths, split.seen)}
-        pair_sheet([(copies.caption(one), (one.path, one.partner)) for one in shown], seen, spec.names,
-                   report.folder / "duplicates.jpg")
+        pair_sheet(
+            [(copies.caption(one), (one.path, one.partner)) for one in shown],
+            seen,
+            spec.names,
+            report.folder / "duplicates.jpg",
+        )
 
 
 def _marked(found: Iterable[Finding]) -> dict[str, str]:
@@ -207,13 +287,17 @@ def _marked(found: Iterable[Finding]) -> dict[str, str]:
 def _tell(report: Report, spec: DatasetSpec) -> None:
     """The console: a line a split, a line a kind of finding, and the verdict."""
     wide = max(8, *(len(name) + 1 for name in report.splits))
-    LOGGER.info(f"\n{'split':{wide}}{'pictures':>10}{'objects':>10}{'classes':>9}{'unlabelled':>12}{'tiny boxes':>12}"
-                f"{'no anchor':>11}")
+    LOGGER.info(
+        f"\n{'split':{wide}}{'pictures':>10}{'objects':>10}{'classes':>9}{'unlabelled':>12}{'tiny boxes':>12}"
+        f"{'no anchor':>11}"
+    )
     for name, split in report.splits.items():
         figures = split.fit.figures()
         shares = ["-" if figures[key] is None else f"{figures[key]:.1%}" for key in ("tiny_share", "no_anchor_share")]
-        LOGGER.info(f"{name:{wide}}{len(split.paths):10}{split.count.objects.sum():10}{(split.count.objects > 0).sum():6} /{spec.nc:2}"
-                    f"{split.count.missing + split.count.empty:12}{shares[0]:>12}{shares[1]:>11}")
+        LOGGER.info(
+            f"{name:{wide}}{len(split.paths):10}{split.count.objects.sum():10}{(split.count.objects > 0).sum():6} /{spec.nc:2}"
+            f"{split.count.missing + split.count.empty:12}{shares[0]:>12}{shares[1]:>11}"
+        )
     LOGGER.info("")
     for line in findings.table(report.findings, spec.root):
         LOGGER.info(line)

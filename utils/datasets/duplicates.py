@@ -9,7 +9,8 @@ ones u + v < 3 (brightness, slopes, vignettes), have a cosine similarity of at l
 details (plain, black) take no part: their signs are noise.
 
 A mirrored picture has C with the odd columns' signs changed, a turned one its transpose, so that all eight orientations
-come from the same coefficients."""
+come from the same coefficients.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +26,16 @@ LEAST_DETAIL = 1.0  # grey levels (root mean square of the details) below which 
 CANDIDATES = 32  # a picture's nearest hashes that are looked at, in its own split and in earlier ones
 _SMOOTH = 3
 _ROWS, _COLUMNS, _FIRST_COLUMNS, _PAIRS = 128, 8192, 256, 4096  # of a block of hashes; pairs of a block of correlations
-ORIENTATIONS = ("", "mirrored", "turned by 180 degrees", "mirrored upside down", "mirrored at a diagonal",
-                "turned left by 90 degrees", "turned right by 90 degrees", "mirrored at the other diagonal")
+ORIENTATIONS = (
+    "",
+    "mirrored",
+    "turned by 180 degrees",
+    "mirrored upside down",
+    "mirrored at a diagonal",
+    "turned left by 90 degrees",
+    "turned right by 90 degrees",
+    "mirrored at the other diagonal",
+)
 # what each is: columns reversed, rows reversed, and before either the picture transposed
 _CHANGES = ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1))
 
@@ -34,7 +43,8 @@ _CHANGES = ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1
 @dataclass(frozen=True)
 class Matches:
     """The best earlier partner of each of n pictures. index: (n,) int64, -1 where there is none; similarity: (n,)
-    float32, 0 where there is none; orientation: (n,) int8 into ORIENTATIONS, how the picture shows its partner."""
+    float32, 0 where there is none; orientation: (n,) int8 into ORIENTATIONS, how the picture shows its partner.
+    """
 
     index: np.ndarray
     similarity: np.ndarray
@@ -58,7 +68,9 @@ class Matches:
 def coefficients(rgb: np.ndarray) -> np.ndarray:
     """Return (16, 16) float16 lowest cosine coefficients of an RGB uint8 picture of any size."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if min(grey.shape) >= SIDE else cv2.INTER_LINEAR)
+    small = cv2.resize(
+        grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if min(grey.shape) >= SIDE else cv2.INTER_LINEAR
+    )
     basis = _basis()
     return (basis @ small.astype(np.float32) @ basis.T).astype(np.float16)
 
@@ -74,17 +86,19 @@ def is_plain(coefs: np.ndarray) -> np.ndarray:
     """(n, 16, 16) coefficients to (n,) bool: too little detail to be told from other pictures."""
     plain = np.zeros(len(coefs), bool)
     for start in range(0, len(coefs), _PAIRS):
-        norms = np.linalg.norm(_details(coefs[start:start + _PAIRS]), axis=1)
-        plain[start:start + _PAIRS] = norms < LEAST_DETAIL * SIDE
+        norms = np.linalg.norm(_details(coefs[start : start + _PAIRS]), axis=1)
+        plain[start : start + _PAIRS] = norms < LEAST_DETAIL * SIDE
     return plain
 
 
-def find(coefs: np.ndarray, group: np.ndarray, *, similar: float = SIMILAR, radius: int = RADIUS,
-         turned: bool = False) -> tuple[Matches, Matches]:
+def find(
+    coefs: np.ndarray, group: np.ndarray, *, similar: float = SIMILAR, radius: int = RADIUS, turned: bool = False
+) -> tuple[Matches, Matches]:
     """Return each picture's best earlier partner (in its own group, in an earlier group).
 
     coefs: (n, 16, 16); group: (n,) the split's number, rising; turned: look for mirrored and turned copies too.
-    Memory is n coefficients (512 bytes each) and blocks of fixed size; time is n^2 / 2 comparisons of 64 bits."""
+    Memory is n coefficients (512 bytes each) and blocks of fixed size; time is n^2 / 2 comparisons of 64 bits.
+    """
     own, earlier = Matches.none(len(coefs)), Matches.none(len(coefs))
     used = np.flatnonzero(~is_plain(coefs))
     kept = coefs if len(used) == len(coefs) else coefs[used]
@@ -93,7 +107,7 @@ def find(coefs: np.ndarray, group: np.ndarray, *, similar: float = SIMILAR, radi
         queries = hashes(orient(kept, orientation))
         for pictures, partners in _candidates(queries, base, group[used], radius):
             for start in range(0, len(pictures), _PAIRS):
-                i, j = pictures[start:start + _PAIRS], partners[start:start + _PAIRS]
+                i, j = pictures[start : start + _PAIRS], partners[start : start + _PAIRS]
                 similarity = _cosine(_details(orient(kept[i], orientation)), _details(kept[j]))
                 near = similarity >= similar
                 same = group[used[i]] == group[used[j]]
@@ -111,9 +125,12 @@ def orient(coefs: np.ndarray, orientation: int) -> np.ndarray:
     return result * signs[:, None] if down else result
 
 
-def _candidates(queries: np.ndarray, base: np.ndarray, group: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _candidates(
+    queries: np.ndarray, base: np.ndarray, group: np.ndarray, radius: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (pictures, earlier pictures) whose hashes are near, the CANDIDATES nearest a picture of its own group and as
-    many of earlier groups, so that a data set of one scene costs no more memory than any other."""
+    many of earlier groups, so that a data set of one scene costs no more memory than any other.
+    """
     for begin, end in _runs(group):
         for start in range(begin, end, _ROWS):
             rows = np.arange(start, min(start + _ROWS, end))
@@ -182,5 +199,7 @@ def _basis() -> np.ndarray:
 @lru_cache(maxsize=1)
 def _zigzag() -> tuple[np.ndarray, np.ndarray]:
     """(rows, columns) of the 64 lowest frequencies behind the mean, by u + v and then by u."""
-    places = sorted(((u, v) for u in range(KEPT) for v in range(KEPT) if u or v), key=lambda place: (sum(place), place))[:64]
+    places = sorted(
+        ((u, v) for u in range(KEPT) for v in range(KEPT) if u or v), key=lambda place: (sum(place), place)
+    )[:64]
     return tuple(np.array(places).T)

@@ -1,7 +1,8 @@
 """One look at each picture of a data set and at its label file: what is wrong with them, and what the later checks need.
 
 Every picture is opened once and decoded small (a JPEG at 1/8 to 1/1, long side at least 128 pixels). Threads share the
-work, as most of it is waiting for files and decoding, which let others run; results come in the order of the paths."""
+work, as most of it is waiting for files and decoding, which let others run; results come in the order of the paths.
+"""
 
 import hashlib
 import os
@@ -32,7 +33,9 @@ _ROWS = 256  # boxes of a picture that are held against the others at once
 _LEAST_EDGE = 1e-3  # of the picture: boxes may leave it by so much, or by a pixel
 _REASONS = (  # words in the reader's reasons, and the kind that each means
     ("class", "must be", "class-unknown"),
-    ("is outside 0..1", "", "row-outside"), ("is zero", "", "row-no-size"), ("is negative", "", "row-no-size"),
+    ("is outside 0..1", "", "row-outside"),
+    ("is zero", "", "row-no-size"),
+    ("is negative", "", "row-no-size"),
     ("repeats an earlier row", "", "row-repeated"),
 )
 
@@ -43,7 +46,8 @@ class Seen:
 
     size: native (height, width), None where the picture cannot be used; labels: the usable rows, lines: where each
     stands; state of the label file: found, missing, empty or unreadable; coefs: (16, 16) float16 for near duplicates;
-    digest: of the file's bytes; unknown: class numbers outside the data yaml's, one a row; findings: without a split."""
+    digest: of the file's bytes; unknown: class numbers outside the data yaml's, one a row; findings: without a split.
+    """
 
     size: tuple[int, int] | None
     labels: Labels
@@ -61,7 +65,7 @@ def examine_all(paths: Sequence[str], names: Sequence[str], workers: int = 8) ->
     def look(chunk: Sequence[str]) -> list[Seen]:
         return [examine(path, names) for path in chunk]
 
-    chunks = [paths[start:start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     if not workers:
         return list(progress(chain.from_iterable(map(look, chunks)), len(paths), "Looking at pictures"))
     with ThreadPoolExecutor(workers) as pool:
@@ -112,7 +116,9 @@ def _oddities(path: str, header: ImageHeader, pixels: np.ndarray) -> Iterator[Fi
     if deviation.max() < 1:
         yield Finding(path, 0, "picture-blank", f"is of one colour, {tuple(int(value) for value in mean.ravel())}")
     elif _is_grey(pixels):
-        yield Finding(path, 0, "picture-grey", f"holds no colour{f' (stored as {header.mode})' if header.mode != 'RGB' else ''}")
+        yield Finding(
+            path, 0, "picture-grey", f"holds no colour{f' (stored as {header.mode})' if header.mode != 'RGB' else ''}"
+        )
 
 
 def _is_grey(pixels: np.ndarray) -> bool:
@@ -151,7 +157,9 @@ def _kind_of(reason: str) -> str:
     return next((kind for first, second, kind in _REASONS if first in reason and second in reason), "row-format")
 
 
-def _box_faults(file: str, labels: Labels, lines: np.ndarray, size: tuple[int, int], names: Sequence[str]) -> Iterator[Finding]:
+def _box_faults(
+    file: str, labels: Labels, lines: np.ndarray, size: tuple[int, int], names: Sequence[str]
+) -> Iterator[Finding]:
     """Usable boxes that leave the picture, and pairs of boxes on one object."""
     if not len(labels):
         return
@@ -166,7 +174,9 @@ def _box_faults(file: str, labels: Labels, lines: np.ndarray, size: tuple[int, i
         yield Finding(file, int(lines[index]), "box-leaves-picture", what)
     for later, earlier, overlap in _on_one_place(boxes * scale):
         one, other = names[labels.cls[later]], names[labels.cls[earlier]]
-        kind, both = ("box-twice", f"{one} is drawn") if one == other else ("box-two-classes", f"{one} and {other} are drawn")
+        kind, both = (
+            ("box-twice", f"{one} is drawn") if one == other else ("box-two-classes", f"{one} and {other} are drawn")
+        )
         what = f"{both} on one place as in line {lines[earlier]} (overlap {overlap:.2f})"
         yield Finding(file, int(lines[later]), kind, what)
 
@@ -174,7 +184,7 @@ def _box_faults(file: str, labels: Labels, lines: np.ndarray, size: tuple[int, i
 def _on_one_place(boxes: np.ndarray) -> Iterator[tuple[int, int, float]]:
     """(later, earlier, overlap) of the pairs of (m, 4) boxes on one object; in blocks, as a crowd's matrix fills gigabytes."""
     for start in range(0, len(boxes), _ROWS):
-        rows = boxes[start:start + _ROWS]
-        overlap = np.tril(iou_matrix(rows, boxes[:start + len(rows)]), start - 1)
+        rows = boxes[start : start + _ROWS]
+        overlap = np.tril(iou_matrix(rows, boxes[: start + len(rows)]), start - 1)
         for row, earlier in zip(*np.nonzero(overlap >= SAME_BOX)):
             yield start + int(row), int(earlier), float(overlap[row, earlier])

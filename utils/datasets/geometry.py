@@ -1,6 +1,7 @@
 """Where augmentation puts pictures and boxes: random views, tiles on a canvas, and objects seen through a view.
 
-All coordinates are continuous pixels: the centre of the first pixel lies at (0.5, 0.5)."""
+All coordinates are continuous pixels: the centre of the first pixel lies at (0.5, 0.5).
+"""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ MIN_AREA_POLYGON = 0.01  # and of one whose outline is known
 @dataclass(frozen=True)
 class View:
     """A window on a canvas: matrix (3, 3) takes canvas points to output points, `scale` is its zoom,
-    `canvas` and `shape` are (height, width) of the two."""
+    `canvas` and `shape` are (height, width) of the two.
+    """
 
     matrix: np.ndarray
     scale: float
@@ -38,7 +40,8 @@ def random_view(canvas: tuple[int, int], shape: tuple[int, int], hyp, generator:
     """Draw YOLOv5's random affine or perspective view of the middle of `canvas`.
 
     Reads hyp.degrees, translate (share of the output), scale (zoom 1 - scale to 1 + scale), shear (degrees) and
-    perspective (per pixel). All are drawn even where their gain is 0, so that one gain does not move the others."""
+    perspective (per pixel). All are drawn even where their gain is 0, so that one gain does not move the others.
+    """
     perspective = generator.uniform(-hyp.perspective, hyp.perspective, 2)
     angle = math.radians(generator.uniform(-hyp.degrees, hyp.degrees))
     scale = generator.uniform(1 - hyp.scale, 1 + hyp.scale)
@@ -57,7 +60,8 @@ def random_view(canvas: tuple[int, int], shape: tuple[int, int], hyp, generator:
 @dataclass(frozen=True)
 class Tile:
     """One picture on the canvas: `anchor` (x, y) is where one of its corners lies, `side` says on which side of
-    that point the picture spreads (-1 left or up, +1 right or down), `size` is its (width, height) there."""
+    that point the picture spreads (-1 left or up, +1 right or down), `size` is its (width, height) there.
+    """
 
     index: int
     anchor: tuple[float, float]
@@ -90,14 +94,17 @@ def mosaic_tiles(indices: Sequence[int], sizes: Sequence[tuple[int, int]], centr
 def snapped(view: View, tiles: list[Tile]) -> tuple[View, list[Tile]]:
     """Return an aligned view moved, and tiles resized, by less than a pixel so that in the output the tiles' shared
     anchor and their sizes are whole pixels. Then each tile is a plain resize into a rectangle, four times cheaper than
-    a warp, and the labels, which go through the same numbers, stay exact. Other views are returned as they are."""
+    a warp, and the labels, which go through the same numbers, stay exact. Other views are returned as they are.
+    """
     if not view.aligned:
         return view, tiles
     anchor = np.array([*tiles[0].anchor, 1.0])
     matrix = view.matrix.copy()
     target = matrix @ anchor
     matrix[:2, 2] += np.round(target[:2]) - target[:2]
-    sized = [replace(tile, size=tuple(max(round(side * view.scale), 1) / view.scale for side in tile.size)) for tile in tiles]
+    sized = [
+        replace(tile, size=tuple(max(round(side * view.scale), 1) / view.scale for side in tile.size)) for tile in tiles
+    ]
     return replace(view, matrix=matrix), sized
 
 
@@ -113,7 +120,8 @@ def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Objects:
     """Objects on a canvas: cls (n,), xyxy (n, 4) pixels clipped to the canvas, owner (n,) number of their tile, and
-    one (k, 2) outline an object or None where only its box is known."""
+    one (k, 2) outline an object or None where only its box is known.
+    """
 
     cls: np.ndarray
     xyxy: np.ndarray
@@ -137,7 +145,9 @@ def objects_on_canvas(tiles: Sequence[Tile], labels: Sequence[Labels], canvas: t
     limit = np.array([canvas[1], canvas[0]], dtype=np.float64)
     size, corner, xywhn = sizes[owner], corners[owner], np.concatenate([own.xywhn for own in labels])
     centre, half = xywhn[:, :2] * size + corner, xywhn[:, 2:] * (size / 2)
-    boxes = np.concatenate((np.minimum(np.maximum(centre - half, 0), limit), np.minimum(np.maximum(centre + half, 0), limit)), 1)
+    boxes = np.concatenate(
+        (np.minimum(np.maximum(centre - half, 0), limit), np.minimum(np.maximum(centre + half, 0), limit)), 1
+    )
     polygons = []
     for own, tile_size, tile_corner in zip(labels, sizes, corners):
         known = [np.clip(s * tile_size + tile_corner, 0, limit) if len(s) > 2 else None for s in own.segments]
@@ -148,7 +158,8 @@ def objects_on_canvas(tiles: Sequence[Tile], labels: Sequence[Labels], canvas: t
 def seen(objects: Objects, view: View) -> tuple[np.ndarray, np.ndarray]:
     """Return (cls (n,), xyxy (n, 4) pixels of the output) of the objects that remain visible through `view`.
 
-    A box is the upright hull of its four moved corners, an outline gives the hull of what of it is in view."""
+    A box is the upright hull of its four moved corners, an outline gives the hull of what of it is in view.
+    """
     if not len(objects):
         return objects.cls, objects.xyxy.astype(np.float32)
     corners = transform(objects.xyxy[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 2), view.matrix).reshape(-1, 4, 2)
@@ -175,7 +186,8 @@ def polygon_boxes(polygons: Sequence[np.ndarray], limit: np.ndarray) -> np.ndarr
     """Return (n, 4) xyxy hulls of the parts of closed polygons that lie in [0, limit]; zeros for those outside.
 
     Exact: every edge, the closing one included, is cut at the frame (Liang and Barsky), and corners of the frame
-    that lie inside a polygon (even-odd rule) belong to it. One pass over the edges of all polygons together."""
+    that lie inside a polygon (even-odd rule) belong to it. One pass over the edges of all polygons together.
+    """
     starts = np.cumsum([0] + [len(polygon) for polygon in polygons[:-1]])
     first = np.concatenate(polygons).astype(np.float64)
     following = np.arange(1, len(first) + 1)

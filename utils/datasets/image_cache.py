@@ -1,7 +1,8 @@
 """Where pictures come from while training: their files, a block of shared memory, or decoded copies on disk.
 
 All three give the same pixels for validation: a stored picture is what reading the file and bringing it to the
-training size gives. Objects here can be pickled, so every way of starting workers can use them."""
+training size gives. Objects here can be pickled, so every way of starting workers can use them.
+"""
 
 import os
 import struct
@@ -32,13 +33,16 @@ class PictureFiles:
 
     def read(self, index: int, max_side: int) -> np.ndarray:
         """Return picture `index`, RGB uint8, at its size or, for a large JPEG, at a half, quarter or eighth of it
-        that keeps at least `max_side` pixels on the long side. Raises DataError where the file has changed or gone."""
+        that keeps at least `max_side` pixels on the long side. Raises DataError where the file has changed or gone.
+        """
         native = int(self.sizes[index, 0]), int(self.sizes[index, 1])
         image, _ = read_image(self.paths[index], max_side, native)
         shape = image.shape[:2]
         if shape != native and not any(shape == tuple(-(-side // factor) for side in native) for factor in (2, 4, 8)):
-            raise DataError(f"{self.paths[index]}: is {shape[1]} x {shape[0]} pixels now, was {native[1]} x {native[0]} when "
-                            "its labels were read; start again so that the change is noticed")
+            raise DataError(
+                f"{self.paths[index]}: is {shape[1]} x {shape[0]} pixels now, was {native[1]} x {native[0]} when "
+                "its labels were read; start again so that the change is noticed"
+            )
         return image
 
     def stored_size(self, index: int) -> tuple[int, int]:
@@ -71,7 +75,7 @@ class PicturesInMemory:
         """The view of the block that holds picture `index`."""
         height, width = self.files.stored_size(index)
         end = int(self.ends[index])
-        return self.block.numpy()[end - height * width * 3:end].reshape(height, width, 3)
+        return self.block.numpy()[end - height * width * 3 : end].reshape(height, width, 3)
 
     def _fill(self, index: int) -> None:
         self._place(index)[:] = self.files.stored(index)
@@ -83,9 +87,11 @@ class PicturesInMemory:
         if free is None or not count or self.ends[-1] <= MEMORY_SHARE * free:
             return count
         fitting = int(np.searchsorted(self.ends, MEMORY_SHARE * free, side="right"))
-        LOGGER.warning(f"WARNING: --cache ram needs {_gigabytes(self.ends[-1])} and {_gigabytes(free)} of memory are free: "
-                       f"{fitting} of {count} images are cached, the others read from disk each time; --cache disk keeps "
-                       "decoded copies")
+        LOGGER.warning(
+            f"WARNING: --cache ram needs {_gigabytes(self.ends[-1])} and {_gigabytes(free)} of memory are free: "
+            f"{fitting} of {count} images are cached, the others read from disk each time; --cache disk keeps "
+            "decoded copies"
+        )
         return fitting
 
 
@@ -98,7 +104,9 @@ class PicturesOnDisk:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(f"--cache disk: {folder} cannot be made: {error.strerror}; use --cache ram or none") from None
+                raise ConfigError(
+                    f"--cache disk: {folder} cannot be made: {error.strerror}; use --cache ram or none"
+                ) from None
         stale = [index for index, good in enumerate(_in_threads(self._current, range(len(files.paths)))) if not good]
         _in_threads(self._write, stale, "Caching images on disk")
 
@@ -147,8 +155,9 @@ class PicturesOnDisk:
             raise ConfigError(f"--cache disk: {self._copy_of(index)} cannot be written: {error.strerror}") from None
 
 
-def open_pictures(paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int,
-                  cache: str | None) -> PictureFiles | PicturesInMemory | PicturesOnDisk:
+def open_pictures(
+    paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int, cache: str | None
+) -> PictureFiles | PicturesInMemory | PicturesOnDisk:
     """Return where to read pictures from: cache is None, "ram" or "disk"."""
     files = PictureFiles(paths, sizes, imgsz)
     if not cache:
@@ -174,15 +183,18 @@ def available_memory() -> int | None:
 
 def _shared_bytes(count: int) -> torch.Tensor:
     """An uint8 block that worker processes see without a copy. Forked ones see ordinary memory; where workers
-    are spawned the block has to lie in shared memory from the start."""
+    are spawned the block has to lie in shared memory from the start.
+    """
     block = torch.empty(count, dtype=torch.uint8)
     if torch.multiprocessing.get_start_method() == "fork" or not count:
         return block
     try:
         return block.share_memory_()
     except RuntimeError as error:
-        raise ConfigError(f"--cache ram: {_gigabytes(count)} of shared memory cannot be had ({str(error).splitlines()[0]}); "
-                          "use --cache disk") from None
+        raise ConfigError(
+            f"--cache ram: {_gigabytes(count)} of shared memory cannot be had ({str(error).splitlines()[0]}); "
+            "use --cache disk"
+        ) from None
 
 
 def _in_threads(work: Callable[[int], object], indices: Sequence[int], description: str = "") -> list:

@@ -1,7 +1,8 @@
 """Image files in and out: every picture is RGB uint8 (H, W, 3) from the moment it is read.
 
 Files are read as bytes and decoded from memory, so that any path Python can open works,
-whatever its alphabet. The user's files are never rewritten."""
+whatever its alphabet. The user's files are never rewritten.
+"""
 
 import io
 from dataclasses import dataclass, replace
@@ -30,7 +31,8 @@ _UNGUARDED = ("BMP", "DNG", "TIFF")  # formats with neither checksums nor an end
 class ImageHeader:
     """What a file says about its picture. size: (height, width) after its EXIF orientation;
     format: Pillow's name of it; warning: a defect that does not keep it from being used, or "";
-    orientation: EXIF's, 1 (upright) to 8; mode: Pillow's name of the samples, such as L for grey, "" where unknown."""
+    orientation: EXIF's, 1 (upright) to 8; mode: Pillow's name of the samples, such as L for grey, "" where unknown.
+    """
 
     size: tuple[int, int]
     format: str
@@ -49,14 +51,16 @@ def is_video(path: Path | str) -> bool:
     return str(path).lower().endswith(VIDEO_SUFFIXES)
 
 
-def read_image(path: Path | str, max_side: int | None = None,
-               native: tuple[int, int] | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image(
+    path: Path | str, max_side: int | None = None, native: tuple[int, int] | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Return (picture RGB uint8 (H, W, 3), its native (height, width)), EXIF orientation applied.
 
     Grey, palette, alpha and 16-bit pictures become 8-bit RGB (alpha is dropped). Where the long
     side is needed at `max_side` pixels only, a JPEG at least twice as large is decoded at 1/2, 1/4
     or 1/8, never below `max_side`. A caller that knows the native size saves the look at the header.
-    Raises DataError with the file and the reason."""
+    Raises DataError with the file and the reason.
+    """
     raw = _read_bytes(path)
     if max_side is None or not _is_jpeg(raw):
         image = _decode(raw, path)
@@ -90,7 +94,8 @@ def inspect_image(path: Path | str) -> ImageHeader:
     """Return what the header says after the checks a picture must pass to be trained on.
 
     Raises DataError where it is unreadable, of a format outside FORMATS, smaller than MIN_SIDE,
-    of floating point samples, or damaged; only formats that do not guard their content are decoded for that."""
+    of floating point samples, or damaged; only formats that do not guard their content are decoded for that.
+    """
     header = _header_of_file(path, verify=True)
     if header.format not in FORMATS:
         raise DataError(f"{path}: is a {header.format} file; use one of {', '.join(FORMATS)}")

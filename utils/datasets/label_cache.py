@@ -2,7 +2,8 @@
 
 A cache is used only where its key fits. The key covers the format's version, the classes, the
 policy, and path, size and modification time of every image and label file, so that any
-change of files, labels, classes or format is noticed."""
+change of files, labels, classes or format is noticed.
+"""
 
 import hashlib
 import json
@@ -24,7 +25,8 @@ _ARRAYS = ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets")
 
 def place_of(sources: Path | str | Sequence[Path | str]) -> Path:
     """Where the cache of `sources` lies: for a folder images/train, labels/train.cache.npz; for a
-    list train.txt, train.txt.cache.npz; for several, beside the first with a digest of the others."""
+    list train.txt, train.txt.cache.npz; for several, beside the first with a digest of the others.
+    """
     first, *others = [sources] if isinstance(sources, (str, Path)) else list(sources)
     first = Path(os.path.abspath(first))
     if first.is_dir():
@@ -38,7 +40,9 @@ def place_of(sources: Path | str | Sequence[Path | str]) -> Path:
     return place
 
 
-def key_of(images: Iterable[str], labels: Iterable[str], nc: int, names: Sequence[str], policy: str, single_cls: bool) -> str:
+def key_of(
+    images: Iterable[str], labels: Iterable[str], nc: int, names: Sequence[str], policy: str, single_cls: bool
+) -> str:
     """The digest of all that the checked labels depend on."""
     digest = hashlib.sha256(json.dumps([VERSION, nc, list(names), policy, single_cls]).encode())
     for image, label in zip(images, labels):
@@ -62,8 +66,12 @@ def load(file: Path, key: str, paths: Sequence[str]) -> LabelStore | None:
                 return None
             notes = json.loads(arrays["notes"].tobytes())
             kept = Texts(paths[index] for index in arrays["kept"])
-            return LabelStore(kept, *(arrays[name] for name in _ARRAYS), summary=notes["summary"],
-                              problems=tuple(Problem(*problem) for problem in notes["problems"]))
+            return LabelStore(
+                kept,
+                *(arrays[name] for name in _ARRAYS),
+                summary=notes["summary"],
+                problems=tuple(Problem(*problem) for problem in notes["problems"]),
+            )
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile):
@@ -75,8 +83,10 @@ def save(file: Path, key: str, paths: Sequence[str], store: LabelStore) -> bool:
     """Write a store; where the folder cannot be written, say so and go on without."""
     places = {path: index for index, path in enumerate(paths)}
     kept = np.array([places[path] for path in store.paths], np.int64)
-    notes = {"summary": store.summary,
-             "problems": [(problem.file, problem.line, problem.reason, problem.action) for problem in store.problems]}
+    notes = {
+        "summary": store.summary,
+        "problems": [(problem.file, problem.line, problem.reason, problem.action) for problem in store.problems],
+    }
     arrays = {name: getattr(store, name) for name in _ARRAYS}
     arrays.update(key=np.array(key), kept=kept, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8))
     try:

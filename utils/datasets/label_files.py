@@ -35,7 +35,8 @@ class Rows:
     """The usable rows of one label file.
 
     cls: (n,) int64; xywhn: (n, 4) float32; segments: n polygons (k, 2) float32 in 0..1, or none;
-    lines: (n,) int64, where each row stands in the file, from 1."""
+    lines: (n,) int64, where each row stands in the file, from 1.
+    """
 
     cls: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     xywhn: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
@@ -50,7 +51,8 @@ class BadRow(ValueError):
 
 def list_images(sources: Path | str | Sequence[Path | str]) -> list[str]:
     """Return the paths of all pictures of a folder (with its subfolders), of a .txt list, or of
-    several of those, sorted. Raises DataError where a source is missing or holds no picture."""
+    several of those, sorted. Raises DataError where a source is missing or holds no picture.
+    """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     found = []
     for source in map(Path, sources):
@@ -84,7 +86,8 @@ def _walk(folder: Path) -> list[str]:
 
 def _listed(file: Path) -> list[str]:
     """The pictures named in a text file, one a line. "./" hangs from the file's folder; any other
-    relative path hangs from the working folder or, where it is not there, from the file's folder."""
+    relative path hangs from the working folder or, where it is not there, from the file's folder.
+    """
     paths = []
     for line in read_text(file).splitlines():
         name = line.strip()
@@ -97,13 +100,14 @@ def _listed(file: Path) -> list[str]:
 
 def label_path(image: Path | str) -> str:
     """Return where a picture's labels are: the last folder named images on the way becomes labels
-    and the suffix .txt; without such a folder, the text file beside the picture."""
+    and the suffix .txt; without such a folder, the text file beside the picture.
+    """
     stem = os.path.splitext(str(image))[0]
     head, separator, tail = stem.replace("/", os.sep).rpartition(f"{os.sep}images{os.sep}")
     if separator:
         return f"{head}{os.sep}labels{os.sep}{tail}.txt"
     if stem.startswith(f"images{os.sep}"):  # a relative path
-        return f"labels{stem[len('images'):]}.txt"
+        return f"labels{stem[len('images') :]}.txt"
     return f"{stem}.txt"
 
 
@@ -114,7 +118,8 @@ def read_rows(file: str, nc: int | None, policy: str = "skip", stop: bool = True
     than 5 are polygons `class x1 y1 x2 y2 ...`, whose boxes are their bounds. nc: None switches
     off the check against the number of classes. Raises DataError with file and line where a class
     is not in 0..nc-1, under every policy: then the file and the data yaml are not of one kind. stop:
-    False makes that one more reason to drop a row."""
+    False makes that one more reason to drop a row.
+    """
     lines = [(number, line.split()) for number, line in enumerate(_text(file).splitlines(), 1)]
     lines = [(number, fields) for number, fields in lines if fields]
     if not lines:
@@ -144,7 +149,9 @@ def _clean_boxes(fields: list[list[str]], nc: int | None) -> Rows | None:
         return None
     cls, boxes = numbers[:, 0], numbers[:, 1:]
     limit = np.inf if nc is None else nc
-    good = ((cls == np.floor(cls)) & (cls >= 0) & (cls < limit) & np.isfinite(cls)).all() and ((boxes >= 0) & (boxes <= 1)).all()
+    good = ((cls == np.floor(cls)) & (cls >= 0) & (cls < limit) & np.isfinite(cls)).all() and (
+        (boxes >= 0) & (boxes <= 1)
+    ).all()
     if not good or not (boxes[:, 2:] > 0).all():
         return None
     xywhn = boxes.astype(np.float32)
@@ -154,7 +161,9 @@ def _clean_boxes(fields: list[list[str]], nc: int | None) -> Rows | None:
     return Rows(cls.astype(np.int64), xywhn)
 
 
-def _read_slowly(file: str, lines: list[tuple[int, list[str]]], nc: int | None, policy: str, polygons: bool, stop: bool) -> Rows:
+def _read_slowly(
+    file: str, lines: list[tuple[int, list[str]]], nc: int | None, policy: str, polygons: bool, stop: bool
+) -> Rows:
     """Row by row, with a reason for each that cannot be used as it stands."""
     rows, classes, boxes, kept, seen = Rows(), [], [], [], set()
     for number, fields in lines:
@@ -193,7 +202,9 @@ def _class(text: str, nc: int | None, file: str, line: int, stop: bool) -> int:
         allowed = "at least 0" if nc is None else f"one of 0 to {nc - 1}"
         if not stop:
             raise BadRow(f"class {text} must be {allowed}")
-        raise DataError(f"{file}:{line} class {text} must be {allowed}; mend the label or nc and names in the data yaml")
+        raise DataError(
+            f"{file}:{line} class {text} must be {allowed}; mend the label or nc and names in the data yaml"
+        )
     return int(value)
 
 

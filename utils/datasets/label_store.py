@@ -1,7 +1,8 @@
 """The labels of a whole data set in a few flat arrays.
 
 Flat arrays, not Python objects: worker processes share their pages instead of copying them
-as reference counts change."""
+as reference counts change.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ class Texts(Sequence):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        return self._bytes[self._ends[index]:self._ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
+        return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class LabelStore:
     paths: n strings; sizes: (n, 2) int32 native height and width; offsets: (n + 1,) int64, where
     picture i's objects are offsets[i]:offsets[i + 1]; cls: (m,) int64; xywhn: (m, 4) float32;
     points: (p, 2) float32, all polygons' points in 0..1; point_offsets: (m + 1,) int64 into them
-    (an object without polygon has none); summary: one line for the user; problems: what was wrong."""
+    (an object without polygon has none); summary: one line for the user; problems: what was wrong.
+    """
 
     paths: Sequence[str]
     sizes: np.ndarray
@@ -61,10 +63,15 @@ class LabelStore:
         """A store of one Labels a picture."""
         segments = [segment for label in labels for segment in (label.segments or [np.zeros((0, 2))] * len(label))]
         return LabelStore(
-            Texts(paths), np.array(sizes, np.int32).reshape(-1, 2), _offsets(len(label) for label in labels),
+            Texts(paths),
+            np.array(sizes, np.int32).reshape(-1, 2),
+            _offsets(len(label) for label in labels),
             np.concatenate([label.cls for label in labels] or [np.zeros(0)]).astype(np.int64),
             np.concatenate([label.xywhn for label in labels] or [np.zeros((0, 4))]).astype(np.float32),
-            np.concatenate(segments or [np.zeros((0, 2))]).astype(np.float32), _offsets(map(len, segments)), **more)
+            np.concatenate(segments or [np.zeros((0, 2))]).astype(np.float32),
+            _offsets(map(len, segments)),
+            **more,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -72,7 +79,7 @@ class LabelStore:
     def labels(self, index: int) -> Labels:
         """The objects of picture `index`: views of the store, not to be written to."""
         first, last = self.offsets[index], self.offsets[index + 1]
-        bounds = self.point_offsets[first:last + 1]
+        bounds = self.point_offsets[first : last + 1]
         segments = ()
         if bounds[0] < bounds[-1]:
             segments = tuple(self.points[start:end] for start, end in zip(bounds[:-1], bounds[1:]))
@@ -104,9 +111,16 @@ class LabelStore:
         indices = np.asarray(indices, np.int64)
         counts, objects = _gather(self.offsets, indices)
         point_counts, points = _gather(self.point_offsets, objects)
-        return replace(self, paths=Texts(self.paths[int(index)] for index in indices), sizes=self.sizes[indices],
-                       offsets=_offsets(counts), cls=self.cls[objects], xywhn=self.xywhn[objects],
-                       points=self.points[points], point_offsets=_offsets(point_counts))
+        return replace(
+            self,
+            paths=Texts(self.paths[int(index)] for index in indices),
+            sizes=self.sizes[indices],
+            offsets=_offsets(counts),
+            cls=self.cls[objects],
+            xywhn=self.xywhn[objects],
+            points=self.points[points],
+            point_offsets=_offsets(point_counts),
+        )
 
     def as_single_class(self) -> "LabelStore":
         """The same store with every object of class 0."""

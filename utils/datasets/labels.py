@@ -1,7 +1,8 @@
 """Reading a data set's labels: find, check, report, and keep the result for the next run.
 
 Nothing is dropped in silence: what could not be used is counted in the summary line, named
-in a csv, and the user's files stay as they are."""
+in a csv, and the user's files stay as they are.
+"""
 
 import csv
 import io
@@ -14,8 +15,18 @@ from pathlib import Path
 
 from utils.datasets import label_cache
 from utils.datasets.images import inspect_image
-from utils.datasets.label_files import (CLIPPED, DROPPED, LEFT_OUT, POLICIES, REFUSED, USED, Problem, label_path, list_images,
-                                        read_rows)
+from utils.datasets.label_files import (
+    CLIPPED,
+    DROPPED,
+    LEFT_OUT,
+    POLICIES,
+    REFUSED,
+    USED,
+    Problem,
+    label_path,
+    list_images,
+    read_rows,
+)
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, nearest
 from utils.files import write_atomically
@@ -29,7 +40,8 @@ SHOWN = 5  # problems shown on the console
 @dataclass(frozen=True)
 class Scanned:
     """What one image and its label file came to. size: None where the image is left out;
-    state: "found", "missing", "empty" or "corrupt"."""
+    state: "found", "missing", "empty" or "corrupt".
+    """
 
     size: tuple[int, int] | None
     labels: Labels
@@ -37,16 +49,26 @@ class Scanned:
     problems: tuple[Problem, ...] = ()
 
 
-def read_labels(sources: Path | str | Sequence[Path | str], nc: int, *, names: Sequence[str] = (), policy: str = "skip",
-                single_cls: bool = False, cache: bool = True, report_dir: Path | str | None = None, split: str = "data",
-                require: bool = True) -> LabelStore:
+def read_labels(
+    sources: Path | str | Sequence[Path | str],
+    nc: int,
+    *,
+    names: Sequence[str] = (),
+    policy: str = "skip",
+    single_cls: bool = False,
+    cache: bool = True,
+    report_dir: Path | str | None = None,
+    split: str = "data",
+    require: bool = True,
+) -> LabelStore:
     """Return the labels of all images of `sources` (folders, .txt lists, or several).
 
     policy: what becomes of a row that is not right: "skip" drops it, "clip" cuts a box that leaves
     the picture and drops the rest, "strict" stops the run. single_cls: every object is class 0.
     cache: keep the result in an .npz beside the labels and use one that still fits. report_dir:
     where labels_<split>.csv is written if there are problems. require: no labels at all is an
-    error. Raises DataError; also where a class is not in 0..nc-1, whatever the policy."""
+    error. Raises DataError; also where a class is not in 0..nc-1, whatever the policy.
+    """
     if policy not in POLICIES:
         raise ConfigError(f"--labels {policy}: must be one of {', '.join(POLICIES)}{nearest(policy, POLICIES)}")
     paths = list_images(sources)
@@ -61,8 +83,10 @@ def read_labels(sources: Path | str | Sequence[Path | str], nc: int, *, names: S
             label_cache.save(file, key, paths, store)
     _tell(store, split, policy, report_dir)
     if require and not len(store.cls):
-        raise DataError(f"{split}: none of {len(paths)} images has a usable label, for example {paths[0]} has its labels in "
-                        f"{label_path(paths[0])} (the last folder named images becomes labels, the suffix .txt)")
+        raise DataError(
+            f"{split}: none of {len(paths)} images has a usable label, for example {paths[0]} has its labels in "
+            f"{label_path(paths[0])} (the last folder named images becomes labels, the suffix .txt)"
+        )
     if not len(store):
         raise DataError(f"{split}: none of {len(paths)} images can be used, for example {store.problems[0]}")
     return store
@@ -91,7 +115,7 @@ def _scan(paths: list[str], nc: int | None, policy: str, split: str) -> LabelSto
     def scan_chunk(chunk: list[str]) -> list[Scanned]:
         return [scan_image(image, nc, policy) for image in chunk]
 
-    chunks = [paths[start:start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(scan_chunk, chunks)
         try:
@@ -100,9 +124,13 @@ def _scan(paths: list[str], nc: int | None, policy: str, split: str) -> LabelSto
             pool.shutdown(cancel_futures=True)
             raise
     kept = [number for number, result in enumerate(scanned) if result.size is not None]
-    return LabelStore.build([paths[number] for number in kept], [scanned[number].size for number in kept],
-                            [scanned[number].labels for number in kept], summary=_summary(scanned),
-                            problems=tuple(problem for result in scanned for problem in result.problems))
+    return LabelStore.build(
+        [paths[number] for number in kept],
+        [scanned[number].size for number in kept],
+        [scanned[number].labels for number in kept],
+        summary=_summary(scanned),
+        problems=tuple(problem for result in scanned for problem in result.problems),
+    )
 
 
 def _summary(scanned: list[Scanned]) -> str:
@@ -125,8 +153,10 @@ def _tell(store: LabelStore, split: str, policy: str, report_dir: Path | str | N
     where = f"; all in {report}" if report else ""
     bad = [problem for problem in store.problems if problem.action in (DROPPED, LEFT_OUT)]
     if policy == "strict" and bad:
-        raise DataError(f"{split}: {len(bad)} problems with --labels strict: {'; '.join(map(str, bad[:SHOWN]))}"
-                        f"{' ...' if len(bad) > SHOWN else ''}{where}")
+        raise DataError(
+            f"{split}: {len(bad)} problems with --labels strict: {'; '.join(map(str, bad[:SHOWN]))}"
+            f"{' ...' if len(bad) > SHOWN else ''}{where}"
+        )
     more = len(store.problems) - SHOWN
     for problem in store.problems[:SHOWN]:
         LOGGER.warning(f"WARNING: {problem} ({problem.action})")

@@ -10,18 +10,23 @@ from utils.types import Letterbox
 GREY = 114  # the value of every border pixel, as in YOLOv5
 
 
-def letterbox(image: np.ndarray, shape: tuple[int, int] | int, auto: bool = False, stride: int = 32,
-              scale_up: bool = True) -> tuple[np.ndarray, Letterbox]:
+def letterbox(
+    image: np.ndarray, shape: tuple[int, int] | int, auto: bool = False, stride: int = 32, scale_up: bool = True
+) -> tuple[np.ndarray, Letterbox]:
     """Return `image` (h, w, 3) resized into `shape` (height, width) and centred on grey, and the record of it.
 
     auto: pad only to the next multiple of `stride` instead of the full shape (minimal rectangle);
-    scale_up: False leaves pictures smaller than the shape at their size."""
+    scale_up: False leaves pictures smaller than the shape at their size.
+    """
     height, width = (shape, shape) if isinstance(shape, int) else shape
     native = image.shape[:2]
     ratio = min(height / native[0], width / native[1])
     if not scale_up:
         ratio = min(ratio, 1.0)
-    resized = max(round(native[0] * ratio), 1), max(round(native[1] * ratio), 1)  # a thread-thin picture keeps one pixel
+    resized = (
+        max(round(native[0] * ratio), 1),
+        max(round(native[1] * ratio), 1),
+    )  # a thread-thin picture keeps one pixel
     if auto:
         height = resized[0] + (height - resized[0]) % stride
         width = resized[1] + (width - resized[1]) % stride
@@ -37,7 +42,8 @@ def fitted_size(native: tuple[int, int], imgsz: int) -> tuple[int, int]:
 def fit(image: np.ndarray, native: tuple[int, int], imgsz: int, shape: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
     """Return a picture brought to long side `imgsz` and padded to `shape`, as validation sees it, and the record of it.
 
-    `image` may be a reduced reading of a file of size `native` (height, width); the record maps to native pixels."""
+    `image` may be a reduced reading of a file of size `native` (height, width); the record maps to native pixels.
+    """
     size = fitted_size(native, imgsz)
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
     return _paste(resize(image, size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), native, shape)
@@ -50,7 +56,9 @@ def minimal_shape(native: tuple[int, int], imgsz: int, stride: int, pad: float) 
 
 def resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
     """Return `image` at `size` (height, width); the same array where it has that size."""
-    return image if image.shape[:2] == tuple(size) else cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+    return (
+        image if image.shape[:2] == tuple(size) else cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+    )
 
 
 def pad_before(inner: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int]:
@@ -65,5 +73,5 @@ def _paste(image: np.ndarray, native: tuple[int, int], shape: tuple[int, int]) -
     if (height, width) == tuple(shape):
         return image, record
     canvas = np.full((*shape, 3), GREY, np.uint8)
-    canvas[top:top + height, left:left + width] = image
+    canvas[top : top + height, left : left + width] = image
     return canvas, record

@@ -1,5 +1,6 @@
 """What a data set lists, before any picture is opened: the pictures of its splits, pictures listed more than once,
-label files without a picture, and pictures of formats that are passed over."""
+label files without a picture, and pictures of formats that are passed over.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +16,21 @@ from utils.errors import DataError
 from utils.files import read_text
 
 OTHER_FORMATS = (".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".svg", ".tga")
-_NO_LABELS = ("classes.txt", "readme.txt", "labels.txt", "names.txt", "obj.names.txt", "notes.txt")  # other tools' company
+_NO_LABELS = (
+    "classes.txt",
+    "readme.txt",
+    "labels.txt",
+    "names.txt",
+    "obj.names.txt",
+    "notes.txt",
+)  # other tools' company
 
 
 @dataclass(frozen=True)
 class Listing:
     """paths: split -> its pictures, sorted, each once; real: path -> the file behind it, where links lead; repeats: (split,
-    split that names the file first) of each file that is named again; findings: what the lists themselves came to."""
+    split that names the file first) of each file that is named again; findings: what the lists themselves came to.
+    """
 
     paths: dict[str, list[str]]
     real: dict[str, str]
@@ -49,18 +58,28 @@ def list_splits(spec: DatasetSpec) -> Listing:
     once = {split: [path for path in listed if os.path.exists(path)] for split, listed in once.items()}
     findings += _orphans(once)
     findings += _other_formats(sources)
-    return Listing({split: listed for split, listed in once.items() if listed}, real,
-                   tuple((finding.split, other) for other, finding in again), tuple(findings))
+    return Listing(
+        {split: listed for split, listed in once.items() if listed},
+        real,
+        tuple((finding.split, other) for other, finding in again),
+        tuple(findings),
+    )
 
 
 def _sources(spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     """Split -> its folders and lists: train, val and test, given or not, and each further key whose folders or .txt lists
-    are there, unless it means the whole data set."""
+    are there, unless it means the whole data set.
+    """
     whole = {spec.root, *spec.root.parents}
     others = {name: spec.paths(name) for name in spec.splits() if name not in SPLITS}
-    return {**{split: getattr(spec, split) for split in SPLITS},
-            **{name: places for name, places in others.items()
-               if all(place.suffix == ".txt" or place.is_dir() and place.resolve() not in whole for place in places)}}
+    return {
+        **{split: getattr(spec, split) for split in SPLITS},
+        **{
+            name: places
+            for name, places in others.items()
+            if all(place.suffix == ".txt" or place.is_dir() and place.resolve() not in whole for place in places)
+        },
+    }
 
 
 def _listed(spec: DatasetSpec, split: str, sources: Sequence[Path]) -> tuple[list[str], list[Finding]]:

@@ -20,14 +20,24 @@ from utils.types import Batch, Letterbox, Sample
 _ORDER, _SHEETS = 1, 2  # which stream of random numbers of a (seed, epoch)
 
 
-def build_loader(dataset: DetectionDataset, batch_size: int, workers: int, *, shuffle: bool = False, seed: int = 0,
-                 image_weights: np.ndarray | Callable[[], np.ndarray | None] | None = None, quad: bool = False,
-                 pin_memory: bool = False, drop_last: bool = False) -> "Loader":
+def build_loader(
+    dataset: DetectionDataset,
+    batch_size: int,
+    workers: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    image_weights: np.ndarray | Callable[[], np.ndarray | None] | None = None,
+    quad: bool = False,
+    pin_memory: bool = False,
+    drop_last: bool = False,
+) -> "Loader":
     """Return a loader of `dataset`.
 
     workers: most worker processes to use; 0 works in this one. shuffle: a training order; a last batch of one picture
     then joins the one before. image_weights: (n,) chances of being drawn (with replacement), or a function that gives
-    them, or None, at the start of an epoch. quad: four inputs make one of twice the size. drop_last: whole batches only."""
+    them, or None, at the start of an epoch. quad: four inputs make one of twice the size. drop_last: whole batches only.
+    """
     if batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: expected at least 1")
     return Loader(dataset, batch_size, workers, shuffle, seed, image_weights, quad, pin_memory, drop_last)
@@ -36,11 +46,28 @@ def build_loader(dataset: DetectionDataset, batch_size: int, workers: int, *, sh
 class Loader:
     """`for batch in loader.epoch(e)` gives the batches of epoch e, `len(loader)` of them in every epoch.
 
-    A batch holds pictures of one shape; without shuffle the order is by shape, then as in the data set."""
+    A batch holds pictures of one shape; without shuffle the order is by shape, then as in the data set.
+    """
 
-    def __init__(self, dataset: DetectionDataset, batch_size: int, workers: int, shuffle: bool, seed: int, image_weights,
-                 quad: bool, pin_memory: bool, drop_last: bool):
-        self.dataset, self.batch_size, self.shuffle, self.seed, self.drop_last = dataset, batch_size, shuffle, seed, drop_last
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        batch_size: int,
+        workers: int,
+        shuffle: bool,
+        seed: int,
+        image_weights,
+        quad: bool,
+        pin_memory: bool,
+        drop_last: bool,
+    ):
+        self.dataset, self.batch_size, self.shuffle, self.seed, self.drop_last = (
+            dataset,
+            batch_size,
+            shuffle,
+            seed,
+            drop_last,
+        )
         self.image_weights = image_weights
         _, self._group = np.unique(dataset.shapes, axis=0, return_inverse=True)
         self._group = self._group.reshape(-1)
@@ -64,15 +91,20 @@ class Loader:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise DataError(f"a worker process that reads images died ({str(error).splitlines()[0]}); it may have run out of "
-                            f"memory: lower --workers (now {self.workers}), 0 reads in the main process") from None
+            raise DataError(
+                f"a worker process that reads images died ({str(error).splitlines()[0]}); it may have run out of "
+                f"memory: lower --workers (now {self.workers}), 0 reads in the main process"
+            ) from None
 
     def follow(self, class_map: Callable[[], Sequence[float] | None]) -> None:
         """From now on draw pictures by how badly their classes do (--image-weights): `class_map` gives the last AP a
-        class, an empty list before there is one, or None for a plain shuffle."""
+        class, an empty list before there is one, or None for a plain shuffle.
+        """
+
         def weights() -> np.ndarray | None:
             current = class_map()
             return None if current is None else sampling_weights(self.dataset.store, class_map=current)
+
         self.image_weights = weights
 
     def close(self) -> None:
@@ -81,9 +113,15 @@ class Loader:
 
     def _open(self) -> DataLoader:
         several = {"persistent_workers": True, "worker_init_fn": _start_worker} if self.workers else {}
-        return DataLoader(_Batches(self.dataset, self.seed, self._quad), batch_sampler=_Keys(self._length), collate_fn=_unchanged,
-                          num_workers=self.workers, pin_memory=self._pin_memory,
-                          generator=torch.Generator().manual_seed(self.seed), **several)  # else torch's own would be advanced
+        return DataLoader(
+            _Batches(self.dataset, self.seed, self._quad),
+            batch_sampler=_Keys(self._length),
+            collate_fn=_unchanged,
+            num_workers=self.workers,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator().manual_seed(self.seed),
+            **several,
+        )  # else torch's own would be advanced
 
     def _planned(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch as lists of places in the data set."""
@@ -92,7 +130,9 @@ class Loader:
         weights = self.image_weights() if callable(self.image_weights) else self.image_weights
         if weights is not None:
             if self._group.any():
-                raise ConfigError("--image-weights cannot be used with --rect: the number of batches would change every epoch")
+                raise ConfigError(
+                    "--image-weights cannot be used with --rect: the number of batches would change every epoch"
+                )
             order = generator.choice(count, count, p=weights / weights.sum())
         else:
             order = generator.permutation(count) if self.shuffle else np.arange(count)
@@ -104,7 +144,7 @@ class Loader:
         batches = []
         for group in range(int(self._group.max(initial=0)) + 1):
             members = order[self._group[order] == group].tolist()
-            cut = [members[start:start + self.batch_size] for start in range(0, len(members), self.batch_size)]
+            cut = [members[start : start + self.batch_size] for start in range(0, len(members), self.batch_size)]
             if self.drop_last and cut and len(cut[-1]) < self.batch_size:
                 cut.pop()
             elif self.shuffle and self.batch_size > 1 < len(cut) and len(cut[-1]) == 1:
@@ -116,10 +156,11 @@ class Loader:
 
 def sampling_weights(store: LabelStore, nc: int | None = None, class_map: Sequence[float] = ()) -> np.ndarray:
     """Return (n,) weights of the pictures for drawing: over a picture's objects, the sum of their class's weight, which
-    is the inverse of its frequency times (1 - AP)^2. Even weights where all come to nothing. As v6.1's --image-weights."""
+    is the inverse of its frequency times (1 - AP)^2. Even weights where all come to nothing. As v6.1's --image-weights.
+    """
     nc = max(nc or 0, len(class_map), int(store.cls.max(initial=0)) + 1)
     ap = np.zeros(nc)
-    ap[:len(class_map)] = class_map
+    ap[: len(class_map)] = class_map
     frequency = store.class_counts(nc).astype(np.float64)
     rarity = 1 / np.maximum(frequency, 1)
     per_class = rarity / rarity.sum() * (1 - ap) ** 2
@@ -157,10 +198,11 @@ class _Batches(Dataset):
 
 def collate_quad(samples: Sequence[Sample], generator: np.random.Generator) -> list[Sample]:
     """Return a quarter as many samples of twice the height and width: of each four either a sheet of all or, one time
-    in two, the first one enlarged."""
+    in two, the first one enlarged.
+    """
     larger = []
     for start in range(0, max(len(samples) // 4, 1) * 4, 4):
-        four = samples[start:start + 4]
+        four = samples[start : start + 4]
         image, labels = quadrupled([(sample.image, sample.labels) for sample in four], generator.random() < 0.5)
         shape = image.shape[:2]
         larger.append(Sample(image, labels, four[0].path, Letterbox(shape, (1.0, 1.0), (0, 0), shape), four[0].index))
@@ -182,7 +224,8 @@ def _useful_workers(wanted: int, batch_size: int, batches: int) -> int:
 def reuse_freed_memory() -> None:
     """Have this process keep freed blocks of up to 32 MB and use them again. By default glibc gives each picture's
     memory back and asks for fresh pages for the next one: up to a third of the time from file to sample.
-    Does nothing on other C libraries."""
+    Does nothing on other C libraries.
+    """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

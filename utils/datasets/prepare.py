@@ -1,5 +1,6 @@
 """Making sure a data set is there before anything reads it: drawn if the data yaml says how,
-downloaded if the user asked for that, and otherwise named as missing."""
+downloaded if the user asked for that, and otherwise named as missing.
+"""
 
 import shutil
 import stat
@@ -20,7 +21,8 @@ def ensure(spec: DatasetSpec, splits: Sequence[str] = ("train", "val"), download
 
     A data set with `generate:` is drawn on first use, and again where its options have changed.
     Nothing is fetched unless `download` is given, and never by running code from a data yaml.
-    Raises DataError naming what is missing, where it was looked for, and how to get it."""
+    Raises DataError naming what is missing, where it was looked for, and how to get it.
+    """
     if spec.generate is not None:
         _draw(spec, splits)
     missing = _missing(spec, splits)
@@ -29,7 +31,9 @@ def ensure(spec: DatasetSpec, splits: Sequence[str] = ("train", "val"), download
         missing = _missing(spec, splits)
     if missing:
         split, path = missing[0]
-        raise DataError(f"{spec.file or 'data'}: {split} images are missing: looked for {path}; {_advice(spec, download)}")
+        raise DataError(
+            f"{spec.file or 'data'}: {split} images are missing: looked for {path}; {_advice(spec, download)}"
+        )
 
 
 def _missing(spec: DatasetSpec, splits: Sequence[str]) -> list[tuple[str, Path]]:
@@ -39,8 +43,10 @@ def _missing(spec: DatasetSpec, splits: Sequence[str]) -> list[tuple[str, Path]]
 def _draw(spec: DatasetSpec, splits: Sequence[str]) -> None:
     options = shapes.ShapesOptions.read(spec.generate)
     if spec.names not in (shapes.CLASSES, ("item",)):  # item: the same data under --single-cls
-        raise ConfigError(f"{spec.file or 'data'}: names must be {list(shapes.CLASSES)} for the shapes data set, "
-                          f"got {list(spec.names)}")
+        raise ConfigError(
+            f"{spec.file or 'data'}: names must be {list(shapes.CLASSES)} for the shapes data set, "
+            f"got {list(spec.names)}"
+        )
     own = shapes.is_drawn(spec.root) or _missing(spec, splits)  # pictures someone else put there are left alone
     if own and not shapes.is_drawn(spec.root, options):
         shapes.draw_dataset(spec.root, options)
@@ -57,8 +63,10 @@ def _advice(spec: DatasetSpec, download: bool) -> str:
     if _address(spec) and not download:
         return f"--download fetches it from {_address(spec)}"
     if spec.download and not _address(spec):
-        return ("its `download:` is a program or script, which is never run: fetch the data as it says and put it there, "
-                "or give the address of a .zip instead")
+        return (
+            "its `download:` is a program or script, which is never run: fetch the data as it says and put it there, "
+            "or give the address of a .zip instead"
+        )
     return "put it there, or correct `path:` and the split in the data yaml"
 
 
@@ -86,7 +94,8 @@ def _download(spec: DatasetSpec) -> None:
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip archive below `folder`. Raises DataError where it is damaged, does not fit on the disk,
-    or names a file outside the folder or a link."""
+    or names a file outside the folder or a link.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -95,8 +104,10 @@ def unpack(archive: Path, folder: Path) -> None:
                 _refuse_unsafe(archive, member)
             needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
             if needed > free:
-                raise DataError(f"{archive.name}: needs {needed / 1e9:.1f} GB to unpack, "
-                                f"{free / 1e9:.1f} GB are free in {folder.parent}")
+                raise DataError(
+                    f"{archive.name}: needs {needed / 1e9:.1f} GB to unpack, "
+                    f"{free / 1e9:.1f} GB are free in {folder.parent}"
+                )
             opened.extractall(folder)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{archive.name}: is not a readable zip archive: {error}") from None

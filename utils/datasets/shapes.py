@@ -3,7 +3,8 @@
 It stands in for real pictures where there are none: objects of any size and turn hide each other
 and are hidden by bars, cut by the picture's edge, blurred, shaded and noisy. Each class has a
 favourite colour that it wears often but not always, so colour helps early in training and only
-outlines settle the rest. The same seed gives the same files."""
+outlines settle the rest. The same seed gives the same files.
+"""
 
 import json
 import os
@@ -34,7 +35,8 @@ _LEAST_VISIBLE = 0.45  # share of an object that must show for it to be labelled
 @dataclass(frozen=True)
 class ShapesOptions:
     """What a data yaml's `generate:` may say. train, val, test: pictures of each split; size: their side
-    in pixels; segments: label outlines (polygons) instead of boxes."""
+    in pixels; segments: label outlines (polygons) instead of boxes.
+    """
 
     generator: str = "shapes"
     seed: int = 0
@@ -71,7 +73,8 @@ def draw_dataset(root: Path | str, options: ShapesOptions) -> Path:
     """Draw images/<split>/ and labels/<split>/ into `root`, which appears whole or not at all.
 
     A folder drawn earlier with other options is replaced; any other folder with content is
-    left alone with a DataError."""
+    left alone with a DataError.
+    """
     root = Path(root)
     if root.exists() and any(root.iterdir()) and _manifest(root) is None:
         raise DataError(f"{root}: is not empty and was not drawn by this program; move it, or choose another `path:`")
@@ -172,8 +175,9 @@ def _replace(root: Path, new: Path, options: ShapesOptions) -> None:
 # The scene, from back to front. All coordinates are pixels (x, y) of the fine canvas.
 
 
-def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float],
-            hue: float | None = None) -> np.ndarray:
+def _colour(
+    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float], hue: float | None = None
+) -> np.ndarray:
     """(3,) float32 RGB 0..255 of a hue in degrees, any unless given."""
     hue = rng.uniform(0, 360) if hue is None else hue % 360
     hsv = np.array([[[hue, rng.uniform(*saturation), rng.uniform(*value)]]], np.float32)
@@ -218,11 +222,20 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
             turn, start = rng.uniform(0, 360, 2)
             cv2.ellipse(canvas, point, axes, turn, start, start + rng.uniform(40, 150), colour, width, cv2.LINE_AA)
         elif kind == 2:
-            cv2.drawMarker(canvas, point, colour, int(rng.choice([cv2.MARKER_CROSS, cv2.MARKER_TILTED_CROSS])),
-                           int(rng.integers(side // 40, side // 14)), width, cv2.LINE_AA)
+            cv2.drawMarker(
+                canvas,
+                point,
+                colour,
+                int(rng.choice([cv2.MARKER_CROSS, cv2.MARKER_TILTED_CROSS])),
+                int(rng.integers(side // 40, side // 14)),
+                width,
+                cv2.LINE_AA,
+            )
         else:
             for speck in rng.normal(point, side / 25, (int(rng.integers(4, 12)), 2)):
-                cv2.circle(canvas, tuple(map(int, speck)), int(rng.integers(1, side // 110 + 2)), colour, -1, cv2.LINE_AA)
+                cv2.circle(
+                    canvas, tuple(map(int, speck)), int(rng.integers(1, side // 110 + 2)), colour, -1, cv2.LINE_AA
+                )
 
 
 def _places(rng: np.random.Generator, side: int) -> list[tuple[np.ndarray, float]]:
@@ -254,13 +267,15 @@ def _turn(angle: float) -> np.ndarray:
 
 def _fixed(points: np.ndarray) -> np.ndarray:
     """Points as cv2 wants them with _SHIFT fractional bits."""
-    return np.round(points * 2 ** _SHIFT).astype(np.int32)[None]
+    return np.round(points * 2**_SHIFT).astype(np.int32)[None]
 
 
-def _paint_object(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray, outline: np.ndarray, number: int,
-                  hue: float) -> float:
+def _paint_object(
+    rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray, outline: np.ndarray, number: int, hue: float
+) -> float:
     """Draw an object of about a hue with a shadow and a shaded, textured face; return its area in pixels, with what
-    lies outside the canvas. Only the patch around the object is touched."""
+    lies outside the canvas. Only the patch around the object is touched.
+    """
     margin, side = 16, len(canvas)
     left, top = (int(value) for value in np.maximum(outline.min(0) - margin, 0))
     right, bottom = (int(value) for value in np.minimum(outline.max(0) + margin, side))
@@ -294,7 +309,9 @@ def _contrasting(rng: np.random.Generator, behind: np.ndarray, favourite: float)
     hue = rng.normal(favourite, 25) if rng.random() < _LOYAL else None
     tries = [_colour(rng, (0.35, 1.0), (0.35, 1.0), hue) for _ in range(8)]
     distances = [float(np.linalg.norm(colour - behind)) for colour in tries]
-    return next((colour for colour, distance in zip(tries, distances) if distance > 90), tries[int(np.argmax(distances))])
+    return next(
+        (colour for colour, distance in zip(tries, distances) if distance > 90), tries[int(np.argmax(distances))]
+    )
 
 
 def _occlude(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray) -> None:
@@ -305,7 +322,9 @@ def _occlude(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray) ->
         along, width = np.array([np.cos(angle), np.sin(angle)]), side * rng.uniform(0.012, 0.04)
         across = np.array([-along[1], along[0]]) * width
         reach = along * side * rng.uniform(0.2, 0.8)
-        bar = np.array([middle - reach - across, middle + reach - across, middle + reach + across, middle - reach + across])
+        bar = np.array(
+            [middle - reach - across, middle + reach - across, middle + reach + across, middle - reach + across]
+        )
         cv2.fillPoly(canvas, _fixed(bar), tuple(map(float, _colour(rng, (0.0, 0.6), (0.1, 0.8)))), cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(owner, _fixed(bar), -1, cv2.LINE_8, _SHIFT)
 

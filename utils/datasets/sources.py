@@ -34,7 +34,8 @@ class Frame:
     image: (H, W, 3) uint8 RGB at native size; path: the file, camera number or URL it came from; name: a path relative to
     the output folder, different for each input and equal for the frames of one; index and total: which input of how many;
     number: the frame's number from 1 in a video or stream, 0 for images; frames: how many a video claims, else 0;
-    fps: the rate at which frames are delivered; seconds: when in the video or stream."""
+    fps: the rate at which frames are delivered; seconds: when in the video or stream.
+    """
 
     image: np.ndarray
     path: str
@@ -60,7 +61,8 @@ class Failure:
 class FileSource:
     """Images and videos, in the order given. What cannot be read is skipped, warned about and kept in `failures`.
 
-    Iterating raises DataError at the end when nothing at all could be read."""
+    Iterating raises DataError at the end when nothing at all could be read.
+    """
 
     paths: Sequence[str]
     names: Sequence[str]
@@ -75,7 +77,11 @@ class FileSource:
         self.failures.clear()
         for index, (path, name) in enumerate(zip(self.paths, self.names)):
             try:
-                yield from (self._video(index, path, name) if _suffix(path) in VIDEO_SUFFIXES else self._image(index, path, name))
+                yield from (
+                    self._video(index, path, name)
+                    if _suffix(path) in VIDEO_SUFFIXES
+                    else self._image(index, path, name)
+                )
             except (DataError, OSError) as error:
                 shown, reason = public_address(path), public_address(str(error))
                 self.failures.append(Failure(shown, reason))
@@ -93,8 +99,18 @@ class FileSource:
         reader = VideoReader(path)
         number = 0
         for number, image in reader.read(self.vid_stride):
-            yield Frame(image, public_address(path), name, "video", index, len(self.paths), number, reader.frames,
-                        reader.fps / self.vid_stride, (number - 1) / reader.fps)
+            yield Frame(
+                image,
+                public_address(path),
+                name,
+                "video",
+                index,
+                len(self.paths),
+                number,
+                reader.frames,
+                reader.fps / self.vid_stride,
+                (number - 1) / reader.fps,
+            )
         if number == 0:
             raise DataError(f"{path}: no frame of this video can be decoded")
 
@@ -111,19 +127,31 @@ class FileSource:
 class StreamSource:
     """Cameras and network streams, read together; yields the newest frame of each in turn until all have ended.
 
-    With `keep_all` every frame is delivered and none is dropped. Raises DataError when a stream does not answer at the start."""
+    With `keep_all` every frame is delivered and none is dropped. Raises DataError when a stream does not answer at the start.
+    """
 
     live = True
 
-    def __init__(self, addresses: Sequence[str], *, vid_stride: int = 1, keep_all: bool = False,
-                 backoff: Backoff = Backoff(), connect=open_capture):
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        vid_stride: int = 1,
+        keep_all: bool = False,
+        backoff: Backoff = Backoff(),
+        connect=open_capture,
+    ):
         self.addresses = tuple(addresses)
         self.failures: list[Failure] = []
         self._names = unique_names([f"{stream_stem(address)}.mp4" for address in addresses])
         self._stride = vid_stride
         self._arrived = threading.Condition()
-        self._readers = [StreamReader(address, arrived=self._arrived, stride=vid_stride, keep_all=keep_all, backoff=backoff,
-                                      connect=connect) for address in addresses]
+        self._readers = [
+            StreamReader(
+                address, arrived=self._arrived, stride=vid_stride, keep_all=keep_all, backoff=backoff, connect=connect
+            )
+            for address in addresses
+        ]
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -134,8 +162,18 @@ class StreamSource:
                 reader.start()
                 LOGGER.info(f"{public_address(reader.address)}: connected, {reader.fps:.2f} frames/s")
             for index, frame in read_streams(self._readers, self._arrived):
-                yield Frame(frame.image, public_address(self.addresses[index]), self._names[index], "stream", index, len(self),
-                            frame.number, 0, self._readers[index].fps / self._stride, frame.seconds)
+                yield Frame(
+                    frame.image,
+                    public_address(self.addresses[index]),
+                    self._names[index],
+                    "stream",
+                    index,
+                    len(self),
+                    frame.number,
+                    0,
+                    self._readers[index].fps / self._stride,
+                    frame.seconds,
+                )
         finally:
             self.close()
 
@@ -149,10 +187,13 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
     """Return the frames that --source `text` names; nothing is read before iterating.
 
     A number is a camera; a URL a stream, or with a media suffix a file; *.txt a list of streams or of files, one a line;
-    a folder is searched recursively. Raises DataError when there is nothing of that kind."""
+    a folder is searched recursively. Raises DataError when there is nothing of that kind.
+    """
     text = str(text).strip()
     if not text:
-        raise DataError("--source is empty; give an image, a video, a folder, a pattern, a list, a stream or a camera number")
+        raise DataError(
+            "--source is empty; give an image, a video, a folder, a pattern, a list, a stream or a camera number"
+        )
     if vid_stride < 1:
         raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
     listed = _suffix(text) == ".txt" and not _is_url(text)
@@ -240,12 +281,15 @@ def unique_names(names: Sequence[str]) -> list[str]:
     """Return `names`, changed by _2, _3, ... before the suffix where two would write the same output.
 
     Outputs share a stem (a.jpg and a.png both label a.txt) and a video's frames label stem_<number>.txt; letter case
-    does not tell files apart everywhere, so it is not counted as a difference."""
+    does not tell files apart everywhere, so it is not counted as a difference.
+    """
     result = [""] * len(names)
     taken: set[str] = set()
     is_video = [_suffix(name) in VIDEO_SUFFIXES for name in names]
-    for index in sorted(range(len(names)), key=lambda index: is_video[index]):  # images first: a video then keeps clear of
-        path, numbered = PurePosixPath(names[index]), is_video[index]            # every image named like one of its frames
+    for index in sorted(
+        range(len(names)), key=lambda index: is_video[index]
+    ):  # images first: a video then keeps clear of
+        path, numbered = PurePosixPath(names[index]), is_video[index]  # every image named like one of its frames
         copy, candidate = 1, path
         while _clashes(str(candidate.with_suffix("")).lower(), taken, numbered):
             copy += 1
@@ -258,7 +302,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def _clashes(stem: str, taken: set[str], numbered: bool) -> bool:
     if stem in taken:
         return True
-    return numbered and any(other.startswith(f"{stem}_") and other[len(stem) + 1:].isdigit() for other in taken)
+    return numbered and any(other.startswith(f"{stem}_") and other[len(stem) + 1 :].isdigit() for other in taken)
 
 
 def stream_stem(address: str) -> str:

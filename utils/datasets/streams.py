@@ -22,7 +22,8 @@ _BUFFERED_FRAMES = 256  # with --stream-buffer the reader waits when this many a
 @dataclass(frozen=True)
 class Backoff:
     """How long to wait before connecting again: `first` seconds, doubled each time up to `longest`;
-    a stream counts as over after `attempts` failures in a row."""
+    a stream counts as over after `attempts` failures in a row.
+    """
 
     first: float = 0.5
     longest: float = 15.0
@@ -51,10 +52,19 @@ class StreamReader:
     """One stream, read by a daemon thread from `start()` until `close()` or until it stays away.
 
     Keeps the newest frame only; with `keep_all` every frame, and then the thread waits for the consumer.
-    `connect` opens a capture object (isOpened, read, get, release); `arrived` is notified of each frame and of the end."""
+    `connect` opens a capture object (isOpened, read, get, release); `arrived` is notified of each frame and of the end.
+    """
 
-    def __init__(self, address: str, *, arrived: threading.Condition, stride: int = 1, keep_all: bool = False,
-                 backoff: Backoff = Backoff(), connect: Callable = open_capture):
+    def __init__(
+        self,
+        address: str,
+        *,
+        arrived: threading.Condition,
+        stride: int = 1,
+        keep_all: bool = False,
+        backoff: Backoff = Backoff(),
+        connect: Callable = open_capture,
+    ):
         self.address = address
         self.fps = DEFAULT_FPS
         self.connections = 0
@@ -106,11 +116,15 @@ class StreamReader:
                 failures = 0
                 number += 1
                 if (number - 1) % self._stride == 0:
-                    self._deliver(StreamFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, time.monotonic() - started))
+                    self._deliver(
+                        StreamFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, time.monotonic() - started)
+                    )
                 continue
             failures += 1
             if failures > self._backoff.attempts:
-                LOGGER.warning(f"WARNING: {public_address(self.address)}: gave up after {self._backoff.attempts} attempts")
+                LOGGER.warning(
+                    f"WARNING: {public_address(self.address)}: gave up after {self._backoff.attempts} attempts"
+                )
                 break
             capture = self._reconnect(capture, failures)
         if capture is not None:
@@ -123,8 +137,10 @@ class StreamReader:
         if capture is not None:
             capture.release()
         delay = self._backoff.delay(failures)
-        LOGGER.warning(f"WARNING: {public_address(self.address)}: no frame; reconnecting in {delay:g} s "
-                       f"({failures}/{self._backoff.attempts})")
+        LOGGER.warning(
+            f"WARNING: {public_address(self.address)}: no frame; reconnecting in {delay:g} s "
+            f"({failures}/{self._backoff.attempts})"
+        )
         if self._stop.wait(delay):
             return None
         capture = self._connect(self.address)
@@ -179,5 +195,7 @@ def refuse_unsupported(address: str) -> None:
     """Raise DataError for addresses that are pages about a video, not a video."""
     host = (urlsplit(address).hostname or "").removeprefix("www.").removeprefix("m.")
     if host in ("youtube.com", "youtu.be", "youtube-nocookie.com"):
-        raise DataError(f"--source {address}: YouTube pages are not streams and nothing is downloaded from there; "
-                        "save the video yourself and pass the file, or pass a direct http or rtsp stream address")
+        raise DataError(
+            f"--source {address}: YouTube pages are not streams and nothing is downloaded from there; "
+            "save the video yourself and pass the file, or pass a direct http or rtsp stream address"
+        )

@@ -20,7 +20,8 @@ _READ_TIMEOUT_MS = 10_000
 def open_capture(address: str):
     """Return a cv2.VideoCapture of a camera number, a file or a URL; a URL that keeps silent fails after 10 seconds.
 
-    What goes wrong is told by its caller in a line of ours, and not by OpenCV and FFmpeg besides."""
+    What goes wrong is told by its caller in a line of ours, and not by OpenCV and FFmpeg besides.
+    """
     _quieten_opencv()
     if address.isdigit():
         return cv2.VideoCapture(int(address))
@@ -29,8 +30,11 @@ def open_capture(address: str):
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
         return cv2.VideoCapture(address)
     # FFmpeg alone: the other back ends would try it once more, without these timeouts
-    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS,
-                                                      cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS])
+    return cv2.VideoCapture(
+        address,
+        cv2.CAP_FFMPEG,
+        [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS],
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -45,7 +49,8 @@ class VideoReader:
     """The frames of one video file or finite URL, oriented as its metadata says.
 
     fps: frames a second (30 where unknown); frames: how many the container claims, 0 where it does not know.
-    Raises DataError when the file cannot be opened."""
+    Raises DataError when the file cannot be opened.
+    """
 
     def __init__(self, path: str):
         self.path = str(path)
@@ -60,7 +65,8 @@ class VideoReader:
     def read(self, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (frame number from 1, (H, W, 3) uint8 RGB) of frames 1, 1 + stride, 1 + 2·stride, ...
 
-        The file's end decides, not the claimed count; damaged frames in between are left out, and counted in a warning."""
+        The file's end decides, not the claimed count; damaged frames in between are left out, and counted in a warning.
+        """
         number, gap, decoded = 0, 0, 0
         try:
             while True:

@@ -13,7 +13,8 @@ FRACTION = 0.9  # of the free memory that a training may plan with
 
 def auto_batch_size(model: nn.Module, imgsz: int, device: torch.device, amp: bool) -> int:
     """Return the batch size whose training step would take FRACTION of the free CUDA memory, from a
-    straight line through steps of 1, 2, 4 and 8 pictures. Elsewhere than on CUDA, 16."""
+    straight line through steps of 1, 2, 4 and 8 pictures. Elsewhere than on CUDA, 16.
+    """
     if device.type != "cuda":
         LOGGER.info(f"--batch-size -1: memory is measured on CUDA only, using {DEFAULT_BATCH}")
         return DEFAULT_BATCH
@@ -22,7 +23,9 @@ def auto_batch_size(model: nn.Module, imgsz: int, device: torch.device, amp: boo
     slope = (used[-1] - used[0]) / (sizes[-1] - sizes[0])
     free, total = torch.cuda.mem_get_info(device)
     batch = max(1, int((free * FRACTION - (used[0] - slope)) / slope)) if slope > 0 else DEFAULT_BATCH
-    LOGGER.info(f"--batch-size -1: {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {slope / 1e9:.2f} GB a picture: using {batch}")
+    LOGGER.info(
+        f"--batch-size -1: {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {slope / 1e9:.2f} GB a picture: using {batch}"
+    )
     return batch
 
 

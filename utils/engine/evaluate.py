@@ -1,7 +1,8 @@
 """The one validation loop: val.py and the end of every training epoch run it.
 
 Its figures do not depend on how images were batched or by how many workers: boxes are compared in
-native pixels, and images enter the metrics in the order of the data set."""
+native pixels, and images enter the metrics in the order of the data set.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ RECT_PAD = 0.0
 @dataclass(frozen=True)
 class EvaluatedBatch:
     """What an observer gets to see: the batch as the loader gave it, its detections in pixels of the
-    network input (on the host), and one ImageResult in native pixels an image."""
+    network input (on the host), and one ImageResult in native pixels an image.
+    """
 
     number: int
     batch: Batch
@@ -90,7 +92,8 @@ def evaluate(
     half: mixed precision (CUDA only); loss: also compute it (not with `augment`), each batch
     weighted by its images; single_cls: detections of every class count as class 0; hybrid: labels join
     the candidates as certain detections, for autolabelling; coco: pycocotools' figures too;
-    verbose: a table row for each class. observers are called with every batch, in order."""
+    verbose: a table row for each class. observers are called with every batch, in order.
+    """
     timers = [Timer(device) for _ in range(3)]
     losses = _LossMean(loss if not augment else None, device)
     results: list[ImageResult] = []
@@ -139,12 +142,14 @@ class _LossMean:
         return LossParts(*(self.sum / self.images).tolist()) if self.images else None
 
 
-def _suppressed(decoded: Tensor, batch: Batch, conf_thres: float, iou_thres: float, max_det: int, single_cls: bool,
-                hybrid: bool) -> tuple[Detections, ...]:
+def _suppressed(
+    decoded: Tensor, batch: Batch, conf_thres: float, iou_thres: float, max_det: int, single_cls: bool, hybrid: bool
+) -> tuple[Detections, ...]:
     """One batch's detections in pixels of the network input, on the host."""
     labels = _certain_labels(batch, decoded.device) if hybrid else ()
-    found = non_max_suppression(decoded, conf_thres, iou_thres, agnostic=single_cls, multi_label=True, max_det=max_det,
-                                labels=labels)
+    found = non_max_suppression(
+        decoded, conf_thres, iou_thres, agnostic=single_cls, multi_label=True, max_det=max_det, labels=labels
+    )
     if single_cls:
         found = [Detections(one.xyxy, one.conf, torch.zeros_like(one.cls)) for one in found]
     return tuple(one.cpu() for one in found)
@@ -167,18 +172,35 @@ def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[Imag
     seen = []
     for number, (box, found) in enumerate(zip(batch.letterboxes, detections)):
         mine = targets[:, 0] == number
-        seen.append(ImageResult(batch.indices[number], batch.paths[number], box.native, found.to_native(box),
-                                targets[mine, 1].astype(np.int64), box.to_native(xyxy[mine])))
+        seen.append(
+            ImageResult(
+                batch.indices[number],
+                batch.paths[number],
+                box.native,
+                found.to_native(box),
+                targets[mine, 1].astype(np.int64),
+                box.to_native(xyxy[mine]),
+            )
+        )
     return tuple(seen)
 
 
-def _evaluation(results: list[ImageResult], nc: int, losses: LossParts | None, speeds: Speeds, coco: bool) -> Evaluation:
+def _evaluation(
+    results: list[ImageResult], nc: int, losses: LossParts | None, speeds: Speeds, coco: bool
+) -> Evaluation:
     accumulator, confusion = DetectionAccumulator(nc), ConfusionMatrix(nc)
     for result in results:
         accumulator.update(result.detections, result.labels_cls, result.labels_xyxy)
         confusion.update(result.detections, result.labels_cls, result.labels_xyxy)
-    return Evaluation(accumulator.compute(), losses, speeds, coco_metrics(results, nc) if coco else None, confusion,
-                      accumulator.curves(), tuple(results))
+    return Evaluation(
+        accumulator.compute(),
+        losses,
+        speeds,
+        coco_metrics(results, nc) if coco else None,
+        confusion,
+        accumulator.curves(),
+        tuple(results),
+    )
 
 
 def _report(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> None:
@@ -188,12 +210,18 @@ def _report(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> None
     for line in table_rows(metrics, names, per_class=verbose):
         LOGGER.info(line)
     if not metrics.labels.any():
-        LOGGER.warning(f"WARNING: none of the {metrics.images} images has a label: P, R and mAP cannot be told and stand at 0")
+        LOGGER.warning(
+            f"WARNING: none of the {metrics.images} images has a label: P, R and mAP cannot be told and stand at 0"
+        )
     if coco is None:
         return
-    by_size = [f"{name} {_figure(value)}" for name, value in
-               (("APs", coco.ap_small), ("APm", coco.ap_medium), ("APl", coco.ap_large), ("AR", coco.ar))]
-    overall = [f"{name} {_figure(value)}" for name, value in (("AP", coco.ap), ("AP50", coco.ap50), ("AP75", coco.ap75))]
+    by_size = [
+        f"{name} {_figure(value)}"
+        for name, value in (("APs", coco.ap_small), ("APm", coco.ap_medium), ("APl", coco.ap_large), ("AR", coco.ar))
+    ]
+    overall = [
+        f"{name} {_figure(value)}" for name, value in (("AP", coco.ap), ("AP50", coco.ap50), ("AP75", coco.ap75))
+    ]
     LOGGER.info(f"COCO (pycocotools): {', '.join(overall + by_size)}")
     line = explain_difference(metrics.map, coco.ap)
     if line:

@@ -1,6 +1,7 @@
 """Hyperparameter evolution: each generation changes one of the best parents at random and trains with the result.
 
-evolve.csv is the whole memory of an evolution: 7 results and the hyperparameters, a row a generation."""
+evolve.csv is the whole memory of an evolution: 7 results and the hyperparameters, a row a generation.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,32 +14,67 @@ from utils.errors import ConfigError, NonFiniteError
 from utils.files import read_text, write_atomically
 from utils.log import LOGGER
 
-RESULTS = ("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
-           "val/box_loss", "val/obj_loss", "val/cls_loss")
+RESULTS = (
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+)
 
 # key: (strength of its mutation, lowest, highest); strength 0 never changes, but the range holds
 RANGES: dict[str, tuple[float, float, float]] = {
-    "lr0": (1, 1e-5, 1e-1), "lrf": (1, 0.01, 1), "momentum": (0.3, 0.6, 0.98), "weight_decay": (1, 0, 0.001),
-    "warmup_epochs": (1, 0, 5), "warmup_momentum": (1, 0, 0.95), "warmup_bias_lr": (1, 0, 0.2),
-    "box": (1, 0.02, 0.2), "cls": (1, 0.2, 4), "cls_pw": (1, 0.5, 2), "obj": (1, 0.2, 4), "obj_pw": (1, 0.5, 2),
-    "iou_t": (0, 0.1, 0.7), "anchor_t": (1, 2, 8), "anchors": (2, 2, 10), "fl_gamma": (0, 0, 2),
-    "hsv_h": (1, 0, 0.1), "hsv_s": (1, 0, 0.9), "hsv_v": (1, 0, 0.9), "degrees": (1, 0, 45), "translate": (1, 0, 0.9),
-    "scale": (1, 0, 0.9), "shear": (1, 0, 10), "perspective": (0, 0, 0.001), "flipud": (1, 0, 1), "fliplr": (0, 0, 1),
-    "mosaic": (1, 0, 1), "mixup": (1, 0, 1), "copy_paste": (1, 0, 1),
+    "lr0": (1, 1e-5, 1e-1),
+    "lrf": (1, 0.01, 1),
+    "momentum": (0.3, 0.6, 0.98),
+    "weight_decay": (1, 0, 0.001),
+    "warmup_epochs": (1, 0, 5),
+    "warmup_momentum": (1, 0, 0.95),
+    "warmup_bias_lr": (1, 0, 0.2),
+    "box": (1, 0.02, 0.2),
+    "cls": (1, 0.2, 4),
+    "cls_pw": (1, 0.5, 2),
+    "obj": (1, 0.2, 4),
+    "obj_pw": (1, 0.5, 2),
+    "iou_t": (0, 0.1, 0.7),
+    "anchor_t": (1, 2, 8),
+    "anchors": (2, 2, 10),
+    "fl_gamma": (0, 0, 2),
+    "hsv_h": (1, 0, 0.1),
+    "hsv_s": (1, 0, 0.9),
+    "hsv_v": (1, 0, 0.9),
+    "degrees": (1, 0, 45),
+    "translate": (1, 0, 0.9),
+    "scale": (1, 0, 0.9),
+    "shear": (1, 0, 10),
+    "perspective": (0, 0, 0.001),
+    "flipud": (1, 0, 1),
+    "fliplr": (0, 0, 1),
+    "mosaic": (1, 0, 1),
+    "mixup": (1, 0, 1),
+    "copy_paste": (1, 0, 1),
 }
 _PARENTS = 5
 _MUTATED_SHARE, _SIGMA, _FACTORS = 0.8, 0.2, (0.3, 3.0)
 
 
-def evolve(train_once: Callable[[dict[str, float | str]], Sequence[float]], base: Mapping[str, float | str], generations: int,
-           directory: Path | str, generator: np.random.Generator) -> dict[str, float | str]:
+def evolve(
+    train_once: Callable[[dict[str, float | str]], Sequence[float]],
+    base: Mapping[str, float | str],
+    generations: int,
+    directory: Path | str,
+    generator: np.random.Generator,
+) -> dict[str, float | str]:
     """Train `generations` times, log each in directory/evolve.csv, and return the best hyperparameters known.
 
     train_once(hyperparameters) returns P, R, mAP50, mAP50-95 and three losses; a training that does not stay
     finite counts as fitness 0. The first generation of an empty folder trains `base` as it is; a folder with an
     evolve.csv goes on, with the draws an uninterrupted evolution would have made. Keys that RANGES does not
     know keep base's value; so do texts (the box loss's name), which stand in no table. Also writes hyp_evolve.yaml
-    and evolve.png. Raises ConfigError for an evolve.csv of other hyperparameters."""
+    and evolve.png. Raises ConfigError for an evolve.csv of other hyperparameters.
+    """
     directory = Path(directory)
     texts = {name: value for name, value in base.items() if isinstance(value, str)}
     base = {name: value for name, value in base.items() if name not in texts}
@@ -57,8 +93,10 @@ def evolve(train_once: Callable[[dict[str, float | str]], Sequence[float]], base
         rows, fitnesses = read_generations(file, base)
         best = int(np.argmax(fitnesses))
         _write_best(directory / "hyp_evolve.yaml", {**rows[best], **texts}, best, len(rows), fitnesses[best])
-        LOGGER.info(f"evolve: generation {number} has fitness {fitness(results):.5g}; "
-                    f"the best, generation {best}, {fitnesses[best]:.5g}")
+        LOGGER.info(
+            f"evolve: generation {number} has fitness {fitness(results):.5g}; "
+            f"the best, generation {best}, {fitnesses[best]:.5g}"
+        )
     return {**_finish(file, base), **texts}
 
 
@@ -67,15 +105,20 @@ def _check_texts(file: Path, texts: Mapping[str, str]) -> None:
     if file.exists():
         before = {name: value for name, value in read_yaml(file).items() if isinstance(value, str)}
         if before != texts:
-            raise ConfigError(f"{file}: this evolution was started with {before or 'the default iou'}, not "
-                              f"{dict(texts) or 'the default'}; use another --name, or the same --hyp")
+            raise ConfigError(
+                f"{file}: this evolution was started with {before or 'the default iou'}, not "
+                f"{dict(texts) or 'the default'}; use another --name, or the same --hyp"
+            )
 
 
-def mutate(rows: Sequence[Mapping[str, float]], fitnesses: Sequence[float], generator: np.random.Generator) -> dict[str, float]:
+def mutate(
+    rows: Sequence[Mapping[str, float]], fitnesses: Sequence[float], generator: np.random.Generator
+) -> dict[str, float]:
     """Return a child of one of the five best rows, drawn by how far its fitness lies above the fifth's.
 
     Each value with a known range is changed with a chance of 0.8 by a factor 0.3..3 around 1 and kept inside its
-    range; at least one changes where one may. rows: at least one, all with the same keys."""
+    range; at least one changes where one may. rows: at least one, all with the same keys.
+    """
     fitnesses = np.asarray(fitnesses, np.float64)
     best = np.argsort(-fitnesses, kind="stable")[:_PARENTS]
     weights = fitnesses[best] - fitnesses[best].min() + 1e-6
@@ -106,13 +149,16 @@ def fitness(results: Sequence[float]) -> float:
 def read_generations(file: Path, base: Mapping[str, float]) -> tuple[list[dict[str, float]], list[float]]:
     """Return the hyperparameters and the fitness of each row of an evolve.csv, two empty lists where there is none.
 
-    Raises ConfigError that names the line where columns or numbers are not those of an evolution of `base`."""
+    Raises ConfigError that names the line where columns or numbers are not those of an evolution of `base`.
+    """
     if not file.exists():
         return [], []
     header, *lines = [[cell.strip() for cell in line.split(",")] for line in read_text(file).splitlines()] or [[]]
     if header != [*RESULTS, *base]:
-        raise ConfigError(f"{file}:1: these are not the columns of this evolution's hyperparameters; "
-                          f"use another --name, or the same --hyp")
+        raise ConfigError(
+            f"{file}:1: these are not the columns of this evolution's hyperparameters; "
+            f"use another --name, or the same --hyp"
+        )
     rows, fitnesses = [], []
     for number, cells in enumerate(lines, 2):
         try:
@@ -121,7 +167,7 @@ def read_generations(file: Path, base: Mapping[str, float]) -> tuple[list[dict[s
             values = []
         if len(values) != len(header):
             raise ConfigError(f"{file}:{number}: expected {len(header)} numbers; delete the line to go on")
-        rows.append(dict(zip(base, values[len(RESULTS):])))
+        rows.append(dict(zip(base, values[len(RESULTS) :])))
         fitnesses.append(fitness(values))
     return rows, fitnesses
 

@@ -1,7 +1,8 @@
 """The training loop, over parts that are already built: it knows nothing of files or flags.
 
 A hook sees what happens (pictures, tables, checkpoints are hooks); a feature that is off is a
-hook that is absent. A loss that is not finite stops the run before the optimizer's step."""
+hook that is absent. A loss that is not finite stops the run before the optimizer's step.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,8 @@ class Parts:
 
     loss(raw maps, targets (M, 6)) returns the scalar to minimise and its LossParts;
     knobs(step) returns the schedule's Knobs; image_size(epoch, batch number) returns the side in
-    pixels to which a batch is resized, or None to leave it; stride is the model's largest."""
+    pixels to which a batch is resized, or None to leave it; stride is the model's largest.
+    """
 
     model: nn.Module
     loss: Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
@@ -56,7 +58,8 @@ class Parts:
 class EpochReport:
     """What one epoch came to: losses are means over its batches; evaluation is None where
     validation was skipped; is_best says whether the fitness rose above every epoch before, or none was above 0 yet;
-    gates: mean |gate| of each attention block that started as the identity, by its name."""
+    gates: mean |gate| of each attention block that started as the identity, by its name.
+    """
 
     epoch: int
     losses: LossParts
@@ -106,7 +109,8 @@ class LossReader:
     """Brings a batch's losses to the host without emptying the device's queue.
 
     On CUDA the copy is queued right behind the loss and awaited only after the backward pass has
-    been queued too, so that the device is at work while the host looks at the figures."""
+    been queued too, so that the device is at work while the host looks at the figures.
+    """
 
     def __init__(self, device: torch.device):
         self.on_cuda = device.type == "cuda"
@@ -130,12 +134,19 @@ class Trainer:
     """Trains `parts` from `state.epoch` to `epochs`.
 
     evaluate(module) returns an object with .metrics (DetectionMetrics); it is called after each
-    epoch for which should_evaluate(epoch) holds, and after the last. should_stop(state) ends the run early."""
+    epoch for which should_evaluate(epoch) holds, and after the last. should_stop(state) ends the run early.
+    """
 
-    def __init__(self, parts: Parts, state: TrainState, epochs: int, hooks: Sequence[Hook] = (),
-                 evaluate: Callable[[nn.Module], object] | None = None,
-                 should_evaluate: Callable[[int], bool] = lambda epoch: True,
-                 should_stop: Callable[[TrainState], bool] = lambda state: False):
+    def __init__(
+        self,
+        parts: Parts,
+        state: TrainState,
+        epochs: int,
+        hooks: Sequence[Hook] = (),
+        evaluate: Callable[[nn.Module], object] | None = None,
+        should_evaluate: Callable[[int], bool] = lambda epoch: True,
+        should_stop: Callable[[TrainState], bool] = lambda state: False,
+    ):
         self.parts, self.state, self.epochs = parts, state, epochs
         self.hooks, self.evaluate = tuple(hooks), evaluate
         self.should_evaluate, self.should_stop = should_evaluate, should_stop
@@ -167,8 +178,16 @@ class Trainer:
             is_best = self._note(evaluation, epoch)
         is_last = state.epoch >= self.epochs or self.should_stop(state)
         lr = tuple(group["lr"] for group in self.parts.optimizer.param_groups[:3])  # gates follow the first
-        return EpochReport(epoch, losses, evaluation, lr, time.perf_counter() - started, is_best, is_last,
-                           gate_strengths(self.parts.model))
+        return EpochReport(
+            epoch,
+            losses,
+            evaluation,
+            lr,
+            time.perf_counter() - started,
+            is_best,
+            is_last,
+            gate_strengths(self.parts.model),
+        )
 
     def train_epoch(self, epoch: int) -> LossParts:
         """One pass over the loader; returns the mean losses."""
@@ -202,20 +221,25 @@ class Trainer:
         value, *items = self.losses.read()
         if not all(map(_is_finite, (value, *items))):
             where = describe_outputs(parts.model, images)
-            raise NonFiniteError(f"epoch {epoch}, batch {number}: the loss is {value} "
-                                 f"(box {items[0]:g}, obj {items[1]:g}, cls {items[2]:g}); {where}; pictures: {', '.join(batch.paths[:4])}; lower lr0 or check these labels")
+            raise NonFiniteError(
+                f"epoch {epoch}, batch {number}: the loss is {value} "
+                f"(box {items[0]:g}, obj {items[1]:g}, cls {items[2]:g}); {where}; pictures: {', '.join(batch.paths[:4])}; lower lr0 or check these labels"
+            )
         progress.add(items)
         return tuple(images.shape[2:])
 
     def optimizer_step(self) -> None:
         """Clip, step, and move the average. On CUDA the scaler leaves out a step with non-finite
-        gradients on the device itself; elsewhere such gradients end the run."""
+        gradients on the device itself; elsewhere such gradients end the run.
+        """
         parts = self.parts
         parts.scaler.unscale_(parts.optimizer)
         weights = [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if parts.device.type == "cpu" and not bool(torch.isfinite(norm)):
-            raise NonFiniteError(f"step {self.state.step}: {describe_gradients(parts.model)}; lower lr0 or the loss gains")
+            raise NonFiniteError(
+                f"step {self.state.step}: {describe_gradients(parts.model)}; lower lr0 or the loss gains"
+            )
         torch.nn.utils.clip_grads_with_norm_(weights, GRADIENT_CLIP, norm)
         parts.scaler.step(parts.optimizer)
         parts.scaler.update()

@@ -12,12 +12,26 @@ from utils.engine.fit import EpochReport, Hook, Progress, Trainer
 from utils.engine.nonfinite import all_finite
 from utils.errors import NonFiniteError
 from utils.files import write_atomically
-from utils.log import LOGGER, progress as progress_bar, shares_terminal
+from utils.log import LOGGER, shares_terminal
+from utils.log import progress as progress_bar
 from utils.types import Batch
 
-RESULT_COLUMNS = ("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss",
-                  "metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
-                  "val/box_loss", "val/obj_loss", "val/cls_loss", "x/lr0", "x/lr1", "x/lr2")
+RESULT_COLUMNS = (
+    "epoch",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",
+    "x/lr1",
+    "x/lr2",
+)
 
 
 def result_row(report: EpochReport) -> dict[str, float]:
@@ -27,12 +41,16 @@ def result_row(report: EpochReport) -> dict[str, float]:
     losses = evaluation.losses.row() if evaluation and evaluation.losses else (0.0,) * 3
     # v6.1's columns: lr0 the undecayed weights, lr1 the decayed, lr2 the biases
     values = (report.epoch, *report.losses.row(), *metrics, *losses, *report.lr)
-    return {**dict(zip(RESULT_COLUMNS, values, strict=True)), **{f"gate/{name}": value for name, value in report.gates.items()}}
+    return {
+        **dict(zip(RESULT_COLUMNS, values, strict=True)),
+        **{f"gate/{name}": value for name, value in report.gates.items()},
+    }
 
 
 class Console(Hook):
     """v6.1's table: a header an epoch and a bar whose text is the row. Where messages or bars go to a
-    file, the row is a message at the epoch's end."""
+    file, the row is a message at the epoch's end.
+    """
 
     HEADER = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
@@ -47,8 +65,13 @@ class Console(Hook):
         self.bar = progress_bar(None, total=len(trainer.parts.loader))
 
     def after_batch(self, trainer: Trainer, batch: Batch, progress: Progress) -> None:
-        cells = (f"{progress.epoch}/{trainer.epochs - 1}", _gpu_memory(trainer.parts.device),
-                 *(f"{value:.4g}" for value in progress.mean), len(batch.targets), max(progress.shape))
+        cells = (
+            f"{progress.epoch}/{trainer.epochs - 1}",
+            _gpu_memory(trainer.parts.device),
+            *(f"{value:.4g}" for value in progress.mean),
+            len(batch.targets),
+            max(progress.shape),
+        )
         row = "".join(f"{cell!s:>10}" for cell in cells)
         self.bar.set_description_str(row if self.row_in_bar else f"epoch {cells[0]}", refresh=False)
         self.bar.update()
@@ -72,7 +95,8 @@ def _gpu_memory(device: torch.device) -> str:
 
 class ResultsFile(Hook):
     """results.csv: v6.1's 14 columns, one row an epoch, and behind them one of each attention gate. A run that resumes drops the rows from its
-    first epoch on, so that no epoch stands twice."""
+    first epoch on, so that no epoch stands twice.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -129,16 +153,21 @@ class BatchPictures(Hook):
         if progress.epoch == 0 and number < self.count:
             from utils.plots.batches import plot_batch
 
-            plot_batch(batch.images, batch.targets, batch.paths, self.directory / f"train_batch{number}.jpg", self.names)
+            plot_batch(
+                batch.images, batch.targets, batch.paths, self.directory / f"train_batch{number}.jpg", self.names
+            )
 
 
 class Checkpoints(Hook):
     """last.pt after every epoch, best.pt at every new best, epoch<k>.pt every `period` epochs.
 
     save(trainer, path) writes a whole checkpoint atomically. With nosave only the last epoch is kept.
-    Weights that are not finite are never written."""
+    Weights that are not finite are never written.
+    """
 
-    def __init__(self, directory: Path, save: Callable[[Trainer, Path], object], period: int = -1, nosave: bool = False):
+    def __init__(
+        self, directory: Path, save: Callable[[Trainer, Path], object], period: int = -1, nosave: bool = False
+    ):
         self.directory, self.save, self.period, self.nosave = directory, save, period, nosave
 
     def start(self, trainer: Trainer) -> None:
@@ -148,11 +177,15 @@ class Checkpoints(Hook):
         if self.nosave and not report.is_last:
             return
         if not (all_finite(trainer.parts.model) and all_finite(trainer.parts.ema.module)):
-            raise NonFiniteError(f"epoch {report.epoch}: the weights are no longer finite and were not saved; "
-                                 f"{self.directory / 'last.pt'} holds the epoch before; lower lr0")
+            raise NonFiniteError(
+                f"epoch {report.epoch}: the weights are no longer finite and were not saved; "
+                f"{self.directory / 'last.pt'} holds the epoch before; lower lr0"
+            )
         last, best = self.directory / "last.pt", self.directory / "best.pt"
         if report.is_best or not best.exists():  # with nosave the best epoch may be past
-            self.save(trainer, best)  # before last.pt: whoever is killed between the two repeats the epoch when it resumes
+            self.save(
+                trainer, best
+            )  # before last.pt: whoever is killed between the two repeats the epoch when it resumes
             copy_atomically(best, last)
         else:
             self.save(trainer, last)

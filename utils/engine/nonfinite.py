@@ -19,7 +19,8 @@ def _finite(output: object) -> bool:
 @torch.no_grad()
 def describe_outputs(model: nn.Module, images: Tensor) -> str:
     """Run the model once more and name the first module whose output is not finite,
-    or the first parameter that is not, or say that the loss alone is at fault."""
+    or the first parameter that is not, or say that the loss alone is at fault.
+    """
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"the weight {name} is not finite"
@@ -58,4 +59,6 @@ def describe_gradients(model: nn.Module) -> str:
 
 def all_finite(model: nn.Module) -> bool:
     """Return whether every floating-point parameter and buffer is finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values() if tensor.is_floating_point())
+    return all(
+        bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values() if tensor.is_floating_point()
+    )

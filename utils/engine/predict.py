@@ -27,7 +27,8 @@ class Prediction:
     """What was found in one frame.
 
     detections: in pixels of the frame, on the CPU, by falling confidence; names: class names by number;
-    shape: (height, width) of the network input."""
+    shape: (height, width) of the network input.
+    """
 
     frame: Frame
     detections: Detections
@@ -54,16 +55,30 @@ class Prediction:
     def records(self) -> list[dict]:
         """Return a dict of plain values a detection: where it was seen, what it is, and its box in pixels."""
         frame, found = self.frame, self.detections
-        return [{
-            "file": frame.path, "frame": frame.number, "time": round(frame.seconds, 3),
-            "class_id": number, "name": self.name_of(number), "confidence": round(confidence, 5),
-            "x1": round(left, 2), "y1": round(top, 2), "x2": round(right, 2), "y2": round(bottom, 2),
-        } for (left, top, right, bottom), confidence, number in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist())]
+        return [
+            {
+                "file": frame.path,
+                "frame": frame.number,
+                "time": round(frame.seconds, 3),
+                "class_id": number,
+                "name": self.name_of(number),
+                "confidence": round(confidence, 5),
+                "x1": round(left, 2),
+                "y1": round(top, 2),
+                "x2": round(right, 2),
+                "y2": round(bottom, 2),
+            }
+            for (left, top, right, bottom), confidence, number in zip(
+                found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist()
+            )
+        ]
 
     def summary(self) -> str:
         """Return "4 persons, 1 bus, " in order of class number, or "" when nothing was found."""
         counts = Counter(self.detections.cls.tolist())
-        return "".join(f"{counts[number]} {self.name_of(number)}{'s' * (counts[number] > 1)}, " for number in sorted(counts))
+        return "".join(
+            f"{counts[number]} {self.name_of(number)}{'s' * (counts[number] > 1)}, " for number in sorted(counts)
+        )
 
 
 @dataclass(frozen=True)
@@ -81,19 +96,24 @@ class Predictor:
         sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz) * (2 if len(imgsz) == 1 else 1)
         height, width = (max(math.ceil(side / self.stride), 1) * self.stride for side in sides)
         if (height, width) != tuple(sides):
-            warn_once(f"--imgsz {' '.join(map(str, sides))} is no multiple of the largest stride {self.stride}; "
-                      f"using {height} {width}")
+            warn_once(
+                f"--imgsz {' '.join(map(str, sides))} is no multiple of the largest stride {self.stride}; "
+                f"using {height} {width}"
+            )
         return height, width
 
     def tensor(self, canvas: np.ndarray) -> Tensor:
         """Return (1, 3, H, W) in 0..1 on the device from a letterboxed (H, W, 3) uint8 picture."""
-        return network_input(torch.from_numpy(np.ascontiguousarray(canvas)).permute(2, 0, 1)[None], self.device, self.half)
+        return network_input(
+            torch.from_numpy(np.ascontiguousarray(canvas)).permute(2, 0, 1)[None], self.device, self.half
+        )
 
 
 def as_predictor(model: nn.Module, device: str | torch.device | None = None, half: bool = False) -> Predictor:
     """Return a predictor of a network that is already built; without `device` it stays where it is.
 
-    The network is copied where precision, device or mode must change, so that the caller's stays as it was."""
+    The network is copied where precision, device or mode must change, so that the caller's stays as it was.
+    """
     at = next(model.parameters()).device
     target = at if device is None else device if isinstance(device, torch.device) else select_device(device)
     if half and target.type != "cuda":
@@ -106,8 +126,9 @@ def as_predictor(model: nn.Module, device: str | torch.device | None = None, hal
     return Predictor(model, target, tuple(model.names), max(stride, 32), half)
 
 
-def load_predictor(weights: str | Path | Sequence[str | Path], device: str = "", half: bool = False,
-                   download: bool = False) -> Predictor:
+def load_predictor(
+    weights: str | Path | Sequence[str | Path], device: str = "", half: bool = False, download: bool = False
+) -> Predictor:
     """Return a predictor from one checkpoint, or an ensemble from several. Raises CheckpointError, ConfigError."""
     from utils.checkpoint import load_models
 
@@ -138,13 +159,15 @@ def predict(
     model: a predictor, a network, or the path of weights (several: an ensemble); source: what `open_source` takes, an open
     source, or one (H, W, 3) uint8 RGB picture; imgsz: one side or (height, width) the picture is letterboxed into, with
     the smallest border that the stride allows; the thresholds are those of `non_max_suppression`; augment: test-time
-    augmentation; before_frame: called with each frame before the network sees it. Raises UserError kinds."""
+    augmentation; before_frame: called with each frame before the network sees it. Raises UserError kinds.
+    """
     predictor = _predictor(model, device, half)
     shape = predictor.input_shape(imgsz)
     unknown = [number for number in classes or () if not 0 <= number < len(predictor.names)]
     if unknown:
-        raise ConfigError(f"--classes {unknown[0]}: the weights know {len(predictor.names)} classes, "
-                          f"0 to {len(predictor.names) - 1}")
+        raise ConfigError(
+            f"--classes {unknown[0]}: the weights know {len(predictor.names)} classes, 0 to {len(predictor.names) - 1}"
+        )
     options = dict(conf_thres=conf_thres, iou_thres=iou_thres, classes=classes, agnostic=agnostic, max_det=max_det)
     frames = _frames(source, vid_stride, stream_buffer)
     for frame in frames:
@@ -153,7 +176,9 @@ def predict(
         yield _predict_frame(predictor, frame, shape, augment, options)
 
 
-def _predict_frame(predictor: Predictor, frame: Frame, shape: tuple[int, int], augment: bool, options: dict) -> Prediction:
+def _predict_frame(
+    predictor: Predictor, frame: Frame, shape: tuple[int, int], augment: bool, options: dict
+) -> Prediction:
     timers = [Timer(predictor.device) for _ in range(3)]
     with timers[0]:
         canvas, placed = letterbox(frame.image, shape, auto=True, stride=predictor.stride)

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from utils.datasets.sources import Frame
-from utils.engine.prediction_writers import Artist
 from utils.engine.predict import Prediction
+from utils.engine.prediction_writers import Artist
 from utils.log import LOGGER, warn_once
 from utils.plots.features import save_features
 
@@ -26,14 +26,18 @@ class ConsoleReporter:
     def __call__(self, prediction: Prediction) -> None:
         height, width = self._shape = prediction.shape
         self._times.append(prediction.times.row())
-        LOGGER.info(f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. "
-                    f"({prediction.times.inference / 1000:.3f}s)")
+        LOGGER.info(
+            f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. "
+            f"({prediction.times.inference / 1000:.3f}s)"
+        )
 
     def close(self) -> None:
         if self._times:
             pre, inference, nms = np.mean(self._times, axis=0)
-            LOGGER.info(f"Speed: {pre:.1f} ms pre-process, {inference:.1f} ms inference, {nms:.1f} ms NMS per image "
-                        f"at shape (1, 3, {self._shape[0]}, {self._shape[1]})")
+            LOGGER.info(
+                f"Speed: {pre:.1f} ms pre-process, {inference:.1f} ms inference, {nms:.1f} ms NMS per image "
+                f"at shape (1, 3, {self._shape[0]}, {self._shape[1]})"
+            )
 
 
 def _place(frame: Frame) -> str:
@@ -80,13 +84,16 @@ class FeatureMaps:
     """For each frame a folder with the feature maps of every layer but the head, taken by forward hooks.
 
     save_dir/<stem>/ for pictures, save_dir/<stem>/frame_<number>/ for videos. Use `before_frame` with `predict`.
-    Of several passes over a frame (test-time augmentation) the first is written; of an ensemble, each model's in a folder."""
+    Of several passes over a frame (test-time augmentation) the first is written; of an ensemble, each model's in a folder.
+    """
 
     def __init__(self, save_dir: Path, model: nn.Module):
         self._save_dir = save_dir
         self._folder = save_dir
         self._written: set[Path] = set()
-        self._hooks = [layer.register_forward_hook(self._hook(prefix, index)) for prefix, index, layer in _layers(model)]
+        self._hooks = [
+            layer.register_forward_hook(self._hook(prefix, index)) for prefix, index, layer in _layers(model)
+        ]
 
     def before_frame(self, frame: Frame) -> None:
         """Say which frame the network will see next."""

@@ -1,7 +1,8 @@
 """What happens to predictions: pictures, videos, label files, crops, tables. A writer that is off is not there at all.
 
 Each is an observer: called with every `Prediction` in order, closed once at the end. Names inside the run folder come
-from `Frame.name`, so inputs of one name do not meet, and a second run into the same folder replaces its files."""
+from `Frame.name`, so inputs of one name do not meet, and a second run into the same folder replaces its files.
+"""
 
 import csv
 import json
@@ -66,7 +67,8 @@ class Artist:
 class PictureWriter:
     """Annotated pictures as save_dir/<name>, videos and streams as .mp4 there.
 
-    A video keeps its rate and every frame; a stream's plays in real time: each picture stays until the next came."""
+    A video keeps its rate and every frame; a stream's plays in real time: each picture stays until the next came.
+    """
 
     def __init__(self, save_dir: Path, artist: Artist):
         self._save_dir = save_dir
@@ -138,7 +140,8 @@ class LabelWriter:
     """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalised.
 
     Rows stand by rising confidence, as v6.1 writes them. A frame without detections has no file; one left there
-    by an earlier run is removed."""
+    by an earlier run is removed.
+    """
 
     def __init__(self, save_dir: Path, save_conf: bool = False):
         self.folder = save_dir / "labels"
@@ -153,8 +156,10 @@ class LabelWriter:
             return
         found = prediction.detections
         rows = zip(found.cls.tolist(), prediction.xywhn().tolist(), found.conf.tolist())
-        lines = [" ".join(f"{value:g}" for value in (number, *box, *([confidence] if self._save_conf else [])))
-                 for number, box, confidence in rows]
+        lines = [
+            " ".join(f"{value:g}" for value in (number, *box, *([confidence] if self._save_conf else [])))
+            for number, box, confidence in rows
+        ]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{line}\n" for line in reversed(lines)), encoding="utf-8")
         self.written += 1

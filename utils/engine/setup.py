@@ -50,10 +50,12 @@ def prepare_process(config: TrainConfig) -> None:
         load_plugin(plugin)
 
 
-def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, resumed: Checkpoint | None,
-                   device: torch.device) -> tuple[Model, TransferReport | None]:
+def build_detector(
+    config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, resumed: Checkpoint | None, device: torch.device
+) -> tuple[Model, TransferReport | None]:
     """Return the model to train, with the weights it starts from, frozen as asked, and what became of each tensor of
-    --weights, if there were any."""
+    --weights, if there were any.
+    """
     report = None
     source = resumed
     if resumed is None and config.weights:
@@ -70,7 +72,9 @@ def build_detector(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec,
         model = Model(description, nc=spec.nc, anchors=hyp.anchors, attention_start=config.attention_start or None)
         model.summary(verbose=True)
         if source:
-            report = transfer_weights(model, source, bool(config.cfg or hyp.anchors), config.transfer, config.require_transfer)
+            report = transfer_weights(
+                model, source, bool(config.cfg or hyp.anchors), config.transfer, config.require_transfer
+            )
     model.names = list(spec.names)
     freeze_layers(model, config.freeze)
     return model.to(device), report
@@ -80,7 +84,8 @@ def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
     """Freeze the first N layers (one number), the layers of these numbers (several), or the "backbone".
 
     Numbers are those of the model without attention, so they mean the same in a variant; inserted attention, also
-    that inside a C3, goes on learning."""
+    that inside a C3, goes on learning.
+    """
     numbers = base_numbers(model.yaml)
     wanted = _wanted_layers(numbers, freeze, len(model.yaml["backbone"]))
     for layer, number in zip(model.model, numbers, strict=True):
@@ -93,7 +98,8 @@ def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
 
 def _wanted_layers(numbers: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
     """Return the base model's numbers of the layers to freeze. numbers: of each layer, None for inserted attention;
-    backbone: how many of them are the backbone."""
+    backbone: how many of them are the backbone.
+    """
     if freeze == ("backbone",):
         return {number for number in numbers[:backbone] if number is not None}
     count = sum(number is not None for number in numbers)
@@ -108,29 +114,42 @@ def round_image_size(imgsz: int, stride: int) -> int:
     """Return `imgsz` raised to a multiple of the model's largest stride."""
     rounded = max(stride * 2, -(-imgsz // stride) * stride)
     if rounded != imgsz:
-        LOGGER.warning(f"WARNING: --imgsz {imgsz} is not a multiple of the stride {stride} (and at least twice it): "
-                       f"using {rounded}")
+        LOGGER.warning(
+            f"WARNING: --imgsz {imgsz} is not a multiple of the stride {stride} (and at least twice it): "
+            f"using {rounded}"
+        )
     return rounded
 
 
 def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path) -> Data:
     """Open the train and val splits and their loaders."""
     stride = int(model.stride.max())
-    common = dict(imgsz=config.imgsz, stride=stride, single_cls=config.single_cls, cache=config.cache,
-                  labels_policy=config.labels, cache_labels=not config.no_cache_labels, seed=config.seed,
-                  download=config.download, report_dir=save_dir)
+    common = dict(
+        imgsz=config.imgsz,
+        stride=stride,
+        single_cls=config.single_cls,
+        cache=config.cache,
+        labels_policy=config.labels,
+        cache_labels=not config.no_cache_labels,
+        seed=config.seed,
+        download=config.download,
+        report_dir=save_dir,
+    )
     training = open_split(spec, "train", augment=True, hyp=hyp, rect=config.rect, **common)
     validation = open_split(spec, "val", rect=True, pad=RECT_PAD, **common)
     pin = torch.cuda.is_available() and next(model.parameters()).device.type == "cuda"
     loader = dict(workers=config.workers, seed=config.seed, pin_memory=pin)
-    return Data(spec,
-                build_loader(training, config.batch_size, shuffle=True, quad=config.quad, **loader),
-                build_loader(validation, config.batch_size * 2, **loader))
+    return Data(
+        spec,
+        build_loader(training, config.batch_size, shuffle=True, quad=config.quad, **loader),
+        build_loader(validation, config.batch_size * 2, **loader),
+    )
 
 
 def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainConfig) -> None:
     """Replace the model's anchors where the data's boxes would not find one (v6.1's AutoAnchor), and
-    always where the yaml gives only their number."""
+    always where the yaml gives only their number.
+    """
     boxes, generator = data.train.dataset.box_sizes, np.random.default_rng([config.seed, 1])
     head, geometry = model.head, model.geometry
     if head.placeholder_anchors and len(boxes):
@@ -145,12 +164,24 @@ def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainCon
 
 def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
     """Return the optimizer that the flags and hyperparameters ask for."""
-    return build_optimizer(model, config.optimizer, lr=hyp.lr0, momentum=hyp.momentum,
-                           weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size), gate_lr=hyp.gate_lr)
+    return build_optimizer(
+        model,
+        config.optimizer,
+        lr=hyp.lr0,
+        momentum=hyp.momentum,
+        weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size),
+        gate_lr=hyp.gate_lr,
+    )
 
 
-def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimizer: torch.optim.Optimizer, data: Data,
-                resumed: Checkpoint | None) -> Parts:
+def build_parts(
+    config: TrainConfig,
+    hyp: Hyperparameters,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    data: Data,
+    resumed: Checkpoint | None,
+) -> Parts:
     """Return schedule, loss, average and scaler around a model, its optimizer and its loaders."""
     device = next(model.parameters()).device
     amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
@@ -167,9 +198,19 @@ def build_parts(config: TrainConfig, hyp: Hyperparameters, model: Model, optimiz
             scaler.load_state_dict(resumed.training["scaler"])
             loss.load_state_dict(resumed.training.get("loss", {}))  # absent from files of before the loss had a state
     stride = int(model.stride.max())
-    return Parts(model=model, loss=loss, optimizer=optimizer, knobs=schedule.knobs, ema=ema, loader=data.train,
-                 device=device, scaler=scaler, amp=amp, stride=stride,
-                 image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None)
+    return Parts(
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        knobs=schedule.knobs,
+        ema=ema,
+        loader=data.train,
+        device=device,
+        scaler=scaler,
+        amp=amp,
+        stride=stride,
+        image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
+    )
 
 
 def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
@@ -182,7 +223,8 @@ def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
 
 def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:
     """Return the loss scaler. On CUDA without mixed precision it keeps scale 1 and only leaves out
-    steps whose gradients are not finite, on the device, without a word from the host."""
+    steps whose gradients are not finite, on the device, without a word from the host.
+    """
     if device.type != "cuda":
         return torch.amp.GradScaler("cpu", enabled=False)
     if amp:

@@ -17,8 +17,16 @@ from utils.engine.evaluate import Evaluation, evaluate
 from utils.engine.fit import Hook, Trainer
 from utils.engine.hooks import BatchPictures, Checkpoints, Console, ResultsFile, TensorBoard
 from utils.engine.restore import restoring
-from utils.engine.setup import (Data, build_data, build_detector, build_parts, fit_anchors, optimizer_for, prepare_process,
-                                round_image_size)
+from utils.engine.setup import (
+    Data,
+    build_data,
+    build_detector,
+    build_parts,
+    fit_anchors,
+    optimizer_for,
+    prepare_process,
+    round_image_size,
+)
 from utils.engine.validate import validate_checkpoint
 from utils.errors import CheckpointError
 from utils.files import ROOT, new_run_dir, write_atomically
@@ -67,16 +75,30 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     data.train.follow(lambda: state.class_map if config.image_weights else None)
 
     def validate(module: nn.Module) -> Evaluation:
-        return evaluate(module, data.val, names=spec.names, device=device, loss=parts.loss, single_cls=config.single_cls)
+        return evaluate(
+            module, data.val, names=spec.names, device=device, loss=parts.loss, single_cls=config.single_cls
+        )
 
     trainer = Trainer(
-        parts, state, config.epochs, evaluate=validate,
+        parts,
+        state,
+        config.epochs,
+        evaluate=validate,
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,
-        hooks=[ResultsFile(save_dir / "results.csv"), TensorBoard(save_dir), BatchPictures(save_dir, model.names),
-               Checkpoints(save_dir / "weights", saver(config, hyp), config.save_period, config.nosave), Console(), *hooks])
-    LOGGER.info(f"Image sizes {config.imgsz} train, {config.imgsz} val\nUsing {data.train.workers} dataloader workers\n"
-                f"Logging results to {save_dir}")
+        hooks=[
+            ResultsFile(save_dir / "results.csv"),
+            TensorBoard(save_dir),
+            BatchPictures(save_dir, model.names),
+            Checkpoints(save_dir / "weights", saver(config, hyp), config.save_period, config.nosave),
+            Console(),
+            *hooks,
+        ],
+    )
+    LOGGER.info(
+        f"Image sizes {config.imgsz} train, {config.imgsz} val\nUsing {data.train.workers} dataloader workers\n"
+        f"Logging results to {save_dir}"
+    )
     run_to_end(trainer, save_dir)
     data.train.close()
     return finish(trainer, config, data, save_dir)
@@ -89,17 +111,23 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
     path = resume_file(config)
     checkpoint = read_checkpoint(path)
     if not checkpoint.training:
-        raise CheckpointError(f"{path}: holds weights only and cannot be resumed; start a new training with --weights {path}")
+        raise CheckpointError(
+            f"{path}: holds weights only and cannot be resumed; start a new training with --weights {path}"
+        )
     with restoring(str(path)):
         saved, done = TrainConfig(**checkpoint.training["config"]), int(checkpoint.training["state"]["epoch"])
     changes = dict(resume=str(path), device=config.device)
     if config.epochs not in (TrainConfig.epochs, saved.epochs):
-        LOGGER.info(f"epochs {saved.epochs} -> {config.epochs}: from here on the learning rate follows the new number's schedule")
+        LOGGER.info(
+            f"epochs {saved.epochs} -> {config.epochs}: from here on the learning rate follows the new number's schedule"
+        )
         changes["epochs"] = config.epochs
     settings = dataclasses.replace(saved, **changes)
     if done >= settings.epochs:
-        raise CheckpointError(f"{path}: its {done} epochs are done; --epochs N with N over {done} goes on, "
-                              f"--weights {path} starts anew from it")
+        raise CheckpointError(
+            f"{path}: its {done} epochs are done; --epochs N with N over {done} goes on, "
+            f"--weights {path} starts anew from it"
+        )
     LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
     return settings, checkpoint
 
@@ -181,11 +209,15 @@ def saver(config: TrainConfig, hyp: Hyperparameters):
         parts = trainer.parts
         cuda = torch.cuda.get_rng_state_all() if parts.device.type == "cuda" else []
         training = {
-            "model_state": parts.model.state_dict(), "ema_updates": parts.ema.updates,
-            "optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict(),
+            "model_state": parts.model.state_dict(),
+            "ema_updates": parts.ema.updates,
+            "optimizer": parts.optimizer.state_dict(),
+            "scaler": parts.scaler.state_dict(),
             "loss": parts.loss.state_dict(),
             "generators": {"torch": torch.get_rng_state(), "cuda": cuda},
-            "state": dataclasses.asdict(trainer.state), "config": config.as_dict(), "hyp": hyp.as_dict(),
+            "state": dataclasses.asdict(trainer.state),
+            "config": config.as_dict(),
+            "hyp": hyp.as_dict(),
         }
         write_checkpoint(checkpoint_of(parts.ema.module, training=training), path)
 
@@ -213,8 +245,15 @@ def finish(trainer: Trainer, config: TrainConfig, data: Data, save_dir: Path) ->
     best = save_dir / "weights" / "best.pt"
     strip(best)
     LOGGER.info(f"Optimizer stripped from {best}, {best.stat().st_size / 1e6:.1f}MB\nValidating {best}...")
-    evaluation = validate_checkpoint(best, data.val, names=data.spec.names, device=trainer.parts.device, save_dir=save_dir,
-                                     loss=trainer.parts.loss, single_cls=config.single_cls)
+    evaluation = validate_checkpoint(
+        best,
+        data.val,
+        names=data.spec.names,
+        device=trainer.parts.device,
+        save_dir=save_dir,
+        loss=trainer.parts.loss,
+        single_cls=config.single_cls,
+    )
     data.val.close()
     plot_results(save_dir / "results.csv")
     LOGGER.info(f"Results saved to {save_dir}")

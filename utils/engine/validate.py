@@ -34,7 +34,8 @@ class Validation:
     """What a run of val.py came to: its folder and its (last) evaluation.
 
     Unpacks as v6.1's val.run: (P, R, mAP50, mAP50-95, box, obj, cls), the AP of each class, the
-    milliseconds an image of pre-processing, inference and NMS."""
+    milliseconds an image of pre-processing, inference and NMS.
+    """
 
     save_dir: Path
     evaluation: Evaluation
@@ -57,14 +58,24 @@ def validate(config: ValConfig) -> Validation:
     device = select_device(config.device)
     config = dataclasses.replace(config, half=_usable_half(config, device))
     if config.task not in TIMED_TASKS and config.conf_thres > ValConfig.conf_thres:
-        LOGGER.warning(f"WARNING: --conf-thres {config.conf_thres:g} is over 0.001: P, R and mAP miss what lies below it")
+        LOGGER.warning(
+            f"WARNING: --conf-thres {config.conf_thres:g} is over 0.001: P, R and mAP miss what lies below it"
+        )
     task = TIMED_TASKS.get(config.task, _validate_split)
     with run_folder(config.project, config.name, config.exist_ok) as save_dir:
         return Validation(save_dir, task(config, spec, device, save_dir))
 
 
-def validate_checkpoint(path: Path | str, loader: BatchSource, *, names: Sequence[str], device: torch.device, save_dir: Path,
-                        loss=None, single_cls: bool = False) -> Evaluation:
+def validate_checkpoint(
+    path: Path | str,
+    loader: BatchSource,
+    *,
+    names: Sequence[str],
+    device: torch.device,
+    save_dir: Path,
+    loss=None,
+    single_cls: bool = False,
+) -> Evaluation:
     """Validate a weights file on a loader as `val.py --weights path` does, pictures, curves and metrics.json included."""
     model = load_models(path, device)
     settings = {"weights": str(path), "single_cls": single_cls, **_loader_settings(loader)}
@@ -85,13 +96,29 @@ def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, 
     loader = _open(config, spec, model, device, save_dir, config.task)
     names = _names(config, spec)
     label_files = LabelFiles(save_dir, config.save_conf) if config.save_txt else None
-    coco_file = CocoResults(save_dir / f"{Path(config.weights[0]).stem}_predictions.json", names) if config.save_json else None
+    coco_file = (
+        CocoResults(save_dir / f"{Path(config.weights[0]).stem}_predictions.json", names) if config.save_json else None
+    )
     if config.save_hybrid:
-        LOGGER.warning("WARNING: --save-hybrid mixes the labels in among the detections: P, R and mAP are not the model's")
+        LOGGER.warning(
+            "WARNING: --save-hybrid mixes the labels in among the detections: P, R and mAP are not the model's"
+        )
     evaluation = _evaluate_fully(
-        model, loader, names, device, save_dir, config.as_dict(), [one for one in (label_files, coco_file) if one],
-        verbose=config.verbose, confusion_conf=config.confusion_conf, confusion_iou=config.confusion_iou,
-        hybrid=config.save_hybrid, conf_thres=config.conf_thres, iou_thres=config.iou_thres, **_common(config))
+        model,
+        loader,
+        names,
+        device,
+        save_dir,
+        config.as_dict(),
+        [one for one in (label_files, coco_file) if one],
+        verbose=config.verbose,
+        confusion_conf=config.confusion_conf,
+        confusion_iou=config.confusion_iou,
+        hybrid=config.save_hybrid,
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        **_common(config),
+    )
     loader.close()
     if label_files:
         LOGGER.info(f"{label_files.written} labels saved to {label_files.folder}")
@@ -101,13 +128,30 @@ def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, 
     return evaluation
 
 
-def _evaluate_fully(model: nn.Module, loader: BatchSource, names: Sequence[str], device: torch.device, save_dir: Path,
-                    settings: dict, observers: Sequence = (), verbose: bool = False,
-                    confusion_conf: float = ValConfig.confusion_conf, confusion_iou: float = ValConfig.confusion_iou,
-                    **options) -> Evaluation:
+def _evaluate_fully(
+    model: nn.Module,
+    loader: BatchSource,
+    names: Sequence[str],
+    device: torch.device,
+    save_dir: Path,
+    settings: dict,
+    observers: Sequence = (),
+    verbose: bool = False,
+    confusion_conf: float = ValConfig.confusion_conf,
+    confusion_iou: float = ValConfig.confusion_iou,
+    **options,
+) -> Evaluation:
     """`evaluate` with both evaluators, a row a class, errors by kind, and all figures in save_dir."""
-    evaluation = evaluate(model, loader, names=names, device=device, coco=_coco_is_there(), verbose=verbose or len(names) < 50,
-                          observers=[*observers, BatchPictures(save_dir, names)], **options)
+    evaluation = evaluate(
+        model,
+        loader,
+        names=names,
+        device=device,
+        coco=_coco_is_there(),
+        verbose=verbose or len(names) < 50,
+        observers=[*observers, BatchPictures(save_dir, names)],
+        **options,
+    )
     threshold = max(confusion_conf, options.get("conf_thres", 0.0))  # less confident detections were not kept
     evaluation = dataclasses.replace(evaluation, confusion=_confusion(evaluation, len(names), threshold, confusion_iou))
     errors = CountedErrors.of(evaluation.results, len(names), threshold)
@@ -135,12 +179,16 @@ def _time_weights(config: ValConfig, spec: DatasetSpec, device: torch.device, sa
         model = _load(config, (weights,), spec, device)
         loader = _open(config, spec, model, device, save_dir, "val")
         _warm_up(model, config.imgsz, device)
-        evaluation = evaluate(model, loader, names=_names(config, spec), device=device, **SPEED_THRESHOLDS, **_common(config))
+        evaluation = evaluate(
+            model, loader, names=_names(config, spec), device=device, **SPEED_THRESHOLDS, **_common(config)
+        )
         loader.close()
         LOGGER.info(_speed_line(evaluation.speeds, loader))
         folder = save_dir if len(config.weights) == 1 else save_dir / Path(weights).stem
         folder.mkdir(exist_ok=True)
-        write_metrics(evaluation, _names(config, spec), folder, {**config.as_dict(), **SPEED_THRESHOLDS, "weights": [weights]})
+        write_metrics(
+            evaluation, _names(config, spec), folder, {**config.as_dict(), **SPEED_THRESHOLDS, "weights": [weights]}
+        )
     LOGGER.info(f"Results saved to {save_dir}")
     return evaluation
 
@@ -156,8 +204,15 @@ def _study_sizes(config: ValConfig, spec: DatasetSpec, device: torch.device, sav
             sized = dataclasses.replace(config, imgsz=imgsz)
             loader = _open(sized, spec, model, device, save_dir, "val")
             LOGGER.info(f"{weights} at {imgsz}:")
-            evaluation = evaluate(model, loader, names=_names(config, spec), device=device, conf_thres=config.conf_thres,
-                                  iou_thres=config.iou_thres, **_common(config))
+            evaluation = evaluate(
+                model,
+                loader,
+                names=_names(config, spec),
+                device=device,
+                conf_thres=config.conf_thres,
+                iou_thres=config.iou_thres,
+                **_common(config),
+            )
             loader.close()
             rows.append((*evaluation.row(), *evaluation.speeds.row()))
         tables.append(save_dir / f"study_{Path(config.data).stem}_{Path(weights).stem}.txt")
@@ -184,8 +239,10 @@ def _load(config: ValConfig, weights: Sequence[str], spec: DatasetSpec, device: 
     model = load_models([find_weights(name, config.download) for name in weights], device)
     classes = len(model.names)
     if classes != spec.nc and not config.single_cls:
-        raise ConfigError(f"{weights[0]} knows {classes} classes and {config.data} has {spec.nc}: "
-                          "give the --data it was trained on, or --single-cls to count all classes as one")
+        raise ConfigError(
+            f"{weights[0]} knows {classes} classes and {config.data} has {spec.nc}: "
+            "give the --data it was trained on, or --single-cls to count all classes as one"
+        )
     return model.half() if config.half else model
 
 
@@ -193,14 +250,26 @@ def _common(config: ValConfig) -> dict:
     return {"single_cls": config.single_cls, "augment": config.augment, "max_det": config.max_det}
 
 
-def _open(config: ValConfig, spec: DatasetSpec, model: nn.Module, device: torch.device, save_dir: Path, split: str) -> Loader:
+def _open(
+    config: ValConfig, spec: DatasetSpec, model: nn.Module, device: torch.device, save_dir: Path, split: str
+) -> Loader:
     stride = int(max(float(stride) for stride in model.stride))
     imgsz = -(-config.imgsz // stride) * stride
     if imgsz != config.imgsz:
         warn_once(f"--imgsz {config.imgsz} is not a multiple of the largest stride {stride}; using {imgsz}")
-    dataset = open_split(spec, split, imgsz=imgsz, stride=stride, rect=True, pad=RECT_PAD, single_cls=config.single_cls,
-                         labels_policy=config.labels, cache_labels=not config.no_cache_labels, download=config.download,
-                         report_dir=save_dir)
+    dataset = open_split(
+        spec,
+        split,
+        imgsz=imgsz,
+        stride=stride,
+        rect=True,
+        pad=RECT_PAD,
+        single_cls=config.single_cls,
+        labels_policy=config.labels,
+        cache_labels=not config.no_cache_labels,
+        download=config.download,
+        report_dir=save_dir,
+    )
     return build_loader(dataset, config.batch_size, config.workers, pin_memory=device.type == "cuda")
 
 

@@ -13,11 +13,23 @@ NO_BEST_F1 = {"best_f1": None, "best_f1_confidence": None, "best_f1_precision": 
 def best_f1(evaluation: Evaluation) -> dict[int, dict[str, float]]:
     """Return F1, confidence, precision and recall where a class's F1 at IoU 0.5 is largest, for each class that was found."""
     curves = evaluation.curves
-    found = [(row, number, place) for row, (number, place) in enumerate(zip(curves.classes, curves.peaks()))
-             if curves.f1[row].any()]
-    return {int(number): dict(zip(NO_BEST_F1, map(float, (curves.f1[row, place], curves.px[place], curves.precision[row, place],
-                                                          curves.recall[row, place]))))
-            for row, number, place in found}
+    found = [
+        (row, number, place)
+        for row, (number, place) in enumerate(zip(curves.classes, curves.peaks()))
+        if curves.f1[row].any()
+    ]
+    return {
+        int(number): dict(
+            zip(
+                NO_BEST_F1,
+                map(
+                    float,
+                    (curves.f1[row, place], curves.px[place], curves.precision[row, place], curves.recall[row, place]),
+                ),
+            )
+        )
+        for row, number, place in found
+    }
 
 
 def best_f1_lines(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
@@ -33,7 +45,8 @@ def best_f1_lines(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
 @dataclass(frozen=True)
 class CountedErrors:
     """Errors by kind. ranked: of all detections, as TIDE costs them; counted: of those from `confidence` on, whose
-    numbers are those of errors that somebody would see."""
+    numbers are those of errors that somebody would see.
+    """
 
     ranked: ErrorKinds
     counted: ErrorKinds
@@ -51,7 +64,10 @@ class CountedErrors:
     def lines(self) -> list[str]:
         """Return a table for the console, costs in points of mAP50."""
         titles = "%20s" % "Errors (TIDE)" + "%15s" % f"conf >= {self.confidence:g}" + "%22s" % "mAP50 lost, points"
-        return [titles, *("%20s" % kind + "%15i" % count + "%22.2f" % (100 * cost) for kind, count, cost in self.rows())]
+        return [
+            titles,
+            *("%20s" % kind + "%15i" % count + "%22.2f" % (100 * cost) for kind, count, cost in self.rows()),
+        ]
 
     def as_dict(self) -> dict[str, object]:
         """Return all figures as plain values, costs as parts of 1."""

@@ -1,6 +1,7 @@
 """What a validation leaves in its run folder: label files, COCO results, pictures and metrics.json.
 
-The writers are observers of `evaluate`; one that is off is not there at all. Files are replaced, never appended to."""
+The writers are observers of `evaluate`; one that is off is not there at all. Files are replaced, never appended to.
+"""
 
 import json
 import math
@@ -28,7 +29,8 @@ COCO_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED_COCO
 class LabelFiles:
     """labels/<stem>.txt: rows `class xc yc w h [confidence]`, normalised to the native picture.
 
-    A picture without detections has no file. Pictures of one stem (of different folders) get <stem>_2.txt, ..."""
+    A picture without detections has no file. Pictures of one stem (of different folders) get <stem>_2.txt, ...
+    """
 
     def __init__(self, save_dir: Path, save_conf: bool):
         self.folder, self.save_conf = save_dir / "labels", save_conf
@@ -50,7 +52,9 @@ class LabelFiles:
         self._stems[stem] = self._stems.get(stem, 0) + 1
         if self._stems[stem] == 1:
             return stem
-        warn_once(f"several pictures are called {stem}: their label files are {stem}.txt, {stem}_2.txt, ... as the data come")
+        warn_once(
+            f"several pictures are called {stem}: their label files are {stem}.txt, {stem}_2.txt, ... as the data come"
+        )
         return self._free(f"{stem}_{self._stems[stem]}")
 
 
@@ -58,14 +62,17 @@ def _label_lines(result: ImageResult, save_conf: bool) -> list[str]:
     found, (height, width) = result.detections, result.native
     xywhn = xyxy_to_xywhn(found.xyxy.double().numpy(), width, height).tolist()
     columns = zip(found.cls.tolist(), xywhn, found.conf.tolist())
-    return [" ".join(f"{value:g}" for value in (cls, *box, *([conf] if save_conf else []))) for cls, box, conf in columns]
+    return [
+        " ".join(f"{value:g}" for value in (cls, *box, *([conf] if save_conf else []))) for cls, box, conf in columns
+    ]
 
 
 class CocoResults:
     """<weights stem>_predictions.json in COCO's result format; `save` writes what was seen.
 
     image_id is the picture's stem, as a number where it is one; category_id is COCO's own number
-    where the classes are COCO's 80, else the class number."""
+    where the classes are COCO's 80, else the class number.
+    """
 
     def __init__(self, file: Path, names: Sequence[str]):
         self.file = file
@@ -79,9 +86,16 @@ class CocoResults:
         stem, found = Path(result.path).stem, result.detections
         image = int(stem) if stem.isascii() and stem.isdigit() else stem
         return [
-            {"image_id": image, "category_id": self._ids[cls], "score": round(conf, 5),
-             "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)]}
-            for (left, top, right, bottom), conf, cls in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist())]
+            {
+                "image_id": image,
+                "category_id": self._ids[cls],
+                "score": round(conf, 5),
+                "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
+            }
+            for (left, top, right, bottom), conf, cls in zip(
+                found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist()
+            )
+        ]
 
     def save(self) -> Path:
         """Write the file, images in the order of the data set, and return its path."""
@@ -123,11 +137,13 @@ def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path, e
     plot_errors(errors.rows(), errors.confidence, save_dir / "errors.png")
 
 
-def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, settings: Mapping,
-                  errors: CountedErrors | None = None) -> Path:
+def write_metrics(
+    evaluation: Evaluation, names: Sequence[str], save_dir: Path, settings: Mapping, errors: CountedErrors | None = None
+) -> Path:
     """Write metrics.json: every figure of both evaluators, a row a class, errors, speeds, settings and versions.
 
-    A figure that is not finite, such as the loss of a network gone wrong, is null there."""
+    A figure that is not finite, such as the loss of a network gone wrong, is null there.
+    """
     metrics, coco, best = evaluation.metrics, evaluation.coco, best_f1(evaluation)
     content = {
         "images": metrics.images,
@@ -137,12 +153,18 @@ def write_metrics(evaluation: Evaluation, names: Sequence[str], save_dir: Path, 
         "note": explain_difference(metrics.map, coco.ap) if coco else None,
         "losses": dict(zip(("box", "obj", "cls"), evaluation.losses.row())) if evaluation.losses else None,
         "speed_ms_per_image": dict(zip(("pre_process", "inference", "nms"), evaluation.speeds.row())),
-        "classes": [{**_class_figures(number, name, metrics, coco), **best.get(number, NO_BEST_F1)}
-                    for number, name in enumerate(names)],
+        "classes": [
+            {**_class_figures(number, name, metrics, coco), **best.get(number, NO_BEST_F1)}
+            for number, name in enumerate(names)
+        ],
         "errors": errors.as_dict() if errors else None,
-        "confusion_matrix": {"rows": "predicted, background last", "columns": "true, background last",
-                             "conf_thres": evaluation.confusion.conf, "iou_thres": evaluation.confusion.iou,
-                             "counts": evaluation.confusion.matrix.tolist()},
+        "confusion_matrix": {
+            "rows": "predicted, background last",
+            "columns": "true, background last",
+            "conf_thres": evaluation.confusion.conf,
+            "iou_thres": evaluation.confusion.iou,
+            "counts": evaluation.confusion.matrix.tolist(),
+        },
         "settings": dict(settings),
         "versions": _versions(),
     }
@@ -160,8 +182,14 @@ def _finite(value: object) -> object:
 
 
 def _yolov5_figures(metrics: DetectionMetrics) -> dict:
-    return {"precision": metrics.mean_precision, "recall": metrics.mean_recall, "map50": metrics.map50, "map": metrics.map,
-            "fitness": metrics.fitness, "best_f1_confidence": metrics.confidence}
+    return {
+        "precision": metrics.mean_precision,
+        "recall": metrics.mean_recall,
+        "map50": metrics.map50,
+        "map": metrics.map,
+        "fitness": metrics.fitness,
+        "best_f1_confidence": metrics.confidence,
+    }
 
 
 def _coco_figures(coco: CocoMetrics) -> dict:
@@ -170,11 +198,18 @@ def _coco_figures(coco: CocoMetrics) -> dict:
 
 def _class_figures(number: int, name: str, metrics: DetectionMetrics, coco: CocoMetrics | None) -> dict:
     return {
-        "class": number, "name": name, "labels": int(metrics.labels[number]), "precision": float(metrics.precision[number]),
-        "recall": float(metrics.recall[number]), "f1": float(metrics.f1[number]), "ap50": float(metrics.ap[number, 0]),
-        "ap": float(metrics.ap[number].mean()), "ap_by_iou": metrics.ap[number].tolist(),
+        "class": number,
+        "name": name,
+        "labels": int(metrics.labels[number]),
+        "precision": float(metrics.precision[number]),
+        "recall": float(metrics.recall[number]),
+        "f1": float(metrics.f1[number]),
+        "ap50": float(metrics.ap[number, 0]),
+        "ap": float(metrics.ap[number].mean()),
+        "ap_by_iou": metrics.ap[number].tolist(),
         "coco_ap50": float(coco.ap_by_iou[0, number]) if coco else None,
-        "coco_ap": float(coco.class_ap[number]) if coco else None}
+        "coco_ap": float(coco.class_ap[number]) if coco else None,
+    }
 
 
 def _versions() -> dict:

@@ -33,7 +33,8 @@ def text_patch(text: str, size: int, color: tuple[int, int, int], background: tu
 class Annotator:
     """Draws on a copy of a (H, W, 3) uint8 RGB picture; the result is `.image`.
 
-    line_width and font_size are pixels; without them they follow from the picture's size."""
+    line_width and font_size are pixels; without them they follow from the picture's size.
+    """
 
     def __init__(self, image: np.ndarray, line_width: int | None = None, font_size: int | None = None):
         self.image = np.ascontiguousarray(image).copy()
@@ -61,4 +62,4 @@ class Annotator:
         left = max(min(left, width - patch.shape[1]), 0)
         top = max(min(top, height - patch.shape[0]), 0)
         patch = patch[: height - top, : width - left]
-        self.image[top:top + patch.shape[0], left:left + patch.shape[1]] = patch
+        self.image[top : top + patch.shape[0], left : left + patch.shape[1]] = patch

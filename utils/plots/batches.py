@@ -16,12 +16,20 @@ from utils.types import Detections
 _SHOWN_CONFIDENCE = 0.25
 
 
-def plot_batch(images: Tensor, targets: Tensor, paths: Sequence[str], file: Path | str, names: Sequence[str] = (),
-               max_images: int = 16, max_size: int = 1920) -> None:
+def plot_batch(
+    images: Tensor,
+    targets: Tensor,
+    paths: Sequence[str],
+    file: Path | str,
+    names: Sequence[str] = (),
+    max_images: int = 16,
+    max_size: int = 1920,
+) -> None:
     """Write a grid of the batch's first pictures with their labels.
 
     images: (B, 3, H, W) uint8 RGB (floats are taken as 0..1); targets: (M, 6) rows of image number, class, xywh
-    normalised; the grid's longer side is at most max_size pixels."""
+    normalised; the grid's longer side is at most max_size pixels.
+    """
     height, width = images.shape[2:]
     rows = targets.detach().cpu().float().numpy()
     centre, half = rows[:, 2:4], rows[:, 4:6] / 2
@@ -30,8 +38,15 @@ def plot_batch(images: Tensor, targets: Tensor, paths: Sequence[str], file: Path
     write_image(file, _grid(images, boxes, paths, names, max_images, max_size))
 
 
-def plot_detections(images: Tensor, detections: Sequence[Detections], paths: Sequence[str], file: Path | str,
-                    names: Sequence[str] = (), max_images: int = 16, max_size: int = 1920) -> None:
+def plot_detections(
+    images: Tensor,
+    detections: Sequence[Detections],
+    paths: Sequence[str],
+    file: Path | str,
+    names: Sequence[str] = (),
+    max_images: int = 16,
+    max_size: int = 1920,
+) -> None:
     """Write the same grid with detections (xyxy in pixels of the network input) of confidence 0.25 and more."""
     boxes = []
     for found in detections[:max_images]:
@@ -41,7 +56,9 @@ def plot_detections(images: Tensor, detections: Sequence[Detections], paths: Seq
     write_image(file, _grid(images, boxes, paths, names, max_images, max_size))
 
 
-def _grid(images: Tensor, boxes: list, paths: Sequence[str], names: Sequence[str], max_images: int, max_size: int) -> np.ndarray:
+def _grid(
+    images: Tensor, boxes: list, paths: Sequence[str], names: Sequence[str], max_images: int, max_size: int
+) -> np.ndarray:
     """Return (H, W, 3) uint8: the pictures, row by row in a square of cells, each with its boxes and file name."""
     count = min(len(images), max_images)
     side = max(int(np.ceil(np.sqrt(count))), 1)
@@ -53,7 +70,9 @@ def _grid(images: Tensor, boxes: list, paths: Sequence[str], names: Sequence[str
     for index in range(count):
         picture = cv2.resize(_as_picture(images[index]), (cell_width, cell_height), interpolation=cv2.INTER_AREA)
         top, left = index // side * cell_height, index % side * cell_width
-        canvas[top:top + cell_height, left:left + cell_width] = _labelled(picture, scale, boxes[index], paths[index], names)
+        canvas[top : top + cell_height, left : left + cell_width] = _labelled(
+            picture, scale, boxes[index], paths[index], names
+        )
     return canvas
 
 

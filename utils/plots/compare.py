@@ -1,7 +1,8 @@
 """Figures of a comparison: accuracy against cost with intervals, learning curves with bands, differences by class.
 
 Each is written as a png on white, and returned as an svg without a background, whose text is text and whose colours are
-exactly those of `series_color`, INK, FAINT, GRID and PAPER, so that a page can put its own in their place."""
+exactly those of `series_color`, INK, FAINT, GRID and PAPER, so that a page can put its own in their place.
+"""
 
 import io
 import math
@@ -26,7 +27,8 @@ _PANELS_A_ROW = 4
 class Mark:
     """One model in a plane: x its cost; y, low, high its accuracy and the ends of its interval, in points (nan where there
     is none); seeds: the accuracy of each seed; series: number of its colour, 0 is the baseline; shown: whether it is the
-    baseline or differs from it by the verdict, and so is filled."""
+    baseline or differs from it by the verdict, and so is filled.
+    """
 
     name: str
     series: int
@@ -51,7 +53,8 @@ class Course:
 class Gaps:
     """One model's differences to the baseline by class, in points: (difference, low, high), nan where there is none.
 
-    shown: of each class, whether the verdict is that it differs; its point is filled then."""
+    shown: of each class, whether the verdict is that it differs; its point is filled then.
+    """
 
     name: str
     series: int
@@ -74,8 +77,17 @@ def plot_tradeoff(marks: Sequence[Mark], file: Path, x_label: str, y_label: str)
             if math.isfinite(mark.low) and math.isfinite(mark.high):
                 reach = [[mark.y - mark.low], [mark.high - mark.y]]
                 axes.errorbar([mark.x], [mark.y], reach, color=tint, capsize=4, linewidth=1.6, zorder=3)
-            axes.plot([mark.x], [mark.y], shape, color=tint, markerfacecolor=tint if mark.shown else PAPER, markersize=8,
-                      markeredgewidth=1.8, label=_shortened(mark.name), zorder=4)
+            axes.plot(
+                [mark.x],
+                [mark.y],
+                shape,
+                color=tint,
+                markerfacecolor=tint if mark.shown else PAPER,
+                markersize=8,
+                markeredgewidth=1.8,
+                label=_shortened(mark.name),
+                zorder=4,
+            )
             if mark.series == 0:
                 axes.axhline(mark.y, color=tint, linestyle=(0, (5, 4)), linewidth=1, zorder=1)
         axes.margins(x=0.12, y=0.1)
@@ -106,13 +118,16 @@ def _draw_course(axes: Any, course: Course, values: np.ndarray) -> None:
         axes.fill_between(epochs, values.min(0), values.max(0), color=tint, alpha=0.14, linewidth=0)
     dashes = (0, (5, 2)) if course.series == 0 else "-"
     alone = "." if values.shape[1] == 1 else None
-    axes.plot(epochs, values.mean(0), color=tint, linestyle=dashes, marker=alone, linewidth=1.8, label=_shortened(course.name))
+    axes.plot(
+        epochs, values.mean(0), color=tint, linestyle=dashes, marker=alone, linewidth=1.8, label=_shortened(course.name)
+    )
 
 
 def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: str) -> str:
     """Write the differences by class: a panel a model, a row a class, zero (the baseline) as a line, one scale for all.
 
-    Intervals of rare classes that would leave the others no room are cut, with an arrow where they go on."""
+    Intervals of rare classes that would leave the others no room are cut, with an arrow where they go on.
+    """
     columns = min(len(gaps), _PANELS_A_ROW)
     rows = math.ceil(len(gaps) / columns)
     height = rows * (0.95 + 0.26 * len(names)) + 0.4
@@ -124,9 +139,11 @@ def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: s
             _draw_gaps(axes, gap, limit)
             axes.set_title(_shortened(gap.name, 26), fontsize=9, color=INK, parse_math=False)
             _dress(axes, "", "")
-        for axes in list(grid.flat)[len(gaps):]:
+        for axes in list(grid.flat)[len(gaps) :]:
             axes.axis("off")
-        grid[0, 0].set_yticks(range(len(names)), [_shortened(name, 22) for name in names], parse_math=False)  # shared by all
+        grid[0, 0].set_yticks(
+            range(len(names)), [_shortened(name, 22) for name in names], parse_math=False
+        )  # shared by all
         grid[0, 0].set_ylim(len(names) - 0.4, -0.6)
         figure.supxlabel(x_label, fontsize=9, color=FAINT)
         return _svg(figure, file)
@@ -157,7 +174,14 @@ def _draw_gaps(axes: Any, gap: Gaps, limit: float) -> None:
             axes.plot(np.full(cut.sum(), edge), places[cut], arrow, color=tint, markersize=6, clip_on=False)
     for filled in (True, False):
         those = there & (np.array(gap.shown) == filled)
-        axes.plot(differences[those], places[those], "o", color=tint, markerfacecolor=tint if filled else PAPER, markersize=5.5)
+        axes.plot(
+            differences[those],
+            places[those],
+            "o",
+            color=tint,
+            markerfacecolor=tint if filled else PAPER,
+            markersize=5.5,
+        )
     for place in places[~there]:
         axes.text(0, place, "– ", color=FAINT, fontsize=9, ha="right", va="center")
 
@@ -182,7 +206,9 @@ def _dress(axes: Any, x_label: str, y_label: str) -> None:
 def _legend(figure: Any, axes: Any, columns: int = 2) -> None:
     """Names below the axes; a name's dollars are dollars, not mathematics."""
     handles, names = axes.get_legend_handles_labels()
-    legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK)
+    legend = figure.legend(
+        handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -196,8 +222,10 @@ def _svg(figure: Any, file: Path) -> str:
         anonymous = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=anonymous)
     text = stream.getvalue()
-    text = text[text.index("<svg"):]
+    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.S)
     text = re.sub(r'(?<=\sid=")|(?<=url\(#)|(?<=xlink:href="#)', f"{file.stem}-", text)
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+    )

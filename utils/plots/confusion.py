@@ -11,13 +11,15 @@ _MOST_WITH_NUMBERS = 30  # classes: beyond this the figures in the cells cannot 
 _MOST_WITH_NAMES = 99
 
 
-def plot_confusion(matrix: np.ndarray, names: Sequence[str], file: Path | str, normalize: bool = True,
-                   note: str = "") -> None:
+def plot_confusion(
+    matrix: np.ndarray, names: Sequence[str], file: Path | str, normalize: bool = True, note: str = ""
+) -> None:
     """Write the confusion matrix to `file`.
 
     matrix: (nc + 1, nc + 1) counts, row = predicted class, column = true class, the last of each the background:
     the last row holds missed objects, the last column false alarms. With `normalize` a column shows shares of its sum.
-    note: a second line of the title, such as the thresholds."""
+    note: a second line of the title, such as the thresholds.
+    """
     matrix = np.asarray(matrix, dtype=np.float64)
     count = len(matrix)
     shown = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix
@@ -25,11 +27,15 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], file: Path | str, n
     size = min(max(4.5 + 0.42 * count, 6.0), 22.0)
     with canvas(file, size + 1.2, size, dpi=150 if count <= _MOST_WITH_NUMBERS else 100) as figure:
         axes = figure.subplots()
-        picture = axes.imshow(np.where(matrix > 0, shown, np.nan), cmap="Blues", vmin=0.0, vmax=1.0 if normalize else None)
+        picture = axes.imshow(
+            np.where(matrix > 0, shown, np.nan), cmap="Blues", vmin=0.0, vmax=1.0 if normalize else None
+        )
         figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the column" if normalize else "objects")
         _write_numbers(axes, matrix, shown, normalize)
         _name_axes(axes, labels)
-        axes.set_title("Confusion matrix" + (" (columns sum to 1)" if normalize else "") + (f"\n{note}" if note else ""))
+        axes.set_title(
+            "Confusion matrix" + (" (columns sum to 1)" if normalize else "") + (f"\n{note}" if note else "")
+        )
 
 
 def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool) -> None:
@@ -39,8 +45,15 @@ def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool)
     dark = 0.5 if normalize else 0.5 * shown.max()  # half of the colour scale
     for row, column in np.argwhere(matrix > 0):
         text = f"{shown[row, column]:.2f}" if normalize else f"{matrix[row, column]:.0f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=9 if count < 12 else 7,
-                  color="white" if shown[row, column] > dark else "0.15")
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9 if count < 12 else 7,
+            color="white" if shown[row, column] > dark else "0.15",
+        )
 
 
 def _name_axes(axes, labels: list[str]) -> None:

@@ -13,8 +13,16 @@ from utils.plots.colors import color
 
 # The ten panels of results.png, row by row; the learning rates stay in the file.
 _PANELS = (
-    "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall",
-    "val/box_loss", "val/obj_loss", "val/cls_loss", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
 )
 _MANY_CLASSES = 21  # beyond this a legend line a class says nothing
 
@@ -22,7 +30,8 @@ _MANY_CLASSES = 21  # beyond this a legend line a class says nothing
 def read_results(file: Path | str) -> dict[str, np.ndarray]:
     """Return the columns of a results.csv, (epochs,) float64 each, by their names without padding.
 
-    Cells that are empty or no numbers become NaN. Raises DataError for a file without rows."""
+    Cells that are empty or no numbers become NaN. Raises DataError for a file without rows.
+    """
     with open(file, newline="", encoding="utf-8") as stream:
         rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if row]
     if len(rows) < 2:
@@ -50,7 +59,8 @@ def smooth(values: np.ndarray, sigma: float = 3.0) -> np.ndarray:
 
 def plot_results(csv_path: Path | str) -> Path:
     """Write results.png beside a results.csv and return its path: ten panels, each with its smoothed course dotted, and
-    one of the attention gates where there are any."""
+    one of the attention gates where there are any.
+    """
     columns = read_results(csv_path)
     gates = {name.removeprefix("gate/"): values for name, values in columns.items() if name.startswith("gate/")}
     epochs = columns.get("epoch", np.arange(len(next(iter(columns.values())))))
@@ -87,7 +97,8 @@ def plot_threshold_curves(curves: Curves, names: Sequence[str], save_dir: Path |
     """Write F1_curve.png, P_curve.png, R_curve.png and PR_curve.png into save_dir.
 
     curves holds, for the k classes that have labels: px (1000,) the confidences and, for the precision-recall curve,
-    the recalls; precision, recall, f1, pr_precision (k, 1000); ap50 (k,); classes (k,) their numbers."""
+    the recalls; precision, recall, f1, pr_precision (k, 1000); ap50 (k,); classes (k,) their numbers.
+    """
     folder = Path(save_dir)
     labels = [names[number] if number < len(names) else str(number) for number in curves.classes]
     _plot_against_confidence(curves, curves.f1, "F1", labels, folder / "F1_curve.png")
@@ -104,7 +115,13 @@ def _plot_against_confidence(curves: Curves, values: np.ndarray, title: str, lab
         if len(values):
             mean = values.mean(0)
             peak = int(smooth_box(mean, 0.05).argmax())
-            axes.plot(curves.px, mean, linewidth=3, color="black", label=f"all classes {mean[peak]:.2f} at {curves.px[peak]:.3f}")
+            axes.plot(
+                curves.px,
+                mean,
+                linewidth=3,
+                color="black",
+                label=f"all classes {mean[peak]:.2f} at {curves.px[peak]:.3f}",
+            )
         _finish(axes, "Confidence", title)
 
 
@@ -114,8 +131,13 @@ def _plot_precision_recall(curves: Curves, labels: list[str], file: Path) -> Non
         with_ap = [f"{label} {ap:.3f}" for label, ap in zip(labels, curves.ap50)]
         _draw_classes(axes, curves.px, curves.pr_precision, with_ap, curves.classes)
         if len(curves.pr_precision):
-            axes.plot(curves.px, curves.pr_precision.mean(0), linewidth=3, color="black",
-                      label=f"all classes {np.mean(curves.ap50):.3f} mAP@0.5")
+            axes.plot(
+                curves.px,
+                curves.pr_precision.mean(0),
+                linewidth=3,
+                color="black",
+                label=f"all classes {np.mean(curves.ap50):.3f} mAP@0.5",
+            )
         _finish(axes, "Recall", "Precision")
 
 

@@ -10,8 +10,10 @@ from utils.plots.colors import color
 def plot_errors(rows: Sequence[tuple[str, int, float]], confidence: float, file: Path | str) -> None:
     """Write two panels of bars to `file`. rows: kind, number of errors from `confidence` on, and cost in mAP50 (0..1)."""
     kinds = [kind for kind, _, _ in rows]
-    panels = (("mAP50 lost (points)", [100 * cost for _, _, cost in rows], "{:.1f}"),
-              (f"errors with confidence >= {confidence:g}; labels missed", [count for _, count, _ in rows], "{:.0f}"))
+    panels = (
+        ("mAP50 lost (points)", [100 * cost for _, _, cost in rows], "{:.1f}"),
+        (f"errors with confidence >= {confidence:g}; labels missed", [count for _, count, _ in rows], "{:.0f}"),
+    )
     colors = [unit_color(color(number)) for number in range(len(kinds))]
     with canvas(file, 9, 3.2, dpi=150) as figure:
         for axes, (title, values, form) in zip(figure.subplots(1, 2, sharey=True), panels):

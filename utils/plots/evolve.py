@@ -21,7 +21,7 @@ def plot_evolution(csv_path: Path | str) -> Path:
     lines = max(int(np.ceil(len(hyperparameters) / 5)), 1)
     with canvas(file, 12, 2.4 * lines, dpi=120) as figure:
         grid = figure.subplots(lines, 5, squeeze=False)
-        for axes in grid.flat[len(hyperparameters):]:
+        for axes in grid.flat[len(hyperparameters) :]:
             axes.set_axis_off()
         for axes, name in zip(grid.flat, hyperparameters):
             axes.scatter(columns[name], fitness, c=np.arange(len(fitness)), cmap="viridis", s=14, alpha=0.8)

@@ -16,7 +16,8 @@ _GAP = 6
 def save_features(features: Tensor, module: str, stage: int, save_dir: Path | str, max_maps: int = 32) -> Path | None:
     """Write stage<stage>_<module>_features.png (the first maps) and .npy (all of them) into save_dir.
 
-    features: (1, C, H, W); returns the picture's path, or None for outputs of another shape or of one pixel."""
+    features: (1, C, H, W); returns the picture's path, or None for outputs of another shape or of one pixel.
+    """
     if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[2] * features.shape[3] <= 1:
         return None
     maps = features[0].detach().float().cpu().numpy()
@@ -35,7 +36,7 @@ def _grid(maps: np.ndarray) -> np.ndarray:
     for index, values in enumerate(maps):
         top, left = (place * (side + _GAP) + _GAP for place, side in zip(divmod(index, _COLUMNS), (height, width)))
         enlarged = cv2.resize(_colours(values), (width, height), interpolation=cv2.INTER_NEAREST)
-        picture[top:top + height, left:left + width] = enlarged
+        picture[top : top + height, left : left + width] = enlarged
     return picture
 
 

@@ -10,9 +10,28 @@ from utils.log import warn_once
 
 _FIRST_CJK = 0x2E80  # from here on: CJK radicals, kana, ideographs, Hangul and full-width forms
 _CJK_FILES = (  # by preference; a pattern each, looked for below the font folders
-    "NotoSansCJK-Regular*", "NotoSansSC*", "NotoSansCJK*", "SourceHanSans*", "msyh.tt*", "simhei.ttf", "simsun.ttc",
-    "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti*", "wqy-microhei*", "wqy-zenhei*", "DroidSansFallback*", "uming*",
-    "ukai*", "NotoSansJP*", "NotoSansKR*", "NotoSerifCJK*", "malgun.ttf", "msgothic.ttc", "Arial Unicode.ttf", "arialuni.ttf",
+    "NotoSansCJK-Regular*",
+    "NotoSansSC*",
+    "NotoSansCJK*",
+    "SourceHanSans*",
+    "msyh.tt*",
+    "simhei.ttf",
+    "simsun.ttc",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "STHeiti*",
+    "wqy-microhei*",
+    "wqy-zenhei*",
+    "DroidSansFallback*",
+    "uming*",
+    "ukai*",
+    "NotoSansJP*",
+    "NotoSansKR*",
+    "NotoSerifCJK*",
+    "malgun.ttf",
+    "msgothic.ttc",
+    "Arial Unicode.ttf",
+    "arialuni.ttf",
     "unifont*",
 )
 
@@ -26,7 +45,12 @@ def font_folders() -> list[Path]:
     elif sys.platform == "darwin":
         folders = [home / "Library/Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
     else:
-        folders = [home / ".fonts", home / ".local/share/fonts", Path("/usr/local/share/fonts"), Path("/usr/share/fonts")]
+        folders = [
+            home / ".fonts",
+            home / ".local/share/fonts",
+            Path("/usr/local/share/fonts"),
+            Path("/usr/share/fonts"),
+        ]
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -60,11 +84,14 @@ def has_cjk(text: str) -> bool:
 def font_file(text: str) -> Path | None:
     """Return the file of a font that can write `text`; None means Pillow's built-in font.
 
-    Where the system has no CJK font such characters come out as boxes, and a warning says so once."""
+    Where the system has no CJK font such characters come out as boxes, and a warning says so once.
+    """
     if not has_cjk(text):
         return latin_font()
     found = cjk_font()
     if found is None:
-        warn_once("class names need a Chinese, Japanese or Korean font and this system has none; "
-                  "install one (such as fonts-noto-cjk) to see them in pictures")
+        warn_once(
+            "class names need a Chinese, Japanese or Korean font and this system has none; "
+            "install one (such as fonts-noto-cjk) to see them in pictures"
+        )
     return found or latin_font()

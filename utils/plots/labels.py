@@ -16,7 +16,8 @@ _VARIABLES = ("x", "y", "width", "height")
 def plot_labels(cls: np.ndarray, xywhn: np.ndarray, names: Sequence[str], save_dir: Path | str) -> None:
     """Write labels.jpg and labels_correlogram.jpg into save_dir.
 
-    cls: (n,) class numbers; xywhn: (n, 4) centre and size in 0..1 of the image; n may be 0."""
+    cls: (n,) class numbers; xywhn: (n, 4) centre and size in 0..1 of the image; n may be 0.
+    """
     cls = np.asarray(cls).astype(int).reshape(-1)
     xywhn = np.asarray(xywhn, dtype=np.float64).reshape(-1, 4)
     _plot_overview(cls, xywhn, names, Path(save_dir) / "labels.jpg")
@@ -37,7 +38,9 @@ def _plot_overview(cls: np.ndarray, xywhn: np.ndarray, names: Sequence[str], fil
 
 def _draw_histogram(axes, cls: np.ndarray, names: Sequence[str]) -> None:
     count = max(len(names), int(cls.max()) + 1 if len(cls) else 0, 1)
-    axes.bar(range(count), np.bincount(cls, minlength=count), color=[unit_color(color(index)) for index in range(count)])
+    axes.bar(
+        range(count), np.bincount(cls, minlength=count), color=[unit_color(color(index)) for index in range(count)]
+    )
     axes.set(ylabel="objects", title=f"{len(cls)} objects of {count} classes")
     if 0 < len(names) <= _MOST_NAMED:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
@@ -54,9 +57,17 @@ def _draw_overlay(axes, cls: np.ndarray, xywhn: np.ndarray) -> None:
     shown = xywhn[:_OVERLAID_BOXES]
     outlines = [Rectangle((0.5 - width / 2, 0.5 - height / 2), width, height) for width, height in shown[:, 2:]]
     edges = [unit_color(color(number)) for number in cls[:_OVERLAID_BOXES]]
-    axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=edges or "none", linewidth=0.6, alpha=0.6))
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[], yticks=[],
-             title="Boxes on one centre" + (f" (first {_OVERLAID_BOXES})" if len(xywhn) > _OVERLAID_BOXES else ""))
+    axes.add_collection(
+        PatchCollection(outlines, facecolor="none", edgecolor=edges or "none", linewidth=0.6, alpha=0.6)
+    )
+    axes.set(
+        xlim=(0, 1),
+        ylim=(0, 1),
+        aspect="equal",
+        xticks=[],
+        yticks=[],
+        title="Boxes on one centre" + (f" (first {_OVERLAID_BOXES})" if len(xywhn) > _OVERLAID_BOXES else ""),
+    )
 
 
 def _draw_density(axes, x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, bins: int = 50) -> None:

@@ -21,10 +21,16 @@ _PAPER, _INK, _MAT = (255, 255, 255), (30, 30, 30), (236, 238, 240)
 _MOST_LABELLED = 40  # boxes of a picture above which names would hide the objects
 
 
-def sample_sheet(store: LabelStore, names: Sequence[str], file: Path | str, remarks: Mapping[str, str] = MappingProxyType({}),
-                 count: int = 16) -> None:
+def sample_sheet(
+    store: LabelStore,
+    names: Sequence[str],
+    file: Path | str,
+    remarks: Mapping[str, str] = MappingProxyType({}),
+    count: int = 16,
+) -> None:
     """Write a sheet of up to `count` pictures with their boxes: those that have a remark (path -> text), then some
-    for each class, rare classes first. Nothing is written for a store without pictures."""
+    for each class, rare classes first. Nothing is written for a store without pictures.
+    """
     chosen = choose(store, len(names), set(remarks), count)
     if not chosen:
         return
@@ -36,8 +42,9 @@ def sample_sheet(store: LabelStore, names: Sequence[str], file: Path | str, rema
     write_image(file, _grid(cells, min(4, int(np.ceil(np.sqrt(len(cells)))))))
 
 
-def pair_sheet(pairs: Sequence[tuple[str, tuple[str, str]]], labels: Mapping[str, Labels], names: Sequence[str],
-               file: Path | str) -> None:
+def pair_sheet(
+    pairs: Sequence[tuple[str, tuple[str, str]]], labels: Mapping[str, Labels], names: Sequence[str], file: Path | str
+) -> None:
     """Write a sheet with a row for each pair (caption, (path, path)): both pictures side by side with their boxes."""
     rows = []
     for caption, paths in pairs:
@@ -49,8 +56,9 @@ def pair_sheet(pairs: Sequence[tuple[str, tuple[str, str]]], labels: Mapping[str
 
 def choose(store: LabelStore, nc: int, first: Set[str] = frozenset(), count: int = 16) -> list[int]:
     """Return up to `count` places of pictures: at most half of them from `first`, then one after another for each class,
-    the rarest first, until all are taken; of a class's pictures those come first that lie evenly over the split."""
-    chosen = [index for index in range(len(store)) if store.paths[index] in first][:count // 2] if first else []
+    the rarest first, until all are taken; of a class's pictures those come first that lie evenly over the split.
+    """
+    chosen = [index for index in range(len(store)) if store.paths[index] in first][: count // 2] if first else []
     counts, image_of = store.class_counts(nc), store.image_of
     classes = [number for number in np.argsort(counts, kind="stable") if counts[number]]
     holders = {number: _spread(np.unique(image_of[store.cls == number])) for number in classes}
@@ -74,7 +82,7 @@ def _spread(values: np.ndarray, most: int = 64) -> list[int]:
         return []
     values = values[np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int))]
     bits = max(int(len(values) - 1).bit_length(), 1)
-    mirrored = [int(f"{number:0{bits}b}"[::-1], 2) for number in range(2 ** bits)]
+    mirrored = [int(f"{number:0{bits}b}"[::-1], 2) for number in range(2**bits)]
     return [int(values[place]) for place in mirrored if place < len(values)]
 
 
@@ -102,7 +110,7 @@ def _cell(path: str, labels: Labels, names: Sequence[str], caption: str) -> np.n
         number = int(labels.cls[place])
         annotator.box(boxes[place], names[number] if named else "", color(number))
     top, left = (_HEIGHT - height) // 2, (_WIDTH - width) // 2
-    canvas[top:top + height, left:left + width] = annotator.image
+    canvas[top : top + height, left : left + width] = annotator.image
     return np.concatenate((_line(caption, _WIDTH), canvas))
 
 
@@ -115,7 +123,7 @@ def _line(text: str, width: int) -> np.ndarray:
         patch = text_patch(text, 14, _INK, _PAPER)
     height, across = min(patch.shape[0], _CAPTION), min(patch.shape[1], width)
     top = (_CAPTION - height) // 2
-    line[top:top + height, :across] = patch[:height, :across]
+    line[top : top + height, :across] = patch[:height, :across]
     return line
 
 
@@ -126,5 +134,5 @@ def _grid(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
     sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), _PAPER, np.uint8)
     for number, cell in enumerate(cells):
         top, left = number // columns * (height + _GAP) + _GAP, number % columns * (width + _GAP) + _GAP
-        sheet[top:top + height, left:left + width] = cell
+        sheet[top : top + height, left : left + width] = cell
     return sheet

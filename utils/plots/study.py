@@ -15,7 +15,8 @@ _COLUMNS = (0, 1, 2, 3, 7, 8, 9)
 def plot_study(files: Sequence[Path | str], file: Path | str | None = None, sizes: Sequence[int] = STUDY_SIZES) -> Path:
     """Write study.png (beside the first of `files` unless `file` says otherwise) and return its path.
 
-    files: study_<data>_<model>.txt, a row an image size of P, R, mAP50, mAP50-95, three losses and three times in ms."""
+    files: study_<data>_<model>.txt, a row an image size of P, R, mAP50, mAP50-95, three losses and three times in ms.
+    """
     target = Path(file) if file else Path(files[0]).parent / "study.png"
     tables = {Path(name).stem.removeprefix("study_"): np.loadtxt(name, ndmin=2) for name in files}
     with canvas(target, 14, 7, dpi=120) as figure:

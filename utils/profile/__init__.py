@@ -1,6 +1,7 @@
 """What a model costs: operations by two counters, memory, and the time of each layer; `python -m utils.profile` shows it.
 
-counting.py counts operations, memory.py bytes, timing.py milliseconds; layers.py puts them side by side, a row a layer."""
+counting.py counts operations, memory.py bytes, timing.py milliseconds; layers.py puts them side by side, a row a layer.
+"""
 
 from utils.profile.counting import describe_gflops, flop_counter, flops, thop_gflops
 from utils.profile.layers import Figures, LayerProfile, ModelProfile, profile_layers, render
@@ -8,6 +9,22 @@ from utils.profile.memory import LiveBytes, inference_peak, kept_for_backward, t
 from utils.profile.parts import attention_parts, for_inference
 from utils.profile.timing import layer_times, log_layer_times
 
-__all__ = ["Figures", "LayerProfile", "LiveBytes", "ModelProfile", "attention_parts", "describe_gflops", "flop_counter", "flops",
-           "for_inference", "inference_peak", "kept_for_backward", "layer_times", "log_layer_times", "profile_layers", "render",
-           "thop_gflops", "training_peak"]
+__all__ = [
+    "Figures",
+    "LayerProfile",
+    "LiveBytes",
+    "ModelProfile",
+    "attention_parts",
+    "describe_gflops",
+    "flop_counter",
+    "flops",
+    "for_inference",
+    "inference_peak",
+    "kept_for_backward",
+    "layer_times",
+    "log_layer_times",
+    "profile_layers",
+    "render",
+    "thop_gflops",
+    "training_peak",
+]

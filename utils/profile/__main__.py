@@ -1,9 +1,10 @@
 """The command: what each layer of a model costs, and what attention takes of it.
 
-    python -m utils.profile --cfg models/yolov5n_CBAM.yaml [--imgsz 384 640] [--device cpu] [--rounds 10]
-    python -m utils.profile --weights runs/train/exp/weights/best.pt      the checkpoint's own model
-    python -m utils.profile --cfg my.yaml --weights yolov5n.pt            the yaml, with what of the weights fits
-    python -m utils.profile --cfg my.yaml --plugin my_block.py"""
+python -m utils.profile --cfg models/yolov5n_CBAM.yaml [--imgsz 384 640] [--device cpu] [--rounds 10]
+python -m utils.profile --weights runs/train/exp/weights/best.pt      the checkpoint's own model
+python -m utils.profile --cfg my.yaml --weights yolov5n.pt            the yaml, with what of the weights fits
+python -m utils.profile --cfg my.yaml --plugin my_block.py
+"""
 
 import argparse
 import sys
@@ -27,10 +28,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m utils.profile", description="What each layer of a model costs.")
     parser.add_argument("--cfg", help="model yaml, or its bare name in models/ or models/hub/")
     parser.add_argument("--weights", help="checkpoint (.pt), profiled itself unless --cfg is given")
-    parser.add_argument("--imgsz", "--img", "--img-size", type=int, nargs="+", default=[640], metavar="PIXELS",
-                        help="side of a square image, or its height and width")
+    parser.add_argument(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        type=int,
+        nargs="+",
+        default=[640],
+        metavar="PIXELS",
+        help="side of a square image, or its height and width",
+    )
     parser.add_argument("--device", default="", help="cpu, mps or a CUDA device number")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed passes, of which each layer's fastest is shown")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="timed passes, of which each layer's fastest is shown"
+    )
     parser.add_argument("--plugin", action="append", default=[], help="Python file that registers blocks of your own")
     return parser
 
@@ -47,11 +58,17 @@ def show(options: argparse.Namespace) -> None:
     model = _built(options.cfg, options.weights)
     size = _fitting(options.imgsz, int(max(model.stride)))
     try:
-        profile = profile_layers(model.to(device), size, options.rounds, open_gates=bool(options.cfg),
-                                 name=str(options.cfg or options.weights))
+        profile = profile_layers(
+            model.to(device),
+            size,
+            options.rounds,
+            open_gates=bool(options.cfg),
+            name=str(options.cfg or options.weights),
+        )
     except BLOCK_ERRORS as error:
-        raise ModelError(f"{options.cfg or options.weights}: does not run on images of {size[0]} x {size[1]}: "
-                         f"{shortened(error)}") from error
+        raise ModelError(
+            f"{options.cfg or options.weights}: does not run on images of {size[0]} x {size[1]}: {shortened(error)}"
+        ) from error
     LOGGER.info(render(profile))
 
 
@@ -69,12 +86,16 @@ def _built(cfg: str | None, weights: str | None) -> Model:
 def _fitting(imgsz: Sequence[int], stride: int) -> tuple[int, int]:
     """Return (height, width) as given, raised to multiples of the largest stride."""
     if len(imgsz) > 2 or min(imgsz) < 1:
-        raise ConfigError(f"--imgsz {' '.join(map(str, imgsz))}: expected the side of a square in pixels, or height and width")
+        raise ConfigError(
+            f"--imgsz {' '.join(map(str, imgsz))}: expected the side of a square in pixels, or height and width"
+        )
     size = imgsz[0], imgsz[-1]
     fitting = tuple(-(-side // stride) * stride for side in size)
     if fitting != size:
-        LOGGER.warning(f"WARNING: --imgsz {' '.join(map(str, imgsz))} is not a multiple of the largest stride {stride}; "
-                       f"using {fitting[0]} x {fitting[1]}")
+        LOGGER.warning(
+            f"WARNING: --imgsz {' '.join(map(str, imgsz))} is not a multiple of the largest stride {stride}; "
+            f"using {fitting[0]} x {fitting[1]}"
+        )
     return fitting
 
 

@@ -8,7 +8,8 @@ The dispatcher's figure holds matrix products and convolutions, wherever they st
 that a block pads its tokens with are counted, as they are worked on. A deformable convolution counts as the
 convolution of its shape. Sampling and interpolation, norms, activations, softmax, pooling, Fourier transforms
 and element-wise work count as nothing. thop's figure adds norms, and leaves out every product that is not a
-module's."""
+module's.
+"""
 
 import copy
 import sys
@@ -62,7 +63,8 @@ def counted(model: nn.Module, size: Size, count: Callable[[nn.Module, Tensor], R
 
 def flops(model: nn.Module, imgsz: Size = 640) -> float:
     """Return the operations (2 a multiply-add) of all matrix products and convolutions of a pass over one image,
-    those inside attention included."""
+    those inside attention included.
+    """
 
     def count(model: nn.Module, image: Tensor) -> float:
         with flop_counter() as counter, torch.no_grad():
@@ -126,7 +128,8 @@ def thop_gflops(model: nn.Module, imgsz: Size = 640) -> float:
 
     thop sees modules: convolutions, norms, linear maps, torch's multi-head attention; not the products inside
     blocks of other authors. Copying pixels (nearest upsampling) counts as nothing. Raises ImportError where
-    thop cannot be imported. `model` is left as it is."""
+    thop cannot be imported. `model` is left as it is.
+    """
     return thop_parts(model, imgsz)[0]
 
 
@@ -149,7 +152,9 @@ def _inherited_rules(model: nn.Module) -> dict[type[nn.Module], Callable]:
     from thop.profile import register_hooks
 
     types = {type(module) for module in model.modules()} - set(register_hooks)
-    known = {kind: next((register_hooks[base] for base in kind.__mro__ if base in register_hooks), None) for kind in types}
+    known = {
+        kind: next((register_hooks[base] for base in kind.__mro__ if base in register_hooks), None) for kind in types
+    }
     return {kind: rule for kind, rule in known.items() if rule is not None}
 
 
@@ -165,9 +170,9 @@ def _attention_macs(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], o
     length, batch, channels = inputs[0].shape
     if module.batch_first:
         length, batch = batch, length
-    projections = 4 * length * channels ** 2
-    products = 2 * length ** 2 * channels
-    softmax = 3 * module.num_heads * length ** 2
+    projections = 4 * length * channels**2
+    products = 2 * length**2 * channels
+    softmax = 3 * module.num_heads * length**2
     module.total_ops += batch * (projections + products + softmax)
 
 

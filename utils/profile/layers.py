@@ -13,7 +13,7 @@ from utils.profile.memory import kept_for_backward, live_at
 from utils.profile.parts import Meter, Part, attention_parts, for_inference, watched
 from utils.profile.timing import ROUNDS, part_times
 
-MIB = 2 ** 20
+MIB = 2**20
 LEGEND = """GFLOPs: 2 a multiply-add of convolutions and matrix products, attention's included; thop: as in YOLOv5's tables
 kept: what a training step keeps for backward; live: maps alive while the layer runs in inference, a peak and not a sum
 ms: the least of the timed passes; attention: its share of ms. Time and live are the fused model's, the rest the model's as it trains"""
@@ -23,7 +23,8 @@ Result = TypeVar("Result")
 @dataclass(frozen=True)
 class Figures:
     """For one image. parameters; flops: 2 a multiply-add of products and convolutions; kept: bytes that training keeps for
-    backward; live: most bytes of maps alive in inference while it runs; milliseconds: in inference."""
+    backward; live: most bytes of maps alive in inference while it runs; milliseconds: in inference.
+    """
 
     parameters: int = 0
     flops: int = 0
@@ -35,7 +36,8 @@ class Figures:
 @dataclass(frozen=True)
 class LayerProfile:
     """One layer. shape: "64 x 80 x 80" that leaves it; all: its figures; attention: those of the attention in it, zeros without
-    any; thop: operations by thop, None where `ModelProfile.notes` say why."""
+    any; thop: operations by thop, None where `ModelProfile.notes` say why.
+    """
 
     index: int
     source: str
@@ -49,7 +51,8 @@ class LayerProfile:
 @dataclass(frozen=True)
 class ModelProfile:
     """The layers of a model for one image of `size` (height, width) on `device`, the same figures summed (for `live`: the
-    highest), and notes on figures that could not be had."""
+    highest), and notes on figures that could not be had.
+    """
 
     name: str
     size: tuple[int, int]
@@ -61,12 +64,14 @@ class ModelProfile:
     notes: tuple[str, ...] = ()
 
 
-def profile_layers(model: nn.Module, size: Size = 640, rounds: int = ROUNDS, open_gates: bool = True,
-                   name: str = "") -> ModelProfile:
+def profile_layers(
+    model: nn.Module, size: Size = 640, rounds: int = ROUNDS, open_gates: bool = True, name: str = ""
+) -> ModelProfile:
     """Measure every layer of `model` on its device. Raises what a block raises on images of `size`.
 
     Parameters, operations and what is kept for backward are those of the model as it trains, maps alive and time those of the
-    fused model; `open_gates` as in `for_inference`."""
+    fused model; `open_gates` as in `for_inference`.
+    """
     device = next(model.parameters()).device
     shapes, flops = _shapes_and_flops(model, size)
     notes: list[str] = []
@@ -78,14 +83,34 @@ def profile_layers(model: nn.Module, size: Size = 640, rounds: int = ROUNDS, ope
     parameters = _parameters(model)
 
     def figures(part: Part) -> Figures:
-        return Figures(parameters.get(part, 0), int(flops.get(part, 0)),
-                       *(None if table is None else table.get(part, 0) for table in (kept, live, times)))
+        return Figures(
+            parameters.get(part, 0),
+            int(flops.get(part, 0)),
+            *(None if table is None else table.get(part, 0) for table in (kept, live, times)),
+        )
 
-    layers = tuple(LayerProfile(index, str(layer.f), _block_name(layer), shapes[index], figures((index, False)),
-                                figures((index, True)), thop_layers and thop_layers.get(str(index), 0.0))
-                   for index, layer in enumerate(model.model))
-    return ModelProfile(name or getattr(model, "yaml_file", type(model).__name__), height_width(size), str(device), layers,
-                        _sum([layer.all for layer in layers]), _sum([layer.attention for layer in layers]), thop, tuple(notes))
+    layers = tuple(
+        LayerProfile(
+            index,
+            str(layer.f),
+            _block_name(layer),
+            shapes[index],
+            figures((index, False)),
+            figures((index, True)),
+            thop_layers and thop_layers.get(str(index), 0.0),
+        )
+        for index, layer in enumerate(model.model)
+    )
+    return ModelProfile(
+        name or getattr(model, "yaml_file", type(model).__name__),
+        height_width(size),
+        str(device),
+        layers,
+        _sum([layer.all for layer in layers]),
+        _sum([layer.attention for layer in layers]),
+        thop,
+        tuple(notes),
+    )
 
 
 def _or_note(notes: list[str], what: str, measure: Callable[[], Result]) -> Result | None:
@@ -141,8 +166,13 @@ def _sum(rows: Sequence[Figures]) -> Figures:
     def total(values: list, combine: Callable) -> int | float | None:
         return None if None in values else combine(values)
 
-    return Figures(sum(row.parameters for row in rows), sum(row.flops for row in rows), total([row.kept for row in rows], sum),
-                   total([row.live for row in rows], max), total([row.milliseconds for row in rows], sum))
+    return Figures(
+        sum(row.parameters for row in rows),
+        sum(row.flops for row in rows),
+        total([row.kept for row in rows], sum),
+        total([row.live for row in rows], max),
+        total([row.milliseconds for row in rows], sum),
+    )
 
 
 # ---- the table ----
@@ -151,22 +181,50 @@ def _sum(rows: Sequence[Figures]) -> Figures:
 def render(profile: ModelProfile) -> str:
     """Return a profile as text: a line a layer, the sums, what attention takes of them, and what the columns are."""
     head = ("layer", "from", "block", "shape", "params", "GFLOPs", "thop", "kept MiB", "live MiB", "ms", "attention")
-    rows = [(str(layer.index), layer.source, layer.block, layer.shape, *_cells(layer.all, layer.thop),
-             _share(layer.attention.milliseconds, layer.all.milliseconds)) for layer in profile.layers]
-    sums = ("", "", "all", "", *_cells(profile.all, profile.thop),
-            _share(profile.attention.milliseconds, profile.all.milliseconds))
+    rows = [
+        (
+            str(layer.index),
+            layer.source,
+            layer.block,
+            layer.shape,
+            *_cells(layer.all, layer.thop),
+            _share(layer.attention.milliseconds, layer.all.milliseconds),
+        )
+        for layer in profile.layers
+    ]
+    sums = (
+        "",
+        "",
+        "all",
+        "",
+        *_cells(profile.all, profile.thop),
+        _share(profile.attention.milliseconds, profile.all.milliseconds),
+    )
     lines = [head, *rows, sums]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    table = ["  ".join(cell.ljust(width) if column < 4 else cell.rjust(width)
-                       for column, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in lines]
+    table = [
+        "  ".join(
+            cell.ljust(width) if column < 4 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    ]
     height, width = profile.size
     title = f"{profile.name}: one image of {height} x {width} on {profile.device}"
-    return "\n".join([*table, "", title, _attention_line(profile), *(f"not measured: {note}" for note in profile.notes), LEGEND])
+    return "\n".join(
+        [*table, "", title, _attention_line(profile), *(f"not measured: {note}" for note in profile.notes), LEGEND]
+    )
 
 
 def _cells(figures: Figures, thop: float | None) -> tuple[str, ...]:
-    return (f"{figures.parameters:,}", f"{figures.flops / 1e9:.4f}", _shown(thop, 1.0, 4), _shown(figures.kept, MIB, 2),
-            _shown(figures.live, MIB, 2), _shown(figures.milliseconds, 1.0, 2))
+    return (
+        f"{figures.parameters:,}",
+        f"{figures.flops / 1e9:.4f}",
+        _shown(thop, 1.0, 4),
+        _shown(figures.kept, MIB, 2),
+        _shown(figures.live, MIB, 2),
+        _shown(figures.milliseconds, 1.0, 2),
+    )
 
 
 def _shown(value: float | None, unit: float, digits: int) -> str:
@@ -181,11 +239,16 @@ def _share(part: float | None, whole: float | None) -> str:
 
 def _attention_line(profile: ModelProfile) -> str:
     part, whole = profile.attention, profile.all
-    places = [f"{layer.index} {layer.block}" for layer in profile.layers
-              if layer.attention.parameters or layer.attention.milliseconds]
+    places = [
+        f"{layer.index} {layer.block}"
+        for layer in profile.layers
+        if layer.attention.parameters or layer.attention.milliseconds
+    ]
     if not places:
         return "attention: none of its layers"
-    return (f"attention ({', '.join(places)}): {part.parameters:,} parameters ({_share(part.parameters, whole.parameters)}), "
-            f"{part.flops / 1e9:.4f} GFLOPs ({_share(part.flops, whole.flops)}), {_shown(part.kept, MIB, 2)} MiB kept "
-            f"({_share(part.kept, whole.kept)}), {_shown(part.milliseconds, 1.0, 2)} ms "
-            f"({_share(part.milliseconds, whole.milliseconds)})")
+    return (
+        f"attention ({', '.join(places)}): {part.parameters:,} parameters ({_share(part.parameters, whole.parameters)}), "
+        f"{part.flops / 1e9:.4f} GFLOPs ({_share(part.flops, whole.flops)}), {_shown(part.kept, MIB, 2)} MiB kept "
+        f"({_share(part.kept, whole.kept)}), {_shown(part.milliseconds, 1.0, 2)} ms "
+        f"({_share(part.milliseconds, whole.milliseconds)})"
+    )

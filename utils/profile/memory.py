@@ -3,7 +3,8 @@ of any size.
 
 torch's FakeTensorMode runs a model's operators as its device would, attention's fused kernels included, without
 values; a dispatch mode notes each storage that comes and goes. Not counted is what is no tensor: kernels' scratch
-space, the allocator's rounding, the libraries themselves. A block that looks at values is run for real."""
+space, the allocator's rounding, the libraries themselves. A block that looks at values is run for real.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -61,7 +62,8 @@ class LiveBytes(TorchDispatchMode):
 def without_values(model: nn.Module, measure: Callable[[nn.Module], Result]) -> Result:
     """Return `measure(copy)` with tensors that have no content or, where a block needs content, with real ones.
 
-    `measure` makes its tensors itself. Raises what a block raises on real tensors."""
+    `measure` makes its tensors itself. Raises what a block raises on real tensors.
+    """
     fake = FakeTensorMode()
     try:
         shapes = copied(model, lambda tensor: fake.from_tensor(tensor, static_shapes=True))
@@ -85,7 +87,8 @@ def inference_peak(model: nn.Module, size: Size, batch: int = 1) -> int:
 def training_peak(model: nn.Module, size: Size, batch: int = 16, amp: bool = False) -> int:
     """Return the most bytes alive during one training step: weights, gradients, momentum, images and maps kept for backward.
 
-    The loss is a stand-in, the mean of the raw maps, and the optimizer is SGD with momentum; amp: under autocast."""
+    The loss is a stand-in, the mean of the raw maps, and the optimizer is SGD with momentum; amp: under autocast.
+    """
 
     def measure(model: nn.Module) -> int:
         with _everything(model.train().requires_grad_()) as live:
@@ -127,7 +130,8 @@ def _images(model: nn.Module, size: Size, batch: int) -> Tensor:
 
 def live_at(model: nn.Module, size: Size) -> dict[Part, int]:
     """Return, for each part, the most bytes of maps alive while it runs on one image in evaluation: its own and those
-    that later layers wait for; weights are left out."""
+    that later layers wait for; weights are left out.
+    """
 
     def measure(model: nn.Module) -> dict[Part, int]:
         peaks: dict[Part, int] = {}
@@ -158,7 +162,8 @@ def kept_for_backward(model: nn.Module, size: Size) -> dict[Part, int]:
     """Return, for each part, the bytes that a training pass over one image keeps for backward.
 
     Each storage counts once, where it is first kept (which is often the layer that reads a map, not the one that
-    made it); weights do not. A block that refuses a batch of one is given two, and half is returned."""
+    made it); weights do not. A block that refuses a batch of one is given two, and half is returned.
+    """
 
     def measure(model: nn.Module) -> dict[Part, int]:
         try:
@@ -172,7 +177,9 @@ def kept_for_backward(model: nn.Module, size: Size) -> dict[Part, int]:
 def _kept(model: nn.Module, size: Size, batch: int) -> dict[Part, int]:
     sums: dict[Part, int] = {}
     running: set[Part] = set()
-    known: dict[int, UntypedStorage] = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in _own(model)}
+    known: dict[int, UntypedStorage] = {
+        tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in _own(model)
+    }
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -18,7 +18,8 @@ Part = tuple[int, bool]  # number of a layer, and whether its attention alone is
 def attention_parts(layer: nn.Module) -> list[nn.Module]:
     """Return the outermost modules of `layer`, itself perhaps, that are inserted attention: blocks of the catalogue, a
     user's own blocks that keep their width, the gate that starts either as the identity; torch's multi-head attention; and the
-    gates inside MobileNetV3's blocks."""
+    gates inside MobileNetV3's blocks.
+    """
     kinds = tuple(entry.cls for entry in registered().values() if entry.inserted)
     return list(_outermost(layer, (*kinds, IdentityStart, nn.MultiheadAttention, SqueezeExcitation)))
 
@@ -36,14 +37,21 @@ def watched(model: nn.Module, enter: Callable[[Part], None], leave: Callable[[Pa
     """Call `enter(part)` and `leave(part, output)` around each pass through a layer of `model.model` and its attention."""
     with contextlib.ExitStack() as hooks:
         for index, layer in enumerate(model.model):
-            for part, module in [((index, False), layer), *(((index, True), inner) for inner in attention_parts(layer))]:
+            for part, module in [
+                ((index, False), layer),
+                *(((index, True), inner) for inner in attention_parts(layer)),
+            ]:
                 before, after = _hooks(part, enter, leave)
                 hooks.callback(module.register_forward_pre_hook(before).remove)
-                hooks.callback(module.register_forward_hook(after, prepend=True).remove)  # a layer that is attention is left last
+                hooks.callback(
+                    module.register_forward_hook(after, prepend=True).remove
+                )  # a layer that is attention is left last
         yield
 
 
-def _hooks(part: Part, enter: Callable[[Part], None], leave: Callable[[Part, object], None]) -> tuple[Callable, Callable]:
+def _hooks(
+    part: Part, enter: Callable[[Part], None], leave: Callable[[Part, object], None]
+) -> tuple[Callable, Callable]:
     def before(*_: object) -> None:
         enter(part)
 
@@ -72,7 +80,8 @@ def for_inference(model: nn.Module, open_gates: bool = True) -> nn.Module:
     """Return a fused copy of `model` in evaluation.
 
     Fusing leaves out attention whose gate is still zero, which a training would open: with `open_gates` such a
-    gate is set to a half first, so that the work of the block is there to be measured."""
+    gate is set to a half first, so that the work of the block is there to be measured.
+    """
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         if open_gates and isinstance(module, IdentityStart) and module.gate is not None and not module.gate.any():

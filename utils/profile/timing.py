@@ -21,7 +21,8 @@ def noise(model: nn.Module, size: Size, device: torch.device, batch: int = 1) ->
 
 def part_times(model: nn.Module, device: torch.device, imgsz: Size = 640, rounds: int = ROUNDS) -> dict[Part, float]:
     """Return the milliseconds of each layer, and of the attention in it, in the fastest of `rounds` passes of one image in
-    evaluation, after one to warm up. Each layer has its own fastest pass."""
+    evaluation, after one to warm up. Each layer has its own fastest pass.
+    """
 
     def now() -> float:
         synchronize(device)

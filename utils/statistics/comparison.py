@@ -17,14 +17,21 @@ NO_DIFFERENCE = "no difference shown"
 
 
 def compare_variants(
-    baseline: Seeds, variants: Mapping[str, Seeds], names: Sequence[str], rng: np.random.Generator, *,
-    baseline_name: str = "the baseline", resamples: int = RESAMPLES, permutations: int = PERMUTATIONS,
+    baseline: Seeds,
+    variants: Mapping[str, Seeds],
+    names: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    baseline_name: str = "the baseline",
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
 ) -> dict[str, dict[str, Difference]]:
     """Return by variant and metric ("mAP50-95", "mAP50", "AP75", "class/<name>") the difference to the baseline.
 
     baseline, and each of variants: `Matches` by seed, all of the same images and labels; names: of the classes. `rng`
     decides every draw. A variant that shares no seed with the baseline is left out. Classes without labels have no entry.
-    ValueError: the evaluations are not of the same labels."""
+    ValueError: the evaluations are not of the same labels.
+    """
     _check(baseline, variants, names)
     variants = {name: runs for name, runs in variants.items() if common_seeds(baseline, runs)}
     if not variants:
@@ -41,8 +48,10 @@ def compare_variants(
     found = {}
     for name, values in differences.items():
         seeds = common_seeds(baseline, variants[name])
-        drafts = [_draft(name, metric, seeds, values[:, k], halves[name][k], p_values[name][k], corrected[name][k])
-                  for k, metric in enumerate(metrics)]
+        drafts = [
+            _draft(name, metric, seeds, values[:, k], halves[name][k], p_values[name][k], corrected[name][k])
+            for k, metric in enumerate(metrics)
+        ]
         facts = _Facts(baseline_name, len(variants), len(seeds), len(labels))
         found[name] = {draft.metric: replace(draft, sentence=_sentence(draft, facts)) for draft in drafts}
     return found
@@ -64,7 +73,8 @@ def interval_half_width(seed_variance: float | None, freedom: float, covariance:
     After Obuchowski and Rockette (1995) and Hillis (2007), with trainings for readers and images for cases.
 
     seed_variance: of the differences by seed, with its degrees of freedom; None: one seed. covariance: (S, S) of the seeds'
-    differences over resampled images; images: how many the data set has (of a class: how many hold it), inf below 2."""
+    differences over resampled images; images: how many the data set has (of a class: how many hold it), inf below 2.
+    """
     if images < 2:
         return float("inf")
     seeds = len(covariance)
@@ -111,26 +121,32 @@ def _check(baseline: Seeds, variants: Mapping[str, Seeds], names: Sequence[str])
     for name, runs in (("the baseline", baseline), *variants.items()):
         for seed, matches in runs.items():
             if not np.array_equal(matches.labels, labels):
-                raise ValueError(f"compare_variants: seed {seed} of {name} was evaluated on other labels than the baseline")
+                raise ValueError(
+                    f"compare_variants: seed {seed} of {name} was evaluated on other labels than the baseline"
+                )
 
 
-def _half_widths(differences: Mapping[str, np.ndarray], covariances: Mapping[str, np.ndarray],
-                 images: np.ndarray) -> dict[str, list[float]]:
+def _half_widths(
+    differences: Mapping[str, np.ndarray], covariances: Mapping[str, np.ndarray], images: np.ndarray
+) -> dict[str, list[float]]:
     """Of each metric, by variant; images (K,): how many speak of a metric."""
     variances = seed_variances(differences)
     freedom = pooled_freedom([len(values) for values in differences.values()])
     halves = {}
     for name, values in differences.items():
         own = variances.get(name, [None] * values.shape[1])
-        halves[name] = [interval_half_width(variance, freedom, covariance, count)
-                        for variance, covariance, count in zip(own, covariances[name], images.tolist())]
+        halves[name] = [
+            interval_half_width(variance, freedom, covariance, count)
+            for variance, covariance, count in zip(own, covariances[name], images.tolist())
+        ]
     return halves
 
 
 def pooled_freedom(seeds: Sequence[int]) -> float:
     """Degrees of freedom of the variance pooled over variants with so many seeds each.
 
-    Two variants' differences share the baseline's scatter, so they correlate by 1/2 and their variances by 1/4."""
+    Two variants' differences share the baseline's scatter, so they correlate by 1/2 and their variances by 1/4.
+    """
     several = [count - 1 for count in seeds if count > 1]
     return sum(several) / (1 + (len(several) - 1) / 4) if several else 0.0
 
@@ -145,7 +161,9 @@ def _holm_by_family(p_values: Mapping[str, np.ndarray], metrics: Sequence[str]) 
     return dict(zip(p_values, corrected))
 
 
-def _draft(name: str, metric: str, seeds: Sequence[int], values: np.ndarray, half: float, p: float, p_holm: float) -> Difference:
+def _draft(
+    name: str, metric: str, seeds: Sequence[int], values: np.ndarray, half: float, p: float, p_holm: float
+) -> Difference:
     """A difference that lacks its sentence."""
     mean = float(values.mean())
     # no difference of two figures between 0 and 1 is larger than 1
@@ -153,12 +171,16 @@ def _draft(name: str, metric: str, seeds: Sequence[int], values: np.ndarray, hal
     verdict = NO_DIFFERENCE
     if p_holm <= LEVEL and (low > 0 or high < 0):
         verdict = "better" if low > 0 else "worse"
-    return Difference(name, metric, mean, dict(zip(seeds, values.tolist())), (low, high), float(p), float(p_holm), verdict, "")
+    return Difference(
+        name, metric, mean, dict(zip(seeds, values.tolist())), (low, high), float(p), float(p_holm), verdict, ""
+    )
 
 
 def _sentence(draft: Difference, facts: _Facts) -> str:
     """The verdict in words, with its figures in points (hundredths)."""
-    what = f"AP50-95 of class {draft.metric.removeprefix('class/')}" if draft.metric.startswith("class/") else draft.metric
+    what = (
+        f"AP50-95 of class {draft.metric.removeprefix('class/')}" if draft.metric.startswith("class/") else draft.metric
+    )
     low, high = draft.interval
     correction = "" if draft.p == draft.p_holm else ", corrected for several comparisons"
     chance = f"p = {_probability(draft.p_holm)}{correction}"

@@ -9,7 +9,8 @@ class with N labels, H_j correct and D_j detections in all up to the j-th correc
 
 where ceil(100 H / N) counts the recalls below H / N and `tail` sums the straight line from the last detection down to
 (1, 0). An image drawn w times adds w to every H and D behind it: H is a running sum over the correct detections, D
-a matrix product of (detections between two correct ones, images) with (images, resamplings)."""
+a matrix product of (detections between two correct ones, images) with (images, resamplings).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ EXACT_FLOAT32 = 100_000  # more labels than this and 100 H needs float64
 @dataclass(frozen=True)
 class AveragePrecision:
     """AP of every class. ap: (nc, 10) at IOU_THRESHOLDS; labels: (nc,). Classes without labels hold zeros and stay out of
-    means."""
+    means.
+    """
 
     ap: np.ndarray
     labels: np.ndarray
@@ -74,7 +76,9 @@ def matches_of(results: Sequence[ImageResult], nc: int) -> Matches:
 
 def _matched(result: ImageResult, place: int, labels_cls: np.ndarray, nc: int) -> tuple[np.ndarray, ...]:
     """Image, confidence, class and correctness of one image's detections; those of classes that the data lacks left out."""
-    xyxy, conf, cls = (np.asarray(part) for part in (result.detections.xyxy, result.detections.conf, result.detections.cls))
+    xyxy, conf, cls = (
+        np.asarray(part) for part in (result.detections.xyxy, result.detections.conf, result.detections.cls)
+    )
     known = (cls >= 0) & (cls < nc)
     xyxy, conf, cls = xyxy[known].astype(np.float64), conf[known].astype(np.float64), cls[known].astype(np.int32)
     overlap = iou_matrix(np.asarray(result.labels_xyxy, np.float64).reshape(-1, 4), xyxy)
@@ -84,7 +88,8 @@ def _matched(result: ImageResult, place: int, labels_cls: np.ndarray, nc: int) -
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> AveragePrecision:
     """AP of a data set in which image i stands weights[i] times, (images,) whole numbers; once each without weights.
 
-    Equal to DetectionAccumulator's figures, to rounding."""
+    Equal to DetectionAccumulator's figures, to rounding.
+    """
     weights = np.ones(matches.images, np.int64) if weights is None else np.asarray(weights)
     ap = resampled_ap(matches, weights[None], np.float64)[0]
     return AveragePrecision(np.nan_to_num(ap), weights @ matches.labels)
@@ -98,7 +103,8 @@ def metric_names(names: Sequence[str]) -> tuple[str, ...]:
 def metrics_of(ap: np.ndarray) -> np.ndarray:
     """(R, 3 + nc) mAP50-95, mAP50, AP75 and every class's AP50-95, from `resampled_ap`'s (R, nc, 10).
 
-    A class without labels is nan and stays out of the means; without any label they are nan."""
+    A class without labels is nan and stays out of the means; without any label they are nan.
+    """
     there = ~np.isnan(ap[:, :, 0])
     classes = ap.mean(2)
     known = np.where(there[..., None], np.stack((classes, ap[:, :, 0], ap[:, :, AT_75]), -1), 0)
@@ -110,7 +116,8 @@ def metrics_of(ap: np.ndarray) -> np.ndarray:
 def resampled_ap(matches: Matches, weights: np.ndarray, dtype: type = np.float32) -> np.ndarray:
     """AP (R, nc, 10) of R resamplings; weights (R, images) whole numbers, how often each image occurs.
 
-    nan where a class has no labels. In float32 good to about 1e-6, in float64 to rounding."""
+    nan where a class has no labels. In float32 good to about 1e-6, in float64 to rounding.
+    """
     if weights.shape[1:] != (matches.images,):
         raise ValueError(f"resampled_ap: expected weights (R, {matches.images}), got {weights.shape}")
     labels = weights.astype(np.float64) @ matches.labels
@@ -120,7 +127,9 @@ def resampled_ap(matches: Matches, weights: np.ndarray, dtype: type = np.float32
     for c, ranked in enumerate(_by_class(matches)):
         for start in range(0, len(weights) if len(ranked.image) else 0, WALKED):
             part = slice(start, start + WALKED)
-            ap[part, c] = _class_ap(ranked, np.ascontiguousarray(weights[part].T, dtype), labels[part, c].astype(dtype)).T
+            ap[part, c] = _class_ap(
+                ranked, np.ascontiguousarray(weights[part].T, dtype), labels[part, c].astype(dtype)
+            ).T
     ap[labels == 0] = np.nan
     return ap
 
@@ -130,7 +139,8 @@ class _Ranked:
     """One class's correct detections by falling confidence, and what lies before each.
 
     image (P,); correct (P, 10); thresholds: P slices of those at which each is correct; between (n,): of every detection,
-    the number of the first correct one at its rank or behind it, P if none; of_image (n,): its image."""
+    the number of the first correct one at its rank or behind it, P if none; of_image (n,): its image.
+    """
 
     image: np.ndarray
     correct: np.ndarray
@@ -170,7 +180,8 @@ def _by_class(matches: Matches) -> Iterator[_Ranked]:
 def _class_ap(ranked: _Ranked, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(10, R) AP of one class, walking from the last correct detection to the first; weights (images, R), labels (R,).
 
-    `hundred` is 100 H, exact, so that ceil(100 H / N) is; the envelope is of 100 times the precision."""
+    `hundred` is 100 H, exact, so that ceil(100 H / N) is; the envelope is of 100 times the precision.
+    """
     labels = np.maximum(labels, 1)
     detections = ranked.detections(weights)
     np.maximum(detections, 1, out=detections)
@@ -205,9 +216,14 @@ def _tail(hundred: np.ndarray, below: np.ndarray, detections: np.ndarray, labels
 def interleaved(baseline: Matches, variant: Matches) -> Matches:
     """Both models' detections in one ranking, as of twice as many images: first the baseline's, then the variant's.
 
-    Weights (1 - z, z) draw the mixture that takes the images with z = 1 from the variant."""
+    Weights (1 - z, z) draw the mixture that takes the images with z = 1 from the variant.
+    """
     conf = np.concatenate((baseline.conf, variant.conf))
     rank = (-conf).argsort(kind="stable")
-    parts = (np.concatenate((baseline.image, variant.image + baseline.images)), conf, np.concatenate((baseline.cls, variant.cls)),
-             np.concatenate((baseline.correct, variant.correct)))
+    parts = (
+        np.concatenate((baseline.image, variant.image + baseline.images)),
+        conf,
+        np.concatenate((baseline.cls, variant.cls)),
+        np.concatenate((baseline.correct, variant.correct)),
+    )
     return Matches(*(part[rank] for part in parts), np.concatenate((baseline.labels, variant.labels)))

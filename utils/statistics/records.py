@@ -13,7 +13,8 @@ class Matches:
     image (n,) int32: place of the image in the data set; conf (n,) float32; cls (n,) int32; correct (n, 10) bool at IoU 0.50 to
     0.95; labels (images, nc) int32: labels of each class in each image. Rows are in the order in which
     utils.metrics ranks them (falling confidence, ties by its frozen shuffle). A detection is correct at thresholds side by
-    side: from those that a more confident claimant of its label misses up to its own IoU."""
+    side: from those that a more confident claimant of its label misses up to its own IoU.
+    """
 
     image: np.ndarray
     conf: np.ndarray
@@ -25,8 +26,10 @@ class Matches:
         shapes = self.image.shape, self.conf.shape, self.cls.shape, self.correct.shape
         count = len(self.image)
         if shapes != ((count,), (count,), (count,), (count, 10)) or self.labels.ndim != 2:
-            raise ValueError(f"Matches: expected image, conf, cls ({count},), correct ({count}, 10), labels (images, nc), "
-                             f"got {shapes} and {self.labels.shape}")
+            raise ValueError(
+                f"Matches: expected image, conf, cls ({count},), correct ({count}, 10), labels (images, nc), "
+                f"got {shapes} and {self.labels.shape}"
+            )
         if (np.diff(self.correct, axis=1, prepend=False, append=False).sum(1) > 2).any():
             raise ValueError("Matches: a detection is correct at thresholds side by side, got gaps between them")
 
@@ -55,7 +58,8 @@ class Difference:
 
     interval: 95 % by bootstrap over images and seeds; p: paired permutation test; p_holm: corrected over the variants;
     verdict: "better", "worse" or "no difference shown" (never better or worse where the interval holds zero);
-    sentence: the verdict in words."""
+    sentence: the verdict in words.
+    """
 
     variant: str
     metric: str

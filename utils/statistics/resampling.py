@@ -1,7 +1,8 @@
 """The two ways in which images stand in for chance: drawn again with replacement, and exchanged between two models.
 
 Every model and every seed of a study sees the same draw. A study is a baseline's `Matches` by seed and each variant's by
-seed; a variant is paired with the baseline over the seeds that both have."""
+seed; a variant is paired with the baseline over the seeds that both have.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -20,31 +21,39 @@ def common_seeds(baseline: Seeds, variant: Seeds) -> list[int]:
     return sorted(set(baseline) & set(variant))
 
 
-def image_covariances(baseline: Seeds, variants: Mapping[str, Seeds], resamples: int,
-                      rng: np.random.Generator) -> dict[str, np.ndarray]:
+def image_covariances(
+    baseline: Seeds, variants: Mapping[str, Seeds], resamples: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """(K, S, S) bootstrap covariance over images between the seeds' differences, of each metric, by variant.
 
-    Images are drawn with replacement (Efron 1979); a draw without any label of a class says nothing about the class."""
+    Images are drawn with replacement (Efron 1979); a draw without any label of a class says nothing about the class.
+    """
     images = _images(baseline)
     sums: dict[str, tuple[np.ndarray, ...]] = {}
     for count in _blocks(resamples, next(iter(baseline.values()))):
         weights = rng.multinomial(images, np.full(images, 1 / images), count)
         scores = {seed: _metrics(matches, weights) for seed, matches in baseline.items()}
         for name, runs in variants.items():
-            differences = np.stack([_metrics(runs[seed], weights) - scores[seed] for seed in common_seeds(baseline, runs)])
+            differences = np.stack(
+                [_metrics(runs[seed], weights) - scores[seed] for seed in common_seeds(baseline, runs)]
+            )
             new = _moments(differences)
             sums[name] = tuple(held + more for held, more in zip(sums[name], new)) if name in sums else new
     return {name: _covariance(*parts) for name, parts in sums.items()}
 
 
-def exchange_p_values(baseline: Seeds, variants: Mapping[str, Seeds], permutations: int,
-                      rng: np.random.Generator) -> dict[str, np.ndarray]:
+def exchange_p_values(
+    baseline: Seeds, variants: Mapping[str, Seeds], permutations: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """(K,) two-sided p of each metric by variant: how often `statistics` is as large with images exchanged.
 
     In each permutation a fair coin for every image decides whether baseline and variant exchange what they detected in it,
-    in all seeds alike. p = (1 + as large) / (1 + permutations) is never 0 (Phipson and Smyth 2010)."""
-    pairs = {name: [interleaved(baseline[seed], runs[seed]) for seed in common_seeds(baseline, runs)]
-             for name, runs in variants.items()}
+    in all seeds alike. p = (1 + as large) / (1 + permutations) is never 0 (Phipson and Smyth 2010).
+    """
+    pairs = {
+        name: [interleaved(baseline[seed], runs[seed]) for seed in common_seeds(baseline, runs)]
+        for name, runs in variants.items()
+    }
     images = _images(baseline)
     observed = statistics(_exchanged(pairs, np.zeros((1, images), np.int8)))
     larger = {name: np.zeros(values.shape[1]) for name, values in observed.items()}
@@ -58,20 +67,28 @@ def exchange_p_values(baseline: Seeds, variants: Mapping[str, Seeds], permutatio
 def statistics(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """(n, K) what the test compares, from each variant's (S, n, K) differences by seed.
 
-    Over several seeds |mean| / (s / sqrt(S)) with s^2 of `seed_variances`; with one seed |difference|."""
+    Over several seeds |mean| / (s / sqrt(S)) with s^2 of `seed_variances`; with one seed |difference|.
+    """
     variances = seed_variances(differences)
     means = {name: np.abs(values.mean(0)) for name, values in differences.items()}
-    return {name: means[name] / np.maximum(np.sqrt(variances[name] / len(values)), NOISE) if name in variances else means[name]
-            for name, values in differences.items()}
+    return {
+        name: means[name] / np.maximum(np.sqrt(variances[name] / len(values)), NOISE)
+        if name in variances
+        else means[name]
+        for name, values in differences.items()
+    }
 
 
 def seed_variances(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Variance over seeds of each variant's (S, ...) differences, of variants with two seeds or more: the mean of all of
-    them, each by its degrees of freedom, or the variant's own where that is larger."""
+    them, each by its degrees of freedom, or the variant's own where that is larger.
+    """
     several = {name: values for name, values in differences.items() if len(values) > 1}
     if not several:
         return {}
-    pooled = sum(len(values) * values.var(0) for values in several.values()) / sum(len(values) - 1 for values in several.values())
+    pooled = sum(len(values) * values.var(0) for values in several.values()) / sum(
+        len(values) - 1 for values in several.values()
+    )
     return {name: np.maximum(pooled, values.var(0, ddof=1)) for name, values in several.items()}
 
 

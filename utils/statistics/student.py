@@ -21,7 +21,9 @@ def _both_tails(t: float, freedom: float) -> float:
     if t == 0:
         return 1.0
     x, a, b = freedom / (freedom + t * t), freedom / 2, 0.5
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) - a * math.log1p(t * t / freedom) + b * math.log(1 - x)
+    log_front = (
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) - a * math.log1p(t * t / freedom) + b * math.log(1 - x)
+    )
     if x < (a + 1) / (a + b + 2):
         return math.exp(log_front) / a * _continued_fraction(x, a, b)
     return 1 - math.exp(log_front) / b * _continued_fraction(1 - x, b, a)

@@ -15,18 +15,32 @@ from utils.engine.compare.records import Study, Variant
 
 SCHEMA = "comparison/1"  # the number rises when a key changes its meaning or goes
 _LEFT_OUT = ("matches",)  # detections; they lie beside each run
-_COSTS = {"parameters": "1", "gflops": "GFLOPs", "gflops_thop": "GFLOPs", "latency_ms": "ms", "latency_p95_ms": "ms",
-          "throughput": "images/s", "inference_mib": "MiB", "training_mib": "MiB", "training_seconds": "s"}
+_COSTS = {
+    "parameters": "1",
+    "gflops": "GFLOPs",
+    "gflops_thop": "GFLOPs",
+    "latency_ms": "ms",
+    "latency_p95_ms": "ms",
+    "throughput": "images/s",
+    "inference_mib": "MiB",
+    "training_mib": "MiB",
+    "training_seconds": "s",
+}
 _TESTED = ("difference", "low", "high", "p", "p_holm", "verdict")
 
 
 def as_csv(study: Study) -> str:
     """Return variant, role, metric, unit, value (the mean), sd, seeds (how many), a column a seed, and the difference to the
-    baseline with its tests; a figure that does not exist is "nan" and the last column says why."""
+    baseline with its tests; a figure that does not exist is "nan" and the last column says why.
+    """
     stream = io.StringIO()
     seeds = [f"seed_{seed}" for seed in study.seeds]
-    writer = csv.DictWriter(stream, ["variant", "role", "metric", "unit", "value", "sd", "seeds", *seeds, *_TESTED, "remark"],
-                            lineterminator="\n", restval="nan")
+    writer = csv.DictWriter(
+        stream,
+        ["variant", "role", "metric", "unit", "value", "sd", "seeds", *seeds, *_TESTED, "remark"],
+        lineterminator="\n",
+        restval="nan",
+    )
     writer.writeheader()
     for variant in study.variants:
         for prefix in ("", tables.CLASS, tables.ERROR):
@@ -50,8 +64,14 @@ def _score_row(study: Study, variant: Variant, metric: str) -> dict[str, Any]:
     row["verdict"] = "baseline" if variant.role == "baseline" else "not tested"
     if difference:
         low, high = difference.interval
-        row |= {"difference": _points(difference.difference), "low": _points(low), "high": _points(high),
-                "p": repr(float(difference.p)), "p_holm": repr(float(difference.p_holm)), "verdict": difference.verdict}
+        row |= {
+            "difference": _points(difference.difference),
+            "low": _points(low),
+            "high": _points(high),
+            "p": repr(float(difference.p)),
+            "p_holm": repr(float(difference.p_holm)),
+            "verdict": difference.verdict,
+        }
     cells = [tables.score(study, variant, metric), *tables.difference_cells(study, variant, metric)]
     lost = [f"seed {run.seed} {run.status}" for run in variant.runs if run.status != "done"]
     row["remark"] = "; ".join(dict.fromkeys([cell.reason for cell in cells if cell.reason] + lost)) or "none"
@@ -62,8 +82,16 @@ def _cost_rows(variant: Variant) -> Iterator[dict[str, Any]]:
     for field, unit in _COSTS.items():
         value = getattr(variant.cost, field) if variant.cost else None
         there = is_figure(value)
-        yield {"variant": variant.name, "role": variant.role, "metric": field, "unit": unit, "seeds": 0, "verdict": "not tested",
-               "value": repr(value) if there else "nan", "remark": "none" if there else tables.why_no_cost(variant.cost, field)}
+        yield {
+            "variant": variant.name,
+            "role": variant.role,
+            "metric": field,
+            "unit": unit,
+            "seeds": 0,
+            "verdict": "not tested",
+            "value": repr(value) if there else "nan",
+            "remark": "none" if there else tables.why_no_cost(variant.cost, field),
+        }
 
 
 def as_json(study: Study) -> str:

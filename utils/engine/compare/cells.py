@@ -1,7 +1,8 @@
 """How a figure is written: points, intervals, p, durations; and what stands where there is none.
 
 A table is columns and rows of `Cell`s. Accuracies are 0..1 in the records and percentage points (0..100) in every table, with
-two decimals; a figure that does not exist is an en dash, and its cell says why."""
+two decimals; a figure that does not exist is an en dash, and its cell says why.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ _ROLES = ("baseline", "control")
 @dataclass(frozen=True)
 class Cell:
     """text: as shown; value: what it is sorted by (None: it goes last); reason: why there is no figure; tone: "better", "worse",
-    "unclear", "failed", "baseline" or "control", where the cell carries such a mark; series: number of the variant's colour."""
+    "unclear", "failed", "baseline" or "control", where the cell carries such a mark; series: number of the variant's colour.
+    """
 
     text: str
     value: float | str | None = None

@@ -8,7 +8,8 @@ pretrained ones would prove nothing. So its weights are made as in Net2Net (Chen
 arXiv 1511.05641, section 2: the wider student computes what the teacher did), with one difference: theirs copies
 channels and divides what reads them, ours draws new channels at random and lets the old ones read them with weight
 zero, which is how attention behind a zero gate starts (models/identity_start.py). All of the baseline's weights are
-in it, and it starts as the baseline, up to rounding."""
+in it, and it starts as the baseline, up to rounding.
+"""
 
 import copy
 import math
@@ -41,7 +42,8 @@ _CLOSE = 1e-9  # of two codes that are the same channel; codes lie in 1..2, at l
 @dataclass(frozen=True)
 class Widened:
     """The control as a yaml. width: its width_multiple; parameters: of it, of the baseline, and of the largest variant;
-    takes_weights: whether it can start as the baseline."""
+    takes_weights: whether it can start as the baseline.
+    """
 
     text: str
     width: float
@@ -53,9 +55,11 @@ class Widened:
 
     def sentence(self) -> str:
         share = self.parameters / self.largest_parameters - 1
-        return (f"The control is the baseline with width_multiple {self.width:g}: {self.parameters:,} parameters, {share:+.1%} "
-                f"against the largest variant, {self.largest} ({self.largest_parameters:,}); "
-                f"the baseline has {self.baseline_parameters:,}.")
+        return (
+            f"The control is the baseline with width_multiple {self.width:g}: {self.parameters:,} parameters, {share:+.1%} "
+            f"against the largest variant, {self.largest} ({self.largest_parameters:,}); "
+            f"the baseline has {self.baseline_parameters:,}."
+        )
 
 
 def parameters_of(content: Mapping[str, Any], nc: int, attention_start: str = "", bench: Bench | None = None) -> int:
@@ -66,7 +70,8 @@ def parameters_of(content: Mapping[str, Any], nc: int, attention_start: str = ""
 
 def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> Widened | None:
     """Return the baseline (a yaml's text, called `file`) widened to the parameters of the largest of `variants` (by
-    name), or None where no wider one is nearer to them than the baseline itself."""
+    name), or None where no wider one is nearer to them than the baseline itself.
+    """
     content = yaml.safe_load(baseline)
     name, rows = file, read_content(content)[2]
     bench = Bench()
@@ -80,7 +85,9 @@ def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> W
     width = nearest_step(widths, parameters, variants[largest]) if variants[largest] > parameters(base) else base
     if width == base:
         return None
-    settings = {key: value for key, value in content.items() if key not in ("backbone", "head")} | {"width_multiple": width}
+    settings = {key: value for key, value in content.items() if key not in ("backbone", "head")} | {
+        "width_multiple": width
+    }
     header = (f"{name} widened to the parameters of {largest}, layer for layer",)
     text = render(Architecture(name, settings, rows), header)
     return Widened(text, width, parameters(width), parameters(base), largest, variants[largest])
@@ -88,8 +95,14 @@ def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> W
 
 def _steps(channels: Sequence[int], base: float) -> list[float]:
     """Return the widths above `base` up to which a layer of one of `channels` keeps its rounded width."""
-    return sorted({_step(each, count) for each in set(channels) if each >= STEP
-                   for count in range(math.ceil(each * base / STEP) + 1, int(each * base * WIDEST / STEP) + 1)})
+    return sorted(
+        {
+            _step(each, count)
+            for each in set(channels)
+            if each >= STEP
+            for count in range(math.ceil(each * base / STEP) + 1, int(each * base * WIDEST / STEP) + 1)
+        }
+    )
 
 
 def _step(channels: int, count: int) -> float:
@@ -125,7 +138,8 @@ def takes_weights(baseline: str, control: str) -> bool:
 
 def write_start(baseline: Path, control: Path, weights: Path, seed: int, file: Path) -> Path:
     """Write the checkpoint that the control's training with `seed` starts from: the baseline's as `weights` fill it,
-    and new channels drawn from the seed."""
+    and new channels drawn from the seed.
+    """
     checkpoint = read_checkpoint(find_weights(weights))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -133,7 +147,9 @@ def write_start(baseline: Path, control: Path, weights: Path, seed: int, file: P
     transfer_weights(narrow, checkpoint)
     widen(narrow, wide)
     wide.names = list(checkpoint.names)
-    LOGGER.info(f"{control.name} starts as {baseline.name}: its new channels are random and the old ones read them with weight 0")
+    LOGGER.info(
+        f"{control.name} starts as {baseline.name}: its new channels are random and the old ones read them with weight 0"
+    )
     return write_checkpoint(checkpoint_of(wide), file)
 
 
@@ -141,7 +157,8 @@ def write_start(baseline: Path, control: Path, weights: Path, seed: int, file: P
 def widen(narrow: nn.Module, wide: nn.Module) -> None:
     """Fill `wide`, the same layers with more channels, so that it computes what `narrow` computes.
 
-    Raises ModelError where a layer is neither convolution nor norm, or does not pass channels on as they are."""
+    Raises ModelError where a layer is neither convolution nor norm, or does not pass channels on as they are.
+    """
     sources = {name: module for name, module in narrow.named_modules() if isinstance(module, (nn.Conv2d, *NORMS))}
     places = _channel_places(narrow, wide)
     state, filled = narrow.state_dict(), set()
@@ -166,17 +183,18 @@ def _fill(tensor: Tensor, source: Tensor, place: Tensor, is_norm: bool) -> None:
     elif is_norm:
         tensor[place] = source
     elif source.ndim == 1:
-        tensor[:len(source)] = source
+        tensor[: len(source)] = source
     else:
-        tensor[:len(source)] = 0
-        tensor[:len(source), place] = source
+        tensor[: len(source)] = 0
+        tensor[: len(source), place] = source
 
 
 def _channel_places(narrow: nn.Module, wide: nn.Module) -> dict[str, Tensor]:
     """Return for each convolution and norm where its narrow inputs are among the wide ones.
 
     Both networks are run with convolutions that send out a code a channel, the same in both for the same channel of
-    the same convolution. Concatenation, pooling, upsampling, sums and activations carry codes along."""
+    the same convolution. Concatenation, pooling, upsampling, sums and activations carry codes along.
+    """
     small, large = _arriving_codes(narrow), _arriving_codes(wide)
     if small.keys() != large.keys():
         raise ModelError("a widened network must have the layers of the one it comes from")
@@ -191,7 +209,8 @@ def _channel_places(narrow: nn.Module, wide: nn.Module) -> dict[str, Tensor]:
 
 def _numbered(codes: Tensor) -> Tensor:
     """Return codes of which none stands twice: each with a large number for its earlier appearances, as the pools of SPPF
-    pass the same channels on several times."""
+    pass the same channels on several times.
+    """
     alike = (codes[:, None] - codes[None]).abs() < _CLOSE
     return codes + 1e3 * alike.tril(-1).sum(1)
 
@@ -203,16 +222,24 @@ def _arriving_codes(model: nn.Module) -> dict[str, Tensor]:
 
     def instead(name: str, module: nn.Module) -> Callable[[Tensor], Tensor]:
         is_norm = isinstance(module, NORMS)
-        code = None if is_norm else torch.from_numpy(
-            np.random.default_rng(zlib.crc32(name.encode())).random(module.out_channels) + 1)
+        code = (
+            None
+            if is_norm
+            else torch.from_numpy(np.random.default_rng(zlib.crc32(name.encode())).random(module.out_channels) + 1)
+        )
 
         def forward(x: Tensor) -> Tensor:
             arriving[name] = x[0, :, 0, 0].clone()
             if is_norm:
                 return x
-            sides = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride in zip(
-                x.shape[2:], module.padding, module.dilation, module.kernel_size, module.stride)]
+            sides = [
+                (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+                for size, pad, dilation, kernel, stride in zip(
+                    x.shape[2:], module.padding, module.dilation, module.kernel_size, module.stride
+                )
+            ]
             return code.view(1, -1, 1, 1).expand(1, -1, *sides).clone()
+
         return forward
 
     for name, module in model.named_modules():

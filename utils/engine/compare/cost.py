@@ -9,7 +9,8 @@ depends on the picture, is not part of it.
 Memory is at its peak, weights included: in inference with one image, in training for one step with a batch (SGD with
 momentum, the mean of the raw maps as the loss). On CUDA it is what torch's allocator held, mixed precision in
 training as train.py has it. Elsewhere it is the bytes of all tensors, which utils/profile/memory.py counts without
-running anything: exact, but without kernels' scratch space."""
+running anything: exact, but without kernels' scratch space.
+"""
 
 import copy
 import dataclasses
@@ -38,24 +39,42 @@ from utils.profile.timing import noise
 BATCH = 16
 ROUNDS, LEAST_ROUNDS = 50, 3
 PASSES = 3
-MIB = 2 ** 20
+MIB = 2**20
 YAMLS = (".yaml", ".yml")
-FIGURES = ("parameters", "gflops", "gflops_thop", "latency_ms", "latency_p95_ms", "throughput", "inference_mib", "training_mib")
+FIGURES = (
+    "parameters",
+    "gflops",
+    "gflops_thop",
+    "latency_ms",
+    "latency_p95_ms",
+    "throughput",
+    "inference_mib",
+    "training_mib",
+)
 Source = nn.Module | Callable[[], nn.Module] | Path | str
 Result = TypeVar("Result")
 Notes = dict[str, list[str]]
 Rounds = dict[str, list[list[float]]]  # name -> seconds of the passes of each round
 
 
-def measure_costs(models: Mapping[str, Source], imgsz: int, device: torch.device, *, generator: np.random.Generator | None = None,
-                  rounds: int = ROUNDS, batch: int = BATCH, seconds: float = 20.0) -> dict[str, Cost]:
+def measure_costs(
+    models: Mapping[str, Source],
+    imgsz: int,
+    device: torch.device,
+    *,
+    generator: np.random.Generator | None = None,
+    rounds: int = ROUNDS,
+    batch: int = BATCH,
+    seconds: float = 20.0,
+) -> dict[str, Cost]:
     """Return what each variant costs for images of imgsz x imgsz, raised to a multiple of all strides.
 
     models: name -> a trained model, a function that builds one, a model yaml or a checkpoint (.pt); ratios are to the first.
     rounds: at most, of latency and of throughput each; seconds: a variant's share of time for either, LEAST_ROUNDS being
     run whatever they take; batch: of throughput and of a training step; generator: draws
     the order in each round. The models are left as they are.
-    A figure that cannot be had is None, and a note says why; training time is the runs' to tell (`with_training_time`)."""
+    A figure that cannot be had is None, and a note says why; training time is the runs' to tell (`with_training_time`).
+    """
     notes: Notes = {name: [] for name in models}
     built = {name: _built(source) for name, source in models.items()}
     stride = max((int(max(getattr(model, "stride", [1]))) for model in built.values()), default=1)
@@ -64,7 +83,9 @@ def measure_costs(models: Mapping[str, Source], imgsz: int, device: torch.device
     fused: dict[str, nn.Module] = {}
     with progress(None, total=len(models), description="cost: counting") as bar:
         for name, model in built.items():
-            fused[name] = for_inference(model, open_gates=not _is_trained(models[name])).to(device).requires_grad_(False)
+            fused[name] = (
+                for_inference(model, open_gates=not _is_trained(models[name])).to(device).requires_grad_(False)
+            )
             costs[name] = _counted(model, fused[name], imgsz, device, batch, notes[name])
             bar.update()
     generator = generator or np.random.default_rng(0)
@@ -98,18 +119,33 @@ def _built(source: Source) -> nn.Module:
     return build_model(read_checkpoint(find_weights(source))) if _is_trained(source) else Model(source)
 
 
-def _counted(model: nn.Module, fused: nn.Module, imgsz: int, device: torch.device, batch: int, notes: list[str]) -> Cost:
+def _counted(
+    model: nn.Module, fused: nn.Module, imgsz: int, device: torch.device, batch: int, notes: list[str]
+) -> Cost:
     """Return what needs no clock."""
     on_cuda = device.type == "cuda"
     operations = _or_note(notes, "operations", lambda: flops(model, imgsz))
     by_thop = _or_note(notes, "operations by thop", lambda: thop_gflops(model, imgsz))
-    inference = _or_note(notes, "memory of inference", lambda: (
-        _cuda_inference(fused, imgsz, device) if on_cuda else inference_peak(fused, imgsz)) / MIB)
-    training = _or_note(notes, f"memory of training with a batch of {batch}", lambda: (
-        _cuda_training(model, imgsz, device, batch) if on_cuda else training_peak(model, imgsz, batch)) / MIB)
+    inference = _or_note(
+        notes,
+        "memory of inference",
+        lambda: (_cuda_inference(fused, imgsz, device) if on_cuda else inference_peak(fused, imgsz)) / MIB,
+    )
+    training = _or_note(
+        notes,
+        f"memory of training with a batch of {batch}",
+        lambda: (_cuda_training(model, imgsz, device, batch) if on_cuda else training_peak(model, imgsz, batch)) / MIB,
+    )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(parameters, None if operations is None else operations / 1e9, by_thop,
-                inference_mib=inference, training_mib=training, imgsz=imgsz, device=_described(device))
+    return Cost(
+        parameters,
+        None if operations is None else operations / 1e9,
+        by_thop,
+        inference_mib=inference,
+        training_mib=training,
+        imgsz=imgsz,
+        device=_described(device),
+    )
 
 
 def _or_note(notes: list[str], what: str, measure: Callable[[], Result]) -> Result | None:
@@ -155,8 +191,16 @@ def _allocated(model: nn.Module, device: torch.device, run: Callable[[nn.Module]
 # ---- timing ----
 
 
-def _rounds(models: Mapping[str, nn.Module], imgsz: int, device: torch.device, batch: int, rounds: int, seconds: float,
-            generator: np.random.Generator, notes: Notes) -> Rounds:
+def _rounds(
+    models: Mapping[str, nn.Module],
+    imgsz: int,
+    device: torch.device,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    generator: np.random.Generator,
+    notes: Notes,
+) -> Rounds:
     """Return the seconds of each variant's passes of a batch, by round; those that cannot run it are left out, with a note."""
     passes = PASSES if batch == 1 else 1
     turns = {}
@@ -183,11 +227,17 @@ def _turn(model: nn.Module, images: Tensor, passes: int) -> list[float]:
     return times[-passes:]
 
 
-def interleaved(turns: Mapping[str, Callable[[], list[float]]], rounds: int, seconds: float, generator: np.random.Generator,
-                description: str = "") -> Rounds:
+def interleaved(
+    turns: Mapping[str, Callable[[], list[float]]],
+    rounds: int,
+    seconds: float,
+    generator: np.random.Generator,
+    description: str = "",
+) -> Rounds:
     """Give each of `turns` one go a round, in an order drawn anew, and return what they return, a list a round.
 
-    Rounds end when `rounds` are done or, after LEAST_ROUNDS, when `seconds` a name have passed; all names have equally many."""
+    Rounds end when `rounds` are done or, after LEAST_ROUNDS, when `seconds` a name have passed; all names have equally many.
+    """
     names, taken = list(turns), {name: [] for name in turns}
     end = time.perf_counter() + seconds * len(names)
     with progress(None, total=rounds * len(names), description=description) as bar:
@@ -201,12 +251,16 @@ def interleaved(turns: Mapping[str, Callable[[], list[float]]], rounds: int, sec
     return taken
 
 
-def _timed(latency: list[list[float]] | None, throughput: list[list[float]] | None, batch: int) -> dict[str, float | None]:
+def _timed(
+    latency: list[list[float]] | None, throughput: list[list[float]] | None, batch: int
+) -> dict[str, float | None]:
     """Return the figures of one variant from its rounds."""
     passes = [1000 * each for turn in latency or () for each in turn]
-    return {"latency_ms": median(passes) if passes else None,
-            "latency_p95_ms": float(np.percentile(passes, 95)) if passes else None,
-            "throughput": batch / median(turn[0] for turn in throughput) if throughput else None}
+    return {
+        "latency_ms": median(passes) if passes else None,
+        "latency_p95_ms": float(np.percentile(passes, 95)) if passes else None,
+        "throughput": batch / median(turn[0] for turn in throughput) if throughput else None,
+    }
 
 
 def _with_ratios(costs: dict[str, Cost], latency: Rounds, throughput: Rounds) -> dict[str, Cost]:
@@ -218,7 +272,9 @@ def _with_ratios(costs: dict[str, Cost], latency: Rounds, throughput: Rounds) ->
     for name, cost in costs.items():
         ratios = {figure: _ratio(getattr(cost, figure), getattr(costs[first], figure)) for figure in FIGURES}
         ratios |= {figure: table[name] for figure, table in paired.items() if name in table}
-        result[name] = dataclasses.replace(cost, ratios={figure: ratio for figure, ratio in ratios.items() if ratio is not None})
+        result[name] = dataclasses.replace(
+            cost, ratios={figure: ratio for figure, ratio in ratios.items() if ratio is not None}
+        )
     return result
 
 

@@ -19,18 +19,32 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools", "th
 
 def data_facts(config: CompareConfig, spec: DatasetSpec, split: str) -> dict[str, Any]:
     """Return images, objects, objects by class, and the hash of a split: SHA-256 over each picture's name, size and labels in
-    order of name. Where it lies and pixels do not enter. Raises DataError where the split cannot be read."""
-    store = open_split(spec, split, imgsz=config.imgsz, single_cls=config.single_cls, labels_policy=config.labels,
-                       cache_labels=not config.no_cache_labels, download=config.download).store
+    order of name. Where it lies and pixels do not enter. Raises DataError where the split cannot be read.
+    """
+    store = open_split(
+        spec,
+        split,
+        imgsz=config.imgsz,
+        single_cls=config.single_cls,
+        labels_policy=config.labels,
+        cache_labels=not config.no_cache_labels,
+        download=config.download,
+    ).store
     digest = hashlib.sha256()
     for number in sorted(range(len(store)), key=lambda index: Path(store.paths[index]).name):
         labels = store.labels(number)
         height, width = store.sizes[number]
-        digest.update(f"{Path(store.paths[number]).name} {width} {height} {len(labels)}\n".encode("utf-8", "surrogateescape"))
+        digest.update(
+            f"{Path(store.paths[number]).name} {width} {height} {len(labels)}\n".encode("utf-8", "surrogateescape")
+        )
         digest.update(labels.cls.astype("<i8").tobytes() + labels.xywhn.astype("<f4").tobytes())
     counts = np.bincount(store.cls, minlength=spec.nc)
-    return {"hash": digest.hexdigest(), "images": len(store), "objects": int(len(store.cls)),
-            "by_class": {name: int(count) for name, count in zip(spec.names, counts)}}
+    return {
+        "hash": digest.hexdigest(),
+        "images": len(store),
+        "objects": int(len(store.cls)),
+        "by_class": {name: int(count) for name, count in zip(spec.names, counts)},
+    }
 
 
 def versions() -> dict[str, str]:
@@ -54,7 +68,9 @@ def device_name(device: torch.device) -> str:
         lines = read_text("/proc/cpuinfo").splitlines()
     except OSError:
         lines = []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
     return f"{device.type} ({model or platform.machine()})"
 
 

@@ -21,14 +21,17 @@ LOGGER = logging.getLogger("yolo")
 _ACCURACY = "metrics/mAP_0.5:0.95"
 _LOSSES = ("val/box_loss", "val/obj_loss", "val/cls_loss")
 _FILLED = "Hollow: no difference shown."
-_INTERVALS = ("Bars: 95 % interval of the difference to the baseline, drawn about it (the dashed line): a bar that crosses the "
-              f"line holds zero. {_FILLED} Dashes: single seeds.")
+_INTERVALS = (
+    "Bars: 95 % interval of the difference to the baseline, drawn about it (the dashed line): a bar that crosses the "
+    f"line holds zero. {_FILLED} Dashes: single seeds."
+)
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure of the report. file: its png in the study's folder; svg: the same as an element for a page; drawn: what is
-    seen, in words for those who do not see it."""
+    seen, in words for those who do not see it.
+    """
 
     key: str
     title: str
@@ -40,8 +43,12 @@ class Picture:
 
 def draw_figures(study: Study) -> list[Picture]:
     """Write the figures that the study has data for and return them in the order of the report."""
-    drawn = (_tradeoff(study, "latency", "latency_ms", "latency, one image at a time (ms)", 1.0),
-             _tradeoff(study, "parameters", "parameters", "parameters (millions)", 1e-6), _courses(study), _class_gaps(study))
+    drawn = (
+        _tradeoff(study, "latency", "latency_ms", "latency, one image at a time (ms)", 1.0),
+        _tradeoff(study, "parameters", "parameters", "parameters (millions)", 1e-6),
+        _courses(study),
+        _class_gaps(study),
+    )
     return [picture for picture in drawn if picture is not None]
 
 
@@ -59,7 +66,8 @@ def _tradeoff(study: Study, what: str, field: str, label: str, scale: float) -> 
 
 def _mark(study: Study, variant: Variant, field: str, scale: float) -> Mark | None:
     """The baseline stands at its mean; the others at that plus their paired difference, so that what is drawn and what the
-    verdict says agree where a seed is missing on one side."""
+    verdict says agree where a seed is missing on one side.
+    """
     summary, base = variant.summaries.get(PRIMARY), study.baseline.summaries.get(PRIMARY)
     cost = getattr(variant.cost, field) if variant.cost else None
     if summary is None or not is_figure(summary.mean) or not is_figure(cost):
@@ -71,8 +79,15 @@ def _mark(study: Study, variant: Variant, field: str, scale: float) -> Mark | No
         ends = tuple(100 * (base.mean + end) for end in answer.interval)
     seeds = tuple(100 * value for value in tables.spread(summary) if is_figure(value))
     shown = variant.role == "baseline" or answer is not None and answer.verdict in SHOWN
-    return Mark(variant.name, tables.series_of(study, variant), cost * scale, 100 * height, *ends,
-                seeds=seeds if len(seeds) > 1 else (), shown=shown)
+    return Mark(
+        variant.name,
+        tables.series_of(study, variant),
+        cost * scale,
+        100 * height,
+        *ends,
+        seeds=seeds if len(seeds) > 1 else (),
+        shown=shown,
+    )
 
 
 def _courses(study: Study) -> Picture | None:
@@ -80,14 +95,18 @@ def _courses(study: Study) -> Picture | None:
     if not courses:
         return None
     file = study.folder / "learning_curves.png"
-    caption = ("Means over the seeds, up to the epoch in which the first of a variant's trainings ended; bands from the lowest "
-               "seed to the highest. These are the figures of training; the tables hold those of the evaluation afterwards.")
+    caption = (
+        "Means over the seeds, up to the epoch in which the first of a variant's trainings ended; bands from the lowest "
+        "seed to the highest. These are the figures of training; the tables hold those of the evaluation afterwards."
+    )
     drawn = "; ".join(f"{course.name}: {len(next(iter(course.values.values())))} trainings" for course in courses)
     return Picture("learning_curves", "Learning curves", caption, file, plot_courses(courses, file), drawn)
 
 
 def _course(variant: Variant, series: int) -> Course | None:
-    tables_read = [table for run in variant.runs if run.status == "done" and run.results and (table := _read(run.results))]
+    tables_read = [
+        table for run in variant.runs if run.status == "done" and run.results and (table := _read(run.results))
+    ]
     panels: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
         f"{PRIMARY} (points)": lambda table: 100 * table[_ACCURACY],
         "validation loss, box + obj + cls": lambda table: sum(table[name] for name in _LOSSES),
@@ -117,18 +136,29 @@ def _stacked(courses: Sequence[np.ndarray]) -> np.ndarray:
 
 def _class_gaps(study: Study) -> Picture | None:
     metrics = tables.metrics_of(study, tables.CLASS)
-    gaps = [Gaps(variant.name, tables.series_of(study, variant), tuple(_gap(variant, metric) for metric in metrics),
-                 tuple(metric in variant.differences and variant.differences[metric].verdict in SHOWN for metric in metrics))
-            for variant in study.variants if any(metric in variant.differences for metric in metrics)]
+    gaps = [
+        Gaps(
+            variant.name,
+            tables.series_of(study, variant),
+            tuple(_gap(variant, metric) for metric in metrics),
+            tuple(metric in variant.differences and variant.differences[metric].verdict in SHOWN for metric in metrics),
+        )
+        for variant in study.variants
+        if any(metric in variant.differences for metric in metrics)
+    ]
     if not gaps:
         return None
     file = study.folder / "class_differences.png"
     label = f"{PRIMARY}, difference to {study.baseline.name} (points)"
     svg = plot_gaps(gaps, [tables.short(metric) for metric in metrics], file, label)
-    caption = ("Difference to the baseline (the dashed line) with its 95 % interval, class by class; right of the line is "
-               f"better. {_FILLED} An arrow: the interval goes on. The intervals are not corrected for the number of "
-               "classes, the verdicts are.")
-    return Picture("class_differences", "Differences by class", caption, file, svg, "the figures are in the table by class")
+    caption = (
+        "Difference to the baseline (the dashed line) with its 95 % interval, class by class; right of the line is "
+        f"better. {_FILLED} An arrow: the interval goes on. The intervals are not corrected for the number of "
+        "classes, the verdicts are."
+    )
+    return Picture(
+        "class_differences", "Differences by class", caption, file, svg, "the figures are in the table by class"
+    )
 
 
 def _gap(variant: Variant, metric: str) -> tuple[float, float, float]:

@@ -1,7 +1,8 @@
 """Claims on a piece of a study, so that two processes never do the same one.
 
 A claim is a file with the process, its host and when the process began. It goes with the work; where its process is
-gone (or, on another host, has not touched the file for a while) the next one takes it over."""
+gone (or, on another host, has not touched the file for a while) the next one takes it over.
+"""
 
 import contextlib
 import json
@@ -72,7 +73,8 @@ def _is_running(pid: int) -> bool:
 def _born(pid: int) -> str:
     """Return when a process began, as Linux counts it, so that a number used again is not taken for the same; "" elsewhere.
 
-    A process that has ended and waits to be collected counts as gone."""
+    A process that has ended and waits to be collected counts as gone.
+    """
     try:
         words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

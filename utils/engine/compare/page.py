@@ -1,6 +1,7 @@
 """report.html: one file that holds everything, asks nothing of a network, and is read without scripts too.
 
-report.css and report.js beside this module are put into it; what is sorted and themed stands there."""
+report.css and report.js beside this module are put into it; what is sorted and themed stands there.
+"""
 
 import base64
 import io
@@ -15,12 +16,36 @@ from utils.engine.compare.records import Study
 from utils.plots.compare import FAINT, GRID, INK, PAPER, SERIES
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-_LIGHT = {"ground": "#fafaf8", "raised": "#ffffff", "ink": INK, "faint": FAINT, "grid": GRID, "edge": "#ccd2d9",
-          "hover": "#f3f5f7", "base": "#eef1f4", "link": "#1a5fb4", "better": "#0d7044", "worse": "#ad1f35",
-          "warn": "#fff7e2", "warn-edge": "#e3c878"}
-_DARK = {"ground": "#131619", "raised": "#1a1e22", "ink": "#e7eaed", "faint": "#a3adb7", "grid": "#2b3137", "edge": "#414a54",
-         "hover": "#21262b", "base": "#232930", "link": "#86b8ff", "better": "#5fd39a", "worse": "#ff8f98",
-         "warn": "#2b2615", "warn-edge": "#6b5a22"}
+_LIGHT = {
+    "ground": "#fafaf8",
+    "raised": "#ffffff",
+    "ink": INK,
+    "faint": FAINT,
+    "grid": GRID,
+    "edge": "#ccd2d9",
+    "hover": "#f3f5f7",
+    "base": "#eef1f4",
+    "link": "#1a5fb4",
+    "better": "#0d7044",
+    "worse": "#ad1f35",
+    "warn": "#fff7e2",
+    "warn-edge": "#e3c878",
+}
+_DARK = {
+    "ground": "#131619",
+    "raised": "#1a1e22",
+    "ink": "#e7eaed",
+    "faint": "#a3adb7",
+    "grid": "#2b3137",
+    "edge": "#414a54",
+    "hover": "#21262b",
+    "base": "#232930",
+    "link": "#86b8ff",
+    "better": "#5fd39a",
+    "worse": "#ff8f98",
+    "warn": "#2b2615",
+    "warn-edge": "#6b5a22",
+}
 _DARK_SERIES = ("#b4bdc7", "#6fabff", "#f39a55", "#4fc792", "#c994ee", "#dcbb4a", "#f47fa4", "#48c3d5", "#c0ad97")
 _PIXELS_A_POINT = 1.5  # how large a figure may become: its text then stands beside the page's
 _STRIP_BYTES, _STRIP_WIDTH = 1_500_000, 2400  # beyond these the page holds a smaller copy; the file stays as it is
@@ -28,11 +53,17 @@ _STRIP_BYTES, _STRIP_WIDTH = 1_500_000, 2400  # beyond these the page holds a sm
 _READING = (
     ("points", "Percentage points of average precision, 0 to 100. A difference is the variant minus the baseline."),
     ("±", "The standard deviation of the seeds' figures (n − 1 in its denominator)."),
-    ("95 % interval", "Over images and seeds, paired: both models are judged on the same images and seeds. With one seed, over "
-                      "images alone. docs/compare.md has the formula."),
+    (
+        "95 % interval",
+        "Over images and seeds, paired: both models are judged on the same images and seeds. With one seed, over "
+        "images alone. docs/compare.md has the formula.",
+    ),
     ("p", "Paired permutation test. Holm: corrected for the number of comparisons."),
-    ("verdict", "“No difference shown” is what it says: it does not say that there is none. No variant is called better or worse "
-                "whose interval holds zero."),
+    (
+        "verdict",
+        "“No difference shown” is what it says: it does not say that there is none. No variant is called better or worse "
+        "whose interval holds zero.",
+    ),
     ("–", "There is no such figure; the small letter leads to the reason."),
 )
 
@@ -40,17 +71,43 @@ _READING = (
 def html_page(study: Study, pictures: Sequence[Picture]) -> str:
     """Return the whole report as one page."""
     sections = _sections(study, pictures)
-    body = [_header(study), _navigation(sections), "<main>", _answers(study), _notes(study),
-            *(f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
-              for key, title, content in sections),
-            "</main>", _footer(study), '<p id="said" class="unseen" role="status" aria-live="polite"></p>']
-    head = ['<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">', '<link rel="icon" href="data:,">',
-            f"<title>{escape(study.title)}</title>", f"<style>\n{_styles()}</style>"]
-    return "\n".join(["<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", '<body><div class="page">', *body,
-                      "</div>", f"<script>\n{_beside('report.js')}</script>", "</body></html>\n"])
+    body = [
+        _header(study),
+        _navigation(sections),
+        "<main>",
+        _answers(study),
+        _notes(study),
+        *(
+            f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
+            for key, title, content in sections
+        ),
+        "</main>",
+        _footer(study),
+        '<p id="said" class="unseen" role="status" aria-live="polite"></p>',
+    ]
+    head = [
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        '<link rel="icon" href="data:,">',
+        f"<title>{escape(study.title)}</title>",
+        f"<style>\n{_styles()}</style>",
+    ]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            *head,
+            "</head>",
+            '<body><div class="page">',
+            *body,
+            "</div>",
+            f"<script>\n{_beside('report.js')}</script>",
+            "</body></html>\n",
+        ]
+    )
 
 
 def _beside(name: str) -> str:
@@ -63,8 +120,12 @@ def _beside(name: str) -> str:
 def _styles() -> str:
     """The colours, then report.css; dark by the system's wish or the reader's, and paper is always light."""
     light, dark = _variables(_LIGHT, SERIES), _variables(_DARK, _DARK_SERIES)
-    rules = [f":root {{ {light} }}", f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark} }} }}',
-             f':root[data-theme="dark"] {{ {dark} }}', f"@media print {{ :root:root:root:root {{ {light} }} }}"]
+    rules = [
+        f":root {{ {light} }}",
+        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark} }} }}',
+        f':root[data-theme="dark"] {{ {dark} }}',
+        f"@media print {{ :root:root:root:root {{ {light} }} }}",
+    ]
     return "\n".join(rules) + "\n" + _beside("report.css")
 
 
@@ -91,8 +152,10 @@ def themed(svg: str) -> str:
 
 def _header(study: Study) -> str:
     facts = escape(f"{study.date} · {tables.tally(study)}")
-    return (f'<header><div><h1>{escape(study.title)}</h1><p class="faint">{facts}</p></div>'
-            '<button id="theme" type="button" hidden>Dark theme</button></header>')
+    return (
+        f'<header><div><h1>{escape(study.title)}</h1><p class="faint">{facts}</p></div>'
+        '<button id="theme" type="button" hidden>Dark theme</button></header>'
+    )
 
 
 def _navigation(sections: Sequence[tuple[str, str, str]]) -> str:
@@ -109,14 +172,22 @@ def _answers(study: Study) -> str:
         said = sentence if variant.name in sentence else f"{variant.name}: {sentence}"
         said = _named(escape(said), tables.series_of(study, variant))
         answers.append(f'<li><span class="badge {tone}">{escape(verdict)}</span><span>{said}</span></li>')
-    found = f'<ul class="answers">{"".join(answers)}</ul>' if answers else "<p>There is nothing to compare with the baseline.</p>"
-    return ('<section id="answers" aria-labelledby="answers-title"><h2 id="answers-title">What was asked, and what was found</h2>'
-            f'<p class="asked">{escape(tables.asked(study))}</p>{found}</section>')
+    found = (
+        f'<ul class="answers">{"".join(answers)}</ul>'
+        if answers
+        else "<p>There is nothing to compare with the baseline.</p>"
+    )
+    return (
+        '<section id="answers" aria-labelledby="answers-title"><h2 id="answers-title">What was asked, and what was found</h2>'
+        f'<p class="asked">{escape(tables.asked(study))}</p>{found}</section>'
+    )
 
 
 def _notes(study: Study) -> str:
     items = "".join(f"<li>{escape(note)}</li>" for note in study.notes)
-    return f'<aside class="notes" aria-label="Notes"><h3>Read this with it</h3><ul>{items}</ul></aside>' if items else ""
+    return (
+        f'<aside class="notes" aria-label="Notes"><h3>Read this with it</h3><ul>{items}</ul></aside>' if items else ""
+    )
 
 
 # ---- sections ----
@@ -127,14 +198,19 @@ def _sections(study: Study, pictures: Sequence[Picture]) -> list[tuple[str, str,
     made = {table.key: table for table in tables.all_tables(study)}
     drawn = {picture.key: picture for picture in pictures}
     show = {key: _table(table) for key, table in made.items()}
-    tradeoffs = "".join(_figure(drawn[key], alone=False) for key in ("accuracy_latency", "accuracy_parameters") if key in drawn)
+    tradeoffs = "".join(
+        _figure(drawn[key], alone=False) for key in ("accuracy_latency", "accuracy_parameters") if key in drawn
+    )
     reading = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in _READING)
     gaps, curves = (_figure(drawn[key]) if key in drawn else "" for key in ("class_differences", "learning_curves"))
     sections = [
         ("overview", "At a glance", show.get("overview", "")),
         ("tradeoff", "Accuracy against cost", f'<div class="figure-row">{tradeoffs}</div>' if tradeoffs else ""),
-        ("accuracy", "Accuracy",
-         show.get("accuracy", "") + _subsection("Differences to the baseline", show.get("differences", ""))),
+        (
+            "accuracy",
+            "Accuracy",
+            show.get("accuracy", "") + _subsection("Differences to the baseline", show.get("differences", "")),
+        ),
         ("classes", "By class", gaps + _subsection("The figures", show.get("classes", ""))),
         ("errors", "Kinds of error", show.get("errors", "")),
         ("costs", "Cost", show.get("costs", "")),
@@ -152,16 +228,23 @@ def _subsection(title: str, content: str) -> str:
 
 
 def _conditions(study: Study, show: dict[str, str]) -> str:
-    command = f'<pre tabindex="0" role="region" aria-label="Command">{escape(study.command)}</pre>' if study.command else ""
+    command = (
+        f'<pre tabindex="0" role="region" aria-label="Command">{escape(study.command)}</pre>' if study.command else ""
+    )
     again = _subsection("How to repeat it", command)
-    listed = "".join(f"<section><h3>{title}</h3>{show[key]}</section>"
-                     for key, title in (("data", "Data"), ("versions", "Versions"), ("settings", "Settings")) if key in show)
+    listed = "".join(
+        f"<section><h3>{title}</h3>{show[key]}</section>"
+        for key, title in (("data", "Data"), ("versions", "Versions"), ("settings", "Settings"))
+        if key in show
+    )
     return again + f'<div class="columns">{listed}</div>'
 
 
 def _footer(study: Study) -> str:
-    return ('<footer class="faint">The figures of this page are in compare.csv and compare.json beside it, its tables in '
-            "compare.md and compare.tex; how they are computed is in the project's docs/compare.md.</footer>")
+    return (
+        '<footer class="faint">The figures of this page are in compare.csv and compare.json beside it, its tables in '
+        "compare.md and compare.tex; how they are computed is in the project's docs/compare.md.</footer>"
+    )
 
 
 # ---- tables ----
@@ -172,13 +255,17 @@ def _table(table: Table) -> str:
     plain = table.key in ("settings", "versions", "data")
     headings = "".join(_heading(column, plain) for column in table.columns)
     rows = "".join(_row(row, table) for row in table.rows)
-    legend = "".join(f'<li id="{table.key}-{mark}">{mark}: {escape(reason)}</li>' for reason, mark in table.reasons.items())
+    legend = "".join(
+        f'<li id="{table.key}-{mark}">{mark}: {escape(reason)}</li>' for reason, mark in table.reasons.items()
+    )
     caption = f'<p class="caption">{escape(table.caption)}</p>' if table.caption else ""
     notes = f'<ul class="legend">{legend}</ul>' if legend else ""
     label = escape(table.title, quote=True)
-    return (f'{caption}<div class="scroll" tabindex="0" role="region" aria-label="{label}, table">'
-            f'<table id="table-{table.key}" class="{"facts" if plain else "sortable"}"><thead><tr>{headings}</tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>{notes}")
+    return (
+        f'{caption}<div class="scroll" tabindex="0" role="region" aria-label="{label}, table">'
+        f'<table id="table-{table.key}" class="{"facts" if plain else "sortable"}"><thead><tr>{headings}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{notes}"
+    )
 
 
 def _heading(column: Column, plain: bool) -> str:
@@ -186,8 +273,10 @@ def _heading(column: Column, plain: bool) -> str:
     if plain:
         return f'<th scope="col"><span class="unseen">{name}</span></th>'
     unit = f'<span class="unit">{escape(column.unit)}</span>' if column.unit else ""
-    return (f'<th scope="col" aria-sort="none" data-name="{name}"{_class(column)}><button type="button">'
-            f'<span class="title">{name}</span>{unit}</button></th>')
+    return (
+        f'<th scope="col" aria-sort="none" data-name="{name}"{_class(column)}><button type="button">'
+        f'<span class="title">{name}</span>{unit}</button></th>'
+    )
 
 
 def _class(column: Column) -> str:
@@ -197,8 +286,10 @@ def _class(column: Column) -> str:
 def _row(row: Sequence[Cell], table: Table) -> str:
     first, *rest = row
     baseline = ' class="baseline"' if first.tone == "baseline" else ""
-    filled = "".join(f"<td{_class(column)}{_sorted_by(cell)}>{_content(cell, table)}</td>"
-                     for cell, column in zip(rest, table.columns[1:]))
+    filled = "".join(
+        f"<td{_class(column)}{_sorted_by(cell)}>{_content(cell, table)}</td>"
+        for cell, column in zip(rest, table.columns[1:])
+    )
     return f'<tr{baseline}><th scope="row"{_sorted_by(first)}>{_name(first)}</th>{filled}</tr>'
 
 
@@ -217,7 +308,11 @@ def _name(cell: Cell) -> str:
 
 def _named(text: str, series: int | None) -> str:
     """Text behind the dot of its variant's colour."""
-    return text if series is None else f'<span class="named" style="--dot:{_series_variable(series)}"><span>{text}</span></span>'
+    return (
+        text
+        if series is None
+        else f'<span class="named" style="--dot:{_series_variable(series)}"><span>{text}</span></span>'
+    )
 
 
 def _typeset(figure: str) -> str:
@@ -248,9 +343,11 @@ def _figure(picture: Picture, alone: bool = True) -> str:
     label = escape(f"{picture.title}: {picture.drawn}", quote=True)
     wide = _PIXELS_A_POINT * float(picture.svg.split('viewBox="', 1)[1].split()[2])
     svg = themed(picture.svg).replace("<svg ", f'<svg role="img" aria-label="{label}" style="--wide:{wide:.0f}px" ', 1)
-    return (f'<figure id="figure-{picture.key}"{style}>{title}<div class="scroll" tabindex="0" '
-            f'role="region" aria-label="{escape(picture.title, quote=True)}, figure">{svg}</div>'
-            f"<figcaption>{escape(picture.caption)}</figcaption></figure>")
+    return (
+        f'<figure id="figure-{picture.key}"{style}>{title}<div class="scroll" tabindex="0" '
+        f'role="region" aria-label="{escape(picture.title, quote=True)}, figure">{svg}</div>'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
 
 
 def _strip(study: Study) -> str:
@@ -259,9 +356,11 @@ def _strip(study: Study) -> str:
         return ""
     kind, content = _embedded(study.strip)
     names = escape(", ".join(variant.name for variant in study.variants), quote=True)
-    return ('<figure id="figure-strip"><div class="scroll" tabindex="0" role="region" aria-label="Detections, figure">'
-            f'<img alt="The same pictures with the boxes found by {names}" src="data:image/{kind};base64,{content}"></div>'
-            "<figcaption>The same pictures as each model detects them.</figcaption></figure>")
+    return (
+        '<figure id="figure-strip"><div class="scroll" tabindex="0" role="region" aria-label="Detections, figure">'
+        f'<img alt="The same pictures with the boxes found by {names}" src="data:image/{kind};base64,{content}"></div>'
+        "<figcaption>The same pictures as each model detects them.</figcaption></figure>"
+    )
 
 
 def _embedded(file: Path) -> tuple[str, str]:

@@ -1,9 +1,10 @@
 """What a study is going to do: its folder, its variants and its seeds.
 
-    FOLDER/study.yaml         what was asked for; --study reads it
-    FOLDER/settings.yaml      what the runs are made with; a later start must agree (record.py)
-    FOLDER/models, hyp.yaml   each variant's yaml and the hyperparameters as they are trained with
-    FOLDER/runs/NAME/seed0/   a run: train.py's folder and more (run_files.py)"""
+FOLDER/study.yaml         what was asked for; --study reads it
+FOLDER/settings.yaml      what the runs are made with; a later start must agree (record.py)
+FOLDER/models, hyp.yaml   each variant's yaml and the hyperparameters as they are trained with
+FOLDER/runs/NAME/seed0/   a run: train.py's folder and more (run_files.py)
+"""
 
 import hashlib
 import re
@@ -24,7 +25,8 @@ from utils.files import new_run_dir, read_text
 @dataclass(frozen=True)
 class PlannedVariant:
     """One thing compared. source: the name of its yaml or checkpoint; cfg: the study's copy of the yaml, None for a
-    checkpoint; text: what that copy holds; weights: the checkpoint, or what its trainings start from, None for random weights."""
+    checkpoint; text: what that copy holds; weights: the checkpoint, or what its trainings start from, None for random weights.
+    """
 
     name: str
     role: str  # baseline, variant or control
@@ -41,7 +43,8 @@ class PlannedVariant:
 @dataclass(frozen=True)
 class Plan:
     """A study ready to run. config: with every path written out; widened: what the control is, None without one;
-    data: facts by split (environment.data_facts); notes: what a reader must know of the plan."""
+    data: facts by split (environment.data_facts); notes: what a reader must know of the plan.
+    """
 
     folder: Path
     config: CompareConfig
@@ -77,7 +80,8 @@ def run_files(folder: Path, variant: str, seed: int, split: str) -> RunFiles:
 def open_study(asked: CompareConfig) -> tuple[Path, CompareConfig]:
     """Return the study's folder, made where none is named, and its configuration.
 
-    --study names a folder, its study.yaml, or another yaml, whose study lies in --project under the yaml's name."""
+    --study names a folder, its study.yaml, or another yaml, whose study lies in --project under the yaml's name.
+    """
     if not asked.study:
         if not asked.cfg and not asked.weights:
             raise ConfigError("nothing to compare: give --cfg A.yaml B.yaml, or --weights a.pt b.pt, or --study FOLDER")
@@ -95,14 +99,18 @@ def planned_variants(config: CompareConfig, folder: Path, weights: Sequence[Path
     """Return what `config` compares, the first as the baseline; nothing is written yet."""
     roles = ["baseline", *["variant"] * max(len(config.yamls), len(weights))]
     if not config.cfg:
-        return [PlannedVariant(name, role, path.name, None, "", path)
-                for name, role, path in zip(_names(weights), roles, weights)]
+        return [
+            PlannedVariant(name, role, path.name, None, "", path)
+            for name, role, path in zip(_names(weights), roles, weights)
+        ]
     yamls = [find_yaml(name) for name in config.yamls]
     for path in yamls:
         read_yaml(path)  # says what is no mapping, with its line
     start = weights[0] if weights else None
-    return [PlannedVariant(name, role, path.name, folder / "models" / f"{name}.yaml", read_text(path), start)
-            for name, role, path in zip(_names(yamls), roles, yamls)]
+    return [
+        PlannedVariant(name, role, path.name, folder / "models" / f"{name}.yaml", read_text(path), start)
+        for name, role, path in zip(_names(yamls), roles, yamls)
+    ]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -119,7 +127,7 @@ def _name(path: Path, folders: int) -> str:
     parts = path.resolve().with_suffix("").parts
     if len(parts) > 2 and parts[-2] == "weights":
         parts = parts[:-2] if parts[-1] == "best" else (*parts[:-2], parts[-1])
-    return re.sub(r"[^\w.+-]", "_", "_".join(parts[-1 - folders:]))
+    return re.sub(r"[^\w.+-]", "_", "_".join(parts[-1 - folders :]))
 
 
 def text_hash(text: str) -> str:

@@ -4,13 +4,15 @@ import sys
 import time
 
 from utils.engine.compare.run_files import RunFiles
-from utils.log import LOGGER, progress as progress_bar
+from utils.log import LOGGER
+from utils.log import progress as progress_bar
 
 
 class Progress:
     """Counts epochs of runs (a checkpoint's evaluation counts as one) and estimates the time left.
 
-    runs: files by words such as "yolov5n_CBAM seed 1"; epochs: of each; slots: processes at a time."""
+    runs: files by words such as "yolov5n_CBAM seed 1"; epochs: of each; slots: processes at a time.
+    """
 
     def __init__(self, runs: dict[str, RunFiles], epochs: int, slots: int):
         self.runs, self.epochs, self.slots = runs, epochs, slots
@@ -54,7 +56,8 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """Return the time that the epochs left will take, by the time of those done since the start, whatever lies between
-        them; before the first, by those of earlier starts; None while nothing is known. A run that stops early makes it less."""
+        them; before the first, by those of earlier starts; None while nothing is known. A run that stops early makes it less.
+        """
         left = self.total - sum(self.done.values())
         done_here = sum(self.done.values()) - self.at_start
         if done_here:

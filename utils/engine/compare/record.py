@@ -37,51 +37,80 @@ def settle(plan: Plan, before: Mapping[str, Any], keep_study: bool = False) -> N
     """Write the study's own files; keep_study: not study.yaml, which is where the plan comes from.
 
     Raises ConfigError with what differs where runs were made with other settings.
-    A study may grow by seeds and variants. It may not lose any: what was run and is left out is missing from the report."""
+    A study may grow by seeds and variants. It may not lose any: what was run and is left out is missing from the report.
+    """
     now = record_of(plan, before)
     changes = differences(before, now) if before else []
     if changes and any(any((plan.folder / "runs").glob(f"*/*/{result}")) for result in ("weights/*.pt", "*.npz")):
-        raise ConfigError(f"{plan.folder}: its runs were made with other settings: {'; '.join(changes)}; put them back, "
-                          "or start another study with another --name")
+        raise ConfigError(
+            f"{plan.folder}: its runs were made with other settings: {'; '.join(changes)}; put them back, "
+            "or start another study with another --name"
+        )
     for variant in plan.variants:
         if variant.cfg:
             variant.cfg.parent.mkdir(parents=True, exist_ok=True)
             _write(variant.cfg, variant.text)
     if plan.trains:
         _write(plan.folder / HYP_FILE, yaml.safe_dump(now["hyp"], sort_keys=False))
-    _write(plan.folder / SETTINGS_FILE, _yaml(now, "What the runs of this study are made with; a later start must agree."))
+    _write(
+        plan.folder / SETTINGS_FILE, _yaml(now, "What the runs of this study are made with; a later start must agree.")
+    )
     if not keep_study:
-        _write(plan.folder / STUDY_FILE, _yaml(_described(plan), "python compare.py --study <this folder> runs or continues it."))
+        _write(
+            plan.folder / STUDY_FILE,
+            _yaml(_described(plan), "python compare.py --study <this folder> runs or continues it."),
+        )
 
 
 def record_of(plan: Plan, before: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of a plan; facts of files that a finished study no longer finds are taken from `before`."""
+
     def kept(group: str, name: str, path: Path) -> str:
         return file_hash(path) if path.exists() else str(before.get(group, {}).get(name, ""))
 
-    variants = {each.name: {"role": each.role, "source": each.source, "hash": each.identity() if each.cfg or each.weights.exists()
-                            else before.get("variants", {}).get(each.name, {}).get("hash", "")} for each in plan.variants}
+    variants = {
+        each.name: {
+            "role": each.role,
+            "source": each.source,
+            "hash": each.identity()
+            if each.cfg or each.weights.exists()
+            else before.get("variants", {}).get(each.name, {}).get("hash", ""),
+        }
+        for each in plan.variants
+    }
     start = plan.variants[0].weights if plan.trains else None
     return {
         "settings": training_settings(plan.config),
         "hyp": Hyperparameters.load(plan.config.hyp).as_dict() if plan.trains else {},
         "weights": {start.name: kept("weights", start.name, start)} if start else {},
         "plugins": {Path(name).name: kept("plugins", Path(name).name, Path(name)) for name in plan.config.plugin},
-        "variants": variants, "control": plan.config.control, "seeds": list(plan.seeds),
-        "data": {split: dict(facts) for split, facts in {**before.get("data", {}), **plan.data}.items()}}
+        "variants": variants,
+        "control": plan.config.control,
+        "seeds": list(plan.seeds),
+        "data": {split: dict(facts) for split, facts in {**before.get("data", {}), **plan.data}.items()},
+    }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return in words what keeps the runs of two records from being compared."""
-    changes = [f"{name} {old!r} -> {now[group].get(name)!r}" for group in ("settings", "hyp")
-               for name, old in before[group].items() if now[group].get(name) != old]
+    changes = [
+        f"{name} {old!r} -> {now[group].get(name)!r}"
+        for group in ("settings", "hyp")
+        for name, old in before[group].items()
+        if now[group].get(name) != old
+    ]
     changes += [f"{name} by default -> {new!r}" for name, new in now["hyp"].items() if name not in before["hyp"]]
     if list(before["weights"].values()) != list(now["weights"].values()):
         old, new = (", ".join(each["weights"]) or "none" for each in (before, now))
         changes.append(f"weights {old} -> {new}, another content")
-    changes += [f"the plugin {name} has changed" for name, old in before["plugins"].items() if now["plugins"].get(name) != old]
-    changes += [f"the pictures or labels of {split} have changed" for split, old in before["data"].items()
-                if split in now["data"] and now["data"][split]["hash"] != old["hash"]]
+    changes += [
+        f"the plugin {name} has changed" for name, old in before["plugins"].items() if now["plugins"].get(name) != old
+    ]
+    changes += [
+        f"the pictures or labels of {split} have changed"
+        for split, old in before["data"].items()
+        if split in now["data"] and now["data"][split]["hash"] != old["hash"]
+    ]
     for name, old in before["variants"].items():
         new = now["variants"].get(name)
         if new is None:

@@ -1,7 +1,8 @@
 """What passes between the parts of a comparison: runs, their detections, costs, verdicts, and the study they make up.
 
 The runner (study.py) makes `Run`s, utils/statistics makes `Difference`s of their detections, cost.py makes
-`Cost`s, and the report (report.py and its writers) shows a `Study` and computes nothing."""
+`Cost`s, and the report (report.py and its writers) shows a `Study` and computes nothing.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from utils.statistics.records import Difference, Matches
 class Scores:
     """The figures of one run, all 0..1. per_class: mAP50-95 by class name (nan without labels); size: AP by
     pycocotools for small, medium and large objects (nan where there are none); errors: mAP50 that repairing a kind of error
-    would add, by utils/tide.py's kinds."""
+    would add, by utils/tide.py's kinds.
+    """
 
     map: float
     map50: float
@@ -31,7 +33,8 @@ class Scores:
 @dataclass(frozen=True)
 class Run:
     """One training (or one checkpoint) of a variant with a seed. status: done, failed or missing; error: one line where it
-    failed; results: results.csv of the training, if any; matches: of its evaluation, None where it is not done."""
+    failed; results: results.csv of the training, if any; matches: of its evaluation, None where it is not done.
+    """
 
     variant: str
     seed: int
@@ -51,7 +54,8 @@ class Cost:
     YOLOv5's tables; latency_ms, latency_p95_ms: one image, batch 1, fused; throughput: images a second at batch 16;
     inference_mib, training_mib: memory at its peak, of one image and of a training step with 16. None: could not be
     measured, `notes` says why. ratios: figures by their name here, relative to the first variant's; those of latency and
-    throughput are medians of ratios within a round, which a busy machine moves less than the figures themselves."""
+    throughput are medians of ratios within a round, which a busy machine moves less than the figures themselves.
+    """
 
     parameters: int
     gflops: float | None
@@ -80,7 +84,8 @@ class Summary:
 @dataclass(frozen=True)
 class Variant:
     """What is compared: name, model yaml or checkpoint, and what was found. summaries: by metric ("mAP50-95", "mAP50",
-    "AP75", "APs", "APm", "APl", "class/<name>" and "error/<kind>"); differences: by metric, empty for the baseline."""
+    "AP75", "APs", "APm", "APl", "class/<name>" and "error/<kind>"); differences: by metric, empty for the baseline.
+    """
 
     name: str
     source: str
@@ -94,7 +99,8 @@ class Variant:
 @dataclass(frozen=True)
 class Study:
     """A whole comparison as the report shows it. command: how to repeat it; settings: of training and evaluation; versions: of
-    Python, libraries and the project; data: its name, hash and counts; notes: what a reader must know (one seed only, failed runs, ...)."""
+    Python, libraries and the project; data: its name, hash and counts; notes: what a reader must know (one seed only, failed runs, ...).
+    """
 
     title: str
     folder: Path

@@ -47,8 +47,9 @@ def do_run(plan: Plan, variant: PlannedVariant, seed: int, device: str) -> None:
 
 def train_missing(plan: Plan, variant: PlannedVariant, seed: int, device: str, files: RunFiles) -> None:
     """Train from the start, or from last.pt, to the end; a training that was killed behind its last epoch is only closed."""
-    config = plan.config.training(str(variant.cfg), seed, device=device, project=str(files.folder.parent),
-                                  name=files.folder.name, exist_ok=True)
+    config = plan.config.training(
+        str(variant.cfg), seed, device=device, project=str(files.folder.parent), name=files.folder.name, exist_ok=True
+    )
     done = state_of(files.last) if files.last.exists() else None
     if done is None:
         _clear(files)
@@ -108,22 +109,47 @@ class Watch(Hook):
 
 def evaluate_weights(plan: Plan, weights: Path, device: str, files: RunFiles) -> Evaluation:
     """Evaluate a checkpoint on the study's split as val.py does, and keep matches and scores. Raises ConfigError where its
-    classes are not the data's."""
+    classes are not the data's.
+    """
     config, chosen = plan.config, select_device(device)
     spec = data_of(plan)
     model = load_models(weights, chosen)
     if len(model.names) != spec.nc and not config.single_cls:
-        raise ConfigError(f"{weights} knows {len(model.names)} classes and {config.data} has {spec.nc}: "
-                          "give the --data it was trained on, or --single-cls to count all classes as one")
+        raise ConfigError(
+            f"{weights} knows {len(model.names)} classes and {config.data} has {spec.nc}: "
+            "give the --data it was trained on, or --single-cls to count all classes as one"
+        )
     stride = int(max(float(stride) for stride in model.stride))
-    dataset = open_split(spec, config.split, imgsz=-(-config.imgsz // stride) * stride, stride=stride, rect=True, pad=RECT_PAD,
-                         single_cls=config.single_cls, labels_policy=config.labels, cache_labels=not config.no_cache_labels,
-                         download=config.download, report_dir=files.folder)
+    dataset = open_split(
+        spec,
+        config.split,
+        imgsz=-(-config.imgsz // stride) * stride,
+        stride=stride,
+        rect=True,
+        pad=RECT_PAD,
+        single_cls=config.single_cls,
+        labels_policy=config.labels,
+        cache_labels=not config.no_cache_labels,
+        download=config.download,
+        report_dir=files.folder,
+    )
     loader = build_loader(dataset, 2 * config.batch_size, config.workers, pin_memory=chosen.type == "cuda")
-    evaluation = evaluate(model, loader, names=spec.names, device=chosen, single_cls=config.single_cls,
-                          coco=importlib.util.find_spec("pycocotools") is not None, verbose=len(spec.names) < 50)
+    evaluation = evaluate(
+        model,
+        loader,
+        names=spec.names,
+        device=chosen,
+        single_cls=config.single_cls,
+        coco=importlib.util.find_spec("pycocotools") is not None,
+        verbose=len(spec.names) < 50,
+    )
     loader.close()
-    facts = {"device": device_name(chosen), "images": len(dataset), "trained": read_json(files.trained), "versions": versions()}
+    facts = {
+        "device": device_name(chosen),
+        "images": len(dataset),
+        "trained": read_json(files.trained),
+        "versions": versions(),
+    }
     files.write_evaluation(scores_of(evaluation, spec.names), matches_of(evaluation.results, spec.nc), facts)
     return evaluation
 
@@ -138,12 +164,20 @@ def scores_of(evaluation: Evaluation, names: tuple[str, ...]) -> Scores:
     """Return an evaluation's figures as a study keeps them."""
     metrics, coco = evaluation.metrics, evaluation.coco
     present = metrics.present
-    per_class = {name: float(metrics.ap[number].mean()) if metrics.labels[number] else float("nan")
-                 for number, name in enumerate(names)}
+    per_class = {
+        name: float(metrics.ap[number].mean()) if metrics.labels[number] else float("nan")
+        for number, name in enumerate(names)
+    }
     sizes: dict[str, Any] = {"small": coco.ap_small, "medium": coco.ap_medium, "large": coco.ap_large} if coco else {}
     return Scores(
-        map=metrics.map, map50=metrics.map50, ap75=float(np.mean(metrics.ap[present, 5])) if len(present) else 0.0,
-        precision=metrics.mean_precision, recall=metrics.mean_recall,
+        map=metrics.map,
+        map50=metrics.map50,
+        ap75=float(np.mean(metrics.ap[present, 5])) if len(present) else 0.0,
+        precision=metrics.mean_precision,
+        recall=metrics.mean_recall,
         size={name: float("nan") if value is None else value for name, value in sizes.items()},
-        coco=coco.ap if coco else None, coco50=coco.ap50 if coco else None, per_class=per_class,
-        errors={kind: cost for kind, _, cost in error_kinds(evaluation.results, len(names)).rows()})
+        coco=coco.ap if coco else None,
+        coco50=coco.ap50 if coco else None,
+        per_class=per_class,
+        errors={kind: cost for kind, _, cost in error_kinds(evaluation.results, len(names)).rows()},
+    )

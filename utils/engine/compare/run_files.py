@@ -1,9 +1,10 @@
 """The files of one run of a study, which are all the state there is: a study that was killed reads them and goes on.
 
-    weights/last.pt   the training, resumable       progress.json   seconds of each epoch done
-    weights/best.pt   what is compared              run.log         everything the run printed
-    trained.json      the training has ended        failed.json     why it did not, in one line
-    val.npz, val.json the matched detections and the scores on a split; both there: the run is done"""
+weights/last.pt   the training, resumable       progress.json   seconds of each epoch done
+weights/best.pt   what is compared              run.log         everything the run printed
+trained.json      the training has ended        failed.json     why it did not, in one line
+val.npz, val.json the matched detections and the scores on a split; both there: the run is done
+"""
 
 import csv
 import dataclasses

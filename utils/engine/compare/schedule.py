@@ -1,6 +1,7 @@
 """Work in processes of their own: so many at a time, each with its device, its log and its claim, and a crash ends one only.
 
-A process that loses the one that started it ends itself, so that a study that is killed leaves nobody behind."""
+A process that loses the one that started it ends itself, so that a study that is killed leaves nobody behind.
+"""
 
 import multiprocessing
 import os
@@ -27,7 +28,8 @@ TICK = 1.0  # seconds between looks at how far everybody is
 @dataclass(frozen=True)
 class Job:
     """A piece of work: work(*arguments, device) in a process of its own. claim: its claim; log: where it prints;
-    is_done(): whether its files are there; fail(reason): leaves word of a failure."""
+    is_done(): whether its files are there; fail(reason): leaves word of a failure.
+    """
 
     name: str
     work: Callable[..., object]
@@ -50,7 +52,8 @@ class _Slot:
 @dataclass
 class Pool:
     """Does jobs, as many at a time as there are devices named. on_tick() is called about once a second, on_end(job) when
-    one has ended."""
+    one has ended.
+    """
 
     devices: Sequence[str]
     threads: int
@@ -89,7 +92,10 @@ class Pool:
                 continue
             job = ready[1]
             slot.process = multiprocessing.get_context("spawn").Process(
-                target=_work, name=job.name, args=(job.work, (*job.arguments, slot.device), job.claim, job.log, self.threads))
+                target=_work,
+                name=job.name,
+                args=(job.work, (*job.arguments, slot.device), job.claim, job.log, self.threads),
+            )
             slot.process.start()
             slot.job = job  # only now is there a process to end
 

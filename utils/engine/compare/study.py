@@ -41,10 +41,13 @@ BASELINE_LINE = "the baseline is {}; continue with: python compare.py --study {}
 def compare(asked: CompareConfig) -> Study:
     """Run, continue or report the study that `asked` means; return it. What failed is in it, and its report is written.
 
-    Raises UserError kinds for what is wrong before the first run."""
+    Raises UserError kinds for what is wrong before the first run.
+    """
     folder, config = open_study(asked)
     try:
-        plan = prepare(folder, config, keep_study=bool(asked.study) and (folder / STUDY_FILE).resolve() in _meant(asked.study))
+        plan = prepare(
+            folder, config, keep_study=bool(asked.study) and (folder / STUDY_FILE).resolve() in _meant(asked.study)
+        )
     except UserError:
         _remove_if_empty(folder)
         raise
@@ -52,7 +55,9 @@ def compare(asked: CompareConfig) -> Study:
     measure_missing(plan)
     study = assemble(plan)
     files = write_report(study)
-    LOGGER.info(f"\n{console_table(study)}\n\nreport: {files[0]}, and beside it {', '.join(file.name for file in files[1:])}")
+    LOGGER.info(
+        f"\n{console_table(study)}\n\nreport: {files[0]}, and beside it {', '.join(file.name for file in files[1:])}"
+    )
     return study
 
 
@@ -79,11 +84,18 @@ def run_missing(plan: Plan) -> None:
     for name in missing:
         files[name].failed.unlink(missing_ok=True)
     devices = devices_of(plan.config)
-    LOGGER.info(f"{len(missing)} of {len(names)} runs to do in {plan.folder} on {', '.join(map(str, dict.fromkeys(devices)))}; "
-                + BASELINE_LINE.format(plan.variants[0].name, plan.folder))
+    LOGGER.info(
+        f"{len(missing)} of {len(names)} runs to do in {plan.folder} on {', '.join(map(str, dict.fromkeys(devices)))}; "
+        + BASELINE_LINE.format(plan.variants[0].name, plan.folder)
+    )
     progress = Progress(files, plan.config.epochs if plan.trains else 1, len(devices))
-    pool = Pool(devices, _threads(plan.config), progress.update, lambda job: progress.ended(job.name),
-                lambda job: progress.waits(job.name, holder_of(job.claim)))
+    pool = Pool(
+        devices,
+        _threads(plan.config),
+        progress.update,
+        lambda job: progress.ended(job.name),
+        lambda job: progress.waits(job.name, holder_of(job.claim)),
+    )
     try:
         pool.run([_job(plan, name, *names[name], files[name]) for name in missing])
     except KeyboardInterrupt:
@@ -124,8 +136,15 @@ def measure_missing(plan: Plan) -> None:
         return
     LOGGER.info("measuring costs, and detecting on some pictures with each model ...")
     failures: list[str] = []
-    job = Job("costs and pictures", measure, (plan, done), plan.folder / "measure.claim", plan.folder / MEASURE_LOG,
-              lambda: all(file.exists() for file in wanted), failures.append)
+    job = Job(
+        "costs and pictures",
+        measure,
+        (plan, done),
+        plan.folder / "measure.claim",
+        plan.folder / MEASURE_LOG,
+        lambda: all(file.exists() for file in wanted),
+        failures.append,
+    )
     for file in wanted:
         file.unlink(missing_ok=True)
     Pool(devices_of(plan.config)[:1], 0).run([job])
@@ -152,8 +171,17 @@ def measure(plan: Plan, weights: Mapping[str, Path], device: str) -> None:
     write_json(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
     models = {name: load_models(path, chosen) for name, path in weights.items()}
     stride = max(int(max(model.stride)) for model in models.values())
-    dataset = open_split(spec, config.split, imgsz=-(-config.imgsz // stride) * stride, stride=stride, rect=True, pad=RECT_PAD,
-                         single_cls=config.single_cls, labels_policy=config.labels, cache_labels=not config.no_cache_labels)
+    dataset = open_split(
+        spec,
+        config.split,
+        imgsz=-(-config.imgsz // stride) * stride,
+        stride=stride,
+        rect=True,
+        pad=RECT_PAD,
+        single_cls=config.single_cls,
+        labels_policy=config.labels,
+        cache_labels=not config.no_cache_labels,
+    )
     draw_strip(models, dataset, spec.names, chosen, plan.folder / STRIP_FILE)
 
 
@@ -163,7 +191,10 @@ def measure(plan: Plan, weights: Mapping[str, Path], device: str) -> None:
 def assemble(plan: Plan) -> Study:
     """Return the study as its folder has it now: runs, statistics, costs, and what a reader must know."""
     LOGGER.info("intervals and tests ...")
-    costs = {name: Cost(**{**cost, "notes": tuple(cost["notes"])}) for name, cost in read_json(plan.folder / COSTS_FILE).items()}
+    costs = {
+        name: Cost(**{**cost, "notes": tuple(cost["notes"])})
+        for name, cost in read_json(plan.folder / COSTS_FILE).items()
+    }
     variants = []
     for planned in plan.variants:
         runs = tuple(run_of(plan, planned, seed) for seed in plan.seeds)
@@ -171,13 +202,19 @@ def assemble(plan: Plan) -> Study:
     names = data_of(plan).names
     strip = plan.folder / STRIP_FILE
     return Study(
-        title=plan.config.title or plan.folder.name, folder=plan.folder, command=command_of(plan),
-        variants=with_statistics(variants, names), seeds=plan.seeds, names=names,
-        settings=_settings(plan, variants), versions=(_facts(plan, variants, "versions") or [versions()])[0],
+        title=plan.config.title or plan.folder.name,
+        folder=plan.folder,
+        command=command_of(plan),
+        variants=with_statistics(variants, names),
+        seeds=plan.seeds,
+        names=names,
+        settings=_settings(plan, variants),
+        versions=(_facts(plan, variants, "versions") or [versions()])[0],
         data={"name": Path(plan.config.data).name, "split": plan.config.split, **plan.data},
         date=datetime.datetime.now().isoformat(sep=" ", timespec="minutes"),
         notes=(*_notes(plan, variants, costs), *against_control(variants, names)),
-        strip=strip if strip.exists() else None)
+        strip=strip if strip.exists() else None,
+    )
 
 
 def run_of(plan: Plan, planned: PlannedVariant, seed: int) -> Run:
@@ -187,8 +224,17 @@ def run_of(plan: Plan, planned: PlannedVariant, seed: int) -> Run:
     if not files.is_done():
         error = files.error()
         return Run(planned.name, seed, "failed" if error else "missing", files.folder, error=error or "it was not run")
-    return Run(planned.name, seed, "done", files.folder, weights, files.read_scores(), files.read_matches(),
-               files.results if files.results.exists() else None, files.seconds())
+    return Run(
+        planned.name,
+        seed,
+        "done",
+        files.folder,
+        weights,
+        files.read_scores(),
+        files.read_matches(),
+        files.results if files.results.exists() else None,
+        files.seconds(),
+    )
 
 
 def _cost(cost: Cost | None, runs: tuple[Run, ...]) -> Cost | None:
@@ -218,22 +264,32 @@ def _short(value: object) -> str:
     """A path as its name, a run's checkpoint with its run: where a machine keeps its files is nobody's business."""
     if not isinstance(value, str) or not Path(value).is_absolute():
         return str(value)
-    return "/".join(Path(value).parts[-3 if Path(value).parent.name == "weights" else -1:])
+    return "/".join(Path(value).parts[-3 if Path(value).parent.name == "weights" else -1 :])
 
 
 def _facts(plan: Plan, variants: list[Variant], name: str) -> list[Any]:
     """Return what the runs that are done say of a fact, such as their device, each answer once."""
-    told = [plan.files(run.variant, run.seed).read_facts().get(name) for variant in variants for run in variant.runs
-            if run.status == "done"]
+    told = [
+        plan.files(run.variant, run.seed).read_facts().get(name)
+        for variant in variants
+        for run in variant.runs
+        if run.status == "done"
+    ]
     return [fact for place, fact in enumerate(told) if fact and fact not in told[:place]]
 
 
 def _settings(plan: Plan, variants: list[Variant]) -> dict[str, Any]:
     """Return the settings that the report lists."""
     start = plan.variants[0].weights if plan.trains else None
-    return {**training_settings(plan.config), **({"weights": start.name if start else "random"} if plan.trains else {}),
-            "split": plan.config.split, "conf_thres": 0.001, "iou_thres": 0.6, "max_det": 300,
-            "device": ", ".join(_facts(plan, variants, "device")) or "none: no run is done"}
+    return {
+        **training_settings(plan.config),
+        **({"weights": start.name if start else "random"} if plan.trains else {}),
+        "split": plan.config.split,
+        "conf_thres": 0.001,
+        "iou_thres": 0.6,
+        "max_det": 300,
+        "device": ", ".join(_facts(plan, variants, "device")) or "none: no run is done",
+    }
 
 
 def _notes(plan: Plan, variants: list[Variant], costs: Mapping[str, Cost]) -> tuple[str, ...]:
@@ -263,14 +319,22 @@ def _notes(plan: Plan, variants: list[Variant], costs: Mapping[str, Cost]) -> tu
 
 def _transfer_notes(plan: Plan) -> list[str]:
     """Say how much of the checkpoint the trainings began with; the control has what the baseline has."""
-    shares = {variant.name: plan.files(variant.name, plan.seeds[0]).transferred()
-              for variant in plan.variants if variant.role != "control"}
+    shares = {
+        variant.name: plan.files(variant.name, plan.seeds[0]).transferred()
+        for variant in plan.variants
+        if variant.role != "control"
+    }
     known = {name: f"{share:.1%}" for name, share in shares.items() if share is not None}
     if not known:
         return []
     start = plan.variants[0].weights.name
     if len(set(known.values())) == 1:
-        return [f"Every training began with {next(iter(known.values()))} of the parameters of {start}; the rest is for other "
-                "classes or has no place."]
-    return [f"The trainings began with unequal shares of the parameters of {start}: "
-            + ", ".join(f"{name} {share}" for name, share in known.items()) + "."]
+        return [
+            f"Every training began with {next(iter(known.values()))} of the parameters of {start}; the rest is for other "
+            "classes or has no place."
+        ]
+    return [
+        f"The trainings began with unequal shares of the parameters of {start}: "
+        + ", ".join(f"{name} {share}" for name, share in known.items())
+        + "."
+    ]

@@ -1,6 +1,7 @@
 """The tables of a study's report: overview, accuracy, differences, classes, kinds of error, cost, runs, conditions.
 
-Everything is taken from the records; what is said here besides is why a figure is not there."""
+Everything is taken from the records; what is said here besides is why a figure is not there.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -74,24 +75,43 @@ def score(study: Study, variant: Variant, metric: str) -> Cell:
 def difference_cells(study: Study, variant: Variant, metric: str) -> list[Cell]:
     """Return difference, interval, p, corrected p and verdict; the baseline's say that it is one."""
     if variant.role == "baseline":
-        return [Cell("baseline", None, tone="baseline")] + [cells.missing(why_no_difference(study, variant, metric))] * 4
+        return [Cell("baseline", None, tone="baseline")] + [
+            cells.missing(why_no_difference(study, variant, metric))
+        ] * 4
     found = variant.differences.get(metric)
     reason = why_no_difference(study, variant, metric)
     if found is None:
         return [cells.missing(reason)] * 5
     there = cells.is_figure(found.difference)
     untested, endless = ("it could not be tested", "too few images for an interval") if there else (reason, reason)
-    return [cells.signed(found.difference, reason), cells.interval(*found.interval, endless),
-            cells.probability(found.p, untested), cells.probability(found.p_holm, untested), cells.verdict_cell(found.verdict)]
+    return [
+        cells.signed(found.difference, reason),
+        cells.interval(*found.interval, endless),
+        cells.probability(found.p, untested),
+        cells.probability(found.p_holm, untested),
+        cells.verdict_cell(found.verdict),
+    ]
 
 
-_DIFFERENCE = (Column("difference", "points"), Column("95 % interval", "points"), Column("p"), Column("p, Holm"),
-               Column("verdict", figures=False))
+_DIFFERENCE = (
+    Column("difference", "points"),
+    Column("95 % interval", "points"),
+    Column("p"),
+    Column("p, Holm"),
+    Column("verdict", figures=False),
+)
 
 
-_ABOUT = {"gflops": "operations:", "gflops_thop": "operations by thop:", "latency_ms": "time of a batch of 1:",
-          "latency_p95_ms": "time of a batch of 1:", "throughput": "time of a batch of", "inference_mib": "memory of inference",
-          "training_mib": "memory of training", "training_seconds": "training time:"}
+_ABOUT = {
+    "gflops": "operations:",
+    "gflops_thop": "operations by thop:",
+    "latency_ms": "time of a batch of 1:",
+    "latency_p95_ms": "time of a batch of 1:",
+    "throughput": "time of a batch of",
+    "inference_mib": "memory of inference",
+    "training_mib": "memory of training",
+    "training_seconds": "training time:",
+}
 
 
 def why_no_cost(cost: Cost | None, field: str) -> str:
@@ -106,19 +126,40 @@ def cost_cell(cost: Cost | None, field: str, decimals: int, scale: float = 1.0) 
     if cost is None:
         return cells.missing("cost was not measured")
     value, reason = getattr(cost, field), why_no_cost(cost, field)
-    return cells.duration(value, reason) if field == "training_seconds" else cells.number(value, decimals, reason, scale)
+    return (
+        cells.duration(value, reason) if field == "training_seconds" else cells.number(value, decimals, reason, scale)
+    )
 
 
 def overview(study: Study) -> Table:
     """A row a variant: the main metric, its difference and verdict, and what it costs."""
-    rows = [(name_of(study, variant), score(study, variant, PRIMARY), *_without_raw_p(difference_cells(study, variant, PRIMARY)),
-             cost_cell(variant.cost, "parameters", 2, 1e-6), cost_cell(variant.cost, "gflops", 2),
-             cost_cell(variant.cost, "latency_ms", 2)) for variant in study.variants]
-    columns = (_NAME, Column(PRIMARY, "points"), *_without_raw_p(_DIFFERENCE), Column("parameters", "M"), Column("GFLOPs"),
-               Column("latency", "ms"))
-    return Table("overview", "At a glance", columns, tuple(rows),
-                 f"{PRIMARY}: mean ± standard deviation over the seeds. Difference: to the baseline, paired by seed. p, Holm: "
-                 "corrected for the number of variants compared. Latency: median of one image at a time.")
+    rows = [
+        (
+            name_of(study, variant),
+            score(study, variant, PRIMARY),
+            *_without_raw_p(difference_cells(study, variant, PRIMARY)),
+            cost_cell(variant.cost, "parameters", 2, 1e-6),
+            cost_cell(variant.cost, "gflops", 2),
+            cost_cell(variant.cost, "latency_ms", 2),
+        )
+        for variant in study.variants
+    ]
+    columns = (
+        _NAME,
+        Column(PRIMARY, "points"),
+        *_without_raw_p(_DIFFERENCE),
+        Column("parameters", "M"),
+        Column("GFLOPs"),
+        Column("latency", "ms"),
+    )
+    return Table(
+        "overview",
+        "At a glance",
+        columns,
+        tuple(rows),
+        f"{PRIMARY}: mean ± standard deviation over the seeds. Difference: to the baseline, paired by seed. p, Holm: "
+        "corrected for the number of variants compared. Latency: median of one image at a time.",
+    )
 
 
 def _without_raw_p(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -129,21 +170,33 @@ def _without_raw_p(parts: Sequence[Part]) -> tuple[Part, ...]:
 def accuracy(study: Study) -> Table:
     """A row a variant, a column a metric."""
     metrics = metrics_of(study)
-    rows = [(name_of(study, variant), *(score(study, variant, metric) for metric in metrics)) for variant in study.variants]
+    rows = [
+        (name_of(study, variant), *(score(study, variant, metric) for metric in metrics)) for variant in study.variants
+    ]
     caption = "Mean ± standard deviation over the seeds."
     if any(metric in _SIZES for metric in metrics):
         caption += " APs, APm and APl are pycocotools' figures for small, medium and large objects."
-    return Table("accuracy", "Accuracy", (_NAME, *(Column(metric, "points") for metric in metrics)), tuple(rows), caption)
+    return Table(
+        "accuracy", "Accuracy", (_NAME, *(Column(metric, "points") for metric in metrics)), tuple(rows), caption
+    )
 
 
 def differences(study: Study) -> Table:
     """A row a variant and metric: what the tests say of metrics other than the classes'."""
-    tested = [metric for metric in metrics_of(study) if any(metric in variant.differences for variant in study.variants)]
-    rows = [(name_of(study, variant), cells.text_cell(metric), *difference_cells(study, variant, metric))
-            for metric in tested for variant in study.variants if variant.role != "baseline"]
+    tested = [
+        metric for metric in metrics_of(study) if any(metric in variant.differences for variant in study.variants)
+    ]
+    rows = [
+        (name_of(study, variant), cells.text_cell(metric), *difference_cells(study, variant, metric))
+        for metric in tested
+        for variant in study.variants
+        if variant.role != "baseline"
+    ]
     untested = [metric for metric in metrics_of(study) if metric not in tested]
-    caption = (f"Variant minus {study.baseline.name}, paired by seed. p, Holm: corrected for the number of variants compared."
-               + (f" Not tested: {cells.listed(untested)}." if untested else ""))
+    caption = (
+        f"Variant minus {study.baseline.name}, paired by seed. p, Holm: corrected for the number of variants compared."
+        + (f" Not tested: {cells.listed(untested)}." if untested else "")
+    )
     columns = (_NAME, Column("metric", figures=False), *_DIFFERENCE)
     return Table("differences", "Differences to the baseline", columns, tuple(rows), caption)
 
@@ -159,9 +212,14 @@ def classes(study: Study) -> Table | None:
         for row, metric in zip(rows, metrics):
             row.append(score(study, variant, metric))
             row += [_difference_with_interval(study, variant, metric)] if compared else []
-    table = Table("classes", f"{PRIMARY} by class", tuple(columns), tuple(map(tuple, rows)),
-                  "Mean ± standard deviation over the seeds. Differences to the baseline with their 95 % intervals; better (▲) "
-                  "and worse (▼) are the verdicts, for which p is corrected over classes and variants.")
+    table = Table(
+        "classes",
+        f"{PRIMARY} by class",
+        tuple(columns),
+        tuple(map(tuple, rows)),
+        "Mean ± standard deviation over the seeds. Differences to the baseline with their 95 % intervals; better (▲) "
+        "and worse (▼) are the verdicts, for which p is corrected over classes and variants.",
+    )
     return table if metrics else None
 
 
@@ -178,57 +236,90 @@ def errors(study: Study) -> Table | None:
     """A row a variant, a column a kind of error ("error/<kind>" among the summaries)."""
     kinds = metrics_of(study, ERROR)
     rows = [(name_of(study, variant), *(score(study, variant, kind) for kind in kinds)) for variant in study.variants]
-    table = Table("errors", "Kinds of error", (_NAME, *(Column(short(kind), "points") for kind in kinds)), tuple(rows),
-                  "What each kind of error costs: the points of mAP50 that repairing all of its errors would add (after TIDE). Costs overlap, so they do not add up.")
+    table = Table(
+        "errors",
+        "Kinds of error",
+        (_NAME, *(Column(short(kind), "points") for kind in kinds)),
+        tuple(rows),
+        "What each kind of error costs: the points of mAP50 that repairing all of its errors would add (after TIDE). Costs overlap, so they do not add up.",
+    )
     return table if kinds else None
 
 
-_COSTS = (("parameters", "parameters", "", 0), ("gflops", "GFLOPs", "", 2), ("gflops_thop", "GFLOPs by thop", "", 2),
-          ("latency_ms", "latency, median", "ms", 2), ("latency_p95_ms", "latency, p95", "ms", 2),
-          ("throughput", "throughput", "images/s", 1), ("inference_mib", "memory, inference", "MiB", 0),
-          ("training_mib", "memory, training", "MiB", 0), ("training_seconds", "training time", "h:mm:ss", 0))
+_COSTS = (
+    ("parameters", "parameters", "", 0),
+    ("gflops", "GFLOPs", "", 2),
+    ("gflops_thop", "GFLOPs by thop", "", 2),
+    ("latency_ms", "latency, median", "ms", 2),
+    ("latency_p95_ms", "latency, p95", "ms", 2),
+    ("throughput", "throughput", "images/s", 1),
+    ("inference_mib", "memory, inference", "MiB", 0),
+    ("training_mib", "memory, training", "MiB", 0),
+    ("training_seconds", "training time", "h:mm:ss", 0),
+)
 
 
 def costs(study: Study) -> Table:
     """A row a variant: parameters, operations, time and memory."""
-    rows = [(name_of(study, variant), *(cost_cell(variant.cost, field, decimals) for field, _, _, decimals in _COSTS))
-            for variant in study.variants]
+    rows = [
+        (name_of(study, variant), *(cost_cell(variant.cost, field, decimals) for field, _, _, decimals in _COSTS))
+        for variant in study.variants
+    ]
     measured = [variant.cost for variant in study.variants if variant.cost]
     columns, rows = _with_ratios(study, [_NAME, *(Column(title, unit) for _, title, unit, _ in _COSTS)], rows)
     places = "; ".join(dict.fromkeys(f"{cost.imgsz} pixels on {cost.device}" for cost in measured))
-    caption = ("GFLOPs: counted as the operations are dispatched, attention's matrix products included; by thop: as in YOLOv5's "
-               "tables. Latency: batch 1, its ratio to the baseline taken round by round; throughput: batch 16; memory: the peak."
-               + (f" Measured at {places}." if places else ""))
+    caption = (
+        "GFLOPs: counted as the operations are dispatched, attention's matrix products included; by thop: as in YOLOv5's "
+        "tables. Latency: batch 1, its ratio to the baseline taken round by round; throughput: batch 16; memory: the peak."
+        + (f" Measured at {places}." if places else "")
+    )
     return Table("costs", "Cost", tuple(columns), tuple(rows), caption)
 
 
 def _with_ratios(
-    study: Study, columns: list[Column], rows: list[tuple[Cell, ...]],
+    study: Study,
+    columns: list[Column],
+    rows: list[tuple[Cell, ...]],
 ) -> tuple[list[Column], list[tuple[Cell, ...]]]:
     """Return the cost's columns and rows with the ratio of latencies behind the latency, where it was measured."""
     if not any(variant.cost and "latency_ms" in variant.cost.ratios for variant in study.variants):
         return columns, rows
     place = 1 + next(number for number, (field, *_) in enumerate(_COSTS) if field == "latency_p95_ms")
-    measured = [(variant.cost.ratios.get("latency_ms") if variant.cost else None, variant.cost) for variant in study.variants]
+    measured = [
+        (variant.cost.ratios.get("latency_ms") if variant.cost else None, variant.cost) for variant in study.variants
+    ]
     ratios = [cells.number(ratio, 3, why_no_cost(cost, "latency_ms")) for ratio, cost in measured]
-    return ([*columns[:place], Column("latency, ratio", "×"), *columns[place:]],
-            [(*row[:place], ratio, *row[place:]) for row, ratio in zip(rows, ratios)])
+    return (
+        [*columns[:place], Column("latency, ratio", "×"), *columns[place:]],
+        [(*row[:place], ratio, *row[place:]) for row, ratio in zip(rows, ratios)],
+    )
 
 
 def runs(study: Study) -> Table:
     """A row a run: how it ended, what it scored, how long it took."""
     metrics = [metric for metric in metrics_of(study) if any(_runs_have(variant, metric) for variant in study.variants)]
     rows = [_run_row(study, variant, run, metrics) for variant in study.variants for run in variant.runs]
-    columns = (_NAME, Column("seed"), Column("status", figures=False), *(Column(metric, "points") for metric in metrics),
-               Column("time", "h:mm:ss"), Column("remark", figures=False))
+    columns = (
+        _NAME,
+        Column("seed"),
+        Column("status", figures=False),
+        *(Column(metric, "points") for metric in metrics),
+        Column("time", "h:mm:ss"),
+        Column("remark", figures=False),
+    )
     caption = "A row is one variant trained with one seed, or one checkpoint evaluated."
     return Table("runs", "Every run", columns, tuple(rows), caption)
 
 
 def _run_row(study: Study, variant: Variant, run: Run, metrics: Sequence[str]) -> tuple[Cell, ...]:
-    return (name_of(study, variant), cells.number(run.seed, 0), Cell(run.status, run.status, tone=_tone(run)),
-            *(_of_seed(study, variant, run, metric) for metric in metrics),
-            cells.duration(run.seconds, "its time was not recorded"), _remark(run))
+    return (
+        name_of(study, variant),
+        cells.number(run.seed, 0),
+        Cell(run.status, run.status, tone=_tone(run)),
+        *(_of_seed(study, variant, run, metric) for metric in metrics),
+        cells.duration(run.seconds, "its time was not recorded"),
+        _remark(run),
+    )
 
 
 def _runs_have(variant: Variant, metric: str) -> bool:
@@ -279,15 +370,26 @@ def _shown(value: Any) -> str:
 
 def conditions(study: Study) -> list[Table]:
     """Settings, data and versions, each where there are any."""
-    found = (facts("data", "Data", study.data), facts("settings", "Settings", study.settings),
-             facts("versions", "Versions", study.versions))
+    found = (
+        facts("data", "Data", study.data),
+        facts("settings", "Settings", study.settings),
+        facts("versions", "Versions", study.versions),
+    )
     return [table for table in found if table.rows]
 
 
 def all_tables(study: Study) -> list[Table]:
     """Return every table that has something to show, in the order of the report."""
-    candidates: Sequence[Table | None] = (overview(study), accuracy(study), differences(study), classes(study), errors(study),
-                                          costs(study), runs(study), *conditions(study))
+    candidates: Sequence[Table | None] = (
+        overview(study),
+        accuracy(study),
+        differences(study),
+        classes(study),
+        errors(study),
+        costs(study),
+        runs(study),
+        *conditions(study),
+    )
     return [table for table in candidates if table is not None and table.rows and len(table.columns) > 1]
 
 
@@ -318,8 +420,11 @@ def tally(study: Study) -> str:
     every = [run for variant in study.variants for run in variant.runs]
     ends = dict.fromkeys(run.status for run in every)
     counts = ", ".join(f"{sum(run.status == end for run in every)} {end}" for end in ends)
-    seeds = f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))})" if len(study.seeds) > 1 else \
-        "one seed: how much seeds matter was not tested"
+    seeds = (
+        f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))})"
+        if len(study.seeds) > 1
+        else "one seed: how much seeds matter was not tested"
+    )
     return f"{len(study.variants)} variants, {seeds}; {len(every)} runs: {counts}"
 
 

@@ -9,11 +9,28 @@ from utils.engine.compare.cells import Cell, Table
 from utils.engine.compare.records import Study
 
 _BACKSLASH = "\\textbackslash{}"
-_TEX = {"\\": _BACKSLASH, "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
-        "<": "\\textless{}", ">": "\\textgreater{}", "~": "\\textasciitilde{}",
-        "^": "\\textasciicircum{}", '"': "\\textquotedbl{}", "|": "\\textbar{}",
-        "±": "$\\pm$", "–": "--", "−": "$-$",
-        "²": "$^2$", "·": "$\\cdot$", "×": "$\\times$"}
+_TEX = {
+    "\\": _BACKSLASH,
+    "&": "\\&",
+    "%": "\\%",
+    "$": "\\$",
+    "#": "\\#",
+    "_": "\\_",
+    "{": "\\{",
+    "}": "\\}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    '"': "\\textquotedbl{}",
+    "|": "\\textbar{}",
+    "±": "$\\pm$",
+    "–": "--",
+    "−": "$-$",
+    "²": "$^2$",
+    "·": "$\\cdot$",
+    "×": "$\\times$",
+}
 _IN_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 
 
@@ -29,16 +46,24 @@ def console_table(study: Study) -> str:
 def aligned(table: Table) -> list[str]:
     """Return a table's lines with its columns aligned, figures to the right."""
     grid = [[column.heading for column in table.columns]]
-    grid += [[_role(cell) if place == 0 else _marked(cell, table) for place, cell in enumerate(row)] for row in table.rows]
+    grid += [
+        [_role(cell) if place == 0 else _marked(cell, table) for place, cell in enumerate(row)] for row in table.rows
+    ]
     widths = [max(map(_width, column)) for column in zip(*grid)]
-    lines = ["  ".join(_padded(text, width, column.figures) for text, width, column in zip(row, widths, table.columns)).rstrip()
-             for row in grid]
+    lines = [
+        "  ".join(
+            _padded(text, width, column.figures) for text, width, column in zip(row, widths, table.columns)
+        ).rstrip()
+        for row in grid
+    ]
     return [lines[0], "-" * max(map(_width, lines)), *lines[1:]]
 
 
 def _width(text: str) -> int:
     """Return how many columns a terminal gives to `text`; ideographs take two."""
-    return sum(0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
+    return sum(
+        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text
+    )
 
 
 def _padded(text: str, width: int, right: bool) -> str:
@@ -63,18 +88,27 @@ def _legend(table: Table) -> list[str]:
 
 def markdown(study: Study, figures: Mapping[str, tuple[str, str]]) -> str:
     """Return the report as GitHub's Markdown. figures: (title, caption) by file name, as they are to be shown."""
-    parts = [f"# {markdown_text(study.title)}", markdown_text(f"{study.date}. {tables.tally(study)}."),
-             f"**Asked.** {markdown_text(tables.asked(study))}", "**Found.**",
-             "\n".join(f"- {markdown_text(sentence)}" for _, _, sentence in tables.found(study)) or "- nothing to compare"]
+    parts = [
+        f"# {markdown_text(study.title)}",
+        markdown_text(f"{study.date}. {tables.tally(study)}."),
+        f"**Asked.** {markdown_text(tables.asked(study))}",
+        "**Found.**",
+        "\n".join(f"- {markdown_text(sentence)}" for _, _, sentence in tables.found(study)) or "- nothing to compare",
+    ]
     if study.notes:
         parts += ["**Notes.**", "\n".join(f"- {markdown_text(note)}" for note in study.notes)]
     every = tables.all_tables(study)
     parts += _markdown_table(every[0])
-    parts += [f"![{markdown_text(title)}]({name})\n\n{markdown_text(f'{title}. {caption}')}"
-              for name, (title, caption) in figures.items()]
+    parts += [
+        f"![{markdown_text(title)}]({name})\n\n{markdown_text(f'{title}. {caption}')}"
+        for name, (title, caption) in figures.items()
+    ]
     parts += [part for table in every[1:] for part in _markdown_table(table)]
-    parts += ["## How to repeat it", _fenced(study.command), "All accuracies are percentage points (0 to 100). "
-              "The methods are those of docs/compare.md."]
+    parts += [
+        "## How to repeat it",
+        _fenced(study.command),
+        "All accuracies are percentage points (0 to 100). The methods are those of docs/compare.md.",
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,14 +118,20 @@ def _fenced(command: str) -> str:
 
 
 def _markdown_table(table: Table) -> list[str]:
-    lines = [_markdown_row([markdown_text(column.heading) for column in table.columns]),
-             _markdown_row(["---:" if column.figures else "---" for column in table.columns])]
+    lines = [
+        _markdown_row([markdown_text(column.heading) for column in table.columns]),
+        _markdown_row(["---:" if column.figures else "---" for column in table.columns]),
+    ]
     for first, *rest in table.rows:
         name = markdown_text(_role(first))
         name = f"**{name}**" if first.tone == "baseline" else name
         lines.append(_markdown_row([name, *(_markdown_cell(cell, table) for cell in rest)]))
-    parts = [f"## {markdown_text(table.title)}", "\n".join(lines), markdown_text(table.caption),
-             "<br>".join(markdown_text(line) for line in _legend(table))]
+    parts = [
+        f"## {markdown_text(table.title)}",
+        "\n".join(lines),
+        markdown_text(table.caption),
+        "<br>".join(markdown_text(line) for line in _legend(table)),
+    ]
     return [part for part in parts if part]
 
 
@@ -115,21 +155,36 @@ def markdown_text(text: str) -> str:
 def latex(study: Study) -> str:
     """Return the overview and the cost as two booktabs tables, to be \\input into a paper."""
     chinese = any(ord(sign) > 0x2E7F for variant in study.variants for sign in variant.name)
-    head = ["% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"
-            + ("; the names need XeLaTeX or LuaLaTeX with a font for them" if chinese else "") + ".",
-            f"% {' '.join(study.title.split())}, {study.date}. Accuracies in percentage points."]
+    head = [
+        "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"
+        + ("; the names need XeLaTeX or LuaLaTeX with a font for them" if chinese else "")
+        + ".",
+        f"% {' '.join(study.title.split())}, {study.date}. Accuracies in percentage points.",
+    ]
     return "\n".join([*head, *_latex_table(tables.overview(study)), "", *_latex_table(tables.costs(study))]) + "\n"
 
 
 def _latex_table(table: Table) -> list[str]:
     layout = "".join("r" if column.figures else "l" for column in table.columns)
-    rows = [" & ".join([latex_text(_role(first)), *(_latex_cell(cell, table) for cell in rest)]) + " \\\\"
-            for first, *rest in table.rows]
+    rows = [
+        " & ".join([latex_text(_role(first)), *(_latex_cell(cell, table) for cell in rest)]) + " \\\\"
+        for first, *rest in table.rows
+    ]
     legend = "; ".join(_legend(table))
     caption = latex_text(" ".join(filter(None, [table.caption, f"{legend}." if legend else ""])))
     heading = " & ".join(latex_text(column.heading) for column in table.columns)
-    head = ["\\begin{table}", "\\centering", "\\footnotesize", "\\setlength{\\tabcolsep}{4pt}", f"\\caption{{{caption}}}",
-            f"\\label{{tab:compare-{table.key}}}", f"\\begin{{tabular}}{{{layout}}}", "\\toprule", f"{heading} \\\\", "\\midrule"]
+    head = [
+        "\\begin{table}",
+        "\\centering",
+        "\\footnotesize",
+        "\\setlength{\\tabcolsep}{4pt}",
+        f"\\caption{{{caption}}}",
+        f"\\label{{tab:compare-{table.key}}}",
+        f"\\begin{{tabular}}{{{layout}}}",
+        "\\toprule",
+        f"{heading} \\\\",
+        "\\midrule",
+    ]
     return [*head, *rows, "\\bottomrule", "\\end{tabular}", "\\end{table}"]
 
 

@@ -18,11 +18,17 @@ def with_statistics(variants: Sequence[Variant], names: Sequence[str]) -> tuple[
     baseline, *others = variants
     differences = {}
     if matches_by_seed(baseline):
-        differences = compare_variants(matches_by_seed(baseline), {other.name: matches_by_seed(other) for other in others}, names,
-                                       np.random.default_rng(_RESAMPLING_SEED), baseline_name=baseline.name)
+        differences = compare_variants(
+            matches_by_seed(baseline),
+            {other.name: matches_by_seed(other) for other in others},
+            names,
+            np.random.default_rng(_RESAMPLING_SEED),
+            baseline_name=baseline.name,
+        )
     return tuple(
         dataclasses.replace(each, summaries=summaries_of(each.runs), differences=dict(differences.get(each.name, {})))
-        for each in variants)
+        for each in variants
+    )
 
 
 def against_control(variants: Sequence[Variant], names: Sequence[str]) -> list[str]:
@@ -31,8 +37,9 @@ def against_control(variants: Sequence[Variant], names: Sequence[str]) -> list[s
     if control is None:
         return []
     others = {each.name: matches_by_seed(each) for each in variants if each.role == "variant"}
-    found = compare_variants(matches_by_seed(control), others, names, np.random.default_rng(_RESAMPLING_SEED),
-                             baseline_name="the control")
+    found = compare_variants(
+        matches_by_seed(control), others, names, np.random.default_rng(_RESAMPLING_SEED), baseline_name="the control"
+    )
     return [differences[DECIDING].sentence for differences in found.values()]
 
 
@@ -44,8 +51,10 @@ def summaries_of(runs: Sequence[Run]) -> dict[str, Summary]:
     """Return mean, standard deviation and values by seed of each metric over the runs that are done."""
     by_seed = {run.seed: figures_of(run.scores) for run in runs if run.status == "done"}
     metrics = dict.fromkeys(metric for figures in by_seed.values() for metric in figures)
-    return {metric: summary({seed: figures[metric] for seed, figures in by_seed.items() if metric in figures})
-            for metric in metrics}
+    return {
+        metric: summary({seed: figures[metric] for seed, figures in by_seed.items() if metric in figures})
+        for metric in metrics
+    }
 
 
 def figures_of(scores: Scores) -> dict[str, float]:
