@@ -17,7 +17,7 @@ from utils.config.compare_options import CompareConfig
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from utils.engine.compare.records import Study
+    from utils.compare.results import Study
 
 DESCRIPTION = (
     "Train variants with several seeds, or take trained checkpoints, and report what differs and what it costs."
@@ -31,7 +31,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> CompareConfig:
 
 def main(config: CompareConfig) -> "Study":
     """Run, continue or report a study as `config` says. A run that failed is in the Study; see `Run.status`."""
-    from utils.engine.compare.study import compare
+    from utils.compare.study import compare
 
     return compare(config)
 
@@ -58,4 +58,4 @@ def _whole(config: CompareConfig) -> "Study":
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(_whole, CompareConfig, DESCRIPTION))
+    sys.exit(run_script(_whole, parse_opt))

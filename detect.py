@@ -30,7 +30,7 @@ def main(config: DetectConfig) -> Path:
     """Detect as `config` says and return the run folder. Raises UserError kinds."""
     from models.registry import load_plugin
     from utils.datasets.sources import open_source
-    from utils.engine.predict import load_predictor
+    from utils.engine.predictor import load_predictor
     from utils.files import run_folder
     from utils.log import LOGGER
 
@@ -68,7 +68,7 @@ def _write_all(config: DetectConfig, predictor, source, save_dir: Path) -> None:
 
 def _detect(config: DetectConfig, predictor, source, observers: dict) -> None:
     """Show every prediction to every observer, until the source ends or the window is closed."""
-    from utils.engine.predict import predict
+    from utils.engine.predictor import predict
 
     features, window = observers.get("features"), observers.get("window")
     for prediction in predict(
@@ -123,4 +123,4 @@ def _strip_copies(weights: Sequence[str], download: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, DetectConfig, DESCRIPTION))
+    sys.exit(run_script(main, parse_opt))

@@ -17,7 +17,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> TrainConfig:
 def main(config: TrainConfig):
     """Train, or evolve hyperparameters; return the TrainResult (None after an evolution)."""
     if config.evolve:
-        from utils.engine.evolution import evolve_training
+        from utils.engine.tuner import evolve_training
 
         return evolve_training(config)
     from utils.engine.training import train
@@ -31,4 +31,4 @@ def run(**options):
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, TrainConfig, DESCRIPTION))
+    sys.exit(run_script(main, parse_opt))

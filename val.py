@@ -13,7 +13,7 @@ from utils.cli import run_script
 from utils.config import ValConfig, from_options, parse
 
 if TYPE_CHECKING:
-    from utils.engine.validate import Validation
+    from utils.engine.validation import Validation
 
 DESCRIPTION = "Validate weights on a data set."
 
@@ -33,10 +33,10 @@ def run(**options: object) -> "Validation":
 
 def main(config: ValConfig) -> "Validation":
     """Validate as `config` says. Raises UserError kinds."""
-    from utils.engine.validate import validate
+    from utils.engine.validation import validate
 
     return validate(config)
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, ValConfig, DESCRIPTION))
+    sys.exit(run_script(main, parse_opt))

@@ -14,10 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig, parse  # noqa: E402
-from utils.device import select_device  # noqa: E402
-from utils.engine.fit import Trainer  # noqa: E402
-from utils.engine.inputs import network_input  # noqa: E402
-from utils.engine.setup import build_data, build_detector, build_parts, optimizer_for, prepare_process  # noqa: E402
+from utils.device import (
+    network_input,  # noqa: E402
+    select_device,  # noqa: E402
+)
+from utils.engine.build import build_data, build_detector, build_parts, optimizer_for, prepare_process  # noqa: E402
+from utils.engine.trainer import Trainer  # noqa: E402
 from utils.types import TrainState  # noqa: E402
 
 ROUNDS = 3

@@ -16,8 +16,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.config import Hyperparameters  # noqa: E402
-from utils.datasets.augment import Scene, mosaic_scene  # noqa: E402
-from utils.datasets.detection import DetectionDataset  # noqa: E402
+from utils.datasets.augmentation import Scene, mosaic_scene  # noqa: E402
+from utils.datasets.dataset import DetectionDataset  # noqa: E402
 from utils.datasets.labels import read_labels  # noqa: E402
 from utils.datasets.loader import reuse_freed_memory  # noqa: E402
 

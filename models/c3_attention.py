@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.identity_start import own_stream, started_as_identity
+from models.identity_start import fork_rng, started_as_identity
 from models.layers import C3, Bottleneck
-from models.registry import Entry, Plan, Scale, find, register, stacked
+from models.registry import Entry, Scale, WiringPlan, find, register, stacked
 
 NEUTRAL = Scale()  # widths inside a C3 are scaled already
 
@@ -26,7 +26,7 @@ class AttentionBottleneck(Bottleneck):
         return x + features if self.residual else features
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[c_out, "CBAM", ...]` or `[c_out, shortcut, "CBAM", ...]` -> C3Attention(c_in, c_out * width, repeats, shortcut,
     "CBAM", ...); what follows the name is the block's own.
     """
@@ -38,7 +38,7 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
             f"got {list(args)}"
         )
     plan = stacked(channels, repeats, scale, args[:1])
-    return Plan((*plan.args, shortcut, *rest), plan.channels_out)
+    return WiringPlan((*plan.args, shortcut, *rest), plan.channels_out)
 
 
 @register(wiring)
@@ -78,5 +78,5 @@ def _built(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:
             f"{block.name} turns {channels} channels into {plan.channels_out}; "
             f"a bottleneck needs a block that keeps them"
         )
-    with own_stream():
+    with fork_rng():
         return block.cls(*plan.args)

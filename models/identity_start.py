@@ -74,7 +74,7 @@ class OpensItself(nn.Module):
 
 
 @contextmanager
-def own_stream(number: int = 0) -> Iterator[None]:
+def fork_rng(number: int = 0) -> Iterator[None]:
     """Draw what is drawn inside from a stream of its own, of the seed and `number`, which moves the outer one by nothing.
 
     Inserted attention is built in it, so that with one seed all other layers start with the same numbers whatever was

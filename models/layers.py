@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.norms import BatchNorm
-from models.registry import Plan, Scale, once, register
+from models.registry import Scale, WiringPlan, once, register
 
 __all__ = [
     "Bottleneck",
@@ -420,12 +420,12 @@ class Concat(nn.Module):
         return torch.cat(tensors, self.d)
 
 
-def _sum_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence) -> Plan:
+def _sum_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence) -> WiringPlan:
     """`[]`, `[weighted]` or v6.1's `[n, weighted]` -> Sum(number of sources, weighted)."""
     if len(set(channels)) != 1:
         raise ValueError(f"adds maps of one width, but {list(channels)} channels arrive")
     rest = args[1:] if args and isinstance(args[0], int) and not isinstance(args[0], bool) else args
-    return Plan((len(channels), *rest), channels[0], once(repeats))
+    return WiringPlan((len(channels), *rest), channels[0], once(repeats))
 
 
 @register(_sum_wiring)
@@ -453,7 +453,7 @@ class _Exchange(nn.Module):
         self.gain = gain
 
 
-@register(lambda channels, repeats, scale, args: Plan(tuple(args), channels[0] * (args[0] if args else 2) ** 2))
+@register(lambda channels, repeats, scale, args: WiringPlan(tuple(args), channels[0] * (args[0] if args else 2) ** 2))
 class Contract(_Exchange):
     """Height and width into channels: (B, C, H, W) -> (B, C*g*g, H/g, W/g)."""
 
@@ -463,7 +463,7 @@ class Contract(_Exchange):
         return x.reshape(B, C, H // g, g, W // g, g).permute(0, 3, 5, 1, 2, 4).reshape(B, C * g * g, H // g, W // g)
 
 
-@register(lambda channels, repeats, scale, args: Plan(tuple(args), channels[0] // (args[0] if args else 2) ** 2))
+@register(lambda channels, repeats, scale, args: WiringPlan(tuple(args), channels[0] // (args[0] if args else 2) ** 2))
 class Expand(_Exchange):
     """Channels into height and width: (B, C, H, W) -> (B, C/g/g, H*g, W*g)."""
 

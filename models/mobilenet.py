@@ -20,9 +20,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_choice, require_odd
+from models.attention.ops.numerics import require_choice, require_odd
 from models.layers import Conv
-from models.registry import Plan, Scale, one_source, register
+from models.registry import Scale, WiringPlan, one_source, register
 
 
 def squeezed(hidden: int) -> int:
@@ -52,7 +52,7 @@ def activation(hard_swish: bool) -> nn.Module:
     return nn.Hardswish(inplace=True) if hard_swish else nn.ReLU(inplace=True)
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[c_out, hidden, kernel, stride, se, hard_swish]` -> MobileNetV3Block(c_in, c_out * width, hidden * width, ...)."""
     c_in = one_source(channels)
     widths = args[:2]
@@ -62,7 +62,7 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
             f"got {list(args)}"
         )
     c_out = scale(args[0])
-    return Plan((c_in, c_out, scale(args[1]), *args[2:]), c_out, repeats)
+    return WiringPlan((c_in, c_out, scale(args[1]), *args[2:]), c_out, repeats)
 
 
 @register(wiring)

@@ -6,7 +6,7 @@ A block says how its yaml arguments become constructor arguments when it registe
     class MyBlock(nn.Module):
         def __init__(self, channels, reduction=16): ...
 
-A *wiring* maps (channels arriving, repeats, scale, yaml args) to a `Plan`. The six named
+A *wiring* maps (channels arriving, repeats, scale, yaml args) to a `WiringPlan`. The six named
 ones are in `WIRINGS`; a block with other habits passes a function of its own.
 """
 
@@ -67,7 +67,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WiringPlan:
     """What a wiring decides: constructor arguments, the width that leaves, and how many
     copies stand one behind the other (1 where the block repeats inside itself).
     """
@@ -77,7 +77,7 @@ class Plan:
     copies: int = 1
 
 
-Wiring = Callable[[Sequence[int], int, Scale, Sequence[Any]], Plan]
+Wiring = Callable[[Sequence[int], int, Scale, Sequence[Any]], WiringPlan]
 COSTS = (
     "linear",
     "windowed",
@@ -138,7 +138,7 @@ def _channels_out(scale: Scale, args: Sequence[Any]) -> int:
     return scale(args[0])
 
 
-def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """Block(c_in, ...) leaves c_in. `[c, ...]` is understood where c, scaled or as it stands, is what arrives."""
     c_in = one_source(channels)
     rest = list(args)
@@ -150,36 +150,36 @@ def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequen
                 f"is given {rest[0]} channels ({scale(rest[0])} at this width_multiple) but {c_in} arrive; "
                 f"leave the number out, the block takes what arrives"
             )
-    return Plan((c_in, *rest), c_in, repeats)
+    return WiringPlan((c_in, *rest), c_in, repeats)
 
 
-def widened(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def widened(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[c_out, ...]` -> Block(c_in, c_out * width, ...)."""
     c_out = _channels_out(scale, args)
-    return Plan((one_source(channels), c_out, *args[1:]), c_out, repeats)
+    return WiringPlan((one_source(channels), c_out, *args[1:]), c_out, repeats)
 
 
-def stacked(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def stacked(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[c_out, ...]` -> Block(c_in, c_out * width, repeats, ...)."""
     c_out = _channels_out(scale, args)
-    return Plan((one_source(channels), c_out, repeats, *args[1:]), c_out)
+    return WiringPlan((one_source(channels), c_out, repeats, *args[1:]), c_out)
 
 
-def untouched(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def untouched(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[...]` -> Module(...) leaves c_in."""
-    return Plan(tuple(args), one_source(channels), repeats)
+    return WiringPlan(tuple(args), one_source(channels), repeats)
 
 
-def concatenated(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def concatenated(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[dim]` -> Concat(dim) leaves the sum of its sources."""
-    return Plan(tuple(args), sum(channels), once(repeats))
+    return WiringPlan(tuple(args), sum(channels), once(repeats))
 
 
-def detection(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def detection(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[nc, anchors, ...]` -> Detect(nc, anchors, [c_in ...], ...)."""
     if len(args) < 2:
         raise ValueError(f"expects [nc, anchors], got {list(args)}")
-    return Plan((args[0], args[1], tuple(channels), *args[2:]), 0)
+    return WiringPlan((args[0], args[1], tuple(channels), *args[2:]), 0)
 
 
 WIRINGS: dict[str, Wiring] = {
@@ -197,7 +197,7 @@ def register(
 ) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Return a class decorator that makes a block known to model yamls.
 
-    wiring: a name of `WIRINGS` or a function (channels_in, repeats, scale, args) -> Plan, which may
+    wiring: a name of `WIRINGS` or a function (channels_in, repeats, scale, args) -> WiringPlan, which may
     raise ValueError with the reason why the arguments do not fit; name: the yaml's word, by default the
     class's own; cost: one of `COSTS`, "quadratic" where every position looks at every other (such a block
     tells its number of N x N maps as `heads`); start: "identity" puts the block behind a zero gate (see

@@ -12,7 +12,6 @@ if __name__ == "__main__" and not __package__:  # run as a file: imports start a
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import contextlib
-import inspect
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import attention, c3_attention, layers, mobilenet  # noqa: F401  importing them fills the registry
+from models.graph.architecture import IMAGE, check_sources, find_yaml, listed
+from models.graph.construction import build_layer
+from models.graph.spec import LayerRow, ModelSpec, read_spec
 from models.head import Detect
-from models.identity_start import own_stream, started_as_identity
-from models.registry import BLOCK_ERRORS, Entry, Plan, find
-from models.rows import IMAGE, check_sources, find_yaml, listed
-from models.spec import LayerRow, ModelSpec, read_spec
+from models.registry import BLOCK_ERRORS, find
 from utils.errors import ModelError, UserError
 from utils.log import LOGGER, configure
 from utils.types import HeadGeometry
@@ -100,41 +98,6 @@ def _check_head(spec: ModelSpec, row: LayerRow, is_head: bool) -> None:
         raise ValueError("a detection head must be the last row")
     if is_last and not is_head:
         raise ValueError("the last row must be a detection head, such as [[17, 20, 23], 1, Detect, [nc, anchors]]")
-
-
-def build_layer(entry: Entry, row: LayerRow, spec: ModelSpec, channels: list[int]) -> tuple[nn.Module, int]:
-    """Return the layer and the width that should leave it."""
-    repeats = spec.scale.repeats(row.number)
-    plan = entry.wiring(channels, repeats, spec.scale, row.args)
-    with own_stream(row.index) if entry.inserted else contextlib.nullcontext():
-        copies = [_construct(entry, plan, channels, spec)]
-        while len(copies) < plan.copies:  # copies stand in a row: each takes what the one before leaves
-            further = entry.wiring([plan.channels_out], repeats, spec.scale, row.args)
-            copies.append(_construct(entry, further, [plan.channels_out], spec))
-    layer = copies[0] if len(copies) == 1 else nn.Sequential(*copies)
-    layer.arguments = str(list(plan.args))
-    layer.type = f"{entry.cls.__module__}.{entry.cls.__name__}"
-    return layer, plan.channels_out
-
-
-def _construct(entry: Entry, plan: Plan, channels: list[int], spec: ModelSpec) -> nn.Module:
-    """Return one copy of a block, attention behind a zero gate where that is asked for."""
-    signature = inspect.signature(entry.cls)
-    try:
-        signature.bind(*plan.args)
-    except TypeError as error:
-        raise ValueError(
-            f"its arguments do not fit: {error}; after wiring they are {list(plan.args)}, "
-            f"it takes {', '.join(signature.parameters)}"
-        ) from None
-    try:
-        layer = entry.cls(*plan.args)
-    except BLOCK_ERRORS as error:
-        raise ValueError(f"cannot be built from {list(plan.args)}: {error}") from error
-    held = getattr(layer, "block", None)  # a C3Attention's attention has its own say
-    start = spec.attention_start or (held.start if isinstance(held, Entry) else entry.start)
-    gated = start == "identity" and (entry.inserted or hasattr(layer, "start_as_identity"))
-    return started_as_identity(layer, channels[0], plan.channels_out) if gated else layer
 
 
 @torch.no_grad()
@@ -277,7 +240,7 @@ class Model(nn.Module):
 
     def summary(self, imgsz: int = 640, verbose: bool = False) -> str:
         """Log and return v6.1's summary line; `verbose` logs the table of layers before it."""
-        from utils.profile import describe_gflops
+        from models.graph.flops import describe_gflops
 
         if verbose:
             LOGGER.info(f"{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<40}{'arguments':<30}")

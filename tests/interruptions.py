@@ -1,6 +1,6 @@
 """Trainings that end early, for tests."""
 
-from utils.engine.fit import Hook
+from utils.engine.trainer import Hook
 
 
 class StopAfter(Hook):

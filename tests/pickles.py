@@ -6,11 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 
 from utils.checkpoint.archive import Archive, StoredTensor
+from utils.checkpoint.restricted import read_restricted
 from utils.errors import CheckpointError
-from utils.restricted import read_restricted
 
 
 def pt_file(

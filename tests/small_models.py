@@ -3,7 +3,7 @@
 import torch
 import yaml
 
-from models.rows import read_yaml, render
+from models.graph.architecture import read_yaml, render
 from models.yolo import Model
 
 BASE = read_yaml("yolov5n.yaml")
@@ -23,3 +23,26 @@ def small(architecture, **settings):
         elif name.endswith("running_mean"):
             tensor.normal_(0, 0.1)
     return model.eval()
+
+
+SMALL = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30], [60, 70, 90, 80]],
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "C3", [16]],
+        [-1, 1, "Conv", [24, 3, 2]],
+    ],
+    "head": [[-1, 1, "SPPF", [24]], [[2, 4], 1, "Detect", ["nc", "anchors"]]],
+}
+
+
+def with_block(*row):
+    """SMALL with one layer of 64 channels more, in front of SPPF."""
+    return SMALL | {
+        "backbone": SMALL["backbone"][:3] + [[-1, 1, "Conv", [64, 3, 2]], list(row)],
+        "head": [[-1, 1, "SPPF", [24]], [[2, 5], 1, "Detect", ["nc", "anchors"]]],
+    }

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils.engine.compare.records import Cost, Difference, Run, Scores, Study, Summary, Variant
-from utils.engine.compare.report import write_report
+from utils.compare.report import write_report
+from utils.compare.results import Cost, Difference, Run, Scores, Study, Summary, VariantResult
 
 CLASSES = ("RBC", "WBC", "Platelets", "细胞 & <debris>")  # nothing is labelled as the last
 SHIFTS = {"yolov5n": 0.0, "CBAM": 0.011, "CoTAttention": 0.034, "EMA (neck)": -0.021, "control 1.12x": 0.004}
@@ -62,7 +62,9 @@ def make_study(
             for seed, at in folders.items()
         )
         variants.append(
-            Variant(name, f"models/{name}.yaml", role_of(place, name), runs, _cost(shift, trained), _summaries(runs))
+            VariantResult(
+                name, f"models/{name}.yaml", role_of(place, name), runs, _cost(shift, trained), _summaries(runs)
+            )
         )
     base, *others = variants
     others = [
@@ -186,7 +188,9 @@ def _summary(values: dict[int, float]) -> Summary:
     return Summary(values, float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan)
 
 
-def _differences(variant: Variant, base: Variant, count: int, generator: np.random.Generator) -> dict[str, Difference]:
+def _differences(
+    variant: VariantResult, base: VariantResult, count: int, generator: np.random.Generator
+) -> dict[str, Difference]:
     made = {}
     for metric, summary in variant.summaries.items():
         theirs = base.summaries[metric].values

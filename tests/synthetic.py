@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.statistics import Matches
+from utils.statistics import MatchedDetections
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class World:
     seed_sd: float = 0.05
     liking_sd: float = 0.0
 
-    def study(self, rng: np.random.Generator, skills, seeds: int, seed_sds=None) -> list[dict[int, Matches]]:
+    def study(self, rng: np.random.Generator, skills, seeds: int, seed_sds=None) -> list[dict[int, MatchedDetections]]:
         """Evaluations by seed of one variant a skill, all of the same drawn images."""
         counts = rng.poisson(self.labels, (self.images, self.nc))
         image = np.repeat(np.arange(self.images), counts.sum(1))
@@ -42,7 +42,7 @@ class World:
             )
         return study
 
-    def _evaluation(self, rng, image, cls, ease, counts) -> Matches:
+    def _evaluation(self, rng, image, cls, ease, counts) -> MatchedDetections:
         quality = ease + rng.normal(0, 0.7, len(ease))
         found = quality > -1
         overlap = 1 / (1 + np.exp(-(1.2 + quality[found])))
@@ -54,4 +54,4 @@ class World:
         correct = np.concatenate((correct, np.zeros((clutter.sum(), 10), bool)))
         rank = (-conf).argsort()
         parts = image.astype(np.int32), (1 / (1 + np.exp(-conf))).astype(np.float32), cls.astype(np.int32), correct
-        return Matches(*(part[rank] for part in parts), counts.astype(np.int32))
+        return MatchedDetections(*(part[rank] for part in parts), counts.astype(np.int32))

@@ -1,51 +1,60 @@
-"""The house's rules, read from the source: floors, no effects at import, nothing executed."""
+"""The rules of docs/architecture.md, read from the source: the order of packages, imports without effect, nothing executed."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "val", "detect", "compare", "demo")
-FLOORS = {  # longest prefix wins
-    "train": 4,
-    "val": 4,
-    "detect": 4,
-    "compare": 4,
-    "demo": 4,
-    "utils.engine": 3,
-    "utils.datasets": 2,
-    "utils.plots": 2,
-    "utils.checkpoint": 2,
-    "utils.restricted": 2,
-    "utils.transfer": 2,
-    "utils.alignment": 2,
-    "models": 1,
-    "utils": 0,
-    "utils.loss": 1,
-    "utils.nms": 1,
-    "utils.metrics": 1,
-    "utils.confusion": 1,
-    "utils.coco": 1,
-    "utils.anchors": 1,
-    "utils.optim": 1,
-    "utils.ema": 1,
-    "utils.config": 1,
-    "utils.profile": 1,
-    "utils.profile.__main__": 4,
-    "utils.hyperparameters": 1,
-    "utils.dataset_spec": 1,
-    "utils.options": 1,
-    "utils.cli": 1,
-    "utils.statistics": 1,
-    "utils.tide": 1,
-}
+# The one statement of the order: a package imports only from itself and from those before it, lazy imports included.
+# An entry is a package, a module, or (name, its modules) where a folder that the user fixed holds several layers. The
+# longest prefix wins; a `__main__` is a script and stands at the end.
+ORDER = (
+    "utils",
+    "utils.config",
+    "utils.metrics",
+    "utils.statistics",
+    "models.attention.ops",
+    (
+        "models: blocks",
+        (
+            "models.identity_start",
+            "models.norms",
+            "models.registry",
+            "models.layers",
+            "models.mobilenet",
+            "models.head",
+        ),
+    ),
+    "models.attention",
+    ("models: every block", ("models.c3_attention", "models.common")),
+    "models.graph",
+    "utils.profile",
+    ("models: networks", ("models", "models.yolo", "models.ensemble")),
+    "models.zoo",
+    "utils.checkpoint",
+    "utils.transfer",
+    "utils.plots",
+    "utils.datasets",
+    "utils.datasets.check",
+    "utils.engine",
+    "utils.compare.results",
+    "utils.compare.report",
+    "utils.compare",
+    ("scripts", SCRIPTS),
+)
 LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect", "compare")
-SOURCES = sorted(path for top in ("models", "utils") for path in (ROOT / top).rglob("*.py")) + [
-    ROOT / f"{name}.py" for name in SCRIPTS
-]
+PICTURES = {"cv2", "matplotlib", "PIL"}
+WITH_PICTURES = ("utils.images", "utils.plots", "utils.datasets", "utils.engine", "utils.compare")
+MAY_REPEAT = {"__init__", "__main__", "types"}
+CALLS_THAT_EXECUTE = ("eval", "exec", "os.system", "os.popen", "compile", "__import__")
+STATEMENTS_WITHOUT_EFFECT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
 
 def module_name(path: Path) -> str:
@@ -53,106 +62,150 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def floor(module: str) -> int:
-    prefixes = [prefix for prefix in FLOORS if module == prefix or module.startswith(prefix + ".")]
-    return FLOORS[max(prefixes, key=len)]
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Return the parsed source of every module by name."""
+    paths = [path for top in ("models", "utils") for path in sorted((ROOT / top).rglob("*.py"))]
+    paths += [ROOT / f"{name}.py" for name in SCRIPTS]
+    return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def imports(tree: ast.Module):
-    for node in ast.walk(tree):
+@cache
+def places() -> dict[str, int]:
+    """Return module or package prefix -> its place in ORDER."""
+    entries = [entry[1] if isinstance(entry, tuple) else (entry,) for entry in ORDER]
+    return {name: place for place, names in enumerate(entries) for name in names}
+
+
+def place_of(module: str) -> int:
+    """Return the place of a module in ORDER."""
+    if module.endswith(".__main__"):
+        return len(ORDER) - 1
+    prefixes = [prefix for prefix in places() if module == prefix or module.startswith(prefix + ".")]
+    return places()[max(prefixes, key=len)]
+
+
+def imports(module: str) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of what a module imports of ours; for `from package import name` the module that it is in."""
+    for node in ast.walk(sources()[module]):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0 and node.module, f"{module}:{node.lineno}: imports are absolute"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            targets = [name if name in sources() else node.module for name in inner]
+        else:
+            continue
+        yield from ((node.lineno, target) for target in targets)
 
 
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def test_a_package_imports_only_from_those_before_it():
+    upward = [
+        f"{module}:{line} imports {target}"
+        for module in sources()
+        for line, target in imports(module)
+        if target in sources() and place_of(target) > place_of(module)
+    ]
+    assert not upward
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_imports_only_from_its_own_floor_or_below(path):
-    own = floor(module_name(path))
-    for target in imports(tree_of(path)):
-        if target.split(".")[0] in ("models", "utils", *SCRIPTS):
-            assert floor(target) <= own, f"{module_name(path)} (floor {own}) imports {target} (floor {floor(target)})"
+def test_the_order_names_only_what_there_is():
+    known = {*sources(), *(name.rpartition(".")[0] for name in sources())}
+    assert [name for name in places() if name not in known] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_pictures_and_plots_live_on_their_floor(path):
-    if floor(module_name(path)) not in (2, 3):
-        names = {target.split(".")[0] for target in imports(tree_of(path))}
-        assert not names & {"cv2", "matplotlib", "PIL"}
+def test_images_and_plots_are_read_and_drawn_in_few_packages():
+    outside = [
+        f"{module}:{node.lineno}"
+        for module, tree in sources().items()
+        if not module.startswith(WITH_PICTURES)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])
+        if name.split(".")[0] in PICTURES
+    ]
+    assert not outside
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_loss_nms_and_metrics_do_not_know_models(path):
-    if module_name(path) in (
-        "utils.loss",
-        "utils.nms",
-        "utils.metrics",
-        "utils.boxes",
-        "utils.coco",
-        "utils.confusion",
-    ):
-        assert not [target for target in imports(tree_of(path)) if target.split(".")[0] == "models"]
+def test_loss_nms_and_metrics_do_not_know_models():
+    named = ("utils.loss", "utils.box_losses", "utils.nms", "utils.boxes", "utils.metrics")
+    wrong = [
+        f"{module} imports {name}"
+        for module in sources()
+        if module.startswith(named)
+        for _, name in imports(module)
+        if name.startswith("models")
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_nothing_is_executed_and_nothing_is_swallowed(path):
-    name = module_name(path)
-    for node in ast.walk(tree_of(path)):
+def test_nothing_is_executed_and_nothing_is_swallowed():
+    assert not [fault for module, tree in sources().items() for fault in executed_or_swallowed(module, tree)]
+
+
+def executed_or_swallowed(module: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in ("eval", "exec", "os.system", "os.popen", "compile", "__import__"), (
-                f"{name}:{node.lineno} {called}"
-            )
-            assert not called.startswith("subprocess."), f"{name}:{node.lineno} {called}"
-            assert called != "sys.path.insert" and called != "sys.path.append" or name == "models.yolo", (
-                f"{name}:{node.lineno}"
-            )
-        if isinstance(node, ast.ExceptHandler):
-            caught = ast.unparse(node.type) if node.type else "everything"
+            if called in CALLS_THAT_EXECUTE or called.startswith(("subprocess.", "sys.path.")):
+                yield f"{module}:{node.lineno} calls {called}"
+        elif isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "BaseException"
             reraises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
-            assert caught not in ("everything", "Exception", "BaseException") or reraises, (
-                f"{name}:{node.lineno} catches {caught}"
-            )
-        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-            assert name == "models.common", f"{name}:{node.lineno} star import"
+            if caught in ("Exception", "BaseException") and not reraises:
+                yield f"{module}:{node.lineno} catches {caught}"
+        elif isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            if module != "models.common":
+                yield f"{module}:{node.lineno} star import"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_importing_runs_no_statement_that_acts(path):
-    """At module level only definitions, constants and imports stand; a bare call is an effect."""
-    for node in tree_of(path).body:
-        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        is_main = isinstance(node, ast.If) and (
-            ast.unparse(node.test) == "TYPE_CHECKING" or ast.unparse(node.test).startswith("__name__ == ")
-        )
-        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-        assert is_docstring or is_main or isinstance(node, allowed), (
-            f"{module_name(path)}:{node.lineno} {ast.unparse(node)[:60]}"
-        )
+def test_modules_hold_only_definitions_constants_and_imports():
+    """A bare call at module level would be an effect of importing."""
+    acting = [
+        f"{module}:{node.lineno} {ast.unparse(node)[:60]}"
+        for module, tree in sources().items()
+        for node in tree.body
+        if not isinstance(node, STATEMENTS_WITHOUT_EFFECT) and not is_docstring(node) and not is_guarded(node)
+    ]
+    assert not acting
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_every_module_says_what_it_owns(path):
-    if path.stat().st_size:
-        assert ast.get_docstring(tree_of(path)), f"{module_name(path)} has no docstring"
+def is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def is_guarded(node: ast.stmt) -> bool:
+    """`if TYPE_CHECKING:` and `if __name__ == "__main__":` do nothing when a module is imported."""
+    return isinstance(node, ast.If) and ast.unparse(node.test).startswith(("TYPE_CHECKING", "__name__ == "))
+
+
+def test_every_module_says_what_it_owns():
+    assert [module for module, tree in sources().items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_module_names_are_unique():
+    stems = Counter(module.rpartition(".")[2] for module in sources() if module not in ("models", "utils"))
+    packages = {name for name in stems if any(module.rpartition(".")[0].endswith(f".{name}") for module in sources())}
+    twice = {name for name, count in stems.items() if count > 1 and name not in MAY_REPEAT}
+    assert twice - packages == set()
+
+
+def test_class_names_are_unique():
+    names = Counter(node.name for tree in sources().values() for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_module_imports_without_effect(tmp_path):
     """All modules at once, in a fresh process with an empty folder: no file, no output, no path change."""
-    names = [module_name(path) for path in SOURCES if path.name != "__main__.py"]
+    names = [name for name in sources() if not name.endswith("__main__")]
     code = (
         "import sys, importlib, logging, torch, torchvision, cv2, yaml\n"  # whose own effects are not ours
-        f"sys.path.insert(0, {str(ROOT)!r}); before = list(sys.path); seed = torch.initial_seed(); threads = torch.get_num_threads()\n"
+        f"sys.path.insert(0, {str(ROOT)!r}); before = list(sys.path)\n"
+        "seed = torch.initial_seed(); threads = torch.get_num_threads()\n"
         f"[importlib.import_module(name) for name in {names!r}]\n"
         "assert sys.path == before and torch.initial_seed() == seed and torch.get_num_threads() == threads\n"
         "assert torch.get_default_dtype() == torch.float32 and not logging.getLogger('yolo').handlers\n"
-        "assert 'pycocotools' not in sys.modules and 'tensorboard' not in sys.modules and 'matplotlib' not in sys.modules\n"
+        "assert not {'pycocotools', 'tensorboard', 'matplotlib'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -161,6 +214,9 @@ def test_every_module_imports_without_effect(tmp_path):
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_flags_are_answered_before_torch_is_imported(module):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}; print(sorted({{'torch', 'cv2', 'numpy', 'yaml'}} & set(sys.modules)))"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}\n"
+        "print(sorted({'torch', 'cv2', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import train
 from utils.cli import run_script
 from utils.config import DetectConfig, TrainConfig, ValConfig, parse
 from utils.config.flags import build_parser
@@ -275,10 +276,10 @@ def test_a_script_ends_with_its_exit_code(capsys):
         def main(config):
             raise error
 
-        return run_script(main, TrainConfig, argv=[])
+        return run_script(main, train.parse_opt, argv=[])
 
     seen = []
-    assert run_script(seen.append, TrainConfig, argv=["--epochs", "2"]) == 0 and seen[0].epochs == 2
+    assert run_script(seen.append, train.parse_opt, argv=["--epochs", "2"]) == 0 and seen[0].epochs == 2
     assert fails_with(ConfigError("a.yaml:3: wrong\nin two lines")) == 2
     assert capsys.readouterr().err == "error: a.yaml:3: wrong in two lines\n"
     assert fails_with(UserError("x")) == 2

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import detect
-from tests.conftest import ROOT
 from utils.boxes import xywh_to_xyxy
-from utils.datasets.images import read_image
 from utils.errors import CheckpointError, ConfigError, UserError
+from utils.files import ROOT
+from utils.images import read_image
 
 
 @pytest.fixture(scope="module")

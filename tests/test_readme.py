@@ -10,8 +10,9 @@ import pytest
 import yaml
 from torch import nn
 
-from models import zoo
 from models.yolo import Model
+from models.zoo import __main__ as zoo_commands
+from models.zoo import table as zoo
 from utils.files import ROOT
 
 READMES = ("README.md", "README.zh-CN.md")
@@ -90,7 +91,7 @@ def test_insert_and_replace_as_shown(tmp_path, monkeypatch):
     shown = [words for words in commands("README.md", "python -m models.zoo") if "--plugin" not in words]
     assert {words[3] for words in shown} == {"insert", "replace", "show", "check"}
     for words in shown:
-        assert zoo.main(words[3:]) == 0
+        assert zoo_commands.main(words[3:]) == 0
         if "--output" in words:
             assert (tmp_path / words[words.index("--output") + 1]).is_file()
 
@@ -137,7 +138,7 @@ def test_list_prints_the_tables_figures():
     """The list says what a variant adds, the table what that comes to."""
     printed = {
         line.split()[0]: [int(number.replace(",", "")) for number in line.split()[3:5]]
-        for line in zoo.list_variants().splitlines()[1:]
+        for line in zoo_commands.list_variants().splitlines()[1:]
     }
     for variant, cells in table("README.md").items():
         added = [0, 0] if variant == "base" else printed[variant]

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,13 +19,13 @@ import val
 from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_options
 from utils.engine import hooks
-from utils.engine.fit import Hook
 from utils.engine.hooks import RESULT_COLUMNS
+from utils.engine.trainer import Hook
 from utils.engine.training import train as run_training
 from utils.errors import CheckpointError, NonFiniteError, UserError
-from utils.metrics import table_rows
+from utils.files import ROOT
+from utils.metrics.average_precision import table_rows
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(
     cfg="models/yolov5n_CBAM.yaml", imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True
 )

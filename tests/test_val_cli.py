@@ -18,14 +18,12 @@ import val
 from models.yolo import Model
 from utils.checkpoint import checkpoint_of, write_checkpoint
 from utils.cli import guarded
-from utils.datasets.images import write_image
 from utils.engine.validation_files import COCO_IDS, category_ids, write_metrics
-from utils.metrics import table_rows
-from utils.tide import error_kinds
+from utils.files import ROOT
+from utils.images import write_image
+from utils.metrics.average_precision import table_rows
+from utils.statistics.tide import error_kinds
 from utils.types import LossParts
-
-ROOT = Path(__file__).resolve().parents[1]
-
 
 TINY = {  # three levels and a head, nothing else
     "nc": 2,
@@ -87,7 +85,7 @@ def options(weights, data, tmp_path, monkeypatch) -> dict:
 
 
 def without_pictures(monkeypatch) -> None:
-    monkeypatch.setattr("utils.engine.validate.draw_figures", lambda *_: None)
+    monkeypatch.setattr("utils.engine.validation.draw_figures", lambda *_: None)
     monkeypatch.setattr("utils.engine.validation_files.PICTURED_BATCHES", 0)
 
 
@@ -295,7 +293,7 @@ def test_the_speed_task_times_each_file_at_detection_thresholds(options, weights
 
 
 def test_the_study_task_goes_through_sizes(options, monkeypatch):
-    monkeypatch.setattr("utils.engine.validate.STUDY_SIZES", (64, 96))
+    monkeypatch.setattr("utils.engine.validation.STUDY_SIZES", (64, 96))
     result = val.run(**options, task="study")
     table = np.loadtxt(result.save_dir / "study_tiny_random.txt")
     assert table.shape == (2, 10) and (table[:, 7:] > 0).any()

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from utils import log
-from utils.config.flags import Options, parse
 from utils.errors import UserError
 
-ConfigType = TypeVar("ConfigType", bound=Options)
+ConfigType = TypeVar("ConfigType")
 FAILED = 2
 _DISK_REFUSALS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
 INTERRUPTED = 130  # what shells give a program that ended on Ctrl-C
@@ -17,17 +16,21 @@ INTERRUPTED = 130  # what shells give a program that ended on Ctrl-C
 
 def run_script(
     main: Callable[[ConfigType], object],
-    config_class: type[ConfigType],
-    description: str | None = None,
+    parse_opt: Callable[[Sequence[str] | None], ConfigType],
     argv: Sequence[str] | None = None,
-    prog: str | None = None,
 ) -> int:
-    """Parse the command line, call `main(config)` and return the exit code: 0, 2 after an error that is the
-    user's to mend (one line on standard error), 130 after Ctrl-C. Other exceptions pass with their traceback.
+    """Parse the command line, call `main` and return the exit code. Use as `sys.exit(run_script(main, parse_opt))`.
 
-    Use as `sys.exit(run_script(main, TrainConfig, "..."))`.
+    Args:
+        main: Does what the script is for.
+        parse_opt: Makes the configuration of a command line (`sys.argv` if it is None).
+        argv: The command line without the program's name.
+
+    Returns:
+        0, 2 after a user error (one line on standard error), or 130 after Ctrl-C. Other exceptions pass with their
+        traceback.
     """
-    config = parse(config_class, argv, description, prog)
+    config = parse_opt(argv)
     log.configure()
     return guarded(main, config)
 

@@ -3,6 +3,7 @@
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 
@@ -27,6 +28,11 @@ def warn_once(message: str) -> None:
         LOGGER.warning(f"WARNING: {message}")
 
 
+def is_main_process() -> bool:
+    """Return whether this process logs and writes for the job; a launcher such as torchrun sets RANK."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def shares_terminal() -> bool:
     """Return whether messages and progress bars meet on one screen, or at least both on screens."""
     return sys.stdout.isatty() and sys.stderr.isatty()
@@ -40,10 +46,8 @@ def progress(iterable: Iterable | None, total: int | None = None, description: s
     """
     from tqdm import tqdm
 
-    from utils.dist import is_main
-
     if disable is None:
-        disable = not is_main() or LOGGER.getEffectiveLevel() > logging.INFO
+        disable = not is_main_process() or LOGGER.getEffectiveLevel() > logging.INFO
 
     class Lines(tqdm):
         """A bar for files: each state on a line of its own, none before there is something to tell."""

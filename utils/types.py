@@ -306,7 +306,7 @@ class DetectionMetrics:
 
 
 @dataclass(frozen=True)
-class Knobs:
+class StepSettings:
     """What the schedule sets for one optimizer step: lr a parameter group, momentum, and the
     number of batches whose gradients are added up before a step.
     """

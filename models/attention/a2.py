@@ -12,8 +12,8 @@ softmax without an axis and normalise over the batch. W_R starts at zero, so the
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import reduced, require_positive
 from models.attention.double_attention import DoubleAttentionLayer
+from models.attention.ops.numerics import reduced, require_positive
 from models.identity_start import OpensItself
 from models.registry import register
 

@@ -29,12 +29,12 @@ from typing import Any
 import torch
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import divisor, require_odd, require_positive
-from models.attention.neighbourhood import attend_near
-from models.registry import Plan, Scale, one_source, register
+from models.attention.ops.neighbourhood import attend_near
+from models.attention.ops.numerics import divisor, require_odd, require_positive
+from models.registry import Scale, WiringPlan, one_source, register
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[]`, `[c_out, ...]` or the tutorials' `[c_in, c_out, ...]` -> ACmix(c_in, c_out, ...). Widths are
     even and kernels odd, which tells `[c_in, c_out]` from `[c_out, kernel_att]`.
     """
@@ -55,7 +55,7 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
         c_out = rest.pop(0) if c_in != scale(declared) else scale(rest.pop(0))
     if repeats > 1 and c_out != c_in:
         raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
-    return Plan((c_in, c_out, *rest), c_out, repeats)
+    return WiringPlan((c_in, c_out, *rest), c_out, repeats)
 
 
 @register(wiring)

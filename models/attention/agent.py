@@ -18,9 +18,9 @@ import math
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, require_flag, require_positive
-from models.attention.cells import cell_means
-from models.attention.dense import attend, to_map, to_tokens
+from models.attention.ops.numerics import divisor, require_flag, require_positive
+from models.attention.ops.pooling import cell_means
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.registry import register
 from utils.errors import ModelError
 

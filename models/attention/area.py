@@ -19,8 +19,8 @@ to divide the width; no cast to half precision.
 
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import divisor, require_positive
-from models.attention.dense import attend, to_map, to_tokens
+from models.attention.ops.numerics import divisor, require_positive
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
 

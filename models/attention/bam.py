@@ -18,7 +18,7 @@ three layers, without the padding it needs. `fuse` folds the norms.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import reduced, require_positive
+from models.attention.ops.numerics import reduced, require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register

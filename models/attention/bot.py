@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, cat, einsum, nn
 from torch.nn.functional import one_hot
 
-from models.attention.arithmetic import divisor, reduced, require_positive
-from models.attention.dense import attend, to_map, to_tokens
+from models.attention.ops.numerics import divisor, reduced, require_positive
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import OpensItself
 from models.layers import Conv
 from models.norms import BatchNorm

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.attention.arithmetic import divisor, full_precision, require_odd, require_positive, wide
-from models.attention.windows import from_windows, pad_to_multiple, to_windows
+from models.attention.ops.numerics import divisor, full_precision, require_odd, require_positive, wide
+from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.registry import register
 
 HEAD_CHANNELS = 32  # of the paper

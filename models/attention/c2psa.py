@@ -20,18 +20,18 @@ from typing import Any
 
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import divisor, require_number, require_positive
-from models.attention.dense import attend, to_map, to_tokens
+from models.attention.ops.numerics import divisor, require_number, require_positive
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
-from models.registry import Plan, Scale, register, same_width
+from models.registry import Scale, WiringPlan, register, same_width
 
 HEAD_WIDTH = 64  # the paper's
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[]`, `[c]` or `[c, e, heads]` -> C2PSA(c_in, repeats, e, heads): the row's number counts the blocks inside."""
     plan = same_width(channels, 1, scale, args)
-    return Plan((plan.args[0], repeats, *plan.args[1:]), plan.channels_out)
+    return WiringPlan((plan.args[0], repeats, *plan.args[1:]), plan.channels_out)
 
 
 class PositionedAttention(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from models.attention.arithmetic import require_odd, require_positive
+from models.attention.ops.numerics import require_odd, require_positive
 from models.layers import Conv
 from models.registry import register
 

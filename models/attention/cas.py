@@ -16,7 +16,7 @@ norm would take away; the input is added, as around every mixer of the paper.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_flag, require_positive
+from models.attention.ops.numerics import require_flag, require_positive
 from models.layers import Conv
 from models.registry import register
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.attention.arithmetic import require_odd, require_positive
+from models.attention.ops.numerics import require_odd, require_positive
 from models.registry import register
 
 

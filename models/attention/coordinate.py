@@ -20,22 +20,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention.arithmetic import require_positive
+from models.attention.ops.numerics import require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
-from models.registry import Plan, Scale, register, same_width
+from models.registry import Scale, WiringPlan, register, same_width
 from utils.errors import ModelError
 
 LEAST = 8  # channels of the shared descriptor
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[...]`, `[c, ...]` or `[c, c, ...]` -> CoordAtt(c_in, c_in, ...): the reduction is the first number that is no width."""
     plan = same_width(channels, repeats, scale, args)
     c_in, *rest = plan.args
     if len(rest) < len(args) and rest and isinstance(rest[0], int) and c_in in (rest[0], scale(rest[0])):
         rest = rest[1:]
-    return Plan((c_in, c_in, *rest), c_in, repeats)
+    return WiringPlan((c_in, c_in, *rest), c_in, repeats)
 
 
 @register(wiring)

@@ -21,7 +21,7 @@ and each of them gets its gradient.
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
-from models.attention.arithmetic import require_multiple, require_odd, softmax
+from models.attention.ops.numerics import require_multiple, require_odd, softmax
 from models.norms import BatchNorm
 from models.registry import register
 

@@ -18,8 +18,8 @@ each group of 8 channels' weights. The batch norm on the mean, which fails on on
 
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import require_multiple, require_odd, softmax
-from models.attention.neighbourhood import neighbours, weighed
+from models.attention.ops.neighbourhood import neighbours, weighed
+from models.attention.ops.numerics import require_multiple, require_odd, softmax
 from models.layers import Conv
 from models.norms import BatchNorm
 from models.registry import register

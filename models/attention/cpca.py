@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, relu
 
-from models.attention.arithmetic import require_positive
+from models.attention.ops.numerics import require_positive
 from models.registry import register
 
 

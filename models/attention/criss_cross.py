@@ -19,7 +19,7 @@ The bias of K, which softmax ignores, is kept for the published count.
 import torch
 from torch import Tensor, cat, einsum, nn
 
-from models.attention.arithmetic import full_precision, reduced, require_positive, softmax, wide
+from models.attention.ops.numerics import full_precision, reduced, require_positive, softmax, wide
 from models.identity_start import OpensItself
 from models.registry import register
 

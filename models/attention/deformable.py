@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from models.attention.arithmetic import divisor, require_flag, require_number, require_odd, require_positive, wide
-from models.attention.dense import attend, to_map, to_tokens
-from models.attention.windows import pad_to_multiple
+from models.attention.ops.numerics import divisor, require_flag, require_number, require_odd, require_positive, wide
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
+from models.attention.ops.windows import pad_to_multiple
 from models.norms import ChannelNorm
 from models.registry import register
 from utils.errors import ModelError

@@ -20,7 +20,7 @@ float32. The operator's gradient is not reproducible on a GPU.
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d, deform_conv2d
 
-from models.attention.arithmetic import require_odd, require_positive, wide
+from models.attention.ops.numerics import require_odd, require_positive, wide
 from models.registry import register
 
 

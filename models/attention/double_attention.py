@@ -23,11 +23,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_flag, require_positive, softmax
-from models.registry import Plan, Scale, one_source, register
+from models.attention.ops.numerics import require_flag, require_positive, softmax
+from models.registry import Scale, WiringPlan, one_source, register
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> Plan:
+def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[c_m, c_n]` -> DoubleAttentionLayer(c_in, c_m * width, c_n) leaves c_m * width;
     `[c_m, c_n, True]` leaves c_in.
     """
@@ -37,7 +37,7 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
     c_out = c_in if len(rest) == 2 and rest[1] else c_m
     if repeats > 1 and c_out != c_in:
         raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
-    return Plan((c_in, c_m, *rest), c_out, repeats)
+    return WiringPlan((c_in, c_m, *rest), c_out, repeats)
 
 
 @register(wiring)

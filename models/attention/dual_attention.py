@@ -22,8 +22,8 @@ Exact short cut: the maximum that the released code subtracts from is the same f
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import full_precision, reduced, require_positive, wide
-from models.attention.dense import attend, to_map, to_tokens
+from models.attention.ops.numerics import full_precision, reduced, require_positive, wide
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
 

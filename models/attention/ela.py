@@ -20,7 +20,7 @@ zero, so the gate there is the sigmoid of the norm's bias.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, require_odd
+from models.attention.ops.numerics import divisor, require_odd
 from models.registry import register
 
 

@@ -17,13 +17,13 @@ How ours differs from the circulating copies: theirs check only that C // factor
 map where factor does not divide C (48 channels and 32); here `factor` is by default the largest of 32, 16,
 8, 4, 2, 1 that divides C and leaves groups of 4 channels at least; softmax is in float32 under reduced
 precision; one group at 1 x 1 can be trained. Parameters and keys are theirs. The exponential
-moving average of the weights is another thing (utils/ema.py).
+moving average of the weights is another thing (utils/engine/model_ema.py).
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, softmax
+from models.attention.ops.numerics import divisor, softmax
 from models.registry import register
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.attention.arithmetic import divisor, reduced, require_multiple, require_odds, require_positive, softmax
+from models.attention.ops.numerics import divisor, reduced, require_multiple, require_odds, require_positive, softmax
 from models.registry import register
 from utils.errors import ModelError
 

@@ -20,7 +20,7 @@ of about 1 / N is ever divided by another.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive, softmax, wide
+from models.attention.ops.numerics import require_positive, softmax, wide
 from models.registry import register
 
 

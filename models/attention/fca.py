@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive, wide
+from models.attention.ops.numerics import require_positive, wide
 from models.attention.se import excitation
 from models.registry import register
 from utils.errors import ModelError

@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, reduced, require_positive
+from models.attention.ops.numerics import divisor, reduced, require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention.arithmetic import reduced, require_flag, require_positive
-from models.attention.positions import interpolate_map
+from models.attention.ops.numerics import reduced, require_flag, require_positive
+from models.attention.ops.positions import interpolate_map
 from models.norms import BatchNorm
 from models.registry import register
 from utils.errors import ModelError

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn, sigmoid
 
-from models.attention.arithmetic import reduced, require_choice, require_number, require_positive, softmax
+from models.attention.ops.numerics import reduced, require_choice, require_number, require_positive, softmax
 from models.identity_start import OpensItself
 from models.norms import ChannelNorm
 from models.registry import register

@@ -19,7 +19,7 @@ the MLP widens by 2. The paper's overlapping cross attention is a block of its o
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_number, require_positive
+from models.attention.ops.numerics import require_number, require_positive
 from models.attention.swin import WindowMSA
 from models.norms import ChannelNorm
 from models.registry import register

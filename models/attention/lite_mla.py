@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu
 
-from models.attention.arithmetic import divisor, require_number, require_odds
-from models.attention.linear_attention import linear_attention
+from models.attention.ops.linear_attention import linear_attention
+from models.attention.ops.numerics import divisor, require_number, require_odds
 from models.layers import Conv
 from models.registry import register
 

@@ -17,7 +17,7 @@ arithmetic are the published ones.
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive
+from models.attention.ops.numerics import require_positive
 from models.registry import register
 
 

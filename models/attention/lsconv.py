@@ -15,8 +15,8 @@ below 8 that divide the channels.
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, require_odd
-from models.attention.neighbourhood import neighbours, weighed
+from models.attention.ops.neighbourhood import neighbours, weighed
+from models.attention.ops.numerics import divisor, require_odd
 from models.layers import Conv
 from models.norms import BatchNorm
 from models.registry import register

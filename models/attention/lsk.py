@@ -19,7 +19,7 @@ are never joined into one map: the mean and the maximum over both are taken from
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_multiple
+from models.attention.ops.numerics import require_multiple
 from models.registry import register
 
 

@@ -20,7 +20,7 @@ starts around one and not around zero. State dict and arithmetic are the publish
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from models.attention.arithmetic import require_choice, require_positive
+from models.attention.ops.numerics import require_choice, require_positive
 from models.registry import register
 
 DILATIONS = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}  # of the paper's kernel sizes

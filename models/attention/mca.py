@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_odd, require_positive
+from models.attention.ops.numerics import require_odd, require_positive
 from models.registry import register
 
 

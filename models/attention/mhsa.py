@@ -21,9 +21,9 @@ logits.
 import torch
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import divisor, require_positive
-from models.attention.dense import attend, to_map, to_tokens
-from models.attention.positions import interpolate
+from models.attention.ops.numerics import divisor, require_positive
+from models.attention.ops.positions import interpolate
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.registry import register
 
 

@@ -20,9 +20,9 @@ reproducible gradient on GPUs, and no operation that exporters refuse.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_number, require_positive
-from models.attention.cells import cell_means
 from models.attention.eca import adaptive_kernel
+from models.attention.ops.numerics import require_number, require_positive
+from models.attention.ops.pooling import cell_means
 from models.registry import register
 
 

@@ -19,9 +19,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import divisor, fitting, require_flag, require_multiple, require_odd, require_positive
-from models.attention.dense import project
-from models.attention.neighbourhood import attend_near, neighbours
+from models.attention.ops.neighbourhood import attend_near, neighbours
+from models.attention.ops.numerics import (
+    divisor,
+    fitting,
+    require_flag,
+    require_multiple,
+    require_odd,
+    require_positive,
+)
+from models.attention.ops.softmax_attention import project
 from models.registry import register
 from utils.errors import ModelError
 

@@ -17,7 +17,7 @@ trained (the outputs are the same); gammas that are all zero give w = 0, not NaN
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive, wide
+from models.attention.ops.numerics import require_positive, wide
 from models.norms import BatchNorm
 from models.registry import register
 

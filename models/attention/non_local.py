@@ -17,8 +17,8 @@ Exact short cut: the N x N weights are torch's fused attention and are not held.
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from models.attention.arithmetic import reduced, require_flag, require_positive
-from models.attention.dense import attend, to_map, to_tokens
+from models.attention.ops.numerics import reduced, require_flag, require_positive
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import OpensItself
 from models.layers import Conv
 from models.registry import register

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention.arithmetic import require_positive
+from models.attention.ops.numerics import require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register

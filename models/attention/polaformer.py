@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu, softplus
 
-from models.attention.arithmetic import (
+from models.attention.ops.linear_attention import linear_attention
+from models.attention.ops.numerics import (
     divisor,
     fitting,
     require_flag,
@@ -29,9 +30,8 @@ from models.attention.arithmetic import (
     require_odd,
     wide,
 )
-from models.attention.dense import project
-from models.attention.linear_attention import linear_attention
-from models.attention.positions import position_grid, position_maps
+from models.attention.ops.positions import position_grid, position_maps
+from models.attention.ops.softmax_attention import project
 from models.registry import register
 
 

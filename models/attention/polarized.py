@@ -21,7 +21,7 @@ Exact short cuts: both softmaxes sum to one, so W_v and U_v, biases included, mo
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_positive, softmax
+from models.attention.ops.numerics import require_positive, softmax
 from models.registry import register
 
 

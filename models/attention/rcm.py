@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from models.attention.arithmetic import require_odd, require_positive
+from models.attention.ops.numerics import require_odd, require_positive
 from models.layers import Conv
 from models.norms import BatchNorm
 from models.registry import register

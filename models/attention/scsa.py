@@ -24,7 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import divisor, require_flag, require_multiple, require_odds, require_positive, softmax
+from models.attention.ops.numerics import (
+    divisor,
+    require_flag,
+    require_multiple,
+    require_odds,
+    require_positive,
+    softmax,
+)
 from models.registry import register
 from utils.errors import ModelError
 

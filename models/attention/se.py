@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention.arithmetic import reduced, require_positive
+from models.attention.ops.numerics import reduced, require_positive
 from models.registry import register
 
 

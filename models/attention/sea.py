@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu6
 
-from models.attention.arithmetic import require_choice, require_positive
-from models.attention.dense import attend
-from models.attention.positions import interpolate
+from models.attention.ops.numerics import require_choice, require_positive
+from models.attention.ops.positions import interpolate
+from models.attention.ops.softmax_attention import attend
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register

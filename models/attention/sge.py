@@ -19,7 +19,7 @@ NaN); the dot products and the spread are worked out in float32 where the model 
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, wide
+from models.attention.ops.numerics import divisor, wide
 from models.registry import register
 
 EPS = 1e-5

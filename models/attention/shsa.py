@@ -16,8 +16,8 @@ published: the block starts as the identity.
 
 from torch import Tensor, cat, nn
 
-from models.attention.arithmetic import require_positive
-from models.attention.dense import attend, to_map, to_tokens
+from models.attention.ops.numerics import require_positive
+from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import OpensItself
 from models.layers import Conv
 from models.registry import register

@@ -20,7 +20,7 @@ and one group can be trained.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, require_multiple
+from models.attention.ops.numerics import divisor, require_multiple
 from models.registry import register
 
 

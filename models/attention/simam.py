@@ -17,7 +17,7 @@ left out when the class is called by hand.
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_number, wide
+from models.attention.ops.numerics import require_number, wide
 from models.registry import register
 
 

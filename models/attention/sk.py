@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.attention.arithmetic import divisor, reduced, require_odds, require_positive, softmax
+from models.attention.ops.numerics import divisor, reduced, require_odds, require_positive, softmax
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register

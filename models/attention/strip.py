@@ -15,7 +15,7 @@ starts around one and not around zero.
 
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_odd, require_positive
+from models.attention.ops.numerics import require_odd, require_positive
 from models.registry import register
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.attention.arithmetic import divisor, require_flag, require_positive
-from models.attention.windows import from_windows, pad_to_multiple, to_windows
+from models.attention.ops.numerics import divisor, require_flag, require_positive
+from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.norms import ChannelNorm
 from models.registry import register
 from utils.errors import ModelError

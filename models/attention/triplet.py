@@ -16,7 +16,7 @@ gradient is reproducible and shared among ties; a single position is taken in tr
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import require_odd, require_positive
+from models.attention.ops.numerics import require_odd, require_positive
 from models.layers import Conv
 from models.registry import register
 

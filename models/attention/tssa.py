@@ -19,8 +19,8 @@ added, as around the attention in the paper (the minus sign is its step down the
 import torch
 from torch import Tensor, nn
 
-from models.attention.arithmetic import divisor, require_flag, wide
-from models.attention.dense import project
+from models.attention.ops.numerics import divisor, require_flag, wide
+from models.attention.ops.softmax_attention import project
 from models.registry import register
 
 

@@ -10,7 +10,7 @@ A file of ours is one dict of tensors and plain values, which torch.load(weights
     settings          how it was evaluated; free for the engine to fill
     date, written_by  when, and by which torch
 
-Every file, ours too, is read by `utils.restricted`, which runs nothing in it, and official YOLOv5 files become the
+Every file, ours too, is read by `utils.checkpoint.restricted`, which runs nothing in it, and official YOLOv5 files become the
 same record. The names below are fetched from their modules when they are first asked for, so that
 `python -m utils.checkpoint --help` answers without torch.
 """

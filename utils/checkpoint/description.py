@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.rows import read_content
+from models.graph.architecture import read_content
 from utils.checkpoint.archive import Archive, StoredTensor, shown
 from utils.checkpoint.official import official_facts
 from utils.checkpoint.record import Checkpoint
+from utils.checkpoint.restricted import PickledObject, read_restricted
 from utils.checkpoint.store import is_ours, open_archive, outline
 from utils.errors import ModelError
-from utils.restricted import Record, read_restricted
 
 _LAYER = re.compile(r"model\.(\d{1,6})\.")
 _COUNTED_APART = ("running_mean", "running_var", "num_batches_tracked", "anchors")  # not learnt
@@ -138,7 +138,7 @@ def _loose_tensors(content: object) -> dict[str, StoredTensor] | None:
     if (
         not isinstance(content, dict)
         or is_ours(content)
-        or any(isinstance(value, Record) for value in content.values())
+        or any(isinstance(value, PickledObject) for value in content.values())
     ):
         return None
     tensors = {

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from utils.checkpoint.archive import Archive, StoredTensor, shown
 from utils.checkpoint.record import Checkpoint
+from utils.checkpoint.restricted import PickledObject, module_state, plain_value
 from utils.errors import CheckpointError
-from utils.restricted import Record, module_state, plain_value
 
 DETECTORS = ("models.yolo.Model", "models.yolo.DetectionModel")
 NORM_EPS = 1e-3  # of all norms in YOLOv5
@@ -71,14 +71,14 @@ def official_checkpoint(content: object, archive: Archive) -> Checkpoint:
 def official_facts(content: object, path: Path) -> dict[str, object]:
     """Return what an official file says beside the model: epoch, best fitness, whether it can be resumed, its flags."""
     model, content = _model_in(content, path)
-    facts: dict[str, object] = {"class": model.name, "average": isinstance(content.get("ema"), Record)}
+    facts: dict[str, object] = {"class": model.name, "average": isinstance(content.get("ema"), PickledObject)}
     for key in ("epoch", "best_fitness", "updates"):
         value = _number(content.get(key))
         if value is not None:
             facts[key] = value
     facts["optimizer"] = isinstance(content.get("optimizer"), dict)
     options = content.get("opt")
-    options = options.state if isinstance(options, Record) and options.name == "argparse.Namespace" else options
+    options = options.state if isinstance(options, PickledObject) and options.name == "argparse.Namespace" else options
     if isinstance(options, dict):
         facts["options"] = {
             str(key): value for key, value in options.items() if isinstance(value, (bool, int, float, str))
@@ -86,35 +86,35 @@ def official_facts(content: object, path: Path) -> dict[str, object]:
     return facts
 
 
-def _model_in(content: object, path: Path) -> tuple[Record, dict]:
+def _model_in(content: object, path: Path) -> tuple[PickledObject, dict]:
     """Return the model and the dict around it; a model saved on its own has an empty one."""
-    if isinstance(content, Record):
+    if isinstance(content, PickledObject):
         return content, {}
     content = content if isinstance(content, dict) else {}
-    model = next((content[key] for key in ("ema", "model") if isinstance(content.get(key), Record)), None)
+    model = next((content[key] for key in ("ema", "model") if isinstance(content.get(key), PickledObject)), None)
     if model is None:
         raise CheckpointError(f"{path}: holds no YOLOv5 detection model")
     return model, content
 
 
-def _modules(model: Record) -> Iterator[Record]:
+def _modules(model: PickledObject) -> Iterator[PickledObject]:
     """Yield a model and the modules in it, in order; the last is the head. Each once, so that it ends."""
     waiting, seen = [model], set()
     while waiting:
         module = waiting.pop()
-        if isinstance(module, Record) and id(module) not in seen:
+        if isinstance(module, PickledObject) and id(module) not in seen:
             seen.add(id(module))
             yield module
             children = module.state.get("_modules")
             waiting += reversed(children.values()) if isinstance(children, dict) else ()
 
 
-def _head(modules: list[Record]) -> Record | None:
+def _head(modules: list[PickledObject]) -> PickledObject | None:
     """Return the module that holds anchors: the head, whatever its class."""
     return next((module for module in modules if "anchors" in (module.state.get("_buffers") or {})), None)
 
 
-def _check_kind(model: Record, modules: list[Record], path: Path) -> None:
+def _check_kind(model: PickledObject, modules: list[PickledObject], path: Path) -> None:
     """Refuse what is no detection model of YOLOv5, saying what it is."""
     if model.name in _OTHERS:
         raise CheckpointError(f"{path}: {model.name} is {_OTHERS[model.name]}")
@@ -126,12 +126,12 @@ def _check_kind(model: Record, modules: list[Record], path: Path) -> None:
         raise CheckpointError(f"{path}: its head is a {shown(head.name)}{other}; only models.yolo.Detect is read")
 
 
-def _check_network(modules: list[Record], path: Path) -> None:
+def _check_network(modules: list[PickledObject], path: Path) -> None:
     """Refuse a network whose weights would load here and compute something else."""
     for module in modules:
         children = module.state.get("_modules")
         act = children.get("act") if isinstance(children, dict) else None
-        if isinstance(act, Record) and act.name not in _ACTIVATIONS:
+        if isinstance(act, PickledObject) and act.name not in _ACTIVATIONS:
             kind = shown(act.name.rpartition(".")[2])
             raise CheckpointError(
                 f"{path}: its {shown(module.name)} has the activation {kind}, and SiLU is what is "
@@ -146,7 +146,7 @@ def _check_network(modules: list[Record], path: Path) -> None:
             )
 
 
-def _names(model: Record, yaml: dict, path: Path) -> list[str]:
+def _names(model: PickledObject, yaml: dict, path: Path) -> list[str]:
     """Return one name a class: of a list, or of a dict by number; "class<number>" where one is missing."""
     classes = yaml.get("nc") if _is_count(yaml.get("nc")) else _number(model.state.get("nc"))
     if not _is_count(classes) or not 1 <= classes <= CLASS_LIMIT:
@@ -166,7 +166,7 @@ def _is_count(value: object) -> bool:
 # ---- anchors ----
 
 
-def _bring_to_grid(archive: Archive, head: Record, state: dict, stride: Tensor | None, yaml: dict) -> None:
+def _bring_to_grid(archive: Archive, head: PickledObject, state: dict, stride: Tensor | None, yaml: dict) -> None:
     """Replace anchors that were left in pixels by their size in grid cells, which is what the state of a model holds."""
     name = next((name for name in state if name.endswith(".anchors")), None)
     anchors = _small(archive, state.get(name))
@@ -197,7 +197,7 @@ def _number(value: object) -> bool | int | float | None:
     """Return a plain number, numpy's scalar or numpy's array of one element as a Python number, else None."""
     if isinstance(value, (bool, int, float)):
         return value
-    if not isinstance(value, Record):
+    if not isinstance(value, PickledObject):
         return None
     if value.name.endswith(".multiarray.scalar") and len(value.arguments) == 2:
         kind, raw = value.arguments
@@ -214,9 +214,16 @@ def _number(value: object) -> bool | int | float | None:
 
 def _unpacked(kind: object, raw: object) -> bool | int | float | None:
     """Return the one number in the bytes of a numpy type; Python 2's way to pickle bytes is as Latin-1 text."""
-    if isinstance(raw, Record) and raw.name == "_codecs.encode" and raw.arguments and isinstance(raw.arguments[0], str):
+    if (
+        isinstance(raw, PickledObject)
+        and raw.name == "_codecs.encode"
+        and raw.arguments
+        and isinstance(raw.arguments[0], str)
+    ):
         raw = raw.arguments[0].encode("latin-1", errors="replace")
-    code = kind.arguments[0] if isinstance(kind, Record) and kind.name == "numpy.dtype" and kind.arguments else None
+    code = (
+        kind.arguments[0] if isinstance(kind, PickledObject) and kind.name == "numpy.dtype" and kind.arguments else None
+    )
     letter = _NUMBERS.get(code.lstrip("<=|")) if isinstance(code, str) else None
     if letter is None or not isinstance(raw, bytes) or len(raw) != struct.calcsize(letter):
         return None

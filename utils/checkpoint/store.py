@@ -13,10 +13,10 @@ from models.yolo import Model
 from utils.checkpoint.archive import Archive, StoredTensor, shown
 from utils.checkpoint.official import official_checkpoint
 from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, plain
+from utils.checkpoint.restricted import PickledObject, plain_value, read_restricted
 from utils.download import fetch
 from utils.errors import CheckpointError, nearest
 from utils.files import ROOT, write_atomically
-from utils.restricted import Record, plain_value, read_restricted
 
 RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.1"
 PUBLISHED = tuple(f"yolov5{size}{head}.pt" for head in ("", "6") for size in "nsmlx")
@@ -92,7 +92,7 @@ def outline(archive: Archive, content: object) -> Checkpoint:
     if is_ours(content):
         return _from_ours(content, archive.path)
     models = [content.get("ema"), content.get("model")] if isinstance(content, dict) else [content]
-    if any(isinstance(model, Record) for model in models):
+    if any(isinstance(model, PickledObject) for model in models):
         return official_checkpoint(content, archive)
     raise CheckpointError(
         f"{archive.path}: holds tensors without a model's description; expected a checkpoint of ours or of YOLOv5"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from utils.checkpoint.archive import StoredTensor, shown
 from utils.checkpoint.record import Checkpoint, now
+from utils.checkpoint.restricted import read_restricted
 from utils.checkpoint.store import (
     build_model,
     is_ours,
@@ -26,7 +27,6 @@ from utils.checkpoint.store import (
 )
 from utils.errors import CheckpointError, ModelError
 from utils.files import write_atomically
-from utils.restricted import read_restricted
 
 
 def convert(source: Path | str, output: Path | str, target: str | None = None, force: bool = False) -> Path:

@@ -1,6 +1,5 @@
 """Finding and reading the yaml files that users write, with errors that name file and line."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import ConfigError, nearest

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import torch
 
-from utils.datasets.images import read_image
 from utils.datasets.letterbox import fitted_size, resize
 from utils.errors import ConfigError, DataError
 from utils.files import write_atomically
+from utils.images import read_image
 from utils.log import LOGGER, progress
 
 MEMORY_SHARE = 0.8  # of the free memory that a cache may take

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.images import IMAGE_SUFFIXES, is_image
 from utils.errors import DataError
 from utils.files import read_text
+from utils.images import IMAGE_SUFFIXES, is_image
 
 POLICIES = ("skip", "clip", "strict")
 TINY = 1e-3  # coordinates that leave 0..1 by no more than this are always set to 0 or 1

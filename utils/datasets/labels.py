@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 
 from utils.datasets import label_cache
-from utils.datasets.images import inspect_image
 from utils.datasets.label_files import (
     CLIPPED,
     DROPPED,
@@ -30,6 +29,7 @@ from utils.datasets.label_files import (
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, nearest
 from utils.files import write_atomically
+from utils.images import inspect_image
 from utils.log import LOGGER, progress
 from utils.types import Labels
 

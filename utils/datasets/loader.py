@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from utils.datasets.augment import quadrupled
-from utils.datasets.detection import DetectionDataset, collate
+from utils.datasets.augmentation import quadrupled
+from utils.datasets.dataset import DetectionDataset, collate
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, UserError
 from utils.types import Batch, Letterbox, Sample

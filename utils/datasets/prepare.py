@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from utils.config import DatasetSpec
-from utils.datasets import shapes
+from utils.datasets import drawn_shapes as shapes
 from utils.download import fetch
 from utils.errors import ConfigError, DataError
 from utils.log import LOGGER

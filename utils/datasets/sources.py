@@ -15,11 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from utils.datasets.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from utils.datasets.streams import Backoff, StreamReader, public_address, read_streams, refuse_unsupported
 from utils.datasets.video import VideoReader, open_capture
 from utils.errors import DataError, nearest
 from utils.files import read_text
+from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from utils.log import LOGGER
 
 _STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")

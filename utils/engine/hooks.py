@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from models.identity_start import gate_strengths
-from utils.engine.fit import EpochReport, Hook, Progress, Trainer
 from utils.engine.nonfinite import all_finite
+from utils.engine.trainer import EpochProgress, EpochReport, Hook, Trainer
 from utils.errors import NonFiniteError
 from utils.files import write_atomically
 from utils.log import LOGGER, shares_terminal
@@ -64,7 +64,7 @@ class Console(Hook):
         LOGGER.info("\n" + "".join(f"{name:>10}" for name in self.HEADER))
         self.bar = progress_bar(None, total=len(trainer.parts.loader))
 
-    def after_batch(self, trainer: Trainer, batch: Batch, progress: Progress) -> None:
+    def after_batch(self, trainer: Trainer, batch: Batch, progress: EpochProgress) -> None:
         cells = (
             f"{progress.epoch}/{trainer.epochs - 1}",
             _gpu_memory(trainer.parts.device),
@@ -142,13 +142,13 @@ class TensorBoard(Hook):
             self.writer.close()
 
 
-class BatchPictures(Hook):
+class TrainBatchImages(Hook):
     """train_batch0.jpg to train_batch2.jpg: the run's first batches as the network sees them."""
 
     def __init__(self, directory: Path, names: list[str], count: int = 3):
         self.directory, self.names, self.count = directory, names, count
 
-    def after_batch(self, trainer: Trainer, batch: Batch, progress: Progress) -> None:
+    def after_batch(self, trainer: Trainer, batch: Batch, progress: EpochProgress) -> None:
         number = progress.done - 1
         if progress.epoch == 0 and number < self.count:
             from utils.plots.batches import plot_batch

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from utils.datasets.sources import Frame
-from utils.engine.predict import Prediction
 from utils.engine.prediction_writers import Artist
+from utils.engine.predictor import Prediction
 from utils.log import LOGGER, warn_once
 from utils.plots.features import save_features
 

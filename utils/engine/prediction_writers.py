@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from utils.boxes import clip
-from utils.datasets.images import write_image
-from utils.engine.predict import Prediction
+from utils.engine.predictor import Prediction
 from utils.errors import UserError
+from utils.images import write_image
 from utils.plots.annotate import Annotator
 from utils.plots.colors import color
 

@@ -13,11 +13,7 @@ from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, 
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.device import select_device
 from utils.engine.autobatch import auto_batch_size
-from utils.engine.evaluate import Evaluation, evaluate
-from utils.engine.fit import Hook, Trainer
-from utils.engine.hooks import BatchPictures, Checkpoints, Console, ResultsFile, TensorBoard
-from utils.engine.restore import restoring
-from utils.engine.setup import (
+from utils.engine.build import (
     Data,
     build_data,
     build_detector,
@@ -27,11 +23,15 @@ from utils.engine.setup import (
     prepare_process,
     round_image_size,
 )
-from utils.engine.validate import validate_checkpoint
+from utils.engine.evaluator import Evaluation, evaluate
+from utils.engine.hooks import Checkpoints, Console, ResultsFile, TensorBoard, TrainBatchImages
+from utils.engine.optim import EarlyStopping
+from utils.engine.resume import restoring
+from utils.engine.trainer import Hook, Trainer
+from utils.engine.validation import validate_checkpoint
 from utils.errors import CheckpointError
 from utils.files import ROOT, new_run_dir, write_atomically
 from utils.log import LOGGER
-from utils.optim import EarlyStopping
 from utils.types import TrainState
 
 
@@ -89,7 +89,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
         hooks=[
             ResultsFile(save_dir / "results.csv"),
             TensorBoard(save_dir),
-            BatchPictures(save_dir, model.names),
+            TrainBatchImages(save_dir, model.names),
             Checkpoints(save_dir / "weights", saver(config, hyp), config.save_period, config.nosave),
             Console(),
             *hooks,
@@ -184,7 +184,7 @@ def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) ->
 
 def draw_labels(data: Data, save_dir: Path) -> None:
     """Leave labels.jpg and labels_correlogram.jpg in the run's folder."""
-    from utils.plots.labels import plot_labels
+    from utils.plots.label_statistics import plot_labels
 
     store = data.train.dataset.store
     plot_labels(store.cls, store.xywhn, data.spec.names, save_dir)

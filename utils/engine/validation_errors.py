@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.engine.evaluate import Evaluation
-from utils.metrics import ImageResult
-from utils.tide import ErrorKinds, error_kinds
+from utils.engine.evaluator import Evaluation
+from utils.metrics.average_precision import ImageResult
+from utils.statistics.tide import ErrorKinds, error_kinds
 
 NO_BEST_F1 = {"best_f1": None, "best_f1_confidence": None, "best_f1_precision": None, "best_f1_recall": None}
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.boxes import xyxy_to_xywhn
-from utils.coco import CocoMetrics, explain_difference
-from utils.engine.evaluate import EvaluatedBatch, Evaluation
+from utils.engine.evaluator import EvaluatedBatch, Evaluation
 from utils.engine.validation_errors import NO_BEST_F1, CountedErrors, best_f1
 from utils.files import write_atomically
 from utils.log import warn_once
-from utils.metrics import ImageResult
+from utils.metrics.average_precision import ImageResult
+from utils.metrics.coco import CocoMetrics, explain_difference
 from utils.types import DetectionMetrics
 
 PICTURED_BATCHES = 3
@@ -109,7 +109,7 @@ def category_ids(names: Sequence[str]) -> tuple[int, ...]:
     return COCO_IDS if is_coco else tuple(range(len(names)))
 
 
-class BatchPictures:
+class ValBatchImages:
     """val_batch0..2_labels.jpg and val_batch0..2_pred.jpg: the first batches as labelled and as detected."""
 
     def __init__(self, save_dir: Path, names: Sequence[str]):
@@ -127,9 +127,8 @@ class BatchPictures:
 
 def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path, errors: CountedErrors) -> None:
     """Write F1, P, R and PR_curve.png, confusion_matrix.png and errors.png."""
-    from utils.plots.confusion import plot_confusion
     from utils.plots.curves import plot_threshold_curves
-    from utils.plots.errors import plot_errors
+    from utils.plots.error_plots import plot_confusion, plot_errors
 
     plot_threshold_curves(evaluation.curves, names, save_dir)
     confusion = evaluation.confusion

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.datasets.images import write_image
+from utils.images import write_image
 from utils.plots.annotate import Annotator
 from utils.plots.colors import color
 from utils.types import Detections

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DataError
-from utils.metrics import Curves
+from utils.metrics.average_precision import Curves
 from utils.plots.canvas import canvas, unit_color
 from utils.plots.colors import color
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from utils.datasets.images import write_image
+from utils.images import write_image
 
 _COLUMNS = 8
 _CELL = 128  # pixels: a map's longer side in the picture

@@ -3,10 +3,10 @@
 counting.py counts operations, memory.py bytes, timing.py milliseconds; layers.py puts them side by side, a row a layer.
 """
 
-from utils.profile.counting import describe_gflops, flop_counter, flops, thop_gflops
-from utils.profile.layers import Figures, LayerProfile, ModelProfile, profile_layers, render
+from models.graph.flops import describe_gflops, flop_counter, flops, thop_gflops
+from utils.profile.components import attention_parts, for_inference
+from utils.profile.layer_profile import Figures, LayerProfile, ModelProfile, profile_layers, render
 from utils.profile.memory import LiveBytes, inference_peak, kept_for_backward, training_peak
-from utils.profile.parts import attention_parts, for_inference
 from utils.profile.timing import layer_times, log_layer_times
 
 __all__ = [

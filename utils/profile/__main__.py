@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from models.graph.flops import shortened
 from models.registry import BLOCK_ERRORS, load_plugin
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
@@ -17,10 +18,9 @@ from utils.cli import guarded
 from utils.device import select_device
 from utils.errors import ConfigError, ModelError
 from utils.log import LOGGER, configure
-from utils.profile.counting import shortened
-from utils.profile.layers import profile_layers, render
+from utils.profile.layer_profile import profile_layers, render
 from utils.profile.timing import ROUNDS
-from utils.transfer import transfer_weights
+from utils.transfer.pretrained import transfer_weights
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from models.graph.flops import Size, copied, input_shape
 from models.registry import BLOCK_ERRORS
-from utils.profile.counting import Size, copied, input_shape
-from utils.profile.parts import Part, watched
+from utils.profile.components import Part, watched
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 Result = TypeVar("Result")

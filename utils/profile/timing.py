@@ -5,10 +5,10 @@ import time
 import torch
 from torch import Tensor, nn
 
+from models.graph.flops import Size, input_shape
 from utils.device import synchronize
 from utils.log import LOGGER
-from utils.profile.counting import Size, input_shape
-from utils.profile.parts import Meter, Part, watched
+from utils.profile.components import Meter, Part, watched
 
 ROUNDS = 10
 

@@ -4,6 +4,6 @@ permutation tests and verdicts. docs/compare.md has the formulas and their sourc
 
 from utils.statistics.comparison import compare_variants
 from utils.statistics.precision import AveragePrecision, average_precision, matches_of
-from utils.statistics.records import Difference, Matches
+from utils.statistics.types import Difference, MatchedDetections
 
-__all__ = ("AveragePrecision", "Difference", "Matches", "average_precision", "compare_variants", "matches_of")
+__all__ = ("AveragePrecision", "Difference", "MatchedDetections", "average_precision", "compare_variants", "matches_of")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.statistics.precision import OVERALL, average_precision, metric_names
-from utils.statistics.records import Difference, Matches
 from utils.statistics.resampling import Seeds, common_seeds, exchange_p_values, image_covariances, seed_variances
 from utils.statistics.student import student_quantile
+from utils.statistics.types import Difference, MatchedDetections
 
 RESAMPLES = 10_000
 PERMUTATIONS = 2_000
@@ -28,7 +28,7 @@ def compare_variants(
 ) -> dict[str, dict[str, Difference]]:
     """Return by variant and metric ("mAP50-95", "mAP50", "AP75", "class/<name>") the difference to the baseline.
 
-    baseline, and each of variants: `Matches` by seed, all of the same images and labels; names: of the classes. `rng`
+    baseline, and each of variants: `MatchedDetections` by seed, all of the same images and labels; names: of the classes. `rng`
     decides every draw. A variant that shares no seed with the baseline is left out. Classes without labels have no entry.
     ValueError: the evaluations are not of the same labels.
     """
@@ -106,7 +106,7 @@ def _differences(baseline: Seeds, variant: Seeds) -> np.ndarray:
     return np.stack([_scores(variant[seed]) - _scores(baseline[seed]) for seed in common_seeds(baseline, variant)])
 
 
-def _scores(matches: Matches) -> np.ndarray:
+def _scores(matches: MatchedDetections) -> np.ndarray:
     """(3 + nc,) the figures of one run in the order of `metric_names`."""
     found = average_precision(matches)
     return np.array([found.map, found.map50, found.ap75, *found.per_class])

@@ -1,6 +1,6 @@
-"""Average precision as utils.metrics computes it, of any number of resamplings of the images at once.
+"""Average precision as utils.metrics.average_precision computes it, of any number of resamplings of the images at once.
 
-A resampling says how often each image occurs. The curve of utils.metrics, sampled at recalls i/100, is a step function
+A resampling says how often each image occurs. The curve of utils.metrics.average_precision, sampled at recalls i/100, is a step function
 up to its last detection: between two correct detections its envelope is the precision at the later one, so of a
 class with N labels, H_j correct and D_j detections in all up to the j-th correct one,
 
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.boxes import iou_matrix
-from utils.metrics import IOU_THRESHOLDS, ImageResult, match, ranking
-from utils.statistics.records import Matches
+from utils.metrics.average_precision import IOU_THRESHOLDS, ImageResult, match, ranking
+from utils.statistics.types import MatchedDetections
 
 AT_75 = 5  # place of IoU 0.75 in IOU_THRESHOLDS
 OVERALL = ("mAP50-95", "mAP50", "AP75")
@@ -58,7 +58,7 @@ class AveragePrecision:
         return np.where(self.labels > 0, self.ap.mean(1), np.nan)
 
 
-def matches_of(results: Sequence[ImageResult], nc: int) -> Matches:
+def matches_of(results: Sequence[ImageResult], nc: int) -> MatchedDetections:
     """Match the detections of `results` (in the order of the data set) and rank them, as DetectionAccumulator does."""
     labels = np.zeros((len(results), nc), np.int32)
     found = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros((0, len(IOU_THRESHOLDS)), bool))]
@@ -71,7 +71,7 @@ def matches_of(results: Sequence[ImageResult], nc: int) -> Matches:
         found.append(_matched(result, place, labels_cls, nc))
     image, conf, cls, correct = (np.concatenate(parts) for parts in zip(*found))
     rank = ranking(conf)
-    return Matches(image[rank], conf[rank].astype(np.float32), cls[rank], correct[rank], labels)
+    return MatchedDetections(image[rank], conf[rank].astype(np.float32), cls[rank], correct[rank], labels)
 
 
 def _matched(result: ImageResult, place: int, labels_cls: np.ndarray, nc: int) -> tuple[np.ndarray, ...]:
@@ -85,7 +85,7 @@ def _matched(result: ImageResult, place: int, labels_cls: np.ndarray, nc: int) -
     return np.full(len(cls), place, np.int32), conf, cls, match(cls, labels_cls, overlap)
 
 
-def average_precision(matches: Matches, weights: np.ndarray | None = None) -> AveragePrecision:
+def average_precision(matches: MatchedDetections, weights: np.ndarray | None = None) -> AveragePrecision:
     """AP of a data set in which image i stands weights[i] times, (images,) whole numbers; once each without weights.
 
     Equal to DetectionAccumulator's figures, to rounding.
@@ -113,7 +113,7 @@ def metrics_of(ap: np.ndarray) -> np.ndarray:
     return np.concatenate((means, classes), 1)
 
 
-def resampled_ap(matches: Matches, weights: np.ndarray, dtype: type = np.float32) -> np.ndarray:
+def resampled_ap(matches: MatchedDetections, weights: np.ndarray, dtype: type = np.float32) -> np.ndarray:
     """AP (R, nc, 10) of R resamplings; weights (R, images) whole numbers, how often each image occurs.
 
     nan where a class has no labels. In float32 good to about 1e-6, in float64 to rounding.
@@ -164,7 +164,7 @@ class _Ranked:
         return found
 
 
-def _by_class(matches: Matches) -> Iterator[_Ranked]:
+def _by_class(matches: MatchedDetections) -> Iterator[_Ranked]:
     order = matches.cls.argsort(kind="stable")
     ends = np.searchsorted(matches.cls[order], np.arange(matches.nc + 1))
     for start, stop in zip(ends, ends[1:]):
@@ -213,7 +213,7 @@ def _tail(hundred: np.ndarray, below: np.ndarray, detections: np.ndarray, labels
     return hundred / detections * line
 
 
-def interleaved(baseline: Matches, variant: Matches) -> Matches:
+def interleaved(baseline: MatchedDetections, variant: MatchedDetections) -> MatchedDetections:
     """Both models' detections in one ranking, as of twice as many images: first the baseline's, then the variant's.
 
     Weights (1 - z, z) draw the mixture that takes the images with z = 1 from the variant.
@@ -226,4 +226,4 @@ def interleaved(baseline: Matches, variant: Matches) -> Matches:
         np.concatenate((baseline.cls, variant.cls)),
         np.concatenate((baseline.correct, variant.correct)),
     )
-    return Matches(*(part[rank] for part in parts), np.concatenate((baseline.labels, variant.labels)))
+    return MatchedDetections(*(part[rank] for part in parts), np.concatenate((baseline.labels, variant.labels)))

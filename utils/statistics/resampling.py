@@ -1,6 +1,6 @@
 """The two ways in which images stand in for chance: drawn again with replacement, and exchanged between two models.
 
-Every model and every seed of a study sees the same draw. A study is a baseline's `Matches` by seed and each variant's by
+Every model and every seed of a study sees the same draw. A study is a baseline's `MatchedDetections` by seed and each variant's by
 seed; a variant is paired with the baseline over the seeds that both have.
 """
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from utils.statistics.precision import BLOCK, interleaved, metrics_of, resampled_ap
-from utils.statistics.records import Matches
+from utils.statistics.types import MatchedDetections
 
-Seeds = Mapping[int, Matches]
+Seeds = Mapping[int, MatchedDetections]
 NOISE = 1e-9  # a standard error below this is rounding
 ROUNDING = 1e-5  # relative; two statistics closer than this count as equal
 
@@ -92,7 +92,7 @@ def seed_variances(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {name: np.maximum(pooled, values.var(0, ddof=1)) for name, values in several.items()}
 
 
-def _exchanged(pairs: Mapping[str, list[Matches]], taken: np.ndarray) -> dict[str, np.ndarray]:
+def _exchanged(pairs: Mapping[str, list[MatchedDetections]], taken: np.ndarray) -> dict[str, np.ndarray]:
     """(S, n, K) differences after exchanging the images with taken (n, images) = 1."""
     mixtures = np.block([[1 - taken, taken], [taken, 1 - taken]])  # the baseline's place, then the variant's
     count = len(taken)
@@ -103,7 +103,7 @@ def _exchanged(pairs: Mapping[str, list[Matches]], taken: np.ndarray) -> dict[st
     return differences
 
 
-def _metrics(matches: Matches, weights: np.ndarray) -> np.ndarray:
+def _metrics(matches: MatchedDetections, weights: np.ndarray) -> np.ndarray:
     return metrics_of(resampled_ap(matches, weights)).astype(np.float64)
 
 
@@ -111,7 +111,7 @@ def _images(baseline: Seeds) -> int:
     return next(iter(baseline.values())).images
 
 
-def _blocks(total: int, matches: Matches) -> Iterator[int]:
+def _blocks(total: int, matches: MatchedDetections) -> Iterator[int]:
     """Sizes of blocks of draws, together `total`, each small enough to hold."""
     size = max(1, BLOCK // max(matches.images, 10 * matches.nc))
     for start in range(0, total, size):

@@ -1,0 +1,60 @@
+"""Tables of positions for maps of any size: interpolated linearly, by a product whose gradient is reproducible."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.attention.ops.numerics import require_positive
+
+
+def interpolate(table: Tensor, length: int) -> Tensor:
+    """Return `table` (..., n) interpolated linearly to (..., length), cell centres aligned. Written as a
+    product with hat functions, whose gradient is reproducible on every device.
+    """
+    own = table.shape[-1]
+    if own == length:
+        return table
+    wide = torch.promote_types(table.dtype, torch.float32)  # half precision places a cell too coarsely
+    cells = torch.arange(own, dtype=wide, device=table.device)
+    places = (torch.arange(length, dtype=wide, device=table.device) + 0.5) * (own / length) - 0.5
+    hats = (1 - (places.clamp(0, own - 1) - cells.unsqueeze(1)).abs()).clamp(min=0)  # (n, length)
+    return table @ hats.to(table.dtype)
+
+
+def interpolate_map(table: Tensor, size: Sequence[int]) -> Tensor:
+    """Return `table` (..., h, w) interpolated linearly along both axes to (..., H, W)."""
+    height, width = size
+    return interpolate(interpolate(table, width).transpose(-2, -1), height).transpose(-2, -1)
+
+
+def position_grid(block: str, num_patches: int | Sequence[int]) -> tuple[int, tuple[int, int] | None]:
+    """Return the number of positions of a table and its (rows, columns), None where only the number is known.
+    Raises ModelError for what is neither a number nor a pair of them.
+    """
+    if isinstance(num_patches, int):
+        require_positive(block, num_patches=num_patches)
+        return num_patches, None
+    is_pair = isinstance(num_patches, list | tuple) and len(num_patches) == 2
+    sides: list[Any] = list(num_patches) if is_pair else [num_patches] * 2
+    require_positive(block, **{"num_patches' rows": sides[0], "num_patches' columns": sides[1]})
+    return sides[0] * sides[1], (sides[0], sides[1])
+
+
+def position_maps(table: Tensor, grid: tuple[int, int] | None, size: Sequence[int]) -> Tensor:
+    """Return a table (1, rows * columns, C) as maps (1, C, H, W), interpolated linearly to `size`.
+
+    A table of which only the number of positions is known is used as it stands on maps of that many positions;
+    elsewhere it is taken to be the most nearly square grid.
+    """
+    count, (H, W) = table.shape[1], size
+    if grid is None:
+        grid = (H, W) if count == H * W else squarest(count)
+    return interpolate_map(table.transpose(1, 2).unflatten(2, grid), size)
+
+
+def squarest(count: int) -> tuple[int, int]:
+    """Return the two factors of `count` that differ least, the smaller one first."""
+    rows = next(number for number in range(int(count**0.5), 0, -1) if count % number == 0)
+    return rows, count // rows

@@ -1,0 +1,326 @@
+"""Model yamls as rows of layers: finding, reading and checking them, putting blocks in, writing. No torch.
+
+A row is [sources, repeats, block, args]. A source is a layer's number, or a negative distance. Only this room
+knows the format; models/graph/spec.py adds what a network needs of it. When a block B is put behind layer k, every
+layer that read k, by number, by distance or as the row above, reads B instead, and every number and distance
+that spans B moves by one.
+"""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as with_fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import ModelError, nearest
+from utils.files import ROOT, read_text
+
+SECTIONS = ("backbone", "head")
+LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # in this order at the head of a file
+KEYS = (*LEADING_KEYS, *SECTIONS)
+OPTIONAL_KEYS = ("ch", "inplace", "names", "attention_start")
+FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
+IMAGE = -1  # the source of layer 0
+SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}  # depth, width
+WORD = re.compile(r"[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: `sources` is an integer or a list of them, `note` a word for the comment behind it, `where`
+    the beginning of a message about it, such as "mine.yaml:31: layer 12 (head row 3) CBAM".
+    """
+
+    sources: int | list[int]
+    repeats: int
+    block: str
+    args: list[Any]
+    section: str
+    note: str = ""
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model yaml: its settings (all keys but backbone and head) and its rows, backbone first."""
+
+    file: str
+    settings: dict[str, Any]
+    rows: tuple[Row, ...]
+
+
+# ---- reading ----
+
+
+def find_yaml(path: Path | str) -> Path:
+    """Return the model yaml meant by `path`: as it stands, from the project's folder, or a bare name in
+    models/ or models/hub/. Raises ModelError with the nearest names when it is nowhere.
+    """
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ModelError(f"{path} is no model yaml: its name must end in .yaml (weights are given by --weights)")
+    for candidate in (path, ROOT / path, *(folder / path.name for folder in FOLDERS if path.parent == Path("."))):
+        if candidate.is_file():
+            return candidate
+    there = [item.name for folder in (path.parent, *FOLDERS) if folder.is_dir() for item in folder.glob("*.yaml")]
+    raise ModelError(f"{path} does not exist{nearest(path.name, there)}; model yamls lie in models/ and models/hub/")
+
+
+def read_yaml(path: Path | str) -> Architecture:
+    """Return the model yaml that `find_yaml` finds, rows and sources checked.
+
+    Raises ModelError naming file, line, row and the way out when it has not the v6.1 form.
+    """
+    file, content, rows = read_content(path)
+    for index, row in enumerate(rows):
+        try:
+            check_sources(row.sources, [earlier.block for earlier in rows[:index]])
+        except ValueError as error:
+            raise ModelError(f"{row.where}: {error}") from None
+    settings = {key: value for key, value in content.items() if key not in SECTIONS}
+    return Architecture(Path(file).name, settings, rows)
+
+
+def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[Row, ...]]:
+    """Return a model yaml's name, content (a copy) and rows, from a path for `find_yaml` or from its content.
+
+    Keys and the form of each row are checked, whether the sources are there is not: see `check_sources`.
+    """
+    if isinstance(cfg, Mapping):
+        file, content, lines = str(cfg.get("yaml_file", "model yaml")), copy.deepcopy(dict(cfg)), {}
+    else:
+        path = find_yaml(cfg)
+        file = str(path)
+        content, lines = _load(path)
+    _check_keys(file, content)
+    rows: list[Row] = []
+    for section in SECTIONS:
+        for number, raw in enumerate(content[section]):
+            line = lines.get((section, number))
+            where = f"{file if line is None else f'{file}:{line}'}: layer {len(rows)} ({section} row {number + 1})"
+            rows.append(_row(where, raw, section))
+    return file, content, tuple(rows)
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
+    """Return a yaml's content and the line of each row by (section, row number)."""
+    try:
+        loader = yaml.SafeLoader(read_text(path))
+        try:
+            node = loader.get_single_node()
+            content = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        spot = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ModelError(f"{spot}: not valid yaml: {getattr(error, 'problem', None) or 'cannot be read'}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(KEYS)}")
+    lines = {}
+    for key, value in node.value:
+        if key.value in SECTIONS and isinstance(value, yaml.SequenceNode):
+            lines.update({(key.value, number): row.start_mark.line + 1 for number, row in enumerate(value.value)})
+    return content, lines
+
+
+def _check_keys(file: str, content: dict[str, Any]) -> None:
+    strangers = [str(key) for key in content if key not in KEYS and key not in OPTIONAL_KEYS]
+    for key in KEYS:
+        if key not in content:
+            found = nearest(key, strangers).replace("did you mean", "the file has").replace("?", "")
+            raise ModelError(f"{file}: the key {key!r} is missing{found}; a model yaml holds {', '.join(KEYS)}")
+    for section in SECTIONS:
+        if not isinstance(content[section], list) or not content[section]:
+            raise ModelError(f"{file}: {section} must be a list of [from, number, module, args] rows")
+
+
+def _row(where: str, raw: Any, section: str) -> Row:
+    if not isinstance(raw, list) or len(raw) != 4:
+        raise ModelError(f"{where}: a row is [from, number, module, args], got {raw!r}")
+    sources, repeats, block, args = raw
+    if not isinstance(block, str):
+        raise ModelError(f"{where}: the third entry is the block's name, got {block!r}")
+    where = f"{where} {block}"
+    if not is_number(repeats, int) or repeats < 1:
+        raise ModelError(f"{where}: the second entry is how often it repeats, at least 1, got {repeats!r}")
+    if not isinstance(args, list):
+        raise ModelError(f"{where}: the fourth entry is a list of arguments, [] for none, got {args!r}")
+    if sources == []:
+        raise ModelError(f"{where}: it reads no layer; -1 is the one before")
+    for source in listed(sources):
+        if not is_number(source, int):
+            raise ModelError(f"{where}: a source is a layer's number or -1 for the one before, got {source!r}")
+    return Row(sources, repeats, block, args, section, where=where)
+
+
+def is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    """Return whether `value` is a number of that kind; yaml's true and false are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def listed(sources: int | list[int]) -> list[int]:
+    """Return `sources` as a list."""
+    return sources if isinstance(sources, list) else [sources]
+
+
+def absolute(source: int, index: int) -> int:
+    """Return the number of the layer that `source` means in row `index`; IMAGE is what layer 0 reads by -1."""
+    return index + source if source < 0 else source
+
+
+def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
+    """Raise ValueError unless every source of the row behind the layers `earlier`, of which each is described by
+    a word, is one of them. The reason lists what may be read.
+    """
+    index = len(earlier)
+    for source in listed(sources):
+        layer = absolute(source, index)
+        if 0 <= layer < index or index == 0 and layer == IMAGE:
+            continue
+        if index == 0:
+            raise ValueError(f"source {source} is no picture; the first layer reads the image, -1")
+        if layer < 0:
+            reason = f"reaches {-layer} before layer 0; -1 to -{index} are there"
+        else:
+            reason = "is the layer itself" if layer == index else "comes later in the file"
+            reason += f"; it may read -1 or layers 0 to {index - 1}"
+        choices = ", ".join(f"{number} {words}" for number, words in enumerate(earlier))
+        raise ValueError(f"source {source} {reason}: {choices}")
+
+
+# ---- changing ----
+
+
+def insert_block(
+    architecture: Architecture, block: str, after: Sequence[int], args: Sequence[Any] = ()
+) -> Architecture:
+    """Return `architecture` with `block` behind each layer of `after` (numbers of the given architecture).
+
+    args: the block's yaml arguments, one list for all places or a list of lists, one for each place.
+    Raises ModelError when a layer is not there, stands twice, or is the last (nothing reads it).
+    """
+    rows = architecture.rows
+    _check_layers(architecture, "after", after, len(rows) - 1)
+    per_place = dict(zip(after, _args_per_place(architecture, after, args), strict=True))
+    result: list[Row] = []
+    for index, row in enumerate(rows):
+        result.append(with_fields(row, sources=_renumbered(row.sources, index, set(after))))
+        if index in per_place:
+            result.append(Row(-1, 1, block, per_place[index], row.section, "attention"))
+    return with_fields(architecture, rows=tuple(result))
+
+
+def replace_block(
+    architecture: Architecture, old: str, at: Sequence[int], new: str, args: Sequence[Any] | None = None
+) -> Architecture:
+    """Return `architecture` with `new` in the place of the `old` blocks at the layers `at`; sources and repeats
+    stay. args: as for `insert_block`; None keeps each row's first argument (its channels) and drops the rest.
+    Raises ModelError when a layer is not there or is no `old`.
+    """
+    _check_layers(architecture, "at", at, len(architecture.rows))
+    rows = list(architecture.rows)
+    for index in at:
+        if rows[index].block != old:
+            there = [number for number, row in enumerate(rows) if row.block == old]
+            raise ModelError(
+                f"{architecture.file}: layer {index} is {rows[index].block}, not {old}; "
+                + (
+                    f"{old} stands at {there}"
+                    if there
+                    else f"no layer is {old}{nearest(old, {row.block for row in rows})}"
+                )
+            )
+    per_place = [rows[index].args[:1] for index in at] if args is None else _args_per_place(architecture, at, args)
+    for index, own in zip(at, per_place, strict=True):
+        rows[index] = with_fields(rows[index], block=new, args=own, note=f"was {old}")
+    return with_fields(architecture, rows=tuple(rows))
+
+
+def _check_layers(architecture: Architecture, word: str, layers: Any, end: int) -> None:
+    if not isinstance(layers, (list, tuple)) or not layers or not all(type(layer) is int for layer in layers):
+        raise ModelError(f"{architecture.file}: {word} must be a list of layer numbers, got {layers!r}")
+    for layer in layers:
+        if not 0 <= layer < end:
+            raise ModelError(f"{architecture.file}: {word} {layer}: there are layers 0 to {end - 1} to choose from")
+    if len(set(layers)) != len(layers):
+        raise ModelError(f"{architecture.file}: {word} {list(layers)} names a layer twice")
+
+
+def _args_per_place(architecture: Architecture, places: Sequence[int], args: Sequence[Any]) -> list[list[Any]]:
+    if not isinstance(args, (list, tuple)):
+        raise ModelError(f"{architecture.file}: args must be a list, got {args!r}")
+    if args and all(isinstance(each, (list, tuple)) for each in args):
+        if len(args) != len(places):
+            raise ModelError(f"{architecture.file}: {len(args)} lists of args for {len(places)} places")
+        return [list(each) for each in args]
+    return [list(args) for _ in places]
+
+
+def _renumbered(sources: int | list[int], index: int, after: set[int]) -> int | list[int]:
+    """Return the sources of layer `index` once blocks stand behind the layers `after`."""
+    if isinstance(sources, list):
+        return [_renumbered_one(source, index, after) for source in sources]
+    return _renumbered_one(sources, index, after)
+
+
+def _renumbered_one(source: int, index: int, after: set[int]) -> int:
+    if index == 0:  # reads the image
+        return source
+    layer = absolute(source, index)
+    attended = layer + sum(1 for place in after if place <= layer)  # the block behind it, if there is one
+    own = index + sum(1 for place in after if place < index)
+    return attended - own if source < 0 else attended
+
+
+# ---- writing ----
+
+
+def parse(where: str, text: str) -> list[Any]:
+    """Return the list written in `text`. Raises ModelError, naming `where`, if it is none."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, list):
+        raise ModelError(f'{where}: {text!r} is not a list; write for example "[1024, 16]"')
+    return value
+
+
+def render(architecture: Architecture, header: Sequence[str] = ()) -> str:
+    """Return `architecture` as the text of a v6.1-format yaml with layer numbers in comments."""
+    lines = [f"# {line}" for line in header] + [""] * bool(header)
+    settings = architecture.settings
+    for key in (
+        *(key for key in LEADING_KEYS if key in settings),
+        *(key for key in settings if key not in LEADING_KEYS),
+    ):
+        lines += _setting(key, settings[key])
+    for section in SECTIONS:
+        lines += ["", f"{section}:", "  # [from, number, module, args]"]
+        for index, row in enumerate(architecture.rows):
+            if row.section == section:
+                body = f"[{_text(row.sources)}, {_text(row.repeats)}, {_text(row.block)}, {_text(row.args)}]"
+                lines.append(f"  - {body}  # {index}" + (f" {row.note}" if row.note else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _setting(key: str, value: Any) -> list[str]:
+    if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
+        return [f"{key}:"] + [f"  - {_text(each)}" for each in value]
+    return [f"{key}: {_text(value)}"]
+
+
+def _text(value: Any) -> str:
+    """A value in yaml's one-line form, reading back as the same value."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_text(each) for each in value) + "]"
+    if isinstance(value, str) and WORD.fullmatch(value) and yaml.safe_load(value) == value:
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).replace("\n...", "").strip()

@@ -1,0 +1,179 @@
+"""Mistakes in a model yaml that build all the same: stages and attention that are bypassed, layers that nobody reads,
+levels in the wrong order, widths that fit one scale only. One rule is one function (spec, layers, bench) -> findings.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
+from pathlib import Path
+
+from models.graph.architecture import SCALES, Architecture
+from models.graph.shapes import Bench, GraphLayer, specification, wire
+from models.graph.spec import LayerRow, ModelSpec
+from models.registry import Scale
+from utils.errors import ModelError
+
+
+@dataclass(frozen=True)
+class LintFinding:
+    """where: "mine.yaml:31: layer 12 (head row 3) Concat"; text: what is wrong; fix: what to write instead."""
+
+    where: str
+    text: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}; {self.fix}"
+
+
+def check(source: Architecture | Path | str | dict, bench: Bench | None = None) -> list[LintFinding]:
+    """Return what is wrong with a model yaml, in the order of its layers. Raises ModelError when it cannot be read or
+    does not build at its own scale.
+    """
+    bench = bench or Bench()
+    spec = specification(source)
+    layers = wire(spec, bench)
+    _check_head(layers)
+    found = [finding for rule in RULES for finding in rule(spec, layers, bench)]
+    return [finding for _, finding in sorted(found, key=lambda pair: pair[0])]
+
+
+def _check_head(layers: Sequence[GraphLayer]) -> None:
+    heads = [layer for layer in layers if layer.is_head]
+    if heads != list(layers[-1:]):
+        wrong = heads[0] if heads else layers[-1]
+        raise ModelError(
+            f"{wrong.row.where}: a model ends in one detection head, such as [[17, 20, 23], 1, Detect, [nc, anchors]]"
+        )
+
+
+# ---- bypassed layers ----
+
+
+def bypassed(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+    """A Concat or Detect reads a layer although a later one on the same way holds the finished map of that size."""
+    for join in layers:
+        if len(join.row.sources) < 2 and not join.is_head:
+            continue
+        for source in join.row.sources:
+            later = _later(spec, layers, layers[source], join)
+            if later and not set(later) & set(join.row.sources):
+                skipped = ", ".join(f"{layer} {layers[layer].row.block}" for layer in later)
+                yield (
+                    join.index,
+                    LintFinding(
+                        join.row.where,
+                        f"it reads layer {source} {layers[source].row.block} and so skips layer {skipped}, "
+                        f"which has the same stride {layers[source].stride:g} and stands behind it",
+                        f"read {later[-1]} in its place",
+                    ),
+                )
+
+
+def _later(spec: ModelSpec, layers: Sequence[GraphLayer], source: GraphLayer, join: GraphLayer) -> list[int]:
+    """The layers behind `source` that `join` should have read: from the head, the rest of the backbone's stage of
+    that stride; from anywhere, attention on that very map.
+    """
+    backbone = len(spec.yaml["backbone"])
+    in_stage = source.index < backbone <= join.index
+    later: list[int] = []
+    reached = {source.index}
+    for layer in layers[source.index + 1 : join.index]:
+        if not reached & set(layer.row.sources) or layer.shape[1:] != source.shape[1:]:
+            continue
+        follows = layer.row.sources in ((source.index,), tuple(later[-1:]))
+        is_gate = follows and layer.shape == source.shape and _is_attention(layer)
+        if in_stage and layer.index < backbone or is_gate:
+            reached.add(layer.index)
+            if not _narrows(layer, layers):
+                later.append(layer.index)
+    return later
+
+
+def _is_attention(layer: GraphLayer) -> bool:
+    return layer.entry.attention or layer.entry.wiring_name == "same_width" and not layer.row.block.startswith("nn.")
+
+
+def _narrows(layer: GraphLayer, layers: Sequence[GraphLayer]) -> bool:
+    """A 1x1 convolution that only the next halving reads: no finished map is behind it."""
+    is_pointwise = layer.row.block == "Conv" and (len(layer.row.args) < 2 or layer.row.args[1] == 1)
+    return is_pointwise and all(layers[reader].shape[1:] != layer.shape[1:] for reader in layer.readers)
+
+
+# ---- dead layers ----
+
+
+def dead(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+    """A layer's output never reaches the head."""
+    alive = {layers[-1].index}
+    for layer in reversed(layers):
+        if layer.index in alive:
+            alive.update(layer.row.sources)
+    for layer in layers:
+        if layer.index not in alive:
+            readers = ", ".join(f"{reader} {layers[reader].row.block}" for reader in layer.readers)
+            reason = f"only layer {readers} reads it" if readers else "nobody reads it"
+            yield (
+                layer.index,
+                LintFinding(
+                    layer.row.where,
+                    f"its output never reaches the head: {reason}",
+                    "name it where it should be read, or delete the row and renumber",
+                ),
+            )
+
+
+# ---- the order of levels ----
+
+
+def disordered(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+    """The head's strides or its anchors do not rise."""
+    head = layers[-1]
+    strides = [layers[source].stride for source in head.row.sources]
+    if any(after <= before for before, after in zip(strides, strides[1:])):
+        rising = [source for _, source in sorted(zip(strides, head.row.sources))]
+        yield (
+            head.index,
+            LintFinding(
+                head.row.where,
+                f"its sources {list(head.row.sources)} have the strides "
+                f"{', '.join(f'{stride:g}' for stride in strides)}, which must rise",
+                f"write {rising}" if len(set(strides)) == len(strides) else "read one map of each stride",
+            ),
+        )
+    if isinstance(spec.anchors, list) and len({len(row) for row in spec.anchors}) == 1:
+        areas = [sum(width * height for width, height in zip(row[::2], row[1::2])) for row in spec.anchors]
+        if any(after <= before for before, after in zip(areas, areas[1:])):
+            yield (
+                head.index,
+                LintFinding(
+                    head.row.where,
+                    "the rows of anchors do not grow from the first level to the last",
+                    "put the smallest anchors first, as the smallest stride is",
+                ),
+            )
+
+
+# ---- other scales ----
+
+
+def one_scale_only(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+    """A layer builds at the yaml's own depth and width but not at those of another scale."""
+    failing: dict[int, tuple[LayerRow, list[str], str]] = {}
+    for letter, (depth, width) in SCALES.items():
+        if (depth, width) == (spec.scale.depth, spec.scale.width):
+            continue
+        for row, reason in _faults(with_fields(spec, scale=Scale(depth, width, spec.scale.head_width)), bench):
+            failing.setdefault(row.index, (row, [], reason))[1].append(f"{width:g} ({letter})")
+    for index, (row, scales, reason) in failing.items():
+        text = f"it builds at width_multiple {spec.scale.width:g} but not at {', '.join(scales)}: {reason}"
+        yield index, LintFinding(row.where, text, "leave the width out, or write that of scale l")
+
+
+def _faults(spec: ModelSpec, bench: Bench) -> list[tuple[LayerRow, str]]:
+    faults: list[tuple[LayerRow, str]] = []
+    wire(spec, bench, faults=faults)
+    return faults
+
+
+RULES = (bypassed, dead, disordered, one_scale_only)

@@ -1,0 +1,193 @@
+"""Places in a model yaml by name, worked out from its rows: where a block may be put without counting layers.
+
+A place is a layer's number or one of `PLACES`; a block stands right behind the layers that it means (`neck-p4p5`
+asks models/graph/shapes.py for strides, all else is read from the rows without torch). `in-c3` stands for no layers: the
+block goes into the bottlenecks of the backbone's C3s, which become C3Attention.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from models.graph.architecture import SECTIONS, Architecture, absolute, insert_block, listed, replace_block
+from utils.errors import ModelError, nearest
+
+STAGES = frozenset(("BottleneckCSP", "C3", "C3Attention", "C3Ghost", "C3SPP", "C3TR"))  # the CSP family
+POOLS = ("SPP", "SPPF")
+IN_C3 = "in-c3"
+PLACES = {  # name: the words for it
+    "before-sppf": "before SPPF",
+    "after-sppf": "after SPPF",
+    "backbone": "after each backbone C3",
+    "neck": "after each neck C3 that Detect reads",
+    "neck-p4p5": "after the neck's C3s that Detect reads, without the finest",
+    "last-neck": "after the last neck C3",
+    IN_C3: "in the bottlenecks of every backbone C3",
+}
+LACKS = {  # name: what a yaml without that place does not have
+    "before-sppf": "an SPP or SPPF layer",
+    "after-sppf": "an SPP or SPPF layer",
+    "backbone": "a C3 in the backbone",
+    "neck": "a C3 in the head that Detect reads",
+    "neck-p4p5": "two C3s of different stride in the head that Detect reads",
+    "last-neck": "a C3 in the head that Detect reads",
+    IN_C3: "a plain C3 in the backbone",
+}
+
+
+def put(
+    architecture: Architecture,
+    block: str,
+    at: int | str | Sequence[int | str],
+    args: Sequence[Any] = (),
+    stages: Collection[str] = STAGES,
+) -> Architecture:
+    """Return `architecture` with `block` at the places `at`: layer numbers, names of `PLACES`, or a list of them.
+
+    args: as for `rows.insert_block`; stages: the blocks that count as a C3. Raises ModelError when a place is
+    not there, saying which are.
+    """
+    places = listed(at) if isinstance(at, (int, str, list)) else list(at)
+    if IN_C3 in places:
+        if len(places) > 1:
+            raise ModelError(
+                f"{architecture.file}: {IN_C3} changes layers and cannot be mixed with places between them; "
+                f"use two commands"
+            )
+        return _put_in_c3(architecture, block, args)
+    return insert_block(architecture, block, layers_at(architecture, places, stages), args)
+
+
+def layers_at(
+    architecture: Architecture, places: int | str | Sequence[int | str], stages: Collection[str] = STAGES
+) -> list[int]:
+    """Return the layers that `places` (numbers and names) mean, in that order. A number stands for itself, right or not."""
+    found: list[int] = []
+    for place in listed(places) if isinstance(places, (int, str, list)) else places:
+        found += _named(architecture, place, stages) if isinstance(place, str) else [place]
+    return found
+
+
+def words(places: Any) -> str | None:
+    """Return how a text calls the places of one table line, None where they are not all names."""
+    names = listed(places)
+    return (
+        " and ".join(PLACES[name] for name in names)
+        if names and all(name in PLACES for name in map(str, names))
+        else None
+    )
+
+
+def _named(architecture: Architecture, name: str, stages: Collection[str]) -> list[int]:
+    if name not in PLACES:
+        raise ModelError(
+            f"{architecture.file}: unknown place {name!r}{nearest(name, PLACES)}; "
+            f"a place is a layer's number or one of {', '.join(PLACES)}"
+        )
+    found = [] if name == IN_C3 else _FINDERS[name](architecture, stages)
+    if not found:
+        there = [other for other in PLACES if other != name and _has(architecture, other, stages)]
+        raise ModelError(
+            f"{architecture.file}: it has no place {name!r}, which needs {LACKS[name]}; "
+            f"it has {', '.join(there) if there else 'no place with a name'}, and layer numbers can be given"
+        )
+    return found
+
+
+def _has(architecture: Architecture, name: str, stages: Collection[str]) -> bool:
+    if name == "neck-p4p5":  # would need the wired graph; two stages are as good as always two strides
+        return len(_neck(architecture, stages)) > 1
+    return bool(_plain_c3s(architecture) if name == IN_C3 else _FINDERS[name](architecture, stages))
+
+
+# ---- one finder a name: (architecture, stages) -> layers behind which the block stands ----
+
+
+def _pools(architecture: Architecture, stages: Collection[str]) -> list[int]:
+    return [index for index, row in enumerate(architecture.rows) if row.block in POOLS]
+
+
+def _before_pools(architecture: Architecture, stages: Collection[str]) -> list[int]:
+    read = [_only_source(architecture, index) for index in _pools(architecture, stages)]
+    return list(dict.fromkeys(source for source in read if source is not None))
+
+
+def _backbone(architecture: Architecture, stages: Collection[str]) -> list[int]:
+    return [index for index, row in enumerate(architecture.rows) if row.section == SECTIONS[0] and row.block in stages]
+
+
+def _neck(architecture: Architecture, stages: Collection[str]) -> list[int]:
+    """The head's stages that the last row reads, itself or through attention and 1x1 convolutions behind them."""
+    last = len(architecture.rows) - 1
+    found = {
+        _stage_behind(architecture, absolute(source, last), stages)
+        for source in listed(architecture.rows[last].sources)
+    }
+    return sorted(found - {None})
+
+
+def _stage_behind(architecture: Architecture, layer: int | None, stages: Collection[str]) -> int | None:
+    """Follow single sources from `layer` towards the image until a stage of the head; None where a row joins or
+    scales, or the backbone begins.
+    """
+    while layer is not None and architecture.rows[layer].section != SECTIONS[0]:
+        row = architecture.rows[layer]
+        if row.block in stages:
+            return layer
+        if row.block == "nn.Upsample" or row.block.endswith("Conv") and len(row.args) > 2 and row.args[2] != 1:
+            return None
+        layer = _only_source(architecture, layer)
+    return None
+
+
+def _only_source(architecture: Architecture, layer: int) -> int | None:
+    sources = listed(architecture.rows[layer].sources)
+    source = absolute(sources[0], layer)
+    return source if len(sources) == 1 and source >= 0 else None
+
+
+def _coarse_neck(architecture: Architecture, stages: Collection[str]) -> list[int]:
+    from models.graph.shapes import strides  # torch, for this place alone
+
+    neck = _neck(architecture, stages)
+    by_layer = strides(architecture) if len(neck) > 1 else {}
+    finest = min((by_layer[layer] for layer in neck), default=0) if by_layer else 0
+    return [layer for layer in neck if by_layer and by_layer[layer] > finest]
+
+
+def _last_neck(architecture: Architecture, stages: Collection[str]) -> list[int]:
+    return _neck(architecture, stages)[-1:]
+
+
+_FINDERS: dict[str, Callable[[Architecture, Collection[str]], list[int]]] = {
+    "before-sppf": _before_pools,
+    "after-sppf": _pools,
+    "backbone": _backbone,
+    "neck": _neck,
+    "neck-p4p5": _coarse_neck,
+    "last-neck": _last_neck,
+}
+
+
+# ---- in a C3 ----
+
+
+def _plain_c3s(architecture: Architecture) -> list[int]:
+    return [layer for layer in _backbone(architecture, ("C3",))]
+
+
+def _put_in_c3(architecture: Architecture, block: str, args: Sequence[Any]) -> Architecture:
+    """Every backbone C3 becomes C3Attention [channels, (shortcut if it was written,) block, *args]."""
+    layers = _plain_c3s(architecture)
+    if not layers:
+        _named(architecture, IN_C3, STAGES)  # raises
+    per_layer = []
+    for layer in layers:
+        row = architecture.rows[layer]
+        channels, shortcut, rest = row.args[:1], row.args[1:2], row.args[2:]
+        if rest or not all(isinstance(value, bool) for value in shortcut):
+            raise ModelError(
+                f"{row.where}: its arguments {row.args} are more than [channels, shortcut], which C3Attention does "
+                f"not take; shorten them or use another place"
+            )
+        per_layer.append([*channels, *shortcut, block, *args])
+    return replace_block(architecture, "C3", layers, "C3Attention", per_layer)

@@ -1,0 +1,124 @@
+"""What a model yaml says to the builder: settings checked and overridden, scaling, and one `LayerRow` a layer.
+
+The format itself is known to models/graph/architecture.py. Nothing in a yaml is ever executed: the words "nc" and "anchors"
+stand for the file's own values, other strings are read as a literal or kept as text.
+"""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.graph.architecture import absolute, is_number, listed, read_content
+from models.identity_start import STARTS
+from models.registry import Scale
+from utils.errors import ModelError
+from utils.log import LOGGER
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One row of backbone or head.
+
+    source: as written; sources: absolute layer numbers, IMAGE for the picture, not yet known to be there;
+    number: repeats before scaling; args: with names and literals read; where: the beginning of a message.
+    """
+
+    index: int
+    source: int | list[int]
+    sources: tuple[int, ...]
+    number: int
+    block: str
+    args: tuple[Any, ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model yaml ready to be built. `yaml` is its content with ch, nc and anchors as they are used."""
+
+    file: str
+    ch: int
+    nc: int
+    anchors: int | list[list[float]]
+    scale: Scale
+    rows: tuple[LayerRow, ...]
+    yaml: dict[str, Any]
+    attention_start: str | None = None
+
+
+def read_spec(
+    cfg: Path | str | Mapping,
+    ch: int = 3,
+    nc: int | None = None,
+    anchors: int | float | list | None = None,
+    attention_start: str | None = None,
+) -> ModelSpec:
+    """Read and check a model yaml (a path or its content). `nc`, `anchors` and `attention_start`, where given,
+    replace the yaml's.
+    """
+    file, content, rows = read_content(cfg)
+    content["ch"] = content.get("ch", ch)
+    _override(content, nc, anchors)
+    if attention_start:
+        content["attention_start"] = attention_start
+    _check_numbers(file, content)
+    na = content["anchors"] if isinstance(content["anchors"], int) else len(content["anchors"][0]) // 2
+    scale = Scale(content["depth_multiple"], content["width_multiple"], na * (content["nc"] + 5))
+    names = {"nc": content["nc"], "anchors": content["anchors"]}
+    layers = tuple(
+        LayerRow(
+            index,
+            row.sources,
+            tuple(absolute(source, index) for source in listed(row.sources)),
+            row.repeats,
+            row.block,
+            tuple(_read_arg(arg, names) for arg in row.args),
+            row.where,
+        )
+        for index, row in enumerate(rows)
+    )
+    return ModelSpec(
+        file, content["ch"], content["nc"], content["anchors"], scale, layers, content, content.get("attention_start")
+    )
+
+
+def _override(content: dict[str, Any], nc: int | None, anchors: int | float | list | None) -> None:
+    if nc and nc != content["nc"]:
+        LOGGER.info(f"Overriding model.yaml nc={content['nc']} with nc={nc}")
+        content["nc"] = int(nc)
+    if anchors:
+        LOGGER.info(f"Overriding model.yaml anchors with anchors={anchors}")
+        content["anchors"] = round(anchors) if isinstance(anchors, (int, float)) else anchors
+
+
+def _check_numbers(file: str, content: dict[str, Any]) -> None:
+    for key in ("nc", "ch"):
+        if not is_number(content[key], int) or content[key] < 1:
+            raise ModelError(f"{file}: {key} must be a whole number of at least 1, got {content[key]!r}")
+    if content.get("attention_start") not in (None, *STARTS):
+        raise ModelError(f"{file}: attention_start must be {' or '.join(STARTS)}, got {content['attention_start']!r}")
+    for key in ("depth_multiple", "width_multiple"):
+        if not is_number(content[key]) or content[key] <= 0:
+            raise ModelError(f"{file}: {key} must be a number above 0, got {content[key]!r}")
+    anchors = content["anchors"]
+    if is_number(anchors, int) and anchors >= 1:
+        return
+    table = isinstance(anchors, list) and anchors and all(isinstance(row, list) and len(row) >= 2 for row in anchors)
+    if not table or not all(is_number(side) for row in anchors for side in row):
+        raise ModelError(
+            f"{file}: anchors must be a list of [w,h, w,h, ...] rows in pixels, "
+            f"or their number a level, got {anchors!r}"
+        )
+
+
+def _read_arg(value: Any, names: dict[str, Any]) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value in names:
+        return names[value]
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return value

@@ -1,0 +1,1 @@
+"""The table of attention variants (models/zoo.yaml): their yamls, their figures, and the commands on anyone's yaml."""

@@ -1,0 +1,260 @@
+"""The commands of the zoo: list, write, document, insert, replace, show and check.
+
+    python -m models.zoo list                              the catalogue: blocks, papers, places, costs
+    python -m models.zoo write [--check]                   render every variant at every scale
+    python -m models.zoo document [--check]                make the tables of docs/attention.md anew, in both languages
+    python -m models.zoo insert BLOCK --at before-sppf --into yolov5s.yaml --output my.yaml [--args "[1024]"] [--plugin my.py]
+    python -m models.zoo replace C3 --at 2 4 6 8 --with CBAM --into yolov5s.yaml --output my.yaml
+    python -m models.zoo show my.yaml                      the graph: shapes, strides, who reads what
+    python -m models.zoo check my.yaml ...                 mistakes that build all the same; exit code 1 if there are any
+
+What insert and replace make is built once before it is written. torch is imported by the commands that need it, not by
+`write --check`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.graph.architecture import Architecture, parse, read_yaml, render
+from models.graph.places import PLACES, STAGES, put
+from models.zoo.table import FORCE, check_costs, load_table, new_layers, replaced, stale, write
+from utils.errors import ModelError, UserError
+from utils.files import ROOT, write_atomically
+
+
+def list_variants() -> str:
+    """Return the catalogue as text (models/zoo/catalogue.py)."""
+    from models.zoo import catalogue
+
+    return catalogue.text(catalogue.records(progress=True))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m models.zoo`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models.zoo", description="Attention variants as v6.1-format yamls."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the catalogue: variants, their blocks, papers, places, and what they add")
+    writing = commands.add_parser("write", help="render every variant of models/zoo.yaml at every scale")
+    writing.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when a file differs from the table"
+    )
+    documenting = commands.add_parser(
+        "document", help="make the tables of docs/attention.md and its Chinese edition anew"
+    )
+    documenting.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is not current")
+    _add_edits(commands)
+    showing = commands.add_parser("show", help="the wired graph of any v6.1-format yaml: shapes, strides, readers")
+    showing.add_argument("yaml", type=Path, help="a path, or a name in models/ or models/hub/")
+    checking = commands.add_parser(
+        "check", help="mistakes in yamls that build all the same; exit 1 where there are any"
+    )
+    checking.add_argument("yaml", type=Path, nargs="+", help="paths, or names in models/ or models/hub/")
+    for command in (showing, checking):
+        _add_plugin(command)
+    return parser
+
+
+def _add_edits(commands: Any) -> None:
+    """Add the parsers of insert and replace."""
+    inserting = commands.add_parser("insert", help="put a block at places of any v6.1-format yaml")
+    inserting.add_argument("block", help="the block's name, such as CBAM")
+    inserting.add_argument(
+        "--at",
+        "--after",
+        nargs="+",
+        type=_place,
+        required=True,
+        metavar="PLACE",
+        help=f"layer numbers (the block stands behind them) or {', '.join(PLACES)}",
+    )
+    replacing = commands.add_parser("replace", help="put a block in the place of layers of any v6.1-format yaml")
+    replacing.add_argument("block", metavar="OLD", help="the block that stands there now, such as C3")
+    replacing.add_argument(
+        "--at",
+        nargs="+",
+        type=_place,
+        required=True,
+        metavar="PLACE",
+        help="layer numbers, or backbone, neck, neck-p4p5, last-neck for the C3s there",
+    )
+    replacing.add_argument("--with", dest="new", required=True, metavar="BLOCK", help="the new block's name")
+    for command in (inserting, replacing):
+        command.add_argument("--args", metavar="LIST", help='the block\'s yaml arguments, such as "[1024, 16]"')
+        command.add_argument(
+            "--into",
+            required=True,
+            type=Path,
+            metavar="YAML",
+            help="the yaml to read: a path, or a name in models/ or models/hub/",
+        )
+        command.add_argument("--output", required=True, type=Path, metavar="YAML", help="the yaml to write")
+        command.add_argument(
+            "--force", action="store_true", help="allow a block of quadratic cost at stride 8 or finer"
+        )
+        _add_plugin(command)
+
+
+def _add_plugin(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers blocks of your own"
+    )
+
+
+def _place(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _edit(options: argparse.Namespace) -> None:
+    """Run insert or replace."""
+    _check_output(options.output)
+    source = read_yaml(options.into)
+    args = None if options.args is None else parse("--args", options.args)
+    stages = _load_plugins(options.plugin)
+    if options.command == "insert":
+        block = _block_meant(options.block)
+        result = put(source, block, options.at, args or [], stages)
+    else:
+        block = _block_meant(options.new)
+        result = replaced(source, options.block, options.at, block, args, stages)
+    header = (
+        f"Made by `python -m models.zoo {_command(options)} --into {options.into.name} --output {options.output.name}`",
+    )
+    text = render(result, header)
+    parameters = _verify(text, block, options, result)
+    write_atomically(options.output, lambda stream: stream.write(text.encode()))
+    print(
+        f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
+        f"{parameters:,} parameters"
+    )
+
+
+def _block_meant(name: str) -> str:
+    """Return the block of a name, which may be a variant's tag, such as SE for SEAttention."""
+    from models.registry import registered
+
+    table = load_table()
+    return table[name].block if name not in registered() and name in table else name
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The words of an insert or replace as a file's first line has them."""
+    words = f"{options.command} {options.block} --at {' '.join(map(str, options.at))}"
+    words += f" --with {options.new}" if options.command == "replace" else ""
+    words += f' --args "{options.args}"' if options.args else ""
+    words += "".join(f" --plugin {Path(plugin).name}" for plugin in options.plugin)
+    return words + " --force" * options.force
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix not in (".yaml", ".yml"):
+        raise ModelError(f"--output {output}: the name must end in .yaml")
+    if not output.parent.is_dir():
+        raise ModelError(f"--output {output}: the folder {output.parent} does not exist")
+
+
+def _load_plugins(plugins: Sequence[str]) -> set[str]:
+    """Import them; return the blocks that count as a C3: ours, and those that are wired like one."""
+    from models.registry import load_plugin, registered  # torch
+    from models.yolo import Model  # noqa: F401  fills the registry
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    return {*STAGES, *(name for name, entry in registered().items() if entry.wiring_name == "stacked")}
+
+
+def _verify(text: str, block: str, options: argparse.Namespace, result: Architecture) -> int:
+    """Build the model yaml `text` once and return its parameters. Raises ModelError when `block` is unknown, with
+    the row that fails, or when it would compare all positions of a large map.
+    """
+    from models.graph.shapes import refuse_large_maps, specification, wire
+    from models.registry import find
+    from models.yolo import Model
+
+    find(block)
+    content = {**yaml.safe_load(text), "yaml_file": str(options.output)}
+    try:
+        model = Model(content)
+        if not options.force:
+            refuse_large_maps(wire(specification(content)), new_layers(result), FORCE)
+    except ModelError as error:
+        raise ModelError(f"not written: {error}") from None
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _show(options: argparse.Namespace) -> None:
+    _load_plugins(options.plugin)
+    from models.graph.shapes import specification, table, wire
+
+    spec = specification(options.yaml)
+    print(table(spec, wire(spec)))
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Print the findings about each yaml, one a line; return the exit code."""
+    _load_plugins(options.plugin)
+    from models.graph.lint import check
+    from models.graph.shapes import Bench
+
+    bench, found = Bench(), []
+    for path in options.yaml:
+        try:
+            found += map(str, check(path, bench))
+        except ModelError as error:
+            found.append(str(error))
+    print("\n".join(found) or f"{len(options.yaml)} yaml{'s' * (len(options.yaml) > 1)}: nothing to find fault with")
+    return int(bool(found))
+
+
+def _write(options: argparse.Namespace) -> int:
+    if not options.check:
+        check_costs()
+    wrong = stale() if options.check else write()
+    print("\n".join(str(path.relative_to(ROOT)) for path in wrong) or "every yaml is up to date")
+    return int(bool(wrong) and options.check)
+
+
+def _document(options: argparse.Namespace) -> int:
+    """Print the pages that changed and the phrases without Chinese words; return the exit code."""
+    from models.zoo.docs_tables import WORDS, document
+
+    changed, missing = document(check=options.check)
+    print("\n".join(str(path.relative_to(ROOT)) for path in changed) or "every page is up to date")
+    if missing:
+        print("\n  ".join((f"docs/{WORDS} has no Chinese for:", *missing)))
+    return int(options.check and bool(changed or missing))
+
+
+def _list(options: argparse.Namespace) -> None:
+    print(list_variants())
+
+
+COMMANDS = {
+    "list": _list,
+    "write": _write,
+    "document": _document,
+    "insert": _edit,
+    "replace": _edit,
+    "show": _show,
+    "check": _check,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code (1: --check found stale files or check a mistake, 2: an error of the user's)."""
+    options = build_parser().parse_args(argv)
+    try:
+        return COMMANDS[options.command](options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""The lints: every rule on a yaml that breaks it and on one that only seems to; shipped yamls are clean; show's graph."""
+
+import re
+
+import pytest
+
+from models.graph.architecture import find_yaml, insert_block, read_yaml, render
+from models.graph.lint import check
+from models.graph.shapes import Bench, specification, totals, wire
+from models.yolo import Model
+from models.zoo import __main__ as commands
+from models.zoo import table as zoo
+from utils.profile import flops
+
+BENCH = Bench()
+SHIPPED = sorted([*zoo.MODELS.glob("yolo*.yaml"), *zoo.MODELS.glob("hub/yolo*.yaml")])
+
+
+def changed(folder, *changes, base="yolov5s.yaml"):
+    """A copy of a yaml with texts replaced, each of which must be there."""
+    text = find_yaml(base).read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def found(path):
+    return [str(finding) for finding in check(path, BENCH)]
+
+
+def line_of(path, text):
+    return next(number for number, line in enumerate(path.read_text().splitlines(), start=1) if text in line)
+
+
+def test_shipped_yamls_are_clean():
+    assert [finding for path in SHIPPED for finding in found(path)] == []
+    assert len(SHIPPED) > 50
+
+
+# ---- bypassed stages ----
+
+
+def test_concats_that_skip_the_c3s(tmp_path):
+    """The wiring of two well-known forks' yolov5s_bot.yaml: 5 and 3 in the place of 6 and 4. It builds."""
+    path = changed(
+        tmp_path, ("[[-1, 6], 1, Concat", "[[-1, 5], 1, Concat"), ("[[-1, 4], 1, Concat", "[[-1, 3], 1, Concat")
+    )
+    Model(path)
+    first, second = found(path)
+    assert first == (
+        f"{path}:{line_of(path, '[[-1, 5]')}: layer 12 (head row 3) Concat: it reads layer 5 Conv and so skips "
+        f"layer 6 C3, which has the same stride 16 and stands behind it; read 6 in its place"
+    )
+    assert f":{line_of(path, '[[-1, 3]')}: layer 16 " in second and "skips layer 4 C3" in second and "read 4" in second
+
+
+def test_a_join_that_skips_sppf(tmp_path):
+    path = changed(tmp_path, ("[[-1, 10], 1, Concat", "[[-1, 8], 1, Concat"))
+    (line,) = found(path)
+    assert "layer 22 (head row 13) Concat: it reads layer 8 C3 and so skips layer 9 SPPF" in line
+
+
+def test_attention_that_detect_goes_around(tmp_path):
+    """CBAM stands behind the neck's first C3, but Detect still reads that C3."""
+    text = render(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [17]))
+    (tmp_path / "mine.yaml").write_text(text.replace("[[18, 21, 24], 1, Detect", "[[17, 21, 24], 1, Detect"))
+    (line,) = found(tmp_path / "mine.yaml")
+    assert "Detect: it reads layer 17 C3 and so skips layer 18 CBAM" in line and line.endswith("read 18 in its place")
+
+
+def test_attention_that_a_concat_goes_around(tmp_path):
+    text = render(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [6, 14]))
+    path = tmp_path / "mine.yaml"
+    text = text.replace("[[-1, 7], 1, Concat", "[[-1, 6], 1, Concat").replace(
+        "[[-1, 16], 1, Concat", "[[-1, 15], 1, Concat"
+    )
+    path.write_text(text)
+    pattern = re.compile(r"Concat: it reads layer (\d+) \w+ and so skips layer (\d+) CBAM")
+    assert [pattern.search(line).groups() for line in found(path)] == [("6", "7"), ("15", "16")]
+
+
+def test_a_residual_around_attention_is_no_mistake(tmp_path):
+    path = changed(
+        tmp_path,
+        ("  - [-1, 1, SPPF, [1024, 5]]  # 9\n", "  - [-1, 1, CBAM, []]\n  - [[-1, -2], 1, Sum, []]\n"),
+        ("[[-1, 10], 1, Concat", "[[-1, 11], 1, Concat"),
+        ("[[-1, 14], 1, Concat", "[[-1, 15], 1, Concat"),
+        ("[[17, 20, 23], 1, Detect", "[[18, 21, 24], 1, Detect"),
+    )
+    assert found(path) == []
+
+
+def test_branches_inside_a_stage_and_a_narrowing_before_the_next_are_no_mistake(tmp_path):
+    """A stage written out in rows, as YOLOv7 does it; the head reads its last row, the next stage a 1x1 Conv of that."""
+    stage = (
+        "  - [-1, 1, Conv, [256, 1, 1]]\n  - [-2, 1, Conv, [256, 1, 1]]\n  - [-1, 3, Conv, [256, 3, 1]]\n"
+        "  - [[-1, -3], 1, Concat, [1]]\n  - [-1, 1, Conv, [512, 1, 1]]\n  - [-1, 1, Conv, [256, 1, 1]]\n"
+    )
+    old = "  - [-1, 9, C3, [512]]  # 6\n"
+    path = changed(
+        tmp_path,
+        (old, stage),
+        ("[[-1, 10], 1, Concat", "[[-1, 15], 1, Concat"),
+        ("[[-1, 6], 1, Concat", "[[-1, 10], 1, Concat"),
+        ("[[-1, 14], 1, Concat", "[[-1, 19], 1, Concat"),
+        ("[[17, 20, 23], 1, Detect", "[[22, 25, 28], 1, Detect"),
+    )
+    assert found(path) == []
+    path.write_text(
+        path.read_text().replace("[[-1, 10], 1, Concat", "[[-1, 8], 1, Concat")
+    )  # the branch before the join
+    (line,) = found(path)
+    assert "reads layer 8 Conv and so skips layer 9 Concat, 10 Conv, which" in line and line.endswith(
+        "read 10 in its place"
+    )
+
+
+# ---- the other rules ----
+
+
+def test_layers_that_nobody_reads(tmp_path):
+    dead = "  - [10, 1, Conv, [256, 1, 1]]\n  - [-1, 1, CBAM, []]\n"
+    path = changed(tmp_path, ("  - [[17, 20, 23], 1, Detect", f"{dead}  - [[17, 20, 23], 1, Detect"))
+    first, second = found(path)
+    assert first.startswith(
+        f"{path}:{line_of(path, '[10, 1, Conv')}: layer 24 (head row 15) Conv: its output never reaches "
+        f"the head: only layer 25 CBAM reads it; "
+    )
+    assert "layer 25 (head row 16) CBAM: its output never reaches the head: nobody reads it; " in second
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ("[20, 17, 23]", "its sources [20, 17, 23] have the strides 16, 8, 32, which must rise; write [17, 20, 23]"),
+        ("[23, 20, 17]", "have the strides 32, 16, 8, which must rise; write [17, 20, 23]"),
+        ("[17, 13, 23]", None),
+        ("[17, 20, 13]", "have the strides 8, 16, 16, which must rise; read one map of each stride"),
+    ],
+)
+def test_levels_in_the_wrong_order(tmp_path, sources, words):
+    path = changed(tmp_path, ("[[17, 20, 23], 1, Detect", f"[{sources}, 1, Detect"))
+    lines = [line for line in found(path) if "strides" in line]
+    assert len(lines) == (words is not None) and all(
+        "layer 24 (head row 15) Detect" in line and words in line for line in lines
+    )
+
+
+def test_anchors_that_fall(tmp_path):
+    path = changed(
+        tmp_path,
+        ("[10,13, 16,30, 33,23]", "[116,90, 156,198, 373,325]"),
+        ("[116,90, 156,198, 373,326]", "[10,13, 16,30, 33,23]"),
+    )
+    (line,) = found(path)
+    assert "the rows of anchors do not grow" in line
+
+
+@pytest.mark.parametrize(
+    ("base", "width", "others"),
+    [
+        ("yolov5s.yaml", 512, "0.25 (n), 0.75 (m), 1.25 (x)"),
+        ("yolov5n.yaml", 256, "0.5 (s), 0.75 (m), 1 (l), 1.25 (x)"),
+    ],
+)
+def test_widths_that_fit_one_scale_only(tmp_path, base, width, others):
+    """512 channels arrive before SPPF at scale s: written as they arrive, they fit no other scale."""
+    path = changed(tmp_path, ("  - [-1, 1, SPPF", f"  - [-1, 1, CBAM, [{width}]]\n  - [-1, 1, SPPF"), base=base)
+    path.write_text(
+        path.read_text()
+        .replace("[[-1, 14], 1, Concat", "[[-1, 15], 1, Concat")
+        .replace("[[-1, 10], 1, Concat", "[[-1, 11], 1, Concat")
+        .replace("[[17, 20, 23]", "[[18, 21, 24]")
+    )
+    Model(path)
+    lines = found(path)
+    own = 0.25 if base == "yolov5n.yaml" else 0.5
+    assert (
+        len(lines) == 1 and f"layer 9 (backbone row 10) CBAM: it builds at width_multiple {own} but not at" in lines[0]
+    )
+    assert lines[0].endswith("leave the width out, or write that of scale l")
+    for other in others.split(", "):
+        assert other in lines[0]
+    path.write_text(path.read_text().replace(f"CBAM, [{width}]", "CBAM, [1024]"))
+    assert found(path) == []
+
+
+def test_the_command(tmp_path, capsys):
+    good = changed(tmp_path)
+    assert commands.main(["check", str(good), "yolov5n6.yaml"]) == 0
+    assert capsys.readouterr().out == "2 yamls: nothing to find fault with\n"
+    bad = changed(tmp_path, ("[[-1, 6], 1, Concat", "[[-1, 5], 1, Concat"))
+    unbuildable = tmp_path / "other.yaml"
+    unbuildable.write_text(find_yaml("yolov5s.yaml").read_text().replace("1, SPPF, ", "1, SPPV, "))
+    assert commands.main(["check", str(bad), str(unbuildable)]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert "skips layer 6 C3" in first and "other.yaml" in second and "unknown block 'SPPV' (did you mean SPP" in second
+
+
+# ---- the wired graph ----
+
+
+def test_show_prints_the_wired_graph(tmp_path, capsys):
+    path = changed(tmp_path, ("  - [[17, 20, 23], 1, Detect", "  - [10, 1, CBAM, []]\n  - [[17, 20, 23], 1, Detect"))
+    assert commands.main(["show", str(path)]) == 0
+    lines = [re.sub(r"\s\s+", " | ", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "layer | from | n | block | args | shape | stride | params | read by"
+    assert lines[7] == "6 | -1 | 3 | C3 | [512] | 256 x 40 x 40 | 16 | 625,152 | 7, 12"
+    assert lines[18] == "17 | -1 | 1 | C3 | [256, False] | 128 x 80 x 80 | 8 | 90,880 | 18, 25"
+    assert lines[25].startswith("24 | 10 | 1 | CBAM | [] | 256 x 20 x 20 | 32 |") and lines[25].endswith("| NOBODY")
+    assert lines[-2] == "read by nobody: 24 CBAM"
+    assert lines[-1].startswith(f"{path}: 26 layers, 7,243,679 parameters, 16.")
+
+
+@pytest.mark.parametrize(
+    "file", ["yolov5n_MHSA.yaml", "yolov5n_ACmix.yaml", "yolov5s-transformer.yaml", "yolov3-tiny.yaml"]
+)
+def test_the_graphs_figures_are_the_models(file):
+    model, layers = Model(file), wire(specification(file), BENCH)
+    assert [layer.measured.parameters for layer in layers] == [layer.np for layer in model.model]
+    assert totals(layers)[1] == flops(model)
+    assert [layers[source].stride for source in layers[-1].row.sources] == model.stride.tolist()

@@ -1,0 +1,159 @@
+"""report.html in Chromium: no message, no request, tables that sort, and nothing wider than the window, in both themes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from studies import written_report
+
+from utils.files import ROOT
+
+BROWSER = ROOT / "tests" / "browser.py"
+WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+TABLE = "document.querySelector('#table-{}')"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """visit(page, scheme, *steps) -> what tests/browser.py tells; skips where there is no Chromium."""
+    if importlib.util.find_spec("PySide6") is None:
+        pytest.skip("no Chromium: PySide6 is not installed (it is in requirements-dev.txt)")
+    loading = [sys.executable, "-c", "from PySide6 import QtWebEngineWidgets"]
+    loads = subprocess.run(loading, capture_output=True, text=True, timeout=60)
+    if loads.returncode:
+        pytest.skip(f"no Chromium: PySide6 does not load here: {loads.stderr.strip().splitlines()[-1]}")
+
+    def visit(page, scheme, *steps):
+        command = [sys.executable, str(BROWSER), str(page), scheme]
+        done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, timeout=90)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["loaded"], done.stderr
+        return told
+
+    return visit
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """kind -> (study, its page)."""
+    made = {kind: written_report(kind, tmp_path_factory) for kind in ("full", "hard", "weights")}
+    return {kind: (study, files["report.html"]) for kind, (study, files) in made.items()}
+
+
+def js(script):
+    return {"js": script}
+
+
+def column(table, number):
+    return js(f"[...{TABLE.format(table)}.tBodies[0].rows].map(row => row.cells[{number}].dataset.value ?? null)")
+
+
+def click(table, number):
+    return js(
+        f"({TABLE.format(table)}.tHead.rows[0].cells[{number}].querySelector('button').click(), "
+        f"[...{TABLE.format(table)}.tHead.rows[0].cells].map(cell => cell.ariaSort))"
+    )
+
+
+def test_the_browser_sees_what_is_wrong(chromium, tmp_path):
+    """A page with every fault, so that silence elsewhere means something."""
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<p style='width:1500px'>wide</p><img src='http://127.0.0.1:9/x.png'>"
+        "<script>console.error('told'); missing();</script>"
+    )
+    told = chromium(bad, "dark", {"width": 360}, js(WIDTHS), js("matchMedia('(prefers-color-scheme: dark)').matches"))
+    assert told["answers"][1][0] > 1500 > told["answers"][1][1] and told["answers"][2] is True
+    assert any("told" in line for line in told["console"]) and any(
+        "missing is not defined" in line for line in told["console"]
+    )
+    assert "http://127.0.0.1:9/x.png" in told["requests"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["full", "hard", "weights"])
+def test_it_opens_quietly_and_fits(chromium, pages, name, scheme):
+    _, page = pages[name]
+    ground = js("getComputedStyle(document.body).backgroundColor")
+    texts = js("document.querySelectorAll('svg text').length")
+    steps = [step for width in (360, 768, 1400) for step in ({"width": width}, js(WIDTHS))]
+    told = chromium(page, scheme, *steps, ground, texts)
+    widths, (colour, words) = told["answers"][1:6:2], told["answers"][6:]
+    assert told["console"] == [] and told["requests"] == [page.resolve().as_uri()]
+    assert all(needed == window for needed, window in widths) and [window > 320 for _, window in widths] == [True] * 3
+    assert colour == {"light": "rgb(250, 250, 248)", "dark": "rgb(19, 22, 25)"}[scheme] and words > 50
+
+
+def test_a_heading_sorts_by_mouse_and_key(chromium, pages):
+    study, page = pages["full"]
+    before = [variant.name for variant in study.variants]
+    differences = {variant.name: variant.differences["mAP50-95"].difference for variant in study.variants[1:]}
+    rising = sorted(differences, key=differences.get) + ["yolov5n"]  # the baseline has none: it goes last
+    falling = sorted(differences, key=differences.get, reverse=True) + ["yolov5n"]
+    focus = js("(document.querySelector('#table-overview button').focus(), document.activeElement.tagName)")
+    names, sort = column("overview", 0), click("overview", 2)
+    told = chromium(
+        page,
+        "light",
+        names,
+        sort,
+        names,
+        sort,
+        names,
+        focus,
+        {"key": "Return"},
+        names,
+        {"key": "Space"},
+        names,
+        js("document.getElementById('said').textContent"),
+    )
+    first, sorts, up, sorts_again, down, focused, _, by_name, _, by_name_down, said = told["answers"]
+    assert first == before and up == rising and down == falling and focused == "BUTTON"
+    assert sorts == ["none", "none", "ascending"] + ["none"] * 6 and sorts_again[2] == "descending"
+    assert by_name == sorted(before, key=str.lower) and by_name_down == by_name[::-1]
+    assert said == "Sorted by variant, descending" and told["console"] == []
+
+
+def test_every_table_sorts_by_every_column(chromium, pages):
+    """Each column's values rise after a click and fall after a second, and nothing is lost."""
+    _, page = pages["hard"]
+    script = """(() => { const faults = []; let sorted = 0;
+      for (const table of document.querySelectorAll('table.sortable'))
+        [...table.tHead.rows[0].cells].forEach((heading, column) => {
+          for (const sign of [1, -1]) {
+            const count = table.tBodies[0].rows.length;
+            heading.querySelector('button').click();
+            const cells = [...table.tBodies[0].rows].map(row => row.cells[column]);
+            const values = cells.map(cell => cell.dataset.value ?? null);
+            const last = values.indexOf(null) < 0 ? values.length : values.indexOf(null);
+            const there = cells.slice(0, last).filter(cell => cell.dataset.kind).map(cell => Number(cell.dataset.value));
+            const ordered = there.every((value, place) => !place || sign * (value - there[place - 1]) >= 0);
+            const tail = values.slice(last).some(value => value !== null);
+            if (!ordered || tail || cells.length !== count) faults.push([table.id, column]);
+            sorted += 1; } });
+      return [faults, sorted]; })()"""
+    told = chromium(page, "dark", js(script))
+    faults, count = told["answers"][0]
+    assert faults == [] and count > 60
+
+
+def test_the_theme_can_be_chosen(chromium, pages):
+    ground = js("getComputedStyle(document.body).backgroundColor")
+    press = js("(document.getElementById('theme').click(), document.getElementById('theme').textContent)")
+    told = chromium(pages["full"][1], "light", ground, press, ground, press, ground)
+    assert told["answers"] == [
+        "rgb(250, 250, 248)",
+        "Light theme",
+        "rgb(19, 22, 25)",
+        "Dark theme",
+        "rgb(250, 250, 248)",
+    ]
+
+
+def test_it_prints(chromium, pages, tmp_path):
+    told = chromium(pages["full"][1], "dark", {"pdf": str(tmp_path / "report.pdf")})
+    content = (tmp_path / "report.pdf").read_bytes()
+    assert told["answers"] == [True] and content.startswith(b"%PDF") and 4 <= content.count(b"/Type /Page\n") <= 12

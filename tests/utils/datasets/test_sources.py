@@ -1,0 +1,394 @@
+"""Sources: what --source may name, how files are read, and how streams survive interruptions."""
+
+import http.server
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.datasets.sources import FileSource, StreamSource, open_source, stream_stem, unique_names
+from utils.datasets.streams import Backoff, StreamReader, public_address
+from utils.datasets.video import VideoReader, open_capture, sane_fps
+from utils.errors import DataError, UserError
+from utils.files import ROOT
+from utils.images import write_image
+from utils.log import LOGGER
+
+FAST = Backoff(first=0.01, longest=0.02, attempts=3)
+
+
+def picture(red: int = 0, size: tuple[int, int] = (24, 32)) -> np.ndarray:
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., 0] = red
+    return image
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of 12 frames whose red value is 20 times the frame's number, at 10 frames a second."""
+    file = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (32, 24))
+    for number in range(1, 13):
+        writer.write(picture(20 * number)[..., ::-1])
+    writer.release()
+    return file
+
+
+def shade(image: np.ndarray) -> int:
+    return round(float(image[..., 0].mean()) / 20)
+
+
+def test_folder_is_searched_recursively_and_keeps_its_structure(tmp_path):
+    for name in ("b.png", "a.JPG", "sub/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name, picture(200))
+    (tmp_path / "sub/notes.md").write_text("no picture")
+    source = open_source(tmp_path)
+    frames = list(source)
+    assert [frame.name for frame in frames] == ["a.JPG", "b.png", "sub/a.png"]
+    assert [(frame.index, frame.total, frame.kind, frame.number) for frame in frames] == [
+        (i, 3, "image", 0) for i in range(3)
+    ]
+    assert all(frame.image.shape == (24, 32, 3) and abs(int(frame.image[5, 5, 0]) - 200) < 4 for frame in frames)
+    assert all(frame.image[5, 5, 2] < 4 for frame in frames)  # red stays red
+
+
+def test_single_image_glob_and_non_ascii_names(tmp_path):
+    for name in ("图像.png", "x1.png", "x2.png"):
+        write_image(tmp_path / name, picture())
+    assert [frame.name for frame in open_source(tmp_path / "图像.png")] == ["图像.png"]
+    assert [frame.name for frame in open_source(str(tmp_path / "x*.png"))] == ["x1.png", "x2.png"]
+    bracketed = tmp_path / "a[1].png"  # an existing file wins over its reading as a pattern
+    write_image(bracketed, picture())
+    assert [frame.name for frame in open_source(bracketed)] == ["a[1].png"]
+
+
+def test_list_of_files_relative_to_the_list(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "same.png", picture())
+    listing = tmp_path / "images.txt"
+    listing.write_text(f"# pictures\n./one/same.png\n\n{tmp_path}/two/same.png\ntwo\n")
+    assert [frame.name for frame in open_source(listing)] == ["same.png", "same_2.png", "same_3.png"]
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["a.jpg", "a.png"], ["a.jpg", "a_2.png"]),  # both would label a.txt
+        (["a.jpg", "A.JPG", "a_2.jpg"], ["a.jpg", "A_2.JPG", "a_2_2.jpg"]),
+        (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
+        (["clip.mp4", "clip_7.jpg"], ["clip_2.mp4", "clip_7.jpg"]),  # frame 7 would label clip_7.txt
+        (["clip.mp4", "clip.avi"], ["clip.mp4", "clip_2.avi"]),
+    ],
+)
+def test_outputs_of_different_inputs_never_meet(names, expected):
+    assert unique_names(names) == expected
+
+
+def test_unreadable_files_are_counted_named_and_skipped(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    write_image(tmp_path / "good.png", picture())
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    source = open_source(tmp_path)
+    assert [frame.name for frame in source] == ["good.png"]
+    assert sorted(Path(failure.path).name for failure in source.failures) == ["bad.jpg", "bad.mp4"]
+    assert "2 of 3 inputs could not be read" in caplog.text and "bad.jpg" in caplog.text
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of the 1 inputs could be read: .*bad.jpg"):
+        list(open_source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}/imagse", r"no such file or folder \(did you mean images"),
+        ("{}/empty", "no image or video lies in this folder"),
+        ("{}/empty/*.jpg", "no image or video matches this pattern"),
+        ("{}/notes.pdf", r"\.pdf is neither image nor video"),
+        ("{}/missing.txt", "no such list"),
+        ("{}/blank.txt", "the list is empty"),
+        ("{}/mixed.txt", "either streams or files"),
+        ("https://www.youtube.com/watch?v=x", "YouTube pages are not streams"),
+        ("https://youtu.be/x", "YouTube"),
+    ],
+)
+def test_sources_that_do_not_exist(tmp_path, text, message):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.pdf").write_bytes(b"")
+    (tmp_path / "blank.txt").write_text("\n# only a remark\n")
+    (tmp_path / "mixed.txt").write_text("rtsp://host/1\npicture.jpg\n")
+    with pytest.raises(DataError, match=message):
+        open_source(text.format(tmp_path))
+
+
+def test_which_texts_are_streams(tmp_path):
+    listing = tmp_path / "streams.txt"
+    listing.write_text("rtsp://user:secret@host:554/live\n0\n")
+    assert open_source(listing).addresses == ("rtsp://user:secret@host:554/live", "0")
+    assert isinstance(open_source("0"), StreamSource)
+    assert isinstance(open_source("http://host/video_feed"), StreamSource)
+    assert isinstance(open_source("rtsp://host/clip.mp4"), StreamSource)
+    assert isinstance(open_source("http://host/clip.mp4?x=1"), FileSource)
+    assert open_source("http://host/a%20b.jpg?x=1").names == ["a b.jpg"]
+
+
+def test_passwords_are_in_no_name():
+    address = "rtsp://user:se@cret@host:554/live?x=1"
+    assert public_address("rtsp://user:secret@host:554/live") == "rtsp://host:554/live"
+    assert "secret" not in public_address(address) and "cret" not in stream_stem(address)
+    assert stream_stem("rtsp://user:secret@host:554/live") == "rtsp_host_554_live"
+
+
+def test_video_frames_and_stride(clip):
+    frames = list(open_source(clip))
+    assert [shade(frame.image) for frame in frames] == list(range(1, 13))
+    assert [frame.number for frame in frames] == list(range(1, 13))
+    assert (frames[0].frames, frames[0].fps, frames[0].kind, frames[0].name) == (12, 10.0, "video", "clip.avi")
+    assert frames[-1].seconds == pytest.approx(1.1)
+    every_fifth = list(open_source(clip, vid_stride=5))
+    assert [(frame.number, shade(frame.image)) for frame in every_fifth] == [(1, 1), (6, 6), (11, 11)]
+    assert every_fifth[0].fps == 2.0  # the written video then lasts as long as the original
+    with pytest.raises(DataError, match="vid-stride 0"):
+        open_source(clip, vid_stride=0)
+
+
+@pytest.mark.parametrize("claimed, fps", [(0, 0.0), (-1, float("nan")), (99, 1e9)])
+def test_containers_that_do_not_know_themselves(clip, monkeypatch, claimed, fps):
+    class Forgetful:
+        def __init__(self, path):
+            self._capture = REAL(path)
+
+        def get(self, property_):
+            return {cv2.CAP_PROP_FRAME_COUNT: claimed, cv2.CAP_PROP_FPS: fps}.get(property_) or self._capture.get(
+                property_
+            ) * 0
+
+        def __getattr__(self, name):
+            return getattr(self._capture, name)
+
+    REAL = cv2.VideoCapture
+    monkeypatch.setattr("utils.datasets.video.cv2.VideoCapture", Forgetful)
+    reader = VideoReader(str(clip))
+    assert reader.fps == 30.0
+    assert len(list(reader.read())) == 12
+
+
+def test_frames_that_cannot_be_read_are_counted(clip, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(LOGGER, "warning", warnings.append)
+    assert len(list(VideoReader(str(clip)).read())) == 12 and not warnings
+    whole, damaged = clip.with_name("whole.avi"), clip.with_name("cut.avi")
+    writer, rng = (
+        cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (160, 120)),
+        np.random.default_rng(0),
+    )
+    for _ in range(12):
+        writer.write(rng.integers(0, 256, (120, 160, 3), np.uint8))
+    writer.release()
+    damaged.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    read = len(list(VideoReader(str(damaged)).read()))
+    assert 0 < read < 9
+    assert warnings == [f"WARNING: {damaged}: damaged or cut short; {read} of 12 frames could be read"]
+
+
+def test_a_url_that_keeps_silent_is_given_up_in_time(monkeypatch):
+    """One attempt with timeouts; other back ends would repeat it with half a minute of their own."""
+    asked = []
+    monkeypatch.setattr("utils.datasets.video.cv2.VideoCapture", lambda *arguments: asked.append(arguments))
+    open_capture("rtsp://host/x")
+    open_capture("0")
+    open_capture("clip.mp4")
+    (address, backend, options), *others = asked
+    assert (address, backend) == ("rtsp://host/x", cv2.CAP_FFMPEG) and others == [(0,), ("clip.mp4",)]
+    assert dict(zip(options[::2], options[1::2])) == {
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 10_000,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC: 10_000,
+    }
+
+
+def test_opencv_adds_no_lines_of_its_own(tmp_path):
+    """In a process of its own: FFmpeg reads how much to say when a process opens its first video."""
+    file = tmp_path / "broken.mp4"
+    file.write_bytes(b"no video at all")
+    code = (
+        "from utils.datasets.video import VideoReader\nfrom utils.errors import DataError\n"
+        f"try:\n    VideoReader({str(file)!r})\nexcept DataError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{file}: cannot be opened as a video\n", "")
+
+
+def test_passwords_in_addresses_are_not_shown(caplog):
+    source = open_source("http://user:secret@127.0.0.1:9/clip.mp4")
+    with pytest.raises(DataError, match="http://127.0.0.1:9/clip.mp4: cannot be opened") as error:
+        list(source)
+    assert "secret" not in f"{error.value}{caplog.text}{source.failures}"
+
+
+def test_an_empty_source_is_not_the_working_folder():
+    with pytest.raises(DataError, match="--source is empty"):
+        open_source(" ")
+
+
+def test_a_list_with_a_missing_file_is_named(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("gone.jpg\n")
+    with pytest.raises(DataError, match=f"{file}: gone.jpg: no such file"):
+        open_source(file)
+
+
+def test_sane_fps():
+    assert [sane_fps(fps) for fps in (25, 0, -1, float("inf"), float("nan"), 90000)] == [25.0, 30, 30, 30, 30, 30]
+
+
+class Script:
+    """Stands in for cameras: each connection plays a list of frames (None: reading fails), then the next connection begins."""
+
+    def __init__(self, *connections, pause: float = 0.0):
+        self.connections = list(connections)
+        self.pause = pause
+        self.opened, self.released = 0, 0
+
+    def __call__(self, address):
+        script, number = self, self.opened
+        self.opened += 1
+
+        class Capture:
+            left = list(script.connections[number]) if number < len(script.connections) else None
+
+            def isOpened(self):
+                return self.left is not None
+
+            def get(self, _):
+                return 25.0
+
+            def read(self):
+                time.sleep(script.pause)
+                value = self.left.pop(0) if self.left else None
+                return (False, None) if value is None else (True, picture(value)[..., ::-1].copy())
+
+            def release(self):
+                script.released += 1
+
+        return Capture()
+
+
+def test_stream_reconnects_and_ends_when_it_stays_away():
+    script = Script([20, 40], [60], [])
+    source = StreamSource(["fake"], keep_all=True, backoff=FAST, connect=script)
+    frames = list(source)
+    assert [shade(frame.image) for frame in frames] == [1, 2, 3]
+    assert [frame.number for frame in frames] == [1, 2, 3]
+    assert script.opened >= 3 and script.released == script.opened  # every connection is given back
+
+
+def test_a_failure_between_frames_does_not_end_the_stream():
+    source = StreamSource(["fake"], keep_all=True, backoff=FAST, connect=Script([20, None, 40], [60]))
+    assert [shade(frame.image) for frame in source] == [1, 2, 3]
+
+
+def test_slow_consumers_see_the_newest_frame():
+    source = StreamSource(["fake"], backoff=FAST, connect=Script(list(range(0, 240, 2)), pause=0.001))
+    frames = []
+    for frame in source:
+        frames.append(frame)
+        time.sleep(0.03)
+    numbers = [frame.number for frame in frames]
+    assert numbers == sorted(numbers) and numbers[-1] == 120
+    assert len(numbers) < 60
+    assert frames[-1].seconds > frames[0].seconds
+
+
+def test_stream_stride_and_several_streams():
+    scripts = {"a": Script([20] * 10), "b": Script([40] * 10)}
+    source = StreamSource(
+        ["a", "b"], vid_stride=3, keep_all=True, backoff=FAST, connect=lambda name: scripts[name](name)
+    )
+    frames = list(source)
+    assert sorted((frame.index, frame.number) for frame in frames) == [
+        (i, number) for i in (0, 1) for number in (1, 4, 7, 10)
+    ]
+    assert {frame.name for frame in frames} == {"a.mp4", "b.mp4"}
+    assert {shade(frame.image) for frame in frames if frame.index == 1} == {2}
+
+
+def test_leaving_early_ends_the_threads():
+    before = threading.active_count()
+    source = StreamSource(["fake"], keep_all=True, backoff=FAST, connect=Script([20] * 100_000))
+    frames = iter(source)
+    next(frames)
+    frames.close()
+    assert threading.active_count() == before
+
+
+def test_no_stream_at_the_start_is_an_error():
+    with pytest.raises(DataError, match="rtsp://host/x: no camera or stream answers"):
+        list(StreamSource(["rtsp://u:p@host/x"], connect=Script()))
+
+
+def test_backoff_grows_to_its_limit():
+    assert [Backoff(0.5, 15, 8).delay(failures) for failures in (1, 2, 3, 6, 20)] == [0.5, 1.0, 2.0, 15.0, 15.0]
+
+
+def test_reader_gives_up_waiting_when_closed():
+    arrived = threading.Condition()
+    reader = StreamReader("fake", arrived=arrived, backoff=Backoff(60, 60, 8), connect=Script([20]))
+    reader.start()
+    time.sleep(0.1)
+    started = time.monotonic()
+    reader.close()
+    assert time.monotonic() - started < 1 and reader.finished
+
+
+class Mjpeg(http.server.BaseHTTPRequestHandler):
+    """A camera's page: a multipart stream of JPEGs; /picture.jpg is one of them."""
+
+    def do_GET(self):
+        jpeg = cv2.imencode(".jpg", picture(100, (48, 64))[..., ::-1])[1].tobytes()
+        self.send_response(200)
+        if self.path.endswith(".jpg"):
+            self.end_headers()
+            self.wfile.write(jpeg)
+            return
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for _ in range(60):
+            self.wfile.write(
+                b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
+            )
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mjpeg)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_http_stream_and_picture(server):
+    source = open_source(f"{server}/feed")
+    for count, frame in enumerate(source):
+        assert frame.image.shape == (48, 64, 3) and frame.kind == "stream"
+        if count == 2:
+            break
+    source.close()
+    (frame,) = open_source(f"{server}/some/picture.jpg")
+    assert frame.name == "picture.jpg" and frame.image.shape == (48, 64, 3) and shade(frame.image) == 5
+    with pytest.raises(DataError, match="cannot be fetched"):
+        list(open_source("http://127.0.0.1:9/picture.jpg"))

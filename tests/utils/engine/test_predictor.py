@@ -1,0 +1,306 @@
+"""Prediction and its writers, with a stand-in network whose detections can be worked out by eye."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utils.datasets.sources import Frame
+from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
+from utils.engine.prediction_writers import (
+    Artist,
+    CropWriter,
+    CsvWriter,
+    JsonWriter,
+    LabelWriter,
+    PictureWriter,
+    safe_name,
+)
+from utils.engine.predictor import Prediction, as_predictor, predict
+from utils.errors import UserError
+from utils.images import read_image, write_image
+from utils.log import LOGGER
+from utils.types import Detections, Speeds
+
+
+class RedFinder(nn.Module):
+    """Reports the bounding box of red pixels in its input as class 1, objectness 1, score 0.9; and notes what it was given."""
+
+    names = ["cat", "red thing"]
+    stride = torch.tensor([8.0, 16.0, 32.0])
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(nn.Conv2d(3, 40, 3, 2), nn.Conv2d(40, 4, 1), nn.Identity())
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, image, augment=False):
+        self.inputs.append(image)
+        self.model(image)
+        red = (image[0, 0] > 0.6) & (image[0, 1] < 0.3)
+        rows, columns = red.nonzero(as_tuple=True)
+        if not len(rows):
+            return torch.zeros(1, 0, 7), None
+        left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        box = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, 1.0, 0.02, 0.9]
+        return torch.tensor(box)[None, None], None
+
+
+def scene(box=(200, 40, 500, 160), size=(300, 1000)) -> np.ndarray:
+    """A grey picture with a red box (xyxy)."""
+    image = np.full((*size, 3), 90, np.uint8)
+    left, top, right, bottom = box
+    image[top:bottom, left:right] = (255, 0, 0)
+    return image
+
+
+@pytest.fixture
+def finder():
+    return RedFinder().eval()
+
+
+def prediction_of(
+    boxes, name="a.jpg", kind="image", number=0, image=None, conf=0.5, seconds=0.0, fps=0.0
+) -> Prediction:
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    found = Detections(boxes, torch.linspace(0.9, conf, len(boxes)), torch.ones(len(boxes), dtype=torch.int64))
+    frame = Frame(scene() if image is None else image, f"in/{name}", name, kind, 0, 1, number, 0, fps, seconds)
+    return Prediction(frame, found, ("cat", "red thing"), (192, 640), Speeds(1.0, 2.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    "size, box, imgsz, expected_input",
+    [
+        ((300, 1000), (200, 40, 500, 160), 640, (192, 640)),
+        ((1000, 300), (20, 40, 200, 600), 640, (640, 192)),
+        (
+            (120, 100),
+            (20, 40, 60, 90),
+            (320, 256),
+            (320, 256),
+        ),  # smaller pictures are enlarged; 256/100 = 2.56 exactly fills
+        ((480, 640), (0, 0, 640, 480), 640, (480, 640)),
+    ],
+)
+def test_boxes_come_back_in_native_pixels(finder, size, box, imgsz, expected_input):
+    (prediction,) = predict(finder, scene(box, size), imgsz=imgsz)
+    assert prediction.shape == expected_input == tuple(finder.inputs[0].shape[2:])
+    assert finder.inputs[0].dtype == torch.float32 and finder.inputs[0].max() == 1.0
+    rows = prediction.rows()
+    pixel = max(size) / 256  # one pixel of the network's input, at most
+    assert rows[0, :4].tolist() == pytest.approx(box, abs=max(pixel, 1.0))
+    assert rows[0, 4:].tolist() == pytest.approx([0.9, 1.0])
+    assert prediction.summary() == "1 red thing, "
+
+
+def test_records_and_normalised_boxes(finder):
+    (prediction,) = predict(finder, scene((100, 30, 300, 90)), imgsz=1024)
+    (record,) = prediction.records()
+    assert record | {"x1": 0, "y1": 0, "x2": 0, "y2": 0} == {
+        "file": "array",
+        "frame": 0,
+        "time": 0.0,
+        "class_id": 1,
+        "name": "red thing",
+        "confidence": 0.9,
+        "x1": 0,
+        "y1": 0,
+        "x2": 0,
+        "y2": 0,
+    }
+    assert prediction.xywhn()[0] == pytest.approx([0.2, 0.2, 0.2, 0.2], abs=0.004)
+
+
+def test_a_class_the_weights_do_not_know_is_an_error(finder):
+    with pytest.raises(UserError, match=f"--classes 7: the weights know {len(finder.names)} classes"):
+        list(predict(finder, scene(), classes=[0, 7]))
+
+
+def test_nothing_found_classes_and_thresholds(finder):
+    empty = np.full((64, 64, 3), 90, np.uint8)
+    assert [len(prediction) for prediction in predict(finder, empty)] == [0]
+    assert [len(prediction) for prediction in predict(finder, scene(), classes=[0])] == [0]
+    assert [len(prediction) for prediction in predict(finder, scene(), conf_thres=0.95)] == [0]
+
+
+def test_image_size_is_rounded_up_to_the_stride(finder, caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    predictor = as_predictor(finder)
+    assert predictor.input_shape(321) == (352, 352)
+    assert "321 321 is no multiple of the largest stride 32; using 352 352" in caplog.text
+    assert predictor.input_shape([416]) == (416, 416) and predictor.input_shape((320, 640)) == (320, 640)
+
+
+def test_the_callers_network_is_left_as_it_was():
+    network = RedFinder().train().double()
+    list(predict(network, scene(), half=True, device="cpu"))
+    assert network.training and next(network.parameters()).dtype == torch.float64 and not network.inputs
+
+
+def test_label_rows_and_a_second_run(tmp_path):
+    boxes = [[100, 30, 300, 90], [0, 0, 1000, 300]]
+    writer = LabelWriter(tmp_path, save_conf=True)
+    writer(prediction_of(boxes, "sub/a.jpg"))
+    file = tmp_path / "labels/sub/a.txt"
+    assert file.read_text() == "1 0.5 0.5 1 1 0.5\n1 0.2 0.2 0.2 0.2 0.9\n"  # rising confidence, as v6.1 writes
+    LabelWriter(tmp_path)(prediction_of(boxes[:1], "sub/a.jpg"))
+    assert file.read_text() == "1 0.2 0.2 0.2 0.2\n"
+    LabelWriter(tmp_path)(prediction_of([], "sub/a.jpg"))
+    assert not file.exists()
+    writer(prediction_of(boxes, "clip.mp4", "video", 7))
+    assert (tmp_path / "labels/clip_7.txt").exists()
+
+
+def test_crops(tmp_path):
+    image = np.arange(300 * 1000 * 3, dtype=np.uint32).reshape(300, 1000, 3).astype(np.uint8)
+    for _ in range(2):  # a second run replaces the first's files
+        writer = CropWriter(tmp_path)
+        writer(prediction_of([[100, 30, 300, 90], [0, 0, 50, 40], [2000, 10, 2100, 20]], "a.png", image=image))
+    assert sorted(file.name for file in (tmp_path / "crops/red thing").iterdir()) == ["a.jpg", "a2.jpg"]
+    first, second = (read_image(tmp_path / f"crops/red thing/{name}.jpg")[0] for name in ("a", "a2"))
+    # 200 * 1.02 + 10 = 214 wide, 60 * 1.02 + 10 = 71.2 high; at the corner 50.5 + 5 and 40.4 + 5 remain
+    assert first.shape[1] == 214 and first.shape[0] in (71, 72) and second.shape[:2] == (45, 55)
+    assert [safe_name(name) for name in ("a/b", "..", "con: x", "红")] == ["a_b", "_", "con_ x", "红"]
+
+
+def test_csv_and_json_hold_the_same_records(tmp_path):
+    writers = [CsvWriter(tmp_path), JsonWriter(tmp_path)]
+    predictions = [
+        prediction_of([[1, 2, 3, 4]]),
+        prediction_of([]),
+        prediction_of([[5, 6, 7.126, 8]] * 2, "红.mp4", "video", 3, seconds=0.1),
+    ]
+    for writer in writers:
+        for prediction in predictions:
+            writer(prediction)
+        writer.close()
+    records = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    assert records == [record for prediction in predictions for record in prediction.records()] and len(records) == 3
+    assert records[2] == {
+        "file": "in/红.mp4",
+        "frame": 3,
+        "time": 0.1,
+        "class_id": 1,
+        "name": "red thing",
+        "confidence": 0.5,
+        "x1": 5.0,
+        "y1": 6.0,
+        "x2": 7.13,
+        "y2": 8.0,
+    }
+    with (tmp_path / "predictions.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [{key: str(value) for key, value in record.items()} for record in records] == rows
+    writer = JsonWriter(tmp_path)
+    writer.close()
+    assert json.loads((tmp_path / "predictions.json").read_text()) == []
+
+
+def frames_of(file) -> tuple[list[np.ndarray], float]:
+    capture = cv2.VideoCapture(str(file))
+    frames = []
+    while True:
+        read, image = capture.read()
+        if not read:
+            return frames, capture.get(cv2.CAP_PROP_FPS)
+        frames.append(image)
+
+
+def test_pictures_and_videos(tmp_path):
+    writer = PictureWriter(tmp_path, Artist(line_thickness=2))
+    writer(prediction_of([[100, 30, 300, 90]], "sub/a.png"))
+    picture, _ = read_image(tmp_path / "sub/a.png")
+    assert picture.shape == (300, 1000, 3) and (picture != scene()).any()
+    for name, count in (("one.avi", 9), ("two.mov", 5)):
+        for number in range(1, count + 1):
+            writer(
+                prediction_of([], name, "video", number, image=scene((number * 20, 40, 500, 160), (120, 160)), fps=12.5)
+            )
+    writer.close()
+    for name, count in (("one.mp4", 9), ("two.mp4", 5)):
+        frames, fps = frames_of(tmp_path / name)
+        assert len(frames) == count and fps == pytest.approx(12.5) and frames[0].shape == (120, 160, 3)
+
+
+def test_a_streams_video_plays_in_real_time(tmp_path):
+    writer = PictureWriter(tmp_path, Artist())
+    small = np.zeros((48, 64, 3), np.uint8)
+    for number, seconds in enumerate((3.0, 3.1, 3.2, 4.0, 100.0), 1):  # the last one came after a long interruption
+        image = small if number < 4 else np.zeros((96, 64, 3), np.uint8)
+        writer(prediction_of([], "cam.mp4", "stream", number, image=image, seconds=seconds))
+    writer.close()
+    frames, fps = frames_of(tmp_path / "cam.mp4")
+    assert fps == pytest.approx(30) and abs(len(frames) - (31 + 150)) <= 1 and frames[-1].shape == (48, 64, 3)
+
+
+def test_an_input_is_never_replaced(tmp_path):
+    write_image(tmp_path / "a.jpg", scene())
+    with pytest.raises(UserError, match="would replace the input"):
+        for prediction in predict(RedFinder().eval(), tmp_path / "a.jpg"):
+            PictureWriter(tmp_path, Artist())(prediction)
+
+
+@pytest.mark.parametrize(
+    "options, marks_text", [({}, True), ({"hide_conf": True}, True), ({"hide_labels": True}, False)]
+)
+def test_drawing(options, marks_text):
+    prediction = prediction_of([[100, 100, 300, 200]], image=np.zeros((300, 1000, 3), np.uint8))
+    artist = Artist(3, **options)
+    drawn = artist(prediction)
+    assert drawn is artist(prediction) and not prediction.frame.image.any()
+    assert drawn[98:103, 200].any() and not drawn[150, 200].any()
+    assert bool(drawn[80:97, 100:140].any()) == marks_text
+
+
+def test_console(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level("INFO", "yolo")
+    reporter = ConsoleReporter()
+    reporter(prediction_of([[1, 2, 3, 4]] * 2))
+    reporter(prediction_of([], "clip.mp4", "video", 3))
+    reporter.close()
+    assert caplog.messages == [
+        "image 1/1 in/a.jpg: 192x640 2 red things, Done. (0.002s)",
+        "video 1/1 (3/?) in/clip.mp4: 192x640 Done. (0.002s)",
+        "Speed: 1.0 ms pre-process, 2.0 ms inference, 3.0 ms NMS per image at shape (1, 3, 192, 640)",
+    ]
+
+
+def test_no_display_is_survived(monkeypatch, caplog):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("utils.engine.prediction_views.sys", SimpleNamespace(platform="linux"))
+    monkeypatch.setattr("utils.log._said", set())
+    window = Window(Artist())
+    window(prediction_of([]))
+    window.close()
+    assert not window.closed and "there is no display" in caplog.text
+
+
+def test_feature_maps_of_every_layer_but_the_head(tmp_path, finder):
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in/x.png", scene(size=(64, 64), box=(1, 1, 20, 20)))
+    maps = FeatureMaps(tmp_path, finder)
+    list(predict(finder, tmp_path / "in", imgsz=64, before_frame=maps.before_frame))
+    maps.close()
+    assert sorted(file.name for file in (tmp_path / "x").iterdir()) == [
+        "stage0_Conv2d_features.npy",
+        "stage0_Conv2d_features.png",
+        "stage1_Conv2d_features.npy",
+        "stage1_Conv2d_features.png",
+    ]
+    saved = np.load(tmp_path / "x/stage0_Conv2d_features.npy")
+    assert saved == pytest.approx(finder.model[0](finder.inputs[0]).detach().numpy(), abs=1e-6) and saved.shape == (
+        1,
+        40,
+        31,
+        31,
+    )
+    list(predict(finder, scene(), imgsz=64))  # the hooks are gone: nothing more is written
+    assert not (tmp_path / "array").exists()

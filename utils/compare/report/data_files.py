@@ -1,0 +1,131 @@
+"""A study for other programs: compare.csv, a row a variant and metric, and compare.json, everything but the detections."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.compare.report import tables
+from utils.compare.report.cells import is_figure
+from utils.compare.results import Study, VariantResult
+
+SCHEMA = "comparison/1"  # the number rises when a key changes its meaning or goes
+_LEFT_OUT = ("matches",)  # detections; they lie beside each run
+_COSTS = {
+    "parameters": "1",
+    "gflops": "GFLOPs",
+    "gflops_thop": "GFLOPs",
+    "latency_ms": "ms",
+    "latency_p95_ms": "ms",
+    "throughput": "images/s",
+    "inference_mib": "MiB",
+    "training_mib": "MiB",
+    "training_seconds": "s",
+}
+_TESTED = ("difference", "low", "high", "p", "p_holm", "verdict")
+
+
+def as_csv(study: Study) -> str:
+    """Return variant, role, metric, unit, value (the mean), sd, seeds (how many), a column a seed, and the difference to the
+    baseline with its tests; a figure that does not exist is "nan" and the last column says why.
+    """
+    stream = io.StringIO()
+    seeds = [f"seed_{seed}" for seed in study.seeds]
+    writer = csv.DictWriter(
+        stream,
+        ["variant", "role", "metric", "unit", "value", "sd", "seeds", *seeds, *_TESTED, "remark"],
+        lineterminator="\n",
+        restval="nan",
+    )
+    writer.writeheader()
+    for variant in study.variants:
+        for prefix in ("", tables.CLASS, tables.ERROR):
+            writer.writerows(_score_row(study, variant, metric) for metric in tables.metrics_of(study, prefix))
+        writer.writerows(_cost_rows(variant))
+    return stream.getvalue()
+
+
+def _points(value: float | None) -> str:
+    """Return an accuracy in points with six decimals: more than any table shows, and no binary dust."""
+    return f"{100 * value:.6f}" if is_figure(value) else "nan"
+
+
+def _score_row(study: Study, variant: VariantResult, metric: str) -> dict[str, Any]:
+    summary, difference = variant.summaries.get(metric), variant.differences.get(metric)
+    values = {seed: value for seed, value in summary.values.items() if is_figure(value)} if summary else {}
+    row: dict[str, Any] = {"variant": variant.name, "role": variant.role, "metric": metric, "unit": "points"}
+    row["seeds"] = len(values)
+    row |= {f"seed_{seed}": _points(values.get(seed)) for seed in study.seeds}
+    row |= {"value": _points(summary.mean), "sd": _points(summary.sd)} if summary else {}
+    row["verdict"] = "baseline" if variant.role == "baseline" else "not tested"
+    if difference:
+        low, high = difference.interval
+        row |= {
+            "difference": _points(difference.difference),
+            "low": _points(low),
+            "high": _points(high),
+            "p": repr(float(difference.p)),
+            "p_holm": repr(float(difference.p_holm)),
+            "verdict": difference.verdict,
+        }
+    cells = [tables.score(study, variant, metric), *tables.difference_cells(study, variant, metric)]
+    lost = [f"seed {run.seed} {run.status}" for run in variant.runs if run.status != "done"]
+    row["remark"] = "; ".join(dict.fromkeys([cell.reason for cell in cells if cell.reason] + lost)) or "none"
+    return row
+
+
+def _cost_rows(variant: VariantResult) -> Iterator[dict[str, Any]]:
+    for field, unit in _COSTS.items():
+        value = getattr(variant.cost, field) if variant.cost else None
+        there = is_figure(value)
+        yield {
+            "variant": variant.name,
+            "role": variant.role,
+            "metric": field,
+            "unit": unit,
+            "seeds": 0,
+            "verdict": "not tested",
+            "value": repr(value) if there else "nan",
+            "remark": "none" if there else tables.why_no_cost(variant.cost, field),
+        }
+
+
+def as_json(study: Study) -> str:
+    """Return the whole study; accuracies are 0..1, paths are relative to the study's folder, and what is no number is null."""
+    units = {"scores": "0..1", "difference": "0..1", "seconds": "s", **_COSTS}
+    content = {"schema": SCHEMA, "units": units, **_plain(study, study.folder)}
+    content["asked"] = tables.asked(study)
+    content["found"] = [sentence for _, _, sentence in tables.found(study)]
+    for variant, entry in zip(study.variants, content["variants"]):
+        entry["missing"] = _why_missing(study, variant)
+    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _why_missing(study: Study, variant: VariantResult) -> dict[str, str]:
+    """Return the reason of each figure of a variant that is null or absent, by metric."""
+    every = [metric for prefix in ("", tables.CLASS, tables.ERROR) for metric in tables.metrics_of(study, prefix)]
+    reasons = {metric: tables.score(study, variant, metric).reason for metric in every}
+    reasons |= {row["metric"]: row["remark"] for row in _cost_rows(variant) if row["value"] == "nan"}
+    return {metric: reason for metric, reason in reasons.items() if reason}
+
+
+def _plain(value: Any, folder: Path) -> Any:
+    """Return records, mappings, paths and numbers as what JSON knows."""
+    if dataclasses.is_dataclass(value):
+        names = [entry.name for entry in dataclasses.fields(value) if entry.name not in _LEFT_OUT]
+        return {name: _plain(getattr(value, name), folder) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry, folder) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry, folder) for entry in value]
+    if isinstance(value, Path):
+        return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else value.as_posix()
+    if hasattr(value, "item"):  # a numpy scalar
+        return _plain(value.item(), folder)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)

@@ -1,0 +1,168 @@
+"""Which figures a study has, and what goes into them: taken from the records and each training's results.csv."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.compare.report import tables
+from utils.compare.report.cells import is_figure
+from utils.compare.report.tables import PRIMARY
+from utils.compare.results import Study, VariantResult
+from utils.errors import DataError
+from utils.plots.curves import read_results
+from utils.plots.study_figures import Course, Gaps, Mark, plot_courses, plot_gaps, plot_tradeoff
+
+SHOWN = ("better", "worse")
+LOGGER = logging.getLogger("yolo")
+_ACCURACY = "metrics/mAP_0.5:0.95"
+_LOSSES = ("val/box_loss", "val/obj_loss", "val/cls_loss")
+_FILLED = "Hollow: no difference shown."
+_INTERVALS = (
+    "Bars: 95 % interval of the difference to the baseline, drawn about it (the dashed line): a bar that crosses the "
+    f"line holds zero. {_FILLED} Dashes: single seeds."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report. file: its png in the study's folder; svg: the same as an element for a page; drawn: what is
+    seen, in words for those who do not see it.
+    """
+
+    key: str
+    title: str
+    caption: str
+    file: Path
+    svg: str
+    drawn: str
+
+
+def draw_figures(study: Study) -> list[Picture]:
+    """Write the figures that the study has data for and return them in the order of the report."""
+    drawn = (
+        _tradeoff(study, "latency", "latency_ms", "latency, one image at a time (ms)", 1.0),
+        _tradeoff(study, "parameters", "parameters", "parameters (millions)", 1e-6),
+        _courses(study),
+        _class_gaps(study),
+    )
+    return [picture for picture in drawn if picture is not None]
+
+
+def _tradeoff(study: Study, what: str, field: str, label: str, scale: float) -> Picture | None:
+    marks = [mark for variant in study.variants if (mark := _mark(study, variant, field, scale))]
+    if not marks:
+        return None
+    file = study.folder / f"accuracy_{what}.png"
+    svg = plot_tradeoff(marks, file, label, f"{PRIMARY} (points)")
+    absent = [variant.name for variant in study.variants if variant.name not in {mark.name for mark in marks}]
+    caption = _INTERVALS + (f" Not shown, for want of {what} or accuracy: {', '.join(absent)}." if absent else "")
+    drawn = "; ".join(f"{mark.name} at {mark.x:.3g} and {mark.y:.2f} points" for mark in marks)
+    return Picture(f"accuracy_{what}", f"Accuracy against {what}", caption, file, svg, drawn)
+
+
+def _mark(study: Study, variant: VariantResult, field: str, scale: float) -> Mark | None:
+    """The baseline stands at its mean; the others at that plus their paired difference, so that what is drawn and what the
+    verdict says agree where a seed is missing on one side.
+    """
+    summary, base = variant.summaries.get(PRIMARY), study.baseline.summaries.get(PRIMARY)
+    cost = getattr(variant.cost, field) if variant.cost else None
+    if summary is None or not is_figure(summary.mean) or not is_figure(cost):
+        return None
+    ends, height = (math.nan, math.nan), summary.mean
+    answer = variant.differences.get(PRIMARY)
+    if answer and base and is_figure(base.mean) and is_figure(answer.difference):
+        height = base.mean + answer.difference
+        ends = tuple(100 * (base.mean + end) for end in answer.interval)
+    seeds = tuple(100 * value for value in tables.spread(summary) if is_figure(value))
+    shown = variant.role == "baseline" or answer is not None and answer.verdict in SHOWN
+    return Mark(
+        variant.name,
+        tables.series_of(study, variant),
+        cost * scale,
+        100 * height,
+        *ends,
+        seeds=seeds if len(seeds) > 1 else (),
+        shown=shown,
+    )
+
+
+def _courses(study: Study) -> Picture | None:
+    courses = [course for variant in study.variants if (course := _course(variant, tables.series_of(study, variant)))]
+    if not courses:
+        return None
+    file = study.folder / "learning_curves.png"
+    caption = (
+        "Means over the seeds, up to the epoch in which the first of a variant's trainings ended; bands from the lowest "
+        "seed to the highest. These are the figures of training; the tables hold those of the evaluation afterwards."
+    )
+    drawn = "; ".join(f"{course.name}: {len(next(iter(course.values.values())))} trainings" for course in courses)
+    return Picture("learning_curves", "Learning curves", caption, file, plot_courses(courses, file), drawn)
+
+
+def _course(variant: VariantResult, series: int) -> Course | None:
+    tables_read = [
+        table for run in variant.runs if run.status == "done" and run.results and (table := _read(run.results))
+    ]
+    panels: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+        f"{PRIMARY} (points)": lambda table: 100 * table[_ACCURACY],
+        "validation loss, box + obj + cls": lambda table: sum(table[name] for name in _LOSSES),
+    }
+    needed = {_ACCURACY, *_LOSSES}
+    whole = [table for table in tables_read if needed <= set(table)]
+    if not whole:
+        return None
+    return Course(variant.name, series, {name: _stacked([of(table) for table in whole]) for name, of in panels.items()})
+
+
+def _read(file: Path) -> dict[str, np.ndarray] | None:
+    try:
+        return read_results(file)
+    except (OSError, DataError) as error:
+        LOGGER.warning("learning curves without %s: %s", file, error)
+        return None
+
+
+def _stacked(courses: Sequence[np.ndarray]) -> np.ndarray:
+    """Return courses of different lengths as (seeds, epochs), nan past their ends."""
+    values = np.full((len(courses), max(map(len, courses))), np.nan)
+    for row, course in zip(values, courses):
+        row[: len(course)] = course
+    return values
+
+
+def _class_gaps(study: Study) -> Picture | None:
+    metrics = tables.metrics_of(study, tables.CLASS)
+    gaps = [
+        Gaps(
+            variant.name,
+            tables.series_of(study, variant),
+            tuple(_gap(variant, metric) for metric in metrics),
+            tuple(metric in variant.differences and variant.differences[metric].verdict in SHOWN for metric in metrics),
+        )
+        for variant in study.variants
+        if any(metric in variant.differences for metric in metrics)
+    ]
+    if not gaps:
+        return None
+    file = study.folder / "class_differences.png"
+    label = f"{PRIMARY}, difference to {study.baseline.name} (points)"
+    svg = plot_gaps(gaps, [tables.short(metric) for metric in metrics], file, label)
+    caption = (
+        "Difference to the baseline (the dashed line) with its 95 % interval, class by class; right of the line is "
+        f"better. {_FILLED} An arrow: the interval goes on. The intervals are not corrected for the number of "
+        "classes, the verdicts are."
+    )
+    return Picture(
+        "class_differences", "Differences by class", caption, file, svg, "the figures are in the table by class"
+    )
+
+
+def _gap(variant: VariantResult, metric: str) -> tuple[float, float, float]:
+    found = variant.differences.get(metric)
+    if found is None or not is_figure(found.difference):
+        return math.nan, math.nan, math.nan
+    return 100 * found.difference, 100 * found.interval[0], 100 * found.interval[1]

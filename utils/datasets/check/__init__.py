@@ -1,0 +1,21 @@
+"""The dataset checker: what is wrong with a data set, file by file and as a whole (docs/check.md)."""
+
+from typing import TYPE_CHECKING
+
+from utils.config import from_options
+from utils.datasets.check.check_options import CheckConfig
+
+if TYPE_CHECKING:
+    from utils.datasets.check.checker import Report
+
+
+def run(**options: object) -> "Report":
+    """Check a data set with the given options (named as the flags, with underscores) and return what was found."""
+    return main(from_options(CheckConfig, **options))
+
+
+def main(config: CheckConfig) -> "Report":
+    """Check as `config` says. Raises UserError kinds where nothing can be checked."""
+    from utils.datasets.check.checker import check
+
+    return check(config)

@@ -1,0 +1,54 @@
+"""The options of the dataset checker, `python -m utils.datasets.check`."""
+
+from dataclasses import dataclass
+
+from utils.config.flags import Options, flag
+from utils.datasets.check.findings import KINDS
+from utils.errors import ConfigError, nearest
+from utils.files import ROOT
+
+
+@dataclass(frozen=True)
+class CheckConfig(Options):
+    """What the check can be told. Field names are the flags with underscores."""
+
+    data: str = flag(str(ROOT / "data" / "shapes.yaml"), "data set yaml; may also stand without the flag")
+    cfg: str = flag(
+        "", "model yaml whose anchors and strides the boxes are held against; '' takes --weights', else yolov5n's"
+    )
+    weights: str = flag("", "checkpoint whose anchors and strides the boxes are held against")
+    imgsz: int = flag(
+        640,
+        "side of the network input in pixels at which boxes are measured",
+        "integer",
+        low=32,
+        aliases=("--img", "--img-size"),
+    )
+    anchor_t: float = flag(
+        4.0, "factor by which a side may differ from an anchor's, as in the hyperparameters", "number", low=1
+    )
+    min_box: float = flag(3.0, "pixels at --imgsz below which a box's side is tiny", "number", low=0)
+    similar: float = flag(0.9, "least similarity of near-duplicate pictures", "number", low=0.5, high=1)
+    turned: bool = flag(
+        False, "also look for mirrored and turned copies (the search takes eight times as long)", "switch"
+    )
+    no_duplicates: bool = flag(False, "do not look for duplicate pictures", "switch")
+    ignore: tuple[str, ...] = flag(
+        (), "kinds of findings to leave out, such as picture-turned; may be repeated", repeatable=True
+    )
+    workers: int = flag(8, "threads that look at pictures; 0 looks in the main one", "integer", low=0)
+    plugin: tuple[str, ...] = flag(
+        (),
+        "a Python file of your own to import first, such as one that registers a block; may be repeated",
+        repeatable=True,
+    )
+    project: str = flag(str(ROOT / "runs" / "check"), "folder of the run folders")
+    name: str = flag("exp", "name of the run folder; numbered where it exists")
+    exist_ok: bool = flag(False, "write into an existing run folder", "switch")
+
+    def check(self) -> None:
+        for kind in self.ignore:
+            if kind not in KINDS:
+                raise ConfigError(f"--ignore {kind}: no such kind of finding{nearest(kind, KINDS)}")
+        if self.cfg and self.weights:
+            raise ConfigError("--cfg and --weights: one of them says the anchors; leave the other out")

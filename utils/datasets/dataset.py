@@ -1,0 +1,156 @@
+"""The detection data set: from a place in it, an epoch and a seed to one labelled network input."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from utils.config import Hyperparameters
+from utils.datasets.augmentation import augmented
+from utils.datasets.image_cache import open_pictures
+from utils.datasets.label_store import LabelStore
+from utils.datasets.letterbox import fit, fitted_size, minimal_shape
+from utils.types import Batch, Labels, Letterbox, Sample
+
+
+class DetectionDataset(Dataset):
+    """The pictures and labels of one split, as square inputs of `imgsz` or, with `rect`, each in its own smallest shape.
+
+    augment: training inputs, drawn with the gains of `hyp`; without `rect` they may be mosaics. Otherwise a picture's
+    long side is brought to `imgsz` and the rest padded with grey, `pad` strides more where `rect`.
+    cache: None, "ram" or "disk". single_cls: every object is class 0.
+
+    `dataset[(epoch, index)]` depends on (seed, epoch, index) and nothing else; `dataset[index]` is epoch 0.
+    """
+
+    def __init__(
+        self,
+        store: LabelStore,
+        imgsz: int,
+        *,
+        stride: int = 32,
+        augment: bool = False,
+        hyp: Hyperparameters | None = None,
+        rect: bool = False,
+        pad: float = 0.0,
+        cache: str | None = None,
+        single_cls: bool = False,
+        seed: int = 0,
+    ):
+        self.store = store.as_single_class() if single_cls else store
+        self.imgsz, self.stride, self.augment, self.rect, self.seed = imgsz, stride, augment, rect, seed
+        self.hyp = hyp or Hyperparameters()
+        self.shapes = self._input_shapes(pad)
+        self._pictures = open_pictures(store.paths, store.sizes, imgsz, cache)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Return the sample of (epoch, index). Raises DataError naming a picture that cannot be read any more."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self))[index]
+        return self._augmented(epoch, index) if self.augment else self._plain(index)
+
+    @property
+    def paths(self) -> Sequence[str]:
+        return self.store.paths
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(n, 2) native (height, width)."""
+        return self.store.sizes
+
+    @property
+    def box_sizes(self) -> np.ndarray:
+        """(m, 2) float64 widths and heights of all objects, in pixels with the long side at `imgsz`."""
+        return self.store.boxes_px(self.imgsz)
+
+    @property
+    def labels_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """cls (m,) and box_sizes (m, 2) of all objects."""
+        return self.store.cls, self.box_sizes
+
+    # What augmentation reads (`augment.Pictures`)
+
+    def fitted(self, index: int) -> tuple[int, int]:
+        """(height, width) of picture `index` with its long side at `imgsz`."""
+        return fitted_size(self._native(index), self.imgsz)
+
+    def labels(self, index: int) -> Labels:
+        return self.store.labels(index)
+
+    def image(self, index: int, zoom: float) -> np.ndarray:
+        """Picture `index`, RGB, not to be written to, with the pixels it needs to be shown at `zoom` times `fitted`."""
+        return self._pictures.read(index, max(round(self.imgsz * min(zoom, 1.0)), 1))
+
+    def _plain(self, index: int) -> Sample:
+        native = self._native(index)
+        image, letterbox = fit(self._pictures.read(index, self.imgsz), native, self.imgsz, self._shape(index))
+        labels = _into(self.store.labels(index), letterbox)
+        return Sample(image, labels, self.store.paths[index], letterbox, index)
+
+    def _augmented(self, epoch: int, index: int) -> Sample:
+        shape = self._shape(index)
+        generator = np.random.default_rng([self.seed, epoch, index])
+        image, labels = augmented(self, index, shape, self.hyp, generator, mosaic=not self.rect)
+        return Sample(image, labels, self.store.paths[index], Letterbox(shape, (1.0, 1.0), (0, 0), shape), index)
+
+    def _native(self, index: int) -> tuple[int, int]:
+        height, width = self.store.sizes[index]
+        return int(height), int(width)
+
+    def _shape(self, index: int) -> tuple[int, int]:
+        height, width = self.shapes[index]
+        return int(height), int(width)
+
+    def _input_shapes(self, pad: float) -> np.ndarray:
+        """(n, 2) height and width of every input."""
+        if not self.rect:
+            return np.full((len(self.store), 2), self.imgsz, np.int32)
+        native, which = np.unique(self.store.sizes, axis=0, return_inverse=True)
+        shapes = [minimal_shape((int(height), int(width)), self.imgsz, self.stride, pad) for height, width in native]
+        return np.array(shapes, np.int32).reshape(-1, 2)[which.reshape(-1)]
+
+
+def _into(labels: Labels, letterbox: Letterbox) -> Labels:
+    """Labels of a picture as labels of its network input."""
+    height, width = letterbox.shape
+    inner = np.float32([letterbox.native[1] * letterbox.ratio[0], letterbox.native[0] * letterbox.ratio[1]])
+    outer = np.float32([width, height])
+    centre = (labels.xywhn[:, :2] * inner + np.float32(letterbox.pad)) / outer
+    return Labels(labels.cls, np.concatenate((centre, labels.xywhn[:, 2:] * (inner / outer)), 1))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Return samples of one shape as a batch, their pictures in one contiguous (B, H, W, 3) block."""
+    height, width = samples[0].image.shape[:2]
+    block = _block((len(samples), height, width, 3))
+    pixels = block.numpy()
+    for place, sample in enumerate(samples):
+        pixels[place] = sample.image
+    return Batch(
+        block.permute(0, 3, 1, 2),
+        targets([sample.labels for sample in samples]),
+        tuple(sample.path for sample in samples),
+        tuple(sample.letterbox for sample in samples),
+        tuple(sample.index for sample in samples),
+    )
+
+
+def targets(labels: Sequence[Labels]) -> torch.Tensor:
+    """Return (M, 6) float32 rows: number in the batch, class, xywh normalised."""
+    counts = [len(each) for each in labels]
+    rows = np.empty((sum(counts), 6), np.float32)
+    rows[:, 0] = np.repeat(np.arange(len(labels)), counts)
+    rows[:, 1] = np.concatenate([each.cls for each in labels])
+    rows[:, 2:] = np.concatenate([each.xywhn for each in labels])
+    return torch.from_numpy(rows)
+
+
+def _block(shape: tuple[int, ...]) -> torch.Tensor:
+    """An uint8 tensor; in a worker process one in shared memory, so that handing it over copies nothing."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.empty(shape, dtype=torch.uint8).share_memory_()

@@ -1,0 +1,243 @@
+"""Builds what a training consists of, from a TrainConfig: model, data, optimizer and schedule."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.registry import load_plugin
+from models.yolo import Model
+from utils.anchors import check_anchors, kmeans_anchors
+from utils.box_losses import BoxLoss
+from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
+from utils.config import DatasetSpec, Hyperparameters, TrainConfig
+from utils.datasets.loader import Loader, build_loader, reuse_freed_memory
+from utils.datasets.splits import open_split
+from utils.engine.evaluator import RECT_PAD
+from utils.engine.model_ema import ModelEMA
+from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
+from utils.engine.resume import check_classes, load_optimizer, restoring
+from utils.engine.trainer import TrainingComponents
+from utils.errors import ConfigError
+from utils.files import ROOT
+from utils.log import LOGGER
+from utils.loss import DetectionLoss
+from utils.transfer.alignment import base_numbers
+from utils.transfer.pretrained import TransferReport, transfer_weights
+
+DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
+
+
+@dataclass
+class Data:
+    """The two loaders of a training and what they read."""
+
+    spec: DatasetSpec
+    train: Loader
+    val: Loader
+
+
+def prepare_process(config: TrainConfig) -> None:
+    """Seed torch's own generator (initial weights, dropout), choose deterministic kernels on request, import plugins."""
+    torch.manual_seed(config.seed)
+    reuse_freed_memory()  # a training step on the CPU frees and asks for the same large blocks again and again
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    for plugin in config.plugin:
+        load_plugin(plugin)
+
+
+def build_detector(
+    config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, resumed: Checkpoint | None, device: torch.device
+) -> tuple[Model, TransferReport | None]:
+    """Return the model to train, with the weights it starts from, frozen as asked, and what became of each tensor of
+    --weights, if there were any.
+    """
+    report = None
+    source = resumed
+    if resumed is None and config.weights:
+        source = read_checkpoint(find_weights(config.weights, download=config.download))
+    if resumed is not None:
+        check_classes(resumed, spec.nc, spec.file)
+        model = Model(resumed.yaml, nc=spec.nc)
+        with restoring(resumed.source):
+            model.load_state_dict(resumed.training["model_state"])
+    else:
+        description = config.cfg or (source.yaml if source else DEFAULT_MODEL)
+        if not config.cfg and not source:
+            LOGGER.info(f"neither --cfg nor --weights: training {DEFAULT_MODEL.name} from scratch")
+        model = Model(description, nc=spec.nc, anchors=hyp.anchors, attention_start=config.attention_start or None)
+        model.summary(verbose=True)
+        if source:
+            report = transfer_weights(
+                model, source, bool(config.cfg or hyp.anchors), config.transfer, config.require_transfer
+            )
+    model.names = list(spec.names)
+    freeze_layers(model, config.freeze)
+    return model.to(device), report
+
+
+def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
+    """Freeze the first N layers (one number), the layers of these numbers (several), or the "backbone".
+
+    Numbers are those of the model without attention, so they mean the same in a variant; inserted attention, also
+    that inside a C3, goes on learning.
+    """
+    numbers = base_numbers(model.yaml)
+    wanted = _wanted_layers(numbers, freeze, len(model.yaml["backbone"]))
+    for layer, number in zip(model.model, numbers, strict=True):
+        if number in wanted:
+            for name, parameter in layer.named_parameters():
+                if ".attention." not in name:
+                    parameter.requires_grad = False
+                    LOGGER.info(f"freezing model.{layer.i}.{name}")
+
+
+def _wanted_layers(numbers: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
+    """Return the base model's numbers of the layers to freeze. numbers: of each layer, None for inserted attention;
+    backbone: how many of them are the backbone.
+    """
+    if freeze == ("backbone",):
+        return {number for number in numbers[:backbone] if number is not None}
+    count = sum(number is not None for number in numbers)
+    layers = set(range(freeze[0]) if len(freeze) == 1 else freeze)
+    if layers and max(layers) >= count:
+        without = "" if count == len(numbers) else " without its attention"
+        raise ConfigError(f"--freeze {' '.join(map(str, freeze))}: the model{without} has layers 0 to {count - 1}")
+    return layers
+
+
+def round_image_size(imgsz: int, stride: int) -> int:
+    """Return `imgsz` raised to a multiple of the model's largest stride."""
+    rounded = max(stride * 2, -(-imgsz // stride) * stride)
+    if rounded != imgsz:
+        LOGGER.warning(
+            f"WARNING: --imgsz {imgsz} is not a multiple of the stride {stride} (and at least twice it): "
+            f"using {rounded}"
+        )
+    return rounded
+
+
+def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path) -> Data:
+    """Open the train and val splits and their loaders."""
+    stride = int(model.stride.max())
+    common = dict(
+        imgsz=config.imgsz,
+        stride=stride,
+        single_cls=config.single_cls,
+        cache=config.cache,
+        labels_policy=config.labels,
+        cache_labels=not config.no_cache_labels,
+        seed=config.seed,
+        download=config.download,
+        report_dir=save_dir,
+    )
+    training = open_split(spec, "train", augment=True, hyp=hyp, rect=config.rect, **common)
+    validation = open_split(spec, "val", rect=True, pad=RECT_PAD, **common)
+    pin = torch.cuda.is_available() and next(model.parameters()).device.type == "cuda"
+    loader = dict(workers=config.workers, seed=config.seed, pin_memory=pin)
+    return Data(
+        spec,
+        build_loader(training, config.batch_size, shuffle=True, quad=config.quad, **loader),
+        build_loader(validation, config.batch_size * 2, **loader),
+    )
+
+
+def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainConfig) -> None:
+    """Replace the model's anchors where the data's boxes would not find one (v6.1's AutoAnchor), and
+    always where the yaml gives only their number.
+    """
+    boxes, generator = data.train.dataset.box_sizes, np.random.default_rng([config.seed, 1])
+    head, geometry = model.head, model.geometry
+    if head.placeholder_anchors and len(boxes):
+        count = geometry.levels * geometry.anchors_per_level
+        LOGGER.info(f"AutoAnchor: fitting {count} anchors to {len(boxes)} boxes, as the model has only their number")
+        head.set_anchors(kmeans_anchors(boxes, count, config.imgsz, hyp.anchor_t, generator=generator))
+        return
+    report = check_anchors(boxes, geometry, threshold=hyp.anchor_t, imgsz=config.imgsz, generator=generator)
+    if report.new_anchors_px is not None:
+        head.set_anchors(report.new_anchors_px)
+
+
+def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
+    """Return the optimizer that the flags and hyperparameters ask for."""
+    return build_optimizer(
+        model,
+        config.optimizer,
+        lr=hyp.lr0,
+        momentum=hyp.momentum,
+        weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size),
+        gate_lr=hyp.gate_lr,
+    )
+
+
+def build_parts(
+    config: TrainConfig,
+    hyp: Hyperparameters,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    data: Data,
+    resumed: Checkpoint | None,
+) -> TrainingComponents:
+    """Return schedule, loss, average and scaler around a model, its optimizer and its loaders."""
+    device = next(model.parameters()).device
+    amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
+    scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
+    schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
+    loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device))
+    ema = ModelEMA(model)
+    scaler = gradient_scaler(device, amp)
+    if resumed is not None:
+        with restoring(resumed.source):
+            ema.module.load_state_dict(resumed.state)
+            ema.updates = int(resumed.training["ema_updates"])
+            load_optimizer(optimizer, resumed.training["optimizer"])
+            scaler.load_state_dict(resumed.training["scaler"])
+            loss.load_state_dict(resumed.training.get("loss", {}))  # absent from files of before the loss had a state
+    stride = int(model.stride.max())
+    return TrainingComponents(
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        knobs=schedule.knobs,
+        ema=ema,
+        loader=data.train,
+        device=device,
+        scaler=scaler,
+        amp=amp,
+        stride=stride,
+        image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
+    )
+
+
+def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
+    """Return the box loss of the hyperparameters; say so where it is not v6.1's."""
+    chosen = BoxLoss(hyp.iou, hyp.inner, hyp.focal, device)
+    if str(chosen) != Hyperparameters.iou:
+        LOGGER.info(f"box loss: {chosen}")
+    return chosen
+
+
+def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:
+    """Return the loss scaler. On CUDA without mixed precision it keeps scale 1 and only leaves out
+    steps whose gradients are not finite, on the device, without a word from the host.
+    """
+    if device.type != "cuda":
+        return torch.amp.GradScaler("cpu", enabled=False)
+    if amp:
+        return torch.amp.GradScaler("cuda")
+    return torch.amp.GradScaler("cuda", init_scale=1.0, growth_interval=2**31 - 1)
+
+
+def multi_scale(imgsz: int, stride: int, seed: int):
+    """Return (epoch, batch number) -> side: a multiple of `stride` drawn within 50 % of `imgsz`."""
+    # never one cell: batch norm cannot learn from a single value a channel
+    lowest, highest = max(2, round(imgsz * 0.5 / stride)), max(2, round(imgsz * 1.5 / stride))
+
+    def side(epoch: int, batch: int) -> int:
+        return stride * int(np.random.default_rng([seed, epoch, batch, 2]).integers(lowest, highest + 1))
+
+    return side

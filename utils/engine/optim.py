@@ -1,0 +1,235 @@
+"""What moves the weights: parameter groups, optimizers, the schedule, and when to stop.
+
+The schedule is a pure function of the step: a resumed training reads its knobs as if it had never stopped.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from models.identity_start import IdentityStart
+from utils.errors import ConfigError, ModelError, nearest
+from utils.log import LOGGER
+from utils.types import StepSettings, TrainState
+
+NOMINAL_BATCH = 64  # pictures behind one optimizer step, however few fit in a batch
+GATE_LR = {
+    "SGD": 30.0,
+    "Adam": 1.0,
+    "AdamW": 1.0,
+}  # gates' learning rate as a multiple of the weights', see `build_optimizer`
+_WARMUP_FLOOR = 100  # iterations; v6.1's floor of 1000 was whole trainings on small data
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm) + (
+    (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
+)
+_PROJECTIONS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear)
+_ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(frozen=True)
+class ParameterGroups:
+    """A model's trainable parameters, each in one group.
+
+    no_decay: norm weights, blocks' own scales, position tables; decay: kernels and matrices; bias: biases;
+    gate: the gates of identity starts.
+    """
+
+    no_decay: list[nn.Parameter]
+    decay: list[nn.Parameter]
+    bias: list[nn.Parameter]
+    gate: list[nn.Parameter]
+
+    def __iter__(self):
+        """The groups in the optimizer's order: v6.1's three, and the gates where there are any."""
+        return iter((self.no_decay, self.decay, self.bias, *([self.gate] if self.gate else [])))
+
+    def __len__(self) -> int:
+        return sum(map(len, self))
+
+
+def parameter_groups(model: nn.Module) -> ParameterGroups:
+    """Sort the trainable parameters by what weight decay would do to them.
+
+    A parameter shared by two modules counts once, where it comes up first. Raises RuntimeError unless the
+    groups together are the model's trainable parameters, each once.
+    """
+    groups = ParameterGroups([], [], [], [])
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                getattr(groups, _kind(module, name, parameter)).append(parameter)
+    _check_complete(model, groups)
+    return groups
+
+
+def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
+    """The group ("no_decay", "decay", "bias" or "gate") of a parameter that `module` itself holds."""
+    if isinstance(module, IdentityStart):
+        return "gate"
+    if name in ("bias", "in_proj_bias"):
+        return "bias"
+    if isinstance(module, nn.MultiheadAttention):
+        return "decay" if name in _ATTENTION_PROJECTIONS else "no_decay"
+    if isinstance(module, _PROJECTIONS):
+        return "decay" if name == "weight" else "no_decay"
+    # a hand-written layer's `weight`: a kernel has two or more true dimensions, a gate of (1, C, 1, 1) has one
+    is_kernel = name == "weight" and sum(size > 1 for size in parameter.shape) >= 2
+    return "decay" if is_kernel and not isinstance(module, (*_NORMS, nn.Embedding)) else "no_decay"
+
+
+def _check_complete(model: nn.Module, groups: ParameterGroups) -> None:
+    grouped = [id(parameter) for group in groups for parameter in group]
+    missing = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in grouped
+    ]
+    if missing or len(set(grouped)) != len(grouped):
+        raise RuntimeError(
+            f"parameter groups hold {len(grouped)} parameters, {len(set(grouped))} of them different; "
+            f"missing: {', '.join(missing) or 'none'}"
+        )
+
+
+def build_optimizer(
+    model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float, gate_lr: float | None = None
+) -> torch.optim.Optimizer:
+    """Return an optimizer over every trainable parameter, groups in the order no decay, decayed, biases, gates.
+
+    name: SGD (Nesterov), Adam or AdamW, whose beta1 is `momentum`. weight_decay: as applied, see
+    `scaled_weight_decay`. gate_lr: the gates' learning rate as a multiple of the weights'. A gate's gradient is small,
+    and a block behind a gate near zero hardly learns, so SGD's default is GATE_LR's (docs/weights.md has the figures);
+    Adam's steps do not depend on the gradient's size. Raises ConfigError for another name, ModelError where nothing can
+    be trained.
+    """
+    if name not in ("SGD", "Adam", "AdamW"):
+        raise ConfigError(f"--optimizer {name}: expected SGD, Adam or AdamW{nearest(name, ('SGD', 'Adam', 'AdamW'))}")
+    groups = parameter_groups(model)
+    total = sum(1 for _ in model.parameters())
+    if not len(groups):
+        raise ModelError(f"none of the model's {total} parameters can be trained: freeze fewer layers")
+    settings = [
+        {"params": parameters, "weight_decay": decay, "lr_scale": 1.0}
+        for parameters, decay in zip(groups, (0.0, weight_decay, 0.0, 0.0))
+    ]
+    if groups.gate:
+        settings[-1]["lr_scale"] = GATE_LR[name] if gate_lr is None else gate_lr
+    kinds = {parameter.device.type for group in groups for parameter in group}
+    # fused: one pass over the weights, and with a GradScaler no look at the host before a step
+    fused = True if kinds <= {"cpu", "cuda"} else None
+    if name == "SGD":
+        optimizer = torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    else:
+        optimizer = getattr(torch.optim, name)(settings, lr=lr, betas=(momentum, 0.999), fused=fused)
+    no_decay, decay, bias = len(groups.no_decay), len(groups.decay), len(groups.bias)
+    gates = f", {len(groups.gate)} gate (lr x {settings[-1]['lr_scale']:g})" if groups.gate else ""
+    LOGGER.info(f"Scaled weight_decay = {weight_decay:g}")
+    LOGGER.info(
+        f"optimizer: {name} with parameter groups {no_decay} weight (no decay), {decay} weight, {bias} bias{gates}"
+    )
+    frozen = f", {total - len(groups)} frozen" if total > len(groups) else ""
+    LOGGER.info(f"{len(groups)}/{total} parameters in optimizer{frozen}")
+    return optimizer
+
+
+def full_accumulation(batch_size: int) -> int:
+    """Return the number of batches whose gradients make up one optimizer step after warm-up."""
+    return max(round(NOMINAL_BATCH / batch_size), 1)
+
+
+def scaled_weight_decay(weight_decay: float, batch_size: int) -> float:
+    """Return the weight decay for the pictures that really stand behind a step, given the one for 64."""
+    return weight_decay * batch_size * full_accumulation(batch_size) / NOMINAL_BATCH
+
+
+class ScheduleHyperparameters(Protocol):
+    """What the schedule reads of the hyperparameters."""
+
+    lr0: float
+    lrf: float
+    momentum: float
+    warmup_epochs: float
+    warmup_momentum: float
+    warmup_bias_lr: float
+
+
+class Schedule:
+    """Learning rates, momentum and accumulation at every step of a training.
+
+    The learning rate falls from lr0 to lrf * lr0, linearly or along half a cosine, epoch by epoch. It is
+    reached through a warm-up of warmup_epochs, at least 100 iterations and at most half the training
+    (none for warmup_epochs 0): momentum rises from warmup_momentum, accumulation from 1, and learning
+    rates start at 0, biases' at warmup_bias_lr.
+    """
+
+    def __init__(
+        self, hyp: ScheduleHyperparameters, epochs: int, batches_per_epoch: int, batch_size: int, cos_lr: bool = False
+    ):
+        """epochs, batches_per_epoch: of the whole training; batch_size: pictures a batch."""
+        self.hyp, self.epochs, self.batches_per_epoch, self.cos_lr = hyp, epochs, batches_per_epoch, cos_lr
+        self.accumulate = full_accumulation(batch_size)
+        wanted = max(round(hyp.warmup_epochs * batches_per_epoch), _WARMUP_FLOOR) if hyp.warmup_epochs > 0 else 0
+        self.warmup = min(wanted, epochs * batches_per_epoch // 2)
+
+    def epoch_lr(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, warm-up aside."""
+        done = epoch / self.epochs
+        left = (1 + math.cos(done * math.pi)) / 2 if self.cos_lr else 1 - done
+        return self.hyp.lr0 * (self.hyp.lrf + left * (1 - self.hyp.lrf))
+
+    def knobs(self, step: int) -> StepSettings:
+        """Return the knobs of batch number `step`, counted over the whole training from 0; learning rates
+        in the order of `ParameterGroups`.
+        """
+        hyp, lr = self.hyp, self.epoch_lr(step // self.batches_per_epoch)
+        if step >= self.warmup:
+            return StepSettings((lr, lr, lr), hyp.momentum, self.accumulate)
+        share = step / self.warmup
+
+        def between(start: float, end: float) -> float:
+            return start + share * (end - start)
+
+        weight_lr, bias_lr = between(0.0, lr), between(hyp.warmup_bias_lr, lr)
+        return StepSettings(
+            (weight_lr, weight_lr, bias_lr),
+            between(hyp.warmup_momentum, hyp.momentum),
+            max(1, round(between(1, self.accumulate))),
+        )
+
+
+def apply_step_settings(optimizer: torch.optim.Optimizer, knobs: StepSettings) -> None:
+    """Set the learning rate of each parameter group and the momentum (Adam's beta1). Gates follow the weights."""
+    rates = (*knobs.lr, knobs.lr[0])[: len(optimizer.param_groups)]
+    for group, lr in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+        if "betas" in group:
+            group["betas"] = (knobs.momentum, group["betas"][1])
+        else:
+            group["momentum"] = knobs.momentum
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Says when a training has stood still for `patience` epochs (0: never). It keeps nothing: the
+    best epoch lies in the training's state, and with it in every checkpoint.
+    """
+
+    patience: int
+
+    def should_stop(self, state: TrainState) -> bool:
+        """Whether `patience` epochs passed since the best one (equal fitness is no progress).
+
+        state: after an epoch, so state.epoch is the next one. A fitness still at 0 is a start, not a standstill.
+        """
+        waited = state.epoch - 1 - state.best_epoch
+        if not self.patience or state.best_fitness <= 0 or waited < self.patience:
+            return False
+        LOGGER.info(
+            f"Stopping early: no better fitness than epoch {state.best_epoch}'s in the last {waited} epochs. "
+            f"--patience takes another number of epochs, 0 never stops."
+        )
+        return True

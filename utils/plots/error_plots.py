@@ -1,0 +1,88 @@
+"""What a detector confuses: the confusion matrix, and errors by kind with the mAP that each costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.plots.canvas import canvas, unit_color
+from utils.plots.colors import color
+
+_MOST_WITH_NUMBERS = 30  # classes: beyond this the figures in the cells cannot be read
+_MOST_WITH_NAMES = 99
+
+
+def plot_confusion(
+    matrix: np.ndarray, names: Sequence[str], file: Path | str, normalize: bool = True, note: str = ""
+) -> None:
+    """Write the confusion matrix to `file`.
+
+    matrix: (nc + 1, nc + 1) counts, row = predicted class, column = true class, the last of each the background:
+    the last row holds missed objects, the last column false alarms. With `normalize` a column shows shares of its sum.
+    note: a second line of the title, such as the thresholds.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    count = len(matrix)
+    shown = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix
+    labels = [*(names[index] if index < len(names) else str(index) for index in range(count - 1)), "background"]
+    size = min(max(4.5 + 0.42 * count, 6.0), 22.0)
+    with canvas(file, size + 1.2, size, dpi=150 if count <= _MOST_WITH_NUMBERS else 100) as figure:
+        axes = figure.subplots()
+        picture = axes.imshow(
+            np.where(matrix > 0, shown, np.nan), cmap="Blues", vmin=0.0, vmax=1.0 if normalize else None
+        )
+        figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the column" if normalize else "objects")
+        _write_numbers(axes, matrix, shown, normalize)
+        _name_axes(axes, labels)
+        axes.set_title(
+            "Confusion matrix" + (" (columns sum to 1)" if normalize else "") + (f"\n{note}" if note else "")
+        )
+
+
+def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool) -> None:
+    count = len(matrix)
+    if count > _MOST_WITH_NUMBERS + 1:
+        return
+    dark = 0.5 if normalize else 0.5 * shown.max()  # half of the colour scale
+    for row, column in np.argwhere(matrix > 0):
+        text = f"{shown[row, column]:.2f}" if normalize else f"{matrix[row, column]:.0f}"
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9 if count < 12 else 7,
+            color="white" if shown[row, column] > dark else "0.15",
+        )
+
+
+def _name_axes(axes, labels: list[str]) -> None:
+    axes.set(xlabel="True", ylabel="Predicted")
+    if len(labels) <= _MOST_WITH_NAMES:
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=9)
+        axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+
+
+def plot_errors(rows: Sequence[tuple[str, int, float]], confidence: float, file: Path | str) -> None:
+    """Write two panels of bars to `file`. rows: kind, number of errors from `confidence` on, and cost in mAP50 (0..1)."""
+    kinds = [kind for kind, _, _ in rows]
+    panels = (
+        ("mAP50 lost (points)", [100 * cost for _, _, cost in rows], "{:.1f}"),
+        (f"errors with confidence >= {confidence:g}; labels missed", [count for _, count, _ in rows], "{:.0f}"),
+    )
+    colors = [unit_color(color(number)) for number in range(len(kinds))]
+    with canvas(file, 9, 3.2, dpi=150) as figure:
+        for axes, (title, values, form) in zip(figure.subplots(1, 2, sharey=True), panels):
+            bars = axes.barh(kinds, values, color=colors)
+            axes.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=9)
+            axes.set_xlabel(title)
+            axes.margins(x=0.15)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.axvline(0, color="0.3", linewidth=0.8)
+        figure.axes[0].invert_yaxis()
+        figure.suptitle("Errors by kind (TIDE)")
