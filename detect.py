@@ -28,7 +28,7 @@ def run(**options: object) -> Path:
 
 def main(config: DetectConfig) -> Path:
     """Detect as `config` says and return the run folder. Raises UserError kinds."""
-    from models.registry import load_plugin
+    from models.registry import load_plugins
     from utils.datasets.sources import open_source
     from utils.engine.predictor import load_predictor
     from utils.files import run_folder
@@ -36,8 +36,7 @@ def main(config: DetectConfig) -> Path:
 
     if config.dnn:
         raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
-    for file in config.plugin:
-        load_plugin(file)
+    load_plugins(config.plugin)
     source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
     predictor = load_predictor(config.weights, config.device, config.half, config.download)
     with run_folder(config.project, config.name, config.exist_ok) as save_dir:

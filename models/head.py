@@ -20,7 +20,7 @@ class Detect(nn.Module):
 
     nc: classes; anchors: a list a level of [w, h, w, h, ...] in pixels, or the number of anchors a level,
     which gives square placeholders until they are fitted (`placeholder_anchors`). The buffer `anchors`
-    (nl, na, 2) is in grid units once `attach` has been told the strides.
+    (nl, na, 2) is in grid units once `set_strides` has been told the strides.
     """
 
     def __init__(self, nc: int, anchors: int | Sequence[Sequence[float]], channels: Sequence[int] = ()):
@@ -36,7 +36,7 @@ class Detect(nn.Module):
         self.strides: tuple[float, ...] = ()
         self._grids: dict[tuple, Tensor] = {}
 
-    def attach(self, strides: Sequence[float]) -> None:
+    def set_strides(self, strides: Sequence[float]) -> None:
         """Take the strides of the maps in pixels, bring the anchors to grid units and set the bias prior.
 
         Raises ModelError unless the strides rise.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.norms import BatchNorm
-from models.registry import Scale, WiringPlan, once, register
+from models.registry import Scale, WiringPlan, no_repeats, register
 
 __all__ = [
     "Bottleneck",
@@ -425,7 +425,7 @@ def _sum_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Seque
     if len(set(channels)) != 1:
         raise ValueError(f"adds maps of one width, but {list(channels)} channels arrive")
     rest = args[1:] if args and isinstance(args[0], int) and not isinstance(args[0], bool) else args
-    return WiringPlan((len(channels), *rest), channels[0], once(repeats))
+    return WiringPlan((len(channels), *rest), channels[0], no_repeats(repeats))
 
 
 @register(_sum_wiring)

@@ -121,7 +121,7 @@ def one_source(channels: Sequence[int]) -> int:
     return channels[0]
 
 
-def once(repeats: int) -> int:
+def no_repeats(repeats: int) -> int:
     """Return 1 for a layer that joins several sources, and refuse to repeat it."""
     if repeats != 1:
         raise ValueError(f"joins its sources into one, it cannot repeat {repeats} times; its number must be 1")
@@ -172,7 +172,7 @@ def untouched(channels: Sequence[int], repeats: int, scale: Scale, args: Sequenc
 
 def concatenated(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """`[dim]` -> Concat(dim) leaves the sum of its sources."""
-    return WiringPlan(tuple(args), sum(channels), once(repeats))
+    return WiringPlan(tuple(args), sum(channels), no_repeats(repeats))
 
 
 def detection(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
@@ -252,6 +252,12 @@ def _find_torch(name: str) -> Entry:
         raise ModelError(f"unknown block {name!r}{nearest(name, known)}; torch.nn has no such module")
     wiring_name = _TORCH_WIRINGS.get(cls.__name__, "untouched")
     return Entry(name, cls, WIRINGS[wiring_name], wiring_name)
+
+
+def load_plugins(files: Sequence[str | Path]) -> None:
+    """Import the files of a --plugin flag in their order. Raises ModelError as `load_plugin` does."""
+    for file in files:
+        load_plugin(file)
 
 
 def load_plugin(path: str | Path) -> None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.graph.architecture import IMAGE, check_sources, find_yaml, listed
+from models.graph.architecture import IMAGE_SOURCE, as_list, check_sources, find_yaml
 from models.graph.construction import build_layer
 from models.graph.spec import LayerRow, ModelSpec, read_spec
 from models.head import Detect
@@ -31,10 +31,10 @@ from utils.errors import ModelError, UserError
 from utils.log import LOGGER, configure
 from utils.types import HeadGeometry
 
-PROBE = 128  # side in pixels of the empty picture that the layers are tried on
+PROBE_SIZE = 128  # side in pixels of the empty picture that the layers are tried on
 NORM_EPS, NORM_MOMENTUM = 1e-3, 0.03
-AUGMENTED = ((1.0, False), (0.83, True), (0.67, False))  # scale and left-right flip of each test-time view
-GREY = 0.447  # ImageNet's mean, which fills what a scaled picture leaves free
+AUGMENTED_VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # scale and left-right flip of each test-time view
+GRAY = 0.447  # ImageNet's mean, which fills what a scaled picture leaves free
 
 
 def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
@@ -47,7 +47,7 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
     outputs: list[Tensor] = []
     shown: list[str] = []  # "C3 (1, 64, 16, 16)": each layer as messages name it
     save: list[int] = []
-    image = torch.zeros(1, spec.ch, PROBE, PROBE)
+    image = torch.zeros(1, spec.ch, PROBE_SIZE, PROBE_SIZE)
     for row in spec.rows:
         with _blamed(row, image, shown):
             check_sources(row.source, shown)
@@ -57,18 +57,18 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
             _check_head(spec, row, is_head)
             layer, planned = build_layer(entry, row, spec, [source.shape[1] for source in inputs])
             if is_head:
-                layer.attach(_strides(spec, row, built, inputs))
+                layer.set_strides(_strides(spec, row, built, inputs))
             else:
                 outputs.append(_try(layer, row, inputs, planned))
                 shown.append(f"{entry.cls.__name__} {tuple(outputs[-1].shape)}")
         _label(layer, row, spec)
         built.append(layer)
-        save += [source for given, source in zip(listed(row.source), row.sources) if given != -1]
+        save += [source for given, source in zip(as_list(row.source), row.sources) if given != -1]
     return nn.Sequential(*built), sorted(save)
 
 
 def _inputs(row: LayerRow, image: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-    return [image if source == IMAGE else outputs[source] for source in row.sources]
+    return [image if source == IMAGE_SOURCE else outputs[source] for source in row.sources]
 
 
 def _given(row: LayerRow, inputs: list[Tensor]) -> Tensor | list[Tensor]:
@@ -84,9 +84,9 @@ def _blamed(row: LayerRow, image: Tensor, shown: Sequence[str]) -> Iterator[None
     except (*BLOCK_ERRORS, ModelError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         sources = [
-            f"the image {tuple(image.shape)}" if number == IMAGE else f"layer {number} {shown[number]}"
+            f"the image {tuple(image.shape)}" if number == IMAGE_SOURCE else f"layer {number} {shown[number]}"
             for number in row.sources
-            if number < len(shown) and number >= (IMAGE if row.index == 0 else 0)
+            if number < len(shown) and number >= (IMAGE_SOURCE if row.index == 0 else 0)
         ]
         reads = f" [it reads {', '.join(sources)}]" if sources else ""
         raise ModelError(f"{row.where}: {reason}{reads}") from error
@@ -134,8 +134,8 @@ def _try(layer: nn.Module, row: LayerRow, inputs: list[Tensor], planned: int) ->
 
 def _strides(spec: ModelSpec, row: LayerRow, built: Sequence[nn.Module], inputs: list[Tensor]) -> list[float]:
     """Return the strides of the head's sources; a map of one cell says little, so a larger picture is tried."""
-    side = PROBE
-    while min(min(source.shape[2:]) for source in inputs) < 2 and side < 8 * PROBE:
+    side = PROBE_SIZE
+    while min(min(source.shape[2:]) for source in inputs) < 2 and side < 8 * PROBE_SIZE:
         side *= 2
         outputs: list[Tensor] = []
         image = torch.zeros(1, spec.ch, side, side)
@@ -149,7 +149,7 @@ def _label(layer: nn.Module, row: LayerRow, spec: ModelSpec) -> None:
     """Give a layer v6.1's attributes: i, f, type, np, and what the summary shows."""
     layer.i, layer.f = row.index, row.source
     layer.np = sum(parameter.numel() for parameter in layer.parameters())
-    layer.repeats = spec.scale.repeats(row.number)
+    layer.repeats = spec.scale.repeats(row.repeats)
 
 
 class Model(nn.Module):
@@ -220,13 +220,13 @@ class Model(nn.Module):
         smallest view are left out: objects that large and that small are the other views' business.
         """
         views = []
-        for scale, flip in AUGMENTED:
+        for scale, flip in AUGMENTED_VIEWS:
             view, ratio = _scaled(x.flip(3) if flip else x, scale, int(max(self.head.strides)))
             decoded, raw = self._forward_once(view)
             counts = [maps[0, ..., 0].numel() for maps in raw]
-            if scale == AUGMENTED[0][0] and len(counts) > 1:
+            if scale == AUGMENTED_VIEWS[0][0] and len(counts) > 1:
                 decoded = decoded[:, : -counts[-1]]
-            elif scale == AUGMENTED[-1][0] and len(counts) > 1:
+            elif scale == AUGMENTED_VIEWS[-1][0] and len(counts) > 1:
                 decoded = decoded[:, counts[0] :]
             views.append(_to_original(decoded, ratio, flip, x.shape[3]))
         return torch.cat(views, 1), None
@@ -268,7 +268,7 @@ def _scaled(x: Tensor, scale: float, multiple: int) -> tuple[Tensor, tuple[float
     small = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
     right = math.ceil(W * scale / multiple) * multiple - width
     bottom = math.ceil(H * scale / multiple) * multiple - height
-    return F.pad(small, (0, right, 0, bottom), value=GREY), (width / W, height / H)
+    return F.pad(small, (0, right, 0, bottom), value=GRAY), (width / W, height / H)
 
 
 def _to_original(decoded: Tensor, ratio: tuple[float, float], flip: bool, width: int) -> Tensor:

@@ -3,14 +3,14 @@
 import torch
 import yaml
 
-from models.graph.architecture import read_yaml, render
+from models.graph.architecture import read_yaml, render_yaml
 from models.yolo import Model
 
 BASE = read_yaml("yolov5n.yaml")
 
 
 def content(architecture):
-    return yaml.safe_load(render(architecture))
+    return yaml.safe_load(render_yaml(architecture))
 
 
 def small(architecture, **settings):

@@ -110,7 +110,7 @@ def test_files_and_folders_that_are_named_exist():
 def test_the_tables_figures_are_the_models(name, monkeypatch):
     for function in ("kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_"):  # only shapes are looked at
         monkeypatch.setattr(nn.init, function, lambda tensor, *args, **kwargs: tensor)
-    shown, variants = table(name), zoo.load_table()
+    shown, variants = table(name), zoo.load_variants()
     assert (
         {"base", "CoTA", "DANet", "CBAM", "CBAM-neck", "C3CBAM", "ACmix", "MHSA"} <= set(shown) <= {"base", *variants}
     )
@@ -129,9 +129,9 @@ def test_the_tables_figures_are_the_models(name, monkeypatch):
 def test_every_variant_is_named_and_counted(name, start):
     text = (ROOT / name).read_text(encoding="utf-8")
     others = re.findall(r"`(.+?)`", text.split(start)[1].split("\n\n")[0])
-    assert [*others, *table(name)] and set(others) | set(table(name)) == {"base", *zoo.load_table()}
+    assert [*others, *table(name)] and set(others) | set(table(name)) == {"base", *zoo.load_variants()}
     assert not set(others) & set(table(name))
-    assert re.search(rf"\b{len(zoo.load_table())}\b", text.split(start)[0].split("## ")[-1])
+    assert re.search(rf"\b{len(zoo.load_variants())}\b", text.split(start)[0].split("## ")[-1])
 
 
 def test_list_prints_the_tables_figures():

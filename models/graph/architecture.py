@@ -21,12 +21,12 @@ from utils.files import ROOT, read_text
 
 SECTIONS = ("backbone", "head")
 LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # in this order at the head of a file
-KEYS = (*LEADING_KEYS, *SECTIONS)
+REQUIRED_KEYS = (*LEADING_KEYS, *SECTIONS)
 OPTIONAL_KEYS = ("ch", "inplace", "names", "attention_start")
-FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
-IMAGE = -1  # the source of layer 0
+YAML_FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
+IMAGE_SOURCE = -1  # the source of layer 0
 SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}  # depth, width
-WORD = re.compile(r"[A-Za-z_][\w.]*")
+PLAIN_SCALAR = re.compile(r"[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def find_yaml(path: Path | str) -> Path:
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise ModelError(f"{path} is no model yaml: its name must end in .yaml (weights are given by --weights)")
-    for candidate in (path, ROOT / path, *(folder / path.name for folder in FOLDERS if path.parent == Path("."))):
+    for candidate in (path, ROOT / path, *(folder / path.name for folder in YAML_FOLDERS if path.parent == Path("."))):
         if candidate.is_file():
             return candidate
-    there = [item.name for folder in (path.parent, *FOLDERS) if folder.is_dir() for item in folder.glob("*.yaml")]
+    there = [item.name for folder in (path.parent, *YAML_FOLDERS) if folder.is_dir() for item in folder.glob("*.yaml")]
     raise ModelError(f"{path} does not exist{nearest(path.name, there)}; model yamls lie in models/ and models/hub/")
 
 
@@ -122,7 +122,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
         spot = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ModelError(f"{spot}: not valid yaml: {getattr(error, 'problem', None) or 'cannot be read'}") from None
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(KEYS)}")
+        raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(REQUIRED_KEYS)}")
     lines = {}
     for key, value in node.value:
         if key.value in SECTIONS and isinstance(value, yaml.SequenceNode):
@@ -131,11 +131,13 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
 
 
 def _check_keys(file: str, content: dict[str, Any]) -> None:
-    strangers = [str(key) for key in content if key not in KEYS and key not in OPTIONAL_KEYS]
-    for key in KEYS:
+    strangers = [str(key) for key in content if key not in REQUIRED_KEYS and key not in OPTIONAL_KEYS]
+    for key in REQUIRED_KEYS:
         if key not in content:
             found = nearest(key, strangers).replace("did you mean", "the file has").replace("?", "")
-            raise ModelError(f"{file}: the key {key!r} is missing{found}; a model yaml holds {', '.join(KEYS)}")
+            raise ModelError(
+                f"{file}: the key {key!r} is missing{found}; a model yaml holds {', '.join(REQUIRED_KEYS)}"
+            )
     for section in SECTIONS:
         if not isinstance(content[section], list) or not content[section]:
             raise ModelError(f"{file}: {section} must be a list of [from, number, module, args] rows")
@@ -154,7 +156,7 @@ def _row(where: str, raw: Any, section: str) -> Row:
         raise ModelError(f"{where}: the fourth entry is a list of arguments, [] for none, got {args!r}")
     if sources == []:
         raise ModelError(f"{where}: it reads no layer; -1 is the one before")
-    for source in listed(sources):
+    for source in as_list(sources):
         if not is_number(source, int):
             raise ModelError(f"{where}: a source is a layer's number or -1 for the one before, got {source!r}")
     return Row(sources, repeats, block, args, section, where=where)
@@ -165,13 +167,13 @@ def is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def listed(sources: int | list[int]) -> list[int]:
+def as_list(sources: int | list[int]) -> list[int]:
     """Return `sources` as a list."""
     return sources if isinstance(sources, list) else [sources]
 
 
-def absolute(source: int, index: int) -> int:
-    """Return the number of the layer that `source` means in row `index`; IMAGE is what layer 0 reads by -1."""
+def source_index(source: int, index: int) -> int:
+    """Return the number of the layer that `source` means in row `index`; IMAGE_SOURCE is what layer 0 reads by -1."""
     return index + source if source < 0 else source
 
 
@@ -180,9 +182,9 @@ def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
     a word, is one of them. The reason lists what may be read.
     """
     index = len(earlier)
-    for source in listed(sources):
-        layer = absolute(source, index)
-        if 0 <= layer < index or index == 0 and layer == IMAGE:
+    for source in as_list(sources):
+        layer = source_index(source, index)
+        if 0 <= layer < index or index == 0 and layer == IMAGE_SOURCE:
             continue
         if index == 0:
             raise ValueError(f"source {source} is no picture; the first layer reads the image, -1")
@@ -273,7 +275,7 @@ def _renumbered(sources: int | list[int], index: int, after: set[int]) -> int | 
 def _renumbered_one(source: int, index: int, after: set[int]) -> int:
     if index == 0:  # reads the image
         return source
-    layer = absolute(source, index)
+    layer = source_index(source, index)
     attended = layer + sum(1 for place in after if place <= layer)  # the block behind it, if there is one
     own = index + sum(1 for place in after if place < index)
     return attended - own if source < 0 else attended
@@ -282,7 +284,7 @@ def _renumbered_one(source: int, index: int, after: set[int]) -> int:
 # ---- writing ----
 
 
-def parse(where: str, text: str) -> list[Any]:
+def parse_list(where: str, text: str) -> list[Any]:
     """Return the list written in `text`. Raises ModelError, naming `where`, if it is none."""
     try:
         value = yaml.safe_load(text)
@@ -293,7 +295,7 @@ def parse(where: str, text: str) -> list[Any]:
     return value
 
 
-def render(architecture: Architecture, header: Sequence[str] = ()) -> str:
+def render_yaml(architecture: Architecture, header: Sequence[str] = ()) -> str:
     """Return `architecture` as the text of a v6.1-format yaml with layer numbers in comments."""
     lines = [f"# {line}" for line in header] + [""] * bool(header)
     settings = architecture.settings
@@ -321,6 +323,6 @@ def _text(value: Any) -> str:
     """A value in yaml's one-line form, reading back as the same value."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_text(each) for each in value) + "]"
-    if isinstance(value, str) and WORD.fullmatch(value) and yaml.safe_load(value) == value:
+    if isinstance(value, str) and PLAIN_SCALAR.fullmatch(value) and yaml.safe_load(value) == value:
         return value
     return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).replace("\n...", "").strip()

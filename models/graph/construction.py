@@ -14,7 +14,7 @@ from models.registry import BLOCK_ERRORS, Entry, WiringPlan
 
 def build_layer(entry: Entry, row: LayerRow, spec: ModelSpec, channels: list[int]) -> tuple[nn.Module, int]:
     """Return the layer and the width that should leave it."""
-    repeats = spec.scale.repeats(row.number)
+    repeats = spec.scale.repeats(row.repeats)
     plan = entry.wiring(channels, repeats, spec.scale, row.args)
     with fork_rng(row.index) if entry.inserted else contextlib.nullcontext():
         copies = [_construct(entry, plan, channels, spec)]

@@ -37,7 +37,7 @@ def input_shape(model: nn.Module, size: Size, batch: int = 1) -> tuple[int, int,
     return batch, getattr(model, "yaml", {}).get("ch", 3), *height_width(size)
 
 
-def copied(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
+def copy_with_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
     """Return a copy of `model` whose parameters and buffers are what `convert` makes of them."""
     memo: dict[int, Tensor] = {}
     for tensor in model.parameters():
@@ -47,11 +47,11 @@ def copied(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def counted(model: nn.Module, size: Size, count: Callable[[nn.Module, Tensor], Result]) -> Result:
+def count_on_shapes(model: nn.Module, size: Size, count: Callable[[nn.Module, Tensor], Result]) -> Result:
     """Return `count(copy, image)` in evaluation on shapes alone or, where a block looks at values, on the model's device."""
     dtype, shape = next(model.parameters()).dtype, input_shape(model, size)
     try:
-        shapes = copied(model, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
+        shapes = copy_with_tensors(model, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
         return count(shapes, torch.zeros(shape, dtype=dtype, device="meta"))
     except BLOCK_ERRORS:
         real = copy.deepcopy(model).eval()
@@ -71,7 +71,7 @@ def flops(model: nn.Module, imgsz: Size = 640) -> float:
             model(image)
         return float(counter.get_total_flops())
 
-    return counted(model, imgsz, count)
+    return count_on_shapes(model, imgsz, count)
 
 
 def flop_counter() -> FlopCounterMode:
@@ -130,10 +130,10 @@ def thop_gflops(model: nn.Module, imgsz: Size = 640) -> float:
     blocks of other authors. Copying pixels (nearest upsampling) counts as nothing. Raises ImportError where
     thop cannot be imported. `model` is left as it is.
     """
-    return thop_parts(model, imgsz)[0]
+    return thop_layer_gflops(model, imgsz)[0]
 
 
-def thop_parts(model: nn.Module, imgsz: Size = 640) -> tuple[float, dict[str, float]]:
+def thop_layer_gflops(model: nn.Module, imgsz: Size = 640) -> tuple[float, dict[str, float]]:
     """Return thop's 1e9 operations of the whole and of each child of `model.model` by name ({} without one)."""
     import thop
 
@@ -144,7 +144,7 @@ def thop_parts(model: nn.Module, imgsz: Size = 640) -> tuple[float, dict[str, fl
         layers = parts.get("model", (0, 0, {}))[2]
         return float(macs) * 2 / 1e9, {name: float(part[0]) * 2 / 1e9 for name, part in layers.items()}
 
-    return counted(model, imgsz, count)
+    return count_on_shapes(model, imgsz, count)
 
 
 def _inherited_rules(model: nn.Module) -> dict[type[nn.Module], Callable]:
@@ -183,13 +183,13 @@ def describe_gflops(model: nn.Module, imgsz: Size = 640) -> str:
     except ImportError as error:
         reason = f"thop cannot be imported: {error}"
     except BLOCK_ERRORS as error:
-        reason = f"thop: {shortened(error)}"
+        reason = f"thop: {short_message(error)}"
     try:
         return f"{flops(model, imgsz) / 1e9:.1f} GFLOPs (torch's counter; {reason})"
     except BLOCK_ERRORS as error:
-        return f"GFLOPs unknown ({reason}; torch's counter: {shortened(error)})"
+        return f"GFLOPs unknown ({reason}; torch's counter: {short_message(error)})"
 
 
-def shortened(error: BaseException) -> str:
+def short_message(error: BaseException) -> str:
     """Return an error's message as one line of at most 120 characters."""
     return " ".join(str(error).split())[:120] or type(error).__name__

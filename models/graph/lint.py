@@ -1,5 +1,5 @@
-"""Mistakes in a model yaml that build all the same: stages and attention that are bypassed, layers that nobody reads,
-levels in the wrong order, widths that fit one scale only. One rule is one function (spec, layers, bench) -> findings.
+"""Mistakes in a model yaml that build all the same: stages and attention that are find_bypassed_layers, layers that nobody reads,
+levels in the wrong order, widths that fit one scale only. One rule is one function (spec, layers, cache) -> findings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from dataclasses import replace as with_fields
 from pathlib import Path
 
 from models.graph.architecture import SCALES, Architecture
-from models.graph.shapes import Bench, GraphLayer, specification, wire
+from models.graph.shapes import GraphLayer, ShapeCache, infer_shapes, load_spec
 from models.graph.spec import LayerRow, ModelSpec
 from models.registry import Scale
 from utils.errors import ModelError
@@ -26,15 +26,15 @@ class LintFinding:
         return f"{self.where}: {self.text}; {self.fix}"
 
 
-def check(source: Architecture | Path | str | dict, bench: Bench | None = None) -> list[LintFinding]:
+def lint_yaml(source: Architecture | Path | str | dict, cache: ShapeCache | None = None) -> list[LintFinding]:
     """Return what is wrong with a model yaml, in the order of its layers. Raises ModelError when it cannot be read or
     does not build at its own scale.
     """
-    bench = bench or Bench()
-    spec = specification(source)
-    layers = wire(spec, bench)
+    cache = cache or ShapeCache()
+    spec = load_spec(source)
+    layers = infer_shapes(spec, cache)
     _check_head(layers)
-    found = [finding for rule in RULES for finding in rule(spec, layers, bench)]
+    found = [finding for rule in RULES for finding in rule(spec, layers, cache)]
     return [finding for _, finding in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -47,10 +47,12 @@ def _check_head(layers: Sequence[GraphLayer]) -> None:
         )
 
 
-# ---- bypassed layers ----
+# ---- find_bypassed_layers layers ----
 
 
-def bypassed(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+def find_bypassed_layers(
+    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
+) -> Iterator[tuple[int, LintFinding]]:
     """A Concat or Detect reads a layer although a later one on the same way holds the finished map of that size."""
     for join in layers:
         if len(join.row.sources) < 2 and not join.is_head:
@@ -100,10 +102,12 @@ def _narrows(layer: GraphLayer, layers: Sequence[GraphLayer]) -> bool:
     return is_pointwise and all(layers[reader].shape[1:] != layer.shape[1:] for reader in layer.readers)
 
 
-# ---- dead layers ----
+# ---- find_dead_layers layers ----
 
 
-def dead(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+def find_dead_layers(
+    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
+) -> Iterator[tuple[int, LintFinding]]:
     """A layer's output never reaches the head."""
     alive = {layers[-1].index}
     for layer in reversed(layers):
@@ -126,7 +130,9 @@ def dead(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterato
 # ---- the order of levels ----
 
 
-def disordered(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+def find_unordered_levels(
+    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
+) -> Iterator[tuple[int, LintFinding]]:
     """The head's strides or its anchors do not rise."""
     head = layers[-1]
     strides = [layers[source].stride for source in head.row.sources]
@@ -157,23 +163,25 @@ def disordered(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> I
 # ---- other scales ----
 
 
-def one_scale_only(spec: ModelSpec, layers: Sequence[GraphLayer], bench: Bench) -> Iterator[tuple[int, LintFinding]]:
+def find_single_scale_layers(
+    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
+) -> Iterator[tuple[int, LintFinding]]:
     """A layer builds at the yaml's own depth and width but not at those of another scale."""
     failing: dict[int, tuple[LayerRow, list[str], str]] = {}
     for letter, (depth, width) in SCALES.items():
         if (depth, width) == (spec.scale.depth, spec.scale.width):
             continue
-        for row, reason in _faults(with_fields(spec, scale=Scale(depth, width, spec.scale.head_width)), bench):
+        for row, reason in _faults(with_fields(spec, scale=Scale(depth, width, spec.scale.head_width)), cache):
             failing.setdefault(row.index, (row, [], reason))[1].append(f"{width:g} ({letter})")
     for index, (row, scales, reason) in failing.items():
         text = f"it builds at width_multiple {spec.scale.width:g} but not at {', '.join(scales)}: {reason}"
         yield index, LintFinding(row.where, text, "leave the width out, or write that of scale l")
 
 
-def _faults(spec: ModelSpec, bench: Bench) -> list[tuple[LayerRow, str]]:
+def _faults(spec: ModelSpec, cache: ShapeCache) -> list[tuple[LayerRow, str]]:
     faults: list[tuple[LayerRow, str]] = []
-    wire(spec, bench, faults=faults)
+    infer_shapes(spec, cache, faults=faults)
     return faults
 
 
-RULES = (bypassed, dead, disordered, one_scale_only)
+RULES = (find_bypassed_layers, find_dead_layers, find_unordered_levels, find_single_scale_layers)

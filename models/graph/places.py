@@ -8,10 +8,10 @@ block goes into the bottlenecks of the backbone's C3s, which become C3Attention.
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from models.graph.architecture import SECTIONS, Architecture, absolute, insert_block, listed, replace_block
+from models.graph.architecture import SECTIONS, Architecture, as_list, insert_block, replace_block, source_index
 from utils.errors import ModelError, nearest
 
-STAGES = frozenset(("BottleneckCSP", "C3", "C3Attention", "C3Ghost", "C3SPP", "C3TR"))  # the CSP family
+STAGE_BLOCKS = frozenset(("BottleneckCSP", "C3", "C3Attention", "C3Ghost", "C3SPP", "C3TR"))  # the CSP family
 POOLS = ("SPP", "SPPF")
 IN_C3 = "in-c3"
 PLACES = {  # name: the words for it
@@ -34,19 +34,19 @@ LACKS = {  # name: what a yaml without that place does not have
 }
 
 
-def put(
+def insert_at(
     architecture: Architecture,
     block: str,
     at: int | str | Sequence[int | str],
     args: Sequence[Any] = (),
-    stages: Collection[str] = STAGES,
+    stage_blocks: Collection[str] = STAGE_BLOCKS,
 ) -> Architecture:
     """Return `architecture` with `block` at the places `at`: layer numbers, names of `PLACES`, or a list of them.
 
-    args: as for `rows.insert_block`; stages: the blocks that count as a C3. Raises ModelError when a place is
+    args: as for `rows.insert_block`; stage_blocks: the blocks that count as a C3. Raises ModelError when a place is
     not there, saying which are.
     """
-    places = listed(at) if isinstance(at, (int, str, list)) else list(at)
+    places = as_list(at) if isinstance(at, (int, str, list)) else list(at)
     if IN_C3 in places:
         if len(places) > 1:
             raise ModelError(
@@ -54,22 +54,22 @@ def put(
                 f"use two commands"
             )
         return _put_in_c3(architecture, block, args)
-    return insert_block(architecture, block, layers_at(architecture, places, stages), args)
+    return insert_block(architecture, block, layers_at(architecture, places, stage_blocks), args)
 
 
 def layers_at(
-    architecture: Architecture, places: int | str | Sequence[int | str], stages: Collection[str] = STAGES
+    architecture: Architecture, places: int | str | Sequence[int | str], stage_blocks: Collection[str] = STAGE_BLOCKS
 ) -> list[int]:
     """Return the layers that `places` (numbers and names) mean, in that order. A number stands for itself, right or not."""
     found: list[int] = []
-    for place in listed(places) if isinstance(places, (int, str, list)) else places:
-        found += _named(architecture, place, stages) if isinstance(place, str) else [place]
+    for place in as_list(places) if isinstance(places, (int, str, list)) else places:
+        found += _named(architecture, place, stage_blocks) if isinstance(place, str) else [place]
     return found
 
 
-def words(places: Any) -> str | None:
+def describe_places(places: Any) -> str | None:
     """Return how a text calls the places of one table line, None where they are not all names."""
-    names = listed(places)
+    names = as_list(places)
     return (
         " and ".join(PLACES[name] for name in names)
         if names and all(name in PLACES for name in map(str, names))
@@ -77,15 +77,15 @@ def words(places: Any) -> str | None:
     )
 
 
-def _named(architecture: Architecture, name: str, stages: Collection[str]) -> list[int]:
+def _named(architecture: Architecture, name: str, stage_blocks: Collection[str]) -> list[int]:
     if name not in PLACES:
         raise ModelError(
             f"{architecture.file}: unknown place {name!r}{nearest(name, PLACES)}; "
             f"a place is a layer's number or one of {', '.join(PLACES)}"
         )
-    found = [] if name == IN_C3 else _FINDERS[name](architecture, stages)
+    found = [] if name == IN_C3 else _FINDERS[name](architecture, stage_blocks)
     if not found:
-        there = [other for other in PLACES if other != name and _has(architecture, other, stages)]
+        there = [other for other in PLACES if other != name and _has(architecture, other, stage_blocks)]
         raise ModelError(
             f"{architecture.file}: it has no place {name!r}, which needs {LACKS[name]}; "
             f"it has {', '.join(there) if there else 'no place with a name'}, and layer numbers can be given"
@@ -93,45 +93,47 @@ def _named(architecture: Architecture, name: str, stages: Collection[str]) -> li
     return found
 
 
-def _has(architecture: Architecture, name: str, stages: Collection[str]) -> bool:
-    if name == "neck-p4p5":  # would need the wired graph; two stages are as good as always two strides
-        return len(_neck(architecture, stages)) > 1
-    return bool(_plain_c3s(architecture) if name == IN_C3 else _FINDERS[name](architecture, stages))
+def _has(architecture: Architecture, name: str, stage_blocks: Collection[str]) -> bool:
+    if name == "neck-p4p5":  # would need the wired graph; two stage_blocks are as good as always two strides
+        return len(_neck(architecture, stage_blocks)) > 1
+    return bool(_plain_c3s(architecture) if name == IN_C3 else _FINDERS[name](architecture, stage_blocks))
 
 
-# ---- one finder a name: (architecture, stages) -> layers behind which the block stands ----
+# ---- one finder a name: (architecture, stage_blocks) -> layers behind which the block stands ----
 
 
-def _pools(architecture: Architecture, stages: Collection[str]) -> list[int]:
+def _pools(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
     return [index for index, row in enumerate(architecture.rows) if row.block in POOLS]
 
 
-def _before_pools(architecture: Architecture, stages: Collection[str]) -> list[int]:
-    read = [_only_source(architecture, index) for index in _pools(architecture, stages)]
+def _before_pools(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
+    read = [_only_source(architecture, index) for index in _pools(architecture, stage_blocks)]
     return list(dict.fromkeys(source for source in read if source is not None))
 
 
-def _backbone(architecture: Architecture, stages: Collection[str]) -> list[int]:
-    return [index for index, row in enumerate(architecture.rows) if row.section == SECTIONS[0] and row.block in stages]
+def _backbone(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
+    return [
+        index for index, row in enumerate(architecture.rows) if row.section == SECTIONS[0] and row.block in stage_blocks
+    ]
 
 
-def _neck(architecture: Architecture, stages: Collection[str]) -> list[int]:
-    """The head's stages that the last row reads, itself or through attention and 1x1 convolutions behind them."""
+def _neck(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
+    """The head's stage_blocks that the last row reads, itself or through attention and 1x1 convolutions behind them."""
     last = len(architecture.rows) - 1
     found = {
-        _stage_behind(architecture, absolute(source, last), stages)
-        for source in listed(architecture.rows[last].sources)
+        _stage_behind(architecture, source_index(source, last), stage_blocks)
+        for source in as_list(architecture.rows[last].sources)
     }
     return sorted(found - {None})
 
 
-def _stage_behind(architecture: Architecture, layer: int | None, stages: Collection[str]) -> int | None:
+def _stage_behind(architecture: Architecture, layer: int | None, stage_blocks: Collection[str]) -> int | None:
     """Follow single sources from `layer` towards the image until a stage of the head; None where a row joins or
     scales, or the backbone begins.
     """
     while layer is not None and architecture.rows[layer].section != SECTIONS[0]:
         row = architecture.rows[layer]
-        if row.block in stages:
+        if row.block in stage_blocks:
             return layer
         if row.block == "nn.Upsample" or row.block.endswith("Conv") and len(row.args) > 2 and row.args[2] != 1:
             return None
@@ -140,22 +142,22 @@ def _stage_behind(architecture: Architecture, layer: int | None, stages: Collect
 
 
 def _only_source(architecture: Architecture, layer: int) -> int | None:
-    sources = listed(architecture.rows[layer].sources)
-    source = absolute(sources[0], layer)
+    sources = as_list(architecture.rows[layer].sources)
+    source = source_index(sources[0], layer)
     return source if len(sources) == 1 and source >= 0 else None
 
 
-def _coarse_neck(architecture: Architecture, stages: Collection[str]) -> list[int]:
-    from models.graph.shapes import strides  # torch, for this place alone
+def _coarse_neck(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
+    from models.graph.shapes import layer_strides  # torch, for this place alone
 
-    neck = _neck(architecture, stages)
-    by_layer = strides(architecture) if len(neck) > 1 else {}
+    neck = _neck(architecture, stage_blocks)
+    by_layer = layer_strides(architecture) if len(neck) > 1 else {}
     finest = min((by_layer[layer] for layer in neck), default=0) if by_layer else 0
     return [layer for layer in neck if by_layer and by_layer[layer] > finest]
 
 
-def _last_neck(architecture: Architecture, stages: Collection[str]) -> list[int]:
-    return _neck(architecture, stages)[-1:]
+def _last_neck(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
+    return _neck(architecture, stage_blocks)[-1:]
 
 
 _FINDERS: dict[str, Callable[[Architecture, Collection[str]], list[int]]] = {
@@ -179,7 +181,7 @@ def _put_in_c3(architecture: Architecture, block: str, args: Sequence[Any]) -> A
     """Every backbone C3 becomes C3Attention [channels, (shortcut if it was written,) block, *args]."""
     layers = _plain_c3s(architecture)
     if not layers:
-        _named(architecture, IN_C3, STAGES)  # raises
+        _named(architecture, IN_C3, STAGE_BLOCKS)  # raises
     per_layer = []
     for layer in layers:
         row = architecture.rows[layer]

@@ -1,7 +1,7 @@
 """A model yaml as a wired graph: what shape leaves each layer, at which stride, what it costs and who reads it.
 
 Layers are built one at a time on torch's meta device (shapes without content), and equal layers are measured
-once a `Bench`, so that a catalogue of hundreds of yamls takes seconds. A block that needs real values is built
+once a `ShapeCache`, so that a catalogue of hundreds of yamls takes seconds. A block that needs real values is built
 and run on the CPU instead.
 """
 
@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.graph.architecture import IMAGE, Architecture, check_sources, render
+from models.graph.architecture import IMAGE_SOURCE, Architecture, check_sources, render_yaml
 from models.graph.construction import build_layer
 from models.graph.flops import flop_counter
 from models.graph.spec import LayerRow, ModelSpec, read_spec
@@ -25,13 +25,13 @@ from models.registry import BLOCK_ERRORS, Entry, find, registered
 from utils.errors import ModelError
 
 IMGSZ = 640
-FINE = 8  # the stride up to which maps of all positions against all are refused
-BYTES = 4  # of a float32
-CLIP = 36  # characters of a table's column
+FINEST_QUADRATIC_STRIDE = 8  # the stride up to which maps of all positions against all are refused
+FLOAT32_BYTES = 4  # of a float32
+MAX_COLUMN_WIDTH = 36  # characters of a table's column
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerStats:
     """What one layer makes of its inputs. shape: (C, H, W) that leaves it, () for a head; flops: 2 a multiply-add of
     matrix products and convolutions; maps: (block, heads) of each part that compares all positions with all.
     """
@@ -39,7 +39,7 @@ class Measured:
     shape: tuple[int, ...]
     parameters: int
     flops: int
-    maps: tuple[tuple[str, int], ...] = ()
+    attention_maps: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GraphLayer:
     row: LayerRow
     entry: Entry
     repeats: int
-    measured: Measured
+    stats: LayerStats
     stride: float
     readers: tuple[int, ...] = ()
 
@@ -59,20 +59,20 @@ class GraphLayer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.measured.shape
+        return self.stats.shape
 
     @property
     def is_head(self) -> bool:
         return self.entry.wiring_name == "detection"
 
     @property
-    def map_bytes(self) -> int:
+    def attention_map_bytes(self) -> int:
         """Bytes of the N x N maps in float32 for one image at the size of the graph."""
         positions = self.shape[1] * self.shape[2] if self.shape else 0
-        return sum(heads for _, heads in self.measured.maps) * positions**2 * BYTES
+        return sum(heads for _, heads in self.stats.attention_maps) * positions**2 * FLOAT32_BYTES
 
 
-class KeepWeights(TorchFunctionMode):
+class SkipInitialization(TorchFunctionMode):
     """Leaves out the drawing of random weights, which takes most of building a model and is not looked at."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -83,14 +83,14 @@ class KeepWeights(TorchFunctionMode):
 
 
 @dataclass
-class Bench:
+class ShapeCache:
     """Measures layers and remembers them."""
 
-    known: dict[tuple, Measured] = field(default_factory=dict)
+    known: dict[tuple, LayerStats] = field(default_factory=dict)
 
-    def measure(self, entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]]) -> Measured:
+    def measure(self, entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]]) -> LayerStats:
         """Return what `row` makes of maps of `shapes`. Raises ValueError, or what a block raises, when it cannot."""
-        plan = entry.wiring([shape[0] for shape in shapes], spec.scale.repeats(row.number), spec.scale, row.args)
+        plan = entry.wiring([shape[0] for shape in shapes], spec.scale.repeats(row.repeats), spec.scale, row.args)
         key = (
             entry.cls,
             repr(plan),
@@ -107,15 +107,17 @@ class Bench:
         return self.known[key]
 
 
-def _measured(entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]], device: str) -> Measured:
+def _measured(
+    entry: Entry, row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]], device: str
+) -> LayerStats:
     is_head = entry.wiring_name == "detection"
-    with KeepWeights(), torch.device("cpu" if is_head else device):  # a head reads its anchors
+    with SkipInitialization(), torch.device("cpu" if is_head else device):  # a head reads its anchors
         layer, planned = build_layer(entry, row, spec, [shape[0] for shape in shapes])
     layer = layer.to(device).train(is_head)  # raw maps are a head's whole work
     inputs = [torch.zeros(1, *shape, device=device) for shape in shapes]
     with torch.no_grad(), flop_counter() as counter:
         output = layer(inputs if isinstance(row.source, list) else inputs[0])
-    return Measured(
+    return LayerStats(
         () if is_head else _checked(output, planned),
         sum(parameter.numel() for parameter in layer.parameters()),
         counter.get_total_flops(),
@@ -143,38 +145,41 @@ def _maps(layer: nn.Module) -> tuple[tuple[str, int], ...]:
 # ---- the graph ----
 
 
-def specification(source: Architecture | Path | str | dict) -> ModelSpec:
+def load_spec(source: Architecture | Path | str | dict) -> ModelSpec:
     """Return the specification of a yaml: its path, its content, or rows in memory."""
     if isinstance(source, Architecture):
-        source = {**yaml.safe_load(render(source)), "yaml_file": source.file}
+        source = {**yaml.safe_load(render_yaml(source)), "yaml_file": source.file}
     return read_spec(source)
 
 
-def wire(
-    spec: ModelSpec, bench: Bench | None = None, imgsz: int = IMGSZ, faults: list[tuple[LayerRow, str]] | None = None
+def infer_shapes(
+    spec: ModelSpec,
+    cache: ShapeCache | None = None,
+    imgsz: int = IMGSZ,
+    faults: list[tuple[LayerRow, str]] | None = None,
 ) -> list[GraphLayer]:
     """Return the layers of a yaml for one square image of `imgsz` pixels.
 
     Raises ModelError naming file, line, layer and sources where a layer cannot be built or run; with a list
     `faults` such layers are put there with the reason and pass on what they read.
     """
-    bench = bench or Bench()
+    cache = cache or ShapeCache()
     shapes: list[tuple[int, ...]] = []
     layers: list[GraphLayer] = []
     for row in spec.rows:
         entry = _found(row)
         inputs = _inputs(row, spec, shapes, imgsz)
         try:
-            measured = bench.measure(entry, row, spec, inputs)
+            measured = cache.measure(entry, row, spec, inputs)
         except (*BLOCK_ERRORS, ModelError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if faults is None:
                 raise ModelError(f"{row.where}: {reason} [it reads {_shown(row, inputs)}]") from error
             faults.append((row, reason))
-            measured = Measured(inputs[0], 0, 0)
+            measured = LayerStats(inputs[0], 0, 0)
         shapes.append(measured.shape)
         stride = imgsz / measured.shape[1] if measured.shape else 0.0
-        layers.append(GraphLayer(row, entry, spec.scale.repeats(row.number), measured, stride))
+        layers.append(GraphLayer(row, entry, spec.scale.repeats(row.repeats), measured, stride))
     return [
         with_fields(layer, readers=tuple(other.index for other in layers if layer.index in other.row.sources))
         for layer in layers
@@ -193,37 +198,38 @@ def _inputs(row: LayerRow, spec: ModelSpec, shapes: Sequence[tuple[int, ...]], i
         check_sources(row.source, [earlier.block for earlier in spec.rows[: row.index]])
     except ValueError as error:
         raise ModelError(f"{row.where}: {error}") from None
-    return [(spec.ch, imgsz, imgsz) if source == IMAGE else shapes[source] for source in row.sources]
+    return [(spec.ch, imgsz, imgsz) if source == IMAGE_SOURCE else shapes[source] for source in row.sources]
 
 
 def _shown(row: LayerRow, inputs: Iterable[tuple[int, ...]]) -> str:
     return ", ".join(
-        f"{'the image' if source == IMAGE else f'layer {source}'} {shape}" for source, shape in zip(row.sources, inputs)
+        f"{'the image' if source == IMAGE_SOURCE else f'layer {source}'} {shape}"
+        for source, shape in zip(row.sources, inputs)
     )
 
 
-def strides(source: Architecture | Path | str | dict) -> dict[int, float]:
+def layer_strides(source: Architecture | Path | str | dict) -> dict[int, float]:
     """Return layer -> pixels of the image per cell of its map (0 for a head)."""
-    return {layer.index: layer.stride for layer in wire(specification(source))}
+    return {layer.index: layer.stride for layer in infer_shapes(load_spec(source))}
 
 
 def totals(layers: Iterable[GraphLayer]) -> tuple[int, int]:
     """Return (parameters, flops) of a wired graph."""
     layers = list(layers)
-    return sum(layer.measured.parameters for layer in layers), sum(layer.measured.flops for layer in layers)
+    return sum(layer.stats.parameters for layer in layers), sum(layer.stats.flops for layer in layers)
 
 
-def refuse_large_maps(layers: Sequence[GraphLayer], new: Sequence[int], force: str) -> None:
+def check_quadratic_attention(layers: Sequence[GraphLayer], new: Sequence[int], force: str) -> None:
     """Raise ModelError when one of the layers `new` compares all positions with all at stride 8 or finer, with the
     memory of its N x N maps; `force` says how to have it all the same.
     """
     for layer in (layers[index] for index in new):
-        if layer.measured.maps and layer.stride <= FINE:
-            block, (_, height, width) = layer.measured.maps[0][0], layer.shape
+        if layer.stats.attention_maps and layer.stride <= FINEST_QUADRATIC_STRIDE:
+            block, (_, height, width) = layer.stats.attention_maps[0][0], layer.shape
             raise ModelError(
                 f"layer {layer.index} {layer.row.block}: {block} is of quadratic cost and would stand at stride {layer.stride:g} "
-                f"(P{math.log2(layer.stride):.0f}): {sum(heads for _, heads in layer.measured.maps)} x {height * width} x "
-                f"{height * width} numbers take {_size(layer.map_bytes)} an image and {_size(16 * layer.map_bytes)} at batch 16, "
+                f"(P{math.log2(layer.stride):.0f}): {sum(heads for _, heads in layer.stats.attention_maps)} x {height * width} x "
+                f"{height * width} numbers take {_size(layer.attention_map_bytes)} an image and {_size(16 * layer.attention_map_bytes)} at batch 16, "
                 f"at {IMGSZ} pixels; put it at a coarser stride, or {force}"
             )
 
@@ -232,7 +238,7 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def table(spec: ModelSpec, layers: Sequence[GraphLayer]) -> str:
+def format_graph(spec: ModelSpec, layers: Sequence[GraphLayer]) -> str:
     """Return a wired graph as text: a line a layer, what nobody reads, and the sums."""
     rows = [("layer", "from", "n", "block", "args", "shape", "stride", "params", "read by")]
     for layer in layers:
@@ -247,11 +253,11 @@ def table(spec: ModelSpec, layers: Sequence[GraphLayer]) -> str:
                 str(list(layer.row.args)),
                 shape,
                 f"{layer.stride:g}" if layer.shape else "-",
-                f"{layer.measured.parameters:,}",
+                f"{layer.stats.parameters:,}",
                 readers,
             )
         )
-    widths = [min(max(len(row[column]) for row in rows), CLIP) for column in range(len(rows[0]))]
+    widths = [min(max(len(row[column]) for row in rows), MAX_COLUMN_WIDTH) for column in range(len(rows[0]))]
     lines = ["  ".join(_clipped(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     unread = [layer for layer in layers if not layer.readers and not layer.is_head]
     names = ", ".join(f"{layer.index} {layer.row.block}" for layer in unread)

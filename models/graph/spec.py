@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.graph.architecture import absolute, is_number, listed, read_content
+from models.graph.architecture import as_list, is_number, read_content, source_index
 from models.identity_start import STARTS
 from models.registry import Scale
 from utils.errors import ModelError
@@ -21,14 +21,14 @@ from utils.log import LOGGER
 class LayerRow:
     """One row of backbone or head.
 
-    source: as written; sources: absolute layer numbers, IMAGE for the picture, not yet known to be there;
-    number: repeats before scaling; args: with names and literals read; where: the beginning of a message.
+    source: as written; sources: absolute layer numbers, IMAGE_SOURCE for the picture, not yet known to be there;
+    repeats: before scaling; args: with names and literals read; where: the beginning of a message.
     """
 
     index: int
     source: int | list[int]
     sources: tuple[int, ...]
-    number: int
+    repeats: int
     block: str
     args: tuple[Any, ...]
     where: str
@@ -71,7 +71,7 @@ def read_spec(
         LayerRow(
             index,
             row.sources,
-            tuple(absolute(source, index) for source in listed(row.sources)),
+            tuple(source_index(source, index) for source in as_list(row.sources)),
             row.repeats,
             row.block,
             tuple(_read_arg(arg, names) for arg in row.args),

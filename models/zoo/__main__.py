@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from models.graph.architecture import Architecture, parse, read_yaml, render
-from models.graph.places import PLACES, STAGES, put
-from models.zoo.table import FORCE, check_costs, load_table, new_layers, replaced, stale, write
+from models.graph.architecture import Architecture, parse_list, read_yaml, render_yaml
+from models.graph.places import PLACES, STAGE_BLOCKS, insert_at
+from models.zoo.table import FORCE, changed_layers, check_costs, find_stale, load_variants, replace_at, write_yamls
 from utils.errors import ModelError, UserError
 from utils.files import ROOT, write_atomically
 
@@ -31,7 +31,7 @@ def list_variants() -> str:
     """Return the catalogue as text (models/zoo/catalogue.py)."""
     from models.zoo import catalogue
 
-    return catalogue.text(catalogue.records(progress=True))
+    return catalogue.format_catalogue(catalogue.measure_variants(progress=True))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,18 +115,18 @@ def _edit(options: argparse.Namespace) -> None:
     """Run insert or replace."""
     _check_output(options.output)
     source = read_yaml(options.into)
-    args = None if options.args is None else parse("--args", options.args)
-    stages = _load_plugins(options.plugin)
+    args = None if options.args is None else parse_list("--args", options.args)
+    stage_blocks = _load_plugins(options.plugin)
     if options.command == "insert":
         block = _block_meant(options.block)
-        result = put(source, block, options.at, args or [], stages)
+        result = insert_at(source, block, options.at, args or [], stage_blocks)
     else:
         block = _block_meant(options.new)
-        result = replaced(source, options.block, options.at, block, args, stages)
+        result = replace_at(source, options.block, options.at, block, args, stage_blocks)
     header = (
         f"Made by `python -m models.zoo {_command(options)} --into {options.into.name} --output {options.output.name}`",
     )
-    text = render(result, header)
+    text = render_yaml(result, header)
     parameters = _verify(text, block, options, result)
     write_atomically(options.output, lambda stream: stream.write(text.encode()))
     print(
@@ -139,7 +139,7 @@ def _block_meant(name: str) -> str:
     """Return the block of a name, which may be a variant's tag, such as SE for SEAttention."""
     from models.registry import registered
 
-    table = load_table()
+    table = load_variants()
     return table[name].block if name not in registered() and name in table else name
 
 
@@ -161,19 +161,18 @@ def _check_output(output: Path) -> None:
 
 def _load_plugins(plugins: Sequence[str]) -> set[str]:
     """Import them; return the blocks that count as a C3: ours, and those that are wired like one."""
-    from models.registry import load_plugin, registered  # torch
+    from models.registry import load_plugins, registered  # torch
     from models.yolo import Model  # noqa: F401  fills the registry
 
-    for plugin in plugins:
-        load_plugin(plugin)
-    return {*STAGES, *(name for name, entry in registered().items() if entry.wiring_name == "stacked")}
+    load_plugins(plugins)
+    return {*STAGE_BLOCKS, *(name for name, entry in registered().items() if entry.wiring_name == "stacked")}
 
 
 def _verify(text: str, block: str, options: argparse.Namespace, result: Architecture) -> int:
     """Build the model yaml `text` once and return its parameters. Raises ModelError when `block` is unknown, with
     the row that fails, or when it would compare all positions of a large map.
     """
-    from models.graph.shapes import refuse_large_maps, specification, wire
+    from models.graph.shapes import check_quadratic_attention, infer_shapes, load_spec
     from models.registry import find
     from models.yolo import Model
 
@@ -182,7 +181,7 @@ def _verify(text: str, block: str, options: argparse.Namespace, result: Architec
     try:
         model = Model(content)
         if not options.force:
-            refuse_large_maps(wire(specification(content)), new_layers(result), FORCE)
+            check_quadratic_attention(infer_shapes(load_spec(content)), changed_layers(result), FORCE)
     except ModelError as error:
         raise ModelError(f"not written: {error}") from None
     return sum(parameter.numel() for parameter in model.parameters())
@@ -190,22 +189,22 @@ def _verify(text: str, block: str, options: argparse.Namespace, result: Architec
 
 def _show(options: argparse.Namespace) -> None:
     _load_plugins(options.plugin)
-    from models.graph.shapes import specification, table, wire
+    from models.graph.shapes import format_graph, infer_shapes, load_spec
 
-    spec = specification(options.yaml)
-    print(table(spec, wire(spec)))
+    spec = load_spec(options.yaml)
+    print(format_graph(spec, infer_shapes(spec)))
 
 
 def _check(options: argparse.Namespace) -> int:
     """Print the findings about each yaml, one a line; return the exit code."""
     _load_plugins(options.plugin)
-    from models.graph.lint import check
-    from models.graph.shapes import Bench
+    from models.graph.lint import lint_yaml
+    from models.graph.shapes import ShapeCache
 
-    bench, found = Bench(), []
+    cache, found = ShapeCache(), []
     for path in options.yaml:
         try:
-            found += map(str, check(path, bench))
+            found += map(str, lint_yaml(path, cache))
         except ModelError as error:
             found.append(str(error))
     print("\n".join(found) or f"{len(options.yaml)} yaml{'s' * (len(options.yaml) > 1)}: nothing to find fault with")
@@ -215,7 +214,7 @@ def _check(options: argparse.Namespace) -> int:
 def _write(options: argparse.Namespace) -> int:
     if not options.check:
         check_costs()
-    wrong = stale() if options.check else write()
+    wrong = find_stale() if options.check else write_yamls()
     print("\n".join(str(path.relative_to(ROOT)) for path in wrong) or "every yaml is up to date")
     return int(bool(wrong) and options.check)
 

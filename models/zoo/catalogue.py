@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from models.graph.architecture import Architecture, read_yaml
-from models.graph.shapes import Bench, specification, totals, wire
+from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
 from models.registry import find
-from models.zoo.table import MODELS, Variant, load_table, scaled
+from models.zoo.table import MODELS, Variant, load_variants, scale_architecture
 
-SHOWN = ("n", "l")  # the scales that the catalogue tells of
-BASE = "yolov5l.yaml"
+SCALES_SHOWN = ("n", "l")  # the scales that the catalogue tells of
+BASE_YAML = "yolov5l.yaml"
 
 
 @dataclass(frozen=True)
@@ -30,51 +30,53 @@ class CatalogueEntry:
     gflops: dict[str, float]
 
 
-def base_figures(bench: Bench | None = None) -> CatalogueEntry:
+def measure_base(cache: ShapeCache | None = None) -> CatalogueEntry:
     """Return the totals of the model without attention."""
-    parameters, gflops = _figures(read_yaml(MODELS / BASE), bench or Bench())
+    parameters, gflops = _figures(read_yaml(MODELS / BASE_YAML), cache or ShapeCache())
     return CatalogueEntry("base", "-", "YOLOv5 6.1", "-", "-", parameters, gflops)
 
 
-def records(variants: Mapping[str, Variant] | None = None, progress: bool = False) -> list[CatalogueEntry]:
+def measure_variants(variants: Mapping[str, Variant] | None = None, progress: bool = False) -> list[CatalogueEntry]:
     """Return a record a variant, those of zoo.yaml by default; `progress` shows a bar on a terminal's stderr."""
-    variants = load_table() if variants is None else variants
-    bench = Bench()
-    base = base_figures(bench)
+    variants = load_variants() if variants is None else variants
+    cache = ShapeCache()
+    base = measure_base(cache)
     bar = tqdm(variants.values(), file=sys.stderr, disable=None if progress else True, leave=False, desc="measuring")
-    return [_record(variant, base, bench) for variant in bar]
+    return [_record(variant, base, cache) for variant in bar]
 
 
-def _record(variant: Variant, base: CatalogueEntry, bench: Bench) -> CatalogueEntry:
-    parameters, gflops = _figures(variant.architecture(), bench)
+def _record(variant: Variant, base: CatalogueEntry, cache: ShapeCache) -> CatalogueEntry:
+    parameters, gflops = _figures(variant.architecture(), cache)
     return CatalogueEntry(
         variant.name,
         variant.block,
         variant.paper,
         variant.place,
         find(variant.block).cost,
-        {scale: parameters[scale] - base.parameters[scale] for scale in SHOWN},
-        {scale: gflops[scale] - base.gflops[scale] for scale in SHOWN},
+        {scale: parameters[scale] - base.parameters[scale] for scale in SCALES_SHOWN},
+        {scale: gflops[scale] - base.gflops[scale] for scale in SCALES_SHOWN},
     )
 
 
-def _figures(architecture: Architecture, bench: Bench) -> tuple[dict[str, int], dict[str, float]]:
-    sums = {scale: totals(wire(specification(scaled(architecture, scale)), bench)) for scale in SHOWN}
+def _figures(architecture: Architecture, cache: ShapeCache) -> tuple[dict[str, int], dict[str, float]]:
+    sums = {
+        scale: totals(infer_shapes(load_spec(scale_architecture(architecture, scale)), cache)) for scale in SCALES_SHOWN
+    }
     return {scale: pair[0] for scale, pair in sums.items()}, {scale: pair[1] / 1e9 for scale, pair in sums.items()}
 
 
-def text(found: list[CatalogueEntry]) -> str:
+def format_catalogue(found: list[CatalogueEntry]) -> str:
     """Return records as a table, the base model's totals in its first line."""
     heads = (
         "variant",
         "block",
         "cost",
-        *(f"{scale} params" for scale in SHOWN),
-        *(f"{scale} GFLOPs" for scale in SHOWN),
+        *(f"{scale} params" for scale in SCALES_SHOWN),
+        *(f"{scale} GFLOPs" for scale in SCALES_SHOWN),
         "place",
         "paper",
     )
-    rows = [heads, _cells(base_figures(), ""), *(_cells(record, "+") for record in found)]
+    rows = [heads, _cells(measure_base(), ""), *(_cells(record, "+") for record in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -86,8 +88,8 @@ def _cells(record: CatalogueEntry, sign: str) -> tuple[str, ...]:
         record.tag,
         record.block,
         record.cost,
-        *(f"{record.parameters[scale]:{sign},}" for scale in SHOWN),
-        *(f"{record.gflops[scale]:{sign}.2f}" for scale in SHOWN),
+        *(f"{record.parameters[scale]:{sign},}" for scale in SCALES_SHOWN),
+        *(f"{record.gflops[scale]:{sign}.2f}" for scale in SCALES_SHOWN),
         record.place,
         record.paper,
     )

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from models.graph.architecture import read_yaml
-from models.graph.places import put
-from models.graph.shapes import Bench, specification, wire
+from models.graph.places import insert_at
+from models.graph.shapes import ShapeCache, infer_shapes, load_spec
 from models.registry import Entry, Scale, registered
 from models.zoo import catalogue
-from models.zoo.table import MODELS, load_table
+from models.zoo.table import MODELS, load_variants
 from utils.config import yaml_files
 from utils.errors import ModelError
 from utils.files import ROOT, read_text, write_atomically
@@ -64,7 +64,7 @@ def rendered(folder: Path = DOCS) -> tuple[dict[Path, str], list[str]]:
     Raises ModelError when a page lacks a part's markers, ConfigError when the words are no yaml.
     """
     chinese = {pair["en"]: pair["zh"] for pair in yaml_files.read_yaml(folder / WORDS)["words"]}
-    found = catalogue.records(progress=True)
+    found = catalogue.measure_variants(progress=True)
     memory, blocks = map_memory(), described_blocks()
     texts, missing = {}, []
     for name, language in PAGES.items():
@@ -112,7 +112,7 @@ def variant_table(found: Sequence[catalogue.CatalogueEntry], say: Words) -> str:
     heads = [
         say(head) for head in ("variant", "block", "paper", "place", "cost", "parameters n / l", "GFLOPs n / l", "yaml")
     ]
-    base = catalogue.base_figures()
+    base = catalogue.measure_base()
     rows = [["base", "–", "YOLOv5 6.1", "–", "–", *_figures(base, ""), _link("yolov5l.yaml", "../models/yolov5l.yaml")]]
     for record in found:
         title, url = record.paper.rsplit(", ", 1)
@@ -133,8 +133,8 @@ def variant_table(found: Sequence[catalogue.CatalogueEntry], say: Words) -> str:
 
 def _figures(record: catalogue.CatalogueEntry, sign: str) -> list[str]:
     return [
-        " / ".join(f"{record.parameters[scale]:{sign},}" for scale in catalogue.SHOWN),
-        " / ".join(f"{record.gflops[scale]:{sign}.2f}" for scale in catalogue.SHOWN),
+        " / ".join(f"{record.parameters[scale]:{sign},}" for scale in catalogue.SCALES_SHOWN),
+        " / ".join(f"{record.gflops[scale]:{sign}.2f}" for scale in catalogue.SCALES_SHOWN),
     ]
 
 
@@ -147,12 +147,14 @@ def _link(text: str, target: str) -> str:
 
 def map_memory() -> dict[str, list[tuple[int, int]]]:
     """Return block of quadratic cost -> (maps, bytes) at P3, P4 and P5 of the l scale, one image of 640 x 640."""
-    bench, found = Bench(), {}
+    cache, found = ShapeCache(), {}
     for name, entry in sorted(_shown_blocks().items()):
         if entry.cost == "quadratic":
-            layers = wire(specification(put(read_yaml(MODELS / catalogue.BASE), name, "neck")), bench)
+            layers = infer_shapes(load_spec(insert_at(read_yaml(MODELS / catalogue.BASE_YAML), name, "neck")), cache)
             placed = [layer for layer in layers if layer.row.block == name]
-            found[name] = [(sum(heads for _, heads in layer.measured.maps), layer.map_bytes) for layer in placed]
+            found[name] = [
+                (sum(heads for _, heads in layer.stats.attention_maps), layer.attention_map_bytes) for layer in placed
+            ]
     return found
 
 
@@ -191,7 +193,7 @@ def described_blocks() -> list[Described]:
 def _shown_blocks() -> dict[str, Entry]:
     import models.common  # noqa: F401  fills the registry
 
-    used = {variant.block for variant in load_table().values()}
+    used = {variant.block for variant in load_variants().values()}
     return {name: entry for name, entry in registered().items() if entry.attention or name in used}
 
 

@@ -18,62 +18,62 @@ from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
-from models.graph.architecture import SCALES, Architecture, listed, read_yaml, render, replace_block
-from models.graph.places import IN_C3, PLACES, STAGES, layers_at, put, words
+from models.graph.architecture import SCALES, Architecture, as_list, read_yaml, render_yaml, replace_block
+from models.graph.places import IN_C3, PLACES, STAGE_BLOCKS, describe_places, insert_at, layers_at
 from utils.config import yaml_files
 from utils.errors import ModelError, nearest
 from utils.files import ROOT, read_text, write_atomically
 
 MODELS = ROOT / "models"
 TABLE = MODELS / "zoo.yaml"
-MADE_BY = "Made by `python -m models.zoo write` from models/zoo.yaml; edit the table, not this file."
-VERBS = {"insert", "after", "args", "replace", "at", "with", "base", "block", "force", "place", "paper"}
+GENERATED_BY = "Made by `python -m models.zoo write` from models/zoo.yaml; edit the table, not this file."
+VARIANT_KEYS = {"insert", "after", "args", "replace", "at", "with", "base", "block", "force", "place", "paper"}
 FORCE = "say so twice, with --force"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table: `verbs` holds insert/at/args, replace/at/with, base and block as written."""
+    """One line of the table: `edits` holds insert/at/args, replace/at/with, base and block as written."""
 
     name: str
     place: str
     paper: str
-    verbs: dict[str, Any]
+    edits: dict[str, Any]
 
     @property
     def block(self) -> str:
         """The block that the variant brings in."""
-        return self.verbs.get("insert") or self.verbs.get("with") or self.verbs["block"]
+        return self.edits.get("insert") or self.edits.get("with") or self.edits["block"]
 
     @property
     def base(self) -> str:
         """The yaml that the variant changes."""
-        return self.verbs.get("base", "yolov5l.yaml")
+        return self.edits.get("base", "yolov5l.yaml")
 
     def file_names(self) -> dict[str, str]:
         """Return file name -> scale; the name without a letter is the l scale."""
         return {f"yolov5_{self.name}.yaml": "l", **{f"yolov5{scale}_{self.name}.yaml": scale for scale in SCALES}}
 
     def architecture(self, folder: Path = MODELS) -> Architecture:
-        """Return the base yaml of `folder` with the verbs applied."""
-        verbs, result = self.verbs, read_yaml(folder / self.base)
-        if "replace" in verbs:
-            result = replaced(result, verbs["replace"], verbs["at"], verbs["with"], verbs.get("args"))
-        if "insert" in verbs:
-            result = put(result, verbs["insert"], self.behind, verbs.get("args", []))
+        """Return the base yaml of `folder` with the edits applied."""
+        edits, result = self.edits, read_yaml(folder / self.base)
+        if "replace" in edits:
+            result = replace_at(result, edits["replace"], edits["at"], edits["with"], edits.get("args"))
+        if "insert" in edits:
+            result = insert_at(result, edits["insert"], self.insertion_places, edits.get("args", []))
         return result
 
     @property
-    def behind(self) -> Any:
-        """The places of an insertion as written; with both verbs in a line `at` is the replacement's."""
-        return self.verbs["after"] if "after" in self.verbs else self.verbs["at"]
+    def insertion_places(self) -> Any:
+        """The places of an insertion as written; with both edits in a line `at` is the replacement's."""
+        return self.edits["after"] if "after" in self.edits else self.edits["at"]
 
     def at_scale(self, scale: str, folder: Path = MODELS) -> Architecture:
         """Return the variant at one of `SCALES`."""
-        return scaled(self.architecture(folder), scale)
+        return scale_architecture(self.architecture(folder), scale)
 
 
-def scaled(architecture: Architecture, scale: str) -> Architecture:
+def scale_architecture(architecture: Architecture, scale: str) -> Architecture:
     """Return `architecture` with the depth and width of one of `SCALES`."""
     depth, width = SCALES[scale]
     return with_fields(
@@ -81,17 +81,17 @@ def scaled(architecture: Architecture, scale: str) -> Architecture:
     )
 
 
-def replaced(
-    architecture: Architecture, old: str, at: Any, new: str, args: Any, stages: Collection[str] = STAGES
+def replace_at(
+    architecture: Architecture, old: str, at: Any, new: str, args: Any, stage_blocks: Collection[str] = STAGE_BLOCKS
 ) -> Architecture:
-    if IN_C3 in listed(at):
+    if IN_C3 in as_list(at):
         raise ModelError(
             f"{architecture.file}: {IN_C3} is a place for insert; replace takes layers, or places such as backbone"
         )
-    return replace_block(architecture, old, layers_at(architecture, at, stages), new, args)
+    return replace_block(architecture, old, layers_at(architecture, at, stage_blocks), new, args)
 
 
-def load_table(path: Path = TABLE) -> dict[str, Variant]:
+def load_variants(path: Path = TABLE) -> dict[str, Variant]:
     """Return the variants of a table by name. Raises ModelError naming file, variant and the fix, and ConfigError
     when the file is no yaml.
     """
@@ -105,8 +105,8 @@ def _variant(path: Path, name: str, line: Any) -> Variant:
             f"{where}: expected {{insert: BLOCK, at: [places]}} or {{replace: OLD, at: [places], with: BLOCK}}"
         )
     for key in line:
-        if key not in VERBS:
-            raise ModelError(f"{where}: unknown word {key!r}{nearest(str(key), VERBS)}")
+        if key not in VARIANT_KEYS:
+            raise ModelError(f"{where}: unknown word {key!r}{nearest(str(key), VARIANT_KEYS)}")
     for verb, companions in (("insert", ("after", "at")), ("replace", ("at",)), ("replace", ("with",))):
         if verb in line and not set(companions) & set(line):
             raise ModelError(f"{where}: {verb!r} needs {' or '.join(map(repr, companions))}")
@@ -114,51 +114,53 @@ def _variant(path: Path, name: str, line: Any) -> Variant:
         raise ModelError(f"{where}: says neither insert nor replace, nor base and block")
     if not isinstance(line.get("paper"), str):
         raise ModelError(f"{where}: needs 'paper' as text")
-    place = line.get("place") or words(line.get("after", line.get("at")) or [])
+    place = line.get("place") or describe_places(line.get("after", line.get("at")) or [])
     if not isinstance(place, str):
         raise ModelError(f"{where}: needs 'place' as text, unless its places are names: {', '.join(PLACES)}")
-    verbs = {key: value for key, value in line.items() if key not in ("place", "paper")}
-    return Variant(str(name), place, line["paper"], verbs)
+    edits = {key: value for key, value in line.items() if key not in ("place", "paper")}
+    return Variant(str(name), place, line["paper"], edits)
 
 
-def rendered_files(variant: Variant, folder: Path = MODELS) -> dict[str, str]:
+def render_variant(variant: Variant, folder: Path = MODELS) -> dict[str, str]:
     """Return file name -> yaml text of a variant at every scale."""
     architecture = variant.architecture(folder)
     return {name: _render_scale(variant, architecture, name, scale) for name, scale in variant.file_names().items()}
 
 
 def _render_scale(variant: Variant, architecture: Architecture, name: str, scale: str) -> str:
-    change = f" with {variant.block} {variant.place}" if {"insert", "replace"} & set(variant.verbs) else ""
+    change = f" with {variant.block} {variant.place}" if {"insert", "replace"} & set(variant.edits) else ""
     header = (
         f"{name}: the layers of {architecture.file} at scale {scale}{change}",
         f"Paper: {variant.paper}",
-        MADE_BY,
+        GENERATED_BY,
     )
-    return render(scaled(architecture, scale), header)
+    return render_yaml(scale_architecture(architecture, scale), header)
 
 
 def check_costs(table: Path = TABLE) -> None:
     """Raise ModelError when a variant puts a block of quadratic cost at stride 8 or finer without `force: true`."""
-    from models.graph.shapes import Bench, refuse_large_maps, specification, wire
+    from models.graph.shapes import ShapeCache, check_quadratic_attention, infer_shapes, load_spec
 
-    bench = Bench()
-    for variant in load_table(table).values():
-        if not variant.verbs.get("force"):
+    cache = ShapeCache()
+    for variant in load_variants(table).values():
+        if not variant.edits.get("force"):
             architecture = variant.architecture()
             try:
-                refuse_large_maps(
-                    wire(specification(architecture), bench), new_layers(architecture), "say so with force: true"
+                check_quadratic_attention(
+                    infer_shapes(load_spec(architecture), cache),
+                    changed_layers(architecture),
+                    "say so with force: true",
                 )
             except ModelError as error:
                 raise ModelError(f"{table}: variant {variant.name}: {error}") from None
 
 
-def new_layers(architecture: Architecture) -> list[int]:
+def changed_layers(architecture: Architecture) -> list[int]:
     """The layers that were inserted or replaced: those that carry a note."""
     return [index for index, row in enumerate(architecture.rows) if row.note]
 
 
-def write(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
+def write_yamls(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
     """Render every variant into `folder`; return the files whose content changed."""
     changed = []
     for path, text in _expected(folder, table).items():
@@ -167,18 +169,18 @@ def write(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
     return changed
 
 
-def stale(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
+def find_stale(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
     """Return the files of `folder` that are missing, differ from the table, or were rendered for a variant that has
     left it. Yamls that this module did not write are nobody's business.
     """
     expected = _expected(folder, table)
     wrong = [path for path, text in expected.items() if not path.is_file() or path.read_bytes() != text.encode()]
     others = sorted(path for path in folder.glob("yolov5*_*.yaml") if path not in expected)
-    return wrong + [path for path in others if MADE_BY in read_text(path)]
+    return wrong + [path for path in others if GENERATED_BY in read_text(path)]
 
 
 def _expected(folder: Path, table: Path) -> dict[Path, str]:
     texts: dict[Path, str] = {}
-    for variant in load_table(table).values():
-        texts.update({folder / name: text for name, text in rendered_files(variant, folder).items()})
+    for variant in load_variants(table).values():
+        texts.update({folder / name: text for name, text in render_variant(variant, folder).items()})
     return texts

@@ -7,7 +7,7 @@ import yaml
 from torch import nn
 
 from models.common import ConvHardswish, MobileNetV3Block
-from models.graph.architecture import read_yaml, render
+from models.graph.architecture import read_yaml, render_yaml
 from models.mobilenet import SqueezeExcitation, squeezed
 from models.registry import Scale, find
 from models.yolo import Model
@@ -100,7 +100,7 @@ def test_parameter_counts(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_taps_and_neck(size):
     architecture = read_yaml(file(size))
-    assert yaml.safe_load(render(architecture)) == yaml.safe_load(file(size).read_text(encoding="utf-8"))
+    assert yaml.safe_load(render_yaml(architecture)) == yaml.safe_load(file(size).read_text(encoding="utf-8"))
     p3, p4, p5 = TAPS[size]
     head = architecture.rows[p5 + 1 :]
     assert [row.block for row in head] == [row.block for row in read_yaml("yolov5s.yaml").rows[9:]]

@@ -33,7 +33,7 @@ from models.layers import (
     TransformerBlock,
     fold_norm,
 )
-from models.yolo import AUGMENTED, GREY, Model, main
+from models.yolo import AUGMENTED_VIEWS, GRAY, Model, main
 from utils.errors import ModelError
 from utils.log import LOGGER
 from utils.profile import thop_gflops
@@ -336,7 +336,7 @@ def test_bias_prior():
     head = Detect(4, 3, (8, 8))
     for conv in head.m:
         nn.init.zeros_(conv.bias)
-    head.attach([8, 16])
+    head.set_strides([8, 16])
     for conv, stride in zip(head.m, (8, 16)):
         bias = conv.bias.detach().view(3, 9)
         torch.testing.assert_close(bias[:, 4], torch.full((3,), float(np.log(8 / (640 / stride) ** 2))))
@@ -350,10 +350,10 @@ def test_augmented_views_against_literal_ones(small):
     image = picture(2, 3, 64, 96)
     sizes = [small(image)[1][level][0, ..., 0].numel() for level in (0, 1)]
     views = [small(image)[0][:, : sizes[0]]]
-    for scale, flip in AUGMENTED[1:]:
+    for scale, flip in AUGMENTED_VIEWS[1:]:
         height, width = int(64 * scale), int(96 * scale)
         scaled = F.interpolate(image.flip(-1) if flip else image, (height, width), mode="bilinear", align_corners=False)
-        canvas = torch.full((2, 3, math.ceil(64 * scale / 8) * 8, math.ceil(96 * scale / 8) * 8), GREY)
+        canvas = torch.full((2, 3, math.ceil(64 * scale / 8) * 8, math.ceil(96 * scale / 8) * 8), GRAY)
         canvas[..., :height, :width] = scaled
         decoded, raw = small(canvas)
         decoded = decoded.clone()

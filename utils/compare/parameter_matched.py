@@ -24,8 +24,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from models.graph.architecture import Architecture, is_number, read_content, render
-from models.graph.shapes import Bench, specification, totals, wire
+from models.graph.architecture import Architecture, is_number, read_content, render_yaml
+from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
 from models.yolo import Model
 from utils.checkpoint import checkpoint_of, find_weights, read_checkpoint, write_checkpoint
 from utils.errors import ModelError
@@ -62,10 +62,12 @@ class Widened:
         )
 
 
-def parameters_of(content: Mapping[str, Any], nc: int, attention_start: str = "", bench: Bench | None = None) -> int:
+def parameters_of(
+    content: Mapping[str, Any], nc: int, attention_start: str = "", cache: ShapeCache | None = None
+) -> int:
     """Return the parameters of a model yaml's content with `nc` classes. Nothing is computed. Raises ModelError."""
     content = {**content, "nc": nc, **({"attention_start": attention_start} if attention_start else {})}
-    return totals(wire(specification(content), bench))[0]
+    return totals(infer_shapes(load_spec(content), cache))[0]
 
 
 def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> Widened | None:
@@ -74,11 +76,11 @@ def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> W
     """
     content = yaml.safe_load(baseline)
     name, rows = file, read_content(content)[2]
-    bench = Bench()
+    cache = ShapeCache()
     largest = max(variants, key=lambda each: variants[each])
 
     def parameters(width: float) -> int:
-        return parameters_of({**content, "width_multiple": width}, nc, bench=bench)
+        return parameters_of({**content, "width_multiple": width}, nc, cache=cache)
 
     base = float(content["width_multiple"])
     widths = [base, *_steps([row.args[0] for row in rows if row.args and is_number(row.args[0], int)], base)]
@@ -89,7 +91,7 @@ def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> W
         "width_multiple": width
     }
     header = (f"{name} widened to the parameters of {largest}, layer for layer",)
-    text = render(Architecture(name, settings, rows), header)
+    text = render_yaml(Architecture(name, settings, rows), header)
     return Widened(text, width, parameters(width), parameters(base), largest, variants[largest])
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from models.graph.shapes import Bench, specification, totals, wire
-from models.registry import load_plugin
+from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
+from models.registry import load_plugins
 from utils.checkpoint import find_weights
 from utils.compare.manifest import HYP_FILE, read_record, settle
 from utils.compare.parameter_matched import CONTROL, Widened, takes_weights, widened
@@ -34,8 +34,7 @@ def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> St
     finished = _is_finished(folder, config, before)
     for name in () if finished else config.device.split(","):
         select_device(name)
-    for plugin in config.plugin:
-        load_plugin(plugin)
+    load_plugins(config.plugin)
     config, spec, weights = with_paths(config, finished)
     _make(folder)
     variants = planned_variants(config, folder, weights)
@@ -105,12 +104,12 @@ def check_networks(variants: Sequence[PlannedVariant], spec: DatasetSpec, config
     """Return the parameters of each variant. Raises ModelError for a yaml that cannot be built, and ConfigError where the
     size of the pictures would not be the same for all.
     """
-    bench, parameters = Bench(), {}
+    cache, parameters = ShapeCache(), {}
     for variant in variants:
         content = {**yaml.safe_load(variant.text), "nc": spec.nc, "yaml_file": variant.source}
         if config.attention_start:
             content["attention_start"] = config.attention_start
-        layers = wire(specification(content), bench)
+        layers = infer_shapes(load_spec(content), cache)
         stride = int(max(layers[source].stride for source in layers[-1].row.sources))
         if config.imgsz % stride or config.imgsz < 2 * stride:
             raise ConfigError(

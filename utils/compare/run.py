@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.registry import load_plugin
+from models.registry import load_plugins
 from utils.checkpoint import load_models, read_checkpoint, strip
 from utils.compare.parameter_matched import write_start
 from utils.compare.plan import PlannedVariant, StudyPlan
@@ -34,8 +34,7 @@ def do_run(plan: StudyPlan, variant: PlannedVariant, seed: int, device: str) -> 
     """Bring one run to its end, from wherever it stands. Raises UserError kinds."""
     files = plan.files(variant.name, seed)
     files.failed.unlink(missing_ok=True)
-    for plugin in plan.config.plugin:
-        load_plugin(plugin)
+    load_plugins(plan.config.plugin)
     weights = variant.weights
     if plan.trains:
         if not files.trained.exists():

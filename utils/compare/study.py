@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from models.registry import load_plugin
+from models.registry import load_plugins
 from utils.checkpoint import load_models
 from utils.compare.cost import measure_costs, with_training_time
 from utils.compare.lock_file import holder_of
@@ -165,8 +165,7 @@ def _weights(plan: StudyPlan) -> dict[str, Path]:
 def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
     """Write costs.json and draw strip.jpg. In a process of its own, so that memory peaks are the models'."""
     chosen, config, spec = select_device(device), plan.config, data_of(plan)
-    for plugin in config.plugin:
-        load_plugin(plugin)
+    load_plugins(config.plugin)
     costs = measure_costs(weights, config.imgsz, chosen, seconds=config.cost_seconds)
     write_json(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
     models = {name: load_models(path, chosen) for name, path in weights.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.registry import load_plugin
+from models.registry import load_plugins
 from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
 from utils.box_losses import BoxLoss
@@ -46,8 +46,7 @@ def prepare_process(config: TrainConfig) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    for plugin in config.plugin:
-        load_plugin(plugin)
+    load_plugins(config.plugin)
 
 
 def build_detector(

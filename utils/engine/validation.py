@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.registry import load_plugin
+from models.registry import load_plugins
 from utils.checkpoint import find_weights, load_models
 from utils.config import DatasetSpec, ValConfig
 from utils.datasets.loader import Loader, build_loader
@@ -50,8 +50,7 @@ def validate(config: ValConfig) -> Validation:
     """Do what `config.task` says and return the result. Raises UserError kinds."""
     if config.dnn:
         raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
-    for plugin in config.plugin:
-        load_plugin(plugin)
+    load_plugins(config.plugin)
     spec = DatasetSpec.load(config.data)
     if config.task not in TIMED_TASKS:
         spec.paths(config.task)  # a split that is not there is told before anything is loaded

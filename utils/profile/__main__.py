@@ -10,8 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from models.graph.flops import shortened
-from models.registry import BLOCK_ERRORS, load_plugin
+from models.graph.flops import short_message
+from models.registry import BLOCK_ERRORS, load_plugins
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
 from utils.cli import guarded
@@ -53,8 +53,7 @@ def show(options: argparse.Namespace) -> None:
     if options.rounds < 1:
         raise ConfigError(f"--rounds {options.rounds}: must be at least 1")
     device = select_device(options.device)
-    for plugin in options.plugin:
-        load_plugin(plugin)
+    load_plugins(options.plugin)
     model = _built(options.cfg, options.weights)
     size = _fitting(options.imgsz, int(max(model.stride)))
     try:
@@ -67,7 +66,7 @@ def show(options: argparse.Namespace) -> None:
         )
     except BLOCK_ERRORS as error:
         raise ModelError(
-            f"{options.cfg or options.weights}: does not run on images of {size[0]} x {size[1]}: {shortened(error)}"
+            f"{options.cfg or options.weights}: does not run on images of {size[0]} x {size[1]}: {short_message(error)}"
         ) from error
     LOGGER.info(render(profile))
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.graph.flops import Size, counted, flop_counter, height_width, shortened, thop_parts
+from models.graph.flops import Size, count_on_shapes, flop_counter, height_width, short_message, thop_layer_gflops
 from models.registry import BLOCK_ERRORS
 from utils.profile.components import Meter, Part, attention_parts, for_inference, watched
 from utils.profile.memory import kept_for_backward, live_at
@@ -79,7 +79,7 @@ def profile_layers(
     kept = _or_note(notes, "memory kept for backward", lambda: kept_for_backward(model, size))
     live = _or_note(notes, "memory alive in inference", lambda: live_at(fused, size))
     times = _or_note(notes, "time", lambda: part_times(fused, device, size, rounds))
-    thop, thop_layers = _or_note(notes, "thop's count", lambda: thop_parts(model, size)) or (None, None)
+    thop, thop_layers = _or_note(notes, "thop's count", lambda: thop_layer_gflops(model, size)) or (None, None)
     parameters = _parameters(model)
 
     def figures(part: Part) -> Figures:
@@ -118,7 +118,7 @@ def _or_note(notes: list[str], what: str, measure: Callable[[], Result]) -> Resu
     try:
         return measure()
     except BLOCK_ERRORS as error:
-        notes.append(f"{what}: {shortened(error)}")
+        notes.append(f"{what}: {short_message(error)}")
         return None
 
 
@@ -136,7 +136,7 @@ def _shapes_and_flops(model: nn.Module, size: Size) -> tuple[dict[int, str], dic
                 model(image)
         return shapes, meter.sums
 
-    return counted(model, size, count)
+    return count_on_shapes(model, size, count)
 
 
 def _shape(output: object) -> str:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.graph.flops import Size, copied, input_shape
+from models.graph.flops import Size, copy_with_tensors, input_shape
 from models.registry import BLOCK_ERRORS
 from utils.profile.components import Part, watched
 
@@ -66,7 +66,7 @@ def without_values(model: nn.Module, measure: Callable[[nn.Module], Result]) -> 
     """
     fake = FakeTensorMode()
     try:
-        shapes = copied(model, lambda tensor: fake.from_tensor(tensor, static_shapes=True))
+        shapes = copy_with_tensors(model, lambda tensor: fake.from_tensor(tensor, static_shapes=True))
         with fake:
             return measure(shapes)
     except BLOCK_ERRORS:

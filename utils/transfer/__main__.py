@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from models.registry import load_plugin
+from models.registry import load_plugins
 from models.yolo import Model
 from utils.checkpoint import checkpoint_of, find_weights, read_checkpoint, write_checkpoint
 from utils.errors import CheckpointError, ConfigError, UserError
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     configure()
     try:
-        for plugin in options.plugin:
-            load_plugin(plugin)
+        load_plugins(options.plugin)
         if options.output.suffix != ".pt" or options.output.exists():
             raise CheckpointError(
                 f"--output {options.output}: " + ("is there already" if options.output.exists() else "must end in .pt")

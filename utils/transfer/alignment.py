@@ -12,7 +12,7 @@ from math import log2
 
 import torch
 
-from models.graph.architecture import Row, absolute, listed, read_content
+from models.graph.architecture import Row, as_list, read_content, source_index
 from models.registry import find
 from utils.checkpoint.archive import shown
 from utils.errors import CheckpointError, ModelError
@@ -56,7 +56,7 @@ def layers_of(description: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> li
             )
         grouped[int(found[1])][found[2]] = shape
     levels = _levels(rows)
-    read = [levels[absolute(source, len(rows) - 1)] for source in listed(rows[-1].sources)]
+    read = [levels[source_index(source, len(rows) - 1)] for source in as_list(rows[-1].sources)]
     if any(after - before != 1 for before, after in zip(read, read[1:])):
         levels = [0.0] * len(rows)  # a block changes the stride in a way that its row does not tell
     return [
@@ -69,7 +69,7 @@ def _levels(rows: Sequence[Row]) -> list[float]:
     """Return log2 of each layer's stride, as far as the rows tell it: it only decides between equals."""
     levels: list[float] = []
     for index, row in enumerate(rows):
-        first = absolute(listed(row.sources)[0], index)
+        first = source_index(as_list(row.sources)[0], index)
         levels.append((levels[first] if 0 <= first < index else 0.0) + _step(row))
     return levels
 

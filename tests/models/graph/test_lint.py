@@ -4,15 +4,15 @@ import re
 
 import pytest
 
-from models.graph.architecture import find_yaml, insert_block, read_yaml, render
-from models.graph.lint import check
-from models.graph.shapes import Bench, specification, totals, wire
+from models.graph.architecture import find_yaml, insert_block, read_yaml, render_yaml
+from models.graph.lint import lint_yaml
+from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
 from models.yolo import Model
 from models.zoo import __main__ as commands
 from models.zoo import table as zoo
 from utils.profile import flops
 
-BENCH = Bench()
+CACHE = ShapeCache()
 SHIPPED = sorted([*zoo.MODELS.glob("yolo*.yaml"), *zoo.MODELS.glob("hub/yolo*.yaml")])
 
 
@@ -28,7 +28,7 @@ def changed(folder, *changes, base="yolov5s.yaml"):
 
 
 def found(path):
-    return [str(finding) for finding in check(path, BENCH)]
+    return [str(finding) for finding in lint_yaml(path, CACHE)]
 
 
 def line_of(path, text):
@@ -65,14 +65,14 @@ def test_a_join_that_skips_sppf(tmp_path):
 
 def test_attention_that_detect_goes_around(tmp_path):
     """CBAM stands behind the neck's first C3, but Detect still reads that C3."""
-    text = render(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [17]))
+    text = render_yaml(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [17]))
     (tmp_path / "mine.yaml").write_text(text.replace("[[18, 21, 24], 1, Detect", "[[17, 21, 24], 1, Detect"))
     (line,) = found(tmp_path / "mine.yaml")
     assert "Detect: it reads layer 17 C3 and so skips layer 18 CBAM" in line and line.endswith("read 18 in its place")
 
 
 def test_attention_that_a_concat_goes_around(tmp_path):
-    text = render(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [6, 14]))
+    text = render_yaml(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [6, 14]))
     path = tmp_path / "mine.yaml"
     text = text.replace("[[-1, 7], 1, Concat", "[[-1, 6], 1, Concat").replace(
         "[[-1, 16], 1, Concat", "[[-1, 15], 1, Concat"
@@ -219,7 +219,7 @@ def test_show_prints_the_wired_graph(tmp_path, capsys):
     "file", ["yolov5n_MHSA.yaml", "yolov5n_ACmix.yaml", "yolov5s-transformer.yaml", "yolov3-tiny.yaml"]
 )
 def test_the_graphs_figures_are_the_models(file):
-    model, layers = Model(file), wire(specification(file), BENCH)
-    assert [layer.measured.parameters for layer in layers] == [layer.np for layer in model.model]
+    model, layers = Model(file), infer_shapes(load_spec(file), CACHE)
+    assert [layer.stats.parameters for layer in layers] == [layer.np for layer in model.model]
     assert totals(layers)[1] == flops(model)
     assert [layers[source].stride for source in layers[-1].row.sources] == model.stride.tolist()

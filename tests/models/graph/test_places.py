@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from models.graph.architecture import find_yaml, read_yaml
-from models.graph.places import PLACES, STAGES, layers_at, put
-from models.graph.shapes import refuse_large_maps, specification, wire
+from models.graph.places import PLACES, STAGE_BLOCKS, insert_at, layers_at
+from models.graph.shapes import check_quadratic_attention, infer_shapes, load_spec
 from models.registry import load_plugin, registered
 from models.zoo import __main__ as commands
 from models.zoo import table as zoo
@@ -53,18 +53,18 @@ WIRINGS = [  # places, layers that hold the block, sources of the four Concats, 
 
 @pytest.mark.parametrize(("places", "blocks", "concats", "detect"), WIRINGS)
 def test_the_wirings_that_places_lead_to(places, blocks, concats, detect):
-    rows = put(read_yaml(BASE), "CBAM", places).rows
+    rows = insert_at(read_yaml(BASE), "CBAM", places).rows
     assert [index for index, row in enumerate(rows) if row.block == "CBAM"] == blocks
     assert [row.sources for row in rows if row.block == "Concat"] == concats
     assert rows[-1].sources == detect
-    assert put(read_yaml(BASE), "CBAM", places[0] if len(places) == 1 else tuple(places)).rows == rows
+    assert insert_at(read_yaml(BASE), "CBAM", places[0] if len(places) == 1 else tuple(places)).rows == rows
 
 
 def test_every_stage_of_the_registry_counts_as_one():
     assert {name for name, entry in registered().items() if entry.wiring_name == "stacked"} | {
         "C3Attention",
         "C3SPP",
-    } == STAGES
+    } == STAGE_BLOCKS
 
 
 def test_the_older_order_of_the_backbone(tmp_path):
@@ -107,12 +107,12 @@ def test_the_older_order_of_the_backbone(tmp_path):
 )
 def test_places_that_a_yaml_does_not_have(file, place, words):
     with pytest.raises(ModelError, match=words) as caught:
-        put(read_yaml(file), "CBAM", place)
+        insert_at(read_yaml(file), "CBAM", place)
     assert file in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
-    result = put(read_yaml(BASE), "CBAM", "in-c3")
+    result = insert_at(read_yaml(BASE), "CBAM", "in-c3")
     before = read_yaml(BASE).rows
     changed = [index for index, row in enumerate(result.rows) if row != before[index]]
     assert changed == [2, 4, 6, 8]
@@ -124,7 +124,7 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
     ]
     text = BASE.read_text().replace("C3, [128]", "C3, [128, False]").replace("C3, [256]", "C3, [256, true]")
     (tmp_path / "mine.yaml").write_text(text)
-    result = put(read_yaml(tmp_path / "mine.yaml"), "CBAM", ["in-c3"], [8, 3])
+    result = insert_at(read_yaml(tmp_path / "mine.yaml"), "CBAM", ["in-c3"], [8, 3])
     assert [result.rows[index].args for index in (2, 4, 6)] == [
         [128, False, "CBAM", 8, 3],
         [256, True, "CBAM", 8, 3],
@@ -134,8 +134,8 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
     with pytest.raises(
         ModelError, match=r"mine.yaml:\d+: layer 2 .*\[128, False, 2\] are more than \[channels, shortcut\]"
     ):
-        put(read_yaml(tmp_path / "mine.yaml"), "CBAM", "in-c3")
-    rows = put(read_yaml("yolov5s-transformer.yaml"), "CBAM", "in-c3").rows  # its last stage is a C3TR
+        insert_at(read_yaml(tmp_path / "mine.yaml"), "CBAM", "in-c3")
+    rows = insert_at(read_yaml("yolov5s-transformer.yaml"), "CBAM", "in-c3").rows  # its last stage is a C3TR
     assert [row.args for row in rows if row.block == "C3Attention"] == [[128, "CBAM"], [256, "CBAM"], [512, "CBAM"]]
 
 
@@ -153,21 +153,21 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
     ],
 )
 def test_quadratic_blocks_on_large_maps_are_refused(place, layer, words):
-    result = put(read_yaml(zoo.MODELS / "yolov5n.yaml"), "MHSA", place)
-    layers, new = wire(specification(result)), [index for index, row in enumerate(result.rows) if row.note]
+    result = insert_at(read_yaml(zoo.MODELS / "yolov5n.yaml"), "MHSA", place)
+    layers, new = infer_shapes(load_spec(result)), [index for index, row in enumerate(result.rows) if row.note]
     if layer is None:
-        refuse_large_maps(layers, new, "x")
+        check_quadratic_attention(layers, new, "x")
         return
     with pytest.raises(
         ModelError, match=f"layer {layer} .*MHSA is of quadratic cost and would stand at {words}.*, or mean it$"
     ):
-        refuse_large_maps(layers, new, "mean it")
+        check_quadratic_attention(layers, new, "mean it")
 
 
 def test_several_bottlenecks_hold_several_maps():
-    layers = wire(specification(put(read_yaml(BASE), "MHSA", "in-c3")))
-    assert [sum(heads for _, heads in layers[index].measured.maps) for index in (2, 4, 6, 8)] == [12, 24, 36, 12]
-    assert layers[8].map_bytes == 12 * 400**2 * 4
+    layers = infer_shapes(load_spec(insert_at(read_yaml(BASE), "MHSA", "in-c3")))
+    assert [sum(heads for _, heads in layers[index].stats.attention_maps) for index in (2, 4, 6, 8)] == [12, 24, 36, 12]
+    assert layers[8].attention_map_bytes == 12 * 400**2 * 4
 
 
 def test_the_command_refuses_and_can_be_told_twice(tmp_path, capsys):

@@ -75,7 +75,7 @@ def test_the_pages_are_current():
 @pytest.mark.parametrize("name", PAGES)
 def test_every_variant_has_its_line_and_every_block_its_own(name):
     base, *rows = part(name, "variants")
-    assert [row[0].strip("*") for row in rows] == list(zoo.load_table())
+    assert [row[0].strip("*") for row in rows] == list(zoo.load_variants())
     assert base[5:7] == ["1,872,157 / 46,563,709", "4.47 / 108.99"]
     shown = {row[0].strip("*"): row for row in rows}
     assert shown["CBAM"][5] == "+8,290 / +131,170" and shown["CBAM-C3"][5] == "-471,186 / -16,935,158"
@@ -209,8 +209,8 @@ def small(tmp_path, monkeypatch):
         {"n": 0.25, "l": 1.0},
     )
     block = handbook.Described("CBAM", "../a.py", "It gates.", "`ratio=16`", ("Odd kernels.",), True)
-    monkeypatch.setattr(handbook.catalogue, "records", lambda progress: [record])
-    monkeypatch.setattr(handbook.catalogue, "base_figures", lambda: record)
+    monkeypatch.setattr(handbook.catalogue, "measure_variants", lambda progress: [record])
+    monkeypatch.setattr(handbook.catalogue, "measure_base", lambda: record)
     monkeypatch.setattr(handbook, "map_memory", lambda: {"MHSA": [(1, 10**6)] * 3})
     monkeypatch.setattr(handbook, "described_blocks", lambda: [block])
     marks = "\n\n".join(

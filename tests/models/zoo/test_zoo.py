@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import nn
 
-from models.graph.architecture import Architecture, Row, insert_block, read_yaml, render, replace_block
-from models.graph.shapes import Bench, specification, totals, wire
+from models.graph.architecture import Architecture, Row, insert_block, read_yaml, render_yaml, replace_block
+from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
 from models.graph.spec import read_spec
 from models.registry import registered
 from models.yolo import Model
@@ -20,9 +20,9 @@ from models.zoo import table as zoo
 from utils.errors import ModelError
 from utils.profile import flops
 
-VARIANTS = zoo.load_table()
+VARIANTS = zoo.load_variants()
 BASE = zoo.MODELS / "yolov5l.yaml"
-BENCH = Bench()  # equal layers of the variants are built and run once
+CACHE = ShapeCache()  # equal layers of the variants are built and run once
 TOTALS = {  # parameters with 80 classes at n, s, m, l, x
     "CoTA": (2_594_333, 10_113_341, 27_657_885, 58_054_013, 104_696_285),
     "DANet": (1_873_411, 7_239_939, 21_200_451, 46_580_995, 86_776_131),
@@ -48,7 +48,7 @@ def untouched_weights(monkeypatch):
         monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
 
-def absolute(row, index):
+def source_indices(row, index):
     sources = row.sources if isinstance(row.sources, list) else [row.sources]
     return [index + source if source < 0 else source for source in sources]
 
@@ -76,12 +76,12 @@ def test_after_an_insertion_every_layer_reads_the_attended_map(seed):
     assert [name for name in names if name != "Block"] == [row.block for row in before.rows]
     for layer in after:  # the block stands right behind its layer and reads it
         place = places[f"layer{layer}"] + 1
-        assert result.rows[place].block == "Block" and absolute(result.rows[place], place) == [place - 1]
+        assert result.rows[place].block == "Block" and source_indices(result.rows[place], place) == [place - 1]
         assert result.rows[place].section == before.rows[layer].section and result.rows[place].args == [7]
     for index, row in enumerate(before.rows[1:], start=1):
         place = places[row.block]
-        expected = [places[f"layer{read}"] + (read in after) for read in absolute(row, index)]
-        assert absolute(result.rows[place], place) == expected
+        expected = [places[f"layer{read}"] + (read in after) for read in source_indices(row, index)]
+        assert source_indices(result.rows[place], place) == expected
         kept = result.rows[place].sources
         for old, new in zip(*([each] if isinstance(each, int) else each for each in (row.sources, kept)), strict=True):
             assert (old < 0) == (new < 0) and (old != -1 or new == -1)
@@ -94,10 +94,10 @@ def test_inserting_twice_equals_inserting_at_once():
 
 def test_the_given_architecture_is_left_alone():
     base = read_yaml(BASE)
-    text = render(base)
+    text = render_yaml(base)
     insert_block(base, "CBAM", [2, 8], [1024])
     replace_block(base, "C3", [2], "CBAM")
-    assert render(base) == text
+    assert render_yaml(base) == text
 
 
 def test_replacing_keeps_sources_and_repeats():
@@ -180,7 +180,7 @@ ALL_YAMLS = sorted([*zoo.MODELS.glob("yolo*.yaml"), *zoo.MODELS.glob("hub/*.yaml
 def test_writing_loses_nothing(path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if "backbone" in content:  # models/hub/anchors.yaml is no model
-        assert yaml.safe_load(render(read_yaml(path))) == content
+        assert yaml.safe_load(render_yaml(read_yaml(path))) == content
 
 
 # ---- the variants ----
@@ -208,20 +208,24 @@ def test_tags_are_unlike_each_other_and_papers_can_be_found():
 
 def test_committed_yamls_are_the_rendered_ones():
     assert set(PLACES) <= set(VARIANTS)
-    assert zoo.stale() == []
+    assert zoo.find_stale() == []
 
 
 def test_stale_files_are_found(tmp_path):
     for base in {variant.base for variant in VARIANTS.values()}:
         (tmp_path / base).parent.mkdir(exist_ok=True)
         (tmp_path / base).write_bytes((zoo.MODELS / base).read_bytes())
-    written = zoo.write(tmp_path)
-    assert len(written) == 6 * len(VARIANTS) and zoo.stale(tmp_path) == [] and zoo.write(tmp_path) == []
+    written = zoo.write_yamls(tmp_path)
+    assert len(written) == 6 * len(VARIANTS) and zoo.find_stale(tmp_path) == [] and zoo.write_yamls(tmp_path) == []
     (tmp_path / "yolov5s_CBAM.yaml").write_text("nc: 3\n")
     (tmp_path / "yolov5_CoTA.yaml").unlink()
-    (tmp_path / "yolov5s_Gone.yaml").write_text(f"# {zoo.MADE_BY}\n")
+    (tmp_path / "yolov5s_Gone.yaml").write_text(f"# {zoo.GENERATED_BY}\n")
     (tmp_path / "yolov5s_Mine.yaml").write_text("# a user's own\n")
-    assert {path.name for path in zoo.stale(tmp_path)} == {"yolov5s_CBAM.yaml", "yolov5_CoTA.yaml", "yolov5s_Gone.yaml"}
+    assert {path.name for path in zoo.find_stale(tmp_path)} == {
+        "yolov5s_CBAM.yaml",
+        "yolov5_CoTA.yaml",
+        "yolov5s_Gone.yaml",
+    }
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -237,8 +241,8 @@ def test_blocks_stand_where_the_tutorials_have_them(name):
 def test_every_scale_builds(name):
     """Layer by layer on shapes; that the planned widths are those that leave is checked on the way."""
     for position, scale in enumerate(zoo.SCALES):
-        spec = specification(zoo.MODELS / f"yolov5{scale}_{name}.yaml")
-        layers = wire(spec, BENCH)
+        spec = load_spec(zoo.MODELS / f"yolov5{scale}_{name}.yaml")
+        layers = infer_shapes(spec, CACHE)
         assert (spec.scale.depth, spec.scale.width) == zoo.SCALES[scale]
         assert [layers[source].stride for source in layers[-1].row.sources] == [8, 16, 32]
         if TOTALS.get(name):
@@ -252,7 +256,7 @@ def test_trains_evaluates_and_fuses_at_the_n_scale(name):
     torch.manual_seed(0)
     path = str(zoo.MODELS / f"yolov5n_{name}.yaml")
     model = Model(path, nc=3)
-    assert sum(each.numel() for each in model.parameters()) == totals(wire(read_spec(path, nc=3), BENCH))[0]
+    assert sum(each.numel() for each in model.parameters()) == totals(infer_shapes(read_spec(path, nc=3), CACHE))[0]
     trains(model)
     with torch.no_grad():
         for height, width in ((256, 256), (640, 384), (320, 416)):
@@ -295,12 +299,16 @@ def test_rows_in_the_tutorials_form_build_at_any_scale(scale, untouched_weights)
         ("MHSA", 9, [1024, 14, 14, 4]),
         ("CBAM", 23, [1024, 16, 7]),
     ):
-        assert Model(yaml.safe_load(render(insert_block(base, block, [after], args)))).stride.tolist() == [8, 16, 32]
+        assert Model(yaml.safe_load(render_yaml(insert_block(base, block, [after], args)))).stride.tolist() == [
+            8,
+            16,
+            32,
+        ]
 
 
 def test_a_width_that_does_not_arrive_is_an_error_that_names_the_row(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(render(insert_block(read_yaml(zoo.MODELS / "yolov5n.yaml"), "CBAM", [8], [512])))
+    path.write_text(render_yaml(insert_block(read_yaml(zoo.MODELS / "yolov5n.yaml"), "CBAM", [8], [512])))
     with pytest.raises(ModelError) as caught:
         Model(str(path))
     message = str(caught.value)
@@ -326,7 +334,7 @@ def test_a_width_that_does_not_arrive_is_an_error_that_names_the_row(tmp_path):
 def test_blocks_go_into_other_yamls(file, after, untouched_weights):
     base = read_yaml(zoo.MODELS / "hub" / file)
     small = Architecture(base.file, {**base.settings, "depth_multiple": 0.33, "width_multiple": 0.25}, base.rows)
-    plain, changed = (Model(yaml.safe_load(render(each))) for each in (small, insert_block(small, "CBAM", after)))
+    plain, changed = (Model(yaml.safe_load(render_yaml(each))) for each in (small, insert_block(small, "CBAM", after)))
     assert changed.stride.tolist() == plain.stride.tolist()
     kept = [(layer.type, layer.np) for layer in changed.model if not layer.type.endswith("CBAM")]
     assert kept == [(layer.type, layer.np) for layer in plain.model]
@@ -353,15 +361,15 @@ def test_mistakes_in_the_table_are_named(tmp_path, line, words):
     path = tmp_path / "zoo.yaml"
     path.write_text(f"Mine: {line}\n")
     with pytest.raises(ModelError, match=words) as caught:
-        zoo.load_table(path)
+        zoo.load_variants(path)
     assert "variant Mine" in str(caught.value)
 
 
 def test_reading_editing_and_writing_need_no_torch():
     code = (
-        "import sys; from models.graph.architecture import insert_block, read_yaml, render\n"
+        "import sys; from models.graph.architecture import insert_block, read_yaml, render_yaml\n"
         "from models.zoo import __main__ as commands\n"
-        "text = render(insert_block(read_yaml('yolov5s.yaml'), 'CBAM', [8]))\n"
+        "text = render_yaml(insert_block(read_yaml('yolov5s.yaml'), 'CBAM', [8]))\n"
         "print(commands.main(['write', '--check']), len(text) > 1000, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=zoo.ROOT, capture_output=True, text=True, timeout=60)
@@ -431,8 +439,8 @@ def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys, call, wo
 def test_a_line_may_be_a_yaml_as_it_is(tmp_path):
     path = tmp_path / "zoo.yaml"
     path.write_text("Mine: {base: hub/yolov5-p2.yaml, block: C3, place: p, paper: q}\n")
-    variant = zoo.load_table(path)["Mine"]
-    texts = zoo.rendered_files(variant)
+    variant = zoo.load_variants(path)["Mine"]
+    texts = zoo.render_variant(variant)
     assert texts["yolov5m_Mine.yaml"].splitlines()[0] == "# yolov5m_Mine.yaml: the layers of yolov5-p2.yaml at scale m"
     content = yaml.safe_load(texts["yolov5m_Mine.yaml"])
     base = yaml.safe_load((zoo.MODELS / "hub" / "yolov5-p2.yaml").read_text())
@@ -444,8 +452,8 @@ def test_a_line_may_be_a_yaml_as_it_is(tmp_path):
 
 
 def test_the_catalogues_figures():
-    found = {record.tag: record for record in catalogue.records()}
-    base = catalogue.base_figures()
+    found = {record.tag: record for record in catalogue.measure_variants()}
+    base = catalogue.measure_base()
     assert list(found) == list(VARIANTS) and base.parameters == {"n": 1_872_157, "l": 46_563_709}
     for name, totals_ in TOTALS.items():
         if totals_:
@@ -454,7 +462,7 @@ def test_the_catalogues_figures():
     for name in ("MHSA", "ACmix", "C3CBAM"):  # torch's counter on the whole models
         more = flops(Model(zoo.MODELS / f"yolov5n_{name}.yaml")) - flops(Model(zoo.MODELS / "yolov5n.yaml"))
         assert found[name].gflops["n"] == pytest.approx(more / 1e9, rel=1e-6, abs=1e-9)
-    lines = catalogue.text(list(found.values())).splitlines()
+    lines = catalogue.format_catalogue(list(found.values())).splitlines()
     assert len(lines) == 2 + len(VARIANTS)
     assert lines[1].split()[:7] == ["base", "-", "-", "1,872,157", "46,563,709", "4.47", "108.99"]
     assert lines[4].split()[:7] == ["CBAM", "CBAM", "linear", "+8,290", "+131,170", "+0.00", "+0.00"]

@@ -18,7 +18,7 @@ from models.attention.dlka import DeformConv
 from models.attention.ema import EMA
 from models.attention.mhsa import MHSA
 from models.graph.architecture import insert_block, read_yaml
-from models.graph.shapes import specification, wire
+from models.graph.shapes import infer_shapes, load_spec
 from models.identity_start import IdentityStart
 from models.layers import Conv, TransformerBlock
 from models.mobilenet import MobileNetV3Block
@@ -302,10 +302,10 @@ def test_no_figure_of_any_block_is_blank(name):
 
 @pytest.mark.parametrize("name", ["yolov5n_C3CBAM.yaml", "yolov3-tiny.yaml", "yolov5s-transformer.yaml"])
 def test_figures_of_whole_yamls_are_those_of_the_wired_graph(name):
-    model, layers = Model(name), wire(specification(name), imgsz=128)
+    model, layers = Model(name), infer_shapes(load_spec(name), imgsz=128)
     profile = profile_layers(model, 128, rounds=1)
     assert [(layer.all.parameters, layer.all.flops) for layer in profile.layers] == [
-        (layer.measured.parameters, layer.measured.flops) for layer in layers
+        (layer.stats.parameters, layer.stats.flops) for layer in layers
     ]
     assert [layer.shape for layer in profile.layers[:-1]] == [
         " x ".join(map(str, layer.shape)) for layer in layers[:-1]
@@ -364,7 +364,7 @@ def test_what_cannot_be_had_is_told(monkeypatch, small):
 
 
 def test_command_with_a_yaml_of_ones_own(tmp_path, capsys):
-    from models.graph.architecture import render as as_text
+    from models.graph.architecture import render_yaml as as_text
 
     path = tmp_path / "mine.yaml"
     path.write_text(as_text(insert_block(read_yaml("yolov5n.yaml"), "SEAttention", [8])))

@@ -20,7 +20,7 @@ from utils.transfer.__main__ import main
 from utils.transfer.alignment import LayerSignature, align, base_numbers, gain, layers_of
 from utils.transfer.pretrained import plan_transfer, transfer_weights
 
-VARIANTS = zoo.load_table()
+VARIANTS = zoo.load_variants()
 SCALES = ("n", "s", "m", "l", "x")
 
 
@@ -45,7 +45,7 @@ def outputs(model):
 
 
 def inserts_only(variant):
-    return "insert" in variant.verbs and "replace" not in variant.verbs and "base" not in variant.verbs
+    return "insert" in variant.edits and "replace" not in variant.edits and "base" not in variant.edits
 
 
 INSERTED = sorted(name for name, variant in VARIANTS.items() if inserts_only(variant))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.registry import load_plugin
+from models.registry import load_plugins
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
 from utils.config import DatasetSpec
@@ -73,8 +73,7 @@ class Report:
 
 def check(config: CheckConfig) -> Report:
     """Check a data set, write the run folder and tell the result. Raises DataError where nothing can be checked."""
-    for plugin in config.plugin:
-        load_plugin(plugin)
+    load_plugins(config.plugin)
     spec, head = DatasetSpec.load(config.data), _head(config)
     if spec.generate is not None:
         ensure(spec)
