@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import train  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
+from utils.files import write_json_atomically  # noqa: E402
 
 PLACEMENTS = {
     "base": "yolov5n.yaml",
@@ -60,7 +60,7 @@ def run(place: str, way: str, seed: int, options: argparse.Namespace) -> dict[st
             taken = sum(line.split(",")[0] in ("transferred", "remapped") for line in table)
         figures = {"place": place, "way": way, "seed": seed, "mAP50": row[2], "mAP50-95": row[3], "items": taken}
         record.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(record, lambda stream: stream.write(json.dumps(figures).encode()))
+        write_json_atomically(record, figures, indent=None, ensure_ascii=True)
     return json.loads(record.read_text())
 
 

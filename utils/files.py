@@ -1,22 +1,25 @@
-"""Paths, text and atomic writes. Standard library only: every floor may import it."""
+"""Paths, text and atomic writes. Standard library only, so that every package may import it."""
 
+import json
 import locale
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]  # the project's folder: default paths hang from it
+ROOT = Path(__file__).resolve().parents[1]  # the project's folder: default paths are relative to it
 
 
 def read_text(path: Path | str) -> str:
-    """Return a text file's content, read as UTF-8 (a byte order mark is dropped) and,
-    where that fails, in the machine's own encoding.
+    """Return a text file's content, read as UTF-8 without its byte order mark.
+
+    A file that is not UTF-8 is read in the machine's own encoding.
     """
     raw = Path(path).read_bytes()
     try:
@@ -26,8 +29,23 @@ def read_text(path: Path | str) -> str:
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> Path:
-    """Call `write(stream)` on a temporary file beside `path`, sync it, and rename it
-    into place, so that a reader sees the old file or the new one, never a part.
+    """Write a file whole or not at all, and return its path: a reader sees the old file or the new one, never a part.
+
+    The content goes to a temporary file in the same folder, is synced to the disk, and is renamed into place.
+
+    Args:
+        path: The file; its folder exists.
+        write: Called with the open temporary file. If it raises, the old file stays and the temporary one is deleted.
+
+    Returns:
+        `path` as a Path.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_atomically(Path(folder) / "numbers.bin", lambda stream: stream.write(bytes(range(4))))
+        ...     path.name, path.read_bytes()
+        ('numbers.bin', b'\\x00\\x01\\x02\\x03')
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -44,6 +62,64 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> P
     return path
 
 
+def write_text_atomically(path: Path | str, text: str) -> Path:
+    r"""Write a text file as UTF-8 by `write_atomically`, and return its path.
+
+    Args:
+        path: The file; its folder exists.
+        text: Its content. Line ends are written as they are; surrogates, which stand for the bytes of file names that
+            are not UTF-8, become those bytes again.
+
+    Returns:
+        `path` as a Path.
+    """
+    return write_atomically(path, lambda stream: stream.write(text.encode("utf-8", "surrogateescape")))
+
+
+def write_json_atomically(
+    path: Path | str,
+    content: object,
+    indent: int | None = 1,
+    ensure_ascii: bool = False,
+    default: Callable[[Any], object] | None = None,
+) -> Path:
+    """Write a JSON file by `write_atomically`, and return its path; numbers that are not finite become null.
+
+    Args:
+        path: The file; its folder exists.
+        content: Dicts, lists, tuples, strings, numbers, booleans and None.
+        indent: Spaces per level; None writes one line.
+        ensure_ascii: Whether to escape all characters outside ASCII.
+        default: Converts values that JSON does not know; without it they raise TypeError.
+
+    Returns:
+        `path` as a Path.
+    """
+
+    def encoded(value: object) -> str:
+        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False)
+
+    try:
+        text = encoded(content)
+    except ValueError:  # a number that is not finite: rare, so only then is the content copied
+        text = encoded(finite_or_none(content))
+    return write_text_atomically(path, text)
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return a value with None for each float in it that is not finite, which JSON has no number for.
+
+    Dicts, lists and tuples are searched at any depth; a tuple comes back as a list.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return value
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
@@ -51,29 +127,50 @@ def _umask() -> int:
 
 
 def new_run_dir(project: Path | str, name: str, exist_ok: bool = False) -> Path:
-    """Create and return project/name, or name2, name3, ... where it exists already
-    (unless `exist_ok`). Two processes that ask at once get different folders.
+    """Create and return project/name, or name2, name3, ... if it exists already.
+
+    Two processes that ask at the same time get different folders.
+
+    Args:
+        project: The folder of all runs; it is created if it does not exist.
+        name: The run's name.
+        exist_ok: Whether an existing folder of this name is returned as it is.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: The folder cannot be created.
     """
     base = Path(project)
     try:
         base.mkdir(parents=True, exist_ok=True)
-        number = 1
+        count = 1
         while True:
-            candidate = base / (name if number == 1 else f"{name}{number}")
+            candidate = base / (name if count == 1 else f"{name}{count}")
             try:
                 candidate.mkdir(parents=True)
                 return candidate
             except FileExistsError:
                 if exist_ok and candidate.is_dir():
                     return candidate
-                number += 1
+                count += 1
     except OSError as error:
         raise UserError(f"cannot create a run folder in {base}: {error.strerror}") from None
 
 
 @contextmanager
 def run_folder(project: Path | str, name: str, exist_ok: bool = False) -> Iterator[Path]:
-    """`new_run_dir` for the length of a run: where the run fails before it wrote a file, its folder goes again."""
+    """Yield `new_run_dir` for the length of a run; if the run fails before it wrote a file, its folder is removed.
+
+    Args:
+        project: The folder of all runs.
+        name: The run's name.
+        exist_ok: Whether an existing folder of this name is used as it is; it is never removed.
+
+    Yields:
+        The run's folder.
+    """
     was_there = exist_ok and (Path(project) / name).is_dir()
     folder = new_run_dir(project, name, exist_ok)
     try:

@@ -24,7 +24,7 @@ from models.graph.architecture import Architecture, parse_list, read_yaml, rende
 from models.graph.places import PLACES, STAGE_BLOCKS, insert_at
 from models.zoo.table import FORCE, changed_layers, check_costs, find_stale, load_variants, replace_at, write_yamls
 from utils.errors import ModelError, UserError
-from utils.files import ROOT, write_atomically
+from utils.files import ROOT, write_text_atomically
 
 
 def list_variants() -> str:
@@ -128,7 +128,7 @@ def _edit(options: argparse.Namespace) -> None:
     )
     text = render_yaml(result, header)
     parameters = _verify(text, block, options, result)
-    write_atomically(options.output, lambda stream: stream.write(text.encode()))
+    write_text_atomically(options.output, text)
     print(
         f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
         f"{parameters:,} parameters"

@@ -26,7 +26,7 @@ from models.zoo import catalogue
 from models.zoo.table import MODELS, load_variants
 from utils.config import yaml_files
 from utils.errors import ModelError
-from utils.files import ROOT, read_text, write_atomically
+from utils.files import ROOT, read_text, write_text_atomically
 
 DOCS = ROOT / "docs"
 PAGES = {"attention.md": "English", "attention.zh-CN.md": "Chinese"}
@@ -95,7 +95,7 @@ def document(folder: Path = DOCS, check: bool = False) -> tuple[list[Path], list
     texts, missing = rendered(folder)
     changed = [path for path, text in texts.items() if path.read_bytes() != text.encode()]
     for path in () if check else changed:
-        write_atomically(path, lambda stream, path=path: stream.write(texts[path].encode()))
+        write_text_atomically(path, texts[path])
     return changed, missing
 
 

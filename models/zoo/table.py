@@ -22,7 +22,7 @@ from models.graph.architecture import SCALES, Architecture, as_list, read_yaml, 
 from models.graph.places import IN_C3, PLACES, STAGE_BLOCKS, describe_places, insert_at, layers_at
 from utils.config import yaml_files
 from utils.errors import ModelError, nearest
-from utils.files import ROOT, read_text, write_atomically
+from utils.files import ROOT, read_text, write_text_atomically
 
 MODELS = ROOT / "models"
 TABLE = MODELS / "zoo.yaml"
@@ -165,7 +165,7 @@ def write_yamls(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
     changed = []
     for path, text in _expected(folder, table).items():
         if not path.is_file() or path.read_bytes() != text.encode():
-            changed.append(write_atomically(path, lambda stream, text=text: stream.write(text.encode())))
+            changed.append(write_text_atomically(path, text))
     return changed
 
 

@@ -12,7 +12,7 @@ from utils.config import Hyperparameters
 from utils.config.compare_options import FREE, STUDY_FILE, CompareConfig
 from utils.config.yaml_files import read_yaml
 from utils.errors import ConfigError
-from utils.files import write_atomically
+from utils.files import write_text_atomically
 
 SETTINGS_FILE = "settings.yaml"
 HYP_FILE = "hyp.yaml"
@@ -49,14 +49,14 @@ def settle(plan: StudyPlan, before: Mapping[str, Any], keep_study: bool = False)
     for variant in plan.variants:
         if variant.cfg:
             variant.cfg.parent.mkdir(parents=True, exist_ok=True)
-            _write(variant.cfg, variant.text)
+            write_text_atomically(variant.cfg, variant.text)
     if plan.trains:
-        _write(plan.folder / HYP_FILE, yaml.safe_dump(now["hyp"], sort_keys=False))
-    _write(
+        write_text_atomically(plan.folder / HYP_FILE, yaml.safe_dump(now["hyp"], sort_keys=False))
+    write_text_atomically(
         plan.folder / SETTINGS_FILE, _yaml(now, "What the runs of this study are made with; a later start must agree.")
     )
     if not keep_study:
-        _write(
+        write_text_atomically(
             plan.folder / STUDY_FILE,
             _yaml(_described(plan), "python compare.py --study <this folder> runs or continues it."),
         )
@@ -134,7 +134,3 @@ def _described(plan: StudyPlan) -> dict[str, Any]:
 
 def _yaml(values: Mapping[str, Any], comment: str) -> str:
     return f"# {comment}\n{yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)}"
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda stream: stream.write(text.encode()))

@@ -15,7 +15,7 @@ from utils.compare.parameter_matched import write_start
 from utils.compare.plan import PlannedVariant, StudyPlan
 from utils.compare.provenance import device_name, versions
 from utils.compare.results import Scores
-from utils.compare.run_dir import RunFiles, read_json, write_json
+from utils.compare.run_dir import RunFiles, read_json
 from utils.config import DatasetSpec, TrainConfig
 from utils.datasets.loader import build_loader
 from utils.datasets.splits import open_split
@@ -25,6 +25,7 @@ from utils.engine.optim import EarlyStopping
 from utils.engine.trainer import EpochReport, Hook, Trainer
 from utils.engine.training import train
 from utils.errors import ConfigError
+from utils.files import write_json_atomically
 from utils.statistics import matches_of
 from utils.statistics.tide import error_kinds
 from utils.types import TrainState
@@ -57,7 +58,9 @@ def train_missing(plan: StudyPlan, variant: PlannedVariant, seed: int, device: s
         train(TrainConfig(resume=str(files.last), device=device), hooks=[Watch(files)])
     strip(files.best)  # once more where train did: that changes nothing
     state = state_of(files.last)
-    write_json(files.trained, {"epochs": state.epoch, "best_epoch": state.best_epoch, "threads": files.threads()})
+    write_json_atomically(
+        files.trained, {"epochs": state.epoch, "best_epoch": state.best_epoch, "threads": files.threads()}
+    )
 
 
 def state_of(last: Path) -> TrainState:
@@ -100,7 +103,9 @@ class Watch(Hook):
 
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
         self.seconds.append(report.seconds)
-        write_json(self.files.progress, {"epochs": trainer.epochs, "seconds": self.seconds, "threads": self.threads})
+        write_json_atomically(
+            self.files.progress, {"epochs": trainer.epochs, "seconds": self.seconds, "threads": self.threads}
+        )
 
 
 # ---- evaluation ----

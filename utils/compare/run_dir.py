@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from utils.compare.results import MatchedDetections, Scores
-from utils.files import write_atomically
+from utils.files import write_atomically, write_json_atomically
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RunFiles:
 
     def fail(self, reason: str) -> None:
         """Leave word of a failure, in one line."""
-        write_json(self.failed, {"error": " ".join(reason.split())[:500]})
+        write_json_atomically(self.failed, {"error": " ".join(reason.split())[:500]})
 
     def epochs(self) -> tuple[float, ...]:
         """The seconds of each epoch that is done."""
@@ -105,7 +105,7 @@ class RunFiles:
         """Keep an evaluation. facts: what else a reader may want to know, such as the device."""
         arrays = {field.name: getattr(matches, field.name) for field in dataclasses.fields(matches)}
         write_atomically(self.matches, lambda stream: np.savez_compressed(stream, **arrays))
-        write_json(self.scores, {"scores": dataclasses.asdict(scores), "facts": dict(facts)})
+        write_json_atomically(self.scores, {"scores": dataclasses.asdict(scores), "facts": dict(facts)})
 
     def read_scores(self) -> Scores:
         """The kept scores; what JSON has no number for comes back as nan."""
@@ -128,20 +128,6 @@ def _number(value: Any) -> Any:
 
 def _or_none(value: float) -> float | None:
     return None if value != value else value
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write a small JSON file whole or not at all; numbers that are not finite become null."""
-    text = json.dumps(_finite(dict(content)), indent=1, ensure_ascii=False, allow_nan=False)
-    return write_atomically(path, lambda stream: stream.write(text.encode()))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value - value != 0 else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from utils.compare.provenance import versions
 from utils.compare.report import console_table, write_report
 from utils.compare.results import Cost, Run, Study, VariantResult
 from utils.compare.run import data_of, do_run
-from utils.compare.run_dir import RunFiles, read_json, write_json
+from utils.compare.run_dir import RunFiles, read_json
 from utils.compare.sample_grid import draw_strip
 from utils.compare.study_progress import StudyProgress
 from utils.compare.verdicts import against_control, with_statistics
@@ -32,6 +32,7 @@ from utils.datasets.splits import open_split
 from utils.device import select_device
 from utils.engine.evaluator import RECT_PAD
 from utils.errors import UserError
+from utils.files import write_json_atomically
 from utils.log import LOGGER
 
 COSTS_FILE, STRIP_FILE, MEASURE_LOG = "costs.json", "strip.jpg", "measure.log"
@@ -167,7 +168,7 @@ def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
     chosen, config, spec = select_device(device), plan.config, data_of(plan)
     load_plugins(config.plugin)
     costs = measure_costs(weights, config.imgsz, chosen, seconds=config.cost_seconds)
-    write_json(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
+    write_json_atomically(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
     models = {name: load_models(path, chosen) for name, path in weights.items()}
     stride = max(int(max(model.stride)) for model in models.values())
     dataset = open_split(

@@ -28,7 +28,7 @@ from utils.datasets.label_files import (
 )
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, nearest
-from utils.files import write_atomically
+from utils.files import write_text_atomically
 from utils.images import inspect_image
 from utils.log import LOGGER, progress
 from utils.types import Labels
@@ -175,4 +175,4 @@ def write_report(problems: Sequence[Problem], path: Path, policy: str = "skip") 
         refused = policy == "strict" and problem.action in (DROPPED, LEFT_OUT)
         writer.writerow((problem.file, problem.line or "", problem.reason, REFUSED if refused else problem.action))
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_atomically(path, lambda stream: stream.write(text.getvalue().encode("utf-8", "surrogateescape")))
+    return write_text_atomically(path, text.getvalue())

@@ -11,7 +11,7 @@ from models.identity_start import gate_strengths
 from utils.engine.nonfinite import all_finite
 from utils.engine.trainer import EpochProgress, EpochReport, Hook, Trainer
 from utils.errors import NonFiniteError
-from utils.files import write_atomically
+from utils.files import write_atomically, write_text_atomically
 from utils.log import LOGGER, shares_terminal
 from utils.log import progress as progress_bar
 from utils.types import Batch
@@ -109,7 +109,7 @@ class ResultsFile(Hook):
             kept = [row for row in rows[1:] if row and int(float(row[0])) < trainer.state.epoch]
         columns = (*RESULT_COLUMNS, *(f"gate/{name}" for name in gate_strengths(trainer.parts.model)))
         lines = ["".join(f"{name:>20}," for name in columns).rstrip(",")] + [",".join(row) for row in kept]
-        write_atomically(self.path, lambda stream: stream.write(("\n".join(lines) + "\n").encode()))
+        write_text_atomically(self.path, "\n".join(lines) + "\n")
 
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
         values = result_row(report).values()

@@ -4,6 +4,7 @@ A hook sees what happens (pictures, tables, checkpoints are hooks); a feature th
 hook that is absent. A loss that is not finite stops the run before the optimizer's step.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -218,7 +219,7 @@ class Trainer:
         self.losses.queue(total, loss_parts)
         parts.scaler.scale(total).backward()
         value, *items = self.losses.read()
-        if not all(map(_is_finite, (value, *items))):
+        if not all(map(math.isfinite, (value, *items))):
             where = describe_outputs(parts.model, images)
             raise NonFiniteError(
                 f"epoch {epoch}, batch {number}: the loss is {value} "
@@ -256,7 +257,3 @@ class Trainer:
     def _tell(self, event: str, *arguments) -> None:
         for hook in self.hooks:
             getattr(hook, event)(self, *arguments)
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0.0

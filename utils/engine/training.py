@@ -30,7 +30,7 @@ from utils.engine.resume import restoring
 from utils.engine.trainer import Hook, Trainer
 from utils.engine.validation import validate_checkpoint
 from utils.errors import CheckpointError
-from utils.files import ROOT, new_run_dir, write_atomically
+from utils.files import ROOT, new_run_dir, write_text_atomically
 from utils.log import LOGGER
 from utils.types import TrainState
 
@@ -179,7 +179,7 @@ def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) ->
 
     for name, values in (("opt.yaml", config.as_dict()), ("hyp.yaml", hyp.as_dict())):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        write_atomically(save_dir / name, lambda stream: stream.write(text.encode()))
+        write_text_atomically(save_dir / name, text)
 
 
 def draw_labels(data: Data, save_dir: Path) -> None:

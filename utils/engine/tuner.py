@@ -15,7 +15,7 @@ from utils.config import Hyperparameters, TrainConfig
 from utils.config.yaml_files import read_yaml
 from utils.engine.training import train
 from utils.errors import ConfigError, NonFiniteError
-from utils.files import new_run_dir, read_text, write_atomically
+from utils.files import new_run_dir, read_text, write_text_atomically
 from utils.log import LOGGER
 
 RESULTS = (
@@ -191,7 +191,7 @@ def _write_best(file: Path, values: Mapping[str, float | str], generation: int, 
 
     comment = f"# the best of {generations} generations: number {generation}, fitness {best:.5g}\n"
     content = comment + yaml.safe_dump(dict(values), sort_keys=False)
-    write_atomically(file, lambda stream: stream.write(content.encode()))
+    write_text_atomically(file, content)
 
 
 def _finish(file: Path, base: Mapping[str, float]) -> dict[str, float]:

@@ -3,8 +3,6 @@
 The writers are observers of `evaluate`; one that is off is not there at all. Files are replaced, never appended to.
 """
 
-import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from utils.boxes import xyxy_to_xywhn
 from utils.engine.evaluator import EvaluatedBatch, Evaluation
 from utils.engine.validation_errors import NO_BEST_F1, CountedErrors, best_f1
-from utils.files import write_atomically
+from utils.files import write_json_atomically
 from utils.log import warn_once
 from utils.metrics.average_precision import ImageResult
 from utils.metrics.coco import CocoMetrics, explain_difference
@@ -100,7 +98,7 @@ class CocoResults:
     def save(self) -> Path:
         """Write the file, images in the order of the data set, and return its path."""
         records = [record for _, records in sorted(self._images, key=lambda image: image[0]) for record in records]
-        return write_atomically(self.file, lambda stream: stream.write(json.dumps(records).encode()))
+        return write_json_atomically(self.file, records, indent=None, ensure_ascii=True)
 
 
 def category_ids(names: Sequence[str]) -> tuple[int, ...]:
@@ -167,17 +165,7 @@ def write_metrics(
         "settings": dict(settings),
         "versions": _versions(),
     }
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    return write_atomically(save_dir / "metrics.json", lambda stream: stream.write(text.encode()))
-
-
-def _finite(value: object) -> object:
-    """Nested dicts and lists with None in place of what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return write_json_atomically(save_dir / "metrics.json", content, indent=2, default=str)
 
 
 def _yolov5_figures(metrics: DetectionMetrics) -> dict:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from utils.checkpoint import Checkpoint
 from utils.errors import CheckpointError
-from utils.files import write_atomically
+from utils.files import write_text_atomically
 from utils.log import LOGGER
 from utils.transfer.alignment import LayerSignature, align, layers_of, matches
 
@@ -105,7 +105,7 @@ class TransferReport:
             table.writerow(
                 (row.status, row.source, row.target, "x".join(map(str, row.shape)), row.parameters, row.reason)
             )
-        return write_atomically(path, lambda stream: stream.write(text.getvalue().encode()))
+        return write_text_atomically(path, text.getvalue())
 
 
 def transfer_weights(

@@ -10,7 +10,7 @@ from utils.compare.report.page import html_page
 from utils.compare.report.plain_text import console_table, latex, markdown
 from utils.compare.report.report_figures import draw_figures
 from utils.compare.results import Study
-from utils.files import write_atomically
+from utils.files import write_text_atomically
 
 __all__ = ["console_table", "write_report"]
 
@@ -33,9 +33,5 @@ def write_report(study: Study) -> list[Path]:
         "compare.csv": as_csv(study),
         "compare.json": as_json(study),
     }
-    files = [_write(study.folder / name, content) for name, content in written.items()]
+    files = [write_text_atomically(study.folder / name, content) for name, content in written.items()]
     return files + [picture.file for picture in pictures]
-
-
-def _write(file: Path, content: str) -> Path:
-    return write_atomically(file, lambda stream: stream.write(content.encode("utf-8")))

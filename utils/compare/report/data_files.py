@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from utils.compare.report import tables
 from utils.compare.report.cells import is_figure
 from utils.compare.results import Study, VariantResult
+from utils.files import finite_or_none
 
 SCHEMA = "comparison/1"  # the number rises when a key changes its meaning or goes
 _LEFT_OUT = ("matches",)  # detections; they lie beside each run
@@ -127,5 +127,5 @@ def _plain(value: Any, folder: Path) -> Any:
     if hasattr(value, "item"):  # a numpy scalar
         return _plain(value.item(), folder)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return finite_or_none(value)
     return value if value is None or isinstance(value, (str, int)) else str(value)

@@ -1,6 +1,5 @@
 """The check of a data set from its yaml to the files of the run folder; the flags are in check.py."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from utils.datasets.label_files import label_path
 from utils.datasets.label_store import LabelStore
 from utils.datasets.prepare import ensure
 from utils.errors import DataError
-from utils.files import ROOT, run_folder, write_atomically
+from utils.files import ROOT, run_folder, write_json_atomically
 from utils.log import LOGGER
 from utils.types import HeadGeometry
 
@@ -244,8 +243,7 @@ def _write(report: Report, spec: DatasetSpec, head: Head) -> None:
     from utils.datasets.check.overview_page import Page, plot_page
     from utils.datasets.check.sheets import pair_sheet, sample_sheet
 
-    text = json.dumps(report.content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(report.folder / "check.json", lambda stream: stream.write(text.encode("utf-8", "surrogateescape")))
+    write_json_atomically(report.folder / "check.json", report.content)
     findings.write_csv(report.findings, report.folder / "findings.csv")
     splits = report.splits
     plot_page(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.config.dataset_spec import SPLITS
-from utils.files import write_atomically
+from utils.files import write_text_atomically
 
 LEVELS = ("fault", "warning", "note")
 COLUMNS = ("file", "line", "kind", "what", "fix", "level", "split")
@@ -126,7 +126,7 @@ def write_csv(findings: Sequence[Finding], path: Path) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(finding.row() for finding in findings)
-    return write_atomically(path, lambda stream: stream.write(text.getvalue().encode("utf-8", "surrogateescape")))
+    return write_text_atomically(path, text.getvalue())
 
 
 def summary(findings: Sequence[Finding], examples: int = 5) -> dict[str, dict]:

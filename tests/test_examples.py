@@ -1,0 +1,14 @@
+"""The examples in docstrings are true."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = ("utils.files",)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_docstrings_are_true(name):
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted and not results.failed
