@@ -1,28 +1,60 @@
-# make demo: train, validate and detect on a data set drawn here.  make test: the tests.
+# make demo: train, validate and detect on a data set drawn here.  make test: the tests.  make lint: style and types.
 # PYTHON= picks the interpreter that makes the environment, VENV= the folder it lies in.
+# TESTS= names some tests, WORKERS= how many processes run them.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= auto
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: help environment test-environment demo test
+# $(call install,NAME) installs NAME.txt. The stamp is a copy of it: what changed is installed, what did not is not.
+install = @cmp -s $(1).txt $(VENV)/installed-$(1).txt || { echo "installing $(1).txt into $(VENV) ..." \
+  && $(PIP) $(1).txt && cp $(1).txt $(VENV)/installed-$(1).txt; }
+
+.PHONY: help environment test-environment browser-environment lint-environment demo test test-slow test-all lint format
 
 help:
-	@echo "make demo   make an environment, train an attention variant on drawn scenes, validate it, detect with it"
-	@echo "make test   make the environment and run the tests (TESTS=tests/test_nms.py for some of them)"
+	@echo "make demo       make an environment, train an attention variant on drawn scenes, validate it, detect with it"
+	@echo "make test       the tests that need neither a browser nor minutes (TESTS=tests/utils/test_nms.py for some)"
+	@echo "make test-slow  the others: end-to-end runs, and reports opened in a browser"
+	@echo "make test-all   both"
+	@echo "make lint       style, spelling and types"
+	@echo "make format     put the source in the form that make lint asks for"
 
-# Each stamp is a copy of the requirements it was made from: what changed is installed, what did not is not.
 environment:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@cmp -s requirements.txt $(VENV)/installed.txt || { echo "installing requirements.txt into $(VENV) ..." \
-	  && $(PIP) requirements.txt && cp requirements.txt $(VENV)/installed.txt; }
+	$(call install,requirements)
 
 test-environment: environment
-	@cmp -s requirements-dev.txt $(VENV)/installed-dev.txt || { echo "installing requirements-dev.txt into $(VENV) ..." \
-	  && $(PIP) requirements-dev.txt && cp requirements-dev.txt $(VENV)/installed-dev.txt; }
+	$(call install,requirements-dev)
+
+browser-environment: test-environment
+	$(call install,requirements-browser)
+
+lint-environment: environment
+	$(call install,requirements-lint)
 
 demo: environment
 	@$(BIN)/python demo.py
 
 test: test-environment
-	@$(BIN)/python -m pytest -q $(TESTS)
+	@$(PYTEST) -m "not slow and not browser" $(TESTS)
+
+test-slow: browser-environment
+	@$(PYTEST) -m "slow or browser" $(TESTS)
+
+test-all: browser-environment
+	@$(PYTEST) $(TESTS)
+
+lint: lint-environment
+	@status=0; \
+	$(BIN)/ruff check --quiet || status=1; \
+	$(BIN)/ruff format --check --quiet || status=1; \
+	$(BIN)/codespell || status=1; \
+	$(BIN)/python tools/mypy_ratchet.py || status=1; \
+	exit $$status
+
+format: lint-environment
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format --quiet

@@ -4,7 +4,7 @@
 
 Steps are done in order: {"width": 360}, {"js": "..."}, {"key": "Enter"}, {"grab": "x.png"} (the whole page), {"pdf": "x.pdf"}.
 The result holds what each step answered, the console's messages and every address that was asked for.
-Chromium comes with PySide6's QtWebEngine (requirements-dev.txt)."""
+Chromium comes with PySide6's QtWebEngine (requirements-browser.txt)."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Shared by all tests: where reference figures and real data lie, and skipping by name without them."""
+"""Shared by all tests: where reference figures and real data lie, skipping by name without them, and markers."""
 
 import json
 import logging
@@ -6,18 +6,32 @@ import os
 import sys
 from pathlib import Path
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # processes share the cores, so each computes in one thread unless told otherwise
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # which torch and numpy read when they are imported
+
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("YOLO_TEST_GOLDEN", ROOT.parent / "shared" / "golden"))
 DATA = Path(os.environ.get("YOLO_TEST_DATA", ROOT.parent / "shared" / "data"))
+MARKER_OF_FIXTURE = {"golden": "data", "fill": "data", "real": "data", "chromium": "browser"}
 sys.path.insert(0, str(ROOT))
 
 
-def _there(path: Path) -> Path:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Whoever asks for reference data or for a browser is marked so."""
+    for item in items:
+        for name in {MARKER_OF_FIXTURE[fixture] for fixture in item.fixturenames if fixture in MARKER_OF_FIXTURE}:
+            item.add_marker(name)
+
+
+def _there(path: Path, variable: str) -> Path:
     if not path.exists():
-        pytest.skip(f"{path.name} is not at {path}")
+        pytest.skip(f"{path} is not there ({variable} names its folder); see Reference data in CONTRIBUTING.md")
     return path
 
 
@@ -26,7 +40,7 @@ def golden():
     """golden("nms.npz") -> its arrays; golden("models.json") -> its content; skips where absent."""
 
     def load(name: str):
-        path = _there(GOLDEN / name)
+        path = _there(GOLDEN / name, "YOLO_TEST_GOLDEN")
         if path.suffix == ".json":
             return json.loads(path.read_text())
         with np.load(path) as arrays:
@@ -40,7 +54,7 @@ def fill():
     """The module that fills models with the weights of the reference figures; skips where absent."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("golden_fill", _there(GOLDEN / "fill.py"))
+    spec = importlib.util.spec_from_file_location("golden_fill", _there(GOLDEN / "fill.py", "YOLO_TEST_GOLDEN"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -49,7 +63,7 @@ def fill():
 @pytest.fixture(scope="session")
 def real():
     """real("weights/yolov5n.pt") -> its path; skips where absent."""
-    return lambda name: _there(DATA / name)
+    return lambda name: _there(DATA / name, "YOLO_TEST_DATA")
 
 
 @pytest.fixture(autouse=True)

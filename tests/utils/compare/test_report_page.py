@@ -19,7 +19,7 @@ TABLE = "document.querySelector('#table-{}')"
 def chromium():
     """visit(page, scheme, *steps) -> what tests/browser.py tells; skips where there is no Chromium."""
     if importlib.util.find_spec("PySide6") is None:
-        pytest.skip("no Chromium: PySide6 is not installed (it is in requirements-dev.txt)")
+        pytest.skip("no Chromium: PySide6 is not installed (it is in requirements-browser.txt)")
     loading = [sys.executable, "-c", "from PySide6 import QtWebEngineWidgets"]
     loads = subprocess.run(loading, capture_output=True, text=True, timeout=60)
     if loads.returncode:
