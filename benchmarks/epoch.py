@@ -18,7 +18,7 @@ from utils.device import (
     network_input,  # noqa: E402
     select_device,  # noqa: E402
 )
-from utils.engine.build import build_data, build_detector, build_parts, optimizer_for, prepare_process  # noqa: E402
+from utils.engine.build import build_components, build_data, build_detector, optimizer_for, prepare_process  # noqa: E402
 from utils.engine.trainer import Trainer  # noqa: E402
 from utils.types import TrainState  # noqa: E402
 
@@ -32,7 +32,7 @@ def main() -> None:
     hyp, spec, device = Hyperparameters.load(config.hyp), DatasetSpec.load(config.data), select_device(config.device)
     model, _ = build_detector(config, hyp, spec, None, device)
     data = build_data(config, hyp, spec, model, Path(tempfile.mkdtemp()))
-    parts = build_parts(config, hyp, model, optimizer_for(model, config, hyp), data, None)
+    parts = build_components(config, hyp, model, optimizer_for(model, config, hyp), data, None)
     trainer = Trainer(parts, TrainState(), ROUNDS + 1)
     trainer.train_epoch(0)  # starts the workers and warms the kernels
     batches = list(data.train.epoch(1))
@@ -56,7 +56,7 @@ def _seconds(work) -> float:
 
 def _bare_epoch(parts, batches) -> None:
     """Forward, loss, backward and a step every `accumulate` batches; no loading, no average, no figures."""
-    accumulate = parts.knobs(10**6).accumulate
+    accumulate = parts.step_settings(10**6).accumulate
     for number, batch in enumerate(batches):
         loss, _ = parts.loss(parts.model(network_input(batch.images, parts.device)), batch.targets)
         loss.backward()

@@ -15,7 +15,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.config import Hyperparameters  # noqa: E402
+from utils.config import (
+    Hyperparameters,  # noqa: E402
+    SplitOptions,
+)
 from utils.datasets.augmentation import Scene, mosaic_scene  # noqa: E402
 from utils.datasets.dataset import DetectionDataset  # noqa: E402
 from utils.datasets.labels import read_labels  # noqa: E402
@@ -56,9 +59,11 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(0)
     reuse_freed_memory()  # as worker processes do
-    store, hyp = read_labels(options.images, 1000, cache=False), Hyperparameters()
+    store, hyp = read_labels(options.images, 1000, SplitOptions(cache_labels=False)), Hyperparameters()
     for imgsz in options.imgsz:
-        memory, files = (DetectionDataset(store, imgsz, augment=True, hyp=hyp, cache=cache) for cache in ("ram", None))
+        memory, files = (
+            DetectionDataset(store, SplitOptions(imgsz, augment=True, cache=cache), hyp=hyp) for cache in ("ram", None)
+        )
         count = min(len(store), options.count)
         scenes = [
             mosaic_scene(memory, index, (imgsz, imgsz), hyp, np.random.default_rng(index)) for index in range(count)

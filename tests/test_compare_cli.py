@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 import yaml
@@ -10,7 +9,7 @@ import yaml
 import compare
 from utils.config import TrainConfig, from_options, parse
 from utils.config.compare_options import FREE, CompareConfig, read_study
-from utils.config.flags import build_parser
+from utils.config.flags import build_parser, flag_fields
 from utils.errors import ConfigError
 from utils.files import ROOT
 
@@ -60,10 +59,10 @@ PASSED_THROUGH = {
 
 def test_flags_and_defaults_are_pinned():
     config = parse(CompareConfig, [])
-    assert {each.name for each in fields(config)} == set(OWN) | PASSED_THROUGH
+    assert {each.name for each in flag_fields(config)} == set(OWN) | PASSED_THROUGH
     assert {name: getattr(config, name) for name in OWN} == OWN
-    training = {each.name: each for each in fields(TrainConfig)}
-    for each in fields(CompareConfig):
+    training = {each.name: each for each in flag_fields(TrainConfig)}
+    for each in flag_fields(CompareConfig):
         if each.name in PASSED_THROUGH:  # train.py's own flag: default, bounds, aliases and help
             assert (
                 each.default == training[each.name].default

@@ -339,7 +339,7 @@ class Named:
     """Stands for a trainer where only its name is looked at."""
 
     def __init__(self, epoch):
-        self.name, self.parts = f"{epoch}", SimpleNamespace(model=None, ema=SimpleNamespace(module=None))
+        self.name, self.components = f"{epoch}", SimpleNamespace(model=None, ema=SimpleNamespace(module=None))
 
     def __str__(self):
         return self.name
@@ -351,7 +351,7 @@ class Poison(Hook):
     def before_epoch(self, trainer, epoch):
         if epoch == 1:
             with torch.no_grad():
-                trainer.parts.model.model[4].cv1.conv.weight[0] = float("nan")
+                trainer.components.model.model[4].cv1.conv.weight[0] = float("nan")
 
 
 def test_a_spoilt_weight_stops_the_run_and_is_never_saved(data, tmp_path):

@@ -523,11 +523,11 @@ class Watch(Hook):
 
     def after_batch(self, trainer, batch, progress):
         if progress.done == progress.batches:
-            self.trained.append(trainer.parts.loss.box_loss.mean.item())
+            self.trained.append(trainer.components.loss.box_loss.mean.item())
 
     def after_epoch(self, trainer, report):
         assert report.evaluation.losses.box > 0
-        self.validated.append(trainer.parts.loss.box_loss.mean.item())
+        self.validated.append(trainer.components.loss.box_loss.mean.item())
 
 
 def test_the_mean_is_saved_and_a_resumed_run_equals_a_whole_one(data, tmp_path, caplog):

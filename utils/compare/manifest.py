@@ -1,6 +1,5 @@
 """settings.yaml: what a study's runs are made with, so that a later start cannot mix in runs made otherwise."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import yaml
 from utils.compare.plan import StudyPlan, file_hash
 from utils.config import Hyperparameters
 from utils.config.compare_options import FREE, STUDY_FILE, CompareConfig
+from utils.config.flags import flag_fields
 from utils.config.yaml_files import read_yaml
 from utils.errors import ConfigError
 from utils.files import write_text_atomically
@@ -28,7 +28,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def training_settings(config: CompareConfig) -> dict[str, Any]:
     """Return the options that decide what comes out of a run, beside those that are kept by content."""
-    names = [each.name for each in dataclasses.fields(config) if each.name not in _ELSEWHERE]
+    names = [each.name for each in flag_fields(config) if each.name not in _ELSEWHERE]
     values = config.as_dict()
     return {name: values[name] for name in names if config.cfg or name in _EVALUATING}
 

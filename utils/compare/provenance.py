@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.config import DatasetSpec
+from utils.config import DatasetSpec, SplitOptions
 from utils.config.compare_options import CompareConfig
 from utils.datasets.splits import open_split
 from utils.files import ROOT, read_text
@@ -21,15 +21,7 @@ def data_facts(config: CompareConfig, spec: DatasetSpec, split: str) -> dict[str
     """Return images, objects, objects by class, and the hash of a split: SHA-256 over each picture's name, size and labels in
     order of name. Where it lies and pixels do not enter. Raises DataError where the split cannot be read.
     """
-    store = open_split(
-        spec,
-        split,
-        imgsz=config.imgsz,
-        single_cls=config.single_cls,
-        labels_policy=config.labels,
-        cache_labels=not config.no_cache_labels,
-        download=config.download,
-    ).store
+    store = open_split(spec, split, SplitOptions.of(config)).store
     digest = hashlib.sha256()
     for number in sorted(range(len(store)), key=lambda index: Path(store.paths[index]).name):
         labels = store.labels(number)

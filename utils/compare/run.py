@@ -1,7 +1,6 @@
 """One run of a study in a process of its own: train what is missing, then evaluate best.pt by the one `evaluate`."""
 
 import dataclasses
-import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,19 @@ import numpy as np
 import torch
 
 from models.registry import load_plugins
-from utils.checkpoint import load_models, read_checkpoint, strip
+from utils.checkpoint import read_checkpoint, strip
 from utils.compare.parameter_matched import write_start
 from utils.compare.plan import PlannedVariant, StudyPlan
 from utils.compare.provenance import device_name, versions
 from utils.compare.results import Scores
 from utils.compare.run_dir import RunFiles, read_json
-from utils.config import DatasetSpec, TrainConfig
-from utils.datasets.loader import build_loader
-from utils.datasets.splits import open_split
+from utils.config import DatasetSpec, EvalOptions, SplitOptions, TrainConfig
 from utils.device import select_device
-from utils.engine.evaluator import RECT_PAD, Evaluation, evaluate
+from utils.engine.evaluator import EvalSplit, Evaluation, evaluate_weights
 from utils.engine.optim import EarlyStopping
 from utils.engine.trainer import EpochReport, Hook, Trainer
 from utils.engine.training import train
-from utils.errors import ConfigError
+from utils.engine.validation import FEW_CLASSES, has_pycocotools
 from utils.files import write_json_atomically
 from utils.statistics import matches_of
 from utils.statistics.tide import error_kinds
@@ -42,7 +39,7 @@ def do_run(plan: StudyPlan, variant: PlannedVariant, seed: int, device: str) -> 
             train_missing(plan, variant, seed, device, files)
         weights = files.best
     if not files.is_done():
-        evaluate_weights(plan, weights, device, files)
+        evaluate_run(plan, weights, device, files)
 
 
 def train_missing(plan: StudyPlan, variant: PlannedVariant, seed: int, device: str, files: RunFiles) -> None:
@@ -111,46 +108,18 @@ class Watch(Hook):
 # ---- evaluation ----
 
 
-def evaluate_weights(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -> Evaluation:
+def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -> Evaluation:
     """Evaluate a checkpoint on the study's split as val.py does, and keep matches and scores. Raises ConfigError where its
     classes are not the data's.
     """
     config, chosen = plan.config, select_device(device)
     spec = data_of(plan)
-    model = load_models(weights, chosen)
-    if len(model.names) != spec.nc and not config.single_cls:
-        raise ConfigError(
-            f"{weights} knows {len(model.names)} classes and {config.data} has {spec.nc}: "
-            "give the --data it was trained on, or --single-cls to count all classes as one"
-        )
-    stride = int(max(float(stride) for stride in model.stride))
-    dataset = open_split(
-        spec,
-        config.split,
-        imgsz=-(-config.imgsz // stride) * stride,
-        stride=stride,
-        rect=True,
-        pad=RECT_PAD,
-        single_cls=config.single_cls,
-        labels_policy=config.labels,
-        cache_labels=not config.no_cache_labels,
-        download=config.download,
-        report_dir=files.folder,
-    )
-    loader = build_loader(dataset, 2 * config.batch_size, config.workers, pin_memory=chosen.type == "cuda")
-    evaluation = evaluate(
-        model,
-        loader,
-        names=spec.names,
-        device=chosen,
-        single_cls=config.single_cls,
-        coco=importlib.util.find_spec("pycocotools") is not None,
-        verbose=len(spec.names) < 50,
-    )
-    loader.close()
+    split = EvalSplit(config.split, SplitOptions.of(config), 2 * config.batch_size, config.workers, files.folder)
+    options = EvalOptions(single_cls=config.single_cls, coco=has_pycocotools(), verbose=len(spec.names) < FEW_CLASSES)
+    evaluation = evaluate_weights([weights], spec, options, split, chosen)
     facts = {
         "device": device_name(chosen),
-        "images": len(dataset),
+        "images": len(evaluation.results),
         "trained": read_json(files.trained),
         "versions": versions(),
     }

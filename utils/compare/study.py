@@ -26,11 +26,11 @@ from utils.compare.run_dir import RunFiles, read_json
 from utils.compare.sample_grid import draw_strip
 from utils.compare.study_progress import StudyProgress
 from utils.compare.verdicts import against_control, with_statistics
-from utils.config import Hyperparameters
+from utils.config import Hyperparameters, SplitOptions
 from utils.config.compare_options import STUDY_FILE, CompareConfig
 from utils.datasets.splits import open_split
 from utils.device import select_device
-from utils.engine.evaluator import RECT_PAD
+from utils.engine.evaluator import as_evaluated, largest_stride
 from utils.errors import UserError
 from utils.files import write_json_atomically
 from utils.log import LOGGER
@@ -170,18 +170,9 @@ def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
     costs = measure_costs(weights, config.imgsz, chosen, seconds=config.cost_seconds)
     write_json_atomically(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
     models = {name: load_models(path, chosen) for name, path in weights.items()}
-    stride = max(int(max(model.stride)) for model in models.values())
-    dataset = open_split(
-        spec,
-        config.split,
-        imgsz=-(-config.imgsz // stride) * stride,
-        stride=stride,
-        rect=True,
-        pad=RECT_PAD,
-        single_cls=config.single_cls,
-        labels_policy=config.labels,
-        cache_labels=not config.no_cache_labels,
-    )
+    stride = max(largest_stride(model) for model in models.values())
+    options = dataclasses.replace(SplitOptions.of(config), download=False)  # it is there since the plan was made
+    dataset = open_split(spec, config.split, as_evaluated(options, stride))
     draw_strip(models, dataset, spec.names, chosen, plan.folder / STRIP_FILE)
 
 

@@ -6,6 +6,19 @@ Nothing here imports torch or numpy, so that `--help` answers at once.
 from utils.config.dataset_spec import DatasetSpec
 from utils.config.flags import from_options, parse
 from utils.config.hyperparameters import Hyperparameters
+from utils.config.option_records import EvalOptions, LoaderOptions, PredictOptions, SplitOptions
 from utils.config.options import DetectConfig, TrainConfig, ValConfig
 
-__all__ = ["DatasetSpec", "DetectConfig", "Hyperparameters", "TrainConfig", "ValConfig", "from_options", "parse"]
+__all__ = [
+    "DatasetSpec",
+    "DetectConfig",
+    "EvalOptions",
+    "Hyperparameters",
+    "LoaderOptions",
+    "PredictOptions",
+    "SplitOptions",
+    "TrainConfig",
+    "ValConfig",
+    "from_options",
+    "parse",
+]

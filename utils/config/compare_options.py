@@ -4,10 +4,11 @@ A shared flag is train.py's own field: its default, bounds and help stand in opt
 """
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from utils.config.flags import Options, flag, from_options
+from utils.config.flags import Options, flag, flag_fields, from_options
 from utils.config.options import TrainConfig
 from utils.config.yaml_files import read_yaml
 from utils.errors import ConfigError
@@ -43,9 +44,10 @@ _OWN_ONLY = (
 )
 
 
-def shared(name: str) -> Field:
+def shared(name: str) -> Any:
     """Return a field that is train.py's flag `name`."""
-    return next(flag(each.default, **vars(each.metadata["flag"])) for each in fields(TrainConfig) if each.name == name)
+    same = next(each for each in flag_fields(TrainConfig) if each.name == name)
+    return flag(same.default, **vars(same.metadata["flag"]))
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class CompareConfig(Options):
 
     def training(self, cfg: str, seed: int, **changes: object) -> TrainConfig:
         """Return the configuration of one training of the study."""
-        common = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _OWN_ONLY}
+        common = {each.name: getattr(self, each.name) for each in flag_fields(self) if each.name not in _OWN_ONLY}
         weights = self.checkpoints[0] if self.checkpoints else ""
         own = {"cfg": cfg, "weights": weights, "seed": seed, "device": self.device.split(",")[0]}
         return TrainConfig(**{**common, **own, **changes})
@@ -152,7 +154,7 @@ class CompareConfig(Options):
     def described(self) -> dict[str, object]:
         """Return what a study yaml has to say: the options that differ from their defaults, data and seeds always."""
         values = self.as_dict()
-        same = {each.name for each in fields(self) if getattr(self, each.name) == each.default}
+        same = {each.name for each in flag_fields(self) if getattr(self, each.name) == each.default}
         always = ("data", "seeds", "epochs") if self.cfg else ("data",)
         return {
             name: value for name, value in values.items() if name not in _PLACE and (name not in same or name in always)
@@ -173,7 +175,7 @@ def read_study(path: Path, asked: CompareConfig) -> CompareConfig:
             )
     given = {
         each.name: getattr(asked, each.name)
-        for each in fields(asked)
+        for each in flag_fields(asked)
         if each.name in asked.given or getattr(asked, each.name) != each.default
     }
     for name in given:

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from utils.errors import ConfigError, nearest
 from utils.files import ROOT
 
 ConfigType = TypeVar("ConfigType", bound="Options")
-_KINDS = {"text": str, "integer": int, "number": float}
+Default = TypeVar("Default")
+_KINDS: dict[str, type] = {"text": str, "integer": int, "number": float}
 _EXPECTED = {"text": "text", "integer": "a whole number", "number": "a number"}
 
 
@@ -45,16 +46,45 @@ class Flag:
     new: bool = False
 
 
-def flag(default: object, help: str, kind: str = "text", **details) -> Field:
-    """Return a dataclass field that is also a command-line flag; `details` are fields of `Flag`."""
+def flag(default: Default, help: str, kind: str = "text", **details: Any) -> Default:
+    """Return a dataclass field that is also a command-line flag.
+
+    The declared type is the default's, as for `dataclasses.field`, so that a type checker reads the fields of a
+    configuration as what they hold.
+
+    Args:
+        default: The value if the flag is not given.
+        help: What `--help` says, without the default.
+        kind: One of `Flag`'s kinds.
+        **details: Further fields of `Flag`.
+
+    Returns:
+        A field for the body of an `Options` class.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Small(Options):
+        ...     epochs: int = flag(300, "passes over the training images", "integer", low=1)
+        >>> from_options(Small, epochs=3).epochs
+        3
+    """
     return field(default=default, metadata={"flag": Flag(help, kind, **details)})
+
+
+def flag_fields(config: "Options | type[Options]") -> tuple[Field, ...]:
+    """Return the fields of a configuration that are flags, in the order of `--help`."""
+    return tuple(each for each in fields(config) if "flag" in each.metadata)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Base of the scripts' configurations: values are checked and made uniform when the record is made."""
+    """Base of the scripts' configurations: values are checked and made uniform when the record is made.
 
-    given: ClassVar[frozenset[str]] = frozenset()  # of a record that `parse` made: what stood on the command line
+    Attributes:
+        given: Names of the options that stood on the command line, if `parse` made the record.
+    """
+
+    given: frozenset[str] = field(default=frozenset(), kw_only=True, repr=False, compare=False)
 
     @classmethod
     def refused(cls) -> dict[str, str]:
@@ -62,30 +92,43 @@ class Options:
         return {}
 
     def __post_init__(self):
-        for each in fields(self):
+        for each in flag_fields(self):
             object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
+        for name, value in self.implied().items():
+            object.__setattr__(self, name, value)
         self.check()
 
+    def implied(self) -> dict[str, object]:
+        """Return the options that follow from others, by name. For subclasses to extend."""
+        return {}
+
     def check(self) -> None:
-        """Raise ConfigError where values do not go together. For subclasses to extend."""
+        """Raise ConfigError if values do not go together. For subclasses to extend."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the options as plain values, fit for a yaml file."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in flag_fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def from_options(config_class: type[ConfigType], **options) -> ConfigType:
     """Return a configuration with `options` in place of the defaults.
 
-    Names are the flags' with underscores, or one of their aliases such as img. Raises ConfigError for an
-    unknown name, with the nearest known one, and for a value that cannot be.
+    Args:
+        config_class: Which script's configuration.
+        **options: Values by the flags' names with underscores, or by an alias such as `img`.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: For an unknown name, with the nearest known one, and for a value that cannot be.
     """
-    names = {each.name: each.name for each in fields(config_class)}
-    for each in fields(config_class):
+    names = {each.name: each.name for each in flag_fields(config_class)}
+    for each in flag_fields(config_class):
         names.update({alias.lstrip("-").replace("-", "_"): each.name for alias in each.metadata["flag"].aliases})
     refused = {text.lstrip("-").replace("-", "_"): advice for text, advice in config_class.refused().items()}
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     for name, value in options.items():
         if name in refused:
             if value not in (None, "", False, -1, "latest"):  # v6.1's defaults: asked for nothing
@@ -105,33 +148,49 @@ def parse(
     description: str | None = None,
     prog: str | None = None,
 ) -> ConfigType:
-    """Return the configuration that a command line asks for (`sys.argv` by default).
+    """Return the configuration that a command line asks for.
 
-    Unambiguous prefixes of flags are accepted. A mistake ends the program as argparse does, with exit
-    code 2, after one line that says what is wrong.
+    Unambiguous prefixes of flags are accepted. A mistake ends the program as argparse does, with exit code 2, after
+    one line that says what is wrong.
+
+    Args:
+        config_class: Which script's configuration.
+        argv: The command line without the program's name; `sys.argv` if None.
+        description: The first paragraph of `--help`.
+        prog: The program's name in messages; that of `sys.argv` if None.
+
+    Returns:
+        The checked configuration; its `given` names what stood on the command line.
     """
     parser = build_parser(config_class, description, prog)
     argv = list(sys.argv[1:] if argv is None else argv)
     options, unknown = parser.parse_known_args(_with_old_prefixes(config_class, argv))
     if unknown:
-        flags = [name for each in fields(config_class) for name in flag_names(each)]
+        flags = [name for each in flag_fields(config_class) for name in flag_names(each)]
         text = unknown[0].split("=")[0]
         hint = _nearest_flag(text, flags) if text.startswith("-") else ""
         parser.error(f"unrecognized argument {unknown[0]}{hint}")
     try:
-        config = config_class(**vars(options))
+        return config_class(**vars(options), given=frozenset(vars(options)))
     except ConfigError as error:
-        return parser.error(str(error))
-    object.__setattr__(config, "given", frozenset(vars(options)))
-    return config
+        parser.error(str(error))
 
 
 def build_parser(
     config_class: type[Options], description: str | None = None, prog: str | None = None
 ) -> argparse.ArgumentParser:
-    """Return the parser of a configuration: one argument a field, and one a refused flag."""
+    """Return the parser of a configuration: one argument per flag, and one per refused flag.
+
+    Args:
+        config_class: Which script's configuration.
+        description: The first paragraph of `--help`.
+        prog: The program's name in messages.
+
+    Returns:
+        A parser whose mistakes are one line.
+    """
     parser = _Parser(prog=prog, description=description)
-    for each in fields(config_class):
+    for each in flag_fields(config_class):
         parser.add_argument(*flag_names(each), **_argument(each))
     for name, advice in config_class.refused().items():
         parser.add_argument(
@@ -148,7 +207,7 @@ def flag_names(each: Field) -> tuple[str, ...]:
 class _Parser(argparse.ArgumentParser):
     """A parser whose mistakes are one line, without the page of usage."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
@@ -163,10 +222,10 @@ class _Refuse(argparse.Action):
         parser.error(f"{self.option_strings[0]}: {self.advice}")
 
 
-def _argument(each: Field) -> dict[str, object]:
+def _argument(each: Field) -> dict[str, Any]:
     """Return what argparse is told about a field."""
     spec: Flag = each.metadata["flag"]
-    argument: dict[str, object] = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}
+    argument: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}
     if spec.kind == "switch":
         return {**argument, "action": "store_true"}
     if spec.kind == "choice":
@@ -209,10 +268,13 @@ def _with_old_prefixes(config_class: type[Options], argv: list[str]) -> list[str
     flag that came later (--labels) does not break an old habit (--label 0.1).
     """
     old = {
-        name: each.name for each in fields(config_class) if not each.metadata["flag"].new for name in flag_names(each)
+        name: each.name
+        for each in flag_fields(config_class)
+        if not each.metadata["flag"].new
+        for name in flag_names(each)
     }
     old.update({name: name for name in config_class.refused()})
-    every = {name for each in fields(config_class) for name in flag_names(each)} | set(old)
+    every = {name for each in flag_fields(config_class) for name in flag_names(each)} | set(old)
     written: list[str] = []
     for word in argv:
         head, equals, tail = word.partition("=")
@@ -229,7 +291,7 @@ def _nearest_flag(text: str, flags: list[str]) -> str:
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
 
-def _checked(each: Field, value: object) -> object:
+def _checked(each: Field, value: Any) -> object:
     """Return a field's value in its type, or raise ConfigError that names the flag."""
     spec: Flag = each.metadata["flag"]
     name = f"--{each.name.replace('_', '-')}"
@@ -251,7 +313,7 @@ def _checked(each: Field, value: object) -> object:
     return _single(name, spec, value)
 
 
-def _single(name: str, spec: Flag, value: object) -> object:
+def _single(name: str, spec: Flag, value: Any) -> object:
     """Return one value as its flag's type, inside its bounds and among its choices."""
     if value in spec.words:
         return value

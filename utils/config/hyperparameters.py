@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from utils.config.yaml_files import find_yaml, read_yaml
 from utils.errors import ConfigError, nearest
@@ -81,14 +82,14 @@ class Hyperparameters:
 
         Raises ConfigError that names the file, the key and the range or the nearest known key.
         """
-        if isinstance(source, cls):
+        if isinstance(source, Hyperparameters):
             return source
         if source is None:
             return cls()
-        where = "hyperparameters"
+        where: Path | str = "hyperparameters"
         if not isinstance(source, Mapping):
-            where = find_yaml(source, "data/hyps", "hyperparameter file")
-            source = read_yaml(where)
+            where = file = find_yaml(source, "data/hyps", "hyperparameter file")
+            source = read_yaml(file)
         known = [each.name for each in fields(cls)]
         for key in source:
             if key not in known:
@@ -106,7 +107,7 @@ class Hyperparameters:
         values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
         return {name: value for name, (value, default) in values.items() if name not in _UNSAID or value != default}
 
-    def replace(self, **changes: float | str | None) -> "Hyperparameters":
+    def replace(self, **changes: Any) -> "Hyperparameters":
         """Return a copy with some values changed. Raises ConfigError as creation does."""
         for key in changes:
             if key not in self.__dataclass_fields__:

@@ -171,11 +171,9 @@ class ValConfig(Options):
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
 
-    def check(self) -> None:
-        if self.save_hybrid:
-            object.__setattr__(self, "save_txt", True)
-        if self.data.endswith("coco.yaml"):
-            object.__setattr__(self, "save_json", True)
+    def implied(self) -> dict[str, object]:
+        save_txt, save_json = self.save_txt or self.save_hybrid, self.save_json or self.data.endswith("coco.yaml")
+        return {"save_txt": save_txt, "save_json": save_json}
 
 
 @dataclass(frozen=True)
@@ -231,8 +229,9 @@ class DetectConfig(Options):
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
 
+    def implied(self) -> dict[str, object]:
+        return {"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {}
+
     def check(self) -> None:
-        if len(self.imgsz) == 1:
-            object.__setattr__(self, "imgsz", self.imgsz * 2)
         if len(self.imgsz) != 2:
             raise ConfigError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")

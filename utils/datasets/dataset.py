@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.config import Hyperparameters
+from utils.config import Hyperparameters, SplitOptions
 from utils.datasets.augmentation import augmented
 from utils.datasets.image_cache import open_pictures
 from utils.datasets.label_store import LabelStore
@@ -15,34 +15,25 @@ from utils.types import Batch, Labels, Letterbox, Sample
 
 
 class DetectionDataset(Dataset):
-    """The pictures and labels of one split, as square inputs of `imgsz` or, with `rect`, each in its own smallest shape.
+    """The images and labels of one split as network inputs: squares, or with `rect` each in its own smallest rectangle.
 
-    augment: training inputs, drawn with the gains of `hyp`; without `rect` they may be mosaics. Otherwise a picture's
-    long side is brought to `imgsz` and the rest padded with grey, `pad` strides more where `rect`.
-    cache: None, "ram" or "disk". single_cls: every object is class 0.
+    With `augment` they are training samples, without `rect` perhaps mosaics. Otherwise the long side of an image is
+    brought to `imgsz` and the rest padded with gray. `dataset[(epoch, index)]` depends on (seed, epoch, index) and
+    nothing else; `dataset[index]` is epoch 0.
 
-    `dataset[(epoch, index)]` depends on (seed, epoch, index) and nothing else; `dataset[index]` is epoch 0.
+    Args:
+        store: The labels of the split.
+        options: How it is shaped, cached and augmented; `SplitOptions()` if None.
+        hyp: Augmentation gains; the defaults if None.
     """
 
-    def __init__(
-        self,
-        store: LabelStore,
-        imgsz: int,
-        *,
-        stride: int = 32,
-        augment: bool = False,
-        hyp: Hyperparameters | None = None,
-        rect: bool = False,
-        pad: float = 0.0,
-        cache: str | None = None,
-        single_cls: bool = False,
-        seed: int = 0,
-    ):
-        self.store = store.as_single_class() if single_cls else store
-        self.imgsz, self.stride, self.augment, self.rect, self.seed = imgsz, stride, augment, rect, seed
+    def __init__(self, store: LabelStore, options: SplitOptions | None = None, hyp: Hyperparameters | None = None):
+        self.options = options = options or SplitOptions()
+        self.store = store.as_single_class() if options.single_cls else store
+        self.imgsz = options.imgsz
         self.hyp = hyp or Hyperparameters()
-        self.shapes = self._input_shapes(pad)
-        self._pictures = open_pictures(store.paths, store.sizes, imgsz, cache)
+        self.shapes = self._input_shapes()
+        self._pictures = open_pictures(store.paths, store.sizes, options.imgsz, options.cache)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -51,7 +42,7 @@ class DetectionDataset(Dataset):
         """Return the sample of (epoch, index). Raises DataError naming a picture that cannot be read any more."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
-        return self._augmented(epoch, index) if self.augment else self._plain(index)
+        return self._augmented(epoch, index) if self.options.augment else self._plain(index)
 
     @property
     def paths(self) -> Sequence[str]:
@@ -93,8 +84,8 @@ class DetectionDataset(Dataset):
 
     def _augmented(self, epoch: int, index: int) -> Sample:
         shape = self._shape(index)
-        generator = np.random.default_rng([self.seed, epoch, index])
-        image, labels = augmented(self, index, shape, self.hyp, generator, mosaic=not self.rect)
+        generator = np.random.default_rng([self.options.seed, epoch, index])
+        image, labels = augmented(self, index, shape, self.hyp, generator, mosaic=not self.options.rect)
         return Sample(image, labels, self.store.paths[index], Letterbox(shape, (1.0, 1.0), (0, 0), shape), index)
 
     def _native(self, index: int) -> tuple[int, int]:
@@ -105,12 +96,13 @@ class DetectionDataset(Dataset):
         height, width = self.shapes[index]
         return int(height), int(width)
 
-    def _input_shapes(self, pad: float) -> np.ndarray:
+    def _input_shapes(self) -> np.ndarray:
         """(n, 2) height and width of every input."""
-        if not self.rect:
+        if not self.options.rect:
             return np.full((len(self.store), 2), self.imgsz, np.int32)
+        stride, pad = self.options.stride, self.options.pad
         native, which = np.unique(self.store.sizes, axis=0, return_inverse=True)
-        shapes = [minimal_shape((int(height), int(width)), self.imgsz, self.stride, pad) for height, width in native]
+        shapes = [minimal_shape((int(height), int(width)), self.imgsz, stride, pad) for height, width in native]
         return np.array(shapes, np.int32).reshape(-1, 2)[which.reshape(-1)]
 
 

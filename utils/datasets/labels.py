@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from utils.config import SplitOptions
 from utils.datasets import label_cache
 from utils.datasets.label_files import (
     CLIPPED,
@@ -52,23 +53,33 @@ class Scanned:
 def read_labels(
     sources: Path | str | Sequence[Path | str],
     nc: int,
+    options: SplitOptions | None = None,
     *,
     names: Sequence[str] = (),
-    policy: str = "skip",
-    single_cls: bool = False,
-    cache: bool = True,
     report_dir: Path | str | None = None,
     split: str = "data",
     require: bool = True,
 ) -> LabelStore:
-    """Return the labels of all images of `sources` (folders, .txt lists, or several).
+    """Return the labels of all images of a split, checked.
 
-    policy: what becomes of a row that is not right: "skip" drops it, "clip" cuts a box that leaves
-    the picture and drops the rest, "strict" stops the run. single_cls: every object is class 0.
-    cache: keep the result in an .npz beside the labels and use one that still fits. report_dir:
-    where labels_<split>.csv is written if there are problems. require: no labels at all is an
-    error. Raises DataError; also where a class is not in 0..nc-1, whatever the policy.
+    Args:
+        sources: Folders or .txt lists of images, one or several.
+        nc: Number of classes.
+        options: `labels`, `single_cls` and `cache_labels` are read; `SplitOptions()` if None.
+        names: Class names; a cache made with other names does not fit.
+        report_dir: Folder that gets labels_<split>.csv if there are problems.
+        split: The split's name in messages.
+        require: Whether no label at all is an error.
+
+    Returns:
+        The labels of every image that can be used.
+
+    Raises:
+        DataError: If nothing can be used, and for a class that is not in 0..nc-1, whatever the policy.
+        ConfigError: For an unknown policy.
     """
+    options = options or SplitOptions()
+    policy, single_cls, cache = options.labels, options.single_cls, options.cache_labels
     if policy not in POLICIES:
         raise ConfigError(f"--labels {policy}: must be one of {', '.join(POLICIES)}{nearest(policy, POLICIES)}")
     paths = list_images(sources)

@@ -1,10 +1,12 @@
 """Fitting a picture into a network input: resize, pad with grey, and the record that maps boxes back."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from utils.log import warn_once
 from utils.types import Letterbox
 
 GREY = 114  # the value of every border pixel, as in YOLOv5
@@ -31,6 +33,27 @@ def letterbox(
         height = resized[0] + (height - resized[0]) % stride
         width = resized[1] + (width - resized[1]) % stride
     return _paste(resize(image, resized, cv2.INTER_LINEAR), native, (height, width))
+
+
+def round_to_stride(sides: Sequence[int], stride: int, cells: int = 1) -> tuple[int, ...]:
+    """Return `--imgsz` as a network can take it, with one warning if that changes it.
+
+    Args:
+        sides: One side in pixels, or height and width.
+        stride: Largest stride of the model in pixels.
+        cells: Least cells of the coarsest map along a side; training needs two, since batch norm cannot learn from one.
+
+    Returns:
+        Each side raised to a multiple of `stride`.
+    """
+    rounded = tuple(max(math.ceil(side / stride), cells) * stride for side in sides)
+    if rounded != tuple(sides):
+        least = f" of at least {cells * stride}" if cells > 1 else ""
+        warn_once(
+            f"--imgsz {' '.join(map(str, sides))} is not a multiple{least} of the largest stride {stride}; "
+            f"using {' '.join(map(str, rounded))}"
+        )
+    return rounded
 
 
 def fitted_size(native: tuple[int, int], imgsz: int) -> tuple[int, int]:

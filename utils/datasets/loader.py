@@ -11,70 +11,49 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from utils.config import LoaderOptions
 from utils.datasets.augmentation import quadrupled
 from utils.datasets.dataset import DetectionDataset, collate
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, UserError
 from utils.types import Batch, Letterbox, Sample
 
+ImageWeights = np.ndarray | Callable[[], np.ndarray | None] | None
 _ORDER, _SHEETS = 1, 2  # which stream of random numbers of a (seed, epoch)
 
 
-def build_loader(
-    dataset: DetectionDataset,
-    batch_size: int,
-    workers: int,
-    *,
-    shuffle: bool = False,
-    seed: int = 0,
-    image_weights: np.ndarray | Callable[[], np.ndarray | None] | None = None,
-    quad: bool = False,
-    pin_memory: bool = False,
-    drop_last: bool = False,
-) -> "Loader":
-    """Return a loader of `dataset`.
-
-    workers: most worker processes to use; 0 works in this one. shuffle: a training order; a last batch of one picture
-    then joins the one before. image_weights: (n,) chances of being drawn (with replacement), or a function that gives
-    them, or None, at the start of an epoch. quad: four inputs make one of twice the size. drop_last: whole batches only.
-    """
-    if batch_size < 1:
-        raise ConfigError(f"--batch-size {batch_size}: expected at least 1")
-    return Loader(dataset, batch_size, workers, shuffle, seed, image_weights, quad, pin_memory, drop_last)
-
-
 class Loader:
-    """`for batch in loader.epoch(e)` gives the batches of epoch e, `len(loader)` of them in every epoch.
+    """Batches of one dataset: `for batch in loader.epoch(e)` gives those of epoch e, `len(loader)` in every epoch.
 
-    A batch holds pictures of one shape; without shuffle the order is by shape, then as in the data set.
+    A batch holds images of one shape; without `shuffle` the order is by shape, then as in the dataset.
+
+    Args:
+        dataset: What is loaded.
+        options: Batch size, workers and order; `LoaderOptions()` if None.
+        image_weights: (n,) weights with which images are drawn (with replacement), or a function that gives them, or
+            None, at the start of an epoch.
     """
 
     def __init__(
-        self,
-        dataset: DetectionDataset,
-        batch_size: int,
-        workers: int,
-        shuffle: bool,
-        seed: int,
-        image_weights,
-        quad: bool,
-        pin_memory: bool,
-        drop_last: bool,
+        self, dataset: DetectionDataset, options: LoaderOptions | None = None, image_weights: ImageWeights = None
     ):
-        self.dataset, self.batch_size, self.shuffle, self.seed, self.drop_last = (
-            dataset,
-            batch_size,
-            shuffle,
-            seed,
-            drop_last,
-        )
+        self.dataset, self.options = dataset, options or LoaderOptions()
         self.image_weights = image_weights
-        _, self._group = np.unique(dataset.shapes, axis=0, return_inverse=True)
-        self._group = self._group.reshape(-1)
+        _, groups = np.unique(dataset.shapes, axis=0, return_inverse=True)
+        self._group: np.ndarray = groups.reshape(-1)
         self._length = len(self._batches(np.arange(len(dataset))))
-        self.workers = _useful_workers(workers, batch_size, self._length)
-        self._quad, self._pin_memory = quad, pin_memory
+        self.workers = _useful_workers(self.options.workers, self.batch_size, self._length)
         self._loader: DataLoader | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch."""
+        return self.options.batch_size
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(B, 3, H, W) of the largest batch of square inputs."""
+        return self.batch_size, 3, self.dataset.imgsz, self.dataset.imgsz
 
     def __len__(self) -> int:
         return self._length
@@ -114,18 +93,18 @@ class Loader:
     def _open(self) -> DataLoader:
         several = {"persistent_workers": True, "worker_init_fn": _start_worker} if self.workers else {}
         return DataLoader(
-            _Batches(self.dataset, self.seed, self._quad),
+            _Batches(self.dataset, self.options.seed, self.options.quad),
             batch_sampler=_Keys(self._length),
             collate_fn=_unchanged,
             num_workers=self.workers,
-            pin_memory=self._pin_memory,
-            generator=torch.Generator().manual_seed(self.seed),
+            pin_memory=self.options.pin_memory,
+            generator=torch.Generator().manual_seed(self.options.seed),
             **several,
         )  # else torch's own would be advanced
 
     def _planned(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch as lists of places in the data set."""
-        generator = _generator(self.seed, epoch, _ORDER)
+        generator = _generator(self.options.seed, epoch, _ORDER)
         count = len(self.dataset)
         weights = self.image_weights() if callable(self.image_weights) else self.image_weights
         if weights is not None:
@@ -135,9 +114,9 @@ class Loader:
                 )
             order = generator.choice(count, count, p=weights / weights.sum())
         else:
-            order = generator.permutation(count) if self.shuffle else np.arange(count)
+            order = generator.permutation(count) if self.options.shuffle else np.arange(count)
         batches = self._batches(order)
-        return [batches[place] for place in generator.permutation(len(batches))] if self.shuffle else batches
+        return [batches[place] for place in generator.permutation(len(batches))] if self.options.shuffle else batches
 
     def _batches(self, order: np.ndarray) -> list[list[int]]:
         """Cut an order of pictures into batches of one shape each."""
@@ -145,9 +124,9 @@ class Loader:
         for group in range(int(self._group.max(initial=0)) + 1):
             members = order[self._group[order] == group].tolist()
             cut = [members[start : start + self.batch_size] for start in range(0, len(members), self.batch_size)]
-            if self.drop_last and cut and len(cut[-1]) < self.batch_size:
+            if self.options.drop_last and cut and len(cut[-1]) < self.batch_size:
                 cut.pop()
-            elif self.shuffle and self.batch_size > 1 < len(cut) and len(cut[-1]) == 1:
+            elif self.options.shuffle and self.batch_size > 1 < len(cut) and len(cut[-1]) == 1:
                 last = cut.pop()  # batch norm over a single picture is noise, and fails on 1 x 1 maps
                 cut[-1] += last
             batches += cut

@@ -1,8 +1,8 @@
-"""From a data set's description to a split that is ready to be read."""
+"""From the description of a dataset to a split that is ready to be read."""
 
 from pathlib import Path
 
-from utils.config import DatasetSpec, Hyperparameters
+from utils.config import DatasetSpec, Hyperparameters, SplitOptions
 from utils.datasets.dataset import DetectionDataset
 from utils.datasets.labels import read_labels
 from utils.datasets.prepare import ensure
@@ -11,46 +11,28 @@ from utils.datasets.prepare import ensure
 def open_split(
     spec: DatasetSpec,
     split: str,
+    options: SplitOptions | None = None,
     *,
-    imgsz: int,
-    stride: int = 32,
-    augment: bool = False,
     hyp: Hyperparameters | None = None,
-    rect: bool = False,
-    pad: float = 0.0,
-    cache: str | None = None,
-    single_cls: bool = False,
-    labels_policy: str = "skip",
-    cache_labels: bool = True,
-    seed: int = 0,
-    download: bool = False,
     report_dir: Path | str | None = None,
 ) -> DetectionDataset:
-    """Return the split "train", "val" or "test" of a data set.
+    """Return a split of a dataset; a dataset that its yaml says how to draw is drawn first.
 
-    Draws a data set that is made from a description, fetches one only with `download`, and raises DataError where
-    it is not there or has no usable label. The other options are `DetectionDataset`'s and `read_labels`'.
+    Args:
+        spec: The dataset.
+        split: "train", "val", "test" or another split that the data yaml names.
+        options: How it is read and shaped; `SplitOptions()` if None. With `download` a dataset that is not on disk is
+            fetched.
+        hyp: Augmentation gains; the defaults if None.
+        report_dir: Folder that gets labels_<split>.csv if label rows have problems.
+
+    Returns:
+        The images and labels of the split.
+
+    Raises:
+        DataError: If the split is not there or has no usable label.
     """
-    ensure(spec, (split,), download=download)
-    store = read_labels(
-        spec.paths(split),
-        spec.nc,
-        names=spec.names,
-        policy=labels_policy,
-        single_cls=single_cls,
-        cache=cache_labels,
-        report_dir=report_dir,
-        split=split,
-    )
-    return DetectionDataset(
-        store,
-        imgsz,
-        stride=stride,
-        augment=augment,
-        hyp=hyp,
-        rect=rect,
-        pad=pad,
-        cache=cache,
-        single_cls=single_cls,
-        seed=seed,
-    )
+    options = options or SplitOptions()
+    ensure(spec, (split,), download=options.download)
+    store = read_labels(spec.paths(split), spec.nc, options, names=spec.names, report_dir=report_dir, split=split)
+    return DetectionDataset(store, options, hyp)

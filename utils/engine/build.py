@@ -1,6 +1,6 @@
 """Builds what a training consists of, from a TrainConfig: model, data, optimizer and schedule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,10 @@ from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
 from utils.box_losses import BoxLoss
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
-from utils.config import DatasetSpec, Hyperparameters, TrainConfig
-from utils.datasets.loader import Loader, build_loader, reuse_freed_memory
+from utils.config import DatasetSpec, Hyperparameters, LoaderOptions, SplitOptions, TrainConfig
+from utils.datasets.loader import Loader, reuse_freed_memory
 from utils.datasets.splits import open_split
-from utils.engine.evaluator import RECT_PAD
+from utils.engine.evaluator import EvalSplit, largest_stride
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
 from utils.engine.resume import check_classes, load_optimizer, restoring
@@ -30,8 +30,8 @@ DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
 
 
 @dataclass
-class Data:
-    """The two loaders of a training and what they read."""
+class TrainData:
+    """The loaders of a training and the dataset that they read."""
 
     spec: DatasetSpec
     train: Loader
@@ -109,45 +109,39 @@ def _wanted_layers(numbers: list[int | None], freeze: tuple[int | str, ...], bac
     return layers
 
 
-def round_image_size(imgsz: int, stride: int) -> int:
-    """Return `imgsz` raised to a multiple of the model's largest stride."""
-    rounded = max(stride * 2, -(-imgsz // stride) * stride)
-    if rounded != imgsz:
-        LOGGER.warning(
-            f"WARNING: --imgsz {imgsz} is not a multiple of the stride {stride} (and at least twice it): "
-            f"using {rounded}"
-        )
-    return rounded
+def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path) -> TrainData:
+    """Return the loaders of the train and val splits.
+
+    Args:
+        config: The flags, its image and batch size resolved.
+        hyp: Augmentation gains.
+        spec: The dataset.
+        model: The network that will read the batches.
+        save_dir: The run folder, which gets reports on label problems.
+
+    Returns:
+        A shuffled loader of augmented samples, and one of the val split as val.py reads it.
+
+    Raises:
+        DataError: If a split cannot be read or has no usable label.
+    """
+    shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed)
+    options = replace(shared, stride=largest_stride(model), augment=True, rect=config.rect)
+    dataset = open_split(spec, "train", options, hyp=hyp, report_dir=save_dir)
+    pinned = next(model.parameters()).device.type == "cuda"
+    order = LoaderOptions(config.batch_size, config.workers, True, config.seed, config.quad, pin_memory=pinned)
+    validation = EvalSplit("val", shared, config.batch_size * 2, config.workers, save_dir)
+    return TrainData(spec, Loader(dataset, order), validation.open(spec, model))
 
 
-def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path) -> Data:
-    """Open the train and val splits and their loaders."""
-    stride = int(model.stride.max())
-    common = dict(
-        imgsz=config.imgsz,
-        stride=stride,
-        single_cls=config.single_cls,
-        cache=config.cache,
-        labels_policy=config.labels,
-        cache_labels=not config.no_cache_labels,
-        seed=config.seed,
-        download=config.download,
-        report_dir=save_dir,
-    )
-    training = open_split(spec, "train", augment=True, hyp=hyp, rect=config.rect, **common)
-    validation = open_split(spec, "val", rect=True, pad=RECT_PAD, **common)
-    pin = torch.cuda.is_available() and next(model.parameters()).device.type == "cuda"
-    loader = dict(workers=config.workers, seed=config.seed, pin_memory=pin)
-    return Data(
-        spec,
-        build_loader(training, config.batch_size, shuffle=True, quad=config.quad, **loader),
-        build_loader(validation, config.batch_size * 2, **loader),
-    )
+def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: TrainConfig) -> None:
+    """Replace the model's anchors if too few boxes match one (v6.1's AutoAnchor), always if the yaml has only their number.
 
-
-def fit_anchors(model: Model, data: Data, hyp: Hyperparameters, config: TrainConfig) -> None:
-    """Replace the model's anchors where the data's boxes would not find one (v6.1's AutoAnchor), and
-    always where the yaml gives only their number.
+    Args:
+        model: The network whose head is changed.
+        data: Its training boxes.
+        hyp: `anchor_t` is the largest ratio of a box's side to its anchor's.
+        config: Image size and seed.
     """
     boxes, generator = data.train.dataset.box_sizes, np.random.default_rng([config.seed, 1])
     head, geometry = model.head, model.geometry
@@ -173,15 +167,30 @@ def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> to
     )
 
 
-def build_parts(
+def build_components(
     config: TrainConfig,
     hyp: Hyperparameters,
     model: Model,
     optimizer: torch.optim.Optimizer,
-    data: Data,
+    data: TrainData,
     resumed: Checkpoint | None,
 ) -> TrainingComponents:
-    """Return schedule, loss, average and scaler around a model, its optimizer and its loaders."""
+    """Return schedule, loss, EMA and gradient scaler around a model, its optimizer and its loaders.
+
+    Args:
+        config: The flags.
+        hyp: The hyperparameters.
+        model: The network to train, on its device.
+        optimizer: Its optimizer.
+        data: Its loaders.
+        resumed: The checkpoint whose training goes on, or None.
+
+    Returns:
+        Everything that the trainer needs.
+
+    Raises:
+        CheckpointError: If the state in `resumed` does not fit.
+    """
     device = next(model.parameters()).device
     amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
@@ -196,12 +205,12 @@ def build_parts(
             load_optimizer(optimizer, resumed.training["optimizer"])
             scaler.load_state_dict(resumed.training["scaler"])
             loss.load_state_dict(resumed.training.get("loss", {}))  # absent from files of before the loss had a state
-    stride = int(model.stride.max())
+    stride = largest_stride(model)
     return TrainingComponents(
         model=model,
         loss=loss,
         optimizer=optimizer,
-        knobs=schedule.knobs,
+        step_settings=schedule.step_settings,
         ema=ema,
         loader=data.train,
         device=device,

@@ -1,11 +1,14 @@
-"""The one validation loop: val.py and the end of every training epoch run it.
+"""The one evaluation: of a network on a loader (`evaluate`), and of checkpoints on a split (`evaluate_weights`).
+
+val.py, the end of every training epoch, the end of a training and the runs of a study call it.
 
 Its figures do not depend on how images were batched or by how many workers: boxes are compared in
 native pixels, and images enter the metrics in the order of the data set.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,26 +16,38 @@ import torch
 from torch import Tensor, nn
 
 from utils.boxes import xywhn_to_xyxy
+from utils.checkpoint import load_models
+from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
+from utils.datasets.letterbox import round_to_stride
+from utils.datasets.loader import Loader
+from utils.datasets.splits import open_split
 from utils.device import Timer, autocast, network_input
-from utils.log import LOGGER, progress, shares_terminal
+from utils.errors import ConfigError
+from utils.log import LOGGER, progress, shares_terminal, warn_once
 from utils.metrics.average_precision import Curves, DetectionAccumulator, ImageResult, table_header, table_rows
 from utils.metrics.coco import CocoMetrics, coco_metrics, explain_difference
 from utils.metrics.confusion import ConfusionMatrix
 from utils.nms import non_max_suppression
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
-# Strides of grey added round a validation picture's own smallest shape. v6.1 adds half a stride to a shape that it takes from
-# the whole batch; a picture's own shape without border is what detect.py gives the network, whatever the batch.
+# Strides of gray added around the smallest rectangle of a validation image. v6.1 adds half a stride to a shape that it
+# takes from the whole batch; an image's own shape without border is what detect.py gives the network, whatever the batch.
 RECT_PAD = 0.0
+BoxObjClsLoss = Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
 
 
 @dataclass(frozen=True)
 class EvaluatedBatch:
-    """What an observer gets to see: the batch as the loader gave it, its detections in pixels of the
-    network input (on the host), and one ImageResult in native pixels an image.
+    """What an observer of an evaluation gets.
+
+    Attributes:
+        index: Place of the batch in the pass.
+        batch: The batch as the loader gave it.
+        detections: Per image, in pixels of the network input, on the host.
+        results: Per image, in native pixels.
     """
 
-    number: int
+    index: int
     batch: Batch
     detections: tuple[Detections, ...]
     results: tuple[ImageResult, ...]
@@ -42,16 +57,27 @@ Observer = Callable[[EvaluatedBatch], None]
 
 
 class BatchSource(Protocol):
-    """What a loader has to offer here."""
+    """What an evaluation reads: a `Loader`, or anything that yields batches like one."""
 
-    def epoch(self, epoch: int): ...
+    def epoch(self, epoch: int) -> Iterator[Batch]: ...
 
     def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a validation came to. losses: None where no loss was given; coco: None where not asked for."""
+    """The results of an evaluation.
+
+    Attributes:
+        metrics: P, R, F1 and AP by YOLOv5's rules.
+        losses: Mean losses per image, None if no loss was given.
+        speeds: Milliseconds per image.
+        coco: COCO's figures, None if not asked for.
+        confusion: The confusion matrix, background included.
+        curves: P, R and F1 against confidence.
+        results: Labels and detections per image, in the order of the dataset.
+        input_shape: (B, 3, H, W) of a full batch at the image size asked for, None if the loader has none.
+    """
 
     metrics: DetectionMetrics
     losses: LossParts | None
@@ -60,72 +86,206 @@ class Evaluation:
     confusion: ConfusionMatrix
     curves: Curves
     results: tuple[ImageResult, ...] = field(repr=False)
+    input_shape: tuple[int, int, int, int] | None = None
 
     def row(self) -> tuple[float, ...]:
-        """v6.1's order: P, R, mAP50, mAP50-95, box, obj and cls loss (0 without a loss)."""
+        """Return v6.1's order: P, R, mAP50, mAP50-95, box, obj and cls loss (0 without a loss)."""
         return (*self.metrics.row(), *(self.losses.row() if self.losses else (0.0, 0.0, 0.0)))
+
+
+@dataclass(frozen=True)
+class EvalSplit:
+    """Which split an evaluation reads, and how.
+
+    Attributes:
+        name: "val", or another split of the data yaml.
+        options: How images are read; shape, stride and border are the evaluation's own.
+        batch_size: Images per batch.
+        workers: Processes that load images.
+        report_dir: Folder that gets labels_<split>.csv if labels have problems.
+    """
+
+    name: str
+    options: SplitOptions
+    batch_size: int = 32
+    workers: int = 0
+    report_dir: Path | None = None
+
+    def open(self, spec: DatasetSpec, model: nn.Module) -> Loader:
+        """Return a loader of the split, images as their smallest rectangles.
+
+        Args:
+            spec: The dataset.
+            model: The network that will read it; it has the stride, and batches go to its device.
+
+        Returns:
+            A loader that keeps the order of the dataset within each shape.
+        """
+        options = as_evaluated(self.options, largest_stride(model))
+        pinned = next(model.parameters()).device.type == "cuda"
+        dataset = open_split(spec, self.name, options, report_dir=self.report_dir)
+        return Loader(dataset, LoaderOptions(self.batch_size, self.workers, pin_memory=pinned))
+
+
+def as_evaluated(options: SplitOptions, stride: int) -> SplitOptions:
+    """Return how every evaluation shapes images: each in its own smallest rectangle.
+
+    Args:
+        options: How the split is read.
+        stride: Largest stride of the models in pixels.
+
+    Returns:
+        The options with the image size raised to a multiple of the stride.
+    """
+    (imgsz,) = round_to_stride((options.imgsz,), stride)
+    return replace(options, imgsz=imgsz, stride=stride, rect=True, pad=RECT_PAD, augment=False)
+
+
+def largest_stride(model: nn.Module) -> int:
+    """Return the pixels per cell of the coarsest output map of a detector or an ensemble."""
+    return int(max(torch.as_tensor(model.stride).flatten().tolist()))
+
+
+def load_for(
+    spec: DatasetSpec,
+    weights: Sequence[Path | str],
+    device: torch.device,
+    options: EvalOptions | None = None,
+    download: bool = False,
+) -> nn.Module:
+    """Return the network of one checkpoint, or an ensemble of several, ready to be evaluated on a dataset.
+
+    Args:
+        spec: The dataset.
+        weights: Checkpoints, or names of published ones.
+        device: Where the network is put.
+        options: `half` and `single_cls` are read; `EvalOptions()` if None.
+        download: Fetch published weights that are not on disk.
+
+    Returns:
+        The fused network in the precision that it will run in.
+
+    Raises:
+        ConfigError: If its classes are not the dataset's.
+        CheckpointError: If a file cannot be read.
+    """
+    options = options or EvalOptions()
+    model = load_models(weights, device, download=download)
+    classes = len(model.names)
+    if classes != spec.nc and not options.single_cls:
+        raise ConfigError(
+            f"{weights[0]} knows {classes} classes and {spec.file or 'the dataset'} has {spec.nc}: "
+            "give the --data it was trained on, or --single-cls to count all classes as one"
+        )
+    return model.half() if options.half else model
+
+
+def usable_half(half: bool, device: torch.device) -> bool:
+    """Return whether half precision can be used as asked, with one warning if not."""
+    if half and device.type != "cuda":
+        warn_once("--half needs a CUDA device; computing in single precision")
+    return half and device.type == "cuda"
+
+
+def evaluate_weights(
+    weights: Sequence[Path | str],
+    spec: DatasetSpec,
+    options: EvalOptions,
+    split: EvalSplit | Loader,
+    device: torch.device,
+    *,
+    loss: BoxObjClsLoss | None = None,
+    observers: Sequence[Observer] = (),
+) -> Evaluation:
+    """Evaluate checkpoints on a split: what val.py, the end of a training and each run of a study do.
+
+    Args:
+        weights: One checkpoint, or several that make an ensemble.
+        spec: The dataset.
+        options: How the network is evaluated. With `single_cls` the dataset counts as one class.
+        split: The split to open, or a loader that is open already and stays so.
+        device: Where the network runs.
+        loss: Also compute this loss.
+        observers: Called with every batch, in order.
+
+    Returns:
+        All figures of the evaluation.
+
+    Raises:
+        ConfigError: If the classes of the weights are not the dataset's.
+        DataError: If the split cannot be read.
+    """
+    model = load_for(spec, weights, device, options, isinstance(split, EvalSplit) and split.options.download)
+    names = spec.as_single_class().names if options.single_cls else spec.names
+    loader = split.open(spec, model) if isinstance(split, EvalSplit) else split
+    try:
+        return evaluate(model, loader, names, options, loss=loss, observers=observers)
+    finally:
+        if loader is not split:
+            loader.close()
 
 
 @torch.no_grad()  # not inference_mode: what a network caches must stay usable for training
 def evaluate(
     model: nn.Module,
     loader: BatchSource,
-    *,
     names: Sequence[str],
-    device: torch.device,
-    conf_thres: float = 0.001,
-    iou_thres: float = 0.6,
-    max_det: int = 300,
-    augment: bool = False,
-    half: bool = False,
-    loss: Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]] | None = None,
-    single_cls: bool = False,
-    hybrid: bool = False,
-    coco: bool = False,
-    verbose: bool = False,
+    options: EvalOptions | None = None,
+    *,
+    loss: BoxObjClsLoss | None = None,
     observers: Sequence[Observer] = (),
 ) -> Evaluation:
-    """Run `model` over one pass of `loader`, print v6.1's table and return all figures.
+    """Run a network over one pass of a loader, log v6.1's table and return all figures.
 
-    The model is on `device`; it is put into evaluation mode and back. names: one a class of the data set.
-    half: mixed precision (CUDA only); loss: also compute it (not with `augment`), each batch
-    weighted by its images; single_cls: detections of every class count as class 0; hybrid: labels join
-    the candidates as certain detections, for autolabelling; coco: pycocotools' figures too;
-    verbose: a table row for each class. observers are called with every batch, in order.
+    Args:
+        model: On its device; it is put into evaluation mode and back.
+        loader: Batches of the split; the pass is its epoch 0.
+        names: Class names of the dataset.
+        options: Thresholds and what is computed; `EvalOptions()` if None.
+        loss: Also compute this loss of (raw maps, targets), each batch weighted by its images; not with `augment`.
+        observers: Called with every batch, in order.
+
+    Returns:
+        All figures. They do not depend on the batch size or the number of workers.
     """
+    options = options or EvalOptions()
+    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    mixed = options.half and dtype != torch.float16  # a network in half precision needs no autocast
     timers = [Timer(device) for _ in range(3)]
-    losses = _LossMean(loss if not augment else None, device)
+    losses = _LossMean(loss if not options.augment else None, device)
     results: list[ImageResult] = []
     was_training = model.training
     model.eval()
     try:
         titles = table_header() if shares_terminal() else "validating"
-        for number, batch in enumerate(progress(loader.epoch(0), len(loader), titles)):
+        for index, batch in enumerate(progress(loader.epoch(0), len(loader), titles)):
             with timers[0]:
-                images = network_input(batch.images, device, half=next(model.parameters()).dtype == torch.float16)
+                images = network_input(batch.images, device, half=dtype == torch.float16)
             with timers[1]:
-                with autocast(device, half):
-                    decoded, raw_maps = model(images, augment=augment)
+                with autocast(device, mixed):
+                    decoded, raw_maps = model(images, augment=options.augment)
                 losses.add(raw_maps, batch)
             with timers[2]:
-                detections = _suppressed(decoded, batch, conf_thres, iou_thres, max_det, single_cls, hybrid)
-            seen = _image_results(batch, detections)
-            results += seen
+                detections = _suppressed(decoded, batch, options)
+            of_batch = _image_results(batch, detections)
+            results += of_batch
             for observer in observers:
-                observer(EvaluatedBatch(number, batch, detections, seen))
+                observer(EvaluatedBatch(index, batch, detections, of_batch))
     finally:
         model.train(was_training)
     results.sort(key=lambda result: result.index)
     speeds = Speeds(*(1000 * timer.seconds / max(len(results), 1) for timer in timers))
-    evaluation = _evaluation(results, len(names), losses.parts(), speeds, coco)
-    _report(evaluation, names, verbose)
+    evaluation = _evaluation(results, len(names), losses.parts(), speeds, options.coco)
+    if isinstance(loader, Loader):
+        evaluation = replace(evaluation, input_shape=loader.input_shape)
+    _log_table(evaluation, names, options.verbose)
     return evaluation
 
 
 class _LossMean:
     """Adds up the loss on the device, so that no batch waits for it; off without a loss."""
 
-    def __init__(self, loss, device: torch.device):
+    def __init__(self, loss: BoxObjClsLoss | None, device: torch.device):
         self.loss, self.device = loss, device
         self.sum, self.images = torch.zeros(3, device=device), 0
 
@@ -141,26 +301,29 @@ class _LossMean:
         return LossParts(*(self.sum / self.images).tolist()) if self.images else None
 
 
-def _suppressed(
-    decoded: Tensor, batch: Batch, conf_thres: float, iou_thres: float, max_det: int, single_cls: bool, hybrid: bool
-) -> tuple[Detections, ...]:
+def _suppressed(decoded: Tensor, batch: Batch, options: EvalOptions) -> tuple[Detections, ...]:
     """One batch's detections in pixels of the network input, on the host."""
-    labels = _certain_labels(batch, decoded.device) if hybrid else ()
     found = non_max_suppression(
-        decoded, conf_thres, iou_thres, agnostic=single_cls, multi_label=True, max_det=max_det, labels=labels
+        decoded,
+        options.conf_thres,
+        options.iou_thres,
+        agnostic=options.single_cls,
+        multi_label=True,
+        max_det=options.max_det,
+        labels=_certain_labels(batch, decoded.device) if options.hybrid else (),
     )
-    if single_cls:
+    if options.single_cls:
         found = [Detections(one.xyxy, one.conf, torch.zeros_like(one.cls)) for one in found]
     return tuple(one.cpu() for one in found)
 
 
 def _certain_labels(batch: Batch, device: torch.device) -> list[Tensor]:
-    """(n, 5) class and xywh in pixels of the network input, one tensor an image."""
+    """(n, 5) class and xywh in pixels of the network input, one tensor per image."""
     height, width = batch.images.shape[2:]
     rows = batch.targets.clone()
     rows[:, 2:] *= rows.new_tensor((width, height, width, height))
     rows = rows.to(device)
-    return [rows[rows[:, 0] == number, 1:] for number in range(len(batch))]
+    return [rows[rows[:, 0] == place, 1:] for place in range(len(batch))]
 
 
 def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[ImageResult, ...]:
@@ -168,20 +331,20 @@ def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[Imag
     height, width = batch.images.shape[2:]
     targets = batch.targets.cpu().numpy()
     xyxy = xywhn_to_xyxy(targets[:, 2:6], width, height)
-    seen = []
-    for number, (box, found) in enumerate(zip(batch.letterboxes, detections)):
-        mine = targets[:, 0] == number
-        seen.append(
+    results = []
+    for place, (letterbox, found) in enumerate(zip(batch.letterboxes, detections, strict=True)):
+        own = targets[:, 0] == place
+        results.append(
             ImageResult(
-                batch.indices[number],
-                batch.paths[number],
-                box.native,
-                found.to_native(box),
-                targets[mine, 1].astype(np.int64),
-                box.to_native(xyxy[mine]),
+                batch.indices[place],
+                batch.paths[place],
+                letterbox.native,
+                found.to_native(letterbox),
+                targets[own, 1].astype(np.int64),
+                letterbox.to_native(xyxy[own]),
             )
         )
-    return tuple(seen)
+    return tuple(results)
 
 
 def _evaluation(
@@ -202,7 +365,7 @@ def _evaluation(
     )
 
 
-def _report(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> None:
+def _log_table(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> None:
     metrics, coco = evaluation.metrics, evaluation.coco
     if not shares_terminal():  # else the progress bar has shown the titles
         LOGGER.info(table_header())
@@ -210,7 +373,7 @@ def _report(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> None
         LOGGER.info(line)
     if not metrics.labels.any():
         LOGGER.warning(
-            f"WARNING: none of the {metrics.images} images has a label: P, R and mAP cannot be told and stand at 0"
+            f"WARNING: none of the {metrics.images} images has a label: P, R and mAP cannot be computed and are reported as 0"
         )
     if coco is None:
         return

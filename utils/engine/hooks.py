@@ -62,12 +62,12 @@ class Console(Hook):
 
     def before_epoch(self, trainer: Trainer, epoch: int) -> None:
         LOGGER.info("\n" + "".join(f"{name:>10}" for name in self.HEADER))
-        self.bar = progress_bar(None, total=len(trainer.parts.loader))
+        self.bar = progress_bar(None, total=len(trainer.components.loader))
 
     def after_batch(self, trainer: Trainer, batch: Batch, progress: EpochProgress) -> None:
         cells = (
             f"{progress.epoch}/{trainer.epochs - 1}",
-            _gpu_memory(trainer.parts.device),
+            _gpu_memory(trainer.components.device),
             *(f"{value:.4g}" for value in progress.mean),
             len(batch.targets),
             max(progress.shape),
@@ -107,7 +107,7 @@ class ResultsFile(Hook):
             with self.path.open(newline="") as stream:
                 rows = list(csv.reader(stream))
             kept = [row for row in rows[1:] if row and int(float(row[0])) < trainer.state.epoch]
-        columns = (*RESULT_COLUMNS, *(f"gate/{name}" for name in gate_strengths(trainer.parts.model)))
+        columns = (*RESULT_COLUMNS, *(f"gate/{name}" for name in gate_strengths(trainer.components.model)))
         lines = ["".join(f"{name:>20}," for name in columns).rstrip(",")] + [",".join(row) for row in kept]
         write_text_atomically(self.path, "\n".join(lines) + "\n")
 
@@ -176,7 +176,7 @@ class Checkpoints(Hook):
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
         if self.nosave and not report.is_last:
             return
-        if not (all_finite(trainer.parts.model) and all_finite(trainer.parts.ema.module)):
+        if not (all_finite(trainer.components.model) and all_finite(trainer.components.ema.module)):
             raise NonFiniteError(
                 f"epoch {report.epoch}: the weights are no longer finite and were not saved; "
                 f"{self.directory / 'last.pt'} holds the epoch before; lower lr0"

@@ -1,6 +1,6 @@
 """What moves the weights: parameter groups, optimizers, the schedule, and when to stop.
 
-The schedule is a pure function of the step: a resumed training reads its knobs as if it had never stopped.
+The schedule is a pure function of the step: a resumed training has the same settings as if it had never stopped.
 """
 
 import math
@@ -181,10 +181,8 @@ class Schedule:
         left = (1 + math.cos(done * math.pi)) / 2 if self.cos_lr else 1 - done
         return self.hyp.lr0 * (self.hyp.lrf + left * (1 - self.hyp.lrf))
 
-    def knobs(self, step: int) -> StepSettings:
-        """Return the knobs of batch number `step`, counted over the whole training from 0; learning rates
-        in the order of `ParameterGroups`.
-        """
+    def step_settings(self, step: int) -> StepSettings:
+        """Return the settings of one step, counted over the whole training from 0; rates in the order of `ParameterGroups`."""
         hyp, lr = self.hyp, self.epoch_lr(step // self.batches_per_epoch)
         if step >= self.warmup:
             return StepSettings((lr, lr, lr), hyp.momentum, self.accumulate)
@@ -201,15 +199,15 @@ class Schedule:
         )
 
 
-def apply_step_settings(optimizer: torch.optim.Optimizer, knobs: StepSettings) -> None:
+def apply_step_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
     """Set the learning rate of each parameter group and the momentum (Adam's beta1). Gates follow the weights."""
-    rates = (*knobs.lr, knobs.lr[0])[: len(optimizer.param_groups)]
+    rates = (*settings.lr, settings.lr[0])[: len(optimizer.param_groups)]
     for group, lr in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = lr * group.get("lr_scale", 1.0)
         if "betas" in group:
-            group["betas"] = (knobs.momentum, group["betas"][1])
+            group["betas"] = (settings.momentum, group["betas"][1])
         else:
-            group["momentum"] = knobs.momentum
+            group["momentum"] = settings.momentum
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from torch import nn
 
 from utils.datasets.sources import Frame
 from utils.engine.prediction_writers import Artist
-from utils.engine.predictor import Prediction
+from utils.engine.predictor import Prediction, PredictionHook
 from utils.log import LOGGER, warn_once
 from utils.plots.features import save_features
 
 
-class ConsoleReporter:
+class ConsoleReporter(PredictionHook):
     """Logs a line a frame, and at the end the mean times, as v6.1 does."""
 
     def __init__(self) -> None:
         self._times: list[tuple[float, float, float]] = []
         self._shape: tuple[int, int] = (0, 0)
 
-    def __call__(self, prediction: Prediction) -> None:
+    def after_frame(self, prediction: Prediction) -> None:
         height, width = self._shape = prediction.shape
         self._times.append(prediction.times.row())
         LOGGER.info(
@@ -48,8 +48,8 @@ def _place(frame: Frame) -> str:
     return f"stream {frame.index + 1}/{frame.total} ({frame.number}) {frame.path}"
 
 
-class Window:
-    """Shows annotated frames; `closed` turns true when the user presses q. Without a display it says so once and does nothing."""
+class Window(PredictionHook):
+    """Shows annotated frames until the user presses q. Without a display it warns once and does nothing."""
 
     def __init__(self, artist: Artist):
         self._artist = artist
@@ -58,7 +58,7 @@ class Window:
         if not self._works:
             warn_once("--view-img: there is no display here; continuing without a window")
 
-    def __call__(self, prediction: Prediction) -> None:
+    def after_frame(self, prediction: Prediction) -> None:
         if not self._works:
             return
         try:
@@ -67,6 +67,9 @@ class Window:
         except cv2.error:
             self._works = False
             warn_once("--view-img: this OpenCV has no windows (opencv-python-headless?); continuing without")
+
+    def should_stop(self) -> bool:
+        return self.closed
 
     def close(self) -> None:
         if self._works:
@@ -80,7 +83,7 @@ def has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-class FeatureMaps:
+class FeatureMaps(PredictionHook):
     """For each frame a folder with the feature maps of every layer but the head, taken by forward hooks.
 
     save_dir/<stem>/ for pictures, save_dir/<stem>/frame_<number>/ for videos. Use `before_frame` with `predict`.
@@ -112,9 +115,6 @@ class FeatureMaps:
                 save_features(output, type(layer).__name__, index, folder)
 
         return write
-
-    def __call__(self, prediction: Prediction) -> None:
-        pass
 
     def close(self) -> None:
         for hook in self._hooks:

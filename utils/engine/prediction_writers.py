@@ -9,13 +9,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import cv2
 import numpy as np
 
 from utils.boxes import clip
-from utils.engine.predictor import Prediction
+from utils.engine.predictor import Prediction, PredictionHook
 from utils.errors import UserError
 from utils.images import write_image
 from utils.plots.annotate import Annotator
@@ -24,14 +23,6 @@ from utils.plots.colors import color
 STREAM_FPS = 30.0
 _LONGEST_HOLD_S = 5.0  # a stream's saved video does not stand still longer than this
 _FIELDS = ("file", "frame", "time", "class_id", "name", "confidence", "x1", "y1", "x2", "y2")
-
-
-class Observer(Protocol):
-    """Takes predictions one by one; `close` is called once, also after an error."""
-
-    def __call__(self, prediction: Prediction) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def output_stem(prediction: Prediction) -> str:
@@ -64,7 +55,7 @@ class Artist:
         return annotator.image
 
 
-class PictureWriter:
+class ImageWriter(PredictionHook):
     """Annotated pictures as save_dir/<name>, videos and streams as .mp4 there.
 
     A video keeps its rate and every frame; a stream's plays in real time: each picture stays until the next came.
@@ -75,7 +66,7 @@ class PictureWriter:
         self._artist = artist
         self._videos: dict[str, _Mp4] = {}
 
-    def __call__(self, prediction: Prediction) -> None:
+    def after_frame(self, prediction: Prediction) -> None:
         frame = prediction.frame
         target = self._save_dir / frame.name
         if frame.kind == "image":
@@ -136,7 +127,7 @@ def _keep_input(target: Path, source: str) -> None:
         raise UserError(f"{target}: the result would replace the input; choose another --project or --name")
 
 
-class LabelWriter:
+class LabelWriter(PredictionHook):
     """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalised.
 
     Rows stand by rising confidence, as v6.1 writes them. A frame without detections has no file; one left there
@@ -149,7 +140,7 @@ class LabelWriter:
         self._save_conf = save_conf
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, prediction: Prediction) -> None:
+    def after_frame(self, prediction: Prediction) -> None:
         file = self.folder / f"{output_stem(prediction)}.txt"
         if not len(prediction):
             file.unlink(missing_ok=True)
@@ -164,11 +155,8 @@ class LabelWriter:
         file.write_text("".join(f"{line}\n" for line in reversed(lines)), encoding="utf-8")
         self.written += 1
 
-    def close(self) -> None:
-        pass
 
-
-class CropWriter:
+class CropWriter(PredictionHook):
     """crops/<class>/<stem>.jpg, <stem>2.jpg, ...: each box grown by 2 % and 10 pixels, cut from the frame without drawing."""
 
     def __init__(self, save_dir: Path, gain: float = 1.02, pad: float = 10):
@@ -177,7 +165,7 @@ class CropWriter:
         self._used: set[Path] = set()
         self._copies: dict[Path, int] = {}
 
-    def __call__(self, prediction: Prediction) -> None:
+    def after_frame(self, prediction: Prediction) -> None:
         image = prediction.frame.image
         stem = PurePosixPath(prediction.frame.name).with_suffix("")
         for box, number in zip(self._grown(prediction), prediction.detections.cls.tolist()):
@@ -207,16 +195,13 @@ class CropWriter:
         self._used.add(file)
         return file
 
-    def close(self) -> None:
-        pass
-
 
 def safe_name(name: str) -> str:
     """Return a class name as a folder name on every system: no separators, no reserved characters, not empty."""
     return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .") or "_"
 
 
-class CsvWriter:
+class CsvWriter(PredictionHook):
     """predictions.csv: a row a detection."""
 
     def __init__(self, save_dir: Path):
@@ -224,21 +209,21 @@ class CsvWriter:
         self._table = csv.DictWriter(self._stream, _FIELDS)
         self._table.writeheader()
 
-    def __call__(self, prediction: Prediction) -> None:
+    def after_frame(self, prediction: Prediction) -> None:
         self._table.writerows(prediction.records())
 
     def close(self) -> None:
         self._stream.close()
 
 
-class JsonWriter:
+class JsonWriter(PredictionHook):
     """predictions.json: a list of the same records, written as they come."""
 
     def __init__(self, save_dir: Path):
         self._stream = (save_dir / "predictions.json").open("w", encoding="utf-8")
         self._lines = self._separated()
 
-    def __call__(self, prediction: Prediction) -> None:
+    def after_frame(self, prediction: Prediction) -> None:
         for record in prediction.records():
             self._stream.write(f"{next(self._lines)}{json.dumps(record, ensure_ascii=False)}")
 

@@ -1,7 +1,7 @@
-"""The training loop, over parts that are already built: it knows nothing of files or flags.
+"""The training loop, over components that are already built: it knows nothing of files or flags.
 
-A hook sees what happens (pictures, tables, checkpoints are hooks); a feature that is off is a
-hook that is absent. A loss that is not finite stops the run before the optimizer's step.
+Hooks see what happens (the console, tables, images and checkpoints are hooks); a feature that is off is a hook that is
+absent. A loss that is not finite stops the run before the optimizer's step.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.identity_start import gate_strengths
 from utils.device import autocast, network_input, resized
+from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
 from utils.engine.nonfinite import describe_gradients, describe_outputs
 from utils.engine.optim import apply_step_settings
@@ -32,19 +33,36 @@ class EpochLoader(Protocol):
     def __len__(self) -> int: ...
 
 
+class TrainingLoss(Protocol):
+    """A loss with a state of its own, such as the running mean of Wise-IoU."""
+
+    def __call__(self, raw_maps: list[Tensor], targets: Tensor) -> tuple[Tensor, LossParts]: ...
+
+    def state_dict(self) -> dict: ...
+
+
 @dataclass
 class TrainingComponents:
     """Everything a training needs, built.
 
-    loss(raw maps, targets (M, 6)) returns the scalar to minimise and its LossParts;
-    knobs(step) returns the schedule's StepSettings; image_size(epoch, batch number) returns the side in
-    pixels to which a batch is resized, or None to leave it; stride is the model's largest.
+    Attributes:
+        model: The network, on `device`.
+        loss: Takes the raw maps and targets (M, 6); returns the scalar to minimize and its parts.
+        optimizer: Over every trainable parameter.
+        step_settings: Schedule: step -> learning rates, momentum, accumulation.
+        ema: Exponential moving average of the weights; it is what is validated and saved.
+        loader: Batches per epoch.
+        device: Where the network runs.
+        scaler: Gradient scaler.
+        amp: Whether the forward pass runs in mixed precision.
+        image_size: (epoch, batch index) -> side in pixels that a batch is resized to, or None to leave it.
+        stride: Largest stride of the model in pixels.
     """
 
     model: nn.Module
-    loss: Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
+    loss: TrainingLoss
     optimizer: torch.optim.Optimizer
-    knobs: Callable[[int], StepSettings]
+    step_settings: Callable[[int], StepSettings]
     ema: ModelEMA
     loader: EpochLoader
     device: torch.device
@@ -56,14 +74,22 @@ class TrainingComponents:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch came to: losses are means over its batches; evaluation is None where
-    validation was skipped; is_best says whether the fitness rose above every epoch before, or none was above 0 yet;
-    gates: mean |gate| of each attention block that started as the identity, by its name.
+    """The results of an epoch.
+
+    Attributes:
+        epoch: Index of the epoch, from 0.
+        losses: Means over its batches.
+        evaluation: Results of its validation, None if that was skipped.
+        lr: Learning rates of the first three parameter groups.
+        seconds: Duration, validation included.
+        is_best: Whether the fitness rose above every epoch before, or none was above 0 yet.
+        is_last: Whether training ends with it.
+        gates: Mean |gate| per attention block that started as the identity, by the block's name.
     """
 
     epoch: int
     losses: LossParts
-    evaluation: object | None
+    evaluation: Evaluation | None
     lr: tuple[float, ...]
     seconds: float
     is_best: bool
@@ -72,27 +98,51 @@ class EpochReport:
 
 
 class Hook:
-    """Something that watches a training. Every method does nothing unless overridden."""
+    """Watches a training. Every method does nothing unless overridden; the trainer calls them by these names."""
 
     def start(self, trainer: "Trainer") -> None:
-        """Before the first epoch."""
+        """Run before the first epoch."""
 
     def before_epoch(self, trainer: "Trainer", epoch: int) -> None:
-        """Before an epoch's first batch."""
+        """Run before an epoch's first batch.
+
+        Args:
+            trainer: The training.
+            epoch: Index of the epoch.
+        """
 
     def after_batch(self, trainer: "Trainer", batch: Batch, progress: "EpochProgress") -> None:
-        """After a batch's backward pass and, where one was due, the optimizer's step."""
+        """Run after a batch's backward pass and, if one was due, the optimizer's step.
+
+        Args:
+            trainer: The training.
+            batch: The batch as the loader gave it.
+            progress: State of the epoch, this batch included.
+        """
 
     def after_epoch(self, trainer: "Trainer", report: EpochReport) -> None:
-        """After an epoch and its validation."""
+        """Run after an epoch and its validation.
+
+        Args:
+            trainer: The training.
+            report: The results of the epoch.
+        """
 
     def close(self, trainer: "Trainer") -> None:
-        """When training ends, also where an error or Ctrl-C ended it."""
+        """Run when training ends, also after an error or Ctrl-C."""
 
 
 @dataclass
 class EpochProgress:
-    """Where the current epoch stands: mean losses so far, batches done, the batch's input shape."""
+    """State of the current epoch.
+
+    Attributes:
+        epoch: Index of the epoch.
+        batches: Batches in it.
+        done: Batches trained so far.
+        mean: Mean box, obj and cls loss so far.
+        shape: (height, width) of the last network input.
+    """
 
     epoch: int
     batches: int
@@ -100,16 +150,17 @@ class EpochProgress:
     mean: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     shape: tuple[int, int] = (0, 0)
 
-    def add(self, parts: Sequence[float]) -> None:
+    def add(self, losses: Sequence[float]) -> None:
+        """Count one batch with its box, obj and cls loss."""
         self.done += 1
-        self.mean = [mean + (value - mean) / self.done for mean, value in zip(self.mean, parts)]
+        self.mean = [mean + (value - mean) / self.done for mean, value in zip(self.mean, losses, strict=True)]
 
 
 class LossReader:
     """Brings a batch's losses to the host without emptying the device's queue.
 
-    On CUDA the copy is queued right behind the loss and awaited only after the backward pass has
-    been queued too, so that the device is at work while the host looks at the figures.
+    On CUDA the copy is queued right behind the loss and awaited only after the backward pass has been queued too, so
+    that the device is at work while the host looks at the figures.
     """
 
     def __init__(self, device: torch.device):
@@ -118,142 +169,166 @@ class LossReader:
         self.event = torch.cuda.Event() if self.on_cuda else None
 
     def queue(self, total: Tensor, parts: LossParts) -> None:
-        values = torch.stack([value.detach().float().reshape(()) for value in (total, parts.box, parts.obj, parts.cls)])
+        """Queue the copy of a batch's losses.
+
+        Args:
+            total: The scalar to minimize.
+            parts: Its box, obj and cls loss.
+        """
+        terms = (total, *(torch.as_tensor(part) for part in (parts.box, parts.obj, parts.cls)))
+        values = torch.stack([term.detach().float().reshape(()) for term in terms])
         self.host.copy_(values, non_blocking=True)
         if self.event is not None:
             self.event.record()
 
     def read(self) -> list[float]:
-        """[total, box, obj, cls] of the batch last queued."""
+        """Return [total, box, obj, cls] of the batch last queued."""
         if self.event is not None:
             self.event.synchronize()
         return self.host.tolist()
 
 
 class Trainer:
-    """Trains `parts` from `state.epoch` to `epochs`.
+    """Trains `components` from `state.epoch` to `epochs`.
 
-    evaluate(module) returns an object with .metrics (DetectionMetrics); it is called after each
-    epoch for which should_evaluate(epoch) holds, and after the last. should_stop(state) ends the run early.
+    Args:
+        components: What is trained, and with what.
+        state: Where the training stands; it is moved on.
+        epochs: Epochs in all.
+        hooks: What watches it, called in order.
+        evaluate: Validates a network; called after each epoch that `should_evaluate` names, and after the last.
+        should_evaluate: epoch -> whether to validate after it.
+        should_stop: state after an epoch -> whether to end early.
     """
 
     def __init__(
         self,
-        parts: TrainingComponents,
+        components: TrainingComponents,
         state: TrainState,
         epochs: int,
         hooks: Sequence[Hook] = (),
-        evaluate: Callable[[nn.Module], object] | None = None,
+        evaluate: Callable[[nn.Module], Evaluation] | None = None,
         should_evaluate: Callable[[int], bool] = lambda epoch: True,
         should_stop: Callable[[TrainState], bool] = lambda state: False,
     ):
-        self.parts, self.state, self.epochs = parts, state, epochs
+        self.components, self.state, self.epochs = components, state, epochs
         self.hooks, self.evaluate = tuple(hooks), evaluate
         self.should_evaluate, self.should_stop = should_evaluate, should_stop
-        self.losses = LossReader(parts.device)
+        self.losses = LossReader(components.device)
 
     def fit(self) -> TrainState:
         """Run the remaining epochs and return the final state."""
         try:
-            self._tell("start")
+            for hook in self.hooks:
+                hook.start(self)
             while self.state.epoch < self.epochs:
                 report = self.run_epoch(self.state.epoch)
-                self._tell("after_epoch", report)
+                for hook in self.hooks:
+                    hook.after_epoch(self, report)
                 if report.is_last:
                     break
         finally:
-            self._tell("close")
+            for hook in self.hooks:
+                hook.close(self)
         return self.state
 
     def run_epoch(self, epoch: int) -> EpochReport:
         """Train and validate one epoch; move the state past it."""
         started = time.perf_counter()
-        self._tell("before_epoch", epoch)
+        for hook in self.hooks:
+            hook.before_epoch(self, epoch)
         losses = self.train_epoch(epoch)
         state = self.state
         state.epoch = epoch + 1
         evaluation, is_best = None, state.best_fitness == 0  # while nothing was found, the newest is the best
         if self.evaluate and (self.should_evaluate(epoch) or epoch + 1 == self.epochs):
-            evaluation = self.evaluate(self.parts.ema.module)
-            is_best = self._note(evaluation, epoch)
+            evaluation = self.evaluate(self.components.ema.module)
+            is_best = self._update_best(evaluation, epoch)
         is_last = state.epoch >= self.epochs or self.should_stop(state)
-        lr = tuple(group["lr"] for group in self.parts.optimizer.param_groups[:3])  # gates follow the first
-        return EpochReport(
-            epoch,
-            losses,
-            evaluation,
-            lr,
-            time.perf_counter() - started,
-            is_best,
-            is_last,
-            gate_strengths(self.parts.model),
-        )
+        lr = tuple(group["lr"] for group in self.components.optimizer.param_groups[:3])  # gates follow the first
+        seconds, gates = time.perf_counter() - started, gate_strengths(self.components.model)
+        return EpochReport(epoch, losses, evaluation, lr, seconds, is_best, is_last, gates)
 
     def train_epoch(self, epoch: int) -> LossParts:
-        """One pass over the loader; returns the mean losses."""
-        parts = self.parts
-        parts.model.train()
-        parts.optimizer.zero_grad(set_to_none=True)
-        progress = EpochProgress(epoch, len(parts.loader))
+        """Make one pass over the loader; return the mean losses."""
+        components = self.components
+        components.model.train()
+        components.optimizer.zero_grad(set_to_none=True)
+        progress = EpochProgress(epoch, len(components.loader))
         pending = 0
-        for number, batch in enumerate(parts.loader.epoch(epoch)):
-            knobs = parts.knobs(self.state.step)
-            apply_step_settings(parts.optimizer, knobs)
-            progress.shape = self.backward(batch, epoch, number, progress)
+        for index, batch in enumerate(components.loader.epoch(epoch)):
+            settings = components.step_settings(self.state.step)
+            apply_step_settings(components.optimizer, settings)
+            progress.shape = self.backward(batch, epoch, index, progress)
             pending += 1
-            # the epoch's last gradients are applied too: each picture counts once, and an epoch leaves nothing behind
-            if pending >= knobs.accumulate or number + 1 == progress.batches:
+            # the epoch's last gradients are applied too: each image counts once, and an epoch leaves nothing behind
+            if pending >= settings.accumulate or index + 1 == progress.batches:
                 self.optimizer_step()
                 pending = 0
             self.state.step += 1
-            self._tell("after_batch", batch, progress)
+            for hook in self.hooks:
+                hook.after_batch(self, batch, progress)
         return LossParts(*progress.mean)
 
-    def backward(self, batch: Batch, epoch: int, number: int, progress: EpochProgress) -> tuple[int, int]:
-        """Add one batch's gradients; returns the input's (height, width). Raises NonFiniteError."""
-        parts = self.parts
-        images = resized(network_input(batch.images, parts.device), parts.image_size(epoch, number), parts.stride)
-        targets = batch.targets.to(parts.device, non_blocking=True)
-        with autocast(parts.device, parts.amp):
-            total, loss_parts = parts.loss(parts.model(images), targets)
+    def backward(self, batch: Batch, epoch: int, index: int, progress: EpochProgress) -> tuple[int, int]:
+        """Add one batch's gradients.
+
+        Args:
+            batch: The batch.
+            epoch: Index of the epoch.
+            index: Index of the batch in it.
+            progress: State of the epoch, which counts the batch.
+
+        Returns:
+            (height, width) of the network input.
+
+        Raises:
+            NonFiniteError: If the loss is not finite.
+        """
+        components = self.components
+        images = network_input(batch.images, components.device)
+        images = resized(images, components.image_size(epoch, index), components.stride)
+        targets = batch.targets.to(components.device, non_blocking=True)
+        with autocast(components.device, components.amp):
+            total, loss_parts = components.loss(components.model(images), targets)
         self.losses.queue(total, loss_parts)
-        parts.scaler.scale(total).backward()
-        value, *items = self.losses.read()
-        if not all(map(math.isfinite, (value, *items))):
-            where = describe_outputs(parts.model, images)
+        components.scaler.scale(total).backward()
+        value, *losses = self.losses.read()
+        if not all(map(math.isfinite, (value, *losses))):
+            cause = describe_outputs(components.model, images)
+            box, obj, cls = losses
             raise NonFiniteError(
-                f"epoch {epoch}, batch {number}: the loss is {value} "
-                f"(box {items[0]:g}, obj {items[1]:g}, cls {items[2]:g}); {where}; pictures: {', '.join(batch.paths[:4])}; lower lr0 or check these labels"
+                f"epoch {epoch}, batch {index}: the loss is {value} (box {box:g}, obj {obj:g}, cls {cls:g}); {cause}; "
+                f"images: {', '.join(batch.paths[:4])}; lower lr0 or check these labels"
             )
-        progress.add(items)
-        return tuple(images.shape[2:])
+        progress.add(losses)
+        height, width = images.shape[2:]
+        return height, width
 
     def optimizer_step(self) -> None:
-        """Clip, step, and move the average. On CUDA the scaler leaves out a step with non-finite
-        gradients on the device itself; elsewhere such gradients end the run.
-        """
-        parts = self.parts
-        parts.scaler.unscale_(parts.optimizer)
-        weights = [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        if parts.device.type == "cpu" and not bool(torch.isfinite(norm)):
-            raise NonFiniteError(
-                f"step {self.state.step}: {describe_gradients(parts.model)}; lower lr0 or the loss gains"
-            )
-        torch.nn.utils.clip_grads_with_norm_(weights, GRADIENT_CLIP, norm)
-        parts.scaler.step(parts.optimizer)
-        parts.scaler.update()
-        parts.optimizer.zero_grad(set_to_none=True)
-        parts.ema.update(parts.model)
+        """Clip the gradients, step, and update the EMA.
 
-    def _note(self, evaluation: object, epoch: int) -> bool:
+        On CUDA the scaler leaves out a step with non-finite gradients on the device itself; elsewhere such gradients
+        end the run.
+        """
+        components = self.components
+        components.scaler.unscale_(components.optimizer)
+        weights = [parameter for group in components.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if components.device.type == "cpu" and not bool(torch.isfinite(norm)):
+            cause = describe_gradients(components.model)
+            raise NonFiniteError(f"step {self.state.step}: {cause}; lower lr0 or the loss gains")
+        torch.nn.utils.clip_grads_with_norm_(weights, GRADIENT_CLIP, norm)
+        components.scaler.step(components.optimizer)
+        components.scaler.update()
+        components.optimizer.zero_grad(set_to_none=True)
+        components.ema.update(components.model)
+
+    def _update_best(self, evaluation: Evaluation, epoch: int) -> bool:
+        """Note AP per class, and the fitness if it is the best; return whether it is."""
         metrics = evaluation.metrics
         is_best = metrics.fitness > self.state.best_fitness or self.state.best_fitness == 0
         self.state.class_map = [float(value) for value in metrics.class_map]
         if is_best:
             self.state.best_fitness, self.state.best_epoch = metrics.fitness, epoch
         return is_best
-
-    def _tell(self, event: str, *arguments) -> None:
-        for hook in self.hooks:
-            getattr(hook, event)(self, *arguments)

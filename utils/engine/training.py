@@ -10,25 +10,26 @@ import torch
 from torch import nn
 
 from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, write_checkpoint
-from utils.config import DatasetSpec, Hyperparameters, TrainConfig
+from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
+from utils.datasets.letterbox import round_to_stride
 from utils.device import select_device
 from utils.engine.autobatch import auto_batch_size
 from utils.engine.build import (
-    Data,
+    TrainData,
+    build_components,
     build_data,
     build_detector,
-    build_parts,
     fit_anchors,
     optimizer_for,
     prepare_process,
-    round_image_size,
 )
-from utils.engine.evaluator import Evaluation, evaluate
+from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights, largest_stride
 from utils.engine.hooks import Checkpoints, Console, ResultsFile, TensorBoard, TrainBatchImages
 from utils.engine.optim import EarlyStopping
 from utils.engine.resume import restoring
 from utils.engine.trainer import Hook, Trainer
-from utils.engine.validation import validate_checkpoint
+from utils.engine.validation import FEW_CLASSES, ReportOptions, has_pycocotools, report_evaluation
+from utils.engine.validation_files import ValBatchImages
 from utils.errors import CheckpointError
 from utils.files import ROOT, new_run_dir, write_text_atomically
 from utils.log import LOGGER
@@ -51,7 +52,7 @@ class TrainResult:
 
 def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequence[Hook] = ()) -> TrainResult:
     """Train as `config` says and return the result; `hyp` replaces the file that config.hyp names."""
-    config, resumed = settled(config)
+    config, resumed = resolve_config(config)
     prepare_process(config)
     hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
@@ -59,7 +60,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     spec = spec.as_single_class() if config.single_cls else spec
     device = select_device(config.device)
     model, transferred = build_detector(config, hyp, spec, resumed, device)
-    config = with_full_paths(settle_sizes(config, model, device), spec)
+    config = with_full_paths(resolve_sizes(config, model, device), spec)
     optimizer = optimizer_for(model, config, hyp)
     save_dir = folder_of(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
     write_settings(config, hyp, save_dir)
@@ -70,17 +71,15 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
         draw_labels(data, save_dir)
         if not config.noautoanchor:
             fit_anchors(model, data, hyp, config)
-    parts = build_parts(config, hyp, model, optimizer, data, resumed)
+    components = build_components(config, hyp, model, optimizer, data, resumed)
     state = restore_state(resumed)
     data.train.follow(lambda: state.class_map if config.image_weights else None)
 
     def validate(module: nn.Module) -> Evaluation:
-        return evaluate(
-            module, data.val, names=spec.names, device=device, loss=parts.loss, single_cls=config.single_cls
-        )
+        return evaluate(module, data.val, spec.names, EvalOptions(single_cls=config.single_cls), loss=components.loss)
 
     trainer = Trainer(
-        parts,
+        components,
         state,
         config.epochs,
         evaluate=validate,
@@ -104,7 +103,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     return finish(trainer, config, data, save_dir)
 
 
-def settled(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
+def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
     """Return the settings in force, and the checkpoint to continue from or None."""
     if not config.resume:
         return config, None
@@ -158,9 +157,9 @@ def resume_file(config: TrainConfig) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def settle_sizes(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainConfig:
+def resolve_sizes(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainConfig:
     """Return the config with the picture size and batch size that will really be used."""
-    imgsz = round_image_size(config.imgsz, int(model.stride.max()))
+    (imgsz,) = round_to_stride((config.imgsz,), largest_stride(model), cells=2)
     batch = config.batch_size
     if batch == -1:
         batch = auto_batch_size(model, imgsz, device, amp=config.amp is not False)
@@ -182,7 +181,7 @@ def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) ->
         write_text_atomically(save_dir / name, text)
 
 
-def draw_labels(data: Data, save_dir: Path) -> None:
+def draw_labels(data: TrainData, save_dir: Path) -> None:
     """Leave labels.jpg and labels_correlogram.jpg in the run's folder."""
     from utils.plots.label_statistics import plot_labels
 
@@ -206,20 +205,20 @@ def saver(config: TrainConfig, hyp: Hyperparameters):
     """Return save(trainer, path): writes everything that a resumed training needs, in full precision."""
 
     def save(trainer: Trainer, path: Path) -> None:
-        parts = trainer.parts
-        cuda = torch.cuda.get_rng_state_all() if parts.device.type == "cuda" else []
+        components = trainer.components
+        cuda = torch.cuda.get_rng_state_all() if components.device.type == "cuda" else []
         training = {
-            "model_state": parts.model.state_dict(),
-            "ema_updates": parts.ema.updates,
-            "optimizer": parts.optimizer.state_dict(),
-            "scaler": parts.scaler.state_dict(),
-            "loss": parts.loss.state_dict(),
+            "model_state": components.model.state_dict(),
+            "ema_updates": components.ema.updates,
+            "optimizer": components.optimizer.state_dict(),
+            "scaler": components.scaler.state_dict(),
+            "loss": components.loss.state_dict(),
             "generators": {"torch": torch.get_rng_state(), "cuda": cuda},
             "state": dataclasses.asdict(trainer.state),
             "config": config.as_dict(),
             "hyp": hyp.as_dict(),
         }
-        write_checkpoint(checkpoint_of(parts.ema.module, training=training), path)
+        write_checkpoint(checkpoint_of(components.ema.module, training=training), path)
 
     return save
 
@@ -238,22 +237,23 @@ def run_to_end(trainer: Trainer, save_dir: Path) -> None:
     LOGGER.info(f"\n{done - first} epochs completed in {(time.perf_counter() - started) / 3600:.3f} hours.")
 
 
-def finish(trainer: Trainer, config: TrainConfig, data: Data, save_dir: Path) -> TrainResult:
+def finish(trainer: Trainer, config: TrainConfig, data: TrainData, save_dir: Path) -> TrainResult:
     """Strip best.pt, validate the file as val.py would, and draw the curves."""
     from utils.plots.curves import plot_results
 
     best = save_dir / "weights" / "best.pt"
     strip(best)
     LOGGER.info(f"Optimizer stripped from {best}, {best.stat().st_size / 1e6:.1f}MB\nValidating {best}...")
-    evaluation = validate_checkpoint(
-        best,
-        data.val,
-        names=data.spec.names,
-        device=trainer.parts.device,
-        save_dir=save_dir,
-        loss=trainer.parts.loss,
-        single_cls=config.single_cls,
+    spec, components = data.spec, trainer.components
+    verbose = len(spec.names) < FEW_CLASSES
+    options = EvalOptions(single_cls=config.single_cls, coco=has_pycocotools(), verbose=verbose)
+    images = ValBatchImages(save_dir, spec.names)
+    evaluation = evaluate_weights(
+        [best], spec, options, data.val, components.device, loss=components.loss, observers=[images]
     )
+    size, batch_size = data.val.dataset.imgsz, data.val.batch_size
+    settings = {"weights": str(best), "single_cls": config.single_cls, "imgsz": size, "batch_size": batch_size}
+    evaluation = report_evaluation(evaluation, spec.names, save_dir, ReportOptions(settings))
     data.val.close()
     plot_results(save_dir / "results.csv")
     LOGGER.info(f"Results saved to {save_dir}")

@@ -1,8 +1,8 @@
-"""What val.py runs: one split validated, weights timed, or image sizes studied, with all files of the run folder."""
+"""What val.py runs: a split validated, weights timed, or image sizes studied, with all files of the run folder."""
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,30 +11,35 @@ import torch
 from torch import nn
 
 from models.registry import load_plugins
-from utils.checkpoint import find_weights, load_models
-from utils.config import DatasetSpec, ValConfig
-from utils.datasets.loader import Loader, build_loader
-from utils.datasets.splits import open_split
+from utils.config import DatasetSpec, EvalOptions, SplitOptions, ValConfig
 from utils.device import select_device
-from utils.engine.evaluator import RECT_PAD, BatchSource, Evaluation, evaluate
+from utils.engine.evaluator import (
+    EvalSplit,
+    Evaluation,
+    Observer,
+    evaluate,
+    evaluate_weights,
+    load_for,
+    usable_half,
+)
 from utils.engine.validation_errors import CountedErrors, best_f1_lines
 from utils.engine.validation_files import CocoResults, LabelFiles, ValBatchImages, draw_figures, write_metrics
 from utils.errors import ConfigError
 from utils.files import run_folder
 from utils.log import LOGGER, warn_once
 from utils.metrics.confusion import ConfusionMatrix
-from utils.types import Speeds
 
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
 STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
+FEW_CLASSES = 50  # below this the table has a row per class
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a run of val.py came to: its folder and its (last) evaluation.
+    """The results of val.py: the run folder and the (last) evaluation.
 
-    Unpacks as v6.1's val.run: (P, R, mAP50, mAP50-95, box, obj, cls), the AP of each class, the
-    milliseconds an image of pre-processing, inference and NMS.
+    Unpacks as v6.1's val.run: (P, R, mAP50, mAP50-95, box, obj, cls), the AP of each class, the milliseconds per image
+    of pre-processing, inference and NMS.
     """
 
     save_dir: Path
@@ -46,6 +51,23 @@ class Validation:
         yield self.evaluation.speeds.row()
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the report on an evaluation says beyond its figures.
+
+    Attributes:
+        settings: What metrics.json keeps under "settings".
+        best_f1: Log the confidence of each class's best F1.
+        confusion_conf: Least confidence of a detection in the confusion matrix and in counts of errors.
+        confusion_iou: IoU above which a detection and a label are a pair there.
+    """
+
+    settings: dict[str, object]
+    best_f1: bool = False
+    confusion_conf: float = ValConfig.confusion_conf
+    confusion_iou: float = ValConfig.confusion_iou
+
+
 def validate(config: ValConfig) -> Validation:
     """Do what `config.task` says and return the result. Raises UserError kinds."""
     if config.dnn:
@@ -53,9 +75,10 @@ def validate(config: ValConfig) -> Validation:
     load_plugins(config.plugin)
     spec = DatasetSpec.load(config.data)
     if config.task not in TIMED_TASKS:
-        spec.paths(config.task)  # a split that is not there is told before anything is loaded
+        spec.paths(config.task)  # a split that is missing is reported before anything is loaded
     device = select_device(config.device)
-    config = dataclasses.replace(config, half=_usable_half(config, device))
+    timed = config.task == "speed"
+    config = dataclasses.replace(config, half=device.type == "cuda" if timed else usable_half(config.half, device))
     if config.task not in TIMED_TASKS and config.conf_thres > ValConfig.conf_thres:
         LOGGER.warning(
             f"WARNING: --conf-thres {config.conf_thres:g} is over 0.001: P, R and mAP miss what lies below it"
@@ -65,100 +88,83 @@ def validate(config: ValConfig) -> Validation:
         return Validation(save_dir, task(config, spec, device, save_dir))
 
 
-def validate_checkpoint(
-    path: Path | str,
-    loader: BatchSource,
-    *,
-    names: Sequence[str],
-    device: torch.device,
-    save_dir: Path,
-    loss=None,
-    single_cls: bool = False,
+def report_evaluation(
+    evaluation: Evaluation, names: Sequence[str], save_dir: Path, report: ReportOptions
 ) -> Evaluation:
-    """Validate a weights file on a loader as `val.py --weights path` does, pictures, curves and metrics.json included."""
-    model = load_models(path, device)
-    settings = {"weights": str(path), "single_cls": single_cls, **_loader_settings(loader)}
-    return _evaluate_fully(model, loader, names, device, save_dir, settings, loss=loss, single_cls=single_cls)
+    """Log errors by kind and speed, and write metrics.json and all figures to a run folder.
+
+    Args:
+        evaluation: The results.
+        names: Class names.
+        save_dir: The run folder.
+        report: Thresholds and settings.
+
+    Returns:
+        The evaluation with the confusion matrix at the report's thresholds.
+    """
+    conf_thres = report.settings.get("conf_thres")
+    least = float(conf_thres) if isinstance(conf_thres, int | float) else 0.0
+    threshold = max(report.confusion_conf, least)  # less confident detections were not kept
+    confusion = _confusion(evaluation, len(names), threshold, report.confusion_iou)
+    evaluation = dataclasses.replace(evaluation, confusion=confusion)
+    errors = CountedErrors.of(evaluation.results, len(names), threshold)
+    for line in (*(best_f1_lines(evaluation, names) if report.best_f1 else ()), *errors.lines()):
+        LOGGER.info(line)
+    LOGGER.info(_speed_line(evaluation))
+    draw_figures(evaluation, names, save_dir, errors)
+    write_metrics(evaluation, names, save_dir, report.settings, errors)
+    return evaluation
 
 
-def _usable_half(config: ValConfig, device: torch.device) -> bool:
-    if config.task == "speed":
-        return device.type == "cuda"
-    if config.half and device.type != "cuda":
-        warn_once("--half needs a CUDA device; computing in single precision")
-    return config.half and device.type == "cuda"
+def has_pycocotools() -> bool:
+    """Return whether COCO's figures can be computed, with one warning if not."""
+    if importlib.util.find_spec("pycocotools"):
+        return True
+    warn_once("pycocotools is not installed: COCO's AP, AP75, APs/m/l and AR are left out")
+    return False
+
+
+def eval_options(config: ValConfig) -> EvalOptions:
+    """Return the options of an evaluation that val.py's flags ask for, without COCO's figures and rows per class."""
+    return EvalOptions(
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        max_det=config.max_det,
+        augment=config.augment,
+        half=config.half,
+        single_cls=config.single_cls,
+        hybrid=config.save_hybrid,
+    )
 
 
 def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, save_dir: Path) -> Evaluation:
-    """Tasks train, val, test and whatever other split the data yaml names."""
-    model = _load(config, config.weights, spec, device)
-    loader = _open(config, spec, model, device, save_dir, config.task)
+    """Tasks train, val, test and any other split that the data yaml names."""
     names = _names(config, spec)
     label_files = LabelFiles(save_dir, config.save_conf) if config.save_txt else None
     coco_file = (
         CocoResults(save_dir / f"{Path(config.weights[0]).stem}_predictions.json", names) if config.save_json else None
     )
     if config.save_hybrid:
-        LOGGER.warning(
-            "WARNING: --save-hybrid mixes the labels in among the detections: P, R and mAP are not the model's"
-        )
-    evaluation = _evaluate_fully(
-        model,
-        loader,
-        names,
-        device,
-        save_dir,
-        config.as_dict(),
-        [one for one in (label_files, coco_file) if one],
-        verbose=config.verbose,
-        confusion_conf=config.confusion_conf,
-        confusion_iou=config.confusion_iou,
-        hybrid=config.save_hybrid,
-        conf_thres=config.conf_thres,
-        iou_thres=config.iou_thres,
-        **_common(config),
+        LOGGER.warning("WARNING: --save-hybrid mixes the labels with the detections: P, R and mAP are not the model's")
+    options = dataclasses.replace(
+        eval_options(config), coco=has_pycocotools(), verbose=config.verbose or len(names) < FEW_CLASSES
     )
-    loader.close()
+    observers: list[Observer] = [each for each in (label_files, coco_file) if each]
+    evaluation = evaluate_weights(
+        config.weights,
+        spec,
+        options,
+        _split(config, config.task, save_dir),
+        device,
+        observers=[*observers, ValBatchImages(save_dir, names)],
+    )
+    report = ReportOptions(config.as_dict(), config.verbose, config.confusion_conf, config.confusion_iou)
+    evaluation = report_evaluation(evaluation, names, save_dir, report)
     if label_files:
         LOGGER.info(f"{label_files.written} labels saved to {label_files.folder}")
     if coco_file:
         LOGGER.info(f"COCO results saved to {coco_file.save()}")
     LOGGER.info(f"Results saved to {save_dir}")
-    return evaluation
-
-
-def _evaluate_fully(
-    model: nn.Module,
-    loader: BatchSource,
-    names: Sequence[str],
-    device: torch.device,
-    save_dir: Path,
-    settings: dict,
-    observers: Sequence = (),
-    verbose: bool = False,
-    confusion_conf: float = ValConfig.confusion_conf,
-    confusion_iou: float = ValConfig.confusion_iou,
-    **options,
-) -> Evaluation:
-    """`evaluate` with both evaluators, a row a class, errors by kind, and all figures in save_dir."""
-    evaluation = evaluate(
-        model,
-        loader,
-        names=names,
-        device=device,
-        coco=_coco_is_there(),
-        verbose=verbose or len(names) < 50,
-        observers=[*observers, ValBatchImages(save_dir, names)],
-        **options,
-    )
-    threshold = max(confusion_conf, options.get("conf_thres", 0.0))  # less confident detections were not kept
-    evaluation = dataclasses.replace(evaluation, confusion=_confusion(evaluation, len(names), threshold, confusion_iou))
-    errors = CountedErrors.of(evaluation.results, len(names), threshold)
-    for line in (*(best_f1_lines(evaluation, names) if verbose else ()), *errors.lines()):
-        LOGGER.info(line)
-    LOGGER.info(_speed_line(evaluation.speeds, loader))
-    draw_figures(evaluation, names, save_dir, errors)
-    write_metrics(evaluation, names, save_dir, settings, errors)
     return evaluation
 
 
@@ -173,21 +179,19 @@ def _confusion(evaluation: Evaluation, nc: int, conf: float, iou: float) -> Conf
 
 def _time_weights(config: ValConfig, spec: DatasetSpec, device: torch.device, save_dir: Path) -> Evaluation:
     """Task speed: each weights file by itself, at detection thresholds."""
+    options = dataclasses.replace(eval_options(config), hybrid=False, **SPEED_THRESHOLDS)
     for weights in config.weights:
         LOGGER.info(f"{weights}:")
-        model = _load(config, (weights,), spec, device)
-        loader = _open(config, spec, model, device, save_dir, "val")
-        _warm_up(model, config.imgsz, device)
-        evaluation = evaluate(
-            model, loader, names=_names(config, spec), device=device, **SPEED_THRESHOLDS, **_common(config)
-        )
+        model = load_for(spec, (weights,), device, options, config.download)
+        loader = _split(config, "val", save_dir).open(spec, model)
+        _warm_up(model, config.imgsz)
+        evaluation = evaluate(model, loader, _names(config, spec), options)
         loader.close()
-        LOGGER.info(_speed_line(evaluation.speeds, loader))
+        settings = {**config.as_dict(), **SPEED_THRESHOLDS, "weights": [weights]}
+        LOGGER.info(_speed_line(evaluation))
         folder = save_dir if len(config.weights) == 1 else save_dir / Path(weights).stem
         folder.mkdir(exist_ok=True)
-        write_metrics(
-            evaluation, _names(config, spec), folder, {**config.as_dict(), **SPEED_THRESHOLDS, "weights": [weights]}
-        )
+        write_metrics(evaluation, _names(config, spec), folder, settings)
     LOGGER.info(f"Results saved to {save_dir}")
     return evaluation
 
@@ -196,22 +200,13 @@ def _study_sizes(config: ValConfig, spec: DatasetSpec, device: torch.device, sav
     """Task study: accuracy and speed over image sizes; study_<data>_<model>.txt, study.png, and a zip of the tables."""
     from utils.plots.sweeps import plot_study
 
-    tables = []
+    options, tables = dataclasses.replace(eval_options(config), hybrid=False), []
     for weights in config.weights:
-        model, rows = _load(config, (weights,), spec, device), []
+        model, rows = load_for(spec, (weights,), device, options, config.download), []
         for imgsz in STUDY_SIZES:
-            sized = dataclasses.replace(config, imgsz=imgsz)
-            loader = _open(sized, spec, model, device, save_dir, "val")
+            loader = _split(dataclasses.replace(config, imgsz=imgsz), "val", save_dir).open(spec, model)
             LOGGER.info(f"{weights} at {imgsz}:")
-            evaluation = evaluate(
-                model,
-                loader,
-                names=_names(config, spec),
-                device=device,
-                conf_thres=config.conf_thres,
-                iou_thres=config.iou_thres,
-                **_common(config),
-            )
+            evaluation = evaluate(model, loader, _names(config, spec), options)
             loader.close()
             rows.append((*evaluation.row(), *evaluation.speeds.row()))
         tables.append(save_dir / f"study_{Path(config.data).stem}_{Path(weights).stem}.txt")
@@ -222,7 +217,8 @@ def _study_sizes(config: ValConfig, spec: DatasetSpec, device: torch.device, sav
     return evaluation
 
 
-TIMED_TASKS = {"speed": _time_weights, "study": _study_sizes}
+Task = Callable[[ValConfig, DatasetSpec, torch.device, Path], Evaluation]
+TIMED_TASKS: dict[str, Task] = {"speed": _time_weights, "study": _study_sizes}
 
 
 def _zip(files: Sequence[Path], base: Path) -> None:
@@ -233,69 +229,23 @@ def _zip(files: Sequence[Path], base: Path) -> None:
             archive.write(file, file.name)
 
 
-def _load(config: ValConfig, weights: Sequence[str], spec: DatasetSpec, device: torch.device) -> nn.Module:
-    """The fused network in the precision it will run in. Raises ConfigError where its classes are not the data's."""
-    model = load_models([find_weights(name, config.download) for name in weights], device)
-    classes = len(model.names)
-    if classes != spec.nc and not config.single_cls:
-        raise ConfigError(
-            f"{weights[0]} knows {classes} classes and {config.data} has {spec.nc}: "
-            "give the --data it was trained on, or --single-cls to count all classes as one"
-        )
-    return model.half() if config.half else model
-
-
-def _common(config: ValConfig) -> dict:
-    return {"single_cls": config.single_cls, "augment": config.augment, "max_det": config.max_det}
-
-
-def _open(
-    config: ValConfig, spec: DatasetSpec, model: nn.Module, device: torch.device, save_dir: Path, split: str
-) -> Loader:
-    stride = int(max(float(stride) for stride in model.stride))
-    imgsz = -(-config.imgsz // stride) * stride
-    if imgsz != config.imgsz:
-        warn_once(f"--imgsz {config.imgsz} is not a multiple of the largest stride {stride}; using {imgsz}")
-    dataset = open_split(
-        spec,
-        split,
-        imgsz=imgsz,
-        stride=stride,
-        rect=True,
-        pad=RECT_PAD,
-        single_cls=config.single_cls,
-        labels_policy=config.labels,
-        cache_labels=not config.no_cache_labels,
-        download=config.download,
-        report_dir=save_dir,
-    )
-    return build_loader(dataset, config.batch_size, config.workers, pin_memory=device.type == "cuda")
+def _split(config: ValConfig, name: str, save_dir: Path) -> EvalSplit:
+    return EvalSplit(name, SplitOptions.of(config), config.batch_size, config.workers, save_dir)
 
 
 def _names(config: ValConfig, spec: DatasetSpec) -> tuple[str, ...]:
     return spec.as_single_class().names if config.single_cls else spec.names
 
 
-def _coco_is_there() -> bool:
-    if importlib.util.find_spec("pycocotools"):
-        return True
-    warn_once("pycocotools is not installed: COCO's AP, AP75, APs/m/l and AR are left out")
-    return False
-
-
-def _warm_up(model: nn.Module, imgsz: int, device: torch.device) -> None:
+def _warm_up(model: nn.Module, imgsz: int) -> None:
     """Let a GPU choose its kernels before anything is timed."""
-    if device.type == "cuda":
+    first = next(model.parameters())
+    if first.device.type == "cuda":
         with torch.no_grad():
-            model(torch.zeros(1, 3, imgsz, imgsz, device=device, dtype=next(model.parameters()).dtype))
+            model(torch.zeros(1, 3, imgsz, imgsz, device=first.device, dtype=first.dtype))
 
 
-def _loader_settings(loader: BatchSource) -> dict:
-    dataset = getattr(loader, "dataset", None)
-    return {"imgsz": getattr(dataset, "imgsz", None), "batch_size": getattr(loader, "batch_size", None)}
-
-
-def _speed_line(speeds: Speeds, loader: BatchSource) -> str:
-    settings = _loader_settings(loader)
-    shape = (settings["batch_size"], 3, settings["imgsz"], settings["imgsz"])
-    return "Speed: %.1fms pre-process, %.1fms inference, %.1fms NMS per image at shape " % speeds.row() + str(shape)
+def _speed_line(evaluation: Evaluation) -> str:
+    pre, inference, nms = evaluation.speeds.row()
+    shape = f" at shape {evaluation.input_shape}" if evaluation.input_shape else ""
+    return f"Speed: {pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image{shape}"

@@ -34,11 +34,11 @@ class LabelFiles:
         self.folder, self.save_conf = save_dir / "labels", save_conf
         self.written = 0
         self._stems: dict[str, int] = {}
-        self.folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, seen: EvaluatedBatch) -> None:
-        for result in seen.results:
-            file = self.folder / f"{self._free(Path(result.path).stem)}.txt"
+    def __call__(self, evaluated: EvaluatedBatch) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for result in evaluated.results:
+            file = self.folder / f"{self._unused_stem(Path(result.path).stem)}.txt"
             lines = _label_lines(result, self.save_conf)
             if not lines:
                 file.unlink(missing_ok=True)  # of an earlier run into the same folder
@@ -46,14 +46,14 @@ class LabelFiles:
             file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             self.written += 1
 
-    def _free(self, stem: str) -> str:
+    def _unused_stem(self, stem: str) -> str:
         self._stems[stem] = self._stems.get(stem, 0) + 1
         if self._stems[stem] == 1:
             return stem
         warn_once(
             f"several pictures are called {stem}: their label files are {stem}.txt, {stem}_2.txt, ... as the data come"
         )
-        return self._free(f"{stem}_{self._stems[stem]}")
+        return self._unused_stem(f"{stem}_{self._stems[stem]}")
 
 
 def _label_lines(result: ImageResult, save_conf: bool) -> list[str]:
@@ -77,8 +77,8 @@ class CocoResults:
         self._ids = category_ids(names)
         self._images: list[tuple[int, list[dict]]] = []
 
-    def __call__(self, seen: EvaluatedBatch) -> None:
-        self._images += [(result.index, self._records(result)) for result in seen.results]
+    def __call__(self, evaluated: EvaluatedBatch) -> None:
+        self._images += [(result.index, self._records(result)) for result in evaluated.results]
 
     def _records(self, result: ImageResult) -> list[dict]:
         stem, found = Path(result.path).stem, result.detections
@@ -113,14 +113,14 @@ class ValBatchImages:
     def __init__(self, save_dir: Path, names: Sequence[str]):
         self.save_dir, self.names = save_dir, tuple(names)
 
-    def __call__(self, seen: EvaluatedBatch) -> None:
-        if seen.number >= PICTURED_BATCHES:
+    def __call__(self, evaluated: EvaluatedBatch) -> None:
+        if evaluated.index >= PICTURED_BATCHES:
             return
         from utils.plots.batches import plot_batch, plot_detections
 
-        batch, base = seen.batch, f"val_batch{seen.number}"
+        batch, base = evaluated.batch, f"val_batch{evaluated.index}"
         plot_batch(batch.images, batch.targets, batch.paths, self.save_dir / f"{base}_labels.jpg", self.names)
-        plot_detections(batch.images, seen.detections, batch.paths, self.save_dir / f"{base}_pred.jpg", self.names)
+        plot_detections(batch.images, evaluated.detections, batch.paths, self.save_dir / f"{base}_pred.jpg", self.names)
 
 
 def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path, errors: CountedErrors) -> None:

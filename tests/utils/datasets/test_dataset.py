@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import Hyperparameters
+from utils.config import Hyperparameters, SplitOptions
 from utils.datasets import image_cache
 from utils.datasets.dataset import DetectionDataset, collate
 from utils.datasets.label_store import LabelStore
@@ -47,13 +47,13 @@ def same(one, other):
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(store):
-    first = DetectionDataset(store, 64, augment=True, hyp=Hyperparameters(mixup=0.5), seed=3)
+    first = DetectionDataset(store, SplitOptions(64, augment=True, seed=3), hyp=Hyperparameters(mixup=0.5))
     state = np.random.get_state()[1].copy(), torch.get_rng_state()
     forwards = [first[(2, index)] for index in range(7)]
     backwards = [pickle.loads(pickle.dumps(first))[(2, index)] for index in reversed(range(7))][::-1]
     assert all(map(same, forwards, backwards))
     assert not same(first[(1, 0)], first[(2, 0)]) and not same(first[(2, 0)], first[(2, 1)])
-    assert not same(DetectionDataset(store, 64, augment=True, seed=4)[(2, 0)], first[(2, 0)])
+    assert not same(DetectionDataset(store, SplitOptions(64, augment=True, seed=4))[(2, 0)], first[(2, 0)])
     assert same(first[5], first[(0, 5)])
     assert (np.random.get_state()[1] == state[0]).all() and (torch.get_rng_state() == state[1]).all(), (
         "global, left alone"
@@ -61,7 +61,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(store):
 
 
 def test_validation_inputs_are_the_resized_picture_on_grey(store):
-    dataset = DetectionDataset(store, 64, rect=True, pad=0.5, stride=32)
+    dataset = DetectionDataset(store, SplitOptions(64, rect=True, pad=0.5, stride=32))
     assert dataset.shapes.tolist() == [[64, 96], [96, 64], [96, 96], [64, 96], [64, 96], [64, 96], [96, 64]]
     sample = dataset[0]
     picture = cv2.resize(cv2.imread(store.paths[0])[..., ::-1], (64, 48), interpolation=cv2.INTER_AREA)
@@ -75,11 +75,11 @@ def test_validation_inputs_are_the_resized_picture_on_grey(store):
     )
     small = dataset[2]  # 50 x 50 is enlarged to 64 x 64, and has no labels
     assert (small.image[:16] == 114).all() and (small.image[16:80, 16:80] != 114).any() and len(small.labels) == 0
-    assert DetectionDataset(store, 64)[1].image.shape == (64, 64, 3)
+    assert DetectionDataset(store, SplitOptions(64))[1].image.shape == (64, 64, 3)
 
 
 def test_boxes_of_validation_inputs_map_back_to_the_picture(store):
-    for sample in (DetectionDataset(store, 64, rect=True, pad=0.5)[index] for index in range(7)):
+    for sample in (DetectionDataset(store, SplitOptions(64, rect=True, pad=0.5))[index] for index in range(7)):
         height, width = sample.image.shape[:2]
         xywh = sample.labels.xywhn * np.float32([width, height, width, height])
         back = sample.letterbox.to_native(
@@ -93,9 +93,9 @@ def test_boxes_of_validation_inputs_map_back_to_the_picture(store):
 
 def test_rect_training_uses_one_picture_in_its_own_shape(store):
     still = replace(Hyperparameters(), translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
-    dataset = DetectionDataset(store, 64, augment=True, rect=True, hyp=still)
+    dataset = DetectionDataset(store, SplitOptions(64, augment=True, rect=True), hyp=still)
     for index in (0, 4, 6):
-        plain = DetectionDataset(store, 64, rect=True)[index]
+        plain = DetectionDataset(store, SplitOptions(64, rect=True))[index]
         sample = dataset[index]
         assert sample.image.shape == plain.image.shape and len(sample.labels) == len(store.labels(index))
         assert sample.labels.xywhn == pytest.approx(plain.labels.xywhn, abs=0.01)
@@ -103,8 +103,8 @@ def test_rect_training_uses_one_picture_in_its_own_shape(store):
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 def test_caches_give_the_same_validation_pixels(store, cache):
-    plain = DetectionDataset(store, 64, rect=True, pad=0.5)
-    cached = pickle.loads(pickle.dumps(DetectionDataset(store, 64, rect=True, pad=0.5, cache=cache)))
+    plain = DetectionDataset(store, SplitOptions(64, rect=True, pad=0.5))
+    cached = pickle.loads(pickle.dumps(DetectionDataset(store, SplitOptions(64, rect=True, pad=0.5, cache=cache))))
     for path in store.paths:
         os.rename(path, path + ".away")
     stored = [cached[index] for index in range(7)]
@@ -114,32 +114,32 @@ def test_caches_give_the_same_validation_pixels(store, cache):
 
 
 def test_disk_cache_notices_changes_and_keeps_to_its_folder(store, tmp_path):
-    DetectionDataset(store, 64, cache="disk")
+    DetectionDataset(store, SplitOptions(64, cache="disk"))
     folder = tmp_path / "data" / "images_npy"
     assert sorted(each.name for each in folder.iterdir()) == sorted(
         os.path.basename(path) + ".npy" for path in store.paths
     )
     copies = {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}
     assert np.load(folder / "3.jpg.npy").shape == (48, 64, 3), "a plain .npy, at the training size"
-    DetectionDataset(store, 64, cache="disk")
+    DetectionDataset(store, SplitOptions(64, cache="disk"))
     assert copies == {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}, (
         "nothing changed, nothing is written"
     )
     write_image(store.paths[0], np.full((60, 80, 3), 7, np.uint8))
-    assert (DetectionDataset(store, 64, cache="disk")[0].image[10:50] == 7).all()
-    assert DetectionDataset(store, 32, cache="disk")[0].image.shape == (32, 32, 3)
+    assert (DetectionDataset(store, SplitOptions(64, cache="disk"))[0].image[10:50] == 7).all()
+    assert DetectionDataset(store, SplitOptions(32, cache="disk"))[0].image.shape == (32, 32, 3)
 
 
 def test_a_cache_larger_than_memory_is_filled_in_part_and_said(store, monkeypatch, caplog):
     monkeypatch.setattr(image_cache, "available_memory", lambda: 30_000)
     monkeypatch.setattr(image_cache.LOGGER, "propagate", True)
-    dataset = DetectionDataset(store, 64, cache="ram")
+    dataset = DetectionDataset(store, SplitOptions(64, cache="ram"))
     assert dataset._pictures.count == 2 and len(dataset._pictures.block) == 2 * 64 * 48 * 3
     assert "2 of 7 images are cached" in caplog.text
-    plain = DetectionDataset(store, 64)
+    plain = DetectionDataset(store, SplitOptions(64))
     assert all(same(plain[index], dataset[index]) for index in range(7))
     with pytest.raises(ConfigError, match="expected ram or disk"):
-        DetectionDataset(store, 64, cache="rma")
+        DetectionDataset(store, SplitOptions(64, cache="rma"))
 
 
 def test_available_memory_is_plausible():
@@ -148,7 +148,7 @@ def test_available_memory_is_plausible():
 
 
 def test_a_picture_that_goes_or_changes_is_named(store):
-    dataset = DetectionDataset(store, 64)
+    dataset = DetectionDataset(store, SplitOptions(64))
     write_image(store.paths[0], np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(DataError, match=r"0\.png: is 20 x 20 pixels now, was 80 x 60"):
         dataset[0]
@@ -162,7 +162,7 @@ def test_a_picture_that_goes_or_changes_is_named(store):
 
 
 def test_single_class_and_statistics(store):
-    dataset = DetectionDataset(store, 64, single_cls=True)
+    dataset = DetectionDataset(store, SplitOptions(64, single_cls=True))
     cls, wh = dataset.labels_all
     assert (cls == 0).all() and len(wh) == len(store.cls) and (dataset[6].labels.cls == 0).all()
     first = store.labels(0).xywhn[0]
@@ -171,7 +171,7 @@ def test_single_class_and_statistics(store):
 
 
 def test_collate(store):
-    dataset = DetectionDataset(store, 64)
+    dataset = DetectionDataset(store, SplitOptions(64))
     batch = collate([dataset[1], dataset[2], dataset[3]])
     assert batch.images.shape == (3, 3, 64, 64) and batch.images.is_contiguous(memory_format=torch.channels_last)
     assert (batch.images[2].permute(1, 2, 0).numpy() == dataset[3].image).all()
@@ -189,9 +189,9 @@ def test_real_boxes_stay_on_their_objects(real):
     """White blood cells are dark purple: inside their boxes blue exceeds green by far more than outside."""
     from utils.datasets.labels import read_labels
 
-    store = read_labels(real("bccd/images/train"), 3, cache=False)
+    store = read_labels(real("bccd/images/train"), 3, SplitOptions(cache_labels=False))
     dataset = DetectionDataset(
-        store, 320, augment=True, hyp=replace(Hyperparameters(), hsv_h=0, hsv_s=0, hsv_v=0, degrees=10)
+        store, SplitOptions(320, augment=True), hyp=replace(Hyperparameters(), hsv_h=0, hsv_s=0, hsv_v=0, degrees=10)
     )
     inside, outside = [], []
     for index in range(30):

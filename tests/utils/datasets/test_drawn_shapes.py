@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.config import DatasetSpec, Hyperparameters
+from utils.config import DatasetSpec, Hyperparameters, SplitOptions
 from utils.datasets import drawn_shapes as shapes
 from utils.datasets import prepare
 from utils.datasets.drawn_shapes import (
@@ -106,9 +106,9 @@ def test_drawn_labels_are_read_without_complaint(tmp_path):
     for segments in (False, True):
         spec = _spec(tmp_path / f"s{segments}", generate={**SMALL, "segments": segments})
         ensure(spec)
-        store = read_labels(spec.paths("train"), spec.nc, policy="strict", cache=False)
+        store = read_labels(spec.paths("train"), spec.nc, SplitOptions(labels="strict", cache_labels=False))
         assert len(store) == 4 and not store.problems and store.has_segments == segments
-    boxes = read_labels(_spec(tmp_path / "sFalse").paths("train"), 4, cache=False)
+    boxes = read_labels(_spec(tmp_path / "sFalse").paths("train"), 4, SplitOptions(cache_labels=False))
     assert np.allclose(boxes.xywhn, store.xywhn, atol=2e-6)
 
 

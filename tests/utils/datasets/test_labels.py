@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from utils.config import SplitOptions
 from utils.datasets import label_cache, labels
 from utils.datasets.label_files import label_path, list_images, read_rows
 from utils.datasets.label_store import LabelStore, Texts
@@ -233,10 +234,10 @@ def test_strict_stops_with_the_first_problems(dataset, tmp_path):
     folder = dataset({"a": "0 2 0.5 0.1 0.1\n", "b": GOOD})
     for _ in range(2):  # from the files, then from the cache
         with pytest.raises(DataError, match=r"1 problems with --labels strict: .*a\.txt:1 2 is outside"):
-            read_labels(folder, 3, policy="strict", report_dir=tmp_path / "run")
+            read_labels(folder, 3, SplitOptions(labels="strict"), report_dir=tmp_path / "run")
     assert "run stopped" in (tmp_path / "run" / "labels_data.csv").read_text()
     with pytest.raises(ConfigError, match="did you mean strict"):
-        read_labels(folder, 3, policy="strikt")
+        read_labels(folder, 3, SplitOptions(labels="strikt"))
 
 
 def test_no_labels_at_all_explains_where_they_belong(dataset):
@@ -254,7 +255,7 @@ def test_a_class_error_in_a_data_set_stops_it(dataset):
 
 
 def test_single_class_takes_every_object_as_class_0(dataset):
-    store = read_labels(dataset({"a": GOOD, "b": "7 0.5 0.5 0.1 0.1\n"}), 1, single_cls=True)
+    store = read_labels(dataset({"a": GOOD, "b": "7 0.5 0.5 0.1 0.1\n"}), 1, SplitOptions(single_cls=True))
     assert store.cls.tolist() == [0, 0]
 
 
@@ -278,20 +279,20 @@ def test_cache_is_believed_only_while_nothing_changed(dataset, tmp_path, monkeyp
     folder = dataset({"a": GOOD, "b": None, "é": "0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n0 5 5 5 5\n"})
     calls = _scans(monkeypatch)
 
-    def scans(nc=3, **options):
+    def scans(nc=3, names=(), **options):
         calls.clear()
-        scans.store = read_labels(folder, nc, **options)
+        scans.store = read_labels(folder, nc, SplitOptions(**options), names=names)
         return len(calls)
 
     assert scans() == 3 and scans() == 0
     cached = scans.store
-    assert scans(cache=False) == 3
+    assert scans(cache_labels=False) == 3
     for name in ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets", "problems", "summary"):
         assert np.array_equal(getattr(cached, name), getattr(scans.store, name)), name
     assert list(cached.paths) == list(scans.store.paths) and len(cached.problems) == 1
     assert scans(nc=4) == 3 and scans(nc=4) == 0  # more classes
     assert scans(nc=4, names=["a", "b", "c", "d"]) == 3 and scans(nc=4, names=["a", "b", "c", "e"]) == 3
-    assert scans(policy="clip") == 3 and scans(single_cls=True) == 3 and scans() == 3 and scans() == 0
+    assert scans(labels="clip") == 3 and scans(single_cls=True) == 3 and scans() == 3 and scans() == 0
     label = tmp_path / "labels" / "train" / "a.txt"
     before = label.stat().st_mtime_ns
     label.write_text(GOOD.replace("0.5", "0.4"))  # the same length, another time
@@ -395,6 +396,6 @@ def test_subset_equals_building_from_the_chosen(indices):
 
 
 def test_real_labels(real, tmp_path):
-    store = read_labels(real("coco_val128") / "images", 80, cache=False)
+    store = read_labels(real("coco_val128") / "images", 80, SplitOptions(cache_labels=False))
     assert len(store) == 128 and len(store.cls) == 898 and np.count_nonzero(store.class_counts(80)) == 73
     assert not store.problems and store.summary.endswith("0 corrupt")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import Hyperparameters
+from utils.config import Hyperparameters, LoaderOptions, SplitOptions
 from utils.datasets.dataset import DetectionDataset
 from utils.datasets.label_store import LabelStore
-from utils.datasets.loader import build_loader, sampling_weights
+from utils.datasets.loader import Loader, sampling_weights
 from utils.errors import ConfigError, DataError
 from utils.images import write_image
 from utils.types import Labels
@@ -30,7 +30,7 @@ def store(tmp_path_factory):
 
 
 def training(store, **options):
-    return DetectionDataset(store, 64, augment=True, hyp=Hyperparameters(), seed=1, **options)
+    return DetectionDataset(store, SplitOptions(64, augment=True, seed=1, **options), hyp=Hyperparameters())
 
 
 def order(loader, epoch=0):
@@ -51,8 +51,8 @@ def equal(one, other):
 
 def test_workers_and_batch_size_change_nothing(store, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
-    alone = build_loader(training(store), 4, 0, shuffle=True, seed=5)
-    together = build_loader(training(store), 4, 2, shuffle=True, seed=5)
+    alone = Loader(training(store), LoaderOptions(4, 0, shuffle=True, seed=5))
+    together = Loader(training(store), LoaderOptions(4, 2, shuffle=True, seed=5))
     assert (alone.workers, together.workers) == (0, 2)
     try:
         first = content(alone, 0)
@@ -64,7 +64,7 @@ def test_workers_and_batch_size_change_nothing(store, monkeypatch):
         assert not equal(first, content(alone, 1))
     finally:
         together.close()
-    assert equal(first, content(build_loader(training(store), 5, 0, shuffle=True, seed=99), 0)), (
+    assert equal(first, content(Loader(training(store), LoaderOptions(5, 0, shuffle=True, seed=99)), 0)), (
         "seed of the order only"
     )
 
@@ -73,12 +73,12 @@ def test_spawned_workers_share_the_memory_cache(store, monkeypatch):
     """The start method of Windows and macOS (and forkserver, of Linux from Python 3.14 on) pickles the data set."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
     before = torch.multiprocessing.get_start_method()
-    expected = content(build_loader(training(store, cache="ram"), 6, 0), 2)
+    expected = content(Loader(training(store, cache="ram"), LoaderOptions(6, 0)), 2)
     torch.multiprocessing.set_start_method("spawn", force=True)
     try:
         dataset = training(store, cache="ram")
         assert dataset._pictures.block.is_shared()
-        loader = build_loader(dataset, 6, 1)
+        loader = Loader(dataset, LoaderOptions(6, 1))
         assert equal(expected, content(loader, 2))
         loader.close()
     finally:
@@ -86,32 +86,32 @@ def test_spawned_workers_share_the_memory_cache(store, monkeypatch):
 
 
 def test_every_epoch_has_every_picture_once_in_its_own_order(store):
-    loader = build_loader(training(store), 4, 0, shuffle=True, seed=2)
+    loader = Loader(training(store), LoaderOptions(4, 0, shuffle=True, seed=2))
     orders = [sum(order(loader, epoch), ()) for epoch in (0, 1)]
     assert len(loader) == 3 and all(sorted(each) == list(range(COUNT)) for each in orders) and orders[0] != orders[1]
-    assert sum(order(build_loader(training(store), 4, 0, shuffle=True, seed=2), 1), ()) == orders[1]
-    assert sum(order(build_loader(training(store), 4, 0), 1), ()) == tuple(range(COUNT))
+    assert sum(order(Loader(training(store), LoaderOptions(4, 0, shuffle=True, seed=2)), 1), ()) == orders[1]
+    assert sum(order(Loader(training(store), LoaderOptions(4, 0)), 1), ()) == tuple(range(COUNT))
 
 
 def test_last_batches(store):
     dataset = training(store)
-    assert [len(batch) for batch in build_loader(dataset, 4, 0).epoch(0)] == [4, 4, 3]
-    assert [len(batch) for batch in build_loader(dataset, 5, 0).epoch(0)] == [5, 5, 1]
-    merged = build_loader(dataset, 5, 0, shuffle=True)
+    assert [len(batch) for batch in Loader(dataset, LoaderOptions(4, 0)).epoch(0)] == [4, 4, 3]
+    assert [len(batch) for batch in Loader(dataset, LoaderOptions(5, 0)).epoch(0)] == [5, 5, 1]
+    merged = Loader(dataset, LoaderOptions(5, 0, shuffle=True))
     assert len(merged) == 2 and sorted(len(batch) for batch in merged.epoch(0)) == [5, 6]
-    assert [len(batch) for batch in build_loader(dataset, 1, 0, shuffle=True).epoch(0)] == [1] * COUNT
-    dropped = build_loader(dataset, 4, 0, shuffle=True, drop_last=True)
+    assert [len(batch) for batch in Loader(dataset, LoaderOptions(1, 0, shuffle=True)).epoch(0)] == [1] * COUNT
+    dropped = Loader(dataset, LoaderOptions(4, 0, shuffle=True, drop_last=True))
     assert len(dropped) == 2 and [len(batch) for batch in dropped.epoch(0)] == [4, 4]
-    assert [len(batch) for batch in build_loader(dataset, 64, 0, shuffle=True).epoch(0)] == [COUNT]
+    assert [len(batch) for batch in Loader(dataset, LoaderOptions(64, 0, shuffle=True)).epoch(0)] == [COUNT]
 
 
 def test_batches_of_rectangles_hold_one_shape(store):
-    validation = build_loader(DetectionDataset(store, 64, rect=True, pad=0.5, stride=32), 4, 0)
+    validation = Loader(DetectionDataset(store, SplitOptions(64, rect=True, pad=0.5, stride=32)), LoaderOptions(4, 0))
     assert order(validation) == [(0, 1, 2, 3), (4, 5, 6), (7, 8, 9, 10)] and len(validation) == 3
     assert [tuple(batch.images.shape[2:]) for batch in validation.epoch(0)] == [(64, 96), (64, 96), (96, 64)]
-    wider = build_loader(DetectionDataset(store, 64, rect=True, pad=0.5, stride=32), 32, 0)
+    wider = Loader(DetectionDataset(store, SplitOptions(64, rect=True, pad=0.5, stride=32)), LoaderOptions(32, 0))
     assert equal(content(validation, 0), content(wider, 0))
-    loader = build_loader(training(store, rect=True, stride=16), 3, 0, shuffle=True)
+    loader = Loader(training(store, rect=True, stride=16), LoaderOptions(3, 0, shuffle=True))
     for epoch in range(2):
         assert (
             sorted(sum(order(loader, epoch), ())) == list(range(COUNT))
@@ -127,10 +127,10 @@ def test_image_weights(store):
     expected = [number * (rarity / rarity.sum() * (1 - ap) ** 2)[number % 4] for number in range(COUNT)]
     assert sampling_weights(store, 4, ap) == pytest.approx(expected)
     assert (sampling_weights(store, 4, np.ones(4)) == 1).all()
-    loader = build_loader(training(store), 11, 0, shuffle=True, image_weights=np.arange(COUNT) == 3)
+    loader = Loader(training(store), LoaderOptions(11, 0, shuffle=True), image_weights=np.arange(COUNT) == 3)
     assert order(loader) == [(3,) * COUNT]
     state = {"map": None}
-    loader = build_loader(training(store), 11, 0, shuffle=True, seed=4)
+    loader = Loader(training(store), LoaderOptions(11, 0, shuffle=True, seed=4))
     loader.follow(lambda: state["map"])
     assert sorted(order(loader)[0]) == list(range(COUNT))
     state["map"] = []
@@ -138,18 +138,20 @@ def test_image_weights(store):
     assert drawn[0] == 0 and drawn[8:].sum() > drawn[:4].sum() and order(loader, 1) == order(loader, 1)
     state["map"] = [0, 0, 0, 1]
     assert 3 not in order(loader)[0] and 7 not in order(loader)[0]
-    rectangles = build_loader(training(store, rect=True, stride=16), 3, 0, shuffle=True, image_weights=np.ones(COUNT))
+    rectangles = Loader(
+        training(store, rect=True, stride=16), LoaderOptions(3, 0, shuffle=True), image_weights=np.ones(COUNT)
+    )
     with pytest.raises(ConfigError, match="--image-weights cannot be used with --rect"):
         next(rectangles.epoch(0))
 
 
 def test_quad_makes_a_quarter_as_many_twice_as_large(store):
-    loader = build_loader(training(store), 8, 0, shuffle=True, quad=True)
+    loader = Loader(training(store), LoaderOptions(8, 0, shuffle=True, quad=True))
     batches = list(loader.epoch(0))
     assert [tuple(batch.images.shape) for batch in batches] == [(2, 3, 128, 128), (1, 3, 128, 128)] or [
         tuple(batch.images.shape) for batch in batches
     ] == [(1, 3, 128, 128), (2, 3, 128, 128)]
-    again = list(build_loader(training(store), 8, 0, shuffle=True, quad=True).epoch(0))
+    again = list(Loader(training(store), LoaderOptions(8, 0, shuffle=True, quad=True)).epoch(0))
     assert all(torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) for a, b in zip(batches, again))
 
 
@@ -158,7 +160,7 @@ def test_an_unreadable_picture_ends_the_epoch_in_one_line(store, tmp_path, worke
     path = str(tmp_path / "gone.png")
     labels = [*map(store.labels, range(COUNT)), Labels.none()]
     broken = LabelStore.build([*store.paths, path], [*map(tuple, store.sizes), (48, 64)], labels)
-    loader = build_loader(DetectionDataset(broken, 64), 4, workers)
+    loader = Loader(DetectionDataset(broken, SplitOptions(64)), LoaderOptions(4, workers))
     with pytest.raises(DataError, match=r"gone\.png: cannot be read") as error:
         list(loader.epoch(0))
     assert "\n" not in str(error.value)
@@ -167,7 +169,7 @@ def test_an_unreadable_picture_ends_the_epoch_in_one_line(store, tmp_path, worke
 
 def test_worker_count_and_bad_batch_size(store):
     dataset = training(store)
-    assert build_loader(dataset, 1, 8).workers == 0
-    assert build_loader(dataset, 4, 8).workers <= min(3, os.cpu_count())
+    assert Loader(dataset, LoaderOptions(1, 8)).workers == 0
+    assert Loader(dataset, LoaderOptions(4, 8)).workers <= min(3, os.cpu_count())
     with pytest.raises(ConfigError, match="--batch-size 0"):
-        build_loader(dataset, 0, 0)
+        Loader(dataset, LoaderOptions(0, 0))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils.config import EvalOptions
 from utils.engine.evaluator import Evaluation, evaluate
 from utils.types import Batch, Letterbox, LossParts
 
@@ -77,10 +78,9 @@ def scenes(noise=2.0, count=12):
     return [Scene(index, rng, noise) for index in range(count)]
 
 
-def evaluated(all_scenes, groups, **options) -> Evaluation:
-    return evaluate(
-        Oracle(all_scenes), Batches(all_scenes, groups), names=options.pop("names", NAMES), device=CPU, **options
-    )
+def evaluated(all_scenes, groups, names=NAMES, loss=None, observers=(), **options) -> Evaluation:
+    batches = Batches(all_scenes, groups)
+    return evaluate(Oracle(all_scenes), batches, names, EvalOptions(**options), loss=loss, observers=observers)
 
 
 def loss_of_indices(raw_maps, targets):
@@ -124,7 +124,7 @@ def test_losses_are_means_over_images_and_only_where_asked():
 def test_observers_see_every_batch_in_order():
     pictures, seen = scenes(), []
     evaluated(pictures, [[4, 1], [0]], observers=[seen.append])
-    assert [(one.number, one.batch.indices) for one in seen] == [(0, (4, 1)), (1, (0,))]
+    assert [(one.index, one.batch.indices) for one in seen] == [(0, (4, 1)), (1, (0,))]
     first = seen[0]
     assert [result.index for result in first.results] == [4, 1]
     np.testing.assert_allclose(LETTERBOX.to_native(first.detections[0].xyxy), first.results[0].detections.xyxy)
@@ -150,9 +150,9 @@ def test_hybrid_detections_hold_the_labels():
 def test_the_model_comes_back_as_it_was():
     pictures = scenes()
     model = Oracle(pictures).train()
-    evaluate(model, Batches(pictures, [[0]]), names=NAMES, device=CPU)
+    evaluate(model, Batches(pictures, [[0]]), NAMES)
     assert model.training
-    evaluate(model.eval(), Batches(pictures, [[0]]), names=NAMES, device=CPU)
+    evaluate(model.eval(), Batches(pictures, [[0]]), NAMES)
     assert not model.training and model.scale.requires_grad
 
 

@@ -9,6 +9,7 @@ import torch
 from literal_metrics import literal_ap, literal_match
 
 from utils.boxes import iou_matrix
+from utils.config import LoaderOptions, SplitOptions
 from utils.engine.evaluator import evaluate
 from utils.metrics.average_precision import DetectionAccumulator, ImageResult
 from utils.metrics.coco import coco_metrics
@@ -43,13 +44,13 @@ def detected_results(real, folder) -> list[ImageResult]:
     from utils.checkpoint import load_models
     from utils.datasets.dataset import DetectionDataset
     from utils.datasets.labels import read_labels
-    from utils.datasets.loader import build_loader
+    from utils.datasets.loader import Loader
 
     model = load_models([real("weights/yolov5n.pt")], torch.device("cpu"))
     listed = folder / "some.txt"
     listed.write_text("".join(f"{path}\n" for path in sorted((real("coco_val128") / "images").glob("*.jpg"))[:24]))
-    dataset = DetectionDataset(read_labels(listed, 80, cache=False), 320, rect=True)
-    return list(evaluate(model, build_loader(dataset, 8, 0), names=model.names, device=torch.device("cpu")).results)
+    dataset = DetectionDataset(read_labels(listed, 80, SplitOptions(cache_labels=False)), SplitOptions(320, rect=True))
+    return list(evaluate(model, Loader(dataset, LoaderOptions(8, 0)), model.names).results)
 
 
 @pytest.fixture(scope="module", params=["drawn", "detected"])

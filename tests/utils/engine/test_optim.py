@@ -245,14 +245,14 @@ def test_knobs_of_every_step():
     assert plan.warmup == 300
     for step in range(1000):
         lr, momentum, accumulate = interpolated(plan, step)
-        knobs = plan.knobs(step)
+        knobs = plan.step_settings(step)
         assert (
             knobs.lr == pytest.approx(lr)
             and knobs.momentum == pytest.approx(momentum)
             and knobs.accumulate == accumulate
         )
-    assert plan.knobs(0) == StepSettings((0.0, 0.0, 0.1), 0.8, 1)
-    assert plan.knobs(300) == StepSettings((plan.epoch_lr(3),) * 3, 0.937, 4)
+    assert plan.step_settings(0) == StepSettings((0.0, 0.0, 0.1), 0.8, 1)
+    assert plan.step_settings(300) == StepSettings((plan.epoch_lr(3),) * 3, 0.937, 4)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_knobs_of_every_step():
 def test_warmup_has_a_floor_and_never_fills_a_training(epochs, batches, warmup_epochs, warmup):
     plan = schedule(epochs, batches, warmup_epochs=warmup_epochs)
     assert plan.warmup == warmup
-    assert plan.knobs(warmup).momentum == 0.937
+    assert plan.step_settings(warmup).momentum == 0.937
 
 
 def test_knobs_reach_the_optimizer():

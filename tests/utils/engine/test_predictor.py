@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+from utils.config import PredictOptions
 from utils.datasets.sources import Frame
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import (
     Artist,
     CropWriter,
     CsvWriter,
+    ImageWriter,
     JsonWriter,
     LabelWriter,
-    PictureWriter,
     safe_name,
 )
 from utils.engine.predictor import Prediction, as_predictor, predict
@@ -88,7 +89,7 @@ def prediction_of(
     ],
 )
 def test_boxes_come_back_in_native_pixels(finder, size, box, imgsz, expected_input):
-    (prediction,) = predict(finder, scene(box, size), imgsz=imgsz)
+    (prediction,) = predict(finder, scene(box, size), PredictOptions(imgsz=imgsz))
     assert prediction.shape == expected_input == tuple(finder.inputs[0].shape[2:])
     assert finder.inputs[0].dtype == torch.float32 and finder.inputs[0].max() == 1.0
     rows = prediction.rows()
@@ -99,7 +100,7 @@ def test_boxes_come_back_in_native_pixels(finder, size, box, imgsz, expected_inp
 
 
 def test_records_and_normalised_boxes(finder):
-    (prediction,) = predict(finder, scene((100, 30, 300, 90)), imgsz=1024)
+    (prediction,) = predict(finder, scene((100, 30, 300, 90)), PredictOptions(imgsz=1024))
     (record,) = prediction.records()
     assert record | {"x1": 0, "y1": 0, "x2": 0, "y2": 0} == {
         "file": "array",
@@ -118,41 +119,41 @@ def test_records_and_normalised_boxes(finder):
 
 def test_a_class_the_weights_do_not_know_is_an_error(finder):
     with pytest.raises(UserError, match=f"--classes 7: the weights know {len(finder.names)} classes"):
-        list(predict(finder, scene(), classes=[0, 7]))
+        list(predict(finder, scene(), PredictOptions(classes=[0, 7])))
 
 
 def test_nothing_found_classes_and_thresholds(finder):
     empty = np.full((64, 64, 3), 90, np.uint8)
     assert [len(prediction) for prediction in predict(finder, empty)] == [0]
-    assert [len(prediction) for prediction in predict(finder, scene(), classes=[0])] == [0]
-    assert [len(prediction) for prediction in predict(finder, scene(), conf_thres=0.95)] == [0]
+    assert [len(prediction) for prediction in predict(finder, scene(), PredictOptions(classes=[0]))] == [0]
+    assert [len(prediction) for prediction in predict(finder, scene(), PredictOptions(conf_thres=0.95))] == [0]
 
 
 def test_image_size_is_rounded_up_to_the_stride(finder, caplog, monkeypatch):
     monkeypatch.setattr(LOGGER, "propagate", True)
     predictor = as_predictor(finder)
     assert predictor.input_shape(321) == (352, 352)
-    assert "321 321 is no multiple of the largest stride 32; using 352 352" in caplog.text
+    assert "321 321 is not a multiple of the largest stride 32; using 352 352" in caplog.text
     assert predictor.input_shape([416]) == (416, 416) and predictor.input_shape((320, 640)) == (320, 640)
 
 
 def test_the_callers_network_is_left_as_it_was():
     network = RedFinder().train().double()
-    list(predict(network, scene(), half=True, device="cpu"))
+    list(predict(as_predictor(network, "cpu", half=True), scene()))
     assert network.training and next(network.parameters()).dtype == torch.float64 and not network.inputs
 
 
 def test_label_rows_and_a_second_run(tmp_path):
     boxes = [[100, 30, 300, 90], [0, 0, 1000, 300]]
     writer = LabelWriter(tmp_path, save_conf=True)
-    writer(prediction_of(boxes, "sub/a.jpg"))
+    writer.after_frame(prediction_of(boxes, "sub/a.jpg"))
     file = tmp_path / "labels/sub/a.txt"
     assert file.read_text() == "1 0.5 0.5 1 1 0.5\n1 0.2 0.2 0.2 0.2 0.9\n"  # rising confidence, as v6.1 writes
-    LabelWriter(tmp_path)(prediction_of(boxes[:1], "sub/a.jpg"))
+    LabelWriter(tmp_path).after_frame(prediction_of(boxes[:1], "sub/a.jpg"))
     assert file.read_text() == "1 0.2 0.2 0.2 0.2\n"
-    LabelWriter(tmp_path)(prediction_of([], "sub/a.jpg"))
+    LabelWriter(tmp_path).after_frame(prediction_of([], "sub/a.jpg"))
     assert not file.exists()
-    writer(prediction_of(boxes, "clip.mp4", "video", 7))
+    writer.after_frame(prediction_of(boxes, "clip.mp4", "video", 7))
     assert (tmp_path / "labels/clip_7.txt").exists()
 
 
@@ -160,7 +161,9 @@ def test_crops(tmp_path):
     image = np.arange(300 * 1000 * 3, dtype=np.uint32).reshape(300, 1000, 3).astype(np.uint8)
     for _ in range(2):  # a second run replaces the first's files
         writer = CropWriter(tmp_path)
-        writer(prediction_of([[100, 30, 300, 90], [0, 0, 50, 40], [2000, 10, 2100, 20]], "a.png", image=image))
+        writer.after_frame(
+            prediction_of([[100, 30, 300, 90], [0, 0, 50, 40], [2000, 10, 2100, 20]], "a.png", image=image)
+        )
     assert sorted(file.name for file in (tmp_path / "crops/red thing").iterdir()) == ["a.jpg", "a2.jpg"]
     first, second = (read_image(tmp_path / f"crops/red thing/{name}.jpg")[0] for name in ("a", "a2"))
     # 200 * 1.02 + 10 = 214 wide, 60 * 1.02 + 10 = 71.2 high; at the corner 50.5 + 5 and 40.4 + 5 remain
@@ -177,7 +180,7 @@ def test_csv_and_json_hold_the_same_records(tmp_path):
     ]
     for writer in writers:
         for prediction in predictions:
-            writer(prediction)
+            writer.after_frame(prediction)
         writer.close()
     records = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert records == [record for prediction in predictions for record in prediction.records()] and len(records) == 3
@@ -212,13 +215,13 @@ def frames_of(file) -> tuple[list[np.ndarray], float]:
 
 
 def test_pictures_and_videos(tmp_path):
-    writer = PictureWriter(tmp_path, Artist(line_thickness=2))
-    writer(prediction_of([[100, 30, 300, 90]], "sub/a.png"))
+    writer = ImageWriter(tmp_path, Artist(line_thickness=2))
+    writer.after_frame(prediction_of([[100, 30, 300, 90]], "sub/a.png"))
     picture, _ = read_image(tmp_path / "sub/a.png")
     assert picture.shape == (300, 1000, 3) and (picture != scene()).any()
     for name, count in (("one.avi", 9), ("two.mov", 5)):
         for number in range(1, count + 1):
-            writer(
+            writer.after_frame(
                 prediction_of([], name, "video", number, image=scene((number * 20, 40, 500, 160), (120, 160)), fps=12.5)
             )
     writer.close()
@@ -228,11 +231,11 @@ def test_pictures_and_videos(tmp_path):
 
 
 def test_a_streams_video_plays_in_real_time(tmp_path):
-    writer = PictureWriter(tmp_path, Artist())
+    writer = ImageWriter(tmp_path, Artist())
     small = np.zeros((48, 64, 3), np.uint8)
     for number, seconds in enumerate((3.0, 3.1, 3.2, 4.0, 100.0), 1):  # the last one came after a long interruption
         image = small if number < 4 else np.zeros((96, 64, 3), np.uint8)
-        writer(prediction_of([], "cam.mp4", "stream", number, image=image, seconds=seconds))
+        writer.after_frame(prediction_of([], "cam.mp4", "stream", number, image=image, seconds=seconds))
     writer.close()
     frames, fps = frames_of(tmp_path / "cam.mp4")
     assert fps == pytest.approx(30) and abs(len(frames) - (31 + 150)) <= 1 and frames[-1].shape == (48, 64, 3)
@@ -242,7 +245,7 @@ def test_an_input_is_never_replaced(tmp_path):
     write_image(tmp_path / "a.jpg", scene())
     with pytest.raises(UserError, match="would replace the input"):
         for prediction in predict(RedFinder().eval(), tmp_path / "a.jpg"):
-            PictureWriter(tmp_path, Artist())(prediction)
+            ImageWriter(tmp_path, Artist()).after_frame(prediction)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +264,8 @@ def test_console(caplog, monkeypatch):
     monkeypatch.setattr(LOGGER, "propagate", True)
     caplog.set_level("INFO", "yolo")
     reporter = ConsoleReporter()
-    reporter(prediction_of([[1, 2, 3, 4]] * 2))
-    reporter(prediction_of([], "clip.mp4", "video", 3))
+    reporter.after_frame(prediction_of([[1, 2, 3, 4]] * 2))
+    reporter.after_frame(prediction_of([], "clip.mp4", "video", 3))
     reporter.close()
     assert caplog.messages == [
         "image 1/1 in/a.jpg: 192x640 2 red things, Done. (0.002s)",
@@ -278,7 +281,7 @@ def test_no_display_is_survived(monkeypatch, caplog):
     monkeypatch.setattr("utils.engine.prediction_views.sys", SimpleNamespace(platform="linux"))
     monkeypatch.setattr("utils.log._said", set())
     window = Window(Artist())
-    window(prediction_of([]))
+    window.after_frame(prediction_of([]))
     window.close()
     assert not window.closed and "there is no display" in caplog.text
 
@@ -287,7 +290,7 @@ def test_feature_maps_of_every_layer_but_the_head(tmp_path, finder):
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in/x.png", scene(size=(64, 64), box=(1, 1, 20, 20)))
     maps = FeatureMaps(tmp_path, finder)
-    list(predict(finder, tmp_path / "in", imgsz=64, before_frame=maps.before_frame))
+    list(predict(finder, tmp_path / "in", PredictOptions(imgsz=64), before_frame=maps.before_frame))
     maps.close()
     assert sorted(file.name for file in (tmp_path / "x").iterdir()) == [
         "stage0_Conv2d_features.npy",
@@ -302,5 +305,5 @@ def test_feature_maps_of_every_layer_but_the_head(tmp_path, finder):
         31,
         31,
     )
-    list(predict(finder, scene(), imgsz=64))  # the hooks are gone: nothing more is written
+    list(predict(finder, scene(), PredictOptions(imgsz=64)))  # the hooks are gone: nothing more is written
     assert not (tmp_path / "array").exists()

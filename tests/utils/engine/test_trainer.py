@@ -68,14 +68,14 @@ class Squares:
             )
 
 
-def make_parts(accumulate=1, loss=None, seed=0):
+def make_components(accumulate=1, loss=None, seed=0):
     torch.manual_seed(seed)
     model = TwoLayers()
     return TrainingComponents(
         model=model,
         loss=loss or DetectionLoss(GEOMETRY, HYP, CPU),
         optimizer=build_optimizer(model, "SGD", lr=0.01, momentum=0.9, weight_decay=5e-4),
-        knobs=lambda step: StepSettings(lr=(0.01, 0.01, 0.01), momentum=0.9, accumulate=accumulate),
+        step_settings=lambda step: StepSettings(lr=(0.01, 0.01, 0.01), momentum=0.9, accumulate=accumulate),
         ema=ModelEMA(model),
         loader=Squares(),
         device=CPU,
@@ -83,8 +83,10 @@ def make_parts(accumulate=1, loss=None, seed=0):
     )
 
 
-def snapshot(parts):
-    return copy.deepcopy((parts.model.state_dict(), parts.ema.module.state_dict(), parts.optimizer.state_dict()))
+def snapshot(components):
+    return copy.deepcopy(
+        (components.model.state_dict(), components.ema.module.state_dict(), components.optimizer.state_dict())
+    )
 
 
 def same(left, right):
@@ -122,7 +124,7 @@ class Record(Hook):
 
 def test_it_learns_squares():
     record = Record()
-    state = Trainer(make_parts(), TrainState(), 15, hooks=[record]).fit()
+    state = Trainer(make_components(), TrainState(), 15, hooks=[record]).fit()
     first, last = (sum(record.reports[index].losses.row()) for index in (0, -1))
     assert last < 0.6 * first
     assert state.epoch == 15 and state.step == 75
@@ -130,19 +132,19 @@ def test_it_learns_squares():
 
 def test_hooks_hear_everything_in_order():
     record = Record()
-    Trainer(make_parts(), TrainState(), 2, hooks=[record]).fit()
+    Trainer(make_components(), TrainState(), 2, hooks=[record]).fit()
     assert record.events == ["start", "epoch 0", "done 0", "epoch 1", "done 1", "close"]
     assert len(record.batches) == 10
     assert [report.is_last for report in record.reports] == [False, True]
 
 
 def test_two_and_two_epochs_equal_four_bit_for_bit():
-    whole = make_parts()
+    whole = make_components()
     Trainer(whole, TrainState(), 4).fit()
-    first = make_parts()
+    first = make_components()
     state = Trainer(first, TrainState(), 2).fit()
     model, average, optimizer = snapshot(first)
-    second = make_parts(seed=99)
+    second = make_components(seed=99)
     second.model.load_state_dict(model)
     second.ema.module.load_state_dict(average)
     second.ema.updates = first.ema.updates
@@ -154,15 +156,15 @@ def test_two_and_two_epochs_equal_four_bit_for_bit():
 @pytest.mark.parametrize("accumulate, steps", [(1, 5), (2, 3), (4, 2), (8, 1)])
 def test_gradients_are_added_up_and_none_is_lost(accumulate, steps):
     """5 batches an epoch: full groups, then what is left."""
-    parts = make_parts(accumulate)
-    Trainer(parts, TrainState(), 1).fit()
-    assert parts.ema.updates == steps
+    components = make_components(accumulate)
+    Trainer(components, TrainState(), 1).fit()
+    assert components.ema.updates == steps
 
 
 def test_accumulated_step_equals_the_sum_of_its_batches():
     """One step over 5 batches moves the weights as the sum of their gradients does."""
-    parts, literal = make_parts(accumulate=5), make_parts()
-    Trainer(parts, TrainState(), 1).fit()
+    components, literal = make_components(accumulate=5), make_components()
+    Trainer(components, TrainState(), 1).fit()
     literal.model.train()
     for batch in Squares().epoch(0):
         literal.loss(literal.model(batch.images.float() / 255), batch.targets)[0].backward()
@@ -172,7 +174,7 @@ def test_accumulated_step_equals_the_sum_of_its_batches():
         group.update(lr=0.01, momentum=0.9)
     literal.optimizer.step()
     for key, value in literal.model.state_dict().items():
-        torch.testing.assert_close(parts.model.state_dict()[key], value, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(components.model.state_dict()[key], value, rtol=1e-6, atol=1e-7)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step():
@@ -184,20 +186,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
         total, items = real(maps, targets)
         return (total * float("nan"), items) if len(calls) == 3 else (total, items)
 
-    parts = make_parts(loss=poisoned)
-    trainer = Trainer(parts, TrainState(), 1)
+    components = make_components(loss=poisoned)
+    trainer = Trainer(components, TrainState(), 1)
     before = {}
     original = trainer.optimizer_step
 
     def step():
         original()
-        before.update(copy.deepcopy({name: value for name, value in parts.model.named_parameters()}))
+        before.update(copy.deepcopy({name: value for name, value in components.model.named_parameters()}))
 
     trainer.optimizer_step = step
     with pytest.raises(NonFiniteError, match="epoch 0, batch 2: the loss is nan.*every layer's output is finite"):
         trainer.fit()
     assert trainer.state.step == 2
-    assert all(torch.equal(before[name], value) for name, value in parts.model.named_parameters())
+    assert all(torch.equal(before[name], value) for name, value in components.model.named_parameters())
 
 
 class Overflow(nn.Module):
@@ -206,19 +208,19 @@ class Overflow(nn.Module):
 
 
 def test_the_first_layer_with_a_non_finite_output_is_named():
-    parts = make_parts()
-    parts.model.body.add_module("spoilt", Overflow())
+    components = make_components()
+    components.model.body.add_module("spoilt", Overflow())
     with pytest.raises(NonFiniteError, match=r"first layer whose output is not finite is body\.spoilt \(Overflow\)"):
-        Trainer(parts, TrainState(), 1).fit()
+        Trainer(components, TrainState(), 1).fit()
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step():
-    parts = make_parts()
-    parts.model.head.weight.register_hook(lambda gradient: gradient * float("nan"))
-    before = snapshot(parts)[0]["head.weight"]
+    components = make_components()
+    components.model.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = snapshot(components)[0]["head.weight"]
     with pytest.raises(NonFiniteError, match="gradient of head.weight is not finite"):
-        Trainer(parts, TrainState(), 1).fit()
-    assert torch.equal(before, parts.model.head.weight)
+        Trainer(components, TrainState(), 1).fit()
+    assert torch.equal(before, components.model.head.weight)
 
 
 def evaluation_of(fitness):
@@ -229,7 +231,7 @@ def test_best_epoch_and_early_stop():
     fitness = iter((0.2, 0.5, 0.5, 0.4, 0.3, 0.9))
     record = Record()
     state = Trainer(
-        make_parts(),
+        make_components(),
         TrainState(),
         6,
         hooks=[record],
@@ -276,7 +278,7 @@ def test_multi_scale_never_shrinks_to_one_cell():
 @pytest.mark.parametrize("evaluate", [None, lambda module: evaluation_of(0.0)], ids=("unvalidated", "fitness 0"))
 def test_until_something_is_found_the_newest_epoch_is_the_best(evaluate):
     record = Record()
-    Trainer(make_parts(), TrainState(), 3, hooks=[record], evaluate=evaluate).fit()
+    Trainer(make_components(), TrainState(), 3, hooks=[record], evaluate=evaluate).fit()
     assert [report.is_best for report in record.reports] == [True] * 3
 
 
@@ -287,5 +289,5 @@ def test_hooks_are_closed_when_training_fails():
 
     record = Record()
     with pytest.raises(NonFiniteError):
-        Trainer(make_parts(), TrainState(), 3, hooks=[record, Fails()]).fit()
+        Trainer(make_components(), TrainState(), 3, hooks=[record, Fails()]).fit()
     assert record.events[-1] == "close"

@@ -13,6 +13,7 @@ from PIL import Image
 from utils.boxes import iou_matrix
 from utils.datasets import check
 from utils.datasets.check import checker as doctor
+from utils.datasets.check.__main__ import script
 from utils.datasets.check.findings import KINDS, table
 from utils.datasets.check.inspection import SAME_BOX, _on_one_place
 from utils.datasets.label_files import list_images, read_rows
@@ -156,7 +157,7 @@ def test_only_orientations_that_turn_are_told(data, orientation, told):
 def test_what_is_wrong_on_the_command_line_is_named(words, named, capsys):
     """Not the data yaml, which is right where it stands."""
     with pytest.raises(SystemExit):
-        check.script(words.split())
+        script(words.split())
     assert f"unrecognized argument {named} " in capsys.readouterr().err
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 
 import cv2
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
-from utils.config.flags import flag_names
+from utils.config.flags import flag_fields, flag_names
 from utils.datasets import check
 from utils.datasets.check import box_fit, copies, duplicates
 from utils.datasets.check import checker as doctor
@@ -624,7 +623,7 @@ def test_one_scene_many_times_stays_bounded():
 def test_the_page_lists_every_kind_and_flag():
     page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page)) == set(KINDS)
-    flags = {name for each in fields(check.CheckConfig) for name in flag_names(each)[:1]}
+    flags = {name for each in flag_fields(check.CheckConfig) for name in flag_names(each)[:1]}
     assert flags <= set(re.findall(r"--[a-z-]+", page))
     for kind, entry in KINDS.items():
         (row,) = [line for line in page.splitlines() if line.startswith("| `") and f"`{kind}`" in line]

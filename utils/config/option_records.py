@@ -1,0 +1,150 @@
+"""Options that travel together: how a split is read, batched, evaluated, and how frames are predicted.
+
+The scripts' configurations hold flags; what the packages below them take are these records.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from utils.errors import ConfigError
+
+
+class SplitFlags(Protocol):
+    """The flags that train.py, val.py and compare.py share about reading a split."""
+
+    @property
+    def imgsz(self) -> int: ...
+
+    @property
+    def single_cls(self) -> bool: ...
+
+    @property
+    def labels(self) -> str: ...
+
+    @property
+    def no_cache_labels(self) -> bool: ...
+
+    @property
+    def download(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How one split of a dataset is read and shaped.
+
+    Attributes:
+        imgsz: Side in pixels of the square network input; with `rect` the longer side of each image.
+        stride: Largest stride of the model in pixels; rectangular shapes are multiples of it.
+        rect: Give each image its own smallest rectangle instead of a square.
+        pad: Strides of gray border added around rectangles.
+        augment: Draw training samples (mosaic, random views, color jitter) instead of letterboxed images.
+        single_cls: Count every object as class 0.
+        labels: What becomes of a bad label row: "skip" drops it, "clip" cuts boxes that leave the image and drops the
+            rest, "strict" ends the run.
+        cache_labels: Keep the checked labels in an .npz beside the labels, and use one that still fits.
+        cache: Keep decoded images: "ram", "disk" or None.
+        seed: Decides, with epoch and index, every augmented sample.
+        download: Fetch a dataset that is not on disk, if its yaml says how.
+    """
+
+    imgsz: int = 640
+    stride: int = 32
+    rect: bool = False
+    pad: float = 0.0
+    augment: bool = False
+    single_cls: bool = False
+    labels: str = "skip"
+    cache_labels: bool = True
+    cache: str | None = None
+    seed: int = 0
+    download: bool = False
+
+    @classmethod
+    def of(cls, flags: SplitFlags) -> "SplitOptions":
+        """Return what a script's configuration says about reading any of its splits."""
+        return cls(
+            imgsz=flags.imgsz,
+            single_cls=flags.single_cls,
+            labels=flags.labels,
+            cache_labels=not flags.no_cache_labels,
+            download=flags.download,
+        )
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How samples become batches.
+
+    Attributes:
+        batch_size: Images per batch, at least 1.
+        workers: Most worker processes to use; 0 loads in this process.
+        shuffle: A training order; a last batch of one image joins the one before it.
+        seed: Decides, with the epoch, the order.
+        quad: Join four inputs to one of twice the size.
+        pin_memory: Put batches in page-locked memory, for asynchronous transfer to CUDA.
+        drop_last: Leave out a last batch that is not full.
+    """
+
+    batch_size: int = 16
+    workers: int = 0
+    shuffle: bool = False
+    seed: int = 0
+    quad: bool = False
+    pin_memory: bool = False
+    drop_last: bool = False
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ConfigError(f"--batch-size {self.batch_size}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How a network is evaluated.
+
+    Attributes:
+        conf_thres: Least confidence of a detection, 0..1.
+        iou_thres: IoU above which NMS drops the weaker box, 0..1.
+        max_det: Most detections per image.
+        augment: Test-time augmentation: three views, no loss.
+        half: Mixed precision (CUDA only).
+        single_cls: Count detections of every class as class 0.
+        hybrid: Let the labels join the candidates as certain detections, for autolabeling.
+        coco: Also compute COCO's figures with pycocotools.
+        verbose: Log one table row per class.
+    """
+
+    conf_thres: float = 0.001
+    iou_thres: float = 0.6
+    max_det: int = 300
+    augment: bool = False
+    half: bool = False
+    single_cls: bool = False
+    hybrid: bool = False
+    coco: bool = False
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How frames are predicted.
+
+    Attributes:
+        imgsz: One side in pixels, or (height, width), that an image is letterboxed into with the smallest border that
+            the stride allows.
+        conf_thres: Least confidence of a detection, 0..1.
+        iou_thres: IoU above which NMS drops the weaker box, 0..1.
+        max_det: Most detections per image.
+        classes: Class ids to keep; None keeps all.
+        agnostic: Let boxes of different classes suppress each other.
+        augment: Test-time augmentation.
+    """
+
+    imgsz: int | Sequence[int] = 640
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    max_det: int = 1000
+    classes: Sequence[int] | None = None
+    agnostic: bool = False
+    augment: bool = False
