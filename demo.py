@@ -1,4 +1,4 @@
-"""make demo: train an attention variant on drawn scenes, validate it, and detect on pictures it has not seen."""
+"""make demo: train an attention variant on drawn scenes, validate it, and detect objects in images it has not seen."""
 
 import sys
 import time
@@ -18,25 +18,25 @@ TRAINING = dict(cfg="models/yolov5n_CBAM.yaml", hyp="hyp.shapes.yaml", optimizer
 
 
 def main() -> None:
-    """Run the three scripts and say what came of it."""
+    """Run the three scripts and log a summary."""
     started = time.perf_counter()
     trained = _step("train", train, **TRAINING, **COMMON)
     best = trained.save_dir / "weights" / "best.pt"
     validated = _step("val", val, weights=best, task="test", **COMMON)
-    pictures = _step(
+    detected = _step(
         "detect", detect, weights=best, source=Path("datasets/shapes/images/test"), imgsz=COMMON["imgsz"], device="cpu"
     )
     metrics = validated.evaluation.metrics
     LOGGER.info(
         f"\ntrained, validated and detected in {time.perf_counter() - started:.0f} s\n"
-        f"mAP50 {metrics.map50:.3f}, mAP50-95 {metrics.map:.3f} on {metrics.images} pictures never trained on\n"
-        f"annotated pictures: {pictures}\n"
-        f"curves and plots:   {trained.save_dir} and {validated.save_dir}"
+        f"mAP50 {metrics.map50:.3f}, mAP50-95 {metrics.map:.3f} on {metrics.images} images not used in training\n"
+        f"annotated images: {detected}\n"
+        f"curves and plots: {trained.save_dir} and {validated.save_dir}"
     )
 
 
 def _step(name: str, script, **options):
-    """Say the command that does the same, and run it."""
+    """Log the command that does the same, and run it."""
     options.update(project=FOLDER, name=name)
     words = " ".join(f"--{key.replace('_', '-')} {_short(value)}" for key, value in options.items())
     LOGGER.info(f"\n$ python {name}.py {words} --exist-ok\n")
@@ -44,6 +44,7 @@ def _step(name: str, script, **options):
 
 
 def _short(value: object) -> str:
+    """Return a value as on the command line, paths relative to the project folder."""
     return str(value).removeprefix(f"{ROOT}/")
 
 

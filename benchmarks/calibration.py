@@ -1,12 +1,17 @@
-"""How often `compare_variants` calls equal variants different, how often it finds a true difference, and how often its
-interval holds the truth, on drawn studies (tests/synthetic.py) whose truth is known.
+"""Measure error rate, power and interval coverage of `compare_variants` on synthetic studies (tests/synthetic.py).
 
     python benchmarks/calibration.py [--studies 500] [--resamples 200] [--workers 2] [--only TEXT ...]
 
-One table row a case. false: studies in which at least one equal variant is called better or worse (mAP50-95); class: the
-same for single classes; p: equal variants with p at or below 0.05 before correction; covers: intervals that hold the true
-difference; naive: the same for a percentile interval over images and seeds drawn with replacement (first variant); half:
-mean half width in points; found: studies that call the first variant better where it is."""
+The true differences of these studies are known. The table has one row per case:
+
+    false   studies in which at least one equal variant is called better or worse (mAP50-95)
+    class   the same for single classes
+    p       equal variants with p <= 0.05 before correction
+    covers  intervals that contain the true difference
+    naive   the same for a percentile interval over images and seeds drawn with replacement (first variant)
+    half    mean half width of the intervals in points
+    found   studies that call the first variant better, if it is better
+"""
 
 import argparse
 import sys
@@ -24,7 +29,7 @@ from utils.statistics import average_precision, compare_variants  # noqa: E402
 from utils.statistics.precision import metrics_of, resampled_ap  # noqa: E402
 
 METRIC = "mAP50-95"
-CASES = {  # name: world, skills (the baseline's first), seeds, scatter of seeds by variant
+CASES = {  # name: world, skills (baseline first), number of seeds, standard deviation between seeds per variant
     "1 variant, 3 seeds": (World(), (0, 0), 3, None),
     "4 variants, 3 seeds": (World(), (0,) * 5, 3, None),
     "2 variants, 2 seeds": (World(), (0,) * 3, 2, None),
@@ -50,12 +55,12 @@ CASES = {  # name: world, skills (the baseline's first), seeds, scatter of seeds
 
 
 def main() -> None:
-    """Print the table."""
+    """Print one table row per case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=500)
-    parser.add_argument("--resamples", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=[""], help="cases whose names hold one of these")
+    parser.add_argument("--studies", type=int, default=500, help="synthetic studies per case")
+    parser.add_argument("--resamples", type=int, default=200, help="resamples and permutations per study")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose names contain one of these texts")
     options = parser.parse_args()
     print(
         "| case | true difference, points | false | class | p | covers | naive | half | found |\n" + "| --- " * 9 + "|"
@@ -78,7 +83,7 @@ def main() -> None:
 
 
 def _truth(case, pool) -> np.ndarray:
-    """True difference of each variant to the baseline: the mean over many data sets and trainings."""
+    """Return the true difference of each variant to the baseline: the mean over many datasets and trainings."""
     world, skills, _, seed_sds = case
     if len(set(skills)) == 1 and seed_sds is None:
         return np.zeros(len(skills) - 1)
@@ -87,28 +92,29 @@ def _truth(case, pool) -> np.ndarray:
     return np.where(equal & (seed_sds is None), 0, values[1:] - values[0])
 
 
-def _one_training(world: World, skills, seed_sds, number: int) -> list[float]:
-    study = world.study(np.random.default_rng([1, number]), skills, 1, seed_sds)
+def _one_training(world: World, skills, seed_sds, index: int) -> list[float]:
+    """Return the mAP of each model in training number `index`."""
+    study = world.study(np.random.default_rng([1, index]), skills, 1, seed_sds)
     return [average_precision(runs[0]).map for runs in study]
 
 
-def _study(case, truth: np.ndarray, resamples: int, number: int) -> tuple[float, ...]:
-    """One study's row: false, class, p, covers, naive, half, found."""
+def _study(case, truth: np.ndarray, resamples: int, index: int) -> tuple[float, ...]:
+    """Return the row of one study: false, class, p, covers, naive, half, found."""
     world, skills, seeds, seed_sds = case
-    rng = np.random.default_rng([2, number])
+    rng = np.random.default_rng([2, index])
     baseline, *others = world.study(rng, skills, seeds, seed_sds)
-    variants = {str(number): runs for number, runs in enumerate(others)}
+    variants = {str(variant): runs for variant, runs in enumerate(others)}
     names = [str(c) for c in range(world.nc)]
     compared = compare_variants(baseline, variants, names, rng, resamples=resamples, permutations=resamples)
-    equal = [name for name, skill in zip(variants, skills[1:]) if skill == skills[0]]
+    equal = [name for name, skill in zip(variants, skills[1:], strict=True) if skill == skills[0]]
     found = {name: compared[name][METRIC] for name in variants}
-    told = (
+    errors = (
         [
             any(found[name].verdict != "no difference shown" for name in equal),
             any(
-                one.verdict != "no difference shown"
+                difference.verdict != "no difference shown"
                 for name in equal
-                for metric, one in compared[name].items()
+                for metric, difference in compared[name].items()
                 if metric.startswith("class/")
             ),
             np.mean([found[name].p <= 0.05 for name in equal]),
@@ -116,15 +122,16 @@ def _study(case, truth: np.ndarray, resamples: int, number: int) -> tuple[float,
         if equal
         else [np.nan] * 3
     )
-    covers = np.mean([one.interval[0] <= true <= one.interval[1] for one, true in zip(found.values(), truth)])
-    low, high = _naive(baseline, variants["0"], rng, resamples)
-    half = np.mean([(one.interval[1] - one.interval[0]) / 2 for one in found.values()])
+    intervals = [difference.interval for difference in found.values()]
+    covers = np.mean([low <= true <= high for (low, high), true in zip(intervals, truth, strict=True)])
+    naive_low, naive_high = _naive_interval(baseline, variants["0"], rng, resamples)
+    half = np.mean([(high - low) / 2 for low, high in intervals])
     better = found["0"].verdict == "better" if skills[1] > skills[0] else np.nan
-    return (*map(float, told), float(covers), float(low <= truth[0] <= high), float(half), float(better))
+    return (*map(float, errors), float(covers), float(naive_low <= truth[0] <= naive_high), float(half), float(better))
 
 
-def _naive(baseline, variant, rng, resamples: int) -> tuple[float, float]:
-    """The percentile interval that is not used: images and seeds drawn with replacement."""
+def _naive_interval(baseline, variant, rng, resamples: int) -> tuple[float, float]:
+    """Return the percentile interval that is not used: images and seeds drawn with replacement."""
     images, seeds = baseline[0].images, len(baseline)
     weights = rng.multinomial(images, np.full(images, 1 / images), resamples)
     scores = [
