@@ -8,7 +8,7 @@ import detect
 import train
 import val
 from utils import log
-from utils.cli import guarded
+from utils.cli import run_guarded
 from utils.files import ROOT
 from utils.log import LOGGER
 
@@ -50,4 +50,4 @@ def _short(value: object) -> str:
 
 if __name__ == "__main__":
     log.configure()
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

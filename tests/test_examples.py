@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ("utils.files",)
+MODULES = ("utils.boxes", "utils.device", "utils.files", "utils.nms")
 
 
 @pytest.mark.parametrize("name", MODULES)

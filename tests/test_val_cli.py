@@ -17,7 +17,7 @@ import torch
 import val
 from models.yolo import Model
 from utils.checkpoint import checkpoint_of, write_checkpoint
-from utils.cli import guarded
+from utils.cli import run_guarded
 from utils.engine.validation_files import COCO_IDS, category_ids, write_metrics
 from utils.files import ROOT
 from utils.images import write_image
@@ -301,7 +301,7 @@ def test_the_study_task_goes_through_sizes(options, monkeypatch):
 
 
 def test_a_split_that_the_data_lack_is_named(options, capsys):
-    assert guarded(lambda: val.run(**options, task="test")) == 2
+    assert run_guarded(lambda: val.run(**options, task="test")) == 2
     assert "no `test:` given" in capsys.readouterr().err
 
 
@@ -319,7 +319,7 @@ def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
     assert [Path(one.path).name for one in result.evaluation.results] == ["1.jpg", "2.jpg"]
     assert val.parse_opt(["--task", "holdout"]).task == "holdout"
     for wrong in ("holdot", "licence", "year", "images/holdout"):
-        assert guarded(lambda: val.run(**{**options, "data": str(own)}, task=wrong)) == 2
+        assert run_guarded(lambda: val.run(**{**options, "data": str(own)}, task=wrong)) == 2
         error = capsys.readouterr().err
         assert f"no `{wrong}:` given" in error and "train, val, holdout" in error and error.count("\n") == 1
         assert ("did you mean holdout" in error) == (wrong == "holdot" or wrong == "images/holdout")
@@ -336,7 +336,7 @@ def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
     ],
 )
 def test_mistakes_end_in_one_line(options, change, words, capsys):
-    assert guarded(lambda: val.run(**{**options, **change})) == 2
+    assert run_guarded(lambda: val.run(**{**options, **change})) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
@@ -344,7 +344,7 @@ def test_mistakes_end_in_one_line(options, change, words, capsys):
 def test_weights_of_other_classes_are_refused_before_anything_is_read(options, data, tmp_path, capsys):
     other = tmp_path / "three.yaml"
     other.write_text(data.read_text(encoding="utf-8").replace("[square, disc]", "[a, b, c]"), encoding="utf-8")
-    assert guarded(lambda: val.run(**{**options, "data": str(other)})) == 2
+    assert run_guarded(lambda: val.run(**{**options, "data": str(other)})) == 2
     assert "knows 2 classes" in capsys.readouterr().err
 
 

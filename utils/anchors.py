@@ -1,8 +1,8 @@
-"""AutoAnchor: do a head's anchors suit the boxes of a data set, and if not, which would?
+"""AutoAnchor: whether a head's anchors fit the boxes of a data set, and better ones if they do not.
 
-An anchor can answer for a box when neither side differs by a factor of `threshold` or more (the rule
-of the loss). The closeness of a box and an anchor is min(w/a_w, a_w/w, h/a_h, a_h/h), 0..1; it is computed
-as exp(-distance), where distance is the larger of |ln w - ln a_w| and |ln h - ln a_h|: no division a pair.
+An anchor fits a box if neither side differs by a factor of `threshold` or more (the rule of the loss). The closeness of
+a box and an anchor is min(w/a_w, a_w/w, h/a_h, a_h/h), 0..1; it is computed as exp(-distance), distance being the
+larger of |ln w - ln a_w| and |ln h - ln a_h|, which takes no division per pair.
 """
 
 import math
@@ -13,19 +13,21 @@ import numpy as np
 from utils.log import LOGGER
 from utils.types import HeadGeometry
 
-KEEP_ABOVE = 0.98  # best possible recall at which a model's own anchors stay
-_LARGEST_SAMPLE = 10_000  # boxes that the search looks at
-_SMALLEST_SIDE = 2.0  # pixels: no anchor is smaller, and boxes smaller both ways do not shape anchors
+KEEP_ABOVE = 0.98  # best possible recall above which a model's own anchors stay
+_LARGEST_SAMPLE = 10_000  # boxes that the search uses
+_SMALLEST_SIDE = 2.0  # pixels: no anchor has a smaller side; boxes with both sides smaller are not used for the search
 _LLOYD_ITERATIONS = 30
 _MUTATED_SHARE, _MUTATION_SIGMA, _MUTATION_RANGE = 0.9, 0.1, (0.3, 3.0)
 
 
 @dataclass(frozen=True)
 class AnchorReport:
-    """How anchors suit a data set.
+    """How well a head's anchors fit a data set.
 
-    bpr: best possible recall, the share of boxes that some anchor can answer for; anchors_above: mean number of
-    anchors that can; new_anchors_px: (nl * na, 2) better ones in pixels by rising area, None to keep the model's.
+    Attributes:
+        bpr: Best possible recall, the share 0..1 of boxes that at least one anchor fits.
+        anchors_above: Mean number of anchors that fit a box.
+        new_anchors_px: (nl * na, 2) better anchors in pixels by rising area; None to keep the model's.
     """
 
     bpr: float
@@ -41,17 +43,25 @@ def check_anchors(
     generator: np.random.Generator | None = None,
     generations: int = 1000,
 ) -> AnchorReport:
-    """Measure a head's anchors on the boxes, and search for better ones where the recall is 0.98 or less.
+    """Return how well a head's anchors fit the boxes; if the recall is 0.98 or less, better ones are searched.
 
-    wh_px: (n, 2) widths and heights in pixels at the training size `imgsz`; generator: for the search, a fresh
-    one of seed 0 by default. The boxes of the report are all of them, however small.
+    Args:
+        wh_px: (n, 2) widths and heights of all boxes, however small, in pixels at the training size.
+        geometry: Of the head.
+        threshold: An anchor fits a box if no side differs by this factor or more.
+        imgsz: The training size in pixels.
+        generator: For the search; by default one with seed 0.
+        generations: Number of random changes that the search tries.
+
+    Returns:
+        The recall of the head's anchors on all boxes, and new anchors if they have a higher one.
     """
     wh_px = np.asarray(wh_px, np.float32).reshape(-1, 2)
     if not len(wh_px):
         LOGGER.info("AutoAnchor: there are no boxes to measure, the model's anchors stay")
         return AnchorReport(0.0, 0.0)
     current = geometry.anchors_px.detach().cpu().numpy().reshape(-1, 2)
-    bpr, above = recall(wh_px, current, threshold)
+    bpr, above = anchor_recall(wh_px, current, threshold)
     found = f"AutoAnchor: {above:.2f} anchors/target, {bpr:.3f} Best Possible Recall (BPR)."
     if bpr > KEEP_ABOVE:
         LOGGER.info(f"{found} Current anchors are a good fit to dataset")
@@ -59,7 +69,7 @@ def check_anchors(
     LOGGER.info(f"{found} Anchors are a poor fit to dataset, attempting to improve...")
     generator = generator or np.random.default_rng(0)
     new = kmeans_anchors(wh_px, len(current), imgsz, threshold, generations, generator)
-    new_bpr, new_above = recall(wh_px, new, threshold)
+    new_bpr, new_above = anchor_recall(wh_px, new, threshold)
     if new_bpr <= bpr:
         LOGGER.info(f"AutoAnchor: the best found have {new_bpr:.3f} BPR, the model's anchors stay")
         return AnchorReport(bpr, above)
@@ -70,8 +80,17 @@ def check_anchors(
     return AnchorReport(bpr, above, new)
 
 
-def recall(wh_px: np.ndarray, anchors_px: np.ndarray, threshold: float) -> tuple[float, float]:
-    """Return (best possible recall 0..1, mean number of anchors a box that can answer for it)."""
+def anchor_recall(wh_px: np.ndarray, anchors_px: np.ndarray, threshold: float) -> tuple[float, float]:
+    """Return the best possible recall and the mean number of anchors that fit a box.
+
+    Args:
+        wh_px: (n, 2) widths and heights of the boxes in pixels, n at least 1.
+        anchors_px: (m, 2) widths and heights of the anchors in pixels.
+        threshold: An anchor fits a box if no side differs by this factor or more.
+
+    Returns:
+        The share of boxes that at least one anchor fits, 0..1, and the mean number of anchors per box.
+    """
     fits = _distances(_logarithms(wh_px), _logarithms(anchors_px)) < math.log(threshold)
     return float(fits.any(0).mean()), float(fits.sum(0).mean())
 
@@ -84,10 +103,22 @@ def kmeans_anchors(
     generations: int = 1000,
     generator: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Return (n, 2) float32 anchors in pixels by rising area, fitted to the boxes: k-means, then an evolution.
+    """Return anchors fitted to the boxes by k-means and then an evolution.
 
-    wh_px: (m, 2) pixels at the training size `imgsz`, m at least 1, which may be less than n. Above 10,000
-    boxes a random sample is looked at. Raises ValueError without a box.
+    Args:
+        wh_px: (m, 2) widths and heights of the boxes in pixels at the training size, m at least 1, possibly less than
+            n. Of more than 10,000 boxes a random sample is used.
+        n: Number of anchors.
+        imgsz: The training size in pixels, for the log.
+        threshold: An anchor fits a box if no side differs by this factor or more.
+        generations: Number of random changes that the evolution tries.
+        generator: By default one with seed 0.
+
+    Returns:
+        (n, 2) float32 pixels by rising area.
+
+    Raises:
+        ValueError: There is no box.
     """
     generator = generator or np.random.default_rng(0)
     boxes = np.asarray(wh_px, np.float32).reshape(-1, 2)
@@ -105,28 +136,28 @@ def kmeans_anchors(
 
 
 def _logarithms(sizes: np.ndarray) -> np.ndarray:
-    """(n, 2) to (2, n) natural logarithms; a side of 0 becomes -inf, which is far from every anchor."""
+    """Natural logarithms (2, n) of sizes (n, 2); a side of 0 becomes -inf, which is far from every anchor."""
     with np.errstate(divide="ignore"):
         return np.log(np.ascontiguousarray(sizes.T, np.float32))
 
 
 def _distances(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """Logarithms (2, m) and (2, n) to (n, m): the larger of the two sides' differences."""
+    """Distances (n, m) of logarithms (2, m) and (2, n): the larger of the two sides' differences."""
     width = np.abs(boxes[0] - anchors[0, :, None])
     height = np.abs(boxes[1] - anchors[1, :, None])
     return np.maximum(width, height, out=width)
 
 
 def _fitness(boxes: np.ndarray, anchors: np.ndarray, threshold: float) -> float:
-    """Mean closeness of the boxes (2, m) to their best anchors (2, n), all logarithms; 0 where none can answer."""
+    """Mean closeness of the boxes (2, m) to their best anchors (2, n), all logarithms; 0 for boxes that none fits."""
     nearest = _distances(boxes, anchors).min(0)
     return float(np.where(nearest < math.log(threshold), np.exp(-nearest), 0).mean())
 
 
 def _cluster(boxes: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    """(n, 2) k-means centres of boxes (m, 2) in units of their standard deviation; k-means++ starts (Arthur 2007).
+    """Centers (n, 2) of k-means over boxes (m, 2) in units of their standard deviation; k-means++ starts (Arthur 2007).
 
-    Where distinct boxes are fewer than n, the rest are boxes scaled at random.
+    If there are fewer than n distinct boxes, the rest are boxes scaled at random.
     """
     distinct = np.unique(boxes, axis=0)
     if len(distinct) <= n:
@@ -134,27 +165,27 @@ def _cluster(boxes: np.ndarray, n: int, generator: np.random.Generator) -> np.nd
         return np.concatenate((distinct, more)).clip(min=_SMALLEST_SIDE)
     scale = boxes.std(0) + 1e-9
     points = boxes / scale
-    centres = points[generator.integers(len(points), size=1)]
-    while len(centres) < n:
-        remaining = _squared(points, centres).min(1).astype(np.float64)
-        centres = np.concatenate((centres, points[generator.choice(len(points), 1, p=remaining / remaining.sum())]))
+    centers = points[generator.integers(len(points), size=1)]
+    while len(centers) < n:
+        remaining = _squared_distances(points, centers).min(1).astype(np.float64)
+        centers = np.concatenate((centers, points[generator.choice(len(points), 1, p=remaining / remaining.sum())]))
     for _ in range(_LLOYD_ITERATIONS):
-        member = _squared(points, centres).argmin(1)
+        member = _squared_distances(points, centers).argmin(1)
         counts = np.bincount(member, minlength=n)
         sums = np.stack([np.bincount(member, points[:, side], minlength=n) for side in range(2)], 1)
-        centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
-    return centres * scale
+        centers = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centers)
+    return centers * scale
 
 
-def _squared(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """(m, 2) and (n, 2) to (m, n) squared distances."""
-    return ((points[:, None] - centres[None]) ** 2).sum(2)
+def _squared_distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Squared distances (m, n) of points (m, 2) and centers (n, 2)."""
+    return ((points[:, None] - centers[None]) ** 2).sum(2)
 
 
 def _evolve(
     boxes: np.ndarray, anchors: np.ndarray, threshold: float, generations: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """(n, 2) anchors after `generations` random changes of which every improvement was kept."""
+    """Anchors (n, 2) after `generations` random changes, of which every improvement was kept."""
     boxes = _logarithms(boxes)
     best = _fitness(boxes, _logarithms(anchors), threshold)
     for _ in range(generations):

@@ -1,7 +1,7 @@
-"""What a predicted box costs: CIoU by default, or one of the losses below, each with inner boxes and a focal weight on request.
+"""Box regression losses: CIoU by default, or one of those below, optionally with inner boxes and a focal weight.
 
-a is the predicted box, b the label, both xywh; (dx, dy) the way between their centres, (cw, ch) the smallest box around
-both, c^2 = cw^2 + ch^2. A cost is 1 - IoU and a penalty:
+a is the predicted box, b the label, both xywh; (dx, dy) the offset between their centers, (cw, ch) the size of the
+smallest box around both, c^2 = cw^2 + ch^2. A loss is 1 - IoU plus a penalty:
 
     GIoU     (hull - union) / hull                                                       arXiv 1902.09630
     DIoU     (dx^2 + dy^2) / c^2;  CIoU: and alpha v for the sides' ratio                arXiv 1911.08287
@@ -10,15 +10,15 @@ both, c^2 = cw^2 + ch^2. A cost is 1 - IoU and a penalty:
     MPDIoU   squared distances of both corners over (W^2 + H^2) of the input             arXiv 2307.07662
     ShapeIoU distance and shape, weighted by the label's own sides                       arXiv 2312.17663
     WIoU     no penalty but a factor: exp((dx^2 + dy^2) / c^2), and in v2 and v3 a gain
-             from how the box's cost compares with the running mean of such costs        arXiv 2301.10051
+             from how 1 - IoU of the box compares with its running mean                  arXiv 2301.10051
 
-inner (arXiv 2311.02877): IoU is taken of boxes of the same centres and `inner` times the sides; penalties keep the real
-boxes. focal (arXiv 2101.08158, Focal-EIoU): the cost times IoU^focal, as a constant.
+inner (arXiv 2311.02877): IoU is computed of boxes with the same centers and `inner` times the sides; penalties keep the
+real boxes. focal (arXiv 2101.08158, Focal-EIoU): the loss times IoU^focal, as a constant.
 
-Unlike the circulating copies: the running mean belongs to one loss object, moves once a batch, in training only, is saved
-with the training, and nothing is asked back from the device; coincident centres divide by nothing; weights (CIoU's alpha,
-WIoU's c^2 and gain, the focal weight) carry no gradient, for with one the focal weight would push boxes of IoU under
-focal / (1 + focal) apart.
+Differences to the circulating copies: the running mean belongs to one loss object, is updated once per batch, in
+training only, and is saved with the training; nothing is read back from the device; coincident centers cause no
+division by zero; weights (CIoU's alpha, WIoU's c^2 and gain, the focal weight) carry no gradient, because with one the
+focal weight would push boxes of IoU below focal / (1 + focal) apart.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,34 +31,45 @@ from utils.boxes import IOU_KINDS, BoxPairs, pair_boxes
 from utils.errors import nearest
 
 SHAPE_POWER = 4.0  # theta of SIoU and Shape-IoU
-SHAPE_SCALE = 1.0  # Shape-IoU's `scale`: sides weigh by themselves; 0 would weigh both alike
+SHAPE_SCALE = 1.0  # Shape-IoU's `scale`: exponent of the label's sides in their weights; 0 would weigh both equally
 WIOU_V2_GAMMA = 0.5
 WIOU_V3_ALPHA, WIOU_V3_DELTA = 1.9, 3.0
-WIOU_SETTLING = (
-    7000  # t n: batches after which the running mean has gone 95 % of its way; the paper asks for at least these
+WIOU_BATCHES = (
+    7000  # t n: after so many batches the running mean is 95 % of new values; the paper asks for at least these
 )
-WIOU_MOMENTUM = 1 - 0.05 ** (1 / WIOU_SETTLING)
+WIOU_MOMENTUM = 1 - 0.05 ** (1 / WIOU_BATCHES)
 
 Overlap = Callable[[BoxPairs, tuple[float, float]], Tensor]
 
 
 class BoxCosts(NamedTuple):
-    """cost: (N,) what the box term averages, with gradient; overlap: (N,) 0..1, detached, what objectness aims at;
-    miss: (N,) 0..1, detached, the 1 - IoU whose running mean WIoU keeps.
+    """The loss of each predicted box, and what objectness and WIoU need of the same overlaps.
+
+    Attributes:
+        cost: (N,) the loss that the box term averages, with gradient.
+        obj_target: (N,) 0..1, detached, the target of objectness.
+        iou_loss: (N,) 0..1, detached, the 1 - IoU whose running mean WIoU keeps.
     """
 
     cost: Tensor
-    overlap: Tensor
-    miss: Tensor
+    obj_target: Tensor
+    iou_loss: Tensor
 
 
 class BoxLoss:
-    """The cost of predicted boxes; call it with boxes, labels and the picture's size."""
+    """The loss of predicted boxes; call it with predicted boxes, target boxes and the input's size.
+
+    Args:
+        kind: One of BOX_LOSSES.
+        inner: Sides of the inner boxes as a multiple of the boxes' own, above 0; 1 means the boxes themselves.
+        focal: Exponent of the focal weight, at least 0; 0 means none.
+        device: The boxes' device.
+
+    Raises:
+        ValueError: An argument is outside these values.
+    """
 
     def __init__(self, kind: str = "CIoU", inner: float = 1.0, focal: float = 0.0, device: torch.device | str = "cpu"):
-        """kind: one of BOX_LOSSES; inner: sides of the inner boxes as a multiple of the boxes', 1: the boxes themselves;
-        focal: power of the focal weight, 0: none; device: where boxes will be. Raises ValueError.
-        """
         if kind not in BOX_LOSSES:
             raise ValueError(
                 f"BoxLoss: kind is one of {', '.join(BOX_LOSSES)}, got {kind!r}{nearest(kind, BOX_LOSSES)}"
@@ -66,40 +77,53 @@ class BoxLoss:
         if not (inner > 0 and focal >= 0):
             raise ValueError(f"BoxLoss: expected inner above 0 and focal at least 0, got {inner} and {focal}")
         self.kind, self.inner, self.focal = kind, inner, focal
-        # 1, the largest cost, to begin with: early on, boxes that miss keep the largest gain, as the paper asks
+        # It starts at 1, the largest loss: early on, boxes without overlap keep the largest gain, as the paper asks.
         self.mean = torch.ones((), device=device) if kind in ("WIoUv2", "WIoUv3") else None
 
-    def __call__(self, predicted: Tensor, wanted: Tensor, size: tuple[float, float]) -> BoxCosts:
-        """Return the costs of predicted (N, 4) against wanted (N, 4), both xywh; size: (height, width) of the input
-        in the same unit, which MPDIoU divides by. Computed in float32 (float64 stays).
+    def __call__(self, predicted: Tensor, target: Tensor, size: tuple[float, float]) -> BoxCosts:
+        """Return the loss of each predicted box. Half precision is computed in float32.
+
+        Args:
+            predicted: (N, 4) xywh.
+            target: (N, 4) xywh in the same unit.
+            size: (height, width) of the input in the same unit, which MPDIoU divides by.
+
+        Returns:
+            One loss per box, with gradient, and the detached overlaps.
         """
-        pairs = pair_boxes(predicted, wanted)
+        pairs = pair_boxes(predicted, target)
         iou = pairs.iou if self.inner == 1 else _inner_iou(pairs, self.inner)
-        miss = (1 - iou.detach()).clamp(min=0)  # rounding makes an IoU a little more than 1, and v2 takes the root
+        # Rounding can make an IoU a little larger than 1, and WIoU v2 takes the root.
+        iou_loss = (1 - iou.detach()).clamp(min=0)
         if self.kind in _OVERLAPS:
             overlap = _OVERLAPS[self.kind](pairs, size)
             cost = 1 - overlap if iou is pairs.iou else 1 - overlap + (pairs.iou - iou)
         else:
             overlap = pairs.iou
-            cost = self._gain(miss) * _distance_factor(pairs) * (1 - iou)
+            cost = self._gain(iou_loss) * _distance_factor(pairs) * (1 - iou)
         if self.focal:
             cost = cost * pairs.iou.detach() ** self.focal
-        # v6.1's objectness aims at CIoU; it aims at plain IoU where another loss was asked for
-        aim = overlap if self.kind == "CIoU" else pairs.iou
-        return BoxCosts(cost, aim.detach().clamp(min=0), miss)
+        # v6.1's objectness has CIoU as its target; with any other loss it is the plain IoU
+        obj_target = overlap if self.kind == "CIoU" else pairs.iou
+        return BoxCosts(cost, obj_target.detach().clamp(min=0), iou_loss)
 
-    def follow(self, misses: Tensor, count: Tensor) -> None:
-        """Move the running mean, where there is one, by a batch of `count` boxes whose 1 - IoU sum up to `misses`."""
+    def update_mean(self, iou_loss_sum: Tensor, count: Tensor) -> None:
+        """Update WIoU's running mean by one batch; other losses have none.
+
+        Args:
+            iou_loss_sum: () sum of 1 - IoU over the batch's boxes.
+            count: () number of boxes; 0 leaves the mean as it is.
+        """
         if self.mean is not None:
-            mean = misses.detach() / count.clamp(min=1)
+            mean = iou_loss_sum.detach() / count.clamp(min=1)
             self.mean = self.mean + WIOU_MOMENTUM * (mean - self.mean) * (count > 0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what training has to save: WIoU's running mean, nothing for other losses."""
+        """Return what a training saves: WIoU's running mean, nothing for other losses."""
         return {} if self.mean is None else {"mean": self.mean}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state_dict; what it lacks stays."""
+        """Load a state_dict; what it lacks stays as it is."""
         if self.mean is not None and "mean" in state:
             self.mean = state["mean"].to(self.mean, copy=True)
 
@@ -107,18 +131,18 @@ class BoxLoss:
         inner = f", of boxes {self.inner:g} times as large" if self.inner != 1 else ""
         return self.kind + inner + (f", weighted by IoU^{self.focal:g}" if self.focal else "")
 
-    def _gain(self, miss: Tensor) -> Tensor | float:
+    def _gain(self, iou_loss: Tensor) -> Tensor | float:
         """WIoU's gain r of boxes (N,): 1 in v1, (L / mean)^gamma in v2, beta / (delta alpha^(beta - delta)) in v3."""
         if self.mean is None:
             return 1.0
-        beta = miss / self.mean.clamp(min=torch.finfo(torch.float32).eps)
+        beta = iou_loss / self.mean.clamp(min=torch.finfo(torch.float32).eps)
         if self.kind == "WIoUv2":
             return beta**WIOU_V2_GAMMA
         return beta / (WIOU_V3_DELTA * WIOU_V3_ALPHA ** (beta - WIOU_V3_DELTA))
 
 
 def _inner_iou(pairs: BoxPairs, ratio: float) -> Tensor:
-    """IoU of boxes around the same centres with `ratio` times the sides."""
+    """IoU of boxes with the same centers and `ratio` times the sides."""
     a, b = (torch.cat((boxes[..., :2], boxes[..., 2:] * ratio), -1) for boxes in (pairs.a, pairs.b))
     return pair_boxes(a, b, pairs.eps).iou
 
@@ -135,14 +159,15 @@ def _eiou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
 
 
 def _siou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
-    """IoU - (distance + shape) / 2. The angle cost 1 - 2 sin^2(arcsin(|dy| / d) - pi/4) is sin of twice the angle,
-    so 2 |dx dy| / d^2: nothing to go wrong where arcsin and the root have no gradient.
+    """IoU - (distance + shape) / 2.
+
+    The angle cost 1 - 2 sin^2(arcsin(|dy| / d) - pi/4) is the sine of twice the angle, so 2 |dx dy| / d^2. This form
+    avoids arcsin and the root, which have no gradient in places.
     """
     offset = _offset(pairs)
     squares = offset.square()
-    angle = (
-        2 * (offset[..., 0] * offset[..., 1]).abs() / (squares.sum(-1) + pairs.eps)
-    )  # 0 along an axis, 1 on a diagonal
+    # 0 along an axis, 1 on a diagonal
+    angle = 2 * (offset[..., 0] * offset[..., 1]).abs() / (squares.sum(-1) + pairs.eps)
     distance = -torch.expm1(-(2 - angle)[..., None] * squares / (pairs.enclosing.square() + pairs.eps))
     return pairs.iou - (distance.sum(-1) + _shape_cost(pairs, 1.0)) / 2
 
@@ -156,15 +181,14 @@ def _mpdiou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
 
 def _shape_iou(pairs: BoxPairs, size: tuple[float, float]) -> Tensor:
     sides = pairs.b[..., 2:].clamp(min=pairs.eps) ** SHAPE_SCALE
-    weights = (
-        2 * sides.flip(-1) / sides.sum(-1, keepdim=True)
-    )  # hh, ww: along x the height's weight, along y the width's
+    # hh, ww: the height's weight along x, the width's along y
+    weights = 2 * sides.flip(-1) / sides.sum(-1, keepdim=True)
     squares = _offset(pairs).square() / (pairs.enclosing.square().sum(-1, keepdim=True) + pairs.eps)
     return pairs.iou - (weights * squares).sum(-1) - 0.5 * _shape_cost(pairs, weights)
 
 
 def _shape_cost(pairs: BoxPairs, weights: Tensor | float) -> Tensor:
-    """Sum over both sides of (1 - e^-omega)^theta, omega the weighted difference as a share of the longer of the two."""
+    """Sum over both sides of (1 - e^-omega)^theta; omega is the weighted difference over the longer of the two."""
     a, b = pairs.a[..., 2:], pairs.b[..., 2:]
     omega = weights * (a - b).abs() / (torch.maximum(a, b) + pairs.eps)
     return (-torch.expm1(-omega)).pow(SHAPE_POWER).sum(-1)
@@ -174,12 +198,12 @@ def _offset(pairs: BoxPairs) -> Tensor:
     return pairs.a[..., :2] - pairs.b[..., :2]
 
 
-def _of_boxes(kind: str) -> Overlap:
+def _plain_overlap(kind: str) -> Overlap:
     return lambda pairs, size: pairs.overlap(kind)
 
 
 _OVERLAPS: dict[str, Overlap] = {
-    **{kind: _of_boxes(kind) for kind in IOU_KINDS},
+    **{kind: _plain_overlap(kind) for kind in IOU_KINDS},
     "EIoU": _eiou,
     "SIoU": _siou,
     "MPDIoU": _mpdiou,

@@ -1,13 +1,12 @@
 """Boxes: conversion, clipping and overlap. The only place where box formats change.
 
-Formats: `xyxy` corners (left, top, right, bottom), `xywh` centre and size, both in any one
-unit (pixels, grid cells); a trailing `n` means fractions 0..1 of the image's width and height.
-Every function takes (..., 4), returns a new array and leaves its input alone. Arrays give
-arrays, tensors give tensors.
+Formats: `xyxy` corners (left, top, right, bottom), `xywh` center and size, both in any one unit (pixels, grid cells); a
+trailing `n` means normalized: fractions 0..1 of the image's width and height. Every function takes (..., 4), returns a
+new array and does not change its input. Arrays give arrays, tensors give tensors.
 """
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,24 +17,43 @@ Boxes = TypeVar("Boxes", np.ndarray, Tensor)
 IOU_KINDS = ("IoU", "GIoU", "DIoU", "CIoU")
 
 
-def _stack(parts: list) -> Boxes:
-    return torch.stack(parts, -1) if isinstance(parts[0], Tensor) else np.stack(parts, -1)
+@overload
+def _stack(columns: list[np.ndarray]) -> np.ndarray: ...
+@overload
+def _stack(columns: list[Tensor]) -> Tensor: ...
+def _stack(columns: list) -> np.ndarray | Tensor:
+    return torch.stack(columns, -1) if isinstance(columns[0], Tensor) else np.stack(columns, -1)
 
 
 def xyxy_to_xywh(boxes: Boxes) -> Boxes:
-    """(..., 4) corners to centre and size, in the same unit."""
+    """Return (..., 4) xyxy as xywh in the same unit."""
     left, top, right, bottom = (boxes[..., column] for column in range(4))
     return _stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
 
 
 def xywh_to_xyxy(boxes: Boxes) -> Boxes:
-    """(..., 4) centre and size to corners, in the same unit."""
+    """Return (..., 4) xywh as xyxy in the same unit.
+
+    Example:
+        >>> xywh_to_xyxy(torch.tensor([[50.0, 40.0, 20.0, 10.0]]))
+        tensor([[40., 35., 60., 45.]])
+    """
     x, y, width, height = (boxes[..., column] for column in range(4))
     return _stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
 
 
 def xywhn_to_xyxy(boxes: Boxes, width: float, height: float, pad: tuple[float, float] = (0, 0)) -> Boxes:
-    """(..., 4) fractions of an image of `width` x `height` to pixel corners, shifted by `pad` (x, y) pixels."""
+    """Return (..., 4) xywh normalized as xyxy pixels.
+
+    Args:
+        boxes: (..., 4) xywh normalized.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        pad: (x, y) pixels that are added, such as a letterbox's border.
+
+    Returns:
+        (..., 4) xyxy pixels, not clipped.
+    """
     x, y, box_width, box_height = (boxes[..., column] for column in range(4))
     return _stack(
         [
@@ -48,7 +66,16 @@ def xywhn_to_xyxy(boxes: Boxes, width: float, height: float, pad: tuple[float, f
 
 
 def xyxy_to_xywhn(boxes: Boxes, width: float, height: float) -> Boxes:
-    """(..., 4) pixel corners to centre and size in fractions of an image of `width` x `height`. Nothing is clipped."""
+    """Return (..., 4) xyxy pixels as xywh normalized.
+
+    Args:
+        boxes: (..., 4) xyxy pixels.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+
+    Returns:
+        (..., 4) xywh normalized, not clipped.
+    """
     left, top, right, bottom = (boxes[..., column] for column in range(4))
     return _stack(
         [
@@ -61,7 +88,15 @@ def xyxy_to_xywhn(boxes: Boxes, width: float, height: float) -> Boxes:
 
 
 def clip(xyxy: Boxes, shape: tuple[int, int]) -> Boxes:
-    """(..., 4) pixel corners moved inside an image of shape (height, width)."""
+    """Return (..., 4) xyxy pixels moved inside an image.
+
+    Args:
+        xyxy: (..., 4) xyxy pixels.
+        shape: (height, width) of the image in pixels.
+
+    Returns:
+        (..., 4) xyxy pixels, x in 0..width and y in 0..height.
+    """
     height, width = shape
     limits = (width, height, width, height)
     if isinstance(xyxy, Tensor):
@@ -70,9 +105,20 @@ def clip(xyxy: Boxes, shape: tuple[int, int]) -> Boxes:
 
 
 def iou_matrix(a: Boxes, b: Boxes) -> Boxes:
-    """IoU of every box of a (N, 4) with every box of b (M, 4), both xyxy: (N, M), in 0..1.
+    """Return the IoU of every box of `a` with every box of `b`. Half precision is computed in float32.
 
-    Half precision is computed in float32. Boxes without area overlap nothing.
+    Args:
+        a: (N, 4) xyxy.
+        b: (M, 4) xyxy in the same unit.
+
+    Returns:
+        (N, M) in 0..1; boxes without area overlap nothing.
+
+    Example:
+        >>> boxes = np.array([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 20.0]])
+        >>> iou_matrix(boxes, boxes)
+        array([[1. , 0.5],
+               [0.5, 1. ]])
     """
     if isinstance(a, Tensor):
         a, b = _at_least_float32(a), _at_least_float32(b)
@@ -99,10 +145,15 @@ def _area(size: Tensor) -> Tensor:
 
 
 class BoxPairs(NamedTuple):
-    """Boxes a[i] and b[i] side by side: what the overlaps of two boxes are made of, lengths in the boxes' unit.
+    """Boxes a[i] and b[i] with the quantities that their overlaps are computed from; lengths in the boxes' unit.
 
-    a, b: (N, 4) xywh, float32 or float64; iou: (N,) 0..1; union: (N,) area; enclosing: (N, 2) width and height of the
-    smallest box around both; eps: added to areas and squared lengths that divide, so that nothing divides by zero.
+    Attributes:
+        a: (N, 4) xywh, float32 or float64.
+        b: (N, 4) xywh.
+        iou: (N,) 0..1.
+        union: (N,) area.
+        enclosing: (N, 2) width and height of the smallest box around both.
+        eps: Added to areas and squared lengths that divide, so that nothing divides by zero.
     """
 
     a: Tensor
@@ -113,8 +164,10 @@ class BoxPairs(NamedTuple):
     eps: float
 
     def overlap(self, kind: str) -> Tensor:
-        """(N,) one of IOU_KINDS: "IoU" (0..1); "GIoU" (arXiv 1902.09630, eq. 3; over -1); "DIoU" and "CIoU"
-        (arXiv 1911.08287, eq. 6-11; over -2 or so).
+        """Return the overlap (N,) of one of IOU_KINDS, at most 1.
+
+        "IoU": 0..1. "GIoU" (arXiv 1902.09630, eq. 3): above -1. "DIoU", "CIoU" (arXiv 1911.08287, eq. 6-11): above -2
+        or so.
         """
         if kind == "IoU":
             return self.iou
@@ -128,7 +181,16 @@ class BoxPairs(NamedTuple):
 
 
 def pair_boxes(a: Tensor, b: Tensor, eps: float = 1e-7) -> BoxPairs:
-    """Put a[i] and b[i], both (N, 4) xywh in one unit, side by side. Half precision is computed in float32."""
+    """Return the pairs of a[i] and b[i]. Half precision is computed in float32.
+
+    Args:
+        a: (N, 4) xywh.
+        b: (N, 4) xywh in the same unit.
+        eps: Keeps boxes without area finite.
+
+    Returns:
+        IoU, union and enclosing box of each pair.
+    """
     a, b = _at_least_float32(a), _at_least_float32(b)
     a_corners, b_corners = xywh_to_xyxy(a), xywh_to_xyxy(b)
     shared = torch.minimum(a_corners[..., 2:], b_corners[..., 2:]) - torch.maximum(
@@ -144,10 +206,25 @@ def pair_boxes(a: Tensor, b: Tensor, eps: float = 1e-7) -> BoxPairs:
 
 
 def paired_iou(a: Tensor, b: Tensor, kind: str = "CIoU", eps: float = 1e-7) -> Tensor:
-    """Overlap of a[i] with b[i], both (N, 4) xywh in one unit: (N,), at most 1, differentiable.
+    """Return the overlap of a[i] with b[i], differentiable. Half precision is computed in float32.
 
-    kind: one of IOU_KINDS, as `BoxPairs.overlap` says. eps keeps boxes without area finite. Half precision is
-    computed in float32.
+    Args:
+        a: (N, 4) xywh.
+        b: (N, 4) xywh in the same unit.
+        kind: One of IOU_KINDS, as `BoxPairs.overlap` says.
+        eps: Keeps boxes without area finite.
+
+    Returns:
+        (N,), at most 1.
+
+    Raises:
+        ValueError: `kind` is not one of IOU_KINDS.
+
+    Example:
+        >>> predicted = torch.tensor([[5.0, 5.0, 10.0, 10.0]])
+        >>> label = torch.tensor([[5.0, 10.0, 10.0, 20.0]])
+        >>> paired_iou(predicted, label, "IoU")
+        tensor([0.5000])
     """
     if kind not in IOU_KINDS:
         raise ValueError(f"paired_iou: kind is one of {', '.join(IOU_KINDS)}, got {kind!r}")

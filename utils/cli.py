@@ -10,7 +10,7 @@ from utils.errors import UserError
 
 ConfigType = TypeVar("ConfigType")
 FAILED = 2
-_DISK_REFUSALS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
+_DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
 INTERRUPTED = 130  # what shells give a program that ended on Ctrl-C
 
 
@@ -27,16 +27,24 @@ def run_script(
         argv: The command line without the program's name.
 
     Returns:
-        0, 2 after a user error (one line on standard error), or 130 after Ctrl-C. Other exceptions pass with their
-        traceback.
+        0, 2 after a user error or a disk error (one line on standard error), or 130 after Ctrl-C. Other exceptions pass
+        with their traceback.
     """
     config = parse_opt(argv)
     log.configure()
-    return guarded(main, config)
+    return run_guarded(main, config)
 
 
-def guarded(function: Callable[..., object], *arguments: object) -> int:
-    """Call `function(*arguments)` and return the exit code, as `run_script` says."""
+def run_guarded(function: Callable[..., object], *arguments: object) -> int:
+    """Call a function and return the exit code, as `run_script` says.
+
+    Args:
+        function: Does what the script is for.
+        *arguments: Passed to it.
+
+    Returns:
+        0, 2 after a user error or a disk error (one line on standard error), or 130 after Ctrl-C.
+    """
     try:
         function(*arguments)
     except UserError as error:
@@ -44,7 +52,7 @@ def guarded(function: Callable[..., object], *arguments: object) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except OSError as error:
-        if error.errno not in _DISK_REFUSALS:
+        if error.errno not in _DISK_ERRORS:
             raise
         sys.stdout.flush()
         where = error.filename or "a file of the run"

@@ -1,4 +1,4 @@
-"""Devices: choosing one, bringing images to one, timing on one, and mixed precision on one."""
+"""Devices: selection, transfer of images, timing and mixed precision."""
 
 import contextlib
 import time
@@ -11,10 +11,14 @@ from utils.errors import ConfigError
 
 
 def select_device(text: str = "") -> torch.device:
-    """Return the device that v6.1's --device text names.
+    """Return the device that a --device text names, as v6.1 reads it.
 
-    "" is the first CUDA device or, without one, the CPU; "cpu", "mps", "0", "cuda:1"
-    name one. Raises ConfigError when it is not there, or when several are named.
+    "" is the first CUDA device or, without one, the CPU; "cpu", "mps", "0" and "cuda:1" name one. Raises ConfigError if
+    it does not exist here, or if several are named.
+
+    Example:
+        >>> select_device("cpu")
+        device(type='cpu')
     """
     name = str(text).strip().lower().removeprefix("cuda:")
     if "," in name:
@@ -49,15 +53,23 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def autocast(device: torch.device, enabled: bool):
-    """Return a mixed-precision context for CUDA, and one that does nothing elsewhere."""
+def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager:
+    """Return a mixed-precision context for CUDA; on other devices it does nothing.
+
+    Args:
+        device: The model's device.
+        enabled: Whether mixed precision is wanted.
+
+    Returns:
+        A context manager.
+    """
     if enabled and device.type == "cuda":
         return torch.autocast("cuda")
     return contextlib.nullcontext()
 
 
 class Timer:
-    """A stopwatch to use in `with`: adds up the seconds spent inside, device work included."""
+    """A stopwatch for `with` blocks: `seconds` adds up the time spent inside, queued work of `device` included."""
 
     def __init__(self, device: torch.device | None = None):
         self.device = device
@@ -77,17 +89,30 @@ class Timer:
 
 
 def network_input(images: Tensor, device: torch.device, half: bool = False) -> Tensor:
-    """Return (B, 3, H, W) uint8 0..255 as floating point 0..1 on `device`.
+    """Return images as a network's input; bytes are transferred, not floats, and the memory format is kept.
 
-    The bytes travel, not the floats; memory order (channels last) is kept.
+    Args:
+        images: (B, 3, H, W) uint8, 0..255.
+        device: The network's device.
+        half: Whether the result is float16 instead of float32.
+
+    Returns:
+        (B, 3, H, W) floating point, 0..1, on `device`.
     """
     images = images.to(device, non_blocking=True)
     return (images.half() if half else images.float()).div_(255)
 
 
-def resized(images: Tensor, side: int | None, stride: int) -> Tensor:
-    """Return the batch scaled so that its long side measures `side` pixels, both sides rounded to
-    multiples of `stride` (None: as it is).
+def resize_long_side(images: Tensor, side: int | None, stride: int) -> Tensor:
+    """Return images scaled so that their long side has `side` pixels.
+
+    Args:
+        images: (B, C, H, W) floating point.
+        side: The new long side in pixels; None returns the images as they are.
+        stride: Both new sides are rounded to multiples of it, at least one.
+
+    Returns:
+        (B, C, H', W').
     """
     if side is None or side == max(images.shape[2:]):
         return images

@@ -1,4 +1,4 @@
-"""Fetching a published file over the network: done only where the user asked for it with --download."""
+"""Download of a published file: done only if the user asked for it with --download."""
 
 import urllib.error
 import urllib.request
@@ -15,10 +15,19 @@ TIMEOUT = 30.0  # seconds without an answer
 
 
 def fetch(address: str, path: Path | str, kind: str = "a file", minimum: int = 100_000) -> Path:
-    """Download `address` to `path`, with a progress bar, and return the path.
+    """Download a file with a progress bar, and return its path; it appears whole or not at all.
 
-    The file appears whole or not at all. Raises UserError, in one line, where the network or the server
-    fails, or where fewer bytes arrive than the server announced or `minimum` (an error page, say).
+    Args:
+        address: The URL.
+        path: Where to write it; missing folders are created.
+        kind: What the file should be, for the error.
+        minimum: Fewest bytes of such a file; less is taken for an error page.
+
+    Returns:
+        `path` as a Path.
+
+    Raises:
+        UserError: The network or the server failed, or fewer bytes arrived than announced or than `minimum`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
-"""Errors that are the user's to mend: shown as one line, never as a traceback."""
+"""User errors: shown as one line, never as a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something given to the program is wrong. The message is one line that names
-    the file, the place in it and the fix; scripts print it and exit with code 2.
+    """An input of the program is wrong.
+
+    The message is one line that names the file, the place in it and the fix; scripts print it and exit with code 2.
     """
 
 
@@ -27,11 +28,20 @@ class CheckpointError(UserError):
 
 
 class NonFiniteError(UserError):
-    """Training met a loss that is not a finite number."""
+    """A loss or gradient of the training is not a finite number."""
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
-    """Return " (did you mean A, B?)" for the choices that look like `name`, else ""."""
+    """Return a hint for an error message that names the choices that look like `name`.
+
+    Args:
+        name: What was given; case does not matter.
+        choices: The known names.
+        count: Largest number of names in the hint.
+
+    Returns:
+        " (did you mean A, B?)", or "" if none is similar.
+    """
     by_lower = {choice.lower(): choice for choice in sorted(choices)}
     matches = difflib.get_close_matches(str(name).lower(), by_lower, n=count, cutoff=0.5)
     return f" (did you mean {', '.join(by_lower[match] for match in matches)}?)" if matches else ""

@@ -1,12 +1,13 @@
-"""Image files in and out: every picture is RGB uint8 (H, W, 3) from the moment it is read.
+"""Reading and writing image files: an image is RGB uint8 (H, W, 3) from the moment it is read.
 
-Files are read as bytes and decoded from memory, so that any path Python can open works,
-whatever its alphabet. The user's files are never rewritten.
+Files are read as bytes and decoded from memory, so that every path that Python can open works, whatever its alphabet.
+The user's files are never rewritten.
 """
 
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -15,23 +16,28 @@ from utils.errors import DataError
 
 IMAGE_SUFFIXES = (".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".wmv")
-FORMATS = ("BMP", "DNG", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # as Pillow names what those suffixes hold
-MIN_SIDE = 10  # pixels; smaller pictures are not used, as in v6.1
+FORMATS = ("BMP", "DNG", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of the formats with those suffixes
+MIN_SIDE = 10  # pixels; smaller images are not used, as in v6.1
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
-TURNED = range(2, 9)  # EXIF orientations other than upright; cameras write 0 as well, which says nothing
+EXIF_ROTATED = range(2, 9)  # EXIF orientations other than upright; some cameras write 0, which means nothing
 _TRANSPOSED = (5, 6, 7, 8)  # the orientations that exchange width and height
-_UNGUARDED = ("BMP", "DNG", "TIFF")  # formats with neither checksums nor an end: damage shows in decoding alone
+_WITHOUT_CHECKSUM = ("BMP", "DNG", "TIFF")  # nor an end marker: only decoding shows damage
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says about its picture. size: (height, width) after its EXIF orientation;
-    format: Pillow's name of it; warning: a defect that does not keep it from being used, or "";
-    orientation: EXIF's, 1 (upright) to 8; mode: Pillow's name of the samples, such as L for grey, "" where unknown.
+    """The header of an image file.
+
+    Attributes:
+        size: (height, width) in pixels after the EXIF orientation.
+        format: Pillow's name of the file format.
+        warning: A defect that does not prevent the use of the image, or "".
+        orientation: EXIF's, 1 (upright) to 8.
+        mode: Pillow's name of the pixel format, such as L for gray, "" if unknown.
     """
 
     size: tuple[int, int]
@@ -42,43 +48,61 @@ class ImageHeader:
 
 
 def is_image(path: Path | str) -> bool:
-    """Whether the name ends like a picture's."""
+    """Return whether the file name has an image's suffix."""
     return str(path).lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_video(path: Path | str) -> bool:
-    """Whether the name ends like a video's."""
+    """Return whether the file name has a video's suffix."""
     return str(path).lower().endswith(VIDEO_SUFFIXES)
 
 
 def read_image(
     path: Path | str, max_side: int | None = None, native: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return (picture RGB uint8 (H, W, 3), its native (height, width)), EXIF orientation applied.
+    """Return an image as RGB with its EXIF orientation applied, and its native size.
 
-    Grey, palette, alpha and 16-bit pictures become 8-bit RGB (alpha is dropped). Where the long
-    side is needed at `max_side` pixels only, a JPEG at least twice as large is decoded at 1/2, 1/4
-    or 1/8, never below `max_side`. A caller that knows the native size saves the look at the header.
-    Raises DataError with the file and the reason.
+    Gray, palette, alpha and 16-bit images become 8-bit RGB (alpha is dropped).
+
+    Args:
+        path: The image file.
+        max_side: Long side in pixels that the caller needs: a JPEG at least twice as large is decoded at 1/2, 1/4 or
+            1/8, never below `max_side`. None decodes at full size.
+        native: (height, width) if the caller knows it; then the header is not read again.
+
+    Returns:
+        RGB uint8 (H, W, 3), and the native (height, width).
+
+    Raises:
+        DataError: The file cannot be read or decoded; names the file and the reason.
     """
     raw = _read_bytes(path)
     if max_side is None or not _is_jpeg(raw):
         image = _decode(raw, path)
-        return image, image.shape[:2]
-    native = native or _header(raw, path).size
-    factor = _reduction(max(native), max_side)
-    return _decode(raw, path, factor), tuple(native)
+        height, width = image.shape[:2]
+        return image, (height, width)
+    height, width = native or _header(raw, path).size
+    factor = _reduction(max(height, width), max_side)
+    return _decode(raw, path, factor), (height, width)
 
 
 def write_image(path: Path | str, rgb: np.ndarray) -> None:
-    """Write an RGB uint8 (H, W, 3) picture in the format of the path's suffix. Raises DataError."""
+    """Write an image in the format of the path's suffix.
+
+    Args:
+        path: The image file.
+        rgb: RGB uint8 (H, W, 3).
+
+    Raises:
+        DataError: The suffix is not an image's, or the file cannot be written.
+    """
     path = Path(path)
     try:
         good, encoded = cv2.imencode(path.suffix or ".", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     except cv2.error:
         good = False
     if not good:
-        raise DataError(f"{path}: cannot write a picture as {path.suffix!r}; use one of {', '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"{path}: cannot write an image as {path.suffix!r}; use one of {', '.join(IMAGE_SUFFIXES)}")
     try:
         path.write_bytes(encoded.tobytes())
     except OSError as error:
@@ -86,15 +110,15 @@ def write_image(path: Path | str, rgb: np.ndarray) -> None:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Return a picture's (height, width) after its EXIF orientation, from the header alone where it can."""
+    """Return an image's (height, width) after its EXIF orientation, from the header alone if that is possible."""
     return _header_of_file(path).size
 
 
 def inspect_image(path: Path | str) -> ImageHeader:
-    """Return what the header says after the checks a picture must pass to be trained on.
+    """Return the header of an image that passes the checks for training.
 
-    Raises DataError where it is unreadable, of a format outside FORMATS, smaller than MIN_SIDE,
-    of floating point samples, or damaged; only formats that do not guard their content are decoded for that.
+    Raises DataError if it is unreadable, of a format outside FORMATS, smaller than MIN_SIDE, of floating point samples,
+    or damaged. Only formats without checksums are decoded for that.
     """
     header = _header_of_file(path, verify=True)
     if header.format not in FORMATS:
@@ -103,7 +127,7 @@ def inspect_image(path: Path | str) -> ImageHeader:
         raise DataError(f"{path}: {header.size[1]} x {header.size[0]} pixels, each side must have at least {MIN_SIDE}")
     if header.format in ("JPEG", "MPO") and not _ends_like_jpeg(path):
         return replace(header, warning=_damage_of_jpeg(path))
-    if header.format in _UNGUARDED:
+    if header.format in _WITHOUT_CHECKSUM:
         read_image(path)
     return header
 
@@ -123,21 +147,21 @@ def _is_jpeg(raw: np.ndarray) -> bool:
 
 
 def _reduction(native: int, wanted: int) -> int:
-    """The largest factor a JPEG may be reduced by (8, 4, 2) that leaves at least `wanted` pixels, or 1."""
+    """The largest factor, 8, 4 or 2, that leaves at least `wanted` of `native` pixels, or 1."""
     return next((factor for factor in (8, 4, 2) if native >= factor * wanted), 1)
 
 
 def _decode(raw: np.ndarray, path: Path | str, factor: int = 1) -> np.ndarray:
     image = _decode_cv2(raw, factor)
     if image is None and _is_jpeg(raw):
-        # A file cut short: with an end marker behind it the decoder gives what there is, the rest grey.
+        # A file cut short: with an end marker appended, the decoder returns what there is, the rest gray.
         image = _decode_cv2(np.concatenate((raw, np.frombuffer(_JPEG_END, np.uint8))), factor)
     return _decode_pillow(raw, path) if image is None else image
 
 
 def _decode_cv2(raw: np.ndarray, factor: int) -> np.ndarray | None:
-    """RGB uint8, or None where OpenCV cannot read it."""
-    direct = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on; saves a pass over the picture
+    """RGB uint8, or None if OpenCV cannot read it."""
+    direct = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on; saves a pass over the image
     flags = cv2.IMREAD_COLOR if factor == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}")
     if direct is not None:
         flags = (flags & ~cv2.IMREAD_COLOR) | direct
@@ -158,18 +182,18 @@ def _decode_pillow(raw: np.ndarray, path: Path | str) -> np.ndarray:
             if opened.mode == "F":
                 raise DataError(f"{path}: holds floating point samples; convert it to 8 or 16 bit")
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits a sample, which convert() would clip
-                grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
+            if image.mode.startswith("I"):  # 16 bits per sample, which convert() would clip
+                gray = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(gray[..., None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be decoded: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    """Pillow's words on one line, without the address of the buffer it read from."""
+    """Pillow's message on one line, without the address of the buffer it read from."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return "not a picture, or damaged" if text.startswith("cannot identify image file") else text
+    return "not an image, or damaged" if text.startswith("cannot identify image file") else text
 
 
 def _header_of_file(path: Path | str, verify: bool = False) -> ImageHeader:
@@ -180,8 +204,8 @@ def _header_of_file(path: Path | str, verify: bool = False) -> ImageHeader:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
-    """The header of an open file or of a file's bytes; with `verify`, checksums too where the format has them."""
+def _header(source: np.ndarray | BinaryIO, path: Path | str, verify: bool = False) -> ImageHeader:
+    """The header of an open file or of a file's bytes; with `verify`, checksums are checked if the format has them."""
     from PIL import Image
 
     stream = io.BytesIO(source.tobytes()) if isinstance(source, np.ndarray) else source
@@ -189,12 +213,12 @@ def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
         with Image.open(stream) as opened:
             name = opened.format
             width, height = opened.size
-            if name == "TIFF":  # whose size some Pillow versions turn already
+            if name == "TIFF":  # some Pillow versions return its size rotated already
                 width, height = opened.tag_v2.get(_TIFF_WIDTH, width), opened.tag_v2.get(_TIFF_HEIGHT, height)
             orientation, mode = _orientation(opened), opened.mode
             if verify:
                 opened.verify()
-    except Image.DecompressionBombError:  # larger than Pillow likes, as aerial pictures are; OpenCV allows more
+    except Image.DecompressionBombError:  # larger than Pillow allows, such as aerial images; OpenCV allows more
         _, size = read_image(path)
         return ImageHeader(size, "TIFF")
     except (OSError, ValueError, SyntaxError, EOFError) as error:
@@ -204,12 +228,12 @@ def _header(source, path: Path | str, verify: bool = False) -> ImageHeader:
 
 
 def _orientation(opened) -> int:
-    """EXIF orientation of an open Pillow image, 1 to 8; 1 where it says none."""
+    """EXIF orientation of an open Pillow image, 1 to 8; 1 if it has none."""
     if opened.format != "PNG":
         return opened.getexif().get(_EXIF_ORIENTATION, 1)
     from PIL import Image
 
-    exif = Image.Exif()  # getexif() would decode the whole PNG to look behind its pixels
+    exif = Image.Exif()  # getexif() would decode the whole PNG to read behind its pixels
     exif.load(opened.info.get("exif"))
     return exif.get(_EXIF_ORIENTATION, 1)
 
@@ -221,9 +245,9 @@ def _ends_like_jpeg(path: Path | str) -> bool:
 
 
 def _damage_of_jpeg(path: Path | str) -> str:
-    """What is wrong with a JPEG that does not end like one: "" where only something follows its end."""
+    """What is wrong with a JPEG that does not end like one; "" if only something follows its end."""
     raw = _read_bytes(path)
     if _decode_cv2(raw, 8) is not None:
         return ""
     _decode(raw, path, 8)
-    return "JPEG is cut short: what is missing is filled with grey"
+    return "JPEG is cut short: what is missing is filled with gray"

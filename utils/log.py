@@ -1,5 +1,7 @@
-"""Console messages and progress bars. Nothing is configured at import: a script calls
-`configure()` in its main, a program that imports us keeps its own logging set-up.
+"""Console messages and progress bars.
+
+Nothing is configured at import: a script calls `configure()` in its main, a program that imports us keeps its own
+logging configuration.
 """
 
 import logging
@@ -8,7 +10,7 @@ import sys
 from collections.abc import Iterable
 
 LOGGER = logging.getLogger("yolo")
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def configure(level: int = logging.INFO) -> None:
@@ -22,9 +24,9 @@ def configure(level: int = logging.INFO) -> None:
 
 
 def warn_once(message: str) -> None:
-    """Log a warning the first time this exact message comes up in the process."""
-    if message not in _said:
-        _said.add(message)
+    """Log a warning the first time that this exact message occurs in the process."""
+    if message not in _warned:
+        _warned.add(message)
         LOGGER.warning(f"WARNING: {message}")
 
 
@@ -34,15 +36,23 @@ def is_main_process() -> bool:
 
 
 def shares_terminal() -> bool:
-    """Return whether messages and progress bars meet on one screen, or at least both on screens."""
+    """Return whether standard output and standard error, messages and progress bars, both are terminals."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def progress(iterable: Iterable | None, total: int | None = None, description: str = "", disable: bool | None = None):
-    """Return `iterable` wrapped in a tqdm bar on standard error (None: a bar to be updated by hand).
+    """Return `iterable` wrapped in a tqdm bar on standard error.
 
-    Where standard error is no terminal, the bar is a line a minute and one at the end. It is off for
-    other ranks than the first and where LOGGER is above INFO.
+    If standard error is no terminal, the bar is one line per minute and one at the end.
+
+    Args:
+        iterable: What to iterate over; None for a bar that the caller updates.
+        total: Number of steps, if `iterable` does not know it.
+        description: Shown before the bar.
+        disable: Whether to show nothing; by default in all ranks but the first and if LOGGER's level is above INFO.
+
+    Returns:
+        The bar, which yields the items of `iterable`.
     """
     from tqdm import tqdm
 
@@ -50,7 +60,7 @@ def progress(iterable: Iterable | None, total: int | None = None, description: s
         disable = not is_main_process() or LOGGER.getEffectiveLevel() > logging.INFO
 
     class Lines(tqdm):
-        """A bar for files: each state on a line of its own, none before there is something to tell."""
+        """A bar for files: each state on a line of its own, none before the first step."""
 
         written = False
 

@@ -1,13 +1,12 @@
-"""The detection loss: which cells answer for an object (`assign`), and what their answers cost (`DetectionLoss`).
+"""The detection loss: the positive anchors of each object (`assign`) and the loss of a batch (`DetectionLoss`).
 
-An object belongs to every anchor whose width and height lie within a factor `anchor_t` of its own,
-and there to the cell that holds its centre and to the neighbours nearer than half a cell. Boxes cost
-what `utils.box_losses` says (1 - CIoU unless asked otherwise), classes and objectness binary cross-entropy;
-objectness aims at the predicted box's IoU.
+An object is assigned to every anchor whose width and height are within a factor `anchor_t` of its own, in the cell that
+contains its center and in the neighbors nearer than half a cell. The box term is a loss of `utils.box_losses` (1 - CIoU
+by default); the class and objectness terms are binary cross-entropy, objectness with the predicted box's IoU as target.
 
-Loops run over head levels only. On an accelerator nothing waits for the device: the assignment keeps
-one row a (neighbour, anchor, object) and a mask, instead of asking how many rows remain. On the CPU,
-where asking is free, rows that do not count are dropped first.
+Loops run over head levels only. On an accelerator nothing waits for the device: the assignment keeps one row per
+(neighbor, anchor, object) and a mask, instead of reading back how many rows are valid. On the CPU, where this is free,
+invalid rows are dropped first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,16 +20,16 @@ from torch import Tensor
 from utils.box_losses import BoxLoss
 from utils.types import Assignment, HeadGeometry, LossParts
 
-# Steps (x, y) from an object's centre, in cells, to a point in each cell that may answer for it:
-# its own, left, above, right, below. Their order decides which object a doubly claimed cell aims at.
-_NEIGHBOURS = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
+# Offsets (x, y) in cells from an object's center to a point in each cell that may be assigned to it: its own, left,
+# above, right, below. Their order decides which object is the target of a cell that is assigned to several.
+_NEIGHBORS = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
 _BALANCE_THREE_LEVELS = (4.0, 1.0, 0.4)
 _BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 _FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
 
 
 class LossHyperparameters(Protocol):
-    """What the loss reads of the hyperparameters; gains are used as given (`Hyperparameters.scaled` scales them)."""
+    """The hyperparameters that the loss reads; gains are used as given (`Hyperparameters.scaled` scales them)."""
 
     box: float
     obj: float
@@ -43,13 +42,13 @@ class LossHyperparameters(Protocol):
 
 
 class _Candidates(NamedTuple):
-    """Rows that may be matches, in v6.1's order (neighbour, anchor, object), and which of them (K,) are."""
+    """Rows that may be positive, in v6.1's order (neighbor, anchor, object), and a mask (K,) of those that are."""
 
     rows: Assignment
     valid: Tensor
 
     def compact(self) -> "_Candidates":
-        """Only the matches. Needs their number on the host: a synchronisation on an accelerator."""
+        """Only the valid rows. Needs their number on the host: a synchronization on an accelerator."""
         keep = self.valid.nonzero().squeeze(1)
         rows = {field.name: getattr(self.rows, field.name)[keep] for field in fields(Assignment)}
         return _Candidates(Assignment(**rows), self.valid[keep])
@@ -58,19 +57,25 @@ class _Candidates(NamedTuple):
 def assign(
     targets: Tensor, shapes: Sequence[tuple[int, int]], geometry: HeadGeometry, anchor_t: float = 4.0
 ) -> list[Assignment]:
-    """Match objects with anchors and cells; one Assignment a head level.
+    """Return the positive anchors and their targets, one Assignment per head level.
 
-    targets: (M, 6) rows of image, class, xywh normalised; shapes: (H, W) of each level's map;
-    anchor_t: largest ratio between an object's and an anchor's width or height.
+    Args:
+        targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
+        shapes: (H, W) of each level's map, in cells.
+        geometry: Of the head.
+        anchor_t: Ratios of an object's and an anchor's width or height must be below this.
+
+    Returns:
+        One Assignment per level, rows in v6.1's order (neighbor, anchor, object).
     """
     return [
         _candidates(targets, anchors, shape, anchor_t).compact().rows
-        for anchors, shape in zip(geometry.anchors, shapes)
+        for anchors, shape in zip(geometry.anchors, shapes, strict=True)
     ]
 
 
 def _candidates(targets: Tensor, anchors: Tensor, shape: tuple[int, int], anchor_t: float) -> _Candidates:
-    """Every (neighbour, anchor, object) of one level; targets (M, 6), anchors (na, 2) in cells."""
+    """Every (neighbor, anchor, object) of one level; targets (M, 6), anchors (na, 2) in cells."""
     height, width = shape
     image, cls = targets[:, 0].long(), targets[:, 1].long()
     x, y = targets[:, 2] * width, targets[:, 3] * height
@@ -87,10 +92,10 @@ def _candidates(targets: Tensor, anchors: Tensor, shape: tuple[int, int], anchor
             _near_start(height - y),
         )
     )  # (5, M)
-    column = torch.stack([(x + step).long() for step, _ in _NEIGHBOURS]).clamp(0, width - 1)  # (5, M)
-    row = torch.stack([(y + step).long() for _, step in _NEIGHBOURS]).clamp(0, height - 1)
+    column = torch.stack([(x + step).long() for step, _ in _NEIGHBORS]).clamp(0, width - 1)  # (5, M)
+    row = torch.stack([(y + step).long() for _, step in _NEIGHBORS]).clamp(0, height - 1)
 
-    full = (len(_NEIGHBOURS), len(anchors), len(targets))
+    full = (len(_NEIGHBORS), len(anchors), len(targets))
     offset_and_size = torch.cat((torch.stack((x - column, y - row), 2), size.expand(full[0], -1, -1)), 2)  # (5, M, 4)
     rows = Assignment(
         image=image.expand(full).reshape(-1),
@@ -105,14 +110,19 @@ def _candidates(targets: Tensor, anchors: Tensor, shape: tuple[int, int], anchor
 
 
 def _near_start(position: Tensor) -> Tensor:
-    """Whether a coordinate, in cells from one border, lies in the half of its cell that faces that border,
-    and a cell lies between.
-    """
+    """Whether a coordinate, in cells from one border, is in the near half of its cell, beyond the first cell."""
     return (position % 1 < 0.5) & (position > 1)
 
 
 class DetectionLoss:
-    """The training loss of a detection head; call it with the head's raw maps and the batch's targets."""
+    """The training loss of a detection head; call it with the head's raw maps and the batch's targets.
+
+    Args:
+        geometry: Of the head.
+        hyp: Gains and weights, used as given.
+        device: The maps' device.
+        box_loss: The loss of predicted boxes; v6.1's CIoU by default.
+    """
 
     def __init__(
         self,
@@ -121,9 +131,6 @@ class DetectionLoss:
         device: torch.device | str,
         box_loss: BoxLoss | None = None,
     ):
-        """geometry: of the head; hyp: gains and weights, used as given; device: where the maps will be;
-        box_loss: what boxes cost, v6.1's CIoU where none is given.
-        """
         self.anchors = geometry.anchors.detach().to(device, torch.float32)
         self.nc = geometry.nc
         self.hyp = hyp
@@ -135,28 +142,37 @@ class DetectionLoss:
         self.obj_weight = torch.tensor(float(hyp.obj_pw), device=device)
 
     def __call__(self, raw_maps: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, LossParts]:
-        """Return (total, parts): the sum of the parts times the batch size, to differentiate, and the parts, detached.
+        """Return the loss to differentiate, and its terms.
 
-        raw_maps: (B, na, H, W, 5+nc) a level, any float type, computed in float32;
-        targets: (M, 6) rows of image, class, xywh normalised; M may be 0.
-        The box loss learns from the batch only where a gradient is wanted: in training, not in validation.
+        The running mean of the box loss, if it has one, is updated only if the maps need a gradient: in training, not
+        in validation.
+
+        Args:
+            raw_maps: (B, na, H, W, 5+nc) per level, any float type; computed in float32.
+            targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized; M may be 0.
+
+        Returns:
+            () the sum of the terms times the batch size, and the terms, detached.
+
+        Raises:
+            ValueError: The maps do not fit the head's geometry.
         """
         self._check(raw_maps)
         targets = targets.to(self.anchors.device, torch.float32)
         levels = [self._level(raw_map, targets, level) for level, raw_map in enumerate(raw_maps)]
-        box, obj, cls, misses, matches = (torch.stack(terms).sum() for terms in zip(*levels))
+        box, obj, cls, iou_loss, positives = (torch.stack(terms).sum() for terms in zip(*levels, strict=True))
         if box.requires_grad:
-            self.box_loss.follow(misses, matches)
+            self.box_loss.update_mean(iou_loss, positives)
         box, obj, cls = box * self.hyp.box, obj * self.hyp.obj, cls * self.hyp.cls
         total = (box + obj + cls) * raw_maps[0].shape[0]
         return total, LossParts(box.detach(), obj.detach(), cls.detach())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what the loss has learnt and a resumed training needs: nothing but for WIoU v2 and v3."""
+        """Return the state that a resumed training needs: empty except for WIoU v2 and v3."""
         return {f"box_loss.{name}": value for name, value in self.box_loss.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state_dict; what it lacks stays."""
+        """Load a state_dict; what it lacks stays as it is."""
         own = {name.removeprefix("box_loss."): value for name, value in state.items() if name.startswith("box_loss.")}
         self.box_loss.load_state_dict(own)
 
@@ -171,56 +187,66 @@ class DetectionLoss:
                 )
 
     def _level(self, raw_map: Tensor, targets: Tensor, level: int) -> tuple[Tensor, ...]:
-        """The (box, obj, cls) terms of one level, before gains, and what its matches lack of IoU 1 with their number."""
-        candidates = _candidates(targets, self.anchors[level], tuple(raw_map.shape[2:4]), self.hyp.anchor_t)
+        """The (box, obj, cls) terms of one level before gains, its positive anchors' sum of 1 - IoU, their number."""
+        size = raw_map.shape[2], raw_map.shape[3]
+        candidates = _candidates(targets, self.anchors[level], size, self.hyp.anchor_t)
         if raw_map.device.type == "cpu":
             candidates = candidates.compact()
         rows, valid = candidates
-        found = raw_map[rows.image, rows.anchor, rows.row, rows.column].float()  # (K, 5+nc)
+        logits = raw_map[rows.image, rows.anchor, rows.row, rows.column].float()  # (K, 5+nc)
         count = valid.sum()
-        matches = count.clamp(min=1)
+        divisor = count.clamp(min=1)
 
-        boxes = self.box_loss(decode(found[:, :4], rows.anchor_wh), rows.xywh, tuple(raw_map.shape[2:4]))
-        box = boxes.cost.where(valid, 0).sum() / matches
-        aim = _objectness_aims(raw_map.shape[:4], candidates, boxes.overlap)
-        obj = self._cross_entropy(raw_map[..., 4].float(), aim, self.obj_weight).mean() * self.balance[level]
-        cls = self._class_term(found[:, 5:], rows.cls, valid, matches)
-        return box, obj, cls, boxes.miss.where(valid, 0).sum(), count
+        boxes = self.box_loss(decode(logits[:, :4], rows.anchor_wh), rows.xywh, size)
+        box = boxes.cost.where(valid, 0).sum() / divisor
+        target = _objectness_targets(raw_map.shape[:4], candidates, boxes.obj_target)
+        obj = self._cross_entropy(raw_map[..., 4].float(), target, self.obj_weight).mean() * self.balance[level]
+        cls = self._class_term(logits[:, 5:], rows.cls, valid, divisor)
+        return box, obj, cls, boxes.iou_loss.where(valid, 0).sum(), count
 
-    def _class_term(self, logits: Tensor, cls: Tensor, valid: Tensor, matches: Tensor) -> Tensor:
-        """Mean cross-entropy of the matches' class logits (K, nc); 0 for one class, which needs no telling apart."""
+    def _class_term(self, logits: Tensor, cls: Tensor, valid: Tensor, divisor: Tensor) -> Tensor:
+        """Mean cross-entropy of the valid rows' class logits (K, nc); 0 if there is only one class."""
         if self.nc == 1:
             return logits.new_zeros(())
         is_class = cls[:, None] == torch.arange(self.nc, device=cls.device)
-        aim = torch.full_like(logits, self.negative).masked_fill(is_class, self.positive)
-        cost = self._cross_entropy(logits, aim, self.cls_weight)
-        return cost.where(valid[:, None], 0).sum() / (matches * self.nc)
+        target = torch.full_like(logits, self.negative).masked_fill(is_class, self.positive)
+        cost = self._cross_entropy(logits, target, self.cls_weight)
+        return cost.where(valid[:, None], 0).sum() / (divisor * self.nc)
 
-    def _cross_entropy(self, logits: Tensor, aim: Tensor, positive_weight: Tensor) -> Tensor:
-        """Element-wise binary cross-entropy, with the focal factor (arXiv 1708.02002, eq. 5) where fl_gamma is above 0."""
-        cost = F.binary_cross_entropy_with_logits(logits, aim, pos_weight=positive_weight, reduction="none")
+    def _cross_entropy(self, logits: Tensor, target: Tensor, positive_weight: Tensor) -> Tensor:
+        """Element-wise binary cross-entropy, with the focal factor (arXiv 1708.02002, eq. 5) if fl_gamma is above 0."""
+        cost = F.binary_cross_entropy_with_logits(logits, target, pos_weight=positive_weight, reduction="none")
         if self.hyp.fl_gamma <= 0:
             return cost
         probability = logits.sigmoid()
-        wrong = 1 - (aim * probability + (1 - aim) * (1 - probability))  # 1 - p_t
-        alpha = aim * _FOCAL_ALPHA + (1 - aim) * (1 - _FOCAL_ALPHA)
-        return cost * alpha * wrong**self.hyp.fl_gamma
+        error = 1 - (target * probability + (1 - target) * (1 - probability))  # 1 - p_t
+        alpha = target * _FOCAL_ALPHA + (1 - target) * (1 - _FOCAL_ALPHA)
+        return cost * alpha * error**self.hyp.fl_gamma
 
 
 def decode(logits: Tensor, anchor_wh: Tensor) -> Tensor:
-    """Raw (K, 4) to xywh in grid units, the centre relative to the cell's corner: -0.5..1.5 and up to 4 anchors wide."""
+    """Return the boxes that raw outputs stand for.
+
+    Args:
+        logits: (K, 4) raw x, y, w, h.
+        anchor_wh: (K, 2) width and height of the anchors in grid units.
+
+    Returns:
+        (K, 4) xywh in grid units: the center relative to the left top corner of the cell, -0.5..1.5; sides of up to 4
+        anchors.
+    """
     return torch.cat((logits[:, :2].sigmoid() * 2 - 0.5, (logits[:, 2:].sigmoid() * 2).square() * anchor_wh), 1)
 
 
-def _objectness_aims(shape: Sequence[int], candidates: _Candidates, overlap: Tensor) -> Tensor:
-    """(B, na, H, W) what objectness aims at: the overlap of the cell's match, 0 without one.
+def _objectness_targets(shape: Sequence[int], candidates: _Candidates, overlap: Tensor) -> Tensor:
+    """(B, na, H, W) targets of objectness: the overlap of the predicted box for positive anchors, 0 for all others.
 
-    Where several matches claim a cell the last row wins: found by a maximum over row numbers, since
-    writing the overlaps themselves leaves the winner to chance on a GPU.
+    If a cell is assigned several times, the last row wins. It is found by a maximum over row numbers, because on a GPU
+    scattering the overlaps themselves leaves the winner to chance.
     """
     rows, valid = candidates
     _, anchors, height, width = shape
     cell = ((rows.image * anchors + rows.anchor) * height + rows.row) * width + rows.column
-    number = torch.arange(1, len(cell) + 1, device=cell.device) * valid  # 0 for rows that do not count
-    winner = cell.new_zeros(torch.Size(shape).numel()).scatter_reduce(0, cell, number, "amax")
+    order = torch.arange(1, len(cell) + 1, device=cell.device) * valid  # 0 for invalid rows
+    winner = cell.new_zeros(torch.Size(shape).numel()).scatter_reduce(0, cell, order, "amax")
     return torch.cat((overlap.new_zeros(1), overlap))[winner].view(shape)

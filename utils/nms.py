@@ -1,7 +1,7 @@
 """Non-maximum suppression: from a head's decoded predictions to `Detections`.
 
-Its only limits are counts (`MAX_CANDIDATES`, `max_det`), never a clock, so the result depends on
-the predictions alone. The input is not written to.
+Its only limits are counts (`MAX_CANDIDATES`, `max_det`), never a clock, so that the result depends on the predictions
+alone. The input is not changed.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from torchvision.ops import nms
 
 from utils.types import Detections
 
-MIN_SIDE = 2  # pixels: narrower or lower boxes are no candidates
-MAX_SIDE = 7680  # pixels: larger boxes are none either; also the distance that keeps two classes' boxes apart
-MAX_CANDIDATES = 30_000  # the most confident that enter suppression, an image
+MIN_SIDE = 2  # pixels: boxes with a smaller side are no candidates
+MAX_SIDE = 7680  # pixels: nor are boxes with a larger side; also the offset that separates the boxes of two classes
+MAX_CANDIDATES = 30_000  # the most confident ones per image that enter suppression
 
 
 def non_max_suppression(
@@ -27,22 +27,40 @@ def non_max_suppression(
     max_det: int = 300,
     labels: Sequence[Tensor] = (),
 ) -> list[Detections]:
-    """Return each image's surviving boxes, by falling confidence, in the pixels of `prediction`.
+    """Return the detections of each image, by falling confidence, in the pixels of `prediction`.
 
-    prediction: (B, N, 5+nc) of xywh pixels, objectness and class scores in 0..1, of any float type
-    (the arithmetic is float32). A box's confidence is objectness times class score; both the
-    objectness and the product must exceed `conf_thres`. Boxes of one class (of any class when
-    `agnostic`) that overlap a more confident one by more than `iou_thres` go.
-    classes: keep only these; multi_label: a box may count for every class over the threshold,
-    not only its best; max_det: survivors an image; labels: (n, 5) tensors of class and xywh pixels, one
-    an image, that join as certain candidates (for autolabelling).
-    Raises ValueError for thresholds outside 0..1 and for shapes that do not fit.
+    The confidence of a box is objectness times class score; both the objectness and the product must exceed
+    `conf_thres`. Boxes that overlap a more confident one of their class by more than `iou_thres` are removed.
+
+    Args:
+        prediction: (B, N, 5+nc) xywh pixels, objectness and class scores in 0..1, of any float type; computed in
+            float32.
+        conf_thres: 0..1.
+        iou_thres: 0..1.
+        classes: Ids of the classes to keep; None keeps all.
+        agnostic: Whether boxes of different classes suppress each other too.
+        multi_label: Whether a box counts for every class above the threshold, not only for its best.
+        max_det: Largest number of detections per image.
+        labels: One (n, 5) tensor per image, class id and xywh pixels, that join as certain candidates (for
+            autolabeling).
+
+    Returns:
+        One record per image, on the device of `prediction`.
+
+    Raises:
+        ValueError: A threshold is outside 0..1, or shapes do not fit.
+
+    Example:
+        >>> rows = torch.tensor([[[50.0, 50, 20, 20, 0.9, 1], [51, 50, 20, 20, 0.8, 1], [90, 50, 20, 20, 0.1, 1]]])
+        >>> (found,) = non_max_suppression(rows, conf_thres=0.25)
+        >>> found.xyxy
+        tensor([[40., 40., 60., 60.]])
     """
     _check(prediction, conf_thres, iou_thres, labels)
     nc = prediction.shape[2] - 5
     confident = prediction[..., 4] > conf_thres
     found = []
-    for i, (rows, keep) in enumerate(zip(prediction, confident)):
+    for i, (rows, keep) in enumerate(zip(prediction, confident, strict=True)):
         rows = rows[keep].float()
         if len(labels):
             rows = torch.cat((rows, _certain(labels[i].to(rows), nc)))
@@ -62,7 +80,7 @@ def _check(prediction: Tensor, conf_thres: float, iou_thres: float, labels: Sequ
 
 
 def _certain(labels: Tensor, nc: int) -> Tensor:
-    """(n, 5) labels as (n, 5+nc) predictions with objectness and class score 1."""
+    """Predictions (n, 5+nc) of labels (n, 5), with objectness and class score 1."""
     rows = labels.new_zeros(len(labels), 5 + nc)
     rows[:, :4] = labels[:, 1:5]
     rows[:, 4] = 1
@@ -73,7 +91,7 @@ def _certain(labels: Tensor, nc: int) -> Tensor:
 def _candidates(
     rows: Tensor, conf_thres: float, multi_label: bool, classes: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(K, 4) xyxy, (K,) conf, (K,) cls of the boxes that enter suppression, by falling conf."""
+    """The xyxy (K, 4), conf (K,) and cls (K,) of the boxes that enter suppression, by falling conf."""
     sides = rows[:, 2:4]
     rows = rows[((sides >= MIN_SIDE) & (sides <= MAX_SIDE)).all(1)]
     scores = rows[:, 5:] * rows[:, 4:5]
@@ -88,12 +106,12 @@ def _candidates(
         wanted = torch.isin(cls, torch.as_tensor(list(classes), dtype=cls.dtype, device=cls.device))
         box, conf, cls = box[wanted], conf[wanted], cls[wanted]
     order = conf.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
-    centre, half = rows[box[order], :2], rows[box[order], 2:4] / 2
-    return torch.cat((centre - half, centre + half), 1), conf[order], cls[order]
+    center, half = rows[box[order], :2], rows[box[order], 2:4] / 2
+    return torch.cat((center - half, center + half), 1), conf[order], cls[order]
 
 
 def _suppress(xyxy: Tensor, conf: Tensor, cls: Tensor, iou_thres: float, agnostic: bool, max_det: int) -> Detections:
-    # Shifting every class to its own region lets one pass handle all of them.
-    apart = xyxy if agnostic else xyxy + (cls * MAX_SIDE)[:, None].to(xyxy.dtype)
-    kept = nms(apart, conf, iou_thres)[:max_det]
+    # With every class shifted to a region of its own, one pass handles all of them.
+    shifted = xyxy if agnostic else xyxy + (cls * MAX_SIDE)[:, None].to(xyxy.dtype)
+    kept = nms(shifted, conf, iou_thres)[:max_det]
     return Detections(xyxy[kept], conf[kept], cls[kept])

@@ -1,5 +1,7 @@
-"""The records that pass between rooms. Each checks its shapes when it is made and says
-what it expected and what it got; column order exists only inside `.rows()` and `.row()`.
+"""The records that pass between packages.
+
+A record checks its shapes when it is made; a ValueError says what was expected and what it got. Column order exists
+only inside `.rows()` and `.row()`.
 """
 
 from dataclasses import dataclass, field
@@ -7,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+
+from utils.boxes import Boxes
 
 
 def _expect(condition: bool, record: object, what: str, got: object) -> None:
@@ -16,10 +20,12 @@ def _expect(condition: bool, record: object, what: str, got: object) -> None:
 
 @dataclass(frozen=True)
 class HeadGeometry:
-    """What a detection head looks like from outside.
+    """The anchors, strides and class count of a detection head: all that loss and decoding need of it.
 
-    anchors: (levels, anchors per level, 2) width and height in grid units of their level;
-    strides: (levels,) pixels per grid cell; nc: number of classes.
+    Attributes:
+        anchors: (nl, na, 2) width and height in grid units of their level, for nl levels of na anchors.
+        strides: (nl,) pixels per grid cell.
+        nc: Number of classes, at least 1.
     """
 
     anchors: Tensor
@@ -51,7 +57,7 @@ class HeadGeometry:
 
     @property
     def anchors_px(self) -> Tensor:
-        """(nl, na, 2) anchors in pixels."""
+        """The anchors (nl, na, 2) in pixels."""
         return self.anchors * self.strides.view(-1, 1, 1)
 
 
@@ -59,8 +65,10 @@ class HeadGeometry:
 class Labels:
     """The objects of one image.
 
-    cls: (n,) int64; xywhn: (n, 4) float32 centre and size in 0..1 of the image;
-    segments: one (k, 2) float32 polygon in 0..1 an object, or an empty tuple.
+    Attributes:
+        cls: (n,) int64 class ids.
+        xywhn: (n, 4) float32 xywh normalized: center and size in 0..1 of the image's width and height.
+        segments: One (k, 2) float32 polygon per object, x and y in 0..1, or an empty tuple.
     """
 
     cls: np.ndarray
@@ -78,16 +86,19 @@ class Labels:
 
     @staticmethod
     def none() -> "Labels":
-        """The labels of a picture without objects."""
+        """Return the labels of an image without objects."""
         return Labels(np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a native picture was resized and padded into a network input.
+    """How a native image was resized and padded into a network input.
 
-    native, shape: (height, width) before and after; ratio: (x, y) scale factors;
-    pad: (left, top) pixels of border.
+    Attributes:
+        native: (height, width) of the image in pixels.
+        ratio: Scale factors (x, y), input pixels per native pixel.
+        pad: Border (left, top) in input pixels.
+        shape: (height, width) of the network input.
     """
 
     native: tuple[int, int]
@@ -95,31 +106,35 @@ class Letterbox:
     pad: tuple[float, float]
     shape: tuple[int, int]
 
-    def from_native(self, xyxy):
-        """Map (n, 4) xyxy pixels of the picture to pixels of the network input. Array or tensor."""
+    def from_native(self, xyxy: Boxes) -> Boxes:
+        """Return (n, 4) xyxy pixels of the native image as pixels of the network input; array or tensor."""
         return xyxy * self._like(xyxy, (*self.ratio, *self.ratio)) + self._like(xyxy, (*self.pad, *self.pad))
 
-    def to_native(self, xyxy):
-        """Map (n, 4) xyxy pixels of the network input back to the picture and clip them to it."""
+    def to_native(self, xyxy: Boxes) -> Boxes:
+        """Return (n, 4) xyxy pixels of the network input as pixels of the native image, clipped to it."""
         boxes = (xyxy - self._like(xyxy, (*self.pad, *self.pad))) / self._like(xyxy, (*self.ratio, *self.ratio))
         height, width = self.native
         limit = self._like(xyxy, (width, height, width, height))
-        if isinstance(boxes, Tensor):
-            return torch.minimum(boxes.clamp(min=0), limit)
-        return np.minimum(boxes.clip(min=0), limit)
+        smaller = torch.minimum if isinstance(xyxy, Tensor) else np.minimum
+        return smaller(boxes.clip(min=0), limit)
 
     @staticmethod
-    def _like(xyxy, numbers):
+    def _like(xyxy: Boxes, values: tuple[float, ...]) -> Boxes:
         if isinstance(xyxy, Tensor):
-            return xyxy.new_tensor(numbers)
-        return np.asarray(numbers, dtype=xyxy.dtype)
+            return xyxy.new_tensor(values)
+        return np.asarray(values, dtype=xyxy.dtype)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One network input: image (H, W, 3) uint8 RGB, labels relative to it, and where it came from.
+    """One network input with its labels and where it came from.
 
-    index is the image's place in its dataset.
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        labels: Relative to `image`, border included.
+        path: The image file.
+        letterbox: From the native image to `image`.
+        index: Position of the image in its data set.
     """
 
     image: np.ndarray
@@ -139,11 +154,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loader yields.
+    """Images of one shape with their targets, as a loader yields them.
 
-    images: (B, 3, H, W) uint8 RGB, 0..255 (a channels-last view of one contiguous block);
-    targets: (M, 6) float32 rows of image number in the batch, class, xywh normalised;
-    paths, letterboxes, indices: one an image.
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB, 0..255: a channels-last view of one contiguous block.
+        targets: (M, 6) float32 rows: index of the image in the batch, class id, xywh normalized.
+        paths: One image file per image.
+        letterboxes: One per image.
+        indices: Position of each image in its data set.
     """
 
     images: Tensor
@@ -175,17 +193,22 @@ class Batch:
         return len(self.paths)
 
     def pin_memory(self) -> "Batch":
-        """A copy in page-locked memory, for asynchronous transfer (called by the DataLoader)."""
+        """Return a copy in page-locked memory, for asynchronous transfer; the DataLoader calls this."""
         return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.paths, self.letterboxes, self.indices)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The ground truth of one head level, a row a matched (object, anchor, cell).
+    """The positive anchors of one head level and their targets: one row per matched (object, anchor, cell).
 
-    image, anchor, row, column: (K,) int64 indices into a raw map (B, na, H, W, 5+nc);
-    xywh: (K, 4) the object's centre offset from its cell and size, both in grid units;
-    anchor_wh: (K, 2) in grid units; cls: (K,) int64.
+    Attributes:
+        image: (K,) int64 index into dimension 0 of the raw map (B, na, H, W, 5+nc).
+        anchor: (K,) int64 index into dimension 1.
+        row: (K,) int64 index into dimension 2.
+        column: (K,) int64 index into dimension 3.
+        xywh: (K, 4) the object's box in grid units, its center relative to the left top corner of the cell.
+        anchor_wh: (K, 2) width and height of the anchor in grid units.
+        cls: (K,) int64 class ids.
     """
 
     image: Tensor
@@ -199,19 +222,26 @@ class Assignment:
 
 @dataclass(frozen=True)
 class LossParts:
-    """The three terms of the detection loss, after gains, per image: zero-dimensional tensors or floats."""
+    """The three terms of the detection loss after gains, as a mean per image: zero-dimensional tensors or floats."""
 
     box: Tensor | float
     obj: Tensor | float
     cls: Tensor | float
 
     def row(self) -> tuple[float, float, float]:
+        """Return v6.1's order: box, obj, cls."""
         return float(self.box), float(self.obj), float(self.cls)
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image: xyxy (n, 4) pixels, conf (n,) 0..1, cls (n,) int64, by falling conf."""
+    """The detections of one image, by falling confidence.
+
+    Attributes:
+        xyxy: (n, 4) xyxy pixels.
+        conf: (n,) confidence, 0..1.
+        cls: (n,) int64 class ids.
+    """
 
     xyxy: Tensor
     conf: Tensor
@@ -226,18 +256,20 @@ class Detections:
         return len(self.conf)
 
     def rows(self) -> Tensor:
-        """(n, 6) in v6.1's column order: xyxy, conf, cls."""
+        """Return (n, 6) in v6.1's column order: xyxy, conf, cls."""
         return torch.cat((self.xyxy, self.conf[:, None], self.cls[:, None].to(self.xyxy.dtype)), 1)
 
     def to_native(self, letterbox: Letterbox) -> "Detections":
-        """The same detections in pixels of the picture they were letterboxed from."""
+        """Return the same detections in pixels of the native image, clipped to it."""
         return Detections(letterbox.to_native(self.xyxy), self.conf, self.cls)
 
     def cpu(self) -> "Detections":
+        """Return the detections in host memory."""
         return Detections(self.xyxy.cpu(), self.conf.cpu(), self.cls.cpu())
 
     @staticmethod
     def none(device: torch.device | str = "cpu") -> "Detections":
+        """Return the detections of an image in which nothing was found."""
         return Detections(
             torch.zeros(0, 4, device=device),
             torch.zeros(0, device=device),
@@ -247,11 +279,16 @@ class Detections:
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """YOLOv5's figures over a data set of nc classes.
+    """YOLOv5's metrics over a data set of nc classes; classes without labels hold zeros and do not enter the means.
 
-    precision, recall, f1: (nc,) at `confidence`, the threshold where the classes' smoothed
-    mean F1 is largest; ap: (nc, 10) at IoU 0.50, 0.55 ... 0.95; labels: (nc,) boxes of each
-    class. Classes without labels hold zeros and do not enter the means.
+    Attributes:
+        precision: (nc,) at `confidence`, 0..1.
+        recall: (nc,) at `confidence`, 0..1.
+        f1: (nc,) at `confidence`, 0..1.
+        ap: (nc, 10) average precision at IoU 0.50, 0.55, ... 0.95.
+        labels: (nc,) number of labels of each class.
+        confidence: The threshold with the largest smoothed mean F1 of the classes.
+        images: Number of images.
     """
 
     precision: np.ndarray
@@ -267,7 +304,7 @@ class DetectionMetrics:
 
     @property
     def present(self) -> np.ndarray:
-        """(k,) indices of the classes that have labels."""
+        """The ids (k,) of the classes that have labels."""
         return np.flatnonzero(self.labels)
 
     def _mean(self, values: np.ndarray) -> float:
@@ -292,23 +329,27 @@ class DetectionMetrics:
 
     @property
     def fitness(self) -> float:
-        """What decides the best epoch: 0.1 mAP50 + 0.9 mAP50-95."""
+        """The figure that decides the best epoch: 0.1 mAP50 + 0.9 mAP50-95."""
         return 0.1 * self.map50 + 0.9 * self.map
 
     @property
     def class_map(self) -> np.ndarray:
-        """(nc,) AP50-95 a class; a class without labels takes the mean, as v6.1's maps do."""
+        """AP50-95 (nc,) per class; a class without labels takes the mean, as v6.1's maps do."""
         return np.where(self.labels > 0, self.ap.mean(1), self.map)
 
     def row(self) -> tuple[float, float, float, float]:
-        """v6.1's order: P, R, mAP50, mAP50-95."""
+        """Return v6.1's order: P, R, mAP50, mAP50-95."""
         return self.mean_precision, self.mean_recall, self.map50, self.map
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the schedule sets for one optimizer step: lr a parameter group, momentum, and the
-    number of batches whose gradients are added up before a step.
+    """The schedule's values for one optimizer step.
+
+    Attributes:
+        lr: Learning rate of each parameter group.
+        momentum: Momentum, or Adam's first beta.
+        accumulate: Number of batches whose gradients are added up before a step.
     """
 
     lr: tuple[float, ...]
@@ -318,22 +359,33 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Milliseconds an image: making the network's input on its device, the network (and loss), non-maximum suppression."""
+    """Milliseconds per image.
+
+    Attributes:
+        pre: Making the network's input on its device.
+        inference: The network, and the loss if there is one.
+        nms: Non-maximum suppression.
+    """
 
     pre: float
     inference: float
     nms: float
 
     def row(self) -> tuple[float, float, float]:
+        """Return v6.1's order: pre-process, inference, NMS."""
         return self.pre, self.inference, self.nms
 
 
 @dataclass
 class TrainState:
-    """Where a training stands; plain values, saved in every checkpoint.
+    """How far a training has come: plain values, saved in every checkpoint.
 
-    epoch: the next epoch to train; step: batches seen; class_map: (nc,) the last AP per class,
-    which --image-weights reads, empty before the first validation; best_*: of the epochs before.
+    Attributes:
+        epoch: The next epoch to train.
+        step: Number of batches seen.
+        best_fitness: Of the epochs before `epoch`.
+        best_epoch: The epoch of `best_fitness`.
+        class_map: The last AP50-95 of each class, which --image-weights reads; empty before the first validation.
     """
 
     epoch: int = 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.anchors import check_anchors, kmeans_anchors, recall
+from utils.anchors import anchor_recall, check_anchors, kmeans_anchors
 from utils.loss import assign
 from utils.types import HeadGeometry
 
@@ -20,14 +20,14 @@ def head(anchors_px=COCO_PX):
     return HeadGeometry(torch.as_tensor(anchors_px).view(3, 3, 2) / strides.view(-1, 1, 1), strides, 2)
 
 
-def boxes_around(centres, count, spread, seed=0):
+def boxes_around(centers, count, spread, seed=0):
     generator = np.random.default_rng(seed)
-    centres = np.asarray(centres, np.float32)[generator.integers(len(centres), size=count)]
-    return (centres * np.exp(generator.normal(0, spread, centres.shape))).astype(np.float32)
+    centers = np.asarray(centers, np.float32)[generator.integers(len(centers), size=count)]
+    return (centers * np.exp(generator.normal(0, spread, centers.shape))).astype(np.float32)
 
 
 def plain_recall(wh, anchors, threshold):
-    """Best possible recall and anchors a target, box by box."""
+    """Best possible recall and anchors per target, box by box."""
     able = [sum(max(w / a, a / w, h / b, b / h) < threshold for a, b in anchors.tolist()) for w, h in wh.tolist()]
     return np.mean([count > 0 for count in able]), np.mean(able)
 
@@ -42,14 +42,14 @@ def test_recall_equals_its_definition():
     for threshold in (1.5, 2.0):
         expected = plain_recall(wh, COCO_PX, threshold)
         assert 0.1 < expected[0] < 0.9
-        assert recall(wh, COCO_PX, threshold) == pytest.approx(expected)
+        assert anchor_recall(wh, COCO_PX, threshold) == pytest.approx(expected)
 
 
-def test_recall_says_what_the_loss_can_match():
+def test_recall_is_the_share_that_the_loss_can_assign():
     wh = np.random.default_rng(1).uniform(1, 600, (200, 2)).astype(np.float32)
-    bpr, above = recall(wh, COCO_PX, 3.0)
+    bpr, above = anchor_recall(wh, COCO_PX, 3.0)
     targets = torch.zeros(200, 6)
-    targets[:, 2:4], targets[:, 4:] = 0.005, torch.from_numpy(wh) / 640  # in the corner: no neighbour cells
+    targets[:, 2:4], targets[:, 4:] = 0.005, torch.from_numpy(wh) / 640  # in the corner: no neighbor cells
     targets[:, 1] = torch.arange(200)
     matched = torch.cat([a.cls for a in assign(targets, ((80, 80), (40, 40), (20, 20)), head(), 3.0)])
     assert len(matched.unique()) / 200 == pytest.approx(bpr) and bpr < 1
@@ -70,7 +70,7 @@ def test_unfit_anchors_are_replaced_by_better_ones(caplog):
     report = check_anchors(wh, head(), generations=200, generator=np.random.default_rng(3))
     assert report.bpr < 0.5
     assert report.new_anchors_px.shape == (9, 2) and report.new_anchors_px.dtype == np.float32
-    assert recall(wh, report.new_anchors_px, 4.0)[0] > 0.99
+    assert anchor_recall(wh, report.new_anchors_px, 4.0)[0] > 0.99
     areas = report.new_anchors_px.prod(1)
     assert (areas[1:] >= areas[:-1]).all()
     assert "poor fit" in caplog.text and "with new anchors" in caplog.text
@@ -87,12 +87,12 @@ def test_no_better_anchors_keep_the_models(caplog):
 
 
 def test_clusters_are_found_and_the_evolution_improves_on_them():
-    centres = np.array([[10, 12], [40, 30], [90, 200]], np.float32)
-    wh = boxes_around(centres, 600, 0.02)
+    centers = np.array([[10, 12], [40, 30], [90, 200]], np.float32)
+    wh = boxes_around(centers, 600, 0.02)
     np.testing.assert_allclose(
-        kmeans_anchors(wh, 3, 640, generations=0, generator=np.random.default_rng(0)), centres, rtol=0.05
+        kmeans_anchors(wh, 3, 640, generations=0, generator=np.random.default_rng(0)), centers, rtol=0.05
     )
-    wide = boxes_around(centres, 600, 0.8)
+    wide = boxes_around(centers, 600, 0.8)
     start, end = (kmeans_anchors(wide, 6, 640, 4.0, generations, np.random.default_rng(0)) for generations in (0, 300))
     assert plain_closeness(wide, end, 4.0) > plain_closeness(wide, start, 4.0) + 0.005
 
@@ -101,9 +101,9 @@ def test_clusters_are_found_and_the_evolution_improves_on_them():
 def test_fewer_boxes_than_anchors(count):
     wh = np.random.default_rng(0).uniform(5, 50, (count, 2)).astype(np.float32)
     anchors = kmeans_anchors(wh, 9, 640, generations=20)
-    assert anchors.shape == (9, 2) and np.isfinite(anchors).all() and recall(wh, anchors, 4.0)[0] == 1
+    assert anchors.shape == (9, 2) and np.isfinite(anchors).all() and anchor_recall(wh, anchors, 4.0)[0] == 1
     same = kmeans_anchors(np.repeat(wh[:1], 50, axis=0), 9, 640, generations=20)
-    assert recall(wh[:1], same, 4.0)[0] == 1
+    assert anchor_recall(wh[:1], same, 4.0)[0] == 1
 
 
 def test_no_boxes_and_boxes_without_size(caplog):
@@ -118,5 +118,5 @@ def test_no_boxes_and_boxes_without_size(caplog):
 def test_many_boxes_are_sampled_and_left_untouched():
     wh = boxes_around(COCO_PX, 30_000, 0.5)
     before = wh.copy()
-    assert recall(wh, kmeans_anchors(wh, 9, 640, generations=3), 4.0)[0] > 0.9
+    assert anchor_recall(wh, kmeans_anchors(wh, 9, 640, generations=3), 4.0)[0] > 0.9
     np.testing.assert_array_equal(wh, before)

@@ -53,7 +53,7 @@ def aspect(a, b):
 
 
 def siou_penalty(a, b):
-    """The paper's own steps, with the arcsin, between boxes whose centres differ."""
+    """The paper's own steps, with the arcsin, between boxes whose centers differ."""
     width, height = hull(a, b)
     sigma = math.hypot(a[0] - b[0], a[1] - b[1])
     angle = 1 - 2 * math.sin(math.asin(abs(a[1] - b[1]) / sigma) - math.pi / 4) ** 2
@@ -74,23 +74,23 @@ def shape_penalty(a, b):
 
 
 def literal_cost(kind, a, b, inner=1.0, focal=0.0, mean=1.0, held=None):
-    """The cost of a for b, two xywh boxes; what carries no gradient is computed of `held` in a's place."""
+    """The loss of a for b, two xywh boxes; factors without gradient are computed with `held` instead of a."""
     held = held or a
     iou, width, height = plain_iou(a, b), *hull(a, b)
     way = (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2
-    miss = 1 - plain_iou(a, b, inner)
+    iou_loss = 1 - plain_iou(a, b, inner)
     if kind.startswith("WIoU"):
         held_width, held_height = hull(held, b)
         beta = (1 - plain_iou(held, b, inner)) / mean
         gain = {"WIoUv1": 1, "WIoUv2": beta**0.5, "WIoUv3": beta / (3 * 1.9 ** (beta - 3))}[kind]
-        cost = gain * math.exp(way / (held_width**2 + held_height**2)) * miss
+        cost = gain * math.exp(way / (held_width**2 + held_height**2)) * iou_loss
     else:
         diou = way / (width**2 + height**2)
         union = a[2] * a[3] + b[2] * b[3] - iou * (a[2] * a[3] + b[2] * b[3]) / (1 + iou)
         alpha = aspect(held, b) / (1 - plain_iou(held, b) + aspect(held, b))
-        apart = sum((left - right) ** 2 for left, right in zip(corners(a), corners(b)))
+        apart = sum((left - right) ** 2 for left, right in zip(corners(a), corners(b), strict=True))
         cost = (
-            miss
+            iou_loss
             + {
                 "IoU": lambda: 0.0,
                 "GIoU": lambda: 1 - union / (width * height),
@@ -127,14 +127,14 @@ def made(kind, inner=1.0, focal=0.0, mean=0.6):
 def test_costs_equal_the_papers(kind, inner, focal):
     a, b = random_boxes(150, 1)
     mean = float(torch.tensor(0.6))
-    expected = [literal_cost(kind, *pair, inner, focal, mean) for pair in zip(a.tolist(), b.tolist())]
+    expected = [literal_cost(kind, *pair, inner, focal, mean) for pair in zip(a.tolist(), b.tolist(), strict=True)]
     for dtype, tolerance in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
         costs = made(kind, inner, focal)(a.to(dtype), b.to(dtype), SIZE)
         assert costs.cost.dtype == dtype
         np.testing.assert_allclose(costs.cost.numpy(), expected, atol=tolerance)
-        misses = [1 - plain_iou(*pair, inner) for pair in zip(a.tolist(), b.tolist())]
-        np.testing.assert_allclose(costs.miss, misses, atol=tolerance)
-    ious = np.array([plain_iou(*pair) for pair in zip(a.tolist(), b.tolist())])
+        expected_iou_loss = [1 - plain_iou(*pair, inner) for pair in zip(a.tolist(), b.tolist(), strict=True)]
+        np.testing.assert_allclose(costs.iou_loss, expected_iou_loss, atol=tolerance)
+    ious = np.array([plain_iou(*pair) for pair in zip(a.tolist(), b.tolist(), strict=True)])
     assert (ious == 0).sum() > 10 and (ious > 0.5).sum() > 10
 
 
@@ -145,7 +145,7 @@ def test_gradients_equal_differences_with_the_weights_held(kind, inner, focal):
     a.requires_grad_()
     (gradient,) = torch.autograd.grad(made(kind, inner, focal)(a, b, SIZE).cost.sum(), a)
     mean, step = float(torch.tensor(0.6)), 1e-6
-    for box, label, got in zip(a.tolist(), b.tolist(), gradient.tolist()):
+    for box, label, got in zip(a.tolist(), b.tolist(), gradient.tolist(), strict=True):
         for column in range(4):
             sides = []
             for sign in (1, -1):
@@ -195,13 +195,13 @@ def test_hard_boxes_have_finite_costs_and_gradients(kind, inner, focal):
         (gradient,) = torch.autograd.grad(costs.cost.sum(), a)
         wrong = [
             name
-            for name, *values in zip(HARD, costs.cost, costs.overlap, costs.miss, gradient)
+            for name, *values in zip(HARD, costs.cost, costs.obj_target, costs.iou_loss, gradient, strict=True)
             if not all(torch.isfinite(value).all() for value in values)
         ]
         assert wrong == []
-        # autograd's sum over rows hides nothing here: costs are one a row, and the pair that fits costs nothing
+        # autograd's sum over rows hides nothing here: there is one loss per row, and that of the pair that fits is 0
         assert costs.cost[0].abs() < 1e-5 and gradient[0].abs().max() < 1.5
-        assert ((costs.overlap >= 0) & (costs.overlap <= 1)).all()
+        assert ((costs.obj_target >= 0) & (costs.obj_target <= 1)).all()
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
@@ -244,11 +244,11 @@ def loss_of(kind="CIoU", inner=1.0, focal=0.0):
     return DetectionLoss(GEOMETRY, PLAIN, "cpu", BoxLoss(kind, inner, focal))
 
 
-def test_the_default_is_v61s_ciou_bit_for_bit():
+def test_the_default_is_the_ciou_of_v61_bit_for_bit():
     a, b = (boxes.float() for boxes in random_boxes(200, 5))
     a.requires_grad_()
     costs, overlap = BoxLoss()(a, b, SIZE), paired_iou(a, b)
-    assert torch.equal(costs.cost, 1 - overlap) and torch.equal(costs.overlap, overlap.detach().clamp(min=0))
+    assert torch.equal(costs.cost, 1 - overlap) and torch.equal(costs.obj_target, overlap.detach().clamp(min=0))
     got, expected = (torch.autograd.grad(value.sum(), a)[0] for value in (costs.cost, 1 - overlap))
     assert torch.equal(got, expected)
     maps, targets = maps_and_targets()
@@ -257,11 +257,11 @@ def test_the_default_is_v61s_ciou_bit_for_bit():
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
-def test_objectness_aims_at_plain_iou_unless_the_kind_is_ciou(kind):
+def test_the_target_of_objectness_is_plain_iou_unless_the_kind_is_ciou(kind):
     a, b = (boxes.float() for boxes in random_boxes(60, 6))
     expected = paired_iou(a, b, "CIoU" if kind == "CIoU" else "IoU").clamp(min=0)
     for inner, focal in FORMS:
-        assert torch.equal(made(kind, inner, focal)(a, b, SIZE).overlap, expected)
+        assert torch.equal(made(kind, inner, focal)(a, b, SIZE).obj_target, expected)
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
@@ -274,7 +274,7 @@ def test_each_kind_trains_a_step(kind):
         assert parts.box != reference  # the second form really differs from the first
         reference = parts.box
         with torch.no_grad():
-            stepped = [raw_map - 3 * gradient for raw_map, gradient in zip(maps, gradients)]
+            stepped = [raw_map - 3 * gradient for raw_map, gradient in zip(maps, gradients, strict=True)]
             assert loss_of(kind, inner, focal)(stepped, targets)[0] < total
 
 
@@ -285,7 +285,10 @@ def test_mpdiou_is_given_the_size_of_the_map():
     loss.box_loss = type(
         "Spy",
         (),
-        {"__call__": lambda self, a, b, size: seen.append(size) or inside(a, b, size), "follow": inside.follow},
+        {
+            "__call__": lambda self, a, b, size: seen.append(size) or inside(a, b, size),
+            "update_mean": inside.update_mean,
+        },
     )()
     loss(maps, targets)
     assert seen == [(8, 10), (4, 5)]
@@ -309,7 +312,7 @@ def test_the_form_for_accelerators_gives_the_same_figures(monkeypatch, kind):
     monkeypatch.setattr("utils.loss._Candidates.compact", lambda candidates: candidates)
     total, _ = second(maps, targets)
     torch.testing.assert_close(total, expected)
-    for got, wanted in zip(torch.autograd.grad(total, maps), torch.autograd.grad(expected, maps)):
+    for got, wanted in zip(torch.autograd.grad(total, maps), torch.autograd.grad(expected, maps), strict=True):
         torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(first.state_dict(), second.state_dict())
 
@@ -319,20 +322,20 @@ def test_the_form_for_accelerators_gives_the_same_figures(monkeypatch, kind):
 
 def test_the_mean_follows_all_matches_of_a_batch():
     maps, targets = maps_and_targets(seed=1)
-    misses = []
+    losses = []
     loss = loss_of("WIoUv3")
     inside = loss.box_loss
     loss.box_loss = type(
         "Spy",
         (),
         {
-            "__call__": lambda self, *given: misses.append(inside(*given).miss) or inside(*given),
-            "follow": inside.follow,
+            "__call__": lambda self, *given: losses.append(inside(*given).iou_loss) or inside(*given),
+            "update_mean": inside.update_mean,
         },
     )()
     loss(maps, targets)
-    assert min(map(len, misses)) > 20
-    expected = 1 + WIOU_MOMENTUM * (torch.cat(misses).double().mean().item() - 1)
+    assert min(map(len, losses)) > 20
+    expected = 1 + WIOU_MOMENTUM * (torch.cat(losses).double().mean().item() - 1)
     assert inside.mean.item() == pytest.approx(expected, abs=1e-7) and inside.mean < 1
     assert pytest.approx(0.05) == (1 - WIOU_MOMENTUM) ** 7000
 
@@ -344,12 +347,12 @@ def test_the_mean_moves_in_training_and_not_in_validation(kind, moves):
     with torch.no_grad():
         loss(maps, targets)
     loss([raw_map.detach() for raw_map in maps], targets)
-    loss(maps, targets[:0])  # a batch without objects has nothing to say
+    loss(maps, targets[:0])  # a batch without objects changes nothing
     untouched = loss.state_dict()
     assert untouched == ({"box_loss.mean": torch.ones(())} if moves else {})
     loss(maps, targets)
     assert (loss.state_dict() != untouched) == moves
-    assert other.state_dict() == untouched  # the mean is no other loss's
+    assert other.state_dict() == untouched  # another loss has a mean of its own
     other.load_state_dict(loss.state_dict())
     assert other.state_dict() == loss.state_dict()
     other.load_state_dict({})
@@ -374,7 +377,7 @@ def test_the_two_lists_of_names_are_one():
     assert settings.BOX_LOSSES == BOX_LOSSES
 
 
-def test_the_page_on_losses_has_a_row_a_kind():
+def test_the_page_on_losses_has_one_row_per_kind():
     page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
     assert all(f"| `{kind}` |" in page for kind in BOX_LOSSES)
 
@@ -434,7 +437,7 @@ def test_only_what_was_chosen_is_written(tmp_path, caplog):
     assert (scaled.iou, scaled.inner, scaled.focal) == ("WIoUv3", 0.7, 0.5)
 
 
-def test_a_choice_is_told_and_the_default_is_not(caplog):
+def test_a_choice_is_logged_and_the_default_is_not(caplog):
     caplog.set_level("INFO", "yolo")
     box_loss(Hyperparameters(), torch.device("cpu"))
     assert caplog.text == ""

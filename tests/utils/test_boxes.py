@@ -17,8 +17,8 @@ def both(array):
 
 def random_xywh(count, seed):
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(count, 2, generator=generator) * 10
-    return torch.cat((centre, torch.rand(count, 2, generator=generator) * 6 + 0.05), 1)
+    center = torch.rand(count, 2, generator=generator) * 10
+    return torch.cat((center, torch.rand(count, 2, generator=generator) * 6 + 0.05), 1)
 
 
 @pytest.mark.parametrize("given", both(XYXY), ids=["numpy", "torch"])
@@ -101,7 +101,7 @@ def test_iou_matrix_of_points_is_zero():
 @pytest.mark.parametrize("kind", boxes.IOU_KINDS)
 def test_paired_iou_equals_the_papers(kind):
     a, b = random_xywh(200, 3).double(), random_xywh(200, 4).double()
-    expected = [plain_overlap(one, other, kind) for one, other in zip(a.tolist(), b.tolist())]
+    expected = [plain_overlap(one, other, kind) for one, other in zip(a.tolist(), b.tolist(), strict=True)]
     np.testing.assert_allclose(boxes.paired_iou(a, b, kind).numpy(), expected, atol=2e-6)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind and state of repair come in as RGB uint8, or as one line that says why not."""
+"""Images of every format, whole or damaged, are read as RGB uint8, or refused in one line that says why."""
 
 import io
 
@@ -14,92 +14,92 @@ HEIGHT, WIDTH = 48, 80
 
 
 @pytest.fixture(scope="module")
-def picture():
-    """(48, 80, 3) RGB: smooth, so that JPEG keeps it, with the four corners told apart by colour."""
+def rgb():
+    """(48, 80, 3) RGB: smooth, so that JPEG keeps it, with the four corners of different colors."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     return np.stack((x * 255 / WIDTH, y * 255 / HEIGHT, 255 - x * 255 / WIDTH), -1).astype(np.uint8)
 
 
-def _jpeg(picture, **options) -> bytes:
+def _jpeg(rgb, **options) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=95, **options)
+    Image.fromarray(rgb).save(stream, "JPEG", quality=95, **options)
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".JPG"])
-def test_written_pictures_come_back_as_rgb(tmp_path, picture, suffix):
+def test_written_images_come_back_as_rgb(tmp_path, rgb, suffix):
     path = tmp_path / f"图像 ü{suffix}"
-    write_image(path, picture)
+    write_image(path, rgb)
     image, native = read_image(path)
     lossy = suffix.lower() in (".jpg", ".jpeg", ".webp")
     assert native == (HEIGHT, WIDTH) == image_size(path) == inspect_image(path).size
     assert image.dtype == np.uint8 and image.flags.c_contiguous
-    assert np.abs(image.astype(int) - picture).mean() <= (3 if lossy else 0)
+    assert np.abs(image.astype(int) - rgb).mean() <= (3 if lossy else 0)
 
 
-def test_without_the_direct_rgb_flag_the_result_is_the_same(tmp_path, picture, monkeypatch):
+def test_without_the_direct_rgb_flag_the_result_is_the_same(tmp_path, rgb, monkeypatch):
     path = tmp_path / "a.jpg"
-    write_image(path, picture)
+    write_image(path, rgb)
     direct = read_image(path)[0]
     monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB", raising=False)
     assert np.array_equal(read_image(path)[0], direct)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
-def test_exif_orientation_is_applied_outside_jpeg_too(tmp_path, picture, suffix):
+def test_exif_orientation_is_applied_outside_jpeg_too(tmp_path, rgb, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / f"a{suffix}"
-    Image.fromarray(picture).save(path, exif=exif)
+    Image.fromarray(rgb).save(path, exif=exif)
     assert read_image(path)[1] == (WIDTH, HEIGHT) == image_size(path) == inspect_image(path).size
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, picture, orientation):
+def test_exif_orientation_is_applied(tmp_path, rgb, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "a.jpg"
-    path.write_bytes(_jpeg(picture, exif=exif))
-    turned = {
-        1: picture,
-        2: picture[:, ::-1],
-        3: picture[::-1, ::-1],
-        4: picture[::-1],
-        5: picture.transpose(1, 0, 2),
-        6: np.rot90(picture, -1),
-        7: picture[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(picture),
+    path.write_bytes(_jpeg(rgb, exif=exif))
+    rotated = {
+        1: rgb,
+        2: rgb[:, ::-1],
+        3: rgb[::-1, ::-1],
+        4: rgb[::-1],
+        5: rgb.transpose(1, 0, 2),
+        6: np.rot90(rgb, -1),
+        7: rgb[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(rgb),
     }[orientation]
     image, native = read_image(path)
-    assert native == turned.shape[:2] == image_size(path)
-    assert np.abs(image.astype(int) - turned).mean() < 3
+    assert native == rotated.shape[:2] == image_size(path)
+    assert np.abs(image.astype(int) - rotated).mean() < 3
     reduced, native = read_image(path, max_side=40)
-    assert native == turned.shape[:2] and reduced.shape[:2] == (native[0] // 2, native[1] // 2)
+    assert native == rotated.shape[:2] and reduced.shape[:2] == (native[0] // 2, native[1] // 2)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "I;16"])
-def test_other_pixel_formats_become_rgb(tmp_path, picture, mode):
+def test_other_pixel_formats_become_rgb(tmp_path, rgb, mode):
     path = tmp_path / "a.png"
-    grey = np.asarray(Image.fromarray(picture).convert("L"))
+    gray = np.asarray(Image.fromarray(rgb).convert("L"))
     if mode == "I;16":
-        cv2.imwrite(str(path), grey.astype(np.uint16) * 257)
+        cv2.imwrite(str(path), gray.astype(np.uint16) * 257)
     else:
-        Image.fromarray(picture).convert(mode).save(path)
+        Image.fromarray(rgb).convert(mode).save(path)
     image, _ = read_image(path)
     assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
     if mode in ("L", "LA", "I;16"):
-        assert np.array_equal(image, np.repeat(grey[..., None], 3, 2))
+        assert np.array_equal(image, np.repeat(gray[..., None], 3, 2))
     if mode == "RGBA":
-        assert np.array_equal(image, picture)
+        assert np.array_equal(image, rgb)
 
 
-def test_16_bit_tiff_keeps_its_high_byte_also_through_pillow(tmp_path, picture, monkeypatch):
+def test_16_bit_tiff_keeps_its_high_byte_also_through_pillow(tmp_path, rgb, monkeypatch):
     path = tmp_path / "a.tif"
-    deep = picture[..., 0].astype(np.uint16) * 257
+    deep = rgb[..., 0].astype(np.uint16) * 257
     cv2.imwrite(str(path), deep)
-    assert np.array_equal(read_image(path)[0][..., 0], picture[..., 0])
+    assert np.array_equal(read_image(path)[0][..., 0], rgb[..., 0])
     monkeypatch.setattr(cv2, "imdecode", lambda raw, flags: None)
-    assert np.array_equal(read_image(path)[0][..., 0], picture[..., 0])
+    assert np.array_equal(read_image(path)[0][..., 0], rgb[..., 0])
 
 
 @pytest.mark.parametrize(
@@ -114,21 +114,21 @@ def test_16_bit_tiff_keeps_its_high_byte_also_through_pillow(tmp_path, picture, 
         (20, (100, 150)),
     ],
 )
-def test_jpeg_is_decoded_no_smaller_than_wanted(tmp_path, picture, max_side, expected):
+def test_jpeg_is_decoded_no_smaller_than_wanted(tmp_path, rgb, max_side, expected):
     path = tmp_path / "a.jpg"
-    big = cv2.resize(picture, (1200, 800))
+    big = cv2.resize(rgb, (1200, 800))
     write_image(path, big)
     image, native = read_image(path, max_side)
     assert image.shape[:2] == expected and native == (800, 1200)
     assert np.abs(image.astype(int) - cv2.resize(big, expected[::-1], interpolation=cv2.INTER_AREA)).mean() < 3
 
 
-def test_png_is_never_reduced(tmp_path, picture):
-    write_image(tmp_path / "a.png", picture)
-    assert read_image(tmp_path / "a.png", 10)[0].shape == picture.shape
+def test_png_is_never_reduced(tmp_path, rgb):
+    write_image(tmp_path / "a.png", rgb)
+    assert read_image(tmp_path / "a.png", 10)[0].shape == rgb.shape
 
 
-def test_jpeg_cut_short_is_used_with_a_warning_and_not_rewritten(tmp_path, picture):
+def test_jpeg_cut_short_is_used_with_a_warning_and_not_rewritten(tmp_path, rgb):
     whole = _jpeg(np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8))
     path = tmp_path / "a.jpg"
     for part, word in (
@@ -148,11 +148,11 @@ def test_jpeg_cut_short_is_used_with_a_warning_and_not_rewritten(tmp_path, pictu
     "content, reason",
     [
         (b"", "empty|damaged"),
-        (b"this is text", "not a picture"),
-        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not a picture|Truncated|damaged"),
+        (b"this is text", "not an image"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not an image|Truncated|damaged"),
     ],
 )
-def test_what_is_no_picture_is_named_with_the_reason(tmp_path, content, reason):
+def test_what_is_no_image_is_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
     for reader in (read_image, inspect_image, lambda path: read_image(path, 10)):
@@ -160,7 +160,7 @@ def test_what_is_no_picture_is_named_with_the_reason(tmp_path, content, reason):
             reader(path)
 
 
-def test_png_cut_short_is_refused(tmp_path, picture):
+def test_png_cut_short_is_refused(tmp_path, rgb):
     path = tmp_path / "a.png"
     write_image(path, np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8))
     path.write_bytes(path.read_bytes()[:20000])
@@ -170,13 +170,13 @@ def test_png_cut_short_is_refused(tmp_path, picture):
         inspect_image(path)
 
 
-def test_small_pictures_other_formats_and_missing_files_are_refused(tmp_path, picture):
-    write_image(tmp_path / "small.png", picture[:9])
+def test_small_images_other_formats_and_missing_files_are_refused(tmp_path, rgb):
+    write_image(tmp_path / "small.png", rgb[:9])
     with pytest.raises(DataError, match=r"small\.png.*at least 10"):
         inspect_image(tmp_path / "small.png")
-    write_image(tmp_path / "ten.png", picture[:10])
+    write_image(tmp_path / "ten.png", rgb[:10])
     assert inspect_image(tmp_path / "ten.png").size == (10, WIDTH)
-    Image.fromarray(picture).save(tmp_path / "moving.gif")
+    Image.fromarray(rgb).save(tmp_path / "moving.gif")
     (tmp_path / "moving.gif").rename(tmp_path / "moving.jpg")
     with pytest.raises(DataError, match=r"moving\.jpg.*GIF"):
         inspect_image(tmp_path / "moving.jpg")
@@ -184,21 +184,21 @@ def test_small_pictures_other_formats_and_missing_files_are_refused(tmp_path, pi
         with pytest.raises(DataError, match=r"gone\.jpg.*No such file"):
             reader(tmp_path / "gone.jpg")
     with pytest.raises(DataError, match=r"'\.xyz'"):
-        write_image(tmp_path / "a.xyz", picture)
+        write_image(tmp_path / "a.xyz", rgb)
 
 
 def test_floating_point_tiff_is_refused_with_a_reason(tmp_path):
     Image.fromarray(np.zeros((20, 20), np.float32)).save(tmp_path / "depth.tif")
-    for reader in (read_image, inspect_image):  # who inspects pictures must not let through what training cannot read
+    for reader in (read_image, inspect_image):  # an inspection must not accept what training cannot read
         with pytest.raises(DataError, match=r"depth\.tif.*floating point"):
             reader(tmp_path / "depth.tif")
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".tif"])
-def test_pictures_without_checksums_that_are_cut_short_are_refused(tmp_path, picture, suffix):
+def test_images_without_checksums_that_are_cut_short_are_refused(tmp_path, rgb, suffix):
     path = tmp_path / f"a{suffix}"
-    Image.fromarray(picture).save(path)
-    assert inspect_image(path).size == picture.shape[:2]
+    Image.fromarray(rgb).save(path)
+    assert inspect_image(path).size == rgb.shape[:2]
     path.write_bytes(path.read_bytes()[:-300])
     for reader in (read_image, inspect_image):
         with pytest.raises(DataError, match=rf"a\{suffix}.*truncated"):

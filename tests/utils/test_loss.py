@@ -61,13 +61,13 @@ def test_loss_and_gradients_equal_the_reference(golden, case):
 
 
 def literal_assignment(targets, shape, anchors, anchor_t):
-    """(image, anchor, row, column, x, y, w, h, class) of every match, by looping over neighbours, anchors and targets."""
+    """(image, anchor, row, column, x, y, w, h, class) of every positive, by loops over neighbors, anchors, targets."""
     height, width = shape
     found = []
     for step_x, step_y in ((0, 0), (-0.5, 0), (0, -0.5), (0.5, 0), (0, 0.5)):
-        for number, (anchor_width, anchor_height) in enumerate(anchors.tolist()):
+        for anchor, (anchor_width, anchor_height) in enumerate(anchors.tolist()):
             for image, cls, x, y, w, h in targets.tolist():
-                sides = zip((x, y, w, h), (width, height, width, height))
+                sides = zip((x, y, w, h), (width, height, width, height), strict=True)
                 x, y, w, h = (float(np.float32(value) * np.float32(side)) for value, side in sides)
                 if max(w / anchor_width, anchor_width / w, h / anchor_height, anchor_height / h) >= anchor_t:
                     continue
@@ -75,12 +75,12 @@ def literal_assignment(targets, shape, anchors, anchor_t):
                     float(np.float32(width) - np.float32(x)),
                     float(np.float32(height) - np.float32(y)),
                 )
-                ways = ((step_x < 0, x), (step_y < 0, y), (step_x > 0, to_right), (step_y > 0, to_bottom))
-                if any(taken and not (room % 1 < 0.5 and room > 1) for taken, room in ways):
+                borders = ((step_x < 0, x), (step_y < 0, y), (step_x > 0, to_right), (step_y > 0, to_bottom))
+                if any(taken and not (distance % 1 < 0.5 and distance > 1) for taken, distance in borders):
                     continue
                 column = min(max(int(x + step_x), 0), width - 1)
                 row = min(max(int(y + step_y), 0), height - 1)
-                found.append((int(image), number, row, column, x - column, y - row, w, h, int(cls)))
+                found.append((int(image), anchor, row, column, x - column, y - row, w, h, int(cls)))
     return found
 
 
@@ -92,7 +92,9 @@ def test_assignment_equals_its_definition(shapes):
     )
     targets = torch.cat((random_targets(60, 2, 3), edges))
     total = 0
-    for assignment, shape, anchors in zip(assign(targets, shapes, geometry, 4.0), shapes, geometry.anchors):
+    for assignment, shape, anchors in zip(
+        assign(targets, shapes, geometry, 4.0), shapes, geometry.anchors, strict=True
+    ):
         expected = literal_assignment(targets, shape, anchors, 4.0)
         cells = (assignment.image, assignment.anchor, assignment.row, assignment.column)
         got = torch.stack([column.double() for column in (*cells, *assignment.xywh.unbind(1), assignment.cls)], 1)
@@ -107,37 +109,37 @@ def literal_loss(geometry, hyp, maps, targets):
     """Total loss from the literal assignment: one prediction at a time, cells overwritten in order."""
     box = obj = cls = 0.0
     balance = (4.0, 1.0, 0.4) if geometry.levels == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
-    for raw_map, anchors, weight in zip(maps, geometry.anchors, balance):
+    for raw_map, anchors, weight in zip(maps, geometry.anchors, balance, strict=False):
         matches = literal_assignment(targets, raw_map.shape[2:4], anchors, hyp.anchor_t)
-        aim = torch.zeros(raw_map.shape[:4])
+        obj_target = torch.zeros(raw_map.shape[:4])
         box_costs, cls_costs = [], []
         for image, anchor, row, column, x, y, w, h, label in matches:
             raw = raw_map[image, anchor, row, column]
             overlap = paired_iou(decode(raw[None, :4], anchors[None, anchor]), torch.tensor([[x, y, w, h]]))[0]
             box_costs.append(1 - overlap)
-            aim[image, anchor, row, column] = overlap.detach().clamp(min=0)
-            wanted = torch.full((geometry.nc,), 0.5 * hyp.label_smoothing)
-            wanted[label] = 1 - 0.5 * hyp.label_smoothing
+            obj_target[image, anchor, row, column] = overlap.detach().clamp(min=0)
+            target = torch.full((geometry.nc,), 0.5 * hyp.label_smoothing)
+            target[label] = 1 - 0.5 * hyp.label_smoothing
             chance = raw[5:].sigmoid()
-            cls_costs.append(-(hyp.cls_pw * wanted * chance.log() + (1 - wanted) * (1 - chance).log()).mean())
+            cls_costs.append(-(hyp.cls_pw * target * chance.log() + (1 - target) * (1 - chance).log()).mean())
         chance = raw_map[..., 4].sigmoid()
-        obj = obj - weight * (hyp.obj_pw * aim * chance.log() + (1 - aim) * (1 - chance).log()).mean()
+        obj = obj - weight * (hyp.obj_pw * obj_target * chance.log() + (1 - obj_target) * (1 - chance).log()).mean()
         if matches:
             box, cls = box + torch.stack(box_costs).mean(), cls + torch.stack(cls_costs).mean()
     return (box * hyp.box + obj * hyp.obj + cls * hyp.cls) * len(maps[0])
 
 
 @pytest.mark.parametrize("levels", (2, 3))
-def test_loss_equals_the_literal_one_where_cells_are_claimed_twice(levels):
+def test_loss_equals_the_literal_one_if_cells_are_assigned_twice(levels):
     geometry, hyp = head(levels=levels), hyperparameters(label_smoothing=0.1, cls_pw=1.5, obj_pw=0.7)
     shapes = ((6, 5), (3, 3), (2, 2))[:levels]
     maps, targets = random_maps(geometry, shapes), random_targets(40, 2, 3, seed=1)
-    claims = [torch.stack((a.image, a.anchor, a.row, a.column), 1) for a in assign(targets, shapes, geometry, 4.0)]
-    assert all(len(cells.unique(dim=0)) < len(cells) for cells in claims[:2])
+    assigned = [torch.stack((a.image, a.anchor, a.row, a.column), 1) for a in assign(targets, shapes, geometry, 4.0)]
+    assert all(len(cells.unique(dim=0)) < len(cells) for cells in assigned[:2])
     total, _ = DetectionLoss(geometry, hyp, "cpu")(maps, targets)
     expected = literal_loss(geometry, hyp, maps, targets)
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
-    for got, wanted in zip(torch.autograd.grad(total, maps), torch.autograd.grad(expected, maps)):
+    for got, wanted in zip(torch.autograd.grad(total, maps), torch.autograd.grad(expected, maps), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -150,7 +152,7 @@ def test_the_form_for_accelerators_gives_the_same_figures(monkeypatch):
     monkeypatch.setattr("utils.loss._Candidates.compact", lambda candidates: candidates)
     total, _ = loss(maps, targets)
     torch.testing.assert_close(total, expected)
-    for got, wanted in zip(torch.autograd.grad(total, maps), expected_gradients):
+    for got, wanted in zip(torch.autograd.grad(total, maps), expected_gradients, strict=True):
         torch.testing.assert_close(got, wanted)
 
 

@@ -71,7 +71,7 @@ def test_equals_the_reference_figures(golden):
 )
 def test_equals_a_literal_oracle(options):
     prediction = random_prediction()
-    for rows, found in zip(prediction, non_max_suppression(prediction, **options)):
+    for rows, found in zip(prediction, non_max_suppression(prediction, **options), strict=True):
         expected = literal_nms(rows, **options)
         assert len(expected) > 5
         torch.testing.assert_close(found.rows().double(), expected, atol=1e-4, rtol=0)
@@ -102,7 +102,7 @@ def test_ties_keep_the_order_of_the_predictions():
 
 def test_half_precision_input_is_computed_in_float32():
     prediction = random_prediction().half()
-    for half, single in zip(non_max_suppression(prediction), non_max_suppression(prediction.float())):
+    for half, single in zip(non_max_suppression(prediction), non_max_suppression(prediction.float()), strict=True):
         assert half.xyxy.dtype == torch.float32 and torch.equal(half.rows(), single.rows())
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.identity_start import gate_strengths
-from utils.device import autocast, network_input, resized
+from utils.device import autocast, network_input, resize_long_side
 from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
 from utils.engine.nonfinite import describe_gradients, describe_outputs
@@ -287,7 +287,7 @@ class Trainer:
         """
         components = self.components
         images = network_input(batch.images, components.device)
-        images = resized(images, components.image_size(epoch, index), components.stride)
+        images = resize_long_side(images, components.image_size(epoch, index), components.stride)
         targets = batch.targets.to(components.device, non_blocking=True)
         with autocast(components.device, components.amp):
             total, loss_parts = components.loss(components.model(images), targets)

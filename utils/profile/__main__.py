@@ -14,7 +14,7 @@ from models.graph.flops import short_message
 from models.registry import BLOCK_ERRORS, load_plugins
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
-from utils.cli import guarded
+from utils.cli import run_guarded
 from utils.device import select_device
 from utils.errors import ConfigError, ModelError
 from utils.log import LOGGER, configure
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns an exit code."""
     options = build_parser().parse_args(argv)
     configure()
-    return guarded(show, options)
+    return run_guarded(show, options)
 
 
 if __name__ == "__main__":

@@ -279,7 +279,7 @@ def test_no_display_is_survived(monkeypatch, caplog):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr("utils.engine.prediction_views.sys", SimpleNamespace(platform="linux"))
-    monkeypatch.setattr("utils.log._said", set())
+    monkeypatch.setattr("utils.log._warned", set())
     window = Window(Artist())
     window.after_frame(prediction_of([]))
     window.close()

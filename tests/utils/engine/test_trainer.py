@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.device import network_input, resized
+from utils.device import network_input, resize_long_side
 from utils.engine.build import gradient_scaler, multi_scale
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import build_optimizer
@@ -259,7 +259,7 @@ def test_network_input_keeps_memory_order_and_scale():
 
 @pytest.mark.parametrize("side, expected", [(None, (64, 32)), (64, (64, 32)), (96, (96, 64)), (32, (32, 32))])
 def test_resized_rounds_to_the_stride(side, expected):
-    assert tuple(resized(torch.rand(1, 3, 64, 32), side, stride=32).shape[2:]) == expected
+    assert tuple(resize_long_side(torch.rand(1, 3, 64, 32), side, stride=32).shape[2:]) == expected
 
 
 def test_multi_scale_is_decided_by_seed_epoch_and_batch():

@@ -67,7 +67,7 @@ def test_greedy_matching_equals_a_literal_oracle():
         for value, row, column in sorted(((-v, r, c) for (r, c), v in np.ndenumerate(overlap) if v > 0.3)):
             if row not in {r for r, _ in expected} and column not in {c for _, c in expected}:
                 expected.append((row, column))
-        assert set(zip(*greedy_pairs(overlap, 0.3))) == set(expected)
+        assert set(zip(*greedy_pairs(overlap, 0.3), strict=True)) == set(expected)
         assert (overlap == before).all()
         pairs += len(expected)
     assert pairs > 500

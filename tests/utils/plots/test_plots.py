@@ -58,7 +58,7 @@ def write_table(file, header, rows) -> None:
 
 def test_colours():
     assert len(set(PALETTE)) == len(PALETTE) == 24 and color(25) == color(1)
-    distance = min(sum(abs(a - b) for a, b in zip(color(i), color(j))) for i in range(8) for j in range(i))
+    distance = min(sum(abs(a - b) for a, b in zip(color(i), color(j), strict=True)) for i in range(8) for j in range(i))
     assert distance > 60  # the first eight classes can be told apart
     assert contrast((255, 255, 0)) == (0, 0, 0) and contrast((60, 0, 160)) == (255, 255, 255)
 
@@ -150,7 +150,7 @@ def test_results(tmp_path):
 def test_smoothing():
     values = np.random.default_rng(0).normal(size=50)
     weight = [[np.exp(-0.5 * ((i - j) / 3) ** 2) for j in range(50)] for i in range(50)]
-    slow = [sum(w * value for w, value in zip(row, values)) / sum(row) for row in weight]
+    slow = [sum(w * value for w, value in zip(row, values, strict=True)) / sum(row) for row in weight]
     assert smooth(values) == pytest.approx(slow)
     assert smooth(np.array([2.0, np.nan, 2.0])) == pytest.approx([2, 2, 2])
     assert smooth_box(np.arange(10.0), 0.1) == pytest.approx([1 / 3, *range(1, 9), 26 / 3])

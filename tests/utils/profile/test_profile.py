@@ -148,7 +148,7 @@ def test_flops_count_products_inside_attention(small):
     assert flops(wrapped, 16) == 2 * tokens * 3 * 8 + linear + products
     parameters = [parameter.clone() for parameter in small.parameters()]
     assert describe_gflops(small, 64).endswith(" GFLOPs") and small.training
-    assert all(torch.equal(old, new) for old, new in zip(parameters, small.parameters()))
+    assert all(torch.equal(old, new) for old, new in zip(parameters, small.parameters(), strict=True))
     assert not any("total_ops" in key for key in small.state_dict())
 
 

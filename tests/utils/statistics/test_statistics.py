@@ -27,7 +27,7 @@ def compare(study, rng, **options):
     """The first of `study` is the baseline; the rest are named A, B, ..."""
     names = [f"class {c}" for c in range(next(iter(study[0].values())).nc)]
     options = {"resamples": 200, "permutations": 200, **options}
-    return compare_variants(study[0], dict(zip("ABCDE", study[1:])), names, rng, **options)
+    return compare_variants(study[0], dict(zip("ABCDE", study[1:], strict=True)), names, rng, **options)
 
 
 # ---- average precision ----
@@ -60,7 +60,9 @@ def test_weights_are_repeated_images():
     matches = matches_of(as_results(images), 4)
     for _ in range(30):
         weights = rng.multinomial(25, np.full(25, 1 / 25))
-        repeated = accumulated([image for image, count in zip(images, weights) for _ in range(count)], 4).compute()
+        repeated = accumulated(
+            [image for image, count in zip(images, weights, strict=True) for _ in range(count)], 4
+        ).compute()
         found = average_precision(matches, weights)
         np.testing.assert_allclose(found.ap, repeated.ap, rtol=0, atol=1e-12)
         assert found.map == pytest.approx(repeated.map, abs=1e-12) and found.labels.tolist() == repeated.labels.tolist()
@@ -253,7 +255,7 @@ def test_the_permutation_test_nears_all_exchanges_counted_out(seeds):
     for taken in itertools.product((0, 1), repeat=8):
         differences = {
             name: [_mixed(taken, runs[s], study[0][s]) - _mixed(taken, study[0][s], runs[s]) for s in range(seeds)]
-            for name, runs in zip("AB", study[1:])
+            for name, runs in zip("AB", study[1:], strict=True)
         }
         if seeds == 1:
             values = {name: abs(d[0]) for name, d in differences.items()}
@@ -265,7 +267,7 @@ def test_the_permutation_test_nears_all_exchanges_counted_out(seeds):
             }
         for name, value in values.items():
             counted[name].append(value)
-    drawn = exchange_p_values(study[0], dict(zip("AB", study[1:])), 5000, np.random.default_rng(0))
+    drawn = exchange_p_values(study[0], dict(zip("AB", study[1:], strict=True)), 5000, np.random.default_rng(0))
     for name, values in counted.items():
         exact = np.mean(np.array(values) >= values[0] * (1 - 1e-5))
         assert drawn[name][0] == pytest.approx(exact, abs=0.025), name

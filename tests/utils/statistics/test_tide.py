@@ -75,11 +75,13 @@ def literal_costs(results, nc):
 
     def score(repair):
         found, wanted = {c: [] for c in range(nc)}, np.zeros(nc, int)
-        for result, (kinds, missed) in zip(results, told):
+        for result, (kinds, missed) in zip(results, told, strict=True):
             taken = set()
             for g, c in enumerate(result.labels_cls):
                 wanted[c] += not (repair == "missed" and g in missed)
-            for (kind, g), c, conf in zip(kinds, result.detections.cls.tolist(), result.detections.conf.tolist()):
+            for (kind, g), c, conf in zip(
+                kinds, result.detections.cls.tolist(), result.detections.conf.tolist(), strict=True
+            ):
                 if kind == repair and kind in ("duplicate", "both", "background"):
                     continue
                 hit = kind == "correct" or kind == repair

@@ -20,7 +20,7 @@ from utils.datasets.check import duplicates
 from utils.datasets.check.findings import Finding
 from utils.datasets.label_files import Rows, label_path, read_rows
 from utils.errors import DataError
-from utils.images import MIN_SIDE, TURNED, ImageHeader, inspect_image, read_image
+from utils.images import EXIF_ROTATED, MIN_SIDE, ImageHeader, inspect_image, read_image
 from utils.log import progress
 from utils.types import Labels
 
@@ -105,7 +105,7 @@ def _oddities(path: str, header: ImageHeader, pixels: np.ndarray) -> Iterator[Fi
     height, width = header.size
     if header.warning:
         yield Finding(path, 0, "picture-damaged", header.warning)
-    if header.orientation in TURNED:
+    if header.orientation in EXIF_ROTATED:
         what = f"is stored turned (EXIF orientation {header.orientation}); it is read upright, {width} x {height}"
         yield Finding(path, 0, "picture-turned", what)
     if height * width >= HUGE:
