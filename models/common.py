@@ -1,4 +1,4 @@
-"""The shop window: every layer and attention block in one place.
+"""Every layer and attention block under one import.
 
 from models.common import C3, CBAM, CoTAttention
 """

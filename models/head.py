@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,34 @@ from utils.errors import ModelError
 from utils.log import LOGGER
 from utils.types import HeadGeometry
 
-_GRIDS_KEPT = 64  # map sizes whose cell coordinates are remembered
+_MAX_CACHED_GRIDS = 64  # map sizes whose cell coordinates are kept
+
+HeadOutput = list[Tensor] | tuple[Tensor, list[Tensor]]  # raw maps in training, (decoded, raw maps) in evaluation
 
 
 @register("detection")
 class Detect(nn.Module):
-    """Anchor-based head of YOLOv3 to v5 over maps (B, channels[l], H/s_l, W/s_l) of rising stride s_l.
+    """Anchor-based head of YOLOv3 to v5 over maps (B, channels[l], H/s_l, W/s_l) of increasing stride s_l.
 
-    nc: classes; anchors: a list a level of [w, h, w, h, ...] in pixels, or the number of anchors a level,
-    which gives square placeholders until they are fitted (`placeholder_anchors`). The buffer `anchors`
-    (nl, na, 2) is in grid units once `set_strides` has been told the strides.
+    Args:
+        nc: Number of classes.
+        anchors: One row [w, h, w, h, ...] in pixels per level, or a number of anchors per level: square placeholders
+            until they are fitted (`placeholder_anchors`).
+        channels: Channels of each level's map.
+
+    Attributes:
+        nc: Number of classes.
+        no: Outputs per anchor, 5 + nc.
+        nl: Number of levels.
+        na: Number of anchors per level.
+        anchors: Buffer (nl, na, 2) of widths and heights, in grid units after `set_strides`.
+        strides: Pixels per grid cell of each level; empty before `set_strides`.
+        placeholder_anchors: Whether the anchors are still to be fitted.
+        m: One 1x1 convolution per level.
     """
+
+    anchors: Tensor
+    strides: tuple[float, ...]
 
     def __init__(self, nc: int, anchors: int | Sequence[Sequence[float]], channels: Sequence[int] = ()):
         super().__init__()
@@ -33,17 +51,18 @@ class Detect(nn.Module):
         pixels = torch.zeros(self.nl, self.na, 2) if isinstance(anchors, int) else _anchor_table(anchors, self.nl)
         self.register_buffer("anchors", pixels)
         self.m = nn.ModuleList(nn.Conv2d(width, self.na * self.no, 1) for width in channels)
-        self.strides: tuple[float, ...] = ()
+        self.strides = ()
         self._grids: dict[tuple, Tensor] = {}
 
     def set_strides(self, strides: Sequence[float]) -> None:
-        """Take the strides of the maps in pixels, bring the anchors to grid units and set the bias prior.
+        """Set the strides of the maps in pixels, convert the anchors to grid units and set the bias prior.
 
-        Raises ModelError unless the strides rise.
+        Raises:
+            ModelError: If the strides do not increase.
         """
-        if any(after <= before for before, after in zip(strides, strides[1:])):
+        if any(after <= before for before, after in pairwise(strides)):
             raise ModelError(
-                f"its inputs' strides must rise, got {', '.join(f'{stride:g}' for stride in strides)}; "
+                f"its inputs' strides must increase, got {', '.join(f'{stride:g}' for stride in strides)}; "
                 f"list the sources from the largest map to the smallest"
             )
         self.strides = tuple(float(stride) for stride in strides)
@@ -62,12 +81,15 @@ class Detect(nn.Module):
 
     @property
     def geometry(self) -> HeadGeometry:
+        """Anchors in grid units, strides and number of classes."""
         return HeadGeometry(self.anchors, torch.tensor(self.strides, device=self.anchors.device), self.nc)
 
     @torch.no_grad()
     def set_anchors(self, pixels: Tensor) -> None:
-        """Replace the anchors by (nl, na, 2) or (nl*na, 2) sizes in pixels; levels whose areas fall while
-        the strides rise are turned round (compared in pixels: in grid units every level looks alike).
+        """Replace the anchors by (nl, na, 2) or (nl*na, 2) widths and heights in pixels.
+
+        The order of levels is reversed if areas decrease while strides increase. Areas are compared in pixels: in
+        grid units all levels are alike.
         """
         pixels = torch.as_tensor(pixels, dtype=torch.float32, device=self.anchors.device).reshape(self.nl, -1, 2)
         areas = pixels.prod(-1).mean(-1)
@@ -79,21 +101,22 @@ class Detect(nn.Module):
 
     @torch.no_grad()
     def initialize_biases(self) -> None:
-        """Start near what an untrained head should say: 8 objects in a picture of 640 pixels, classes
-        equally likely (Lin et al., Focal Loss, 2017, section 4.1).
+        """Set the prior of an untrained head: 8 objects per image of 640 pixels, classes equally likely.
+
+        Source: Lin et al., Focal Loss, 2017, section 4.1.
         """
-        for conv, stride in zip(self.m, self.strides):
-            bias = conv.bias.view(self.na, self.no)
+        for conv, stride in zip(self.m, self.strides, strict=True):
+            bias = conv.get_parameter("bias").view(self.na, self.no)
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (self.nc - 0.999999))
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+    def forward(self, maps: list[Tensor]) -> HeadOutput:
         """Return raw maps (B, na, H, W, 5+nc) in training, (decoded, raw maps) in evaluation.
 
         decoded: (B, N, 5+nc) of xywh in pixels, objectness and class probabilities, at least float32.
         """
         raw = []
-        for conv, features in zip(self.m, maps):
+        for conv, features in zip(self.m, maps, strict=True):
             B, _, H, W = features.shape
             raw.append(conv(features).view(B, self.na, self.no, H, W).permute(0, 1, 3, 4, 2).contiguous())
         if self.training:
@@ -101,7 +124,7 @@ class Detect(nn.Module):
         return torch.cat([self._decode(level, values) for level, values in enumerate(raw)], 1), raw
 
     def _decode(self, level: int, raw: Tensor) -> Tensor:
-        """(B, na, H, W, 5+nc) logits -> (B, na*H*W, 5+nc). Half precision cannot hold pixel coordinates."""
+        """Decode (B, na, H, W, 5+nc) logits to (B, na*H*W, 5+nc); half precision cannot hold pixel coordinates."""
         if raw.dtype in (torch.float16, torch.bfloat16):
             raw = raw.float()
         stride = self.strides[level]
@@ -112,13 +135,13 @@ class Detect(nn.Module):
         return torch.cat((xy, wh, values[..., 4:]), -1).view(raw.shape[0], -1, self.no)
 
     def _grid(self, raw: Tensor) -> Tensor:
-        """Cell coordinates minus a half, (1, 1, H, W, 2) in x, y; remembered unless a graph is being exported."""
+        """Return cell coordinates minus a half, (1, 1, H, W, 2) in x, y; cached unless a graph is being exported."""
         _, _, H, W, _ = raw.shape
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return _cell_grid(H, W, raw)
         key = (H, W, raw.device, raw.dtype)
         if key not in self._grids:
-            if len(self._grids) >= _GRIDS_KEPT:
+            if len(self._grids) >= _MAX_CACHED_GRIDS:
                 self._grids.clear()
             with torch.inference_mode(False):  # so that a later pass with gradients may use it
                 self._grids[key] = _cell_grid(H, W, raw)
@@ -126,6 +149,7 @@ class Detect(nn.Module):
 
 
 def _cell_grid(H: int, W: int, like: Tensor) -> Tensor:
+    """Return cell coordinates minus a half, (1, 1, H, W, 2) in x, y, of the type and on the device of `like`."""
     rows = torch.arange(H, device=like.device, dtype=like.dtype)
     columns = torch.arange(W, device=like.device, dtype=like.dtype)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -133,9 +157,9 @@ def _cell_grid(H: int, W: int, like: Tensor) -> Tensor:
 
 
 def _anchor_table(anchors: Sequence[Sequence[float]], levels: int) -> Tensor:
-    """(levels, na, 2) pixels. Raises ValueError where the numbers do not form such a table."""
+    """Return anchors as (levels, na, 2) pixels. Raises ValueError if the rows do not fit."""
     if len(anchors) != levels:
-        raise ValueError(f"anchors has {len(anchors)} rows for {levels} inputs; one row of w,h pairs an input")
+        raise ValueError(f"anchors has {len(anchors)} rows for {levels} inputs; one row of w,h pairs per input")
     if len({len(row) for row in anchors}) != 1 or len(anchors[0]) % 2 or not anchors[0]:
         raise ValueError(
             f"every row of anchors needs the same number of w,h pairs, got {[len(row) for row in anchors]} numbers"

@@ -1,13 +1,13 @@
-"""Which blocks a model yaml may name, and how each is wired.
+"""The registry of blocks that a model yaml may name, and how each is wired.
 
 A block says how its yaml arguments become constructor arguments when it registers:
 
-    @register()                      # an attention block: same width out as in
+    @register()                      # an attention block: as many channels out as in
     class MyBlock(nn.Module):
         def __init__(self, channels, reduction=16): ...
 
-A *wiring* maps (channels arriving, repeats, scale, yaml args) to a `WiringPlan`. The six named
-ones are in `WIRINGS`; a block with other habits passes a function of its own.
+A *wiring* maps (channels of each source, repeats, scale, yaml args) to a `WiringPlan`. The six named ones are in
+`WIRINGS`; a block that needs another passes its own function.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from models.identity_start import STARTS
 from utils.errors import ModelError, nearest
 
-# What a block's or a plugin's own code may raise because of the arguments it was given.
+# The errors that the code of a block or plugin may raise because of the arguments it was given.
 BLOCK_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -46,9 +46,12 @@ BLOCK_ERRORS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """The compound scaling of one yaml: `scale(channels)` and `scale.repeats(n)`.
+    """The compound scaling of one yaml: `scale(channels)` and `scale.repeats(count)`.
 
-    depth, width: the yaml's multiples; head_width: na*(nc+5), a width that is never scaled, as in v6.1.
+    Attributes:
+        depth: The yaml's depth_multiple.
+        width: The yaml's width_multiple.
+        head_width: na * (nc + 5), a number of channels that is never scaled, as in v6.1.
     """
 
     depth: float = 1.0
@@ -61,15 +64,19 @@ class Scale:
             return channels
         return math.ceil(channels * self.width / 8) * 8
 
-    def repeats(self, number: int) -> int:
-        """Return how often a row's block stands: number * depth, at least once."""
-        return max(round(number * self.depth), 1) if number > 1 else number
+    def repeats(self, count: int) -> int:
+        """Return how often a row's block is repeated: count * depth, at least once."""
+        return max(round(count * self.depth), 1) if count > 1 else count
 
 
 @dataclass(frozen=True)
 class WiringPlan:
-    """What a wiring decides: constructor arguments, the width that leaves, and how many
-    copies stand one behind the other (1 where the block repeats inside itself).
+    """What a wiring decides.
+
+    Attributes:
+        args: The block's constructor arguments.
+        channels_out: Number of channels of its output.
+        copies: Number of copies in sequence; 1 if the block repeats inside itself.
     """
 
     args: tuple[Any, ...]
@@ -78,16 +85,22 @@ class WiringPlan:
 
 
 Wiring = Callable[[Sequence[int], int, Scale, Sequence[Any]], WiringPlan]
-COSTS = (
-    "linear",
-    "windowed",
-    "quadratic",
-)  # in the number of positions; windowed: a window's positions look at each other
+BlockClass = TypeVar("BlockClass", bound=type[nn.Module])
+COSTS = ("linear", "windowed", "quadratic")  # in the number of positions; windowed: quadratic within each window
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered block: its yaml name, its class, its wiring, and how its cost grows with the number of positions."""
+    """A registered block.
+
+    Attributes:
+        name: Its name in yamls.
+        cls: Its class.
+        wiring: How a row becomes constructor arguments.
+        wiring_name: Name of that function.
+        cost: How the cost grows with the number of positions, one of `COSTS`.
+        start: "identity" if a zero-initialized gate is put around it unless a yaml decides, else "plain".
+    """
 
     name: str
     cls: type[nn.Module]
@@ -102,27 +115,29 @@ class Entry:
 
     @property
     def attention(self) -> bool:
-        """Whether the block belongs to the catalogue models.attention."""
+        """Whether the block is one of models.attention."""
         return self.module.startswith("models.attention.")
 
     @property
     def inserted(self) -> bool:
-        """Whether the block is one that is put into a network rather than part of it: attention of the catalogue, or a
-        block of a user's that keeps its width or asks to start as the identity.
+        """Whether the block is one that is inserted into a network rather than part of it.
+
+        Such are the blocks of models.attention, and a user's own that keep their number of channels or start as the
+        identity.
         """
         keeps = self.wiring_name == "same_width" and not self.module.startswith("torch.")
         return self.attention or keeps or self.start == "identity"
 
 
 def one_source(channels: Sequence[int]) -> int:
-    """Return the width of the only source. Raises ValueError where there are several."""
+    """Return the channels of the only source; raise ValueError if there are several."""
     if len(channels) != 1:
         raise ValueError(f"takes one source, got {len(channels)}; put a Concat row before it")
     return channels[0]
 
 
 def no_repeats(repeats: int) -> int:
-    """Return 1 for a layer that joins several sources, and refuse to repeat it."""
+    """Return 1 for a layer that joins several sources; raise ValueError if it is to be repeated."""
     if repeats != 1:
         raise ValueError(f"joins its sources into one, it cannot repeat {repeats} times; its number must be 1")
     return 1
@@ -139,7 +154,22 @@ def _channels_out(scale: Scale, args: Sequence[Any]) -> int:
 
 
 def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """Block(c_in, ...) leaves c_in. `[c, ...]` is understood where c, scaled or as it stands, is what arrives."""
+    """Plan `[...]` -> Block(c_in, ...), which returns c_in channels.
+
+    `[c, ...]` is understood as well if c, scaled or as written, equals c_in.
+
+    Args:
+        channels: Channels of each source.
+        repeats: Repeats of the row, scaled.
+        scale: The yaml's scaling.
+        args: The row's arguments.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If there are several sources, or the first argument is a number of channels other than c_in.
+    """
     c_in = one_source(channels)
     rest = list(args)
     if rest and _is_channels(rest[0]):
@@ -154,29 +184,94 @@ def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequen
 
 
 def widened(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[c_out, ...]` -> Block(c_in, c_out * width, ...)."""
+    """Plan `[c_out, ...]` -> Block(c_in, c_out * width, ...).
+
+    Args:
+        channels: Channels of each source.
+        repeats: Repeats of the row, scaled.
+        scale: The yaml's scaling.
+        args: The row's arguments.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If there are several sources, or the first argument is not a number of channels.
+    """
     c_out = _channels_out(scale, args)
     return WiringPlan((one_source(channels), c_out, *args[1:]), c_out, repeats)
 
 
 def stacked(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[c_out, ...]` -> Block(c_in, c_out * width, repeats, ...)."""
+    """Plan `[c_out, ...]` -> Block(c_in, c_out * width, repeats, ...).
+
+    Args:
+        channels: Channels of each source.
+        repeats: Repeats of the row, scaled.
+        scale: The yaml's scaling.
+        args: The row's arguments.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If there are several sources, or the first argument is not a number of channels.
+    """
     c_out = _channels_out(scale, args)
     return WiringPlan((one_source(channels), c_out, repeats, *args[1:]), c_out)
 
 
 def untouched(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[...]` -> Module(...) leaves c_in."""
+    """Plan `[...]` -> Module(...), which returns c_in channels.
+
+    Args:
+        channels: Channels of each source.
+        repeats: Repeats of the row, scaled.
+        scale: The yaml's scaling.
+        args: The row's arguments.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If there are several sources.
+    """
     return WiringPlan(tuple(args), one_source(channels), repeats)
 
 
 def concatenated(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[dim]` -> Concat(dim) leaves the sum of its sources."""
+    """Plan `[dim]` -> Concat(dim), which returns the sum of its sources' channels.
+
+    Args:
+        channels: Channels of each source.
+        repeats: Repeats of the row, scaled.
+        scale: The yaml's scaling.
+        args: The row's arguments.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If the layer is to be repeated.
+    """
     return WiringPlan(tuple(args), sum(channels), no_repeats(repeats))
 
 
 def detection(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[nc, anchors, ...]` -> Detect(nc, anchors, [c_in ...], ...)."""
+    """Plan `[nc, anchors, ...]` -> Detect(nc, anchors, [c_in ...], ...).
+
+    Args:
+        channels: Channels of each source.
+        repeats: Repeats of the row, scaled.
+        scale: The yaml's scaling.
+        args: The row's arguments.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If there are fewer than two arguments.
+    """
     if len(args) < 2:
         raise ValueError(f"expects [nc, anchors], got {list(args)}")
     return WiringPlan((args[0], args[1], tuple(channels), *args[2:]), 0)
@@ -186,7 +281,7 @@ WIRINGS: dict[str, Wiring] = {
     wiring.__name__: wiring for wiring in (same_width, widened, stacked, untouched, concatenated, detection)
 }
 
-# torch.nn modules that need to be told the width that arrives; all others are built from their yaml args alone.
+# torch.nn modules that take the number of input channels; all others are built from their yaml args alone.
 _TORCH_WIRINGS = {"BatchNorm2d": "same_width", "Conv2d": "widened", "ConvTranspose2d": "widened"}
 
 _entries: dict[str, Entry] = {}
@@ -194,14 +289,23 @@ _entries: dict[str, Entry] = {}
 
 def register(
     wiring: str | Wiring = "same_width", name: str | None = None, cost: str = "linear", start: str = "plain"
-) -> Callable[[type[nn.Module]], type[nn.Module]]:
+) -> Callable[[BlockClass], BlockClass]:
     """Return a class decorator that makes a block known to model yamls.
 
-    wiring: a name of `WIRINGS` or a function (channels_in, repeats, scale, args) -> WiringPlan, which may
-    raise ValueError with the reason why the arguments do not fit; name: the yaml's word, by default the
-    class's own; cost: one of `COSTS`, "quadratic" where every position looks at every other (such a block
-    tells its number of N x N maps as `heads`); start: "identity" puts the block behind a zero gate (see
-    models/identity_start.py) where a yaml does not say attention_start. Raises ModelError when the name is taken or a word is unknown.
+    Args:
+        wiring: A name of `WIRINGS`, or a function (channels, repeats, scale, args) -> WiringPlan, which may raise
+            ValueError with the reason why the arguments do not fit.
+        name: The block's name in yamls, by default the class's own.
+        cost: One of `COSTS`. "quadratic" means an N x N attention map over all positions; such a block says how many
+            it computes by an attribute `heads`.
+        start: "identity" puts a zero-initialized gate around the block (see models/identity_start.py) if a yaml has
+            no attention_start.
+
+    Returns:
+        The decorator, which returns the class as it is.
+
+    Raises:
+        ModelError: If the name is taken, or wiring, cost or start is unknown.
     """
     if not callable(wiring) and wiring not in WIRINGS:
         raise ModelError(f"unknown wiring {wiring!r}{nearest(str(wiring), WIRINGS)}: one of {', '.join(WIRINGS)}")
@@ -211,12 +315,12 @@ def register(
         raise ModelError(f"unknown start {start!r}{nearest(str(start), STARTS)}: one of {', '.join(STARTS)}")
     rule = wiring if callable(wiring) else WIRINGS[wiring]
 
-    def add(cls: type[nn.Module]) -> type[nn.Module]:
+    def add(cls: BlockClass) -> BlockClass:
         entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost, start)
         taken = _entries.get(entry.name)
         if taken and (taken.module, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ModelError(
-                f"two blocks are called {entry.name!r}: {taken.module}.{taken.cls.__qualname__} and "
+                f"two blocks are named {entry.name!r}: {taken.module}.{taken.cls.__qualname__} and "
                 f"{cls.__module__}.{cls.__qualname__}; register one under another name="
             )
         _entries[entry.name] = entry
@@ -226,14 +330,15 @@ def register(
 
 
 def registered() -> dict[str, Entry]:
-    """Return a copy of the table of blocks by name (importing models.common fills it with ours)."""
+    """Return a copy of the registry by name (importing models.common fills it with this project's blocks)."""
     return dict(_entries)
 
 
 def find(name: str) -> Entry:
-    """Return the block that a yaml calls `name`; "nn.X" is torch.nn's module X.
+    """Return the block of a yaml name; "nn.X" is torch.nn's module X.
 
-    Raises ModelError with the nearest names when there is none.
+    Raises:
+        ModelError: If there is none; names the nearest ones.
     """
     if name in _entries:
         return _entries[name]
@@ -255,21 +360,23 @@ def _find_torch(name: str) -> Entry:
 
 
 def load_plugins(files: Sequence[str | Path]) -> None:
-    """Import the files of a --plugin flag in their order. Raises ModelError as `load_plugin` does."""
+    """Import the files of a --plugin flag in order, as `load_plugin` does."""
     for file in files:
         load_plugin(file)
 
 
 def load_plugin(path: str | Path) -> None:
-    """Import a user's Python file so that the blocks it registers can stand in yamls.
+    """Import a user's Python file, so that yamls can name the blocks that it registers.
 
-    A file is imported once. Raises ModelError when it is missing or raises, naming file and line;
-    the blocks it had registered until then are forgotten.
+    A file is imported once. If it fails, the blocks that it registered until then are removed again.
+
+    Raises:
+        ModelError: If the file is missing or raises an error; names file and line.
     """
     path = Path(path)
     if not path.is_file():
-        there = [item.name for item in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ModelError(f"plugin {path} does not exist{nearest(path.name, there)}")
+        others = [item.name for item in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ModelError(f"plugin {path} does not exist{nearest(path.name, others)}")
     resolved = path.resolve()
     module_name = f"yolo_plugin_{path.stem}_{hashlib.sha1(str(resolved).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:
@@ -286,11 +393,11 @@ def load_plugin(path: str | Path) -> None:
         sys.modules.pop(module_name)
         _entries.clear()
         _entries.update(before)
-        line = _line_in(resolved, error)
+        line = _error_line(resolved, error)
         raise ModelError(f"plugin {path}:{line}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def _line_in(path: Path, error: BaseException) -> int:
+def _error_line(path: Path, error: BaseException) -> int:
     """Return the last line of `path` that the error passed through."""
     if isinstance(error, SyntaxError) and error.lineno and Path(error.filename or "") == path:
         return error.lineno

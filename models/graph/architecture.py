@@ -1,18 +1,17 @@
-"""Model yamls as rows of layers: finding, reading and checking them, putting blocks in, writing. No torch.
+"""Model yamls as rows of layers: find, read and check them, insert and replace blocks, write. No torch.
 
-A row is [sources, repeats, block, args]. A source is a layer's number, or a negative distance. Only this room
-knows the format; models/graph/spec.py adds what a network needs of it. When a block B is put behind layer k, every
-layer that read k, by number, by distance or as the row above, reads B instead, and every number and distance
-that spans B moves by one.
+A row is [sources, repeats, block, args]. A source is a layer index, or a negative distance to an earlier row. Only
+this module knows the format; models/graph/spec.py adds what a network needs of it. When a block B is inserted behind
+layer k, every layer that read k, by index, by distance or as the row above, reads B instead, and every index and
+distance that spans B moves by one.
 """
 
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from dataclasses import replace as with_fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -20,19 +19,28 @@ from utils.errors import ModelError, nearest
 from utils.files import ROOT, read_text
 
 SECTIONS = ("backbone", "head")
-LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # in this order at the head of a file
+LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # written first, in this order
 REQUIRED_KEYS = (*LEADING_KEYS, *SECTIONS)
 OPTIONAL_KEYS = ("ch", "inplace", "names", "attention_start")
 YAML_FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
 IMAGE_SOURCE = -1  # the source of layer 0
 SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}  # depth, width
+T = TypeVar("T")
 PLAIN_SCALAR = re.compile(r"[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: `sources` is an integer or a list of them, `note` a word for the comment behind it, `where`
-    the beginning of a message about it, such as "mine.yaml:31: layer 12 (head row 3) CBAM".
+    """One layer of a model yaml.
+
+    Attributes:
+        sources: The layers it reads, as written: an index or a negative distance, or a list of them.
+        repeats: How often the block is repeated, before depth_multiple scales it.
+        block: The block's registered name.
+        args: The block's yaml arguments, as written.
+        section: "backbone" or "head".
+        note: Text for the comment behind the row; set for rows that were inserted or replaced.
+        where: Start of a message about the row, such as "mine.yaml:31: layer 12 (head row 3) CBAM".
     """
 
     sources: int | list[int]
@@ -46,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model yaml: its settings (all keys but backbone and head) and its rows, backbone first."""
+    """A model yaml: its file name, its settings (all keys but backbone and head) and its rows, backbone first."""
 
     file: str
     settings: dict[str, Any]
@@ -57,23 +65,28 @@ class Architecture:
 
 
 def find_yaml(path: Path | str) -> Path:
-    """Return the model yaml meant by `path`: as it stands, from the project's folder, or a bare name in
-    models/ or models/hub/. Raises ModelError with the nearest names when it is nowhere.
+    """Return the model yaml meant by `path`.
+
+    It is looked for as given, then below the project's folder, and a bare name in models/ and models/hub/.
+
+    Raises:
+        ModelError: If there is no such file; names the nearest ones.
     """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
-        raise ModelError(f"{path} is no model yaml: its name must end in .yaml (weights are given by --weights)")
+        raise ModelError(f"{path} is not a model yaml: its name must end in .yaml (weights are given by --weights)")
     for candidate in (path, ROOT / path, *(folder / path.name for folder in YAML_FOLDERS if path.parent == Path("."))):
         if candidate.is_file():
             return candidate
     there = [item.name for folder in (path.parent, *YAML_FOLDERS) if folder.is_dir() for item in folder.glob("*.yaml")]
-    raise ModelError(f"{path} does not exist{nearest(path.name, there)}; model yamls lie in models/ and models/hub/")
+    raise ModelError(f"{path} does not exist{nearest(path.name, there)}; model yamls are in models/ and models/hub/")
 
 
 def read_yaml(path: Path | str) -> Architecture:
-    """Return the model yaml that `find_yaml` finds, rows and sources checked.
+    """Return the model yaml that `find_yaml` finds, with its rows and sources checked.
 
-    Raises ModelError naming file, line, row and the way out when it has not the v6.1 form.
+    Raises:
+        ModelError: If it does not have the v6.1 form; names file, line, row and remedy.
     """
     file, content, rows = read_content(path)
     for index, row in enumerate(rows):
@@ -88,26 +101,30 @@ def read_yaml(path: Path | str) -> Architecture:
 def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[Row, ...]]:
     """Return a model yaml's name, content (a copy) and rows, from a path for `find_yaml` or from its content.
 
-    Keys and the form of each row are checked, whether the sources are there is not: see `check_sources`.
+    Keys and the form of each row are checked. Whether the sources exist is not: see `check_sources`.
+
+    Raises:
+        ModelError: If the yaml does not have the v6.1 form; names file, line, row and remedy.
     """
     if isinstance(cfg, Mapping):
-        file, content, lines = str(cfg.get("yaml_file", "model yaml")), copy.deepcopy(dict(cfg)), {}
+        file, content = str(cfg.get("yaml_file", "model yaml")), copy.deepcopy(dict(cfg))
+        lines: dict[tuple[str, int], int] = {}
     else:
         path = find_yaml(cfg)
         file = str(path)
-        content, lines = _load(path)
+        content, lines = _load_yaml(path)
     _check_keys(file, content)
     rows: list[Row] = []
     for section in SECTIONS:
-        for number, raw in enumerate(content[section]):
-            line = lines.get((section, number))
-            where = f"{file if line is None else f'{file}:{line}'}: layer {len(rows)} ({section} row {number + 1})"
-            rows.append(_row(where, raw, section))
+        for position, raw in enumerate(content[section]):
+            line = lines.get((section, position))
+            where = f"{file if line is None else f'{file}:{line}'}: layer {len(rows)} ({section} row {position + 1})"
+            rows.append(_parse_row(where, raw, section))
     return file, content, tuple(rows)
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
-    """Return a yaml's content and the line of each row by (section, row number)."""
+def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
+    """Return a yaml's content and the line of each row by (section, position in it)."""
     try:
         loader = yaml.SafeLoader(read_text(path))
         try:
@@ -119,22 +136,22 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        spot = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ModelError(f"{spot}: not valid yaml: {getattr(error, 'problem', None) or 'cannot be read'}") from None
+        location = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ModelError(f"{location}: not valid yaml: {getattr(error, 'problem', None) or 'cannot be read'}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(REQUIRED_KEYS)}")
-    lines = {}
+    lines: dict[tuple[str, int], int] = {}
     for key, value in node.value:
         if key.value in SECTIONS and isinstance(value, yaml.SequenceNode):
-            lines.update({(key.value, number): row.start_mark.line + 1 for number, row in enumerate(value.value)})
+            lines.update({(key.value, index): row.start_mark.line + 1 for index, row in enumerate(value.value)})
     return content, lines
 
 
 def _check_keys(file: str, content: dict[str, Any]) -> None:
-    strangers = [str(key) for key in content if key not in REQUIRED_KEYS and key not in OPTIONAL_KEYS]
+    unknown = [str(key) for key in content if key not in REQUIRED_KEYS and key not in OPTIONAL_KEYS]
     for key in REQUIRED_KEYS:
         if key not in content:
-            found = nearest(key, strangers).replace("did you mean", "the file has").replace("?", "")
+            found = nearest(key, unknown).replace("did you mean", "the file has").replace("?", "")
             raise ModelError(
                 f"{file}: the key {key!r} is missing{found}; a model yaml holds {', '.join(REQUIRED_KEYS)}"
             )
@@ -143,7 +160,7 @@ def _check_keys(file: str, content: dict[str, Any]) -> None:
             raise ModelError(f"{file}: {section} must be a list of [from, number, module, args] rows")
 
 
-def _row(where: str, raw: Any, section: str) -> Row:
+def _parse_row(where: str, raw: Any, section: str) -> Row:
     if not isinstance(raw, list) or len(raw) != 4:
         raise ModelError(f"{where}: a row is [from, number, module, args], got {raw!r}")
     sources, repeats, block, args = raw
@@ -158,28 +175,50 @@ def _row(where: str, raw: Any, section: str) -> Row:
         raise ModelError(f"{where}: it reads no layer; -1 is the one before")
     for source in as_list(sources):
         if not is_number(source, int):
-            raise ModelError(f"{where}: a source is a layer's number or -1 for the one before, got {source!r}")
+            raise ModelError(f"{where}: a source is a layer's index or -1 for the one before, got {source!r}")
     return Row(sources, repeats, block, args, section, where=where)
 
 
 def is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
-    """Return whether `value` is a number of that kind; yaml's true and false are none."""
+    """Return whether `value` is a number of that kind; yaml's true and false are not numbers.
+
+    Args:
+        value: What a yaml holds.
+        kind: The type or types that count, such as int.
+
+    Returns:
+        Whether it is one.
+    """
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def as_list(sources: int | list[int]) -> list[int]:
-    """Return `sources` as a list."""
-    return sources if isinstance(sources, list) else [sources]
+def as_list(value: T | list[T]) -> list[T]:
+    """Return a list as it is, and anything else as the only item of one."""
+    return value if isinstance(value, list) else [value]
 
 
 def source_index(source: int, index: int) -> int:
-    """Return the number of the layer that `source` means in row `index`; IMAGE_SOURCE is what layer 0 reads by -1."""
+    """Return the index of the layer that a row's source means.
+
+    Args:
+        source: A source as written: an index, or a negative distance.
+        index: The row's own index.
+
+    Returns:
+        The layer's index, not yet known to exist; IMAGE_SOURCE if layer 0 reads -1.
+    """
     return index + source if source < 0 else source
 
 
 def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
-    """Raise ValueError unless every source of the row behind the layers `earlier`, of which each is described by
-    a word, is one of them. The reason lists what may be read.
+    """Check that every source of a row is an earlier layer, or the image if the row is the first.
+
+    Args:
+        sources: The row's sources as written.
+        earlier: A description of each layer before the row, such as its block, for the message.
+
+    Raises:
+        ValueError: If a source is not there; lists what may be read.
     """
     index = len(earlier)
     for source in as_list(sources):
@@ -187,13 +226,13 @@ def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
         if 0 <= layer < index or index == 0 and layer == IMAGE_SOURCE:
             continue
         if index == 0:
-            raise ValueError(f"source {source} is no picture; the first layer reads the image, -1")
+            raise ValueError(f"source {source} is not the image; the first layer reads the image, -1")
         if layer < 0:
-            reason = f"reaches {-layer} before layer 0; -1 to -{index} are there"
+            reason = f"reaches {-layer} before layer 0; -1 to -{index} exist"
         else:
             reason = "is the layer itself" if layer == index else "comes later in the file"
             reason += f"; it may read -1 or layers 0 to {index - 1}"
-        choices = ", ".join(f"{number} {words}" for number, words in enumerate(earlier))
+        choices = ", ".join(f"{layer_index} {description}" for layer_index, description in enumerate(earlier))
         raise ValueError(f"source {source} {reason}: {choices}")
 
 
@@ -203,51 +242,65 @@ def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
 def insert_block(
     architecture: Architecture, block: str, after: Sequence[int], args: Sequence[Any] = ()
 ) -> Architecture:
-    """Return `architecture` with `block` behind each layer of `after` (numbers of the given architecture).
+    """Return `architecture` with `block` inserted behind each layer of `after`.
 
-    args: the block's yaml arguments, one list for all places or a list of lists, one for each place.
-    Raises ModelError when a layer is not there, stands twice, or is the last (nothing reads it).
+    Args:
+        architecture: The rows to insert into; it is left as it is.
+        block: Registered name of the block.
+        after: Layer indices in the given architecture.
+        args: The block's yaml arguments: one list for all places, or a list of lists, one per place.
+
+    Returns:
+        The new architecture, with every source renumbered; inserted rows carry the note "attention".
+
+    Raises:
+        ModelError: If a layer does not exist, is named twice, or is the last (nothing reads it).
     """
     rows = architecture.rows
     _check_layers(architecture, "after", after, len(rows) - 1)
     per_place = dict(zip(after, _args_per_place(architecture, after, args), strict=True))
     result: list[Row] = []
     for index, row in enumerate(rows):
-        result.append(with_fields(row, sources=_renumbered(row.sources, index, set(after))))
+        result.append(replace(row, sources=_renumber_sources(row.sources, index, set(after))))
         if index in per_place:
             result.append(Row(-1, 1, block, per_place[index], row.section, "attention"))
-    return with_fields(architecture, rows=tuple(result))
+    return replace(architecture, rows=tuple(result))
 
 
 def replace_block(
     architecture: Architecture, old: str, at: Sequence[int], new: str, args: Sequence[Any] | None = None
 ) -> Architecture:
-    """Return `architecture` with `new` in the place of the `old` blocks at the layers `at`; sources and repeats
-    stay. args: as for `insert_block`; None keeps each row's first argument (its channels) and drops the rest.
-    Raises ModelError when a layer is not there or is no `old`.
+    """Return `architecture` with `new` in place of the `old` blocks at the layers `at`.
+
+    Args:
+        architecture: The rows to change; it is left as it is.
+        old: Name of the block that the layers must hold now.
+        at: Layer indices.
+        new: Registered name of the block that replaces it.
+        args: As for `insert_block`; None keeps each row's first argument (its channels) and drops the rest.
+
+    Returns:
+        The new architecture; sources and repeats stay, and replaced rows carry a note.
+
+    Raises:
+        ModelError: If a layer does not exist, is named twice, or is not an `old`.
     """
     _check_layers(architecture, "at", at, len(architecture.rows))
     rows = list(architecture.rows)
     for index in at:
         if rows[index].block != old:
-            there = [number for number, row in enumerate(rows) if row.block == old]
-            raise ModelError(
-                f"{architecture.file}: layer {index} is {rows[index].block}, not {old}; "
-                + (
-                    f"{old} stands at {there}"
-                    if there
-                    else f"no layer is {old}{nearest(old, {row.block for row in rows})}"
-                )
-            )
+            found = [layer_index for layer_index, row in enumerate(rows) if row.block == old]
+            known = f"{old} is at {found}" if found else f"no layer is {old}{nearest(old, {row.block for row in rows})}"
+            raise ModelError(f"{architecture.file}: layer {index} is {rows[index].block}, not {old}; {known}")
     per_place = [rows[index].args[:1] for index in at] if args is None else _args_per_place(architecture, at, args)
     for index, own in zip(at, per_place, strict=True):
-        rows[index] = with_fields(rows[index], block=new, args=own, note=f"was {old}")
-    return with_fields(architecture, rows=tuple(rows))
+        rows[index] = replace(rows[index], block=new, args=own, note=f"was {old}")
+    return replace(architecture, rows=tuple(rows))
 
 
 def _check_layers(architecture: Architecture, word: str, layers: Any, end: int) -> None:
     if not isinstance(layers, (list, tuple)) or not layers or not all(type(layer) is int for layer in layers):
-        raise ModelError(f"{architecture.file}: {word} must be a list of layer numbers, got {layers!r}")
+        raise ModelError(f"{architecture.file}: {word} must be a list of layer indices, got {layers!r}")
     for layer in layers:
         if not 0 <= layer < end:
             raise ModelError(f"{architecture.file}: {word} {layer}: there are layers 0 to {end - 1} to choose from")
@@ -265,14 +318,14 @@ def _args_per_place(architecture: Architecture, places: Sequence[int], args: Seq
     return [list(args) for _ in places]
 
 
-def _renumbered(sources: int | list[int], index: int, after: set[int]) -> int | list[int]:
-    """Return the sources of layer `index` once blocks stand behind the layers `after`."""
+def _renumber_sources(sources: int | list[int], index: int, after: set[int]) -> int | list[int]:
+    """Return the sources of layer `index` after blocks were inserted behind the layers `after`."""
     if isinstance(sources, list):
-        return [_renumbered_one(source, index, after) for source in sources]
-    return _renumbered_one(sources, index, after)
+        return [_renumber_source(source, index, after) for source in sources]
+    return _renumber_source(sources, index, after)
 
 
-def _renumbered_one(source: int, index: int, after: set[int]) -> int:
+def _renumber_source(source: int, index: int, after: set[int]) -> int:
     if index == 0:  # reads the image
         return source
     layer = source_index(source, index)
@@ -285,7 +338,18 @@ def _renumbered_one(source: int, index: int, after: set[int]) -> int:
 
 
 def parse_list(where: str, text: str) -> list[Any]:
-    """Return the list written in `text`. Raises ModelError, naming `where`, if it is none."""
+    """Return the list that `text` holds in yaml's one-line form.
+
+    Args:
+        where: Start of the error message, such as the flag's name.
+        text: For example "[1024, 16]".
+
+    Returns:
+        The list.
+
+    Raises:
+        ModelError: If the text is not a list.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -296,33 +360,41 @@ def parse_list(where: str, text: str) -> list[Any]:
 
 
 def render_yaml(architecture: Architecture, header: Sequence[str] = ()) -> str:
-    """Return `architecture` as the text of a v6.1-format yaml with layer numbers in comments."""
+    """Return `architecture` as the text of a v6.1-format yaml with layer indices in comments.
+
+    Args:
+        architecture: The rows and settings to write.
+        header: Comment lines for the top of the file, without "# ".
+
+    Returns:
+        The text; it reads back as the same rows and settings.
+    """
     lines = [f"# {line}" for line in header] + [""] * bool(header)
     settings = architecture.settings
     for key in (
         *(key for key in LEADING_KEYS if key in settings),
         *(key for key in settings if key not in LEADING_KEYS),
     ):
-        lines += _setting(key, settings[key])
+        lines += _format_setting(key, settings[key])
     for section in SECTIONS:
         lines += ["", f"{section}:", "  # [from, number, module, args]"]
         for index, row in enumerate(architecture.rows):
             if row.section == section:
-                body = f"[{_text(row.sources)}, {_text(row.repeats)}, {_text(row.block)}, {_text(row.args)}]"
+                body = _format_value([row.sources, row.repeats, row.block, row.args])
                 lines.append(f"  - {body}  # {index}" + (f" {row.note}" if row.note else ""))
     return "\n".join(lines) + "\n"
 
 
-def _setting(key: str, value: Any) -> list[str]:
+def _format_setting(key: str, value: Any) -> list[str]:
     if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
-        return [f"{key}:"] + [f"  - {_text(each)}" for each in value]
-    return [f"{key}: {_text(value)}"]
+        return [f"{key}:"] + [f"  - {_format_value(each)}" for each in value]
+    return [f"{key}: {_format_value(value)}"]
 
 
-def _text(value: Any) -> str:
-    """A value in yaml's one-line form, reading back as the same value."""
+def _format_value(value: Any) -> str:
+    """Return a value in yaml's one-line form, which reads back as the same value."""
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_text(each) for each in value) + "]"
+        return "[" + ", ".join(_format_value(each) for each in value) + "]"
     if isinstance(value, str) and PLAIN_SCALAR.fullmatch(value) and yaml.safe_load(value) == value:
         return value
     return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).replace("\n...", "").strip()

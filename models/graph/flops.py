@@ -1,10 +1,10 @@
-"""Operations of a pass over one image: by torch's dispatcher, which sees inside attention, and by thop, which
-YOLOv5's tables are made with.
+"""Operations of a pass over one image, by torch's dispatcher and by thop.
 
-Counting runs on shapes alone (torch's meta device), so the largest model at the largest size costs milliseconds
-and no memory. An operation is half of a multiply-add in both.
+The dispatcher sees inside attention; thop is what YOLOv5's tables are made with. Counting runs on shapes alone
+(torch's meta device), so the largest model at the largest size costs milliseconds and no memory. A multiply-add is
+two operations in both.
 
-The dispatcher's figure holds matrix products and convolutions, wherever they stand, at the size they are run: zeros
+The dispatcher's figure holds matrix products and convolutions, wherever they are, at the size they are run: zeros
 that a block pads its tokens with are counted, as they are worked on. A deformable convolution counts as the
 convolution of its shape. Sampling and interpolation, norms, activations, softmax, pooling, Fourier transforms
 and element-wise work count as nothing. thop's figure adds norms, and leaves out every product that is not a
@@ -28,27 +28,55 @@ Result = TypeVar("Result")
 
 
 def height_width(size: Size) -> tuple[int, int]:
-    """Return (height, width) in pixels."""
+    """Return (height, width) in pixels of a size, which is the side of a square or (height, width)."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def input_shape(model: nn.Module, size: Size, batch: int = 1) -> tuple[int, int, int, int]:
-    """Return the shape of what `model` is given."""
+    """Return the shape (B, C, H, W) of the model's input.
+
+    Args:
+        model: Its yaml says how many channels an image has; 3 without one.
+        size: Size of an image in pixels.
+        batch: Number of images.
+
+    Returns:
+        (B, C, H, W).
+    """
     return batch, getattr(model, "yaml", {}).get("ch", 3), *height_width(size)
 
 
 def copy_with_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Return a copy of `model` whose parameters and buffers are what `convert` makes of them."""
+    """Return a copy of a model with every parameter and buffer converted.
+
+    Args:
+        model: It is left as it is.
+        convert: Called with each tensor; what it returns replaces the tensor.
+
+    Returns:
+        The copy.
+    """
     memo: dict[int, Tensor] = {}
-    for tensor in model.parameters():
-        memo[id(tensor)] = nn.Parameter(convert(tensor.detach()), requires_grad=tensor.requires_grad)
-    for tensor in model.buffers():
-        memo[id(tensor)] = convert(tensor)
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(convert(parameter.detach()), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = convert(buffer)
     return copy.deepcopy(model, memo)
 
 
 def count_on_shapes(model: nn.Module, size: Size, count: Callable[[nn.Module, Tensor], Result]) -> Result:
-    """Return `count(copy, image)` in evaluation on shapes alone or, where a block looks at values, on the model's device."""
+    """Return `count(copy, image)` of a copy in evaluation mode on shapes alone.
+
+    If a block looks at values, it is counted on the model's device instead.
+
+    Args:
+        model: It is left as it is.
+        size: Size of the image in pixels.
+        count: Called with the copy and an image of zeros (1, C, H, W).
+
+    Returns:
+        The result of `count`.
+    """
     dtype, shape = next(model.parameters()).dtype, input_shape(model, size)
     try:
         shapes = copy_with_tensors(model, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
@@ -62,8 +90,16 @@ def count_on_shapes(model: nn.Module, size: Size, count: Callable[[nn.Module, Te
 
 
 def flops(model: nn.Module, imgsz: Size = 640) -> float:
-    """Return the operations (2 a multiply-add) of all matrix products and convolutions of a pass over one image,
-    those inside attention included.
+    """Return the operations of a pass over one image, products inside attention included.
+
+    Matrix products and convolutions count, 2 operations per multiply-add.
+
+    Args:
+        model: It is left as it is.
+        imgsz: Size of the image in pixels.
+
+    Returns:
+        The number of operations.
     """
 
     def count(model: nn.Module, image: Tensor) -> float:
@@ -75,39 +111,39 @@ def flops(model: nn.Module, imgsz: Size = 640) -> float:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return torch's counter, to be used in `with`, knowing also the operators that it would take for free."""
+    """Return torch's counter, a context manager, with formulas for the operators that its own table lacks."""
     return FlopCounterMode(display=False, custom_mapping=_formulas())
 
 
 def _formulas() -> dict[Any, Callable[..., int]]:
-    """Operators that torch's own table lacks, in some version or in all, and their operations from shapes."""
+    """Return operator -> formula from shapes, for those that torch's own table lacks in some version or in all."""
     aten = torch.ops.aten
     formulas: dict[Any, Callable[..., int]] = {
         aten._scaled_dot_product_flash_attention_for_cpu: _dense_attention,  # not in torch 2.6
-        aten._native_multi_head_attention: _native_attention,  # nn.MultiheadAttention's way in evaluation
+        aten._native_multi_head_attention: _native_attention,  # nn.MultiheadAttention in evaluation mode
         aten._transformer_encoder_layer_fwd: _encoder_layer,
         aten.mv: _matrix_vector,
         aten.addmv: lambda start, matrix, vector, **_: 2 * prod(matrix),
         aten.dot: lambda first, second, **_: 2 * prod(first),
     }
-    if "torchvision" in sys.modules:  # who has not imported it runs none of its operators
+    if "torchvision" in sys.modules:  # if it was not imported, none of its operators runs
         formulas[torch.ops.torchvision.deform_conv2d] = _deformable
     return formulas
 
 
 def _dense_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Two products, query with keys and weights with values: (B, heads, N, d)."""
+    """Return the operations of two products, query with keys and weights with values: (B, heads, N, d)."""
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _native_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Four projections of C x C and the two products, of tokens (B, N, C)."""
+    """Return the operations of four projections C x C and the two products, of tokens (B, N, C)."""
     batch, tokens, channels = query
     return 2 * batch * tokens * channels * (4 * channels + 2 * tokens)
 
 
 def _encoder_layer(tokens: Sequence[int], *rest: Any, **_: Any) -> int:
-    """Attention and an MLP of two maps, whose first weight (hidden, C) is the 15th argument."""
+    """Return the operations of attention and an MLP of two maps, whose first weight (hidden, C) is argument 15."""
     return _native_attention(tokens, tokens, tokens) + 2 * 2 * prod(tokens) * rest[13][0]
 
 
@@ -116,7 +152,7 @@ def _matrix_vector(matrix: Sequence[int], vector: Sequence[int], **_: Any) -> in
 
 
 def _deformable(image: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    """Every output is a sum over the weight's (C_in / groups, kh, kw)."""
+    """Return the operations of a sum over the weight's (C_in / groups, kh, kw) per output."""
     return 2 * prod(out_shape) * prod(weight[1:])
 
 
@@ -124,20 +160,40 @@ def _deformable(image: Sequence[int], weight: Sequence[int], *_: Any, out_shape:
 
 
 def thop_gflops(model: nn.Module, imgsz: Size = 640) -> float:
-    """Return 1e9 operations (2 a multiply-add) of a pass over one image, as thop counts them.
+    """Return 1e9 operations of a pass over one image as thop counts them, 2 per multiply-add.
 
     thop sees modules: convolutions, norms, linear maps, torch's multi-head attention; not the products inside
-    blocks of other authors. Copying pixels (nearest upsampling) counts as nothing. Raises ImportError where
-    thop cannot be imported. `model` is left as it is.
+    blocks of other authors. Copying pixels (nearest upsampling) counts as nothing.
+
+    Args:
+        model: It is left as it is.
+        imgsz: Size of the image in pixels.
+
+    Returns:
+        GFLOPs.
+
+    Raises:
+        ImportError: If thop cannot be imported.
     """
     return thop_layer_gflops(model, imgsz)[0]
 
 
 def thop_layer_gflops(model: nn.Module, imgsz: Size = 640) -> tuple[float, dict[str, float]]:
-    """Return thop's 1e9 operations of the whole and of each child of `model.model` by name ({} without one)."""
+    """Return thop's 1e9 operations of the whole model and of each of its layers.
+
+    Args:
+        model: It is left as it is.
+        imgsz: Size of the image in pixels.
+
+    Returns:
+        (GFLOPs, name of a child of `model.model` -> GFLOPs); the latter is empty if there is no `model.model`.
+
+    Raises:
+        ImportError: If thop cannot be imported.
+    """
     import thop
 
-    rules = {nn.Upsample: _no_work_if_nearest, nn.MultiheadAttention: _attention_macs, **_inherited_rules(model)}
+    rules = {nn.Upsample: _count_upsampling, nn.MultiheadAttention: _count_attention, **_inherited_rules(model)}
 
     def count(model: nn.Module, image: Tensor) -> tuple[float, dict[str, float]]:
         macs, _, parts = thop.profile(model, inputs=(image,), custom_ops=rules, verbose=False, ret_layer_info=True)
@@ -148,7 +204,7 @@ def thop_layer_gflops(model: nn.Module, imgsz: Size = 640) -> tuple[float, dict[
 
 
 def _inherited_rules(model: nn.Module) -> dict[type[nn.Module], Callable]:
-    """thop looks modules up by their exact type; give subclasses of torch's layers the rule of their base."""
+    """Return the rules of base classes for subclasses of torch's layers: thop looks up the exact type."""
     from thop.profile import register_hooks
 
     types = {type(module) for module in model.modules()} - set(register_hooks)
@@ -158,15 +214,15 @@ def _inherited_rules(model: nn.Module) -> dict[type[nn.Module], Callable]:
     return {kind: rule for kind, rule in known.items() if rule is not None}
 
 
-def _no_work_if_nearest(module: nn.Upsample, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _count_upsampling(module: nn.Upsample, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     from thop.vision.basic_hooks import count_upsample
 
     if module.mode != "nearest":
         count_upsample(module, inputs, output)
 
 
-def _attention_macs(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    """Four projections of C x C, the two products of L x L x C, and a softmax of 3 operations an entry."""
+def _count_attention(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    """Add four projections C x C, the two products L x L x C, and a softmax of 3 operations per entry."""
     length, batch, channels = inputs[0].shape
     if module.batch_first:
         length, batch = batch, length
@@ -177,7 +233,15 @@ def _attention_macs(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], o
 
 
 def describe_gflops(model: nn.Module, imgsz: Size = 640) -> str:
-    """Return "16.6 GFLOPs" by thop; without it by torch's counter, and where neither works say why."""
+    """Return "16.6 GFLOPs" by thop, or by torch's counter if thop fails, with the reason.
+
+    Args:
+        model: It is left as it is.
+        imgsz: Size of the image in pixels.
+
+    Returns:
+        The text; "GFLOPs unknown" with both reasons if neither counter works.
+    """
     try:
         return f"{thop_gflops(model, imgsz):.1f} GFLOPs"
     except ImportError as error:

@@ -1,10 +1,12 @@
-"""Mistakes in a model yaml that build all the same: stages and attention that are find_bypassed_layers, layers that nobody reads,
-levels in the wrong order, widths that fit one scale only. One rule is one function (spec, layers, cache) -> findings.
+"""Mistakes in a model yaml that builds all the same.
+
+Stages and attention that are bypassed, layers that no other reads, levels in the wrong order, widths that fit one
+scale only. A rule is a function (spec, layers, cache) that yields (layer index, finding).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from dataclasses import replace as with_fields
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from models.graph.architecture import SCALES, Architecture
@@ -16,7 +18,13 @@ from utils.errors import ModelError
 
 @dataclass(frozen=True)
 class LintFinding:
-    """where: "mine.yaml:31: layer 12 (head row 3) Concat"; text: what is wrong; fix: what to write instead."""
+    """One mistake in a yaml.
+
+    Attributes:
+        where: The row, such as "mine.yaml:31: layer 12 (head row 3) Concat".
+        text: What is wrong.
+        fix: What to write instead.
+    """
 
     where: str
     text: str
@@ -26,9 +34,21 @@ class LintFinding:
         return f"{self.where}: {self.text}; {self.fix}"
 
 
+Finding = tuple[int, LintFinding]  # with the index of the layer
+
+
 def lint_yaml(source: Architecture | Path | str | dict, cache: ShapeCache | None = None) -> list[LintFinding]:
-    """Return what is wrong with a model yaml, in the order of its layers. Raises ModelError when it cannot be read or
-    does not build at its own scale.
+    """Return the mistakes in a model yaml, in the order of its layers.
+
+    Args:
+        source: Path, content, or an architecture in memory.
+        cache: Layers that were measured before; share one over several yamls.
+
+    Returns:
+        The findings; empty if there are none.
+
+    Raises:
+        ModelError: If the yaml cannot be read or does not build at its own scale.
     """
     cache = cache or ShapeCache()
     spec = load_spec(source)
@@ -47,18 +67,16 @@ def _check_head(layers: Sequence[GraphLayer]) -> None:
         )
 
 
-# ---- find_bypassed_layers layers ----
+# ---- bypassed layers ----
 
 
-def find_bypassed_layers(
-    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
-) -> Iterator[tuple[int, LintFinding]]:
-    """A Concat or Detect reads a layer although a later one on the same way holds the finished map of that size."""
+def _find_bypassed_layers(spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache) -> Iterator[Finding]:
+    """Find a Concat or Detect that reads a layer although a later one holds the finished map of that size."""
     for join in layers:
         if len(join.row.sources) < 2 and not join.is_head:
             continue
         for source in join.row.sources:
-            later = _later(spec, layers, layers[source], join)
+            later = _later_layers(spec, layers, layers[source], join)
             if later and not set(later) & set(join.row.sources):
                 skipped = ", ".join(f"{layer} {layers[layer].row.block}" for layer in later)
                 yield (
@@ -66,15 +84,16 @@ def find_bypassed_layers(
                     LintFinding(
                         join.row.where,
                         f"it reads layer {source} {layers[source].row.block} and so skips layer {skipped}, "
-                        f"which has the same stride {layers[source].stride:g} and stands behind it",
-                        f"read {later[-1]} in its place",
+                        f"which has the same stride {layers[source].stride:g} and comes after it",
+                        f"read {later[-1]} instead",
                     ),
                 )
 
 
-def _later(spec: ModelSpec, layers: Sequence[GraphLayer], source: GraphLayer, join: GraphLayer) -> list[int]:
-    """The layers behind `source` that `join` should have read: from the head, the rest of the backbone's stage of
-    that stride; from anywhere, attention on that very map.
+def _later_layers(spec: ModelSpec, layers: Sequence[GraphLayer], source: GraphLayer, join: GraphLayer) -> list[int]:
+    """Return the layers after `source` that `join` should have read.
+
+    In the head, these are the rest of the backbone's stage of that stride; anywhere, attention on that very map.
     """
     backbone = len(spec.yaml["backbone"])
     in_stage = source.index < backbone <= join.index
@@ -84,8 +103,8 @@ def _later(spec: ModelSpec, layers: Sequence[GraphLayer], source: GraphLayer, jo
         if not reached & set(layer.row.sources) or layer.shape[1:] != source.shape[1:]:
             continue
         follows = layer.row.sources in ((source.index,), tuple(later[-1:]))
-        is_gate = follows and layer.shape == source.shape and _is_attention(layer)
-        if in_stage and layer.index < backbone or is_gate:
+        is_attention = follows and layer.shape == source.shape and _is_attention(layer)
+        if in_stage and layer.index < backbone or is_attention:
             reached.add(layer.index)
             if not _narrows(layer, layers):
                 later.append(layer.index)
@@ -97,18 +116,16 @@ def _is_attention(layer: GraphLayer) -> bool:
 
 
 def _narrows(layer: GraphLayer, layers: Sequence[GraphLayer]) -> bool:
-    """A 1x1 convolution that only the next halving reads: no finished map is behind it."""
+    """Return whether a layer is a 1x1 convolution that only the next downsampling reads, not a stage's finished map."""
     is_pointwise = layer.row.block == "Conv" and (len(layer.row.args) < 2 or layer.row.args[1] == 1)
     return is_pointwise and all(layers[reader].shape[1:] != layer.shape[1:] for reader in layer.readers)
 
 
-# ---- find_dead_layers layers ----
+# ---- dead layers ----
 
 
-def find_dead_layers(
-    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
-) -> Iterator[tuple[int, LintFinding]]:
-    """A layer's output never reaches the head."""
+def _find_dead_layers(spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache) -> Iterator[Finding]:
+    """Find layers whose output never reaches the head."""
     alive = {layers[-1].index}
     for layer in reversed(layers):
         if layer.index in alive:
@@ -116,13 +133,13 @@ def find_dead_layers(
     for layer in layers:
         if layer.index not in alive:
             readers = ", ".join(f"{reader} {layers[reader].row.block}" for reader in layer.readers)
-            reason = f"only layer {readers} reads it" if readers else "nobody reads it"
+            reason = f"only layer {readers} reads it" if readers else "no layer reads it"
             yield (
                 layer.index,
                 LintFinding(
                     layer.row.where,
                     f"its output never reaches the head: {reason}",
-                    "name it where it should be read, or delete the row and renumber",
+                    "add it to the sources of a layer that should read it, or delete the row and renumber",
                 ),
             )
 
@@ -130,32 +147,32 @@ def find_dead_layers(
 # ---- the order of levels ----
 
 
-def find_unordered_levels(
-    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
-) -> Iterator[tuple[int, LintFinding]]:
-    """The head's strides or its anchors do not rise."""
+def _find_unordered_levels(spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache) -> Iterator[Finding]:
+    """Find a head whose strides or anchors do not increase from level to level."""
     head = layers[-1]
     strides = [layers[source].stride for source in head.row.sources]
-    if any(after <= before for before, after in zip(strides, strides[1:])):
-        rising = [source for _, source in sorted(zip(strides, head.row.sources))]
+    if any(after <= before for before, after in pairwise(strides)):
+        rising = [source for _, source in sorted(zip(strides, head.row.sources, strict=True))]
         yield (
             head.index,
             LintFinding(
                 head.row.where,
                 f"its sources {list(head.row.sources)} have the strides "
-                f"{', '.join(f'{stride:g}' for stride in strides)}, which must rise",
+                f"{', '.join(f'{stride:g}' for stride in strides)}, which must increase",
                 f"write {rising}" if len(set(strides)) == len(strides) else "read one map of each stride",
             ),
         )
     if isinstance(spec.anchors, list) and len({len(row) for row in spec.anchors}) == 1:
-        areas = [sum(width * height for width, height in zip(row[::2], row[1::2])) for row in spec.anchors]
-        if any(after <= before for before, after in zip(areas, areas[1:])):
+        areas = [
+            sum(width * height for width, height in zip(row[::2], row[1::2], strict=False)) for row in spec.anchors
+        ]
+        if any(after <= before for before, after in pairwise(areas)):
             yield (
                 head.index,
                 LintFinding(
                     head.row.where,
-                    "the rows of anchors do not grow from the first level to the last",
-                    "put the smallest anchors first, as the smallest stride is",
+                    "the anchors do not grow from the first level to the last",
+                    "put the smallest anchors first, like the smallest stride",
                 ),
             )
 
@@ -163,25 +180,24 @@ def find_unordered_levels(
 # ---- other scales ----
 
 
-def find_single_scale_layers(
-    spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache
-) -> Iterator[tuple[int, LintFinding]]:
-    """A layer builds at the yaml's own depth and width but not at those of another scale."""
+def _find_single_scale_layers(spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache) -> Iterator[Finding]:
+    """Find layers that build at the yaml's own depth and width but not at those of another scale."""
     failing: dict[int, tuple[LayerRow, list[str], str]] = {}
     for letter, (depth, width) in SCALES.items():
         if (depth, width) == (spec.scale.depth, spec.scale.width):
             continue
-        for row, reason in _faults(with_fields(spec, scale=Scale(depth, width, spec.scale.head_width)), cache):
+        for row, reason in _find_faults(replace(spec, scale=Scale(depth, width, spec.scale.head_width)), cache):
             failing.setdefault(row.index, (row, [], reason))[1].append(f"{width:g} ({letter})")
     for index, (row, scales, reason) in failing.items():
         text = f"it builds at width_multiple {spec.scale.width:g} but not at {', '.join(scales)}: {reason}"
         yield index, LintFinding(row.where, text, "leave the width out, or write that of scale l")
 
 
-def _faults(spec: ModelSpec, cache: ShapeCache) -> list[tuple[LayerRow, str]]:
+def _find_faults(spec: ModelSpec, cache: ShapeCache) -> list[tuple[LayerRow, str]]:
+    """Return (row, reason) of each layer that cannot be built or run."""
     faults: list[tuple[LayerRow, str]] = []
     infer_shapes(spec, cache, faults=faults)
     return faults
 
 
-RULES = (find_bypassed_layers, find_dead_layers, find_unordered_levels, find_single_scale_layers)
+RULES = (_find_bypassed_layers, _find_dead_layers, _find_unordered_levels, _find_single_scale_layers)

@@ -1,8 +1,8 @@
-"""Places in a model yaml by name, worked out from its rows: where a block may be put without counting layers.
+"""Named places in a model yaml, resolved from its rows: where a block may be inserted without counting layers.
 
-A place is a layer's number or one of `PLACES`; a block stands right behind the layers that it means (`neck-p4p5`
-asks models/graph/shapes.py for strides, all else is read from the rows without torch). `in-c3` stands for no layers: the
-block goes into the bottlenecks of the backbone's C3s, which become C3Attention.
+A place is a layer index or one of `PLACES`; a block is inserted right behind the layers that it means. `neck-p4p5`
+asks models/graph/shapes.py for strides, all others are resolved from the rows without torch. `in-c3` stands for no
+layers: the block goes into the bottlenecks of the backbone's C3s, which become C3Attention.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +14,7 @@ from utils.errors import ModelError, nearest
 STAGE_BLOCKS = frozenset(("BottleneckCSP", "C3", "C3Attention", "C3Ghost", "C3SPP", "C3TR"))  # the CSP family
 POOLS = ("SPP", "SPPF")
 IN_C3 = "in-c3"
-PLACES = {  # name: the words for it
+PLACES = {  # name: how headers of yamls and tables call it
     "before-sppf": "before SPPF",
     "after-sppf": "after SPPF",
     "backbone": "after each backbone C3",
@@ -23,7 +23,7 @@ PLACES = {  # name: the words for it
     "last-neck": "after the last neck C3",
     IN_C3: "in the bottlenecks of every backbone C3",
 }
-LACKS = {  # name: what a yaml without that place does not have
+REQUIREMENTS = {  # name: what a yaml with that place has
     "before-sppf": "an SPP or SPPF layer",
     "after-sppf": "an SPP or SPPF layer",
     "backbone": "a C3 in the backbone",
@@ -41,65 +41,118 @@ def insert_at(
     args: Sequence[Any] = (),
     stage_blocks: Collection[str] = STAGE_BLOCKS,
 ) -> Architecture:
-    """Return `architecture` with `block` at the places `at`: layer numbers, names of `PLACES`, or a list of them.
+    """Return `architecture` with `block` inserted at places.
 
-    args: as for `rows.insert_block`; stage_blocks: the blocks that count as a C3. Raises ModelError when a place is
-    not there, saying which are.
+    Args:
+        architecture: The rows to insert into; it is left as it is.
+        block: Registered name of the block.
+        at: A layer index, a name of `PLACES`, or a list of them.
+        args: The block's yaml arguments, as for `insert_block`.
+        stage_blocks: Names of the blocks that count as a C3.
+
+    Returns:
+        The new architecture.
+
+    Raises:
+        ModelError: If the yaml has no such place; names those that it has.
     """
-    places = as_list(at) if isinstance(at, (int, str, list)) else list(at)
+    places = _list_places(at)
     if IN_C3 in places:
         if len(places) > 1:
             raise ModelError(
-                f"{architecture.file}: {IN_C3} changes layers and cannot be mixed with places between them; "
+                f"{architecture.file}: {IN_C3} changes layers and cannot be combined with places between them; "
                 f"use two commands"
             )
-        return _put_in_c3(architecture, block, args)
+        return _insert_in_c3(architecture, block, args)
     return insert_block(architecture, block, layers_at(architecture, places, stage_blocks), args)
+
+
+def replace_at(
+    architecture: Architecture,
+    old: str,
+    at: int | str | Sequence[int | str],
+    new: str,
+    args: Sequence[Any] | None = None,
+    stage_blocks: Collection[str] = STAGE_BLOCKS,
+) -> Architecture:
+    """Return `architecture` with blocks at places replaced.
+
+    Args:
+        architecture: The rows to change; it is left as it is.
+        old: Name of the block that the layers must hold now.
+        at: A layer index, a name of `PLACES` other than in-c3, or a list of them.
+        new: Registered name of the block that replaces it.
+        args: As for `replace_block`.
+        stage_blocks: Names of the blocks that count as a C3.
+
+    Returns:
+        The new architecture.
+
+    Raises:
+        ModelError: If the yaml has no such place, or a layer there is not an `old`.
+    """
+    if IN_C3 in _list_places(at):
+        raise ModelError(
+            f"{architecture.file}: {IN_C3} is a place for insert; replace takes layers, or places such as backbone"
+        )
+    return replace_block(architecture, old, layers_at(architecture, at, stage_blocks), new, args)
 
 
 def layers_at(
     architecture: Architecture, places: int | str | Sequence[int | str], stage_blocks: Collection[str] = STAGE_BLOCKS
 ) -> list[int]:
-    """Return the layers that `places` (numbers and names) mean, in that order. A number stands for itself, right or not."""
+    """Return the indices of the layers that places mean, in that order.
+
+    Args:
+        architecture: The rows.
+        places: A layer index, a name of `PLACES`, or a list of them. An index means itself, whether it exists or not.
+        stage_blocks: Names of the blocks that count as a C3.
+
+    Returns:
+        Layer indices.
+
+    Raises:
+        ModelError: If the yaml has no place of that name; names those that it has.
+    """
     found: list[int] = []
-    for place in as_list(places) if isinstance(places, (int, str, list)) else places:
-        found += _named(architecture, place, stage_blocks) if isinstance(place, str) else [place]
+    for place in _list_places(places):
+        found += _resolve_name(architecture, place, stage_blocks) if isinstance(place, str) else [place]
     return found
 
 
 def describe_places(places: Any) -> str | None:
-    """Return how a text calls the places of one table line, None where they are not all names."""
-    names = as_list(places)
-    return (
-        " and ".join(PLACES[name] for name in names)
-        if names and all(name in PLACES for name in map(str, names))
-        else None
-    )
+    """Return how a text calls places, such as "before SPPF"; None if they are not all names of `PLACES`."""
+    names = [str(place) for place in as_list(places)]
+    return " and ".join(PLACES[name] for name in names) if names and all(name in PLACES for name in names) else None
 
 
-def _named(architecture: Architecture, name: str, stage_blocks: Collection[str]) -> list[int]:
+def _list_places(places: int | str | Sequence[int | str]) -> list[int | str]:
+    return [places] if isinstance(places, (int, str)) else list(places)
+
+
+def _resolve_name(architecture: Architecture, name: str, stage_blocks: Collection[str]) -> list[int]:
     if name not in PLACES:
         raise ModelError(
             f"{architecture.file}: unknown place {name!r}{nearest(name, PLACES)}; "
-            f"a place is a layer's number or one of {', '.join(PLACES)}"
+            f"a place is a layer index or one of {', '.join(PLACES)}"
         )
     found = [] if name == IN_C3 else _FINDERS[name](architecture, stage_blocks)
     if not found:
-        there = [other for other in PLACES if other != name and _has(architecture, other, stage_blocks)]
+        others = [other for other in PLACES if other != name and _has_place(architecture, other, stage_blocks)]
         raise ModelError(
-            f"{architecture.file}: it has no place {name!r}, which needs {LACKS[name]}; "
-            f"it has {', '.join(there) if there else 'no place with a name'}, and layer numbers can be given"
+            f"{architecture.file}: it has no place {name!r}, which needs {REQUIREMENTS[name]}; "
+            f"it has {', '.join(others) if others else 'no named place'}, and layer indices can be given"
         )
     return found
 
 
-def _has(architecture: Architecture, name: str, stage_blocks: Collection[str]) -> bool:
-    if name == "neck-p4p5":  # would need the wired graph; two stage_blocks are as good as always two strides
+def _has_place(architecture: Architecture, name: str, stage_blocks: Collection[str]) -> bool:
+    if name == "neck-p4p5":  # without the shapes: two stages nearly always have two strides
         return len(_neck(architecture, stage_blocks)) > 1
     return bool(_plain_c3s(architecture) if name == IN_C3 else _FINDERS[name](architecture, stage_blocks))
 
 
-# ---- one finder a name: (architecture, stage_blocks) -> layers behind which the block stands ----
+# ---- one finder per name: (architecture, stage_blocks) -> layers behind which the block is inserted ----
 
 
 def _pools(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
@@ -118,18 +171,17 @@ def _backbone(architecture: Architecture, stage_blocks: Collection[str]) -> list
 
 
 def _neck(architecture: Architecture, stage_blocks: Collection[str]) -> list[int]:
-    """The head's stage_blocks that the last row reads, itself or through attention and 1x1 convolutions behind them."""
+    """Return the head's stages that the last row reads, directly or through attention and 1x1 convolutions."""
     last = len(architecture.rows) - 1
-    found = {
-        _stage_behind(architecture, source_index(source, last), stage_blocks)
-        for source in as_list(architecture.rows[last].sources)
-    }
-    return sorted(found - {None})
+    sources = [source_index(source, last) for source in as_list(architecture.rows[last].sources)]
+    found = {_trace_stage(architecture, source, stage_blocks) for source in sources}
+    return sorted(layer for layer in found if layer is not None)
 
 
-def _stage_behind(architecture: Architecture, layer: int | None, stage_blocks: Collection[str]) -> int | None:
-    """Follow single sources from `layer` towards the image until a stage of the head; None where a row joins or
-    scales, or the backbone begins.
+def _trace_stage(architecture: Architecture, layer: int | None, stage_blocks: Collection[str]) -> int | None:
+    """Follow single sources from a layer towards the image and return the first stage of the head.
+
+    None if a row on the way joins sources or changes the stride, or if the backbone begins.
     """
     while layer is not None and architecture.rows[layer].section != SECTIONS[0]:
         row = architecture.rows[layer]
@@ -174,14 +226,14 @@ _FINDERS: dict[str, Callable[[Architecture, Collection[str]], list[int]]] = {
 
 
 def _plain_c3s(architecture: Architecture) -> list[int]:
-    return [layer for layer in _backbone(architecture, ("C3",))]
+    return _backbone(architecture, ("C3",))
 
 
-def _put_in_c3(architecture: Architecture, block: str, args: Sequence[Any]) -> Architecture:
-    """Every backbone C3 becomes C3Attention [channels, (shortcut if it was written,) block, *args]."""
+def _insert_in_c3(architecture: Architecture, block: str, args: Sequence[Any]) -> Architecture:
+    """Replace every backbone C3 by C3Attention [channels, (shortcut if it was written,) block, *args]."""
     layers = _plain_c3s(architecture)
     if not layers:
-        _named(architecture, IN_C3, STAGE_BLOCKS)  # raises
+        _resolve_name(architecture, IN_C3, STAGE_BLOCKS)  # raises
     per_layer = []
     for layer in layers:
         row = architecture.rows[layer]

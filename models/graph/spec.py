@@ -1,7 +1,7 @@
-"""What a model yaml says to the builder: settings checked and overridden, scaling, and one `LayerRow` a layer.
+"""The specification of a network in a model yaml: settings checked and overridden, scaling, one `LayerRow` per layer.
 
-The format itself is known to models/graph/architecture.py. Nothing in a yaml is ever executed: the words "nc" and "anchors"
-stand for the file's own values, other strings are read as a literal or kept as text.
+The format itself is known to models/graph/architecture.py. Nothing in a yaml is ever executed: the words "nc" and
+"anchors" stand for the file's own values, other strings are read as a literal or kept as text.
 """
 
 import ast
@@ -19,10 +19,16 @@ from utils.log import LOGGER
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One row of backbone or head.
+    """One row of backbone or head, ready to be built.
 
-    source: as written; sources: absolute layer numbers, IMAGE_SOURCE for the picture, not yet known to be there;
-    repeats: before scaling; args: with names and literals read; where: the beginning of a message.
+    Attributes:
+        index: The layer's index, counted over both sections.
+        source: The layers it reads, as written.
+        sources: Their indices, IMAGE_SOURCE for the image; not yet known to exist.
+        repeats: How often the block is repeated, before depth_multiple scales it.
+        block: The block's registered name.
+        args: The block's yaml arguments with names and literals read.
+        where: Start of a message about the row.
     """
 
     index: int
@@ -36,7 +42,18 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model yaml ready to be built. `yaml` is its content with ch, nc and anchors as they are used."""
+    """A model yaml ready to be built.
+
+    Attributes:
+        file: Path of the yaml, or its name if it was given as content.
+        ch: Channels of the image.
+        nc: Number of classes.
+        anchors: Rows of [w, h, w, h, ...] in pixels, one per level, or the number of anchors per level.
+        scale: The compound scaling.
+        rows: The layers, the head last.
+        yaml: The content, with ch, nc and anchors as they are used.
+        attention_start: "plain", "identity", or None if every block decides.
+    """
 
     file: str
     ch: int
@@ -55,15 +72,27 @@ def read_spec(
     anchors: int | float | list | None = None,
     attention_start: str | None = None,
 ) -> ModelSpec:
-    """Read and check a model yaml (a path or its content). `nc`, `anchors` and `attention_start`, where given,
-    replace the yaml's.
+    """Read and check a model yaml.
+
+    Args:
+        cfg: Its path, as for `find_yaml`, or its content.
+        ch: Channels of the image, unless the yaml has a key `ch`.
+        nc: Number of classes, replaces the yaml's if given.
+        anchors: Rows of [w, h, w, h, ...] in pixels, or a number of anchors per level; replaces the yaml's if given.
+        attention_start: "plain" or "identity", replaces the yaml's if given.
+
+    Returns:
+        The specification, from which the layers can be built.
+
+    Raises:
+        ModelError: If the yaml does not have the v6.1 form or a setting is out of range; names file and key or row.
     """
     file, content, rows = read_content(cfg)
     content["ch"] = content.get("ch", ch)
     _override(content, nc, anchors)
     if attention_start:
         content["attention_start"] = attention_start
-    _check_numbers(file, content)
+    _check_settings(file, content)
     na = content["anchors"] if isinstance(content["anchors"], int) else len(content["anchors"][0]) // 2
     scale = Scale(content["depth_multiple"], content["width_multiple"], na * (content["nc"] + 5))
     names = {"nc": content["nc"], "anchors": content["anchors"]}
@@ -93,7 +122,7 @@ def _override(content: dict[str, Any], nc: int | None, anchors: int | float | li
         content["anchors"] = round(anchors) if isinstance(anchors, (int, float)) else anchors
 
 
-def _check_numbers(file: str, content: dict[str, Any]) -> None:
+def _check_settings(file: str, content: dict[str, Any]) -> None:
     for key in ("nc", "ch"):
         if not is_number(content[key], int) or content[key] < 1:
             raise ModelError(f"{file}: {key} must be a whole number of at least 1, got {content[key]!r}")
@@ -109,7 +138,7 @@ def _check_numbers(file: str, content: dict[str, Any]) -> None:
     if not table or not all(is_number(side) for row in anchors for side in row):
         raise ModelError(
             f"{file}: anchors must be a list of [w,h, w,h, ...] rows in pixels, "
-            f"or their number a level, got {anchors!r}"
+            f"or their number per level, got {anchors!r}"
         )
 
 

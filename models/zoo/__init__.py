@@ -1,1 +1,1 @@
-"""The table of attention variants (models/zoo.yaml): their yamls, their figures, and the commands on anyone's yaml."""
+"""The attention variants of models/zoo.yaml: their yamls, their figures, and commands for any v6.1-format yaml."""

@@ -1,28 +1,29 @@
 """The commands of the zoo: list, write, document, insert, replace, show and check.
 
     python -m models.zoo list                              the catalogue: blocks, papers, places, costs
-    python -m models.zoo write [--check]                   render every variant at every scale
-    python -m models.zoo document [--check]                make the tables of docs/attention.md anew, in both languages
-    python -m models.zoo insert BLOCK --at before-sppf --into yolov5s.yaml --output my.yaml [--args "[1024]"] [--plugin my.py]
+    python -m models.zoo write [--check]                   write the yamls of every variant at every scale
+    python -m models.zoo document [--check]                rewrite the tables of docs/attention.md, in both languages
+    python -m models.zoo insert BLOCK --at before-sppf --into yolov5s.yaml --output my.yaml [--args "[1024]"]
+                                [--plugin my.py]
     python -m models.zoo replace C3 --at 2 4 6 8 --with CBAM --into yolov5s.yaml --output my.yaml
-    python -m models.zoo show my.yaml                      the graph: shapes, strides, who reads what
-    python -m models.zoo check my.yaml ...                 mistakes that build all the same; exit code 1 if there are any
+    python -m models.zoo show my.yaml                      the model graph: shapes, strides, connections
+    python -m models.zoo check my.yaml ...                 mistakes in yamls that build all the same; exit code 1 if any
 
-What insert and replace make is built once before it is written. torch is imported by the commands that need it, not by
-`write --check`.
+What insert and replace make is built once before it is written. torch is imported by the commands that need it, not
+by `write --check`.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from models.graph.architecture import Architecture, parse_list, read_yaml, render_yaml
-from models.graph.places import PLACES, STAGE_BLOCKS, insert_at
-from models.zoo.table import FORCE, changed_layers, check_costs, find_stale, load_variants, replace_at, write_yamls
+from models.graph.places import PLACES, STAGE_BLOCKS, insert_at, replace_at
+from models.zoo.table import changed_layers, check_costs, find_stale, load_variants, write_yamls
 from utils.errors import ModelError, UserError
 from utils.files import ROOT, write_text_atomically
 
@@ -41,20 +42,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the catalogue: variants, their blocks, papers, places, and what they add")
-    writing = commands.add_parser("write", help="render every variant of models/zoo.yaml at every scale")
-    writing.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 when a file differs from the table"
-    )
+    writing = commands.add_parser("write", help="write the yamls of every variant of models/zoo.yaml at every scale")
+    writing.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs from the table")
     documenting = commands.add_parser(
-        "document", help="make the tables of docs/attention.md and its Chinese edition anew"
+        "document", help="rewrite the tables of docs/attention.md and its Chinese edition"
     )
-    documenting.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is not current")
+    documenting.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
     _add_edits(commands)
-    showing = commands.add_parser("show", help="the wired graph of any v6.1-format yaml: shapes, strides, readers")
+    showing = commands.add_parser("show", help="the model graph of any v6.1-format yaml: shapes, strides, readers")
     showing.add_argument("yaml", type=Path, help="a path, or a name in models/ or models/hub/")
-    checking = commands.add_parser(
-        "check", help="mistakes in yamls that build all the same; exit 1 where there are any"
-    )
+    checking = commands.add_parser("check", help="mistakes in yamls that build all the same; exit 1 if there are any")
     checking.add_argument("yaml", type=Path, nargs="+", help="paths, or names in models/ or models/hub/")
     for command in (showing, checking):
         _add_plugin(command)
@@ -63,26 +60,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_edits(commands: Any) -> None:
     """Add the parsers of insert and replace."""
-    inserting = commands.add_parser("insert", help="put a block at places of any v6.1-format yaml")
+    inserting = commands.add_parser("insert", help="insert a block into any v6.1-format yaml")
     inserting.add_argument("block", help="the block's name, such as CBAM")
     inserting.add_argument(
         "--at",
         "--after",
         nargs="+",
-        type=_place,
+        type=_parse_place,
         required=True,
         metavar="PLACE",
-        help=f"layer numbers (the block stands behind them) or {', '.join(PLACES)}",
+        help=f"layer indices (the block is inserted behind them) or {', '.join(PLACES)}",
     )
-    replacing = commands.add_parser("replace", help="put a block in the place of layers of any v6.1-format yaml")
-    replacing.add_argument("block", metavar="OLD", help="the block that stands there now, such as C3")
+    replacing = commands.add_parser("replace", help="replace layers of any v6.1-format yaml by a block")
+    replacing.add_argument("block", metavar="OLD", help="the block that is there now, such as C3")
     replacing.add_argument(
         "--at",
         nargs="+",
-        type=_place,
+        type=_parse_place,
         required=True,
         metavar="PLACE",
-        help="layer numbers, or backbone, neck, neck-p4p5, last-neck for the C3s there",
+        help="layer indices, or backbone, neck, neck-p4p5, last-neck for the C3s there",
     )
     replacing.add_argument("--with", dest="new", required=True, metavar="BLOCK", help="the new block's name")
     for command in (inserting, replacing):
@@ -107,26 +104,23 @@ def _add_plugin(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _place(text: str) -> int | str:
+def _parse_place(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
 def _edit(options: argparse.Namespace) -> None:
-    """Run insert or replace."""
+    """Run insert or replace: check, edit, build once, write."""
     _check_output(options.output)
     source = read_yaml(options.into)
     args = None if options.args is None else parse_list("--args", options.args)
     stage_blocks = _load_plugins(options.plugin)
     if options.command == "insert":
-        block = _block_meant(options.block)
+        block = _resolve_block(options.block)
         result = insert_at(source, block, options.at, args or [], stage_blocks)
     else:
-        block = _block_meant(options.new)
+        block = _resolve_block(options.new)
         result = replace_at(source, options.block, options.at, block, args, stage_blocks)
-    header = (
-        f"Made by `python -m models.zoo {_command(options)} --into {options.into.name} --output {options.output.name}`",
-    )
-    text = render_yaml(result, header)
+    text = render_yaml(result, [f"Made by `python -m models.zoo {_command_line(options)}`"])
     parameters = _verify(text, block, options, result)
     write_text_atomically(options.output, text)
     print(
@@ -135,21 +129,22 @@ def _edit(options: argparse.Namespace) -> None:
     )
 
 
-def _block_meant(name: str) -> str:
-    """Return the block of a name, which may be a variant's tag, such as SE for SEAttention."""
+def _resolve_block(name: str) -> str:
+    """Return the registered name of a block, which may be given by a variant's tag, such as SE for SEAttention."""
     from models.registry import registered
 
-    table = load_variants()
-    return table[name].block if name not in registered() and name in table else name
+    variants = load_variants()
+    return variants[name].block if name not in registered() and name in variants else name
 
 
-def _command(options: argparse.Namespace) -> str:
-    """The words of an insert or replace as a file's first line has them."""
+def _command_line(options: argparse.Namespace) -> str:
+    """Return the command of an insert or replace as the first line of its yaml shows it."""
     words = f"{options.command} {options.block} --at {' '.join(map(str, options.at))}"
     words += f" --with {options.new}" if options.command == "replace" else ""
     words += f' --args "{options.args}"' if options.args else ""
     words += "".join(f" --plugin {Path(plugin).name}" for plugin in options.plugin)
-    return words + " --force" * options.force
+    words += " --force" * options.force
+    return f"{words} --into {options.into.name} --output {options.output.name}"
 
 
 def _check_output(output: Path) -> None:
@@ -160,7 +155,7 @@ def _check_output(output: Path) -> None:
 
 
 def _load_plugins(plugins: Sequence[str]) -> set[str]:
-    """Import them; return the blocks that count as a C3: ours, and those that are wired like one."""
+    """Import plugins and return the blocks that count as a C3: ours, and those that register with its wiring."""
     from models.registry import load_plugins, registered  # torch
     from models.yolo import Model  # noqa: F401  fills the registry
 
@@ -169,8 +164,9 @@ def _load_plugins(plugins: Sequence[str]) -> set[str]:
 
 
 def _verify(text: str, block: str, options: argparse.Namespace, result: Architecture) -> int:
-    """Build the model yaml `text` once and return its parameters. Raises ModelError when `block` is unknown, with
-    the row that fails, or when it would compare all positions of a large map.
+    """Build the model yaml `text` once and return its number of parameters.
+
+    Raises ModelError if `block` is unknown, a layer fails, or `block` would compute an N x N map at a fine stride.
     """
     from models.graph.shapes import check_quadratic_attention, infer_shapes, load_spec
     from models.registry import find
@@ -181,7 +177,7 @@ def _verify(text: str, block: str, options: argparse.Namespace, result: Architec
     try:
         model = Model(content)
         if not options.force:
-            check_quadratic_attention(infer_shapes(load_spec(content)), changed_layers(result), FORCE)
+            check_quadratic_attention(infer_shapes(load_spec(content)), changed_layers(result), "confirm with --force")
     except ModelError as error:
         raise ModelError(f"not written: {error}") from None
     return sum(parameter.numel() for parameter in model.parameters())
@@ -196,31 +192,32 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Print the findings about each yaml, one a line; return the exit code."""
+    """Print the mistakes in each yaml, one per line; return the exit code."""
     _load_plugins(options.plugin)
     from models.graph.lint import lint_yaml
     from models.graph.shapes import ShapeCache
 
-    cache, found = ShapeCache(), []
+    cache = ShapeCache()
+    found: list[str] = []
     for path in options.yaml:
         try:
             found += map(str, lint_yaml(path, cache))
         except ModelError as error:
             found.append(str(error))
-    print("\n".join(found) or f"{len(options.yaml)} yaml{'s' * (len(options.yaml) > 1)}: nothing to find fault with")
+    print("\n".join(found) or f"{len(options.yaml)} yaml{'s' * (len(options.yaml) > 1)}: no mistakes found")
     return int(bool(found))
 
 
 def _write(options: argparse.Namespace) -> int:
     if not options.check:
         check_costs()
-    wrong = find_stale() if options.check else write_yamls()
-    print("\n".join(str(path.relative_to(ROOT)) for path in wrong) or "every yaml is up to date")
-    return int(bool(wrong) and options.check)
+    changed = find_stale() if options.check else write_yamls()
+    print("\n".join(str(path.relative_to(ROOT)) for path in changed) or "every yaml is up to date")
+    return int(bool(changed) and options.check)
 
 
 def _document(options: argparse.Namespace) -> int:
-    """Print the pages that changed and the phrases without Chinese words; return the exit code."""
+    """Print the pages that changed and the phrases without a translation; return the exit code."""
     from models.zoo.docs_tables import WORDS, document
 
     changed, missing = document(check=options.check)
@@ -234,7 +231,7 @@ def _list(options: argparse.Namespace) -> None:
     print(list_variants())
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "list": _list,
     "write": _write,
     "document": _document,
@@ -246,7 +243,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code (1: --check found stale files or check a mistake, 2: an error of the user's)."""
+    """Run one command and return its exit code: 1 for stale files or a mistake in a yaml, 2 for a user error."""
     options = build_parser().parse_args(argv)
     try:
         return COMMANDS[options.command](options) or 0

@@ -1,25 +1,15 @@
-"""The table of attention variants (zoo.yaml), the writer of their yamls, and the commands on anyone's yaml.
+"""The table of attention variants (zoo.yaml): load it, render every variant's yamls, write them, find stale ones.
 
-    python -m models.zoo list                              the catalogue: blocks, papers, places, costs
-    python -m models.zoo write [--check]                   render every variant at every scale
-    python -m models.zoo document [--check]                make the tables of docs/attention.md anew, in both languages
-    python -m models.zoo insert BLOCK --at before-sppf --into yolov5s.yaml --output my.yaml [--args "[1024]"] [--plugin my.py]
-    python -m models.zoo replace C3 --at 2 4 6 8 --with CBAM --into yolov5s.yaml --output my.yaml
-    python -m models.zoo show my.yaml                      the wired graph: shapes, strides, who reads what
-    python -m models.zoo check my.yaml ...                 mistakes that build all the same; exit code 1 where there are any
-
-Places are those of models/graph/places.py, renumbering is models/graph/architecture.py's, rules are models/graph/lint.py's. What insert and
-replace make is built once before it is written. torch is imported by the commands that need it, not by --check.
+Places are those of models/graph/places.py, renumbering is done by models/graph/architecture.py, and the commands are in
+models/zoo/__main__.py. torch is imported by `check_costs` alone, so `python -m models.zoo write --check` needs none.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from dataclasses import replace as with_fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.graph.architecture import SCALES, Architecture, as_list, read_yaml, render_yaml, replace_block
-from models.graph.places import IN_C3, PLACES, STAGE_BLOCKS, describe_places, insert_at, layers_at
+from models.graph.architecture import SCALES, Architecture, read_yaml, render_yaml
+from models.graph.places import PLACES, describe_places, insert_at, replace_at
 from utils.config import yaml_files
 from utils.errors import ModelError, nearest
 from utils.files import ROOT, read_text, write_text_atomically
@@ -28,12 +18,18 @@ MODELS = ROOT / "models"
 TABLE = MODELS / "zoo.yaml"
 GENERATED_BY = "Made by `python -m models.zoo write` from models/zoo.yaml; edit the table, not this file."
 VARIANT_KEYS = {"insert", "after", "args", "replace", "at", "with", "base", "block", "force", "place", "paper"}
-FORCE = "say so twice, with --force"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table: `edits` holds insert/at/args, replace/at/with, base and block as written."""
+    """One variant of the table.
+
+    Attributes:
+        name: Its tag, which is part of the names of its yamls.
+        place: Where the block is, in words.
+        paper: Title and link.
+        edits: insert/at/after/args, replace/at/with, base, block and force, as written.
+    """
 
     name: str
     place: str
@@ -55,7 +51,7 @@ class Variant:
         return {f"yolov5_{self.name}.yaml": "l", **{f"yolov5{scale}_{self.name}.yaml": scale for scale in SCALES}}
 
     def architecture(self, folder: Path = MODELS) -> Architecture:
-        """Return the base yaml of `folder` with the edits applied."""
+        """Return the variant's base yaml in `folder` with its edits applied."""
         edits, result = self.edits, read_yaml(folder / self.base)
         if "replace" in edits:
             result = replace_at(result, edits["replace"], edits["at"], edits["with"], edits.get("args"))
@@ -65,40 +61,35 @@ class Variant:
 
     @property
     def insertion_places(self) -> Any:
-        """The places of an insertion as written; with both edits in a line `at` is the replacement's."""
+        """Places of the insertion as written: `after`, or `at` if there is no `after` (`at` may be a replacement's)."""
         return self.edits["after"] if "after" in self.edits else self.edits["at"]
-
-    def at_scale(self, scale: str, folder: Path = MODELS) -> Architecture:
-        """Return the variant at one of `SCALES`."""
-        return scale_architecture(self.architecture(folder), scale)
 
 
 def scale_architecture(architecture: Architecture, scale: str) -> Architecture:
-    """Return `architecture` with the depth and width of one of `SCALES`."""
+    """Return an architecture at another scale.
+
+    Args:
+        architecture: The rows and settings; it is left as it is.
+        scale: A letter of `SCALES`.
+
+    Returns:
+        The same rows with the depth_multiple and width_multiple of that scale.
+    """
     depth, width = SCALES[scale]
-    return with_fields(
-        architecture, settings={**architecture.settings, "depth_multiple": depth, "width_multiple": width}
-    )
-
-
-def replace_at(
-    architecture: Architecture, old: str, at: Any, new: str, args: Any, stage_blocks: Collection[str] = STAGE_BLOCKS
-) -> Architecture:
-    if IN_C3 in as_list(at):
-        raise ModelError(
-            f"{architecture.file}: {IN_C3} is a place for insert; replace takes layers, or places such as backbone"
-        )
-    return replace_block(architecture, old, layers_at(architecture, at, stage_blocks), new, args)
+    return replace(architecture, settings={**architecture.settings, "depth_multiple": depth, "width_multiple": width})
 
 
 def load_variants(path: Path = TABLE) -> dict[str, Variant]:
-    """Return the variants of a table by name. Raises ModelError naming file, variant and the fix, and ConfigError
-    when the file is no yaml.
+    """Return the variants of a table by name.
+
+    Raises:
+        ModelError: If a variant is not well-formed; names file, variant and remedy.
+        ConfigError: If the file is not yaml.
     """
-    return {name: _variant(path, name, line) for name, line in yaml_files.read_yaml(path).items()}
+    return {name: _parse_variant(path, name, line) for name, line in yaml_files.read_yaml(path).items()}
 
 
-def _variant(path: Path, name: str, line: Any) -> Variant:
+def _parse_variant(path: Path, name: str, line: Any) -> Variant:
     where = f"{path}: variant {name}"
     if not isinstance(line, dict):
         raise ModelError(
@@ -106,12 +97,12 @@ def _variant(path: Path, name: str, line: Any) -> Variant:
         )
     for key in line:
         if key not in VARIANT_KEYS:
-            raise ModelError(f"{where}: unknown word {key!r}{nearest(str(key), VARIANT_KEYS)}")
-    for verb, companions in (("insert", ("after", "at")), ("replace", ("at",)), ("replace", ("with",))):
-        if verb in line and not set(companions) & set(line):
-            raise ModelError(f"{where}: {verb!r} needs {' or '.join(map(repr, companions))}")
+            raise ModelError(f"{where}: unknown key {key!r}{nearest(str(key), VARIANT_KEYS)}")
+    for edit, companions in (("insert", ("after", "at")), ("replace", ("at",)), ("replace", ("with",))):
+        if edit in line and not set(companions) & set(line):
+            raise ModelError(f"{where}: {edit!r} needs {' or '.join(map(repr, companions))}")
     if not {"insert", "replace"} & set(line) and not {"base", "block"} <= set(line):
-        raise ModelError(f"{where}: says neither insert nor replace, nor base and block")
+        raise ModelError(f"{where}: has neither insert nor replace, nor base and block")
     if not isinstance(line.get("paper"), str):
         raise ModelError(f"{where}: needs 'paper' as text")
     place = line.get("place") or describe_places(line.get("after", line.get("at")) or [])
@@ -122,7 +113,15 @@ def _variant(path: Path, name: str, line: Any) -> Variant:
 
 
 def render_variant(variant: Variant, folder: Path = MODELS) -> dict[str, str]:
-    """Return file name -> yaml text of a variant at every scale."""
+    """Return the yamls of a variant at every scale.
+
+    Args:
+        variant: The variant.
+        folder: Folder of its base yaml.
+
+    Returns:
+        File name -> text.
+    """
     architecture = variant.architecture(folder)
     return {name: _render_scale(variant, architecture, name, scale) for name, scale in variant.file_names().items()}
 
@@ -138,7 +137,11 @@ def _render_scale(variant: Variant, architecture: Architecture, name: str, scale
 
 
 def check_costs(table: Path = TABLE) -> None:
-    """Raise ModelError when a variant puts a block of quadratic cost at stride 8 or finer without `force: true`."""
+    """Check that no variant has a block of quadratic cost at stride 8 or finer, unless it says `force: true`.
+
+    Raises:
+        ModelError: If one has; names it and the memory of its maps.
+    """
     from models.graph.shapes import ShapeCache, check_quadratic_attention, infer_shapes, load_spec
 
     cache = ShapeCache()
@@ -149,37 +152,51 @@ def check_costs(table: Path = TABLE) -> None:
                 check_quadratic_attention(
                     infer_shapes(load_spec(architecture), cache),
                     changed_layers(architecture),
-                    "say so with force: true",
+                    "confirm with force: true",
                 )
             except ModelError as error:
                 raise ModelError(f"{table}: variant {variant.name}: {error}") from None
 
 
 def changed_layers(architecture: Architecture) -> list[int]:
-    """The layers that were inserted or replaced: those that carry a note."""
+    """Return the indices of the layers that were inserted or replaced: those whose rows carry a note."""
     return [index for index, row in enumerate(architecture.rows) if row.note]
 
 
 def write_yamls(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
-    """Render every variant into `folder`; return the files whose content changed."""
+    """Write the yamls of every variant.
+
+    Args:
+        folder: Folder of the base yamls, and of those written.
+        table: The table of variants.
+
+    Returns:
+        The files whose content changed.
+    """
     changed = []
-    for path, text in _expected(folder, table).items():
+    for path, text in _render_all(folder, table).items():
         if not path.is_file() or path.read_bytes() != text.encode():
             changed.append(write_text_atomically(path, text))
     return changed
 
 
 def find_stale(folder: Path = MODELS, table: Path = TABLE) -> list[Path]:
-    """Return the files of `folder` that are missing, differ from the table, or were rendered for a variant that has
-    left it. Yamls that this module did not write are nobody's business.
+    """Return the yamls that are missing, differ from the table, or belong to a variant that was removed from it.
+
+    Args:
+        folder: Folder of the base yamls and of those written; yamls that this module did not write are ignored.
+        table: The table of variants.
+
+    Returns:
+        The files.
     """
-    expected = _expected(folder, table)
+    expected = _render_all(folder, table)
     wrong = [path for path, text in expected.items() if not path.is_file() or path.read_bytes() != text.encode()]
     others = sorted(path for path in folder.glob("yolov5*_*.yaml") if path not in expected)
     return wrong + [path for path in others if GENERATED_BY in read_text(path)]
 
 
-def _expected(folder: Path, table: Path) -> dict[Path, str]:
+def _render_all(folder: Path, table: Path) -> dict[Path, str]:
     texts: dict[Path, str] = {}
     for variant in load_variants(table).values():
         texts.update({folder / name: text for name, text in render_variant(variant, folder).items()})

@@ -337,7 +337,7 @@ def test_bias_prior():
     for conv in head.m:
         nn.init.zeros_(conv.bias)
     head.set_strides([8, 16])
-    for conv, stride in zip(head.m, (8, 16)):
+    for conv, stride in zip(head.m, (8, 16), strict=True):
         bias = conv.bias.detach().view(3, 9)
         torch.testing.assert_close(bias[:, 4], torch.full((3,), float(np.log(8 / (640 / stride) ** 2))))
         torch.testing.assert_close(bias[:, 5:], torch.full((3, 4), float(np.log(0.6 / (4 - 0.999999)))))

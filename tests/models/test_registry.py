@@ -14,7 +14,7 @@ ONES = Scale(1.0, 1.0, 0)
 
 
 @pytest.fixture(autouse=True)
-def same_table_afterwards():
+def restored_registry():
     before = registered()
     yield
     registry._entries.clear()
@@ -24,7 +24,7 @@ def same_table_afterwards():
 def test_scale_rounds_up_to_eight_but_for_the_head_s_width():
     scale = Scale(0.33, 0.5, 255)
     assert [scale(width) for width in (64, 100, 1, 255, 254)] == [32, 56, 8, 255, 128]
-    assert [scale.repeats(number) for number in (1, 2, 3, 6, 9)] == [1, 1, 1, 2, 3]
+    assert [scale.repeats(count) for count in (1, 2, 3, 6, 9)] == [1, 1, 1, 2, 3]
     assert [Scale(1.33, 1.25)(width) for width in (64, 1024)] == [80, 1280]
 
 
@@ -83,12 +83,12 @@ def test_find_and_its_neighbours():
             find(wrong)
 
 
-def test_the_table_handed_out_is_a_copy():
+def test_registered_returns_a_copy():
     registered().clear()
     assert "Conv" in registered()
 
 
-def test_shop_window_shows_every_registered_layer_and_block():
+def test_common_offers_every_registered_layer_and_block():
     shown = [
         entry.cls for entry in registered().values() if entry.module.startswith(("models.layers", "models.attention"))
     ]
@@ -96,7 +96,7 @@ def test_shop_window_shows_every_registered_layer_and_block():
 
 
 def test_duplicates_and_unknown_wirings_are_refused():
-    with pytest.raises(ModelError, match="two blocks are called 'Conv'"):
+    with pytest.raises(ModelError, match="two blocks are named 'Conv'"):
 
         @register("widened")
         class Conv(nn.Module):
@@ -142,7 +142,7 @@ head:
 """
 
 
-def test_plugin_blocks_stand_in_yamls(tmp_path):
+def test_yamls_can_name_plugin_blocks(tmp_path):
     plugin, config = tmp_path / "my_block.py", tmp_path / "m.yaml"
     plugin.write_text(PLUGIN)
     config.write_text(YAML)

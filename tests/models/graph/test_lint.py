@@ -1,4 +1,4 @@
-"""The lints: every rule on a yaml that breaks it and on one that only seems to; shipped yamls are clean; show's graph."""
+"""Every lint rule on a yaml that breaks it and on one that only seems to; shipped yamls are clean; `show`."""
 
 import re
 
@@ -44,7 +44,7 @@ def test_shipped_yamls_are_clean():
 
 
 def test_concats_that_skip_the_c3s(tmp_path):
-    """The wiring of two well-known forks' yolov5s_bot.yaml: 5 and 3 in the place of 6 and 4. It builds."""
+    """The connections of two well-known forks' yolov5s_bot.yaml: 5 and 3 instead of 6 and 4. It builds."""
     path = changed(
         tmp_path, ("[[-1, 6], 1, Concat", "[[-1, 5], 1, Concat"), ("[[-1, 4], 1, Concat", "[[-1, 3], 1, Concat")
     )
@@ -52,7 +52,7 @@ def test_concats_that_skip_the_c3s(tmp_path):
     first, second = found(path)
     assert first == (
         f"{path}:{line_of(path, '[[-1, 5]')}: layer 12 (head row 3) Concat: it reads layer 5 Conv and so skips "
-        f"layer 6 C3, which has the same stride 16 and stands behind it; read 6 in its place"
+        f"layer 6 C3, which has the same stride 16 and comes after it; read 6 instead"
     )
     assert f":{line_of(path, '[[-1, 3]')}: layer 16 " in second and "skips layer 4 C3" in second and "read 4" in second
 
@@ -68,7 +68,7 @@ def test_attention_that_detect_goes_around(tmp_path):
     text = render_yaml(insert_block(read_yaml("yolov5s.yaml"), "CBAM", [17]))
     (tmp_path / "mine.yaml").write_text(text.replace("[[18, 21, 24], 1, Detect", "[[17, 21, 24], 1, Detect"))
     (line,) = found(tmp_path / "mine.yaml")
-    assert "Detect: it reads layer 17 C3 and so skips layer 18 CBAM" in line and line.endswith("read 18 in its place")
+    assert "Detect: it reads layer 17 C3 and so skips layer 18 CBAM" in line and line.endswith("read 18 instead")
 
 
 def test_attention_that_a_concat_goes_around(tmp_path):
@@ -94,7 +94,7 @@ def test_a_residual_around_attention_is_no_mistake(tmp_path):
 
 
 def test_branches_inside_a_stage_and_a_narrowing_before_the_next_are_no_mistake(tmp_path):
-    """A stage written out in rows, as YOLOv7 does it; the head reads its last row, the next stage a 1x1 Conv of that."""
+    """A stage written out in rows, as in YOLOv7; the head reads its last row, the next stage a 1x1 Conv of that."""
     stage = (
         "  - [-1, 1, Conv, [256, 1, 1]]\n  - [-2, 1, Conv, [256, 1, 1]]\n  - [-1, 3, Conv, [256, 3, 1]]\n"
         "  - [[-1, -3], 1, Concat, [1]]\n  - [-1, 1, Conv, [512, 1, 1]]\n  - [-1, 1, Conv, [256, 1, 1]]\n"
@@ -113,15 +113,13 @@ def test_branches_inside_a_stage_and_a_narrowing_before_the_next_are_no_mistake(
         path.read_text().replace("[[-1, 10], 1, Concat", "[[-1, 8], 1, Concat")
     )  # the branch before the join
     (line,) = found(path)
-    assert "reads layer 8 Conv and so skips layer 9 Concat, 10 Conv, which" in line and line.endswith(
-        "read 10 in its place"
-    )
+    assert "reads layer 8 Conv and so skips layer 9 Concat, 10 Conv, which" in line and line.endswith("read 10 instead")
 
 
 # ---- the other rules ----
 
 
-def test_layers_that_nobody_reads(tmp_path):
+def test_layers_that_no_other_reads(tmp_path):
     dead = "  - [10, 1, Conv, [256, 1, 1]]\n  - [-1, 1, CBAM, []]\n"
     path = changed(tmp_path, ("  - [[17, 20, 23], 1, Detect", f"{dead}  - [[17, 20, 23], 1, Detect"))
     first, second = found(path)
@@ -129,24 +127,26 @@ def test_layers_that_nobody_reads(tmp_path):
         f"{path}:{line_of(path, '[10, 1, Conv')}: layer 24 (head row 15) Conv: its output never reaches "
         f"the head: only layer 25 CBAM reads it; "
     )
-    assert "layer 25 (head row 16) CBAM: its output never reaches the head: nobody reads it; " in second
+    assert "layer 25 (head row 16) CBAM: its output never reaches the head: no layer reads it; " in second
 
 
 @pytest.mark.parametrize(
-    ("sources", "words"),
+    ("sources", "message"),
     [
-        ("[20, 17, 23]", "its sources [20, 17, 23] have the strides 16, 8, 32, which must rise; write [17, 20, 23]"),
-        ("[23, 20, 17]", "have the strides 32, 16, 8, which must rise; write [17, 20, 23]"),
+        (
+            "[20, 17, 23]",
+            "its sources [20, 17, 23] have the strides 16, 8, 32, which must increase; write [17, 20, 23]",
+        ),
+        ("[23, 20, 17]", "have the strides 32, 16, 8, which must increase; write [17, 20, 23]"),
         ("[17, 13, 23]", None),
-        ("[17, 20, 13]", "have the strides 8, 16, 16, which must rise; read one map of each stride"),
+        ("[17, 20, 13]", "have the strides 8, 16, 16, which must increase; read one map of each stride"),
     ],
 )
-def test_levels_in_the_wrong_order(tmp_path, sources, words):
+def test_levels_in_the_wrong_order(tmp_path, sources, message):
     path = changed(tmp_path, ("[[17, 20, 23], 1, Detect", f"[{sources}, 1, Detect"))
     lines = [line for line in found(path) if "strides" in line]
-    assert len(lines) == (words is not None) and all(
-        "layer 24 (head row 15) Detect" in line and words in line for line in lines
-    )
+    assert len(lines) == (message is not None)
+    assert all("layer 24 (head row 15) Detect" in line and message in line for line in lines)
 
 
 def test_anchors_that_fall(tmp_path):
@@ -156,7 +156,7 @@ def test_anchors_that_fall(tmp_path):
         ("[116,90, 156,198, 373,326]", "[10,13, 16,30, 33,23]"),
     )
     (line,) = found(path)
-    assert "the rows of anchors do not grow" in line
+    assert "the anchors do not grow" in line
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_widths_that_fit_one_scale_only(tmp_path, base, width, others):
 def test_the_command(tmp_path, capsys):
     good = changed(tmp_path)
     assert commands.main(["check", str(good), "yolov5n6.yaml"]) == 0
-    assert capsys.readouterr().out == "2 yamls: nothing to find fault with\n"
+    assert capsys.readouterr().out == "2 yamls: no mistakes found\n"
     bad = changed(tmp_path, ("[[-1, 6], 1, Concat", "[[-1, 5], 1, Concat"))
     unbuildable = tmp_path / "other.yaml"
     unbuildable.write_text(find_yaml("yolov5s.yaml").read_text().replace("1, SPPF, ", "1, SPPV, "))
@@ -200,18 +200,18 @@ def test_the_command(tmp_path, capsys):
     assert "skips layer 6 C3" in first and "other.yaml" in second and "unknown block 'SPPV' (did you mean SPP" in second
 
 
-# ---- the wired graph ----
+# ---- the model graph ----
 
 
-def test_show_prints_the_wired_graph(tmp_path, capsys):
+def test_show_prints_the_model_graph(tmp_path, capsys):
     path = changed(tmp_path, ("  - [[17, 20, 23], 1, Detect", "  - [10, 1, CBAM, []]\n  - [[17, 20, 23], 1, Detect"))
     assert commands.main(["show", str(path)]) == 0
     lines = [re.sub(r"\s\s+", " | ", line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "layer | from | n | block | args | shape | stride | params | read by"
     assert lines[7] == "6 | -1 | 3 | C3 | [512] | 256 x 40 x 40 | 16 | 625,152 | 7, 12"
     assert lines[18] == "17 | -1 | 1 | C3 | [256, False] | 128 x 80 x 80 | 8 | 90,880 | 18, 25"
-    assert lines[25].startswith("24 | 10 | 1 | CBAM | [] | 256 x 20 x 20 | 32 |") and lines[25].endswith("| NOBODY")
-    assert lines[-2] == "read by nobody: 24 CBAM"
+    assert lines[25].startswith("24 | 10 | 1 | CBAM | [] | 256 x 20 x 20 | 32 |") and lines[25].endswith("| none")
+    assert lines[-2] == "unused layers: 24 CBAM"
     assert lines[-1].startswith(f"{path}: 26 layers, 7,243,679 parameters, 16.")
 
 

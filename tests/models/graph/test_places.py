@@ -91,16 +91,16 @@ def test_the_older_order_of_the_backbone(tmp_path):
         (
             "yolov3.yaml",
             "neck",
-            "no place 'neck', which needs a C3 in the head that Detect reads; it has no place with a name",
+            "no place 'neck', which needs a C3 in the head that Detect reads; it has no named place",
         ),
         (
             "yolov3-spp.yaml",
             "in-c3",
             "no place 'in-c3', which needs a plain C3 in the backbone; it has before-sppf, after-sppf",
         ),
-        ("yolov3-tiny.yaml", "before-sppf", "needs an SPP or SPPF layer; it has no place with a name"),
+        ("yolov3-tiny.yaml", "before-sppf", "needs an SPP or SPPF layer; it has no named place"),
         ("yolov5l.yaml", "nekc", r"unknown place 'nekc' \(did you mean neck"),
-        ("yolov5l.yaml", ["in-c3", "neck"], "in-c3 changes layers and cannot be mixed"),
+        ("yolov5l.yaml", ["in-c3", "neck"], "in-c3 changes layers and cannot be combined"),
         ("yolov5l.yaml", [8, "before-sppf"], r"names a layer twice"),
         ("yolov5l.yaml", [40], "0 to 23"),
     ],
@@ -145,8 +145,8 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("place", "layer", "words"),
     [
-        ("backbone", 3, r"stride 4 \(P2\): 4 x 25600 x 25600 numbers take 10.5 GB an image and 167.8 GB at batch 16"),
-        ("neck", 18, r"stride 8 \(P3\): 4 x 6400 x 6400 numbers take 655 MB an image and 10.5 GB at batch 16"),
+        ("backbone", 3, r"stride 4 \(P2\): 4 x 25600 x 25600 numbers take 10.5 GB per image and 167.8 GB at batch 16"),
+        ("neck", 18, r"stride 8 \(P3\): 4 x 6400 x 6400 numbers take 655 MB per image and 10.5 GB at batch 16"),
         ("in-c3", 2, r"stride 4 \(P2\): 4 x 25600 x 25600"),
         ("neck-p4p5", None, ""),
         ("after-sppf", None, ""),
@@ -159,7 +159,7 @@ def test_quadratic_blocks_on_large_maps_are_refused(place, layer, words):
         check_quadratic_attention(layers, new, "x")
         return
     with pytest.raises(
-        ModelError, match=f"layer {layer} .*MHSA is of quadratic cost and would stand at {words}.*, or mean it$"
+        ModelError, match=f"layer {layer} .*MHSA is of quadratic cost and would be at {words}.*, or mean it$"
     ):
         check_quadratic_attention(layers, new, "mean it")
 
@@ -176,7 +176,7 @@ def test_the_command_refuses_and_can_be_told_twice(tmp_path, capsys):
     said = capsys.readouterr().err
     assert (
         "not written: layer 18 MHSA" in said
-        and "655 MB an image" in said
+        and "655 MB per image" in said
         and "--force" in said
         and said.count("\n") == 1
     )

@@ -127,7 +127,7 @@ def test_places_that_are_not_there(after, words):
 
 
 def test_replacing_another_block_names_where_the_old_one_stands():
-    with pytest.raises(ModelError, match=r"layer 5 is Conv, not C3; C3 stands at \[2, 4, 6, 8"):
+    with pytest.raises(ModelError, match=r"layer 5 is Conv, not C3; C3 is at \[2, 4, 6, 8"):
         replace_block(read_yaml(BASE), "C3", [5], "CBAM")
     with pytest.raises(ModelError, match="no layer is C33.*did you mean C3"):
         replace_block(read_yaml(BASE), "C33", [5], "CBAM")
@@ -150,16 +150,17 @@ TAIL = "\nhead: [[[0], 1, Detect, [nc, anchors]]]\n"
         ),
         (
             f"{KEYS}backbone: [[-1, 1, Conv, [8]],\n  [-3, 1, Conv, [8]]]{TAIL}",
-            r"mine.yaml:6: layer 1 \(backbone row 2\) Conv: source -3 reaches 2 before layer 0; -1 to -1 are there: 0 Conv$",
+            r"mine.yaml:6: layer 1 \(backbone row 2\) Conv: "
+            "source -3 reaches 2 before layer 0; -1 to -1 exist: 0 Conv$",
         ),
         (
             f"{KEYS}backbone: [[-1, 1, Conv, [8]], [1, 1, SPPF, [8]]]{TAIL}",
             "SPPF: source 1 is the layer itself.*layers 0 to 0: 0 Conv",
         ),
-        (f"{KEYS}backbone: [[-1, 1, Conv, [8]], [x, 1, Conv, [8]]]{TAIL}", "a source is a layer's number .* got 'x'"),
+        (f"{KEYS}backbone: [[-1, 1, Conv, [8]], [x, 1, Conv, [8]]]{TAIL}", "a source is a layer's index .* got 'x'"),
         (
             f"{KEYS}backbone: [[-2, 1, Conv, [8]]]{TAIL}",
-            "layer 0 .* source -2 is no picture; the first layer reads the image, -1",
+            "layer 0 .* source -2 is not the image; the first layer reads the image, -1",
         ),
     ],
 )
@@ -346,7 +347,7 @@ def test_blocks_go_into_other_yamls(file, after, untouched_weights):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{inset: CBAM, after: [8], place: p, paper: q}", "unknown word 'inset'.*did you mean insert"),
+        ("{inset: CBAM, after: [8], place: p, paper: q}", "unknown key 'inset'.*did you mean insert"),
         ("{insert: CBAM, place: p, paper: q}", "'insert' needs 'after'"),
         ("{replace: C3, at: [2], place: p, paper: q}", "'replace' needs 'with'"),
         ("{place: p, paper: q}", "neither insert nor replace"),
@@ -421,7 +422,8 @@ def test_commands_write_yamls_that_build(tmp_path, monkeypatch, capsys):
         ),
         (
             ["insert", "CBAM", "--after", "8", "--args", "[512]", "--into", "{base}", "--output", "{out}"],
-            "out.yaml: layer 9 (backbone row 10) CBAM: is given 512 channels (512 at this width_multiple) but 1024 arrive",
+            "out.yaml: layer 9 (backbone row 10) CBAM: "
+            "is given 512 channels (512 at this width_multiple) but 1024 arrive",
         ),
         (
             ["insert", "Mine", "--after", "8", "--into", "{base}", "--output", "{out}", "--plugin", "gone.py"],
