@@ -1,4 +1,7 @@
-"""Train a detector: python train.py --cfg models/yolov5_CoTA.yaml --data my.yaml --weights yolov5l.pt"""
+"""Train a detector.
+
+    python train.py --cfg models/yolov5_CoTA.yaml --data my.yaml --weights yolov5l.pt
+"""
 
 import sys
 from collections.abc import Sequence

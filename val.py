@@ -2,7 +2,7 @@
 
     python val.py --weights runs/train/exp/weights/best.pt --data data/shapes.yaml
 
-Results go to runs/val/exp, exp2, ...: metrics.json, curves, the confusion matrix and pictures.
+Results go to runs/val/exp, exp2, ...: metrics.json, curves, the confusion matrix and images of batches.
 """
 
 import sys

@@ -86,7 +86,7 @@ def options(weights, data, tmp_path, monkeypatch) -> dict:
 
 def without_pictures(monkeypatch) -> None:
     monkeypatch.setattr("utils.engine.validation.draw_figures", lambda *_: None)
-    monkeypatch.setattr("utils.engine.validation_files.PICTURED_BATCHES", 0)
+    monkeypatch.setattr("utils.engine.validation_files.DRAWN_BATCHES", 0)
 
 
 def test_help_answers_at_once():

@@ -1,4 +1,4 @@
-"""The description of a data set: what a data yaml says, checked, with its paths resolved."""
+"""The description of a dataset: what a data yaml says, checked, with its paths resolved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,9 +16,17 @@ _KEYS = (*SPLITS, "path", "nc", "names", "download", "generate")
 class DatasetSpec:
     """What a data yaml describes.
 
-    file: the yaml, or None; root: the folder its paths are relative to; train, val, test: folders or
-    .txt lists of images, perhaps none; nc: number of classes; names: one a class; download: how the data
-    set can be fetched; generate: how it can be drawn; others: every further key that may name a split, such as holdout.
+    Attributes:
+        file: The yaml, or None.
+        root: The folder that its paths are relative to.
+        train: Folders or .txt lists of images, perhaps none; so are `val` and `test`.
+        val: See `train`.
+        test: See `train`.
+        nc: Number of classes.
+        names: One per class.
+        download: How the dataset can be fetched.
+        generate: How it can be drawn.
+        others: Every further key that may name a split, such as holdout.
     """
 
     file: Path | None
@@ -57,13 +65,13 @@ class DatasetSpec:
         return cls(file, root, nc=nc, names=names, download=download or None, generate=generate, others=others, **paths)
 
     def paths(self, split: str) -> tuple[Path, ...]:
-        """Return the folders and lists of train, val, test or another split. Raises DataError where the yaml names none."""
+        """Return the folders and lists of a split. Raises DataError if the yaml names none."""
         found = getattr(self, split) if split in SPLITS else self.others.get(split, ())
         if not found:
-            there = self.splits()
+            known = self.splits()
             raise DataError(
-                f"{self.file or 'data'}: no `{split}:` given{nearest(split, there)}; add the folder or .txt list "
-                f"of its images, or take a split that is there: {', '.join(there) or 'none'}"
+                f"{self.file or 'data'}: no `{split}:` given{nearest(split, known)}; add the folder or .txt list "
+                f"of its images, or take a split that is there: {', '.join(known) or 'none'}"
             )
         return found
 
@@ -98,10 +106,10 @@ def _other_entries(content: Mapping) -> dict[str, tuple[str, ...]]:
 
 
 def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tuple[str, ...]]) -> Path:
-    """Return the folder that the splits hang from.
+    """Return the folder that the splits are relative to.
 
-    A relative `path:` hangs from the project's root as in v6.1 or, where nothing is there, from the yaml's own
-    folder, then from the current one. Without `path:` the same folders are tried for the first split.
+    A relative `path:` is below the project's root as in v6.1 or, if nothing is there, below the yaml's own folder, then
+    the current one. Without `path:` the same folders are tried for the first split.
     """
     if value is not None and not isinstance(value, (str, Path)):
         raise ConfigError(f"{where}: path: expected a folder, got {value!r}")
@@ -121,20 +129,20 @@ def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tu
 
 
 def _classes(where: str, count: object, names: object) -> tuple[int, tuple[str, ...]]:
-    """Return nc and the class names, from a list, a mapping of numbers to names, or nc alone."""
+    """Return nc and the class names, from a list, a mapping of class ids to names, or nc alone."""
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise ConfigError(f"{where}: nc: expected a whole number of at least 1, got {count!r}")
     if names in (None, "", [], {}):
         if count is None:
-            raise ConfigError(f"{where}: neither nc nor names given; add `names:` with one name a class")
-        return count, tuple(f"class{number}" for number in range(count))
+            raise ConfigError(f"{where}: neither nc nor names given; add `names:` with one name per class")
+        return count, tuple(f"class{class_id}" for class_id in range(count))
     if isinstance(names, Mapping):
         names = _in_order(where, names)
     if not isinstance(names, (list, tuple)):
         raise ConfigError(f"{where}: names: expected a list, or a mapping of class numbers to names, got {names!r}")
     for name in names:
         if isinstance(name, (list, tuple, Mapping)):
-            raise ConfigError(f"{where}: names: expected one name a class, got {name!r}")
+            raise ConfigError(f"{where}: names: expected one name per class, got {name!r}")
     if count is not None and count != len(names):
         raise ConfigError(f"{where}: nc is {count} but there are {len(names)} names; make them agree, or leave nc out")
     return len(names), tuple(str(name) for name in names)

@@ -1,4 +1,4 @@
-"""From a dataclass to a command line and back: a flag stands once, as a field of its script's configuration.
+"""From a dataclass to a command line and back: a flag is defined once, as a field of its script's configuration.
 
 A field made by `flag()` carries its help, aliases, bounds and choices. `parse` builds the parser from
 the fields, `from_options` builds the same record from keyword arguments, and both check every value.
@@ -26,10 +26,19 @@ _EXPECTED = {"text": "text", "integer": "a whole number", "number": "a number"}
 class Flag:
     """What a field knows about its flag.
 
-    kind: text, integer, number, switch (absent or present) or choice (--x / --no-x / not said);
-    many: takes one value or more and becomes a tuple; repeatable: may be given several times;
-    words: texts that stand beside the numbers; open_choices: any other text is taken too;
-    const: the value of the bare flag; low, high: inclusive bounds; new: v6.1 does not have it.
+    Attributes:
+        help: What `--help` says, without the default.
+        kind: "text", "integer", "number", "switch" (absent or present) or "choice" (--x, --no-x or neither).
+        many: It takes one value or more and becomes a tuple.
+        repeatable: It may be given several times.
+        aliases: Further names, with dashes.
+        const: The value of the bare flag.
+        choices: The texts that it may have.
+        words: Texts that it may have besides numbers.
+        open_choices: Any other text is taken too.
+        low: Inclusive lower bound.
+        high: Inclusive upper bound.
+        new: v6.1 does not have it.
     """
 
     help: str
@@ -244,7 +253,7 @@ def _argument(each: Field) -> dict[str, Any]:
 
 
 def _number_or_word(text: str) -> int | str:
-    """A whole number where it is one, else the text, which the record checks."""
+    """A whole number if it is one, else the text, which the record checks."""
     try:
         return int(text)
     except ValueError:
@@ -264,8 +273,9 @@ def _help(each: Field) -> str:
 
 
 def _with_old_prefixes(config_class: type[Options], argv: list[str]) -> list[str]:
-    """Return argv with those prefixes written out that were unambiguous among v6.1's flags, so that a
-    flag that came later (--labels) does not break an old habit (--label 0.1).
+    """Return argv with those prefixes written out that were unambiguous among v6.1's flags.
+
+    So a flag that came later (--labels) does not break an old habit (--label 0.1).
     """
     old = {
         name: each.name

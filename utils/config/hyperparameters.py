@@ -1,7 +1,9 @@
-"""The hyperparameters of a training: YOLOv5 v6.1's 29 keys, their defaults (hyp.scratch-low) and their ranges,
-and three of ours that choose the box loss.
+"""The hyperparameters of a training: keys, defaults and ranges.
+
+They are YOLOv5 v6.1's 29 with the defaults of hyp.scratch-low, three that choose the box loss, and the gates' rate.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -14,8 +16,8 @@ from utils.log import LOGGER
 
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
 _BY_PLAIN_NAME = {**{name.lower(): name for name in BOX_LOSSES}, "wiou": "WIoUv3"}
-# keys that files of v6.1 need not have: written only where they say something
-_UNSAID = ("anchors", "label_smoothing", "iou", "inner", "focal", "gate_lr")
+# keys that not all files of v6.1 have: written only if they differ from their default
+_OPTIONAL = ("anchors", "label_smoothing", "iou", "inner", "focal", "gate_lr")
 
 
 def _gain(default: float | None, low: float = 0.0, high: float = math.inf):
@@ -28,12 +30,12 @@ class Hyperparameters:
 
     Learning: lr0 first learning rate, lrf final one as a fraction of lr0, warmup_* over warmup_epochs.
     Loss: box, cls, obj gains; *_pw weights of positives; iou_t and anchor_t matching thresholds;
-    anchors: number of anchors a level, None keeps the model's. Augmentation: hsv_* and translate, scale
+    anchors: number of anchors per level, None keeps the model's. Augmentation: hsv_* and translate, scale
     as fractions; degrees, shear in degrees; flips, mosaic, mixup, copy_paste as probabilities.
     Box loss, ours: iou one of BOX_LOSSES in any case (WIoU is v3); inner the sides of Inner-IoU's boxes as a multiple
     of the boxes', 1 or None off; focal the power of Focal-EIoU's weight IoU^focal, 0 or None off.
     gate_lr: learning rate of identity start's gates as a multiple of the weights', None for the optimizer's own.
-    label_smoothing is a flag that travels with the gains; it stands in no file of v6.1.
+    label_smoothing is a flag that travels with the gains; no file of v6.1 has it.
     """
 
     lr0: float = _gain(0.01)
@@ -77,10 +79,10 @@ class Hyperparameters:
 
     @classmethod
     def load(cls, source: "Path | str | Mapping | Hyperparameters | None" = None) -> "Hyperparameters":
-        """Return the hyperparameters of a yaml file (a path or a name in data/hyps), of a mapping such as a
-        row of evolve.csv, or the defaults for None. A missing key takes its default, with a line that says so.
+        """Return the hyperparameters of a yaml file, of a mapping, or the defaults for None.
 
-        Raises ConfigError that names the file, the key and the range or the nearest known key.
+        A file is a path or a name in data/hyps, a mapping for example a row of evolve.csv. A missing key takes its
+        default, which is logged. Raises ConfigError that names the file, the key and the range or the nearest key.
         """
         if isinstance(source, Hyperparameters):
             return source
@@ -94,7 +96,7 @@ class Hyperparameters:
         for key in source:
             if key not in known:
                 raise ConfigError(f"{where}: {key}: no such hyperparameter{nearest(key, known)}")
-        missing = [name for name in known if name not in source and name not in _UNSAID]
+        missing = [name for name in known if name not in source and name not in _OPTIONAL]
         if missing:
             LOGGER.info(f"{where}: not given, so the default is taken: {', '.join(missing)}")
         try:
@@ -103,9 +105,9 @@ class Hyperparameters:
             raise ConfigError(f"{where}: {error}") from None
 
     def as_dict(self) -> dict[str, float | str]:
-        """Return plain values as v6.1's files hold them: the keys that not all of those have only where they say something."""
+        """Return plain values as v6.1's files hold them; keys that not all files have only if not at their default."""
         values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
-        return {name: value for name, (value, default) in values.items() if name not in _UNSAID or value != default}
+        return {name: value for name, (value, default) in values.items() if name not in _OPTIONAL or value != default}
 
     def replace(self, **changes: Any) -> "Hyperparameters":
         """Return a copy with some values changed. Raises ConfigError as creation does."""
@@ -115,8 +117,18 @@ class Hyperparameters:
         return replace(self, **changes)
 
     def scaled(self, levels: int, nc: int, imgsz: int, label_smoothing: float = 0.0) -> "Hyperparameters":
-        """Return the gains as the loss uses them, for a head of `levels` maps, `nc` classes and `imgsz` pixels:
-        box x 3/levels, cls x nc/80 x 3/levels, obj x (imgsz/640)^2 x 3/levels (v6.1's train).
+        """Return the gains as the loss uses them (v6.1's train).
+
+        They are box x 3/levels, cls x nc/80 x 3/levels, obj x (imgsz/640)^2 x 3/levels.
+
+        Args:
+            levels: Output maps of the head.
+            nc: Number of classes.
+            imgsz: Side of the network input in pixels.
+            label_smoothing: Share of a class target that is given to the other classes, 0..1.
+
+        Returns:
+            A copy with scaled gains.
         """
         per_level = 3 / levels
         return self.replace(
@@ -139,10 +151,8 @@ def _checked(each, value: object) -> float | str | None:
     if each.name == "anchors" and value == 0:  # v6.1's files say 0 for "the model's own"
         return None
     if isinstance(value, str):  # yaml reads 1e-3, without a dot, as text
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
         raise ConfigError(f"{each.name}: expected a number, got {value!r}")
     value = float(value)
@@ -153,7 +163,7 @@ def _checked(each, value: object) -> float | str | None:
 
 
 def _box_loss(value: object) -> str:
-    """Return the box loss of this name, in any case and with - or _ where people put them, or raise ConfigError."""
+    """Return the box loss of this name, in any case and with or without - and _, or raise ConfigError."""
     name = _BY_PLAIN_NAME.get(str(value).lower().replace("-", "").replace("_", ""))
     if name is None:
         hint = nearest(str(value), BOX_LOSSES)

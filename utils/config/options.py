@@ -13,23 +13,23 @@ _LABEL_POLICIES = ("skip", "clip", "strict")
 _LABELS_HELP = (
     "what a bad label row does: skip leaves the row out, clip also pulls boxes into the image, strict ends the run"
 )
-_DOWNLOAD_HELP = "fetch published weights or a data set that is not on disk; nothing is fetched without it"
+_DOWNLOAD_HELP = "fetch published weights or a dataset that is not on disk; nothing is fetched without it"
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
 _LOCAL = "nothing is sent to a cloud service here"
 
 
 @dataclass(frozen=True)
 class TrainConfig(Options):
-    """What train.py can be told. Field names are the flags with underscores."""
+    """The flags of train.py. Field names are the flags with underscores."""
 
     weights: str = flag("", "checkpoint to start from, such as yolov5s.pt; '' starts from random weights")
     cfg: str = flag(
         "", "model yaml, such as models/yolov5n_CBAM.yaml; '' takes the one inside --weights, else the default"
     )
-    data: str = flag(_DATA, "data set yaml")
+    data: str = flag(_DATA, "dataset yaml")
     hyp: str = flag(str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"), "hyperparameter yaml")
     epochs: int = flag(300, "passes over the training images", "integer", low=1)
-    batch_size: int = flag(16, "images a batch; -1 picks what fits the GPU", "integer", low=-1)
+    batch_size: int = flag(16, "images per batch; -1 picks what fits the GPU", "integer", low=-1)
     imgsz: int = flag(640, "side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
     rect: bool = flag(False, "train on rectangular batches, without mosaics", "switch")
     resume: str | bool = flag(False, "continue the newest run, or the last.pt named", const=True)
@@ -40,7 +40,7 @@ class TrainConfig(Options):
     cache: str | None = flag(
         None, "keep decoded images in memory (ram) or beside the data (disk)", const="ram", choices=("ram", "disk")
     )
-    image_weights: bool = flag(False, "draw images of badly learnt classes more often", "switch")
+    image_weights: bool = flag(False, "draw images of classes with low AP more often", "switch")
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     multi_scale: bool = flag(False, "vary the input size by half either way from batch to batch", "switch")
     single_cls: bool = flag(False, "treat all classes as one", "switch")
@@ -48,7 +48,7 @@ class TrainConfig(Options):
     sync_bn: bool = flag(False, "share batch norm statistics between processes (needs several processes)", "switch")
     workers: int = flag(8, "processes that load images; 0 loads in the main one", "integer", low=0)
     project: str = flag(str(ROOT / "runs" / "train"), "folder of the run folders")
-    name: str = flag("exp", "name of the run folder; numbered where it exists")
+    name: str = flag("exp", "name of the run folder; numbered if it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
     quad: bool = flag(False, "load batches of four images joined in a square", "switch")
     cos_lr: bool = flag(False, "let the learning rate fall along a half cosine instead of a line", "switch")
@@ -56,7 +56,7 @@ class TrainConfig(Options):
     patience: int = flag(100, "epochs without improvement before training stops; 0 never stops early", "integer", low=0)
     freeze: tuple[int | str, ...] = flag(
         (0,),
-        "layers to leave as they are: one number N freezes the first N, several name "
+        "layers to freeze: one number N freezes the first N, several name "
         "them, backbone means all of it; inserted attention is not counted and never frozen",
         "integer",
         many=True,
@@ -67,28 +67,28 @@ class TrainConfig(Options):
     local_rank: int = flag(-1, "set by launchers of several processes; not used", "integer", aliases=("--local_rank",))
     seed: int = flag(0, "decides all random numbers", "integer", low=0, high=2**32 - 1, new=True)
     deterministic: bool = flag(
-        False, "use algorithms that give the same bits each time, where there are any", "switch", new=True
+        False, "use algorithms that give the same bits each time, if there are any", "switch", new=True
     )
-    amp: bool | None = flag(None, "mixed precision; not said: on with CUDA, off elsewhere", "choice", new=True)
+    amp: bool | None = flag(None, "mixed precision; default: on for CUDA, off elsewhere", "choice", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     attention_start: str = flag(
         "",
-        "how inserted attention starts: identity behind a zero gate a channel, plain as published; "
+        "how inserted attention starts: identity behind a zero-initialized gate per channel, plain as published; "
         "'' does what the yaml says",
         choices=("", "identity", "plain"),
         new=True,
     )
     transfer: str = flag(
         "layers",
-        "how --weights finds its place: layers aligned by what they are, or keys, by name as in v6.1",
+        "how --weights are transferred: layers aligned by type, shapes and order, or keys by name as in v6.1",
         choices=("layers", "keys"),
         new=True,
     )
     require_transfer: float = flag(
-        0.0, "least share of --weights' parameters that must find a place, 0 to 1", "number", low=0, high=1, new=True
+        0.0, "least share of --weights' parameters that must be transferred, 0 to 1", "number", low=0, high=1, new=True
     )
 
     @classmethod
@@ -97,14 +97,14 @@ class TrainConfig(Options):
         return {
             "--bucket": f"{_LOCAL}; copy the run folder yourself when training has ended",
             "--entity": board,
-            "--upload_dataset": f"{_LOCAL}; copy the data set's folder yourself",
-            "--bbox_interval": f"{board}, and pictures of predicted boxes",
+            "--upload_dataset": f"{_LOCAL}; copy the dataset's folder yourself",
+            "--bbox_interval": f"{board}, and images of predicted boxes",
             "--artifact_alias": f"{_LOCAL}; --name and --project say where a run's weights are kept",
         }
 
     def check(self) -> None:
         if "backbone" in self.freeze and len(self.freeze) > 1:
-            raise ConfigError("--freeze: backbone stands alone; or give numbers")
+            raise ConfigError("--freeze: backbone is given alone, or numbers")
         if self.batch_size == 0:
             raise ConfigError("--batch-size 0: expected at least 1, or -1 to pick what fits the GPU")
         if self.save_period == 0:
@@ -119,11 +119,11 @@ class TrainConfig(Options):
 
 @dataclass(frozen=True)
 class ValConfig(Options):
-    """What val.py can be told. Field names are the flags with underscores."""
+    """The flags of val.py. Field names are the flags with underscores."""
 
-    data: str = flag(_DATA, "data set yaml")
+    data: str = flag(_DATA, "dataset yaml")
     weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
-    batch_size: int = flag(32, "images a batch", "integer", low=1)
+    batch_size: int = flag(32, "images per batch", "integer", low=1)
     imgsz: int = flag(640, "longer side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
     conf_thres: float = flag(0.001, "least confidence of a detection", "number", low=0, high=1)
     iou_thres: float = flag(0.6, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
@@ -137,19 +137,17 @@ class ValConfig(Options):
     workers: int = flag(8, "processes that load images; 0 loads in the main one", "integer", low=0)
     single_cls: bool = flag(False, "treat all classes as one", "switch")
     augment: bool = flag(False, "average over scales and a flip (test-time augmentation)", "switch")
-    verbose: bool = flag(False, "print a row for each class", "switch")
+    verbose: bool = flag(False, "print one row per class", "switch")
     save_txt: bool = flag(False, "write detections as label files", "switch")
     save_hybrid: bool = flag(False, "write labels and detections merged; implies --save-txt", "switch")
     save_conf: bool = flag(False, "append the confidence to each row of --save-txt", "switch")
     save_json: bool = flag(False, "write detections as COCO results; implied when --data ends with coco.yaml", "switch")
     project: str = flag(str(ROOT / "runs" / "val"), "folder of the run folders")
-    name: str = flag("exp", "name of the run folder; numbered where it exists")
+    name: str = flag("exp", "name of the run folder; numbered if it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
     half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(
-        False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch"
-    )
-    max_det: int = flag(300, "most detections an image", "integer", low=1, new=True)
+    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with advice", "switch")
+    max_det: int = flag(300, "most detections per image", "integer", low=1, new=True)
     confusion_conf: float = flag(
         0.25,
         "confusion matrix, counts of errors: confidence from which a detection counts",
@@ -178,14 +176,14 @@ class ValConfig(Options):
 
 @dataclass(frozen=True)
 class DetectConfig(Options):
-    """What detect.py can be told. Field names are the flags with underscores."""
+    """The flags of detect.py. Field names are the flags with underscores."""
 
     weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
     source: str = flag(
         str(ROOT / "data" / "images"),
         "image, video, folder, glob, list of streams (.txt), stream URL or camera number such as 0",
     )
-    data: str = flag(_DATA, "data set yaml, for class names that the weights do not carry")
+    data: str = flag(_DATA, "dataset yaml, for class names that the weights do not carry")
     imgsz: tuple[int, int] = flag(
         (640, 640),
         "network input in pixels: one side, or height and width",
@@ -196,30 +194,28 @@ class DetectConfig(Options):
     )
     conf_thres: float = flag(0.25, "least confidence of a detection", "number", low=0, high=1)
     iou_thres: float = flag(0.45, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
-    max_det: int = flag(1000, "most detections an image", "integer", low=1)
+    max_det: int = flag(1000, "most detections per image", "integer", low=1)
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     view_img: bool = flag(False, "show results in a window", "switch")
     save_txt: bool = flag(False, "write detections as label files", "switch")
     save_conf: bool = flag(False, "append the confidence to each row of --save-txt", "switch")
-    save_crop: bool = flag(False, "write each box's picture to crops/<class>", "switch")
+    save_crop: bool = flag(False, "write the image of each box to crops/<class>", "switch")
     nosave: bool = flag(False, "write no annotated images or videos", "switch")
-    classes: tuple[int, ...] | None = flag(None, "keep these class numbers only", "integer", many=True, low=0)
+    classes: tuple[int, ...] | None = flag(None, "keep these class ids only", "integer", many=True, low=0)
     agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other", "switch")
     augment: bool = flag(False, "average over scales and a flip (test-time augmentation)", "switch")
-    visualize: bool = flag(False, "write pictures of the feature maps", "switch")
+    visualize: bool = flag(False, "write images of the feature maps", "switch")
     update: bool = flag(
         False, "afterwards write <name>_stripped.pt beside each checkpoint that carries training state", "switch"
     )
     project: str = flag(str(ROOT / "runs" / "detect"), "folder of the run folders")
-    name: str = flag("exp", "name of the run folder; numbered where it exists")
+    name: str = flag("exp", "name of the run folder; numbered if it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
     line_thickness: int = flag(3, "width of the drawn boxes in pixels", "integer", low=1)
     hide_labels: bool = flag(False, "draw boxes without text", "switch")
     hide_conf: bool = flag(False, "draw class names without confidences", "switch")
     half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(
-        False, "v6.1's flag for ONNX files, which are not run here: refused with a word on what to do", "switch"
-    )
+    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with advice", "switch")
     vid_stride: int = flag(1, "use every n-th frame of a video or stream", "integer", low=1, new=True)
     stream_buffer: bool = flag(
         False, "use every frame of a stream instead of the newest; a slow network then lags", "switch", new=True

@@ -7,22 +7,40 @@ from utils.files import ROOT, read_text
 
 
 def find_yaml(name: Path | str, folder: str, kind: str) -> Path:
-    """Return the file that `name` means: a path, a path below the project's root, or the name of
-    a file in the project's `folder`, with or without .yaml. Raises ConfigError with near names.
+    """Return the file that a name means.
+
+    Args:
+        name: A path, a path below the project's root, or a file's name in `folder`, with or without .yaml.
+        folder: Folder of the project that holds files of this kind, such as "data/hyps".
+        kind: What the file is, for the message.
+
+    Returns:
+        The path of an existing file.
+
+    Raises:
+        ConfigError: If there is none, with near names.
     """
-    shelf = ROOT / folder
-    for candidate in (Path(name), ROOT / name, shelf / name, shelf / f"{name}.yaml"):
+    project_folder = ROOT / folder
+    for candidate in (Path(name), ROOT / name, project_folder / name, project_folder / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
-    known = [path.name for path in shelf.glob("*.yaml")]
+    known = [path.name for path in project_folder.glob("*.yaml")]
     hint = nearest(Path(name).name, known)
-    raise ConfigError(f"{name}: no such {kind}; looked in the current folder, {ROOT} and {shelf}{hint}")
+    raise ConfigError(f"{name}: no such {kind}; looked in the current folder, {ROOT} and {project_folder}{hint}")
 
 
 def read_yaml(path: Path, texts_only: bool = False) -> dict:
-    """Return a yaml file's mapping; with `texts_only` every scalar stays the text that was written.
+    """Return the mapping in a yaml file.
 
-    Raises ConfigError that names the line where the file is not yaml or not a mapping.
+    Args:
+        path: The file.
+        texts_only: Keep every scalar as the text that was written.
+
+    Returns:
+        Its top-level mapping.
+
+    Raises:
+        ConfigError: Naming the line, if the file is not yaml, or not a mapping.
     """
     import yaml
 

@@ -1,0 +1,1 @@
+"""Training, evaluation, detection and hyperparameter evolution: the loops, and what they write."""

@@ -12,8 +12,18 @@ FRACTION = 0.9  # of the free memory that a training may plan with
 
 
 def auto_batch_size(model: nn.Module, imgsz: int, device: torch.device, amp: bool) -> int:
-    """Return the batch size whose training step would take FRACTION of the free CUDA memory, from a
-    straight line through steps of 1, 2, 4 and 8 pictures. Elsewhere than on CUDA, 16.
+    """Return the batch size whose training step would take FRACTION of the free CUDA memory.
+
+    It follows a straight line through steps of 1, 2, 4 and 8 images.
+
+    Args:
+        model: The network; copies of it are run.
+        imgsz: Side of the square network input in pixels.
+        device: Where training will run.
+        amp: Whether it will run in mixed precision.
+
+    Returns:
+        Images per batch, at least 1; 16 if the device is not CUDA.
     """
     if device.type != "cuda":
         LOGGER.info(f"--batch-size -1: memory is measured on CUDA only, using {DEFAULT_BATCH}")
@@ -24,7 +34,7 @@ def auto_batch_size(model: nn.Module, imgsz: int, device: torch.device, amp: boo
     free, total = torch.cuda.mem_get_info(device)
     batch = max(1, int((free * FRACTION - (used[0] - slope)) / slope)) if slope > 0 else DEFAULT_BATCH
     LOGGER.info(
-        f"--batch-size -1: {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {slope / 1e9:.2f} GB a picture: using {batch}"
+        f"--batch-size -1: {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {slope / 1e9:.2f} GB per image: using {batch}"
     )
     return batch
 

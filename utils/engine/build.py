@@ -1,5 +1,6 @@
-"""Builds what a training consists of, from a TrainConfig: model, data, optimizer and schedule."""
+"""Builds the components of a training from a TrainConfig: model, data, optimizer, schedule, loss, EMA."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from utils.datasets.splits import open_split
 from utils.engine.evaluator import EvalSplit, largest_stride
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
-from utils.engine.resume import check_classes, load_optimizer, restoring
+from utils.engine.resume import check_classes, load_optimizer, restoring, training_state
 from utils.engine.trainer import TrainingComponents
 from utils.errors import ConfigError
 from utils.files import ROOT
@@ -39,7 +40,7 @@ class TrainData:
 
 
 def prepare_process(config: TrainConfig) -> None:
-    """Seed torch's own generator (initial weights, dropout), choose deterministic kernels on request, import plugins."""
+    """Seed torch's generator (initial weights, dropout), choose deterministic kernels if asked, import plugins."""
     torch.manual_seed(config.seed)
     reuse_freed_memory()  # a training step on the CPU frees and asks for the same large blocks again and again
     if config.deterministic:
@@ -52,59 +53,87 @@ def prepare_process(config: TrainConfig) -> None:
 def build_detector(
     config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, resumed: Checkpoint | None, device: torch.device
 ) -> tuple[Model, TransferReport | None]:
-    """Return the model to train, with the weights it starts from, frozen as asked, and what became of each tensor of
-    --weights, if there were any.
+    """Return the model to train, with the weights that it starts from and layers frozen as asked.
+
+    Args:
+        config: The flags.
+        hyp: `anchors` may replace the yaml's.
+        spec: The dataset, whose classes the model gets.
+        resumed: The checkpoint whose training goes on, or None.
+        device: Where the model is put.
+
+    Returns:
+        The model, and the transfer report of `--weights` if there were any.
+
+    Raises:
+        CheckpointError: If weights cannot be read, or do not fit a training that goes on.
+        ModelError: If the yaml cannot be built.
     """
-    report = None
-    source = resumed
-    if resumed is None and config.weights:
-        source = read_checkpoint(find_weights(config.weights, download=config.download))
     if resumed is not None:
-        check_classes(resumed, spec.nc, spec.file)
-        model = Model(resumed.yaml, nc=spec.nc)
-        with restoring(resumed.source):
-            model.load_state_dict(resumed.training["model_state"])
+        model, report = _resumed_detector(resumed, spec), None
     else:
-        description = config.cfg or (source.yaml if source else DEFAULT_MODEL)
-        if not config.cfg and not source:
-            LOGGER.info(f"neither --cfg nor --weights: training {DEFAULT_MODEL.name} from scratch")
-        model = Model(description, nc=spec.nc, anchors=hyp.anchors, attention_start=config.attention_start or None)
-        model.summary(verbose=True)
-        if source:
-            report = transfer_weights(
-                model, source, bool(config.cfg or hyp.anchors), config.transfer, config.require_transfer
-            )
+        model, report = _fresh_detector(config, hyp, spec)
     model.names = list(spec.names)
     freeze_layers(model, config.freeze)
     return model.to(device), report
 
 
-def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
-    """Freeze the first N layers (one number), the layers of these numbers (several), or the "backbone".
+def _resumed_detector(resumed: Checkpoint, spec: DatasetSpec) -> Model:
+    check_classes(resumed, spec.nc, spec.file)
+    model = Model(resumed.yaml, nc=spec.nc)
+    with restoring(resumed.source):
+        model.load_state_dict(training_state(resumed)["model_state"])
+    return model
 
-    Numbers are those of the model without attention, so they mean the same in a variant; inserted attention, also
-    that inside a C3, goes on learning.
+
+def _fresh_detector(
+    config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec
+) -> tuple[Model, TransferReport | None]:
+    source = read_checkpoint(find_weights(config.weights, download=config.download)) if config.weights else None
+    description = config.cfg or (source.yaml if source else DEFAULT_MODEL)
+    if not config.cfg and not source:
+        LOGGER.info(f"neither --cfg nor --weights: training {DEFAULT_MODEL.name} from scratch")
+    model = Model(description, nc=spec.nc, anchors=hyp.anchors, attention_start=config.attention_start or None)
+    model.summary(verbose=True)
+    if source is None:
+        return model, None
+    keep_anchors = bool(config.cfg or hyp.anchors)
+    return model, transfer_weights(model, source, keep_anchors, config.transfer, config.require_transfer)
+
+
+def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
+    """Freeze layers of a model; inserted attention, also that inside a C3, goes on learning.
+
+    Args:
+        model: The model.
+        freeze: One number N freezes the first N layers, several freeze the layers of these indices, "backbone" freezes
+            the backbone. Indices are those of the model without attention, so they mean the same in a variant.
+
+    Raises:
+        ConfigError: If the model has no such layer.
     """
-    numbers = base_numbers(model.yaml)
-    wanted = _wanted_layers(numbers, freeze, len(model.yaml["backbone"]))
-    for layer, number in zip(model.model, numbers, strict=True):
-        if number in wanted:
+    base_indices = base_numbers(model.yaml)
+    frozen = _frozen_layers(base_indices, freeze, len(model.yaml["backbone"]))
+    for layer, base_index in zip(model.model, base_indices, strict=True):
+        if base_index in frozen:
             for name, parameter in layer.named_parameters():
                 if ".attention." not in name:
                     parameter.requires_grad = False
                     LOGGER.info(f"freezing model.{layer.i}.{name}")
 
 
-def _wanted_layers(numbers: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
-    """Return the base model's numbers of the layers to freeze. numbers: of each layer, None for inserted attention;
-    backbone: how many of them are the backbone.
+def _frozen_layers(base_indices: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
+    """The base model's indices of the layers to freeze.
+
+    base_indices: per layer, None for inserted attention; backbone: how many of the layers are the backbone.
     """
     if freeze == ("backbone",):
-        return {number for number in numbers[:backbone] if number is not None}
-    count = sum(number is not None for number in numbers)
-    layers = set(range(freeze[0]) if len(freeze) == 1 else freeze)
+        return {index for index in base_indices[:backbone] if index is not None}
+    count = sum(index is not None for index in base_indices)
+    asked = [int(index) for index in freeze]
+    layers = set(range(asked[0]) if len(asked) == 1 else asked)
     if layers and max(layers) >= count:
-        without = "" if count == len(numbers) else " without its attention"
+        without = "" if count == len(base_indices) else " without its attention"
         raise ConfigError(f"--freeze {' '.join(map(str, freeze))}: the model{without} has layers 0 to {count - 1}")
     return layers
 
@@ -135,7 +164,9 @@ def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, mod
 
 
 def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: TrainConfig) -> None:
-    """Replace the model's anchors if too few boxes match one (v6.1's AutoAnchor), always if the yaml has only their number.
+    """Replace the model's anchors if too few boxes match one (v6.1's AutoAnchor).
+
+    They are always replaced if the yaml has only their number.
 
     Args:
         model: The network whose head is changed.
@@ -156,7 +187,16 @@ def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: Tra
 
 
 def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
-    """Return the optimizer that the flags and hyperparameters ask for."""
+    """Return the optimizer that the flags and hyperparameters ask for.
+
+    Args:
+        model: The network, on its device.
+        config: Its name and the batch size.
+        hyp: Rates, momentum and weight decay.
+
+    Returns:
+        An optimizer over every trainable parameter.
+    """
     return build_optimizer(
         model,
         config.optimizer,
@@ -201,10 +241,11 @@ def build_components(
     if resumed is not None:
         with restoring(resumed.source):
             ema.module.load_state_dict(resumed.state)
-            ema.updates = int(resumed.training["ema_updates"])
-            load_optimizer(optimizer, resumed.training["optimizer"])
-            scaler.load_state_dict(resumed.training["scaler"])
-            loss.load_state_dict(resumed.training.get("loss", {}))  # absent from files of before the loss had a state
+            saved = training_state(resumed)
+            ema.updates = int(saved["ema_updates"])
+            load_optimizer(optimizer, saved["optimizer"])
+            scaler.load_state_dict(saved["scaler"])
+            loss.load_state_dict(saved.get("loss", {}))  # older files lack it: the loss had no state
     stride = largest_stride(model)
     return TrainingComponents(
         model=model,
@@ -222,7 +263,15 @@ def build_components(
 
 
 def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
-    """Return the box loss of the hyperparameters; say so where it is not v6.1's."""
+    """Return the box loss of the hyperparameters, logged if it is not v6.1's.
+
+    Args:
+        hyp: `iou`, `inner` and `focal`.
+        device: Where its state lies.
+
+    Returns:
+        The box loss.
+    """
     chosen = BoxLoss(hyp.iou, hyp.inner, hyp.focal, device)
     if str(chosen) != Hyperparameters.iou:
         LOGGER.info(f"box loss: {chosen}")
@@ -230,8 +279,17 @@ def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
 
 
 def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:
-    """Return the loss scaler. On CUDA without mixed precision it keeps scale 1 and only leaves out
-    steps whose gradients are not finite, on the device, without a word from the host.
+    """Return the gradient scaler.
+
+    On CUDA without mixed precision it keeps scale 1 and only leaves out steps whose gradients are not finite, on the
+    device, without waiting for the host.
+
+    Args:
+        device: Where training runs.
+        amp: Whether it runs in mixed precision.
+
+    Returns:
+        A scaler, disabled outside CUDA.
     """
     if device.type != "cuda":
         return torch.amp.GradScaler("cpu", enabled=False)
@@ -240,9 +298,18 @@ def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cuda", init_scale=1.0, growth_interval=2**31 - 1)
 
 
-def multi_scale(imgsz: int, stride: int, seed: int):
-    """Return (epoch, batch number) -> side: a multiple of `stride` drawn within 50 % of `imgsz`."""
-    # never one cell: batch norm cannot learn from a single value a channel
+def multi_scale(imgsz: int, stride: int, seed: int) -> Callable[[int, int], int]:
+    """Return (epoch, batch index) -> side in pixels, drawn anew for every batch.
+
+    Args:
+        imgsz: Sides are drawn within 50 % of it.
+        stride: They are multiples of it.
+        seed: Decides them, with epoch and batch index.
+
+    Returns:
+        The function.
+    """
+    # never one cell: batch norm cannot learn from a single value per channel
     lowest, highest = max(2, round(imgsz * 0.5 / stride)), max(2, round(imgsz * 1.5 / stride))
 
     def side(epoch: int, batch: int) -> int:

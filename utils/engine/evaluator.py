@@ -1,4 +1,4 @@
-"""The one evaluation: of a network on a loader (`evaluate`), and of checkpoints on a split (`evaluate_weights`).
+"""The evaluation of a network on a loader (`evaluate`) and of checkpoints on a split (`evaluate_weights`).
 
 val.py, the end of every training epoch, the end of a training and the runs of a study call it.
 
@@ -31,7 +31,7 @@ from utils.nms import non_max_suppression
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
 # Strides of gray added around the smallest rectangle of a validation image. v6.1 adds half a stride to a shape that it
-# takes from the whole batch; an image's own shape without border is what detect.py gives the network, whatever the batch.
+# takes from the whole batch; an image's own shape without border is what detect.py gives the network, in any batch.
 RECT_PAD = 0.0
 BoxObjClsLoss = Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
 
@@ -181,7 +181,15 @@ def load_for(
 
 
 def usable_half(half: bool, device: torch.device) -> bool:
-    """Return whether half precision can be used as asked, with one warning if not."""
+    """Return whether half precision can be used, with one warning if it was asked for in vain.
+
+    Args:
+        half: Whether it was asked for.
+        device: Where the network runs; only CUDA has it.
+
+    Returns:
+        Whether to use it.
+    """
     if half and device.type != "cuda":
         warn_once("--half needs a CUDA device; computing in single precision")
     return half and device.type == "cuda"
@@ -369,11 +377,11 @@ def _log_table(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> N
     metrics, coco = evaluation.metrics, evaluation.coco
     if not shares_terminal():  # else the progress bar has shown the titles
         LOGGER.info(table_header())
-    for line in table_rows(metrics, names, per_class=verbose):
+    for line in table_rows(metrics, tuple(names), per_class=verbose):
         LOGGER.info(line)
     if not metrics.labels.any():
         LOGGER.warning(
-            f"WARNING: none of the {metrics.images} images has a label: P, R and mAP cannot be computed and are reported as 0"
+            f"WARNING: none of the {metrics.images} images has a label: P, R and mAP are undefined and reported as 0"
         )
     if coco is None:
         return
@@ -385,9 +393,9 @@ def _log_table(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> N
         f"{name} {_figure(value)}" for name, value in (("AP", coco.ap), ("AP50", coco.ap50), ("AP75", coco.ap75))
     ]
     LOGGER.info(f"COCO (pycocotools): {', '.join(overall + by_size)}")
-    line = explain_difference(metrics.map, coco.ap)
-    if line:
-        LOGGER.info(line)
+    explanation = explain_difference(metrics.map, coco.ap)
+    if explanation:
+        LOGGER.info(explanation)
 
 
 def _figure(value: float | None) -> str:

@@ -1,9 +1,10 @@
-"""What watches a training: the console, results.csv, TensorBoard, pictures and checkpoints."""
+"""Hooks of a training: the console, results.csv, TensorBoard, images of batches, and checkpoints."""
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +16,10 @@ from utils.files import write_atomically, write_text_atomically
 from utils.log import LOGGER, shares_terminal
 from utils.log import progress as progress_bar
 from utils.types import Batch
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
 
 RESULT_COLUMNS = (
     "epoch",
@@ -35,7 +40,7 @@ RESULT_COLUMNS = (
 
 
 def result_row(report: EpochReport) -> dict[str, float]:
-    """The 14 figures of one epoch, in the order of RESULT_COLUMNS, and one of each gate. Without a validation they are 0."""
+    """Return the 14 figures of one epoch by name, and one per gate. Without a validation its figures are 0."""
     evaluation = report.evaluation
     metrics = evaluation.metrics.row() if evaluation else (0.0,) * 4
     losses = evaluation.losses.row() if evaluation and evaluation.losses else (0.0,) * 3
@@ -48,14 +53,16 @@ def result_row(report: EpochReport) -> dict[str, float]:
 
 
 class Console(Hook):
-    """v6.1's table: a header an epoch and a bar whose text is the row. Where messages or bars go to a
-    file, the row is a message at the epoch's end.
+    """v6.1's table: one header per epoch, and a bar whose text is the row.
+
+    If messages or bars go to a file, the row is a message at the end of the epoch.
     """
 
     HEADER = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
     def __init__(self):
-        self.bar, self.row_in_bar = None, shares_terminal()
+        self.bar: tqdm | None = None
+        self.row_in_bar = shares_terminal()
 
     def start(self, trainer: Trainer) -> None:
         LOGGER.info(f"Starting training for {trainer.epochs} epochs...")
@@ -73,6 +80,8 @@ class Console(Hook):
             max(progress.shape),
         )
         row = "".join(f"{cell!s:>10}" for cell in cells)
+        if self.bar is None:
+            return
         self.bar.set_description_str(row if self.row_in_bar else f"epoch {cells[0]}", refresh=False)
         self.bar.update()
         if progress.done == progress.batches:
@@ -94,8 +103,9 @@ def _gpu_memory(device: torch.device) -> str:
 
 
 class ResultsFile(Hook):
-    """results.csv: v6.1's 14 columns, one row an epoch, and behind them one of each attention gate. A run that resumes drops the rows from its
-    first epoch on, so that no epoch stands twice.
+    """results.csv: v6.1's 14 columns, one row per epoch, and behind them one column per attention gate.
+
+    A run that resumes drops the rows from its first epoch on, so that no epoch is there twice.
     """
 
     def __init__(self, path: Path):
@@ -118,10 +128,11 @@ class ResultsFile(Hook):
 
 
 class TensorBoard(Hook):
-    """Scalars under results.csv's names, where tensorboard is installed."""
+    """Scalars under results.csv's names, if tensorboard is installed."""
 
     def __init__(self, directory: Path):
-        self.directory, self.writer = directory, None
+        self.directory = directory
+        self.writer: SummaryWriter | None = None
 
     def start(self, trainer: Trainer) -> None:
         try:
@@ -143,26 +154,35 @@ class TensorBoard(Hook):
 
 
 class TrainBatchImages(Hook):
-    """train_batch0.jpg to train_batch2.jpg: the run's first batches as the network sees them."""
+    """train_batch0.jpg to train_batch2.jpg: the first batches of a run as the network gets them.
 
-    def __init__(self, directory: Path, names: list[str], count: int = 3):
+    Args:
+        directory: The run folder.
+        names: Class names.
+        count: Batches that are drawn.
+    """
+
+    def __init__(self, directory: Path, names: Sequence[str], count: int = 3):
         self.directory, self.names, self.count = directory, names, count
 
     def after_batch(self, trainer: Trainer, batch: Batch, progress: EpochProgress) -> None:
-        number = progress.done - 1
-        if progress.epoch == 0 and number < self.count:
+        index = progress.done - 1
+        if progress.epoch == 0 and index < self.count:
             from utils.plots.batches import plot_batch
 
-            plot_batch(
-                batch.images, batch.targets, batch.paths, self.directory / f"train_batch{number}.jpg", self.names
-            )
+            plot_batch(batch.images, batch.targets, batch.paths, self.directory / f"train_batch{index}.jpg", self.names)
 
 
 class Checkpoints(Hook):
     """last.pt after every epoch, best.pt at every new best, epoch<k>.pt every `period` epochs.
 
-    save(trainer, path) writes a whole checkpoint atomically. With nosave only the last epoch is kept.
     Weights that are not finite are never written.
+
+    Args:
+        directory: The folder of the checkpoints.
+        save: Writes a whole checkpoint of a training to a path, atomically.
+        period: Epochs from one epoch<k>.pt to the next; below 1 none is kept.
+        nosave: Keep the last epoch only.
     """
 
     def __init__(
@@ -183,9 +203,7 @@ class Checkpoints(Hook):
             )
         last, best = self.directory / "last.pt", self.directory / "best.pt"
         if report.is_best or not best.exists():  # with nosave the best epoch may be past
-            self.save(
-                trainer, best
-            )  # before last.pt: whoever is killed between the two repeats the epoch when it resumes
+            self.save(trainer, best)  # before last.pt: a run killed between the two repeats the epoch when it resumes
             copy_atomically(best, last)
         else:
             self.save(trainer, last)
@@ -194,6 +212,11 @@ class Checkpoints(Hook):
 
 
 def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file so that `target` is the old one or the new one, never a part."""
+    """Copy a file so that `target` is the old one or the new one, never a part.
+
+    Args:
+        source: The file to copy.
+        target: Where the copy goes; replaced if it is there.
+    """
     with source.open("rb") as reader:
         write_atomically(target, lambda stream: shutil.copyfileobj(reader, stream))

@@ -2,28 +2,34 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Slots = list[tuple[dict[str, Tensor], str]]
+Slots = list[tuple[Any, str]]  # a module's dictionary of parameters or buffers, and a name in it
 
 
 class ModelEMA:
     """Keeps `module`, a frozen copy of a model in evaluation mode, whose tensors follow the model's.
 
-    After update number t a floating-point tensor of the state dict becomes d * average + (1 - d) * model with
+    After update t a floating-point tensor of the state dict becomes d * average + (1 - d) * model with
     d = decay * (1 - exp(-t / tau)): a young average follows quickly. Other tensors (batch norm's counter)
     are copied. To resume, load `module`'s state dict and set `updates`.
+
+    Args:
+        model: What to follow; a data-parallel wrapper is unwrapped.
+        decay: Limit of d.
+        tau: Updates after which d has reached 63 % of its limit.
+        updates: Updates made so far.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0):
-        """model: what to follow (a data-parallel wrapper is looked through); updates: updates made so far."""
         self.decay_limit, self.tau, self.updates = decay, tau, updates
         self.module = copy.deepcopy(_unwrapped(model)).eval().requires_grad_(False)
 
     def decay(self, updates: int) -> float:
-        """Return the share of the average that update number `updates` keeps."""
+        """Return the share of the average that the update of this count keeps."""
         return self.decay_limit * (1 - math.exp(-updates / self.tau))
 
     @torch.no_grad()
@@ -33,7 +39,10 @@ class ModelEMA:
         The tensors are handled as whole lists: on a GPU a few launches, not two for each tensor.
         """
         self.updates += 1
-        followers, leaders, copies, originals = [], [], [], []
+        followers: list[Tensor] = []
+        leaders: list[Tensor] = []
+        copies: list[Tensor] = []
+        originals: list[Tensor] = []
         for (ours, name), (theirs, _) in zip(_slots(self.module), _slots(_unwrapped(model)), strict=True):
             is_averaged = ours[name].is_floating_point()
             (followers if is_averaged else copies).append(ours[name])
@@ -51,7 +60,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _slots(model: nn.Module) -> Slots:
     """Where each tensor of the model's state dict is held, in its order; a tenth of what state_dict() takes."""
-    slots = []
+    slots: Slots = []
     for module in model.modules():
         slots += [(module._parameters, name) for name, value in module._parameters.items() if value is not None]
         slots += [

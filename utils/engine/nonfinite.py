@@ -1,4 +1,4 @@
-"""Where a number stopped being finite: the first layer, or the first gradient."""
+"""Finds where a number stopped being finite: the first layer, or the first gradient."""
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,14 @@ def _finite(output: object) -> bool:
 
 @torch.no_grad()
 def describe_outputs(model: nn.Module, images: Tensor) -> str:
-    """Run the model once more and name the first module whose output is not finite,
-    or the first parameter that is not, or say that the loss alone is at fault.
+    """Return where the forward pass stops being finite, found by running it once more.
+
+    Args:
+        model: The network.
+        images: Its input, (B, 3, H, W).
+
+    Returns:
+        The first module whose output is not finite, or the first such parameter, or that the loss alone is at fault.
     """
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
@@ -28,7 +34,7 @@ def describe_outputs(model: nn.Module, images: Tensor) -> str:
     handles = []
     for name, module in model.named_modules():
 
-        def look(module, inputs, output, name=name):
+        def inspect(module, inputs, output, name=name):
             # a module's hook runs when it is done, so the first that fires is the earliest place
             if not found and not _finite(output):
                 place = f"{name or 'the model'} ({type(module).__name__})"
@@ -36,10 +42,10 @@ def describe_outputs(model: nn.Module, images: Tensor) -> str:
                     place = f"{name.rpartition('.')[0] or 'the model'}, in its own arithmetic before {place}"
                 found.append(f"the first layer whose output is not finite is {place}")
 
-        handles.append(module.register_forward_hook(look))
+        handles.append(module.register_forward_hook(inspect))
     try:
         if not _finite(images):
-            return "the input pictures hold numbers that are not finite"
+            return "the input images hold numbers that are not finite"
         outputs = model(images)
     finally:
         for handle in handles:
@@ -50,7 +56,7 @@ def describe_outputs(model: nn.Module, images: Tensor) -> str:
 
 
 def describe_gradients(model: nn.Module) -> str:
-    """Name the first parameter whose gradient is not finite."""
+    """Return the name of the first parameter whose gradient is not finite."""
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
             return f"the gradient of {name} is not finite"

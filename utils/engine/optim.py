@@ -1,11 +1,11 @@
-"""What moves the weights: parameter groups, optimizers, the schedule, and when to stop.
+"""Parameter groups, optimizers, the learning-rate schedule, and early stopping.
 
 The schedule is a pure function of the step: a resumed training has the same settings as if it had never stopped.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,12 +16,8 @@ from utils.errors import ConfigError, ModelError, nearest
 from utils.log import LOGGER
 from utils.types import StepSettings, TrainState
 
-NOMINAL_BATCH = 64  # pictures behind one optimizer step, however few fit in a batch
-GATE_LR = {
-    "SGD": 30.0,
-    "Adam": 1.0,
-    "AdamW": 1.0,
-}  # gates' learning rate as a multiple of the weights', see `build_optimizer`
+NOMINAL_BATCH = 64  # images behind one optimizer step, however few fit in a batch
+GATE_LR = {"SGD": 30.0, "Adam": 1.0, "AdamW": 1.0}  # multiples of the weights' learning rate, see `build_optimizer`
 _WARMUP_FLOOR = 100  # iterations; v6.1's floor of 1000 was whole trainings on small data
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm) + (
     (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
@@ -34,8 +30,11 @@ _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v
 class ParameterGroups:
     """A model's trainable parameters, each in one group.
 
-    no_decay: norm weights, blocks' own scales, position tables; decay: kernels and matrices; bias: biases;
-    gate: the gates of identity starts.
+    Attributes:
+        no_decay: Norm weights, blocks' own scales, position tables.
+        decay: Kernels and matrices.
+        bias: Biases.
+        gate: The gates of identity starts.
     """
 
     no_decay: list[nn.Parameter]
@@ -44,7 +43,7 @@ class ParameterGroups:
     gate: list[nn.Parameter]
 
     def __iter__(self):
-        """The groups in the optimizer's order: v6.1's three, and the gates where there are any."""
+        """Return the groups in the optimizer's order: v6.1's three, and the gates if there are any."""
         return iter((self.no_decay, self.decay, self.bias, *([self.gate] if self.gate else [])))
 
     def __len__(self) -> int:
@@ -52,10 +51,10 @@ class ParameterGroups:
 
 
 def parameter_groups(model: nn.Module) -> ParameterGroups:
-    """Sort the trainable parameters by what weight decay would do to them.
+    """Return the trainable parameters, sorted by what weight decay would do to them.
 
-    A parameter shared by two modules counts once, where it comes up first. Raises RuntimeError unless the
-    groups together are the model's trainable parameters, each once.
+    A parameter shared by two modules counts once, at its first module. Raises RuntimeError unless the groups together
+    are the model's trainable parameters, each once.
     """
     groups = ParameterGroups([], [], [], [])
     seen: set[int] = set()
@@ -100,11 +99,23 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return an optimizer over every trainable parameter, groups in the order no decay, decayed, biases, gates.
 
-    name: SGD (Nesterov), Adam or AdamW, whose beta1 is `momentum`. weight_decay: as applied, see
-    `scaled_weight_decay`. gate_lr: the gates' learning rate as a multiple of the weights'. A gate's gradient is small,
-    and a block behind a gate near zero hardly learns, so SGD's default is GATE_LR's (docs/weights.md has the figures);
-    Adam's steps do not depend on the gradient's size. Raises ConfigError for another name, ModelError where nothing can
-    be trained.
+    A gate's gradient is small, and a block behind a gate near zero hardly learns, so SGD's gates have a larger rate
+    (docs/weights.md has the figures); Adam's steps do not depend on the gradient's size.
+
+    Args:
+        model: The network, on its device.
+        name: "SGD" (Nesterov), "Adam" or "AdamW".
+        lr: Learning rate of the first step.
+        momentum: SGD's momentum, Adam's beta1.
+        weight_decay: As applied, see `scaled_weight_decay`.
+        gate_lr: The gates' learning rate as a multiple of the weights'; GATE_LR's if None.
+
+    Returns:
+        The optimizer, fused on CPU and CUDA.
+
+    Raises:
+        ConfigError: For another name.
+        ModelError: If nothing can be trained.
     """
     if name not in ("SGD", "Adam", "AdamW"):
         raise ConfigError(f"--optimizer {name}: expected SGD, Adam or AdamW{nearest(name, ('SGD', 'Adam', 'AdamW'))}")
@@ -112,14 +123,14 @@ def build_optimizer(
     total = sum(1 for _ in model.parameters())
     if not len(groups):
         raise ModelError(f"none of the model's {total} parameters can be trained: freeze fewer layers")
-    settings = [
+    settings: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay, "lr_scale": 1.0}
-        for parameters, decay in zip(groups, (0.0, weight_decay, 0.0, 0.0))
+        for parameters, decay in zip(groups, (0.0, weight_decay, 0.0, 0.0), strict=False)  # the last is the gates'
     ]
     if groups.gate:
         settings[-1]["lr_scale"] = GATE_LR[name] if gate_lr is None else gate_lr
     kinds = {parameter.device.type for group in groups for parameter in group}
-    # fused: one pass over the weights, and with a GradScaler no look at the host before a step
+    # fused: one pass over the weights, and with a GradScaler no wait for the host before a step
     fused = True if kinds <= {"cpu", "cuda"} else None
     if name == "SGD":
         optimizer = torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
@@ -142,19 +153,38 @@ def full_accumulation(batch_size: int) -> int:
 
 
 def scaled_weight_decay(weight_decay: float, batch_size: int) -> float:
-    """Return the weight decay for the pictures that really stand behind a step, given the one for 64."""
+    """Return the weight decay for the images that really stand behind a step.
+
+    Args:
+        weight_decay: For 64 images.
+        batch_size: Images per batch.
+
+    Returns:
+        The weight decay to apply.
+    """
     return weight_decay * batch_size * full_accumulation(batch_size) / NOMINAL_BATCH
 
 
 class ScheduleHyperparameters(Protocol):
-    """What the schedule reads of the hyperparameters."""
+    """The hyperparameters that the schedule reads."""
 
-    lr0: float
-    lrf: float
-    momentum: float
-    warmup_epochs: float
-    warmup_momentum: float
-    warmup_bias_lr: float
+    @property
+    def lr0(self) -> float: ...
+
+    @property
+    def lrf(self) -> float: ...
+
+    @property
+    def momentum(self) -> float: ...
+
+    @property
+    def warmup_epochs(self) -> float: ...
+
+    @property
+    def warmup_momentum(self) -> float: ...
+
+    @property
+    def warmup_bias_lr(self) -> float: ...
 
 
 class Schedule:
@@ -164,12 +194,18 @@ class Schedule:
     reached through a warm-up of warmup_epochs, at least 100 iterations and at most half the training
     (none for warmup_epochs 0): momentum rises from warmup_momentum, accumulation from 1, and learning
     rates start at 0, biases' at warmup_bias_lr.
+
+    Args:
+        hyp: Rates, momentum and warm-up.
+        epochs: Of the whole training.
+        batches_per_epoch: Batches of one epoch.
+        batch_size: Images per batch.
+        cos_lr: Fall along half a cosine instead of linearly.
     """
 
     def __init__(
         self, hyp: ScheduleHyperparameters, epochs: int, batches_per_epoch: int, batch_size: int, cos_lr: bool = False
     ):
-        """epochs, batches_per_epoch: of the whole training; batch_size: pictures a batch."""
         self.hyp, self.epochs, self.batches_per_epoch, self.cos_lr = hyp, epochs, batches_per_epoch, cos_lr
         self.accumulate = full_accumulation(batch_size)
         wanted = max(round(hyp.warmup_epochs * batches_per_epoch), _WARMUP_FLOOR) if hyp.warmup_epochs > 0 else 0
@@ -182,7 +218,7 @@ class Schedule:
         return self.hyp.lr0 * (self.hyp.lrf + left * (1 - self.hyp.lrf))
 
     def step_settings(self, step: int) -> StepSettings:
-        """Return the settings of one step, counted over the whole training from 0; rates in the order of `ParameterGroups`."""
+        """Return the settings of a step, counted over the whole training; rates in the order of `ParameterGroups`."""
         hyp, lr = self.hyp, self.epoch_lr(step // self.batches_per_epoch)
         if step >= self.warmup:
             return StepSettings((lr, lr, lr), hyp.momentum, self.accumulate)
@@ -200,7 +236,12 @@ class Schedule:
 
 
 def apply_step_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
-    """Set the learning rate of each parameter group and the momentum (Adam's beta1). Gates follow the weights."""
+    """Set the learning rate of each parameter group and the momentum (Adam's beta1). Gates follow the weights.
+
+    Args:
+        optimizer: The optimizer.
+        settings: What the schedule says about this step.
+    """
     rates = (*settings.lr, settings.lr[0])[: len(optimizer.param_groups)]
     for group, lr in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -212,22 +253,23 @@ def apply_step_settings(optimizer: torch.optim.Optimizer, settings: StepSettings
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Says when a training has stood still for `patience` epochs (0: never). It keeps nothing: the
-    best epoch lies in the training's state, and with it in every checkpoint.
+    """Ends a training whose fitness has not risen for `patience` epochs (0: never).
+
+    It keeps nothing: the best epoch is in the training's state, and with it in every checkpoint.
     """
 
     patience: int
 
     def should_stop(self, state: TrainState) -> bool:
-        """Whether `patience` epochs passed since the best one (equal fitness is no progress).
+        """Return whether `patience` epochs passed since the best one (equal fitness is no progress).
 
-        state: after an epoch, so state.epoch is the next one. A fitness still at 0 is a start, not a standstill.
+        `state` is that after an epoch, so state.epoch is the next one. While the fitness is 0 nothing has stood still.
         """
         waited = state.epoch - 1 - state.best_epoch
         if not self.patience or state.best_fitness <= 0 or waited < self.patience:
             return False
         LOGGER.info(
             f"Stopping early: no better fitness than epoch {state.best_epoch}'s in the last {waited} epochs. "
-            f"--patience takes another number of epochs, 0 never stops."
+            "--patience takes another number of epochs, 0 never stops."
         )
         return True

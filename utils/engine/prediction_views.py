@@ -1,13 +1,13 @@
-"""Watching a prediction run: console lines, a window, and the feature maps of the layers."""
+"""Views of a detection run: console lines, a window, and the feature maps of the layers."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from utils.datasets.sources import Frame
 from utils.engine.prediction_writers import Artist
@@ -17,7 +17,7 @@ from utils.plots.features import save_features
 
 
 class ConsoleReporter(PredictionHook):
-    """Logs a line a frame, and at the end the mean times, as v6.1 does."""
+    """Logs one line per frame, and at the end the mean times, as v6.1 does."""
 
     def __init__(self) -> None:
         self._times: list[tuple[float, float, float]] = []
@@ -27,7 +27,7 @@ class ConsoleReporter(PredictionHook):
         height, width = self._shape = prediction.shape
         self._times.append(prediction.times.row())
         LOGGER.info(
-            f"{_place(prediction.frame)}: {height}x{width} {prediction.summary()}Done. "
+            f"{_frame_title(prediction.frame)}: {height}x{width} {prediction.summary()}Done. "
             f"({prediction.times.inference / 1000:.3f}s)"
         )
 
@@ -40,7 +40,7 @@ class ConsoleReporter(PredictionHook):
             )
 
 
-def _place(frame: Frame) -> str:
+def _frame_title(frame: Frame) -> str:
     if frame.kind == "image":
         return f"image {frame.index + 1}/{frame.total} {frame.path}"
     if frame.kind == "video":
@@ -77,17 +77,21 @@ class Window(PredictionHook):
 
 
 def has_display() -> bool:
-    """Return whether a window can be opened; asking OpenCV itself would end the process where it cannot."""
+    """Return whether a window can be opened; OpenCV itself would end the process if it cannot."""
     if sys.platform.startswith(("win", "darwin")):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 class FeatureMaps(PredictionHook):
-    """For each frame a folder with the feature maps of every layer but the head, taken by forward hooks.
+    """One folder per frame with the feature maps of every layer but the head, taken by forward hooks.
 
-    save_dir/<stem>/ for pictures, save_dir/<stem>/frame_<number>/ for videos. Use `before_frame` with `predict`.
-    Of several passes over a frame (test-time augmentation) the first is written; of an ensemble, each model's in a folder.
+    save_dir/<stem>/ for images, save_dir/<stem>/frame_<number>/ for videos. Of several passes over a frame (test-time
+    augmentation) the first is written; of an ensemble, each model's in its own folder.
+
+    Args:
+        save_dir: The run folder.
+        model: The network whose layers are watched.
     """
 
     def __init__(self, save_dir: Path, model: nn.Module):
@@ -99,14 +103,14 @@ class FeatureMaps(PredictionHook):
         ]
 
     def before_frame(self, frame: Frame) -> None:
-        """Say which frame the network will see next."""
+        """Note which frame the network will see next."""
         self._written.clear()
         self._folder = self._save_dir / PurePosixPath(frame.name).with_suffix("")
         if frame.kind != "image":
             self._folder /= f"frame_{frame.number}"
 
-    def _hook(self, prefix: str, index: int):
-        def write(layer: nn.Module, _inputs, output) -> None:
+    def _hook(self, prefix: str, index: int) -> Callable[[nn.Module, object, Tensor], None]:
+        def write(layer: nn.Module, _inputs: object, output: Tensor) -> None:
             folder = self._folder / prefix
             stage = folder / str(index)
             if stage not in self._written:
@@ -122,8 +126,8 @@ class FeatureMaps(PredictionHook):
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
-    """Yield (folder, index, layer) of each layer but the head, of the model or of each member of an ensemble."""
+    """Yield (folder, layer index, layer) of each layer but the head, of the model or of each member of an ensemble."""
     members = getattr(model, "models", None) or [model]
-    for number, member in enumerate(members):
+    for place, member in enumerate(members):
         for index, layer in enumerate(list(member.model)[:-1]):
-            yield (f"model{number}" if len(members) > 1 else ""), index, layer
+            yield (f"model{place}" if len(members) > 1 else ""), index, layer

@@ -1,7 +1,7 @@
-"""What happens to predictions: pictures, videos, label files, crops, tables. A writer that is off is not there at all.
+"""Writers of predictions: annotated images and videos, label files, crops, tables.
 
-Each is an observer: called with every `Prediction` in order, closed once at the end. Names inside the run folder come
-from `Frame.name`, so inputs of one name do not meet, and a second run into the same folder replaces its files.
+Each is a `PredictionHook`; one that is off is absent. Names inside the run folder come from `Frame.name`, so inputs of
+one name do not collide, and a second run into the same folder replaces its files.
 """
 
 import csv
@@ -32,7 +32,13 @@ def output_stem(prediction: Prediction) -> str:
 
 
 class Artist:
-    """Draws a prediction; the window and the files share the picture drawn last."""
+    """Draws predictions; the window and the files share the image drawn last.
+
+    Args:
+        line_thickness: Width of the boxes in pixels.
+        hide_labels: Draw boxes without text.
+        hide_conf: Draw class names without confidences.
+    """
 
     def __init__(self, line_thickness: int = 3, hide_labels: bool = False, hide_conf: bool = False):
         self._line_thickness = line_thickness
@@ -48,17 +54,21 @@ class Artist:
 
     def _draw(self, prediction: Prediction) -> np.ndarray:
         annotator = Annotator(prediction.frame.image, self._line_thickness)
-        for *xyxy, confidence, number in reversed(prediction.rows().tolist()):
-            name = prediction.name_of(int(number))
+        for *xyxy, confidence, class_id in reversed(prediction.rows().tolist()):
+            name = prediction.name_of(int(class_id))
             label = "" if self._hide_labels else name if self._hide_conf else f"{name} {confidence:.2f}"
-            annotator.box(xyxy, label, color(int(number)))
+            annotator.box(xyxy, label, color(int(class_id)))
         return annotator.image
 
 
 class ImageWriter(PredictionHook):
-    """Annotated pictures as save_dir/<name>, videos and streams as .mp4 there.
+    """Annotated images as save_dir/<name>, videos and streams as .mp4 there.
 
-    A video keeps its rate and every frame; a stream's plays in real time: each picture stays until the next came.
+    A video keeps its rate and every frame; that of a stream plays in real time: each frame stays until the next.
+
+    Args:
+        save_dir: The run folder.
+        artist: Draws the boxes.
     """
 
     def __init__(self, save_dir: Path, artist: Artist):
@@ -70,7 +80,7 @@ class ImageWriter(PredictionHook):
         frame = prediction.frame
         target = self._save_dir / frame.name
         if frame.kind == "image":
-            _keep_input(target, frame.path)
+            _refuse_to_replace_input(target, frame.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, self._artist(prediction))
             return
@@ -78,7 +88,7 @@ class ImageWriter(PredictionHook):
             if frame.kind == "video":
                 self.close()  # files come one after the other: the last one is complete
             target = target.with_suffix(".mp4")
-            _keep_input(target, frame.path)
+            _refuse_to_replace_input(target, frame.path)
             height, width = frame.image.shape[:2]
             self._videos[frame.name] = _Mp4(target, frame.fps if frame.kind == "video" else STREAM_FPS, (width, height))
         video = self._videos[frame.name]
@@ -91,18 +101,18 @@ class ImageWriter(PredictionHook):
 
 
 class _Mp4:
-    """One mp4 file being written; frames of another size (a stream that came back) are fitted to the first's."""
+    """An mp4 file being written; frames of another size (of a stream that reconnected) are resized to the first's."""
 
     def __init__(self, file: Path, fps: float, size: tuple[int, int]):
         file.parent.mkdir(parents=True, exist_ok=True)
         self._fps, self._size, self._written = fps, size, 0
-        self._writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        self._writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not self._writer.isOpened():
             raise UserError(f"{file}: this OpenCV cannot write mp4 videos here; use --nosave to go without")
         self._start: float | None = None
 
     def write(self, image: np.ndarray, seconds: float | None) -> None:
-        """Append a picture; with `seconds`, as often as it takes to stand at that time of the video."""
+        """Append a frame; with `seconds`, as often as it takes to reach that time of the video."""
         times = 1
         if seconds is not None:
             self._start = seconds if self._start is None else self._start
@@ -122,16 +132,20 @@ class _Mp4:
         self._writer.release()
 
 
-def _keep_input(target: Path, source: str) -> None:
+def _refuse_to_replace_input(target: Path, source: str) -> None:
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise UserError(f"{target}: the result would replace the input; choose another --project or --name")
 
 
 class LabelWriter(PredictionHook):
-    """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalised.
+    """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalized.
 
-    Rows stand by rising confidence, as v6.1 writes them. A frame without detections has no file; one left there
+    Rows are sorted by rising confidence, as v6.1 writes them. A frame without detections has no file; one left there
     by an earlier run is removed.
+
+    Args:
+        save_dir: The run folder.
+        save_conf: Append the confidence to each row.
     """
 
     def __init__(self, save_dir: Path, save_conf: bool = False):
@@ -146,10 +160,10 @@ class LabelWriter(PredictionHook):
             file.unlink(missing_ok=True)
             return
         found = prediction.detections
-        rows = zip(found.cls.tolist(), prediction.xywhn().tolist(), found.conf.tolist())
+        rows = zip(found.cls.tolist(), prediction.xywhn().tolist(), found.conf.tolist(), strict=True)
         lines = [
-            " ".join(f"{value:g}" for value in (number, *box, *([confidence] if self._save_conf else [])))
-            for number, box, confidence in rows
+            " ".join(f"{value:g}" for value in (class_id, *box, *([confidence] if self._save_conf else [])))
+            for class_id, box, confidence in rows
         ]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{line}\n" for line in reversed(lines)), encoding="utf-8")
@@ -157,7 +171,13 @@ class LabelWriter(PredictionHook):
 
 
 class CropWriter(PredictionHook):
-    """crops/<class>/<stem>.jpg, <stem>2.jpg, ...: each box grown by 2 % and 10 pixels, cut from the frame without drawing."""
+    """crops/<class>/<stem>.jpg, <stem>2.jpg, ...: each box, enlarged a little, cut from the frame without drawing.
+
+    Args:
+        save_dir: The run folder.
+        gain: Factor by which a box is enlarged.
+        pad: Pixels that are added to each side length.
+    """
 
     def __init__(self, save_dir: Path, gain: float = 1.02, pad: float = 10):
         self._folder = save_dir / "crops"
@@ -168,22 +188,22 @@ class CropWriter(PredictionHook):
     def after_frame(self, prediction: Prediction) -> None:
         image = prediction.frame.image
         stem = PurePosixPath(prediction.frame.name).with_suffix("")
-        for box, number in zip(self._grown(prediction), prediction.detections.cls.tolist()):
+        for box, class_id in zip(self._enlarged(prediction), prediction.detections.cls.tolist(), strict=True):
             left, top, right, bottom = box
             if right <= left or bottom <= top:
                 continue
-            file = self._free(self._folder / safe_name(prediction.name_of(number)) / stem)
+            file = self._unused_file(self._folder / safe_name(prediction.name_of(class_id)) / stem)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_image(file, np.ascontiguousarray(image[top:bottom, left:right]))
 
-    def _grown(self, prediction: Prediction) -> list[list[int]]:
-        """The boxes grown about their centres, inside the frame, as whole pixels."""
+    def _enlarged(self, prediction: Prediction) -> list[list[int]]:
+        """The boxes enlarged about their centers, inside the frame, as whole pixels."""
         xyxy = prediction.detections.xyxy.numpy()
-        centre, side = (xyxy[:, :2] + xyxy[:, 2:]) / 2, (xyxy[:, 2:] - xyxy[:, :2]) * self._gain + self._pad
-        grown = np.concatenate((centre - side / 2, centre + side / 2), 1)
-        return clip(grown, prediction.frame.image.shape[:2]).astype(int).tolist()
+        center, side = (xyxy[:, :2] + xyxy[:, 2:]) / 2, (xyxy[:, 2:] - xyxy[:, :2]) * self._gain + self._pad
+        enlarged = np.concatenate((center - side / 2, center + side / 2), 1)
+        return clip(enlarged, prediction.frame.image.shape[:2]).astype(int).tolist()
 
-    def _free(self, base: Path) -> Path:
+    def _unused_file(self, base: Path) -> Path:
         """The first of base.jpg, base2.jpg, ... that this run has not written."""
         copy = self._copies.get(base, 0)
         while True:
@@ -202,7 +222,7 @@ def safe_name(name: str) -> str:
 
 
 class CsvWriter(PredictionHook):
-    """predictions.csv: a row a detection."""
+    """predictions.csv: one row per detection."""
 
     def __init__(self, save_dir: Path):
         self._stream = (save_dir / "predictions.csv").open("w", newline="", encoding="utf-8")
@@ -221,14 +241,14 @@ class JsonWriter(PredictionHook):
 
     def __init__(self, save_dir: Path):
         self._stream = (save_dir / "predictions.json").open("w", encoding="utf-8")
-        self._lines = self._separated()
+        self._lines = self._separators()
 
     def after_frame(self, prediction: Prediction) -> None:
         for record in prediction.records():
             self._stream.write(f"{next(self._lines)}{json.dumps(record, ensure_ascii=False)}")
 
     @staticmethod
-    def _separated() -> Iterator[str]:
+    def _separators() -> Iterator[str]:
         yield "[\n"
         while True:
             yield ",\n"

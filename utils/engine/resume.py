@@ -1,17 +1,106 @@
-"""What a checkpoint's training must hold before it goes on: what does not fit ends in one line, not in the first step.
+"""--resume: the training in a checkpoint, found and checked; what does not fit ends in one line, not in the first step.
 
-A fused optimizer step takes shapes and layouts for granted: with a file's own it would read and write beside its buffers.
+A fused optimizer step takes shapes and layouts for granted: with those of a file it would read and write beside its
+buffers.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from utils.checkpoint import Checkpoint
+from utils.checkpoint import Checkpoint, read_checkpoint
 from utils.checkpoint.archive import shown
+from utils.config import Hyperparameters, TrainConfig
 from utils.errors import CheckpointError
+from utils.files import ROOT
+from utils.log import LOGGER
+from utils.types import TrainState
+
+
+def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
+    """Return the settings in force, and the checkpoint whose training goes on, or None.
+
+    Raises CheckpointError if `--resume` names no training, or one that is done.
+    """
+    if not config.resume:
+        return config, None
+    path = resume_file(config)
+    checkpoint = read_checkpoint(path)
+    saved_training = training_state(checkpoint)
+    with restoring(str(path)):
+        saved, done = TrainConfig(**saved_training["config"]), int(saved_training["state"]["epoch"])
+    epochs = saved.epochs
+    if config.epochs not in (TrainConfig.epochs, saved.epochs):
+        epochs = config.epochs
+        LOGGER.info(
+            f"epochs {saved.epochs} -> {epochs}: from here on the learning rate follows the new number's schedule"
+        )
+    settings = dataclasses.replace(saved, resume=str(path), device=config.device, epochs=epochs)
+    if done >= settings.epochs:
+        raise CheckpointError(
+            f"{path}: its {done} epochs are done; --epochs N with N over {done} goes on, "
+            f"--weights {path} starts anew from it"
+        )
+    LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
+    return settings, checkpoint
+
+
+def resume_file(config: TrainConfig) -> Path:
+    """Return the file that --resume means.
+
+    It is the path given, the last.pt of a run folder given, or the newest last*.pt under runs/.
+    """
+    if isinstance(config.resume, str):
+        path = Path(config.resume)
+        path = path / "weights" / "last.pt" if path.is_dir() else path
+        if not path.exists():
+            raise CheckpointError(f"--resume {path}: no such file; give a run's weights/last.pt")
+        return path
+    places = {Path(config.project), ROOT / "runs"}
+    found = [path for place in places if place.is_dir() for path in place.rglob("last*.pt")]
+    if not found:
+        raise CheckpointError(
+            f"--resume: there is no last.pt under {' or '.join(sorted(map(str, places)))}; give its path"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def saved_hyperparameters(resumed: Checkpoint) -> Hyperparameters:
+    """Return the hyperparameters of the training in a checkpoint."""
+    with restoring(resumed.source):
+        return Hyperparameters.load(dict(training_state(resumed)["hyp"]))
+
+
+def folder_of(resumed: Checkpoint) -> Path:
+    """Return the folder of the run that a checkpoint belongs to, wherever it was moved."""
+    folder = Path(resumed.source).resolve().parent
+    return folder.parent if folder.name == "weights" else folder
+
+
+def restore_state(resumed: Checkpoint | None) -> TrainState:
+    """Return where training starts, and set torch's generators as they were then."""
+    if resumed is None:
+        return TrainState()
+    with restoring(resumed.source):
+        saved = training_state(resumed)
+        torch.set_rng_state(saved["generators"]["torch"])
+        if torch.cuda.is_available() and saved["generators"]["cuda"]:
+            torch.cuda.set_rng_state_all(saved["generators"]["cuda"])
+        return TrainState(**saved["state"])
+
+
+def training_state(checkpoint: Checkpoint) -> dict:
+    """Return the training state in a checkpoint. Raises CheckpointError if it holds weights only."""
+    if not checkpoint.training:
+        raise CheckpointError(
+            f"{checkpoint.source}: holds weights only and cannot be resumed; start a new training with "
+            f"--weights {checkpoint.source}"
+        )
+    return checkpoint.training
 
 
 @contextmanager
@@ -29,7 +118,16 @@ def restoring(source: str) -> Iterator[None]:
 
 
 def check_classes(resumed: Checkpoint, count: int, file: object) -> None:
-    """Raise CheckpointError where the data yaml has another number of classes than the training had."""
+    """Raise CheckpointError if the data yaml has another number of classes than the training had.
+
+    Args:
+        resumed: The checkpoint.
+        count: Classes of the dataset.
+        file: The data yaml, for the message.
+
+    Raises:
+        CheckpointError: If the numbers differ.
+    """
     if resumed.nc != count:
         raise CheckpointError(
             f"{resumed.source}: trained on {resumed.nc} classes, and {file} has {count} now; "
@@ -38,12 +136,20 @@ def check_classes(resumed: Checkpoint, count: int, file: object) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:
-    """Give an optimizer its saved state. Raises ValueError where that is of other parameters."""
+    """Load the saved state of an optimizer, each tensor in its parameter's layout.
+
+    Args:
+        optimizer: A new optimizer of the same kind.
+        saved: What its `state_dict` was.
+
+    Raises:
+        ValueError: If the state is of other parameters.
+    """
     groups = saved["param_groups"]
     counts, expected = ([len(group["params"]) for group in each] for each in (groups, optimizer.param_groups))
     if counts != expected:
         raise ValueError(f"its optimizer has parameters in groups of {counts}, this program makes {expected}")
-    optimizer.load_state_dict(saved)
+    optimizer.load_state_dict(dict(saved))
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if not isinstance(value, Tensor):

@@ -1,13 +1,14 @@
-"""--evolve: hyperparameters bred over many short trainings.
+"""--evolve: hyperparameters evolved over many short trainings.
 
-Each generation changes one of the best parents at random and trains with the result. evolve.csv is the whole memory of an
-evolution: 7 results and the hyperparameters, one row per generation.
+Each generation changes one of the best parents at random and trains with the result. evolve.csv is the whole memory of
+an evolution: 7 results and the hyperparameters, one row per generation.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,47 +66,59 @@ _MUTATED_SHARE, _SIGMA, _FACTORS = 0.8, 0.2, (0.3, 3.0)
 
 
 def evolve(
-    train_once: Callable[[dict[str, float | str]], Sequence[float]],
+    train_once: Callable[[dict[str, Any]], Sequence[float]],
     base: Mapping[str, float | str],
     generations: int,
     directory: Path | str,
     generator: np.random.Generator,
 ) -> dict[str, float | str]:
-    """Train `generations` times, log each in directory/evolve.csv, and return the best hyperparameters known.
+    """Train some generations, log each in directory/evolve.csv, and return the best hyperparameters known.
 
-    train_once(hyperparameters) returns P, R, mAP50, mAP50-95 and three losses; a training that does not stay
-    finite counts as fitness 0. The first generation of an empty folder trains `base` as it is; a folder with an
-    evolve.csv goes on, with the draws an uninterrupted evolution would have made. Keys that RANGES does not
-    know keep base's value; so do texts (the box loss's name), which stand in no table. Also writes hyp_evolve.yaml
-    and evolve.png. Raises ConfigError for an evolve.csv of other hyperparameters.
+    The first generation of an empty folder trains `base` as it is; a folder with an evolve.csv goes on, with the draws
+    that an uninterrupted evolution would have made. Also writes hyp_evolve.yaml and evolve.png.
+
+    Args:
+        train_once: hyperparameters -> P, R, mAP50, mAP50-95 and three losses; a training that does not stay finite
+            counts as fitness 0.
+        base: Where the evolution starts. Keys that RANGES does not know keep its value, and so do texts (the name of
+            the box loss), which are in no table.
+        generations: Trainings to make.
+        directory: Folder of the evolution.
+        generator: Decides every mutation.
+
+    Returns:
+        The hyperparameters of the best generation in the folder.
+
+    Raises:
+        ConfigError: For an evolve.csv of other hyperparameters.
     """
     directory = Path(directory)
     texts = {name: value for name, value in base.items() if isinstance(value, str)}
-    base = {name: value for name, value in base.items() if name not in texts}
+    numbers = {name: value for name, value in base.items() if not isinstance(value, str)}
     _check_texts(directory / "hyp_evolve.yaml", texts)
     file, key = directory / "evolve.csv", int(generator.integers(2**63))
     for _ in range(generations):
-        rows, fitnesses = read_generations(file, base)
-        number = len(rows)
-        values = mutate(rows, fitnesses, np.random.default_rng([key, number])) if rows else dict(base)
+        rows, fitnesses = read_generations(file, numbers)
+        generation = len(rows)
+        values = mutate(rows, fitnesses, np.random.default_rng([key, generation])) if rows else numbers
         try:
             results = tuple(map(float, train_once({**values, **texts})))
         except NonFiniteError as error:
-            LOGGER.warning(f"WARNING: generation {number} counts as fitness 0: {error}")
+            LOGGER.warning(f"WARNING: generation {generation} counts as fitness 0: {error}")
             results = (0.0,) * len(RESULTS)
         append_generation(file, results, values)
-        rows, fitnesses = read_generations(file, base)
+        rows, fitnesses = read_generations(file, numbers)
         best = int(np.argmax(fitnesses))
         _write_best(directory / "hyp_evolve.yaml", {**rows[best], **texts}, best, len(rows), fitnesses[best])
         LOGGER.info(
-            f"evolve: generation {number} has fitness {fitness(results):.5g}; "
+            f"evolve: generation {generation} has fitness {fitness(results):.5g}; "
             f"the best, generation {best}, {fitnesses[best]:.5g}"
         )
-    return {**_finish(file, base), **texts}
+    return {**_finish(file, numbers), **texts}
 
 
 def _check_texts(file: Path, texts: Mapping[str, str]) -> None:
-    """Raise ConfigError where an evolution goes on in the folder of one with another box loss: no table tells them apart."""
+    """Raise ConfigError if an evolution goes on in the folder of one with another box loss, which no table shows."""
     if file.exists():
         before = {name: value for name, value in read_yaml(file).items() if isinstance(value, str)}
         if before != texts:
@@ -120,12 +133,20 @@ def mutate(
 ) -> dict[str, float]:
     """Return a child of one of the five best rows, drawn by how far its fitness lies above the fifth's.
 
-    Each value with a known range is changed with a chance of 0.8 by a factor 0.3..3 around 1 and kept inside its
-    range; at least one changes where one may. rows: at least one, all with the same keys.
+    Each value with a known range is changed with a probability of 0.8 by a factor 0.3..3 around 1 and kept inside its
+    range; at least one changes if one may.
+
+    Args:
+        rows: Hyperparameters of the generations so far, at least one, all with the same keys.
+        fitnesses: Fitness per row.
+        generator: Decides the child.
+
+    Returns:
+        The child's hyperparameters.
     """
-    fitnesses = np.asarray(fitnesses, np.float64)
-    best = np.argsort(-fitnesses, kind="stable")[:_PARENTS]
-    weights = fitnesses[best] - fitnesses[best].min() + 1e-6
+    scores = np.asarray(fitnesses, np.float64)
+    best = np.argsort(-scores, kind="stable")[:_PARENTS]
+    weights = scores[best] - scores[best].min() + 1e-6
     parent = rows[int(generator.choice(best, p=weights / weights.sum()))]
     known = [name for name in parent if name in RANGES]
     strength = np.array([RANGES[name][0] for name in known], np.float64)
@@ -134,7 +155,9 @@ def mutate(
         chosen = generator.random(len(known)) < _MUTATED_SHARE
         steps = generator.standard_normal(len(known)) * generator.random() * _SIGMA
         factors = (1 + strength * chosen * steps).clip(*_FACTORS)
-    changed = {name: _limited(name, parent[name] * factor) for name, factor in zip(known, factors.tolist())}
+    changed = {
+        name: _limited(name, parent[name] * factor) for name, factor in zip(known, factors.tolist(), strict=True)
+    }
     return {name: changed.get(name, value) for name, value in parent.items()}
 
 
@@ -145,15 +168,23 @@ def _limited(name: str, value: float) -> float:
 
 
 def fitness(results: Sequence[float]) -> float:
-    """Return 0.1 mAP50 + 0.9 mAP50-95 of a row of results, 0 where that is no number."""
+    """Return 0.1 mAP50 + 0.9 mAP50-95 of a row of results, 0 if that is not finite."""
     value = 0.1 * results[2] + 0.9 * results[3]
     return value if math.isfinite(value) else 0.0
 
 
 def read_generations(file: Path, base: Mapping[str, float]) -> tuple[list[dict[str, float]], list[float]]:
-    """Return the hyperparameters and the fitness of each row of an evolve.csv, two empty lists where there is none.
+    """Return the hyperparameters and the fitness per row of an evolve.csv, two empty lists if there is none.
 
-    Raises ConfigError that names the line where columns or numbers are not those of an evolution of `base`.
+    Args:
+        file: The table.
+        base: Hyperparameters whose evolution it must be.
+
+    Returns:
+        Hyperparameters per generation, and fitness per generation.
+
+    Raises:
+        ConfigError: Naming the line, if columns or numbers are not those of an evolution of `base`.
     """
     if not file.exists():
         return [], []
@@ -171,13 +202,19 @@ def read_generations(file: Path, base: Mapping[str, float]) -> tuple[list[dict[s
             values = []
         if len(values) != len(header):
             raise ConfigError(f"{file}:{number}: expected {len(header)} numbers; delete the line to go on")
-        rows.append(dict(zip(base, values[len(RESULTS) :])))
+        rows.append(dict(zip(base, values[len(RESULTS) :], strict=True)))
         fitnesses.append(fitness(values))
     return rows, fitnesses
 
 
 def append_generation(file: Path, results: Sequence[float], values: Mapping[str, float]) -> None:
-    """Add a row to an evolve.csv, in v6.1's form: right-aligned columns of 20, five significant digits."""
+    """Add a row to an evolve.csv, in v6.1's form: right-aligned columns of 20, five significant digits.
+
+    Args:
+        file: The table; a new one gets a header.
+        results: P, R, mAP50, mAP50-95 and three losses.
+        values: Hyperparameters by name.
+    """
     if len(results) != len(RESULTS):
         raise ValueError(f"append_generation: expected {len(RESULTS)} results, got {len(results)}")
     text = "" if file.exists() else ",".join(f"{name:>20}" for name in (*RESULTS, *values)) + "\n"
@@ -195,7 +232,7 @@ def _write_best(file: Path, values: Mapping[str, float | str], generation: int, 
 
 
 def _finish(file: Path, base: Mapping[str, float]) -> dict[str, float]:
-    """Draw evolve.png and return the best row, or `base` where nothing was trained."""
+    """Draw evolve.png and return the best row, or `base` if nothing was trained."""
     rows, fitnesses = read_generations(file, base)
     if not rows:
         return dict(base)
@@ -218,10 +255,10 @@ def evolve_training(config: TrainConfig) -> None:
         config, evolve=None, resume=False, noval=True, nosave=True, project=str(save_dir), name="trial", exist_ok=True
     )
 
-    def train_once(values: dict[str, float]) -> tuple[float, ...]:
+    def train_once(values: dict[str, Any]) -> tuple[float, ...]:
         return train(trial, hyp=Hyperparameters.load(values)).row()
 
-    evolve(train_once, base.as_dict(), config.evolve, save_dir, np.random.default_rng([config.seed, 3]))
+    evolve(train_once, base.as_dict(), config.evolve or 0, save_dir, np.random.default_rng([config.seed, 3]))
     LOGGER.info(
         f"hyperparameter evolution finished after {config.evolve} generations: results in {save_dir}, "
         f"use them with --hyp {save_dir / 'hyp_evolve.yaml'}"

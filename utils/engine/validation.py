@@ -29,7 +29,7 @@ from utils.files import run_folder
 from utils.log import LOGGER, warn_once
 from utils.metrics.confusion import ConfusionMatrix
 
-SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
+SPEED_CONF, SPEED_IOU = 0.25, 0.45  # those of detect.py
 STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
 FEW_CLASSES = 50  # below this the table has a row per class
 
@@ -179,7 +179,7 @@ def _confusion(evaluation: Evaluation, nc: int, conf: float, iou: float) -> Conf
 
 def _time_weights(config: ValConfig, spec: DatasetSpec, device: torch.device, save_dir: Path) -> Evaluation:
     """Task speed: each weights file by itself, at detection thresholds."""
-    options = dataclasses.replace(eval_options(config), hybrid=False, **SPEED_THRESHOLDS)
+    options = dataclasses.replace(eval_options(config), hybrid=False, conf_thres=SPEED_CONF, iou_thres=SPEED_IOU)
     for weights in config.weights:
         LOGGER.info(f"{weights}:")
         model = load_for(spec, (weights,), device, options, config.download)
@@ -187,7 +187,8 @@ def _time_weights(config: ValConfig, spec: DatasetSpec, device: torch.device, sa
         _warm_up(model, config.imgsz)
         evaluation = evaluate(model, loader, _names(config, spec), options)
         loader.close()
-        settings = {**config.as_dict(), **SPEED_THRESHOLDS, "weights": [weights]}
+        thresholds = {"conf_thres": SPEED_CONF, "iou_thres": SPEED_IOU}
+        settings = {**config.as_dict(), **thresholds, "weights": [weights]}
         LOGGER.info(_speed_line(evaluation))
         folder = save_dir if len(config.weights) == 1 else save_dir / Path(weights).stem
         folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
-"""What a validation leaves in its run folder: label files, COCO results, pictures and metrics.json.
+"""The files of a validation: label files, COCO results, images of batches, figures and metrics.json.
 
-The writers are observers of `evaluate`; one that is off is not there at all. Files are replaced, never appended to.
+The writers are observers of `evaluate`; one that is off is absent. Files are replaced, never appended to.
 """
 
 import platform
@@ -18,16 +18,20 @@ from utils.metrics.average_precision import ImageResult
 from utils.metrics.coco import CocoMetrics, explain_difference
 from utils.types import DetectionMetrics
 
-PICTURED_BATCHES = 3
+DRAWN_BATCHES = 3
 # COCO numbers its 80 classes from 1 to 90; these numbers name no class that has boxes.
 _UNUSED_COCO_IDS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 COCO_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED_COCO_IDS)
 
 
 class LabelFiles:
-    """labels/<stem>.txt: rows `class xc yc w h [confidence]`, normalised to the native picture.
+    """labels/<stem>.txt: rows `class xc yc w h [confidence]`, normalized to the native image.
 
-    A picture without detections has no file. Pictures of one stem (of different folders) get <stem>_2.txt, ...
+    An image without detections has no file. Images of one stem (in different folders) get <stem>_2.txt, ...
+
+    Args:
+        save_dir: The run folder.
+        save_conf: Append the confidence to each row.
     """
 
     def __init__(self, save_dir: Path, save_conf: bool):
@@ -51,7 +55,7 @@ class LabelFiles:
         if self._stems[stem] == 1:
             return stem
         warn_once(
-            f"several pictures are called {stem}: their label files are {stem}.txt, {stem}_2.txt, ... as the data come"
+            f"several images are called {stem}: their label files are {stem}.txt, {stem}_2.txt, ... in dataset order"
         )
         return self._unused_stem(f"{stem}_{self._stems[stem]}")
 
@@ -59,17 +63,21 @@ class LabelFiles:
 def _label_lines(result: ImageResult, save_conf: bool) -> list[str]:
     found, (height, width) = result.detections, result.native
     xywhn = xyxy_to_xywhn(found.xyxy.double().numpy(), width, height).tolist()
-    columns = zip(found.cls.tolist(), xywhn, found.conf.tolist())
+    columns = zip(found.cls.tolist(), xywhn, found.conf.tolist(), strict=True)
     return [
         " ".join(f"{value:g}" for value in (cls, *box, *([conf] if save_conf else []))) for cls, box, conf in columns
     ]
 
 
 class CocoResults:
-    """<weights stem>_predictions.json in COCO's result format; `save` writes what was seen.
+    """<weights stem>_predictions.json in COCO's result format; `save` writes what was collected.
 
-    image_id is the picture's stem, as a number where it is one; category_id is COCO's own number
-    where the classes are COCO's 80, else the class number.
+    image_id is the image's stem, as a number if it is one; category_id is COCO's own id if the classes are COCO's 80,
+    else the class id.
+
+    Args:
+        file: The file to write.
+        names: Class names.
     """
 
     def __init__(self, file: Path, names: Sequence[str]):
@@ -91,12 +99,12 @@ class CocoResults:
                 "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
             }
             for (left, top, right, bottom), conf, cls in zip(
-                found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist()
+                found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist(), strict=True
             )
         ]
 
     def save(self) -> Path:
-        """Write the file, images in the order of the data set, and return its path."""
+        """Write the file, images in the order of the dataset, and return its path."""
         records = [record for _, records in sorted(self._images, key=lambda image: image[0]) for record in records]
         return write_json_atomically(self.file, records, indent=None, ensure_ascii=True)
 
@@ -108,13 +116,18 @@ def category_ids(names: Sequence[str]) -> tuple[int, ...]:
 
 
 class ValBatchImages:
-    """val_batch0..2_labels.jpg and val_batch0..2_pred.jpg: the first batches as labelled and as detected."""
+    """val_batch0..2_labels.jpg and val_batch0..2_pred.jpg: the first batches with their labels and detections.
+
+    Args:
+        save_dir: The run folder.
+        names: Class names.
+    """
 
     def __init__(self, save_dir: Path, names: Sequence[str]):
         self.save_dir, self.names = save_dir, tuple(names)
 
     def __call__(self, evaluated: EvaluatedBatch) -> None:
-        if evaluated.index >= PICTURED_BATCHES:
+        if evaluated.index >= DRAWN_BATCHES:
             return
         from utils.plots.batches import plot_batch, plot_detections
 
@@ -124,7 +137,14 @@ class ValBatchImages:
 
 
 def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path, errors: CountedErrors) -> None:
-    """Write F1, P, R and PR_curve.png, confusion_matrix.png and errors.png."""
+    """Write F1, P, R and PR_curve.png, confusion_matrix.png and errors.png.
+
+    Args:
+        evaluation: The results.
+        names: Class names.
+        save_dir: The run folder.
+        errors: Errors by kind.
+    """
     from utils.plots.curves import plot_threshold_curves
     from utils.plots.error_plots import plot_confusion, plot_errors
 
@@ -137,9 +157,19 @@ def draw_figures(evaluation: Evaluation, names: Sequence[str], save_dir: Path, e
 def write_metrics(
     evaluation: Evaluation, names: Sequence[str], save_dir: Path, settings: Mapping, errors: CountedErrors | None = None
 ) -> Path:
-    """Write metrics.json: every figure of both evaluators, a row a class, errors, speeds, settings and versions.
+    """Write metrics.json: every figure of both evaluators, one entry per class, errors, speeds, settings and versions.
 
-    A figure that is not finite, such as the loss of a network gone wrong, is null there.
+    A figure that is not finite, such as the loss of a diverged network, is null there.
+
+    Args:
+        evaluation: The results.
+        names: Class names.
+        save_dir: The run folder.
+        settings: What the evaluation was made with.
+        errors: Errors by kind, if they were counted.
+
+    Returns:
+        The file's path.
     """
     metrics, coco, best = evaluation.metrics, evaluation.coco, best_f1(evaluation)
     content = {
@@ -148,11 +178,11 @@ def write_metrics(
         "yolov5": _yolov5_figures(metrics),
         "coco": _coco_figures(coco) if coco else None,
         "note": explain_difference(metrics.map, coco.ap) if coco else None,
-        "losses": dict(zip(("box", "obj", "cls"), evaluation.losses.row())) if evaluation.losses else None,
-        "speed_ms_per_image": dict(zip(("pre_process", "inference", "nms"), evaluation.speeds.row())),
+        "losses": dict(zip(("box", "obj", "cls"), evaluation.losses.row(), strict=True)) if evaluation.losses else None,
+        "speed_ms_per_image": dict(zip(("pre_process", "inference", "nms"), evaluation.speeds.row(), strict=True)),
         "classes": [
-            {**_class_figures(number, name, metrics, coco), **best.get(number, NO_BEST_F1)}
-            for number, name in enumerate(names)
+            {**_class_figures(class_id, name, metrics, coco), **best.get(class_id, NO_BEST_F1)}
+            for class_id, name in enumerate(names)
         ],
         "errors": errors.as_dict() if errors else None,
         "confusion_matrix": {
@@ -183,26 +213,26 @@ def _coco_figures(coco: CocoMetrics) -> dict:
     return {name: value for name, value in vars(coco).items() if not isinstance(value, np.ndarray)}
 
 
-def _class_figures(number: int, name: str, metrics: DetectionMetrics, coco: CocoMetrics | None) -> dict:
+def _class_figures(class_id: int, name: str, metrics: DetectionMetrics, coco: CocoMetrics | None) -> dict:
     return {
-        "class": number,
+        "class": class_id,
         "name": name,
-        "labels": int(metrics.labels[number]),
-        "precision": float(metrics.precision[number]),
-        "recall": float(metrics.recall[number]),
-        "f1": float(metrics.f1[number]),
-        "ap50": float(metrics.ap[number, 0]),
-        "ap": float(metrics.ap[number].mean()),
-        "ap_by_iou": metrics.ap[number].tolist(),
-        "coco_ap50": float(coco.ap_by_iou[0, number]) if coco else None,
-        "coco_ap": float(coco.class_ap[number]) if coco else None,
+        "labels": int(metrics.labels[class_id]),
+        "precision": float(metrics.precision[class_id]),
+        "recall": float(metrics.recall[class_id]),
+        "f1": float(metrics.f1[class_id]),
+        "ap50": float(metrics.ap[class_id, 0]),
+        "ap": float(metrics.ap[class_id].mean()),
+        "ap_by_iou": metrics.ap[class_id].tolist(),
+        "coco_ap50": float(coco.ap_by_iou[0, class_id]) if coco else None,
+        "coco_ap": float(coco.class_ap[class_id]) if coco else None,
     }
 
 
 def _versions() -> dict:
     from importlib import metadata
 
-    versions = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "numpy", "opencv-python", "pycocotools"):
         try:
             versions[package] = metadata.version(package)

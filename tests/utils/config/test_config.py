@@ -266,7 +266,7 @@ def test_a_relative_root_is_the_projects_then_the_yamls(tmp_path, monkeypatch):
         ("train: x", ("neither nc nor names",)),
         ("names: {0: a, 2: b}", ("0 to 1", "1 is missing")),
         ("names: {a: b}", ("class numbers",)),
-        ("names: [[a]]", ("one name a class",)),
+        ("names: [[a]]", ("one name per class",)),
         ("names: cat", ("names", "cat")),
         ("nc: 1\ntrain: 3", ("train", "path")),
         ("nc: 1\ntrain: [a, {b: c}]", ("train", "path")),

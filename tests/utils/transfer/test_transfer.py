@@ -358,7 +358,7 @@ def test_freeze_flags():
         ConfigError, match="--freeze: expected a whole number or backbone, got 'bakbone'.*did you mean backbone"
     ):
         from_options(TrainConfig, freeze="bakbone")
-    with pytest.raises(ConfigError, match="backbone stands alone"):
+    with pytest.raises(ConfigError, match="backbone is given alone"):
         from_options(TrainConfig, freeze=("backbone", 3))
     with pytest.raises(ConfigError, match="needs --weights"):
         from_options(TrainConfig, require_transfer=0.5)
