@@ -1,6 +1,6 @@
 """Train a detector.
 
-    python train.py --cfg models/yolov5_CoTA.yaml --data my.yaml --weights yolov5l.pt
+python train.py --cfg models/yolov5_CoTA.yaml --data my.yaml --weights yolov5l.pt
 """
 
 import sys
