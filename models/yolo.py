@@ -146,12 +146,12 @@ class Model(nn.Module):
 
     Args:
         cfg: Path or content of a model yaml.
-        ch: Channels of an image, unless the yaml says.
+        ch: Channels of an image, unless the yaml has a key `ch`.
         nc: Number of classes, replaces the yaml's if given.
         anchors: Rows of [w, h, w, h, ...] in pixels, or a number of anchors per level that are fitted later; replaces
             the yaml's if given.
         attention_start: "identity" puts a zero-initialized gate around each inserted attention block, "plain" leaves
-            it as published, None does what the yaml says.
+            it as published, None follows the yaml.
 
     Attributes:
         model: The layers; the last of them is `head`.
@@ -159,6 +159,12 @@ class Model(nn.Module):
         names: Names of the classes.
         yaml: The content that the model was built from; `Model(model.yaml)` builds the same again.
         yaml_file: Name of the yaml.
+
+    Example:
+        >>> model = Model("yolov5n.yaml", nc=3).eval()
+        >>> decoded, raw = model(torch.zeros(1, 3, 64, 64))
+        >>> tuple(decoded.shape), model.stride.tolist()
+        ((1, 252, 8), [8.0, 16.0, 32.0])
     """
 
     model: nn.Sequential

@@ -5,7 +5,15 @@ import importlib
 
 import pytest
 
-MODULES = ("utils.boxes", "utils.device", "utils.files", "utils.nms")
+MODULES = (
+    "models.graph.places",
+    "models.graph.shapes",
+    "models.yolo",
+    "utils.boxes",
+    "utils.device",
+    "utils.files",
+    "utils.nms",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

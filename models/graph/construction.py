@@ -57,7 +57,7 @@ def build_layer(entry: Entry, row: LayerRow, spec: ModelSpec, channels: Sequence
     plan = entry.wiring(channels, repeats, spec.scale, row.args)
     with fork_rng(row.index) if entry.inserted else contextlib.nullcontext():
         copies = [_construct(entry, plan, channels, spec)]
-        while len(copies) < plan.copies:  # copies stand in a row: each takes what the one before leaves
+        while len(copies) < plan.copies:  # copies in sequence: each takes the channels of the one before
             further = entry.wiring([plan.channels_out], repeats, spec.scale, row.args)
             copies.append(_construct(entry, further, [plan.channels_out], spec))
     layer = copies[0] if len(copies) == 1 else nn.Sequential(*copies)

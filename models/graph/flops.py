@@ -67,7 +67,7 @@ def copy_with_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> 
 def count_on_shapes(model: nn.Module, size: Size, count: Callable[[nn.Module, Tensor], Result]) -> Result:
     """Return `count(copy, image)` of a copy in evaluation mode on shapes alone.
 
-    If a block looks at values, it is counted on the model's device instead.
+    If a block depends on values, it is counted on the model's device instead.
 
     Args:
         model: It is left as it is.

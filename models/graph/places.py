@@ -55,6 +55,12 @@ def insert_at(
 
     Raises:
         ModelError: If the yaml has no such place; names those that it has.
+
+    Example:
+        >>> from models.graph.architecture import read_yaml
+        >>> rows = insert_at(read_yaml("yolov5n.yaml"), "CBAM", "before-sppf").rows
+        >>> [row.block for row in rows[8:11]], rows[-1].sources
+        (['C3', 'CBAM', 'SPPF'], [18, 21, 24])
     """
     places = _list_places(at)
     if IN_C3 in places:

@@ -132,7 +132,7 @@ class ShapeCache:
         if key not in self.known:
             try:
                 self.known[key] = _measure_on(entry, row, spec, shapes, "meta")
-            except BLOCK_ERRORS:  # it looks at values, or it is wrong: then this raises again
+            except BLOCK_ERRORS:  # it depends on values, or it is wrong: then this raises again
                 self.known[key] = _measure_on(entry, row, spec, shapes, "cpu")
         return self.known[key]
 
@@ -191,6 +191,11 @@ def infer_shapes(
 
     Raises:
         ModelError: If a layer cannot be built or run; names file, line, layer and sources.
+
+    Example:
+        >>> layers = infer_shapes(load_spec("yolov5n.yaml"))
+        >>> layers[9].row.block, layers[9].shape, layers[9].stride, layers[9].readers
+        ('SPPF', (256, 20, 20), 32.0, (10,))
     """
     cache = cache or ShapeCache()
     shapes: list[Shape] = []
@@ -254,7 +259,7 @@ def check_quadratic_attention(layers: Sequence[GraphLayer], new: Sequence[int], 
     Args:
         layers: The model graph at `IMGSZ` pixels.
         new: Indices of the layers to check.
-        force: How to override the check, such as "say so with --force"; ends the message.
+        force: How to override the check, such as "confirm with --force"; ends the message.
 
     Raises:
         ModelError: If one does; names the memory of its maps.

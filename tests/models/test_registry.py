@@ -55,7 +55,7 @@ def test_wirings(wiring, channels, repeats, scale, args, plan):
 
 
 @pytest.mark.parametrize(
-    "wiring, channels, args, words",
+    "wiring, channels, args, message",
     [
         ("same_width", [256], [512], "is given 512 channels .* but 256 arrive"),
         ("same_width", [8, 8], [], "takes one source, got 2"),
@@ -64,22 +64,22 @@ def test_wirings(wiring, channels, repeats, scale, args, plan):
         ("detection", [8], [80], r"expects \[nc, anchors\]"),
     ],
 )
-def test_wirings_refuse(wiring, channels, args, words):
-    with pytest.raises(ValueError, match=words):
+def test_wirings_refuse(wiring, channels, args, message):
+    with pytest.raises(ValueError, match=message):
         WIRINGS[wiring](channels, 1, ONES, args)
 
 
 def test_find_and_its_neighbours():
     assert find("C3").cls is common.C3 and find("C3").wiring_name == "stacked" and not find("C3").attention
     assert find("CBAM").attention and find("nn.Upsample").cls is nn.Upsample
-    for wrong, words in {
+    for wrong, message in {
         "CMBA": "did you mean .*CBAM",
         "Upsample": "did you mean nn.Upsample",
         "nn.Upsampel": "did you mean nn.Upsample",
         "nn.functional": "no such module",
         "nn.Parameter": "no such module",
     }.items():
-        with pytest.raises(ModelError, match=words):
+        with pytest.raises(ModelError, match=message):
             find(wrong)
 
 
@@ -155,7 +155,7 @@ def test_yamls_can_name_plugin_blocks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, message",
     [
         ("x = (\n", r"plugin_0.py:1: SyntaxError"),
         ("import os\n\nimport not_a_module\n", r"plugin_1.py:3: ModuleNotFoundError: No module named 'not_a_module'"),
@@ -166,12 +166,12 @@ def test_yamls_can_name_plugin_blocks(tmp_path):
         ),
     ],
 )
-def test_plugin_errors_name_file_and_line(tmp_path, request, text, words):
-    number = [item for item in "0123" if f"plugin_{item}" in words][0]
+def test_plugin_errors_name_file_and_line(tmp_path, request, text, message):
+    number = [item for item in "0123" if f"plugin_{item}" in message][0]
     path = tmp_path / f"plugin_{number}.py"
     path.write_text(text)
     modules = set(sys.modules)
-    with pytest.raises(ModelError, match=words) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         load_plugin(path)
     assert "\n" not in str(caught.value) and "Half" not in registered()
     assert not {name for name in set(sys.modules) - modules if "plugin" in name}

@@ -1,4 +1,4 @@
-"""Places by name: the layers they mean in many yamls, the wirings they lead to, C3Attention, what is refused."""
+"""Places by name: the layers they mean in many yamls, the connections they lead to, C3Attention, what is refused."""
 
 import pytest
 import yaml
@@ -37,7 +37,7 @@ def test_the_layers_that_a_place_means(file):
     assert tuple(layers_at(architecture, name) for name in NAMES) == WHERE[file]
 
 
-WIRINGS = [  # places, layers that hold the block, sources of the four Concats, of Detect
+CONNECTIONS = [  # places, layers that hold the block, sources of the four Concats, of Detect
     (["before-sppf"], [9], [[-1, 6], [-1, 4], [-1, 15], [-1, 11]], [18, 21, 24]),
     (["after-sppf"], [10], [[-1, 6], [-1, 4], [-1, 15], [-1, 11]], [18, 21, 24]),
     (["neck"], [18, 22, 26], [[-1, 6], [-1, 4], [-1, 14], [-1, 10]], [18, 22, 26]),
@@ -51,8 +51,8 @@ WIRINGS = [  # places, layers that hold the block, sources of the four Concats, 
 ]
 
 
-@pytest.mark.parametrize(("places", "blocks", "concats", "detect"), WIRINGS)
-def test_the_wirings_that_places_lead_to(places, blocks, concats, detect):
+@pytest.mark.parametrize(("places", "blocks", "concats", "detect"), CONNECTIONS)
+def test_the_connections_that_places_lead_to(places, blocks, concats, detect):
     rows = insert_at(read_yaml(BASE), "CBAM", places).rows
     assert [index for index, row in enumerate(rows) if row.block == "CBAM"] == blocks
     assert [row.sources for row in rows if row.block == "Concat"] == concats
@@ -86,7 +86,7 @@ def test_the_older_order_of_the_backbone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "place", "words"),
+    ("file", "place", "message"),
     [
         (
             "yolov3.yaml",
@@ -105,8 +105,8 @@ def test_the_older_order_of_the_backbone(tmp_path):
         ("yolov5l.yaml", [40], "0 to 23"),
     ],
 )
-def test_places_that_a_yaml_does_not_have(file, place, words):
-    with pytest.raises(ModelError, match=words) as caught:
+def test_places_that_a_yaml_does_not_have(file, place, message):
+    with pytest.raises(ModelError, match=message) as caught:
         insert_at(read_yaml(file), "CBAM", place)
     assert file in str(caught.value) and "\n" not in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "layer", "words"),
+    ("place", "layer", "message"),
     [
         ("backbone", 3, r"stride 4 \(P2\): 4 x 25600 x 25600 numbers take 10.5 GB per image and 167.8 GB at batch 16"),
         ("neck", 18, r"stride 8 \(P3\): 4 x 6400 x 6400 numbers take 655 MB per image and 10.5 GB at batch 16"),
@@ -152,14 +152,14 @@ def test_in_c3_keeps_channels_and_a_shortcut_that_was_written(tmp_path):
         ("after-sppf", None, ""),
     ],
 )
-def test_quadratic_blocks_on_large_maps_are_refused(place, layer, words):
+def test_quadratic_blocks_on_large_maps_are_refused(place, layer, message):
     result = insert_at(read_yaml(zoo.MODELS / "yolov5n.yaml"), "MHSA", place)
     layers, new = infer_shapes(load_spec(result)), [index for index, row in enumerate(result.rows) if row.note]
     if layer is None:
         check_quadratic_attention(layers, new, "x")
         return
     with pytest.raises(
-        ModelError, match=f"layer {layer} .*MHSA is of quadratic cost and would be at {words}.*, or mean it$"
+        ModelError, match=f"layer {layer} .*MHSA is of quadratic cost and would be at {message}.*, or mean it$"
     ):
         check_quadratic_attention(layers, new, "mean it")
 
@@ -170,22 +170,22 @@ def test_several_bottlenecks_hold_several_maps():
     assert layers[8].attention_map_bytes == 12 * 400**2 * 4
 
 
-def test_the_command_refuses_and_can_be_told_twice(tmp_path, capsys):
+def test_the_command_refuses_without_force(tmp_path, capsys):
     call = ["insert", "MHSA", "--at", "neck", "--into", "yolov5n.yaml", "--output", str(tmp_path / "out.yaml")]
     assert commands.main(call) == 2
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        "not written: layer 18 MHSA" in said
-        and "655 MB per image" in said
-        and "--force" in said
-        and said.count("\n") == 1
+        "not written: layer 18 MHSA" in output
+        and "655 MB per image" in output
+        and "--force" in output
+        and output.count("\n") == 1
     )
     assert not (tmp_path / "out.yaml").exists()
     assert commands.main([*call, "--force"]) == 0
     assert "--at neck --force --into" in (tmp_path / "out.yaml").read_text()
 
 
-def test_the_table_refuses_and_can_be_told_twice(tmp_path):
+def test_the_table_refuses_without_force(tmp_path):
     path = tmp_path / "zoo.yaml"
     path.write_text("Mine: {insert: MHSA, at: backbone, paper: q}\n")
     with pytest.raises(ModelError, match="zoo.yaml: variant Mine: layer 3 MHSA.*10.5 GB.*force: true"):
@@ -201,9 +201,9 @@ def test_the_table_refuses_and_can_be_told_twice(tmp_path):
 @pytest.mark.parametrize(("place", "after"), [("before-sppf", "10"), ("neck", "23 26 29 32"), ("last-neck", "32")])
 def test_names_and_numbers_lead_to_one_yaml(tmp_path, place, after):
     texts = []
-    for words in (["--at", place], ["--after", *after.split()]):
+    for flags in (["--at", place], ["--after", *after.split()]):
         assert (
-            commands.main(["insert", "CBAM", *words, "--into", "yolov5n6.yaml", "--output", str(tmp_path / "out.yaml")])
+            commands.main(["insert", "CBAM", *flags, "--into", "yolov5n6.yaml", "--output", str(tmp_path / "out.yaml")])
             == 0
         )
         texts.append(yaml.safe_load((tmp_path / "out.yaml").read_text()))

@@ -1,4 +1,4 @@
-"""Every mistake in a model yaml ends in one line that names file, row, sources, shapes and the way out."""
+"""Every mistake in a model yaml ends in one line that names file, row, sources, shapes and the remedy."""
 
 import os
 
@@ -114,7 +114,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(mistake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    right, wrong, words = MISTAKES[mistake]
+    right, wrong, expected = MISTAKES[mistake]
     assert right in TEXT
     path = tmp_path / "mine.yaml"
     path.write_text(TEXT.replace(right, wrong, 1))
@@ -122,7 +122,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch):
         Model(path)
     message = str(caught.value)
     assert message.startswith(str(path)) and "\n" not in message
-    assert all(word in message for word in words), message
+    assert all(part in message for part in expected), message
     assert os.listdir(tmp_path) == ["mine.yaml"]
 
 
@@ -154,7 +154,7 @@ def test_anchor_tables_are_no_model():
         Model("anchors.yaml")
 
 
-def test_where_yamls_are_looked_for(tmp_path, monkeypatch):
+def test_find_yaml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_yaml("yolov5s.yaml") == ROOT / "models" / "yolov5s.yaml"
     assert find_yaml("yolov5s6.yaml") == ROOT / "models" / "hub" / "yolov5s6.yaml"

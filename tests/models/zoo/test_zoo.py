@@ -111,7 +111,7 @@ def test_replacing_keeps_sources_and_repeats():
 
 
 @pytest.mark.parametrize(
-    ("after", "words"),
+    ("after", "message"),
     [
         ([25], "0 to 23"),
         ([24], "0 to 23"),
@@ -121,8 +121,8 @@ def test_replacing_keeps_sources_and_repeats():
         (8, "list"),
     ],
 )
-def test_places_that_are_not_there(after, words):
-    with pytest.raises(ModelError, match=words):
+def test_places_that_are_not_there(after, message):
+    with pytest.raises(ModelError, match=message):
         insert_block(read_yaml(BASE), "CBAM", after)
 
 
@@ -138,7 +138,7 @@ TAIL = "\nhead: [[[0], 1, Detect, [nc, anchors]]]\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("nc: 2", "'depth_multiple' is missing"),
         ("- 1", "not a model yaml"),
@@ -164,10 +164,10 @@ TAIL = "\nhead: [[[0], 1, Detect, [nc, anchors]]]\n"
         ),
     ],
 )
-def test_yamls_that_cannot_be_read_are_named(tmp_path, text, words):
+def test_yamls_that_cannot_be_read_are_named(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ModelError, match=words) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         read_yaml(path)
     assert "mine.yaml" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="did you mean mine.yaml"):
@@ -345,7 +345,7 @@ def test_blocks_go_into_other_yamls(file, after, untouched_weights):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         ("{inset: CBAM, after: [8], place: p, paper: q}", "unknown key 'inset'.*did you mean insert"),
         ("{insert: CBAM, place: p, paper: q}", "'insert' needs 'after'"),
@@ -358,10 +358,10 @@ def test_blocks_go_into_other_yamls(file, after, untouched_weights):
         ("3", "expected"),
     ],
 )
-def test_mistakes_in_the_table_are_named(tmp_path, line, words):
+def test_mistakes_in_the_table_are_named(tmp_path, line, message):
     path = tmp_path / "zoo.yaml"
     path.write_text(f"Mine: {line}\n")
-    with pytest.raises(ModelError, match=words) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         zoo.load_variants(path)
     assert "variant Mine" in str(caught.value)
 
@@ -404,7 +404,7 @@ def test_commands_write_yamls_that_build(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (["insert", "CBAM", "--after", "40", "--into", "{base}", "--output", "{out}"], "0 to 23"),
         (["insert", "CBAM", "--after", "8", "--args", "1024", "--into", "{base}", "--output", "{out}"], "not a list"),
@@ -431,10 +431,10 @@ def test_commands_write_yamls_that_build(tmp_path, monkeypatch, capsys):
         ),
     ],
 )
-def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys, call, words):
+def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys, call, message):
     code = commands.main([part.format(base=BASE, out=tmp_path / "out.yaml") for part in call])
-    said = capsys.readouterr()
-    assert code == 2 and said.err.startswith("error: ") and words in said.err and said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert code == 2 and output.err.startswith("error: ") and message in output.err and output.err.count("\n") == 1
     assert not (tmp_path / "out.yaml").exists()
 
 

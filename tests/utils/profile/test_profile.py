@@ -301,7 +301,7 @@ def test_no_figure_of_any_block_is_blank(name):
 
 
 @pytest.mark.parametrize("name", ["yolov5n_C3CBAM.yaml", "yolov3-tiny.yaml", "yolov5s-transformer.yaml"])
-def test_figures_of_whole_yamls_are_those_of_the_wired_graph(name):
+def test_figures_of_whole_yamls_are_those_of_the_model_graph(name):
     model, layers = Model(name), infer_shapes(load_spec(name), imgsz=128)
     profile = profile_layers(model, 128, rounds=1)
     assert [(layer.all.parameters, layer.all.flops) for layer in profile.layers] == [
