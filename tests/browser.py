@@ -1,9 +1,9 @@
-"""Chromium without a window, for pages that tests look at: run as a program by tests, in a process of its own.
+"""Chromium without a window, for tests of pages: run as a program, in a process of its own.
 
     python tests/browser.py PAGE light|dark < steps.json > result.json
 
-Steps are done in order: {"width": 360}, {"js": "..."}, {"key": "Enter"}, {"grab": "x.png"} (the whole page), {"pdf": "x.pdf"}.
-The result holds what each step answered, the console's messages and every address that was asked for.
+Steps are done in order: {"width": 360}, {"js": "..."}, {"key": "Enter"}, {"grab": "x.png"} (the whole page) and
+{"pdf": "x.pdf"}. The result has the answer of each step, the console's messages and every address that was requested.
 Chromium comes with PySide6's QtWebEngine (requirements-browser.txt)."""
 
 import json
@@ -11,20 +11,26 @@ import os
 import sys
 from pathlib import Path
 
-PATIENCE_MS, SETTLING_MS, PAINTING_MS = 20_000, 120, 2000
+TIMEOUT_MS, LAYOUT_MS, PAINT_MS = 20_000, 120, 2000
 HEIGHT, TALLEST = 900, 16_000
 
 
 def configure(scheme: str) -> None:
-    """Say how Chromium is to run, before it is loaded: no screen, no GPU, no sandbox (containers have none), that scheme."""
+    """Set Chromium's options before it is loaded: no screen, no GPU, no sandbox (containers have none), the scheme."""
+    preferred = 0 if scheme == "dark" else 1
     os.environ.update(QT_QPA_PLATFORM="offscreen", QT_QUICK_BACKEND="software", QTWEBENGINE_DISABLE_SANDBOX="1")
     os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = (
-        f"--no-sandbox --disable-gpu --hide-scrollbars --blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
+        f"--no-sandbox --disable-gpu --hide-scrollbars --blink-settings=preferredColorScheme={preferred}"
     )
 
 
 class Browser:
-    """One window. console: what pages said; requests: every address that was asked for (only files are let through)."""
+    """One window.
+
+    Attributes:
+        console: Messages of the pages.
+        requests: Every address that was requested; only files are let through.
+    """
 
     def __init__(self) -> None:
         from PySide6.QtCore import QObject
@@ -37,7 +43,7 @@ class Browser:
         profile, self.listener = QWebEngineProfile(self.owner), listener(self.requests, self.owner)
         profile.setUrlRequestInterceptor(self.listener)
         self.view = QWebEngineView()
-        self.view.setPage(speaking_page(self.console, profile, self.view))
+        self.view.setPage(logging_page(self.console, profile, self.view))
         self.view.settings().setAttribute(
             QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True
         )  # to see it try
@@ -47,17 +53,23 @@ class Browser:
     def open(self, page: str) -> bool:
         from PySide6.QtCore import QUrl
 
-        return self._wait(
+        return self._call_back(
             lambda done: (self.view.loadFinished.connect(done), self.view.load(QUrl.fromLocalFile(page)))
         ) == [True]
 
     def width(self, width: int, height: int = HEIGHT) -> None:
+        """Resize the window.
+
+        Args:
+            width: In pixels.
+            height: In pixels.
+        """
         self.view.resize(width, height)
-        self._settle()
+        self._pause()
 
     def js(self, script: str):
-        """Return what an expression is, by way of JSON."""
-        text = self._wait(lambda done: self.view.page().runJavaScript(f"JSON.stringify({script})", done))
+        """Return the value of an expression, by way of JSON."""
+        text = self._call_back(lambda done: self.view.page().runJavaScript(f"JSON.stringify({script})", done))
         return json.loads(text[0]) if text and text[0] else None
 
     def key(self, key: str) -> None:
@@ -65,32 +77,32 @@ class Browser:
         from PySide6.QtTest import QTest
 
         QTest.keyClick(self.view.focusProxy(), getattr(Qt.Key, f"Key_{key}"))
-        self._settle()
+        self._pause()
 
     def grab(self, file: str) -> bool:
         width = self.view.width()
         self.width(width, min(int(self.js("document.documentElement.scrollHeight")), TALLEST))
-        self._settle(PAINTING_MS)
+        self._pause(PAINT_MS)
         saved = self.view.grab().save(file)
         self.width(width)
         return saved
 
     def pdf(self, file: str) -> bool:
         page = self.view.page()
-        self._wait(lambda done: (page.pdfPrintingFinished.connect(lambda *_: done(True)), page.printToPdf(file)))
+        self._call_back(lambda done: (page.pdfPrintingFinished.connect(lambda *_: done(True)), page.printToPdf(file)))
         return Path(file).is_file()
 
-    def _settle(self, milliseconds: int = SETTLING_MS) -> None:
+    def _pause(self, milliseconds: int = LAYOUT_MS) -> None:
         from PySide6.QtTest import QTest
 
         QTest.qWait(milliseconds)
 
-    def _wait(self, start) -> list:
-        """Run the event loop until the callback that `start` is given was called; return what with, [] if it never was."""
+    def _call_back(self, start) -> list:
+        """Run the event loop until the callback passed to `start` is called; return its arguments, [] if it is not."""
         from PySide6.QtCore import QEventLoop, QTimer
 
         loop, got = QEventLoop(), []
-        QTimer.singleShot(PATIENCE_MS, loop.quit)
+        QTimer.singleShot(TIMEOUT_MS, loop.quit)
         start(lambda *values: (got.extend(values), loop.quit()))
         if not got:
             loop.exec()
@@ -98,6 +110,15 @@ class Browser:
 
 
 def listener(requests: list[str], owner):
+    """Return an interceptor that records requests and blocks those to a network.
+
+    Args:
+        requests: Where addresses are appended.
+        owner: Qt object that owns it.
+
+    Returns:
+        The interceptor.
+    """
     from PySide6.QtWebEngineCore import QWebEngineUrlRequestInterceptor
 
     class Listener(QWebEngineUrlRequestInterceptor):
@@ -108,7 +129,17 @@ def listener(requests: list[str], owner):
     return Listener(owner)
 
 
-def speaking_page(console: list[str], profile, view):
+def logging_page(console: list[str], profile, view):
+    """Return a page that records its console messages.
+
+    Args:
+        console: Where messages are appended.
+        profile: The page's profile.
+        view: The widget that shows it.
+
+    Returns:
+        The page.
+    """
     from PySide6.QtWebEngineCore import QWebEnginePage
 
     class Page(QWebEnginePage):
@@ -119,10 +150,18 @@ def speaking_page(console: list[str], profile, view):
 
 
 def visit(page: str, steps: list[dict]) -> dict:
-    """Open a file, do the steps, and return {"loaded", "answers", "console", "requests"}."""
+    """Open a file and do the steps.
+
+    Args:
+        page: Path of the file.
+        steps: The name of a method of `Browser` and its argument, one pair per step.
+
+    Returns:
+        "loaded", "answers", "console" and "requests".
+    """
     browser = Browser()
     loaded = browser.open(page)
-    browser._settle()
+    browser._pause()
     answers = [getattr(browser, name)(value) for step in steps for name, value in step.items()]
     browser.application.processEvents()
     return {"loaded": loaded, "answers": answers, "console": browser.console, "requests": browser.requests}

@@ -1,4 +1,4 @@
-"""Studies made up for tests of the report: several variants and a control, a failed run, one seed, checkpoints alone."""
+"""Made-up studies for tests of the report: variants, a wider baseline, a failed run, one seed, checkpoints."""
 
 import dataclasses
 import math
@@ -45,16 +45,27 @@ def make_study(
     seeds: tuple[int, ...] = (0, 1, 2),
     failed: tuple[str, int] | None = None,
     trained: bool = True,
-    strip: bool = True,
+    sample_grid: bool = True,
 ) -> Study:
-    """Return a study whose first name is the baseline and whose names with "control" are controls.
+    """Return a study. APs, the last class and the memory of training have no figures.
 
-    failed: the (name, seed) of a run that failed. APs and the last class have no figures, nor has the memory of training."""
+    Args:
+        folder: Folder of the study.
+        shifts: By name of variant, how much better it is than the baseline, which is the first. Names with "control"
+            are parameter-matched baselines.
+        seeds: The seeds.
+        failed: (name, seed) of a run that failed.
+        trained: Whether the runs are trainings, not checkpoints.
+        sample_grid: Whether there is a sample grid.
+
+    Returns:
+        The study; files of its runs are written.
+    """
     shifts, generator = shifts or SHIFTS, np.random.default_rng(0)
     common = {seed: generator.normal(0, 0.004) for seed in seeds}
     variants = []
-    for place, (name, shift) in enumerate(shifts.items()):
-        folders = {seed: folder / "runs" / f"variant{place}" / f"seed{seed}" for seed in seeds}
+    for index, (name, shift) in enumerate(shifts.items()):
+        folders = {seed: folder / "runs" / f"variant{index}" / f"seed{seed}" for seed in seeds}
         runs = tuple(
             _run(at, name, seed, shift, common[seed], generator, trained)
             if failed != (name, seed)
@@ -63,7 +74,7 @@ def make_study(
         )
         variants.append(
             VariantResult(
-                name, f"models/{name}.yaml", role_of(place, name), runs, _cost(shift, trained), _summaries(runs)
+                name, f"models/{name}.yaml", role_of(index, name), runs, _cost(shift, trained), _summaries(runs)
             )
         )
     base, *others = variants
@@ -73,7 +84,12 @@ def make_study(
     data = {
         "name": "bccd.yaml",
         "split": "val",
-        "val": {"hash": "9f2c" * 16, "images": 73, "objects": 967, "by_class": dict(zip(CLASSES, (819, 72, 76, 0)))},
+        "val": {
+            "hash": "9f2c" * 16,
+            "images": 73,
+            "objects": 967,
+            "by_class": dict(zip(CLASSES, (819, 72, 76, 0), strict=True)),
+        },
     }
     notes = [f"{failed[0]} seed {failed[1]}: failed, out of memory in epoch 3. It is in no figure."] if failed else []
     notes += ["One seed only: how much seeds matter was not tested."] if len(seeds) == 1 else []
@@ -90,7 +106,7 @@ def make_study(
         data,
         "2026-01-31 12:30",
         tuple(notes),
-        _strip(folder / "strip.jpg", list(shifts)) if strip else None,
+        _draw_grid(folder / "strip.jpg", list(shifts)) if sample_grid else None,
     )
 
 
@@ -98,33 +114,50 @@ KINDS = {
     "full": dict(failed=("EMA (neck)", 1)),
     "hard": dict(shifts=HARD_SHIFTS, failed=("control", 0)),
     "one": dict(seeds=(7,)),
-    "weights": dict(seeds=(0,), trained=False, strip=False),
+    "weights": dict(seeds=(0,), trained=False, sample_grid=False),
 }
 _WRITTEN: dict[str, tuple[Study, dict[str, Path]]] = {}
 
 
 def written_report(kind: str, tmp_path_factory) -> tuple[Study, dict[str, Path]]:
-    """Return a study of KINDS and its report's files by name; each is written once, whoever asks."""
+    """Return a study of KINDS and the files of its report; each is written once per session.
+
+    Args:
+        kind: Key of KINDS.
+        tmp_path_factory: pytest's.
+
+    Returns:
+        The study, and its files by name.
+    """
     if kind not in _WRITTEN:
         study = make_study(tmp_path_factory.mktemp(kind), **KINDS[kind])
         _WRITTEN[kind] = study, {file.name: file for file in write_report(study)}
     return _WRITTEN[kind]
 
 
-def role_of(place: int, name: str) -> str:
-    return "baseline" if place == 0 else "control" if "control" in name else "variant"
+def role_of(index: int, name: str) -> str:
+    """Return the role of a variant.
+
+    Args:
+        index: Its position in the study.
+        name: Its name.
+
+    Returns:
+        "baseline", "control" or "variant".
+    """
+    return "baseline" if index == 0 else "control" if "control" in name else "variant"
 
 
 def _run(
     folder: Path, name: str, seed: int, shift: float, common: float, generator: np.random.Generator, trained: bool
 ) -> Run:
     figures = {
-        metric: level + (1 + 0.2 * place) * shift + common + generator.normal(0, 0.003)
-        for place, (metric, level) in enumerate(LEVELS.items())
+        metric: level + (1 + 0.2 * index) * shift + common + generator.normal(0, 0.003)
+        for index, (metric, level) in enumerate(LEVELS.items())
     }
     per_class = {
-        each: figures["mAP50-95"] + 0.07 * math.sin(3 * place) + generator.normal(0, 0.01)
-        for place, each in enumerate(CLASSES[:-1])
+        each: figures["mAP50-95"] + 0.07 * math.sin(3 * index) + generator.normal(0, 0.01)
+        for index, each in enumerate(CLASSES[:-1])
     } | {CLASSES[-1]: math.nan}
     scores = Scores(
         figures["mAP50-95"],
@@ -175,7 +208,8 @@ def _summaries(runs: tuple[Run, ...]) -> dict[str, Summary]:
     figures: dict[str, dict[int, float]] = {}
     for run in runs:
         if run.scores:
-            plain = dict(zip(LEVELS, (run.scores.map, run.scores.map50, run.scores.ap75, *run.scores.size.values())))
+            figures_of_run = (run.scores.map, run.scores.map50, run.scores.ap75, *run.scores.size.values())
+            plain = dict(zip(LEVELS, figures_of_run, strict=True))
             for metric, value in (
                 plain | {f"class/{name}": value for name, value in run.scores.per_class.items()}
             ).items():
@@ -207,18 +241,18 @@ def _differences(
 
 
 def _sentence(name: str, base: str, metric: str, verdict: str, mean: float, half: float, p: float, seeds: int) -> str:
-    told = f"{verdict} between {name} and" if verdict == "no difference shown" else f"{name} is {verdict} than"
+    finding = f"{verdict} between {name} and" if verdict == "no difference shown" else f"{name} is {verdict} than"
     low, middle, high = (f"{100 * value:+.2f}".replace("-", "−") for value in (mean - half, mean, mean + half))
     return (
-        f"{metric}: {told} {base}, {middle} points (95 % interval {low} to {high}; p = {p:.2g}, corrected for several "
-        f"comparisons; {seeds} seed{'s' * (seeds > 1)}, 73 images)."
+        f"{metric}: {finding} {base}, {middle} points (95 % interval {low} to {high}; p = {p:.2g}, corrected for "
+        f"several comparisons; {seeds} seed{'s' * (seeds > 1)}, 73 images)."
     )
 
 
-def _strip(file: Path, names: list[str]) -> Path:
-    """Cells on a slide, with boxes: rows of labels and models as the runner draws them."""
-    picture = Image.new("RGB", (1304, (len(names) + 1) * 246), (255, 255, 255))
-    pen = ImageDraw.Draw(picture)
+def _draw_grid(file: Path, names: list[str]) -> Path:
+    """Draw cells on a slide with boxes, in rows of labels and models as in a sample grid."""
+    image = Image.new("RGB", (1304, (len(names) + 1) * 246), (255, 255, 255))
+    pen = ImageDraw.Draw(image)
     for row, name in enumerate(["labels", *names]):
         pen.text((6, row * 246 + 4), name.encode("ascii", "replace").decode(), fill=(0, 0, 0))
         for column in range(4):
@@ -228,5 +262,5 @@ def _strip(file: Path, names: list[str]) -> Path:
                 x, y = left + 20 + (cell * 61 + column * 37) % 250, top + 10 + cell * 83 % 165
                 pen.ellipse((x, y, x + 44, y + 44), fill=(205, 120, 120))
                 pen.rectangle((x - 2, y - 2, x + 46 + row % 2, y + 46), outline=(30, 100, 200), width=2)
-    picture.save(file, quality=80)
+    image.save(file, quality=80)
     return file

@@ -1,4 +1,7 @@
-"""What the processes of test_study.py do. Light, since each of them imports it anew."""
+"""Jobs of the processes in test_study_processes.py: each gets a file, seconds and a device.
+
+The imports are light, since every process imports the module anew.
+"""
 
 import multiprocessing
 import os

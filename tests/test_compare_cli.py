@@ -1,4 +1,4 @@
-"""compare.py's flags, pinned; what a study yaml may say; and what a mistake prints."""
+"""compare.py's flags, pinned; what a study yaml may hold; and what an error prints."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import yaml
 
 import compare
 from utils.config import TrainConfig, from_options, parse
-from utils.config.compare_options import FREE, CompareConfig, read_study
+from utils.config.compare_options import CHANGEABLE, CompareConfig, read_study
 from utils.config.flags import build_parser, flag_fields
 from utils.errors import ConfigError
 from utils.files import ROOT
@@ -105,7 +105,7 @@ def test_a_command_line_becomes_the_trainings_of_a_study():
         ]
     )
     assert config.seed_list == (0, 1) and config.control and config.jobs == 2
-    training = config.training("x.yaml", 5, device="1")
+    training = config.training_config("x.yaml", 5, device="1")
     assert (training.cfg, training.seed, training.weights, training.device) == ("x.yaml", 5, "w.pt", "1")
     assert (training.data, training.epochs, training.imgsz, training.batch_size, training.hyp) == (
         "d.yaml",
@@ -150,19 +150,19 @@ def test_checkpoints_have_one_seed():
         ("--splt test", ("did you mean --split",)),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, words):
+def test_an_error_is_one_line_and_exit_code_2(capsys, argv, words):
     with pytest.raises(SystemExit) as ended:
         compare.parse_opt(argv.split())
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and printed.count("\n") == 1 and all(word in printed for word in words), printed
 
 
-def test_nothing_to_compare_is_said():
+def test_nothing_to_compare_is_an_error():
     with pytest.raises(ConfigError, match="nothing to compare: give --cfg"):
         compare.run()
 
 
-def test_a_study_yaml_reads_back_as_it_was_described(tmp_path):
+def test_a_study_yaml_reads_back_as_it_was_written(tmp_path):
     config = from_options(
         CompareConfig,
         cfg=["a.yaml", "b.yaml"],
@@ -174,9 +174,9 @@ def test_a_study_yaml_reads_back_as_it_was_described(tmp_path):
         plugin=["p.py"],
         imgsz=96,
     )
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config.described()))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config.study_content()))
     assert read_study(tmp_path / "study.yaml", CompareConfig()) == config
-    assert set(config.described()) == {
+    assert set(config.study_content()) == {
         "cfg",
         "data",
         "seeds",
@@ -190,7 +190,7 @@ def test_a_study_yaml_reads_back_as_it_was_described(tmp_path):
     }
 
 
-def test_paths_beside_a_study_yaml_are_meant_first(tmp_path):
+def test_paths_beside_a_study_yaml_come_first(tmp_path):
     (tmp_path / "mine").mkdir()
     for name in ("mine/a.yaml", "d.yaml"):
         (tmp_path / name).write_text("x: 1")
@@ -200,20 +200,23 @@ def test_paths_beside_a_study_yaml_are_meant_first(tmp_path):
     assert config.weights == ("w.pt",)
 
 
-def test_circumstances_may_change_and_settings_may_not(tmp_path):
+def test_conditions_may_change_and_settings_may_not(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("cfg: [yolov5n.yaml]\nepochs: 4\njobs: 3\n")
     config = read_study(file, CompareConfig(study=str(file), device="cpu", jobs=2))
     assert (config.device, config.jobs, config.epochs) == ("cpu", 2, 4)
-    assert {"device", "jobs", "workers", "cache"} < set(FREE) and not {"epochs", "imgsz", "batch_size", "seeds"} & set(
-        FREE
-    )
-    with pytest.raises(ConfigError, match=r"--epochs: .*study.yaml decides that"):
+    assert {"device", "jobs", "workers", "cache"} < set(CHANGEABLE) and not {
+        "epochs",
+        "imgsz",
+        "batch_size",
+        "seeds",
+    } & set(CHANGEABLE)
+    with pytest.raises(ConfigError, match=r"--epochs: is set in .*study.yaml"):
         read_study(file, CompareConfig(study=str(file), epochs=5))
     for text, words in (
         ("epocs: 4", "epocs: no such option"),
         ("1: 4", "1: no such option"),
-        ("name: x", "name: is not said"),
+        ("name: x", "name: is no option of a study yaml"),
         ("cfg: [a.yaml]\nseeds: 0", "no seed at all"),
     ):
         file.write_text(text)
@@ -221,17 +224,20 @@ def test_circumstances_may_change_and_settings_may_not(tmp_path):
             read_study(file, CompareConfig())
 
 
-def test_a_flag_that_repeats_a_default_is_still_said(tmp_path):
+def test_a_flag_that_repeats_a_default_counts(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("cfg: [yolov5n.yaml]\nsplit: test\njobs: 3\nepochs: 4\n")
     config = read_study(file, compare.parse_opt(["--study", str(file), "--split", "val", "--jobs", "1"]))
     assert (config.split, config.jobs, config.epochs) == ("val", 1, 4)
     assert read_study(file, compare.parse_opt(["--study", str(file)])).split == "test"
-    with pytest.raises(ConfigError, match=r"--epochs: .*study.yaml decides that"):
+    with pytest.raises(ConfigError, match=r"--epochs: is set in .*study.yaml"):
         read_study(file, compare.parse_opt(["--study", str(file), "--epochs", "300"]))
 
 
 def test_help_answers_without_torch():
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import compare; print(sorted({{'torch', 'cv2', 'numpy', 'yaml'}} & set(sys.modules)))"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import compare; "
+        "print(sorted({'torch', 'cv2', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     assert set(build_parser(CompareConfig).format_help().split()) >= {"--control", "--study", "--jobs"}

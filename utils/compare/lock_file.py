@@ -1,7 +1,7 @@
-"""Claims on a piece of a study, so that two processes never do the same one.
+"""Lock files, so that two processes never do the same job of a study.
 
-A claim is a file with the process, its host and when the process began. It goes with the work; where its process is
-gone (or, on another host, has not touched the file for a while) the next one takes it over.
+A lock file names the process, its host and when the process began, and is removed with the job. If its process is gone
+(or, on another host, has not touched the file for a while), the next process takes the lock over.
 """
 
 import contextlib
@@ -12,52 +12,50 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SILENT = 600.0  # seconds without a touch after which a claim of another host is given up
-TOUCHED = 30.0  # seconds between touches
+STALE_AFTER = 600.0  # seconds without a touch after which a lock of another host is taken over
+TOUCH_INTERVAL = 30.0  # seconds between touches
 
 
-class HeldError(Exception):
-    """Another process does this piece; the text says which."""
+class LockedError(Exception):
+    """Another process holds the lock; the text says which."""
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Hold the claim `path` while the block runs. Raises HeldError where another living process holds it."""
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs. Raises LockedError if another living process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.with_name(f"{path.name}.guard")):
-        holder = holder_of(path)
+    with _exclusive(path.with_name(f"{path.name}.guard")):
+        holder = lock_holder(path)
         if holder:
-            raise HeldError(holder)
-        path.write_text(json.dumps(_self()), encoding="utf-8")
+            raise LockedError(holder)
+        path.write_text(json.dumps(_this_process()), encoding="utf-8")
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def holder_of(path: Path) -> str:
-    """Return who holds the claim `path`, such as "process 123 on host", or "" where nobody living does."""
+def lock_holder(path: Path) -> str:
+    """Return who holds the lock file `path`, such as "process 123 on host", or "" if no living process does."""
     try:
-        claim = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         touched = path.stat().st_mtime
-        pid, host, born = int(claim["pid"]), str(claim["host"]), claim["born"]
+        pid, host, start = int(content["pid"]), str(content["host"]), content["born"]
     except (OSError, ValueError, KeyError, TypeError):  # none, or one whose writer died while writing
         return ""
-    if host != socket.gethostname():
-        alive = time.time() - touched < SILENT
-    else:
-        alive = _is_running(pid) and _born(pid) == born
+    is_local = host == socket.gethostname()
+    alive = _is_running(pid) and _start_time(pid) == start if is_local else time.time() - touched < STALE_AFTER
     return f"process {pid} on {host}" if alive else ""
 
 
-def touch(path: Path) -> None:
-    """Show other hosts that the claim `path` is still worked on."""
+def touch_lock(path: Path) -> None:
+    """Show other hosts that the holder of the lock file `path` is still at work."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
-def _self() -> dict[str, object]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())}
+def _this_process() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "born": _start_time(os.getpid())}
 
 
 def _is_running(pid: int) -> bool:
@@ -70,10 +68,10 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _born(pid: int) -> str:
-    """Return when a process began, as Linux counts it, so that a number used again is not taken for the same; "" elsewhere.
+def _start_time(pid: int) -> str:
+    """Return when a process began, as Linux counts it, "gone" if it has ended and is not collected yet, "" elsewhere.
 
-    A process that has ended and waits to be collected counts as gone.
+    With it, a process id that is used again is not taken for the same process.
     """
     try:
         words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -83,8 +81,8 @@ def _born(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time look at a claim and take it; the system frees the guard of a process that dies."""
+def _exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time read a lock file and take it; the system frees the guard of a process that dies."""
     try:
         import fcntl
     except ImportError:  # Windows: two that come in the same millisecond may both get it

@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
-from utils.compare.plan import StudyPlan, file_hash
+from utils.compare.plan import PlannedVariant, StudyPlan, file_hash
+from utils.compare.results import PARAMETER_MATCHED
 from utils.config import Hyperparameters
-from utils.config.compare_options import FREE, STUDY_FILE, CompareConfig
+from utils.config.compare_options import CHANGEABLE, STUDY_FILE, CompareConfig
 from utils.config.flags import flag_fields
 from utils.config.yaml_files import read_yaml
 from utils.errors import ConfigError
@@ -16,31 +17,41 @@ from utils.files import write_text_atomically
 
 SETTINGS_FILE = "settings.yaml"
 HYP_FILE = "hyp.yaml"
-_ELSEWHERE = ("cfg", "weights", "data", "hyp", "plugin", "seeds", "control", "study", "split", "project", "name", *FREE)
-_EVALUATING = ("imgsz", "single_cls", "labels")  # what counts where nothing is trained
+_KEPT_ELSEWHERE = (
+    *("cfg", "weights", "data", "hyp", "plugin", "seeds", "control", "study", "split", "project", "name"),
+    *CHANGEABLE,
+)
+_OF_EVALUATION = ("imgsz", "single_cls", "labels")  # the options that count if nothing is trained
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of the study in `folder`, empty where there is none yet."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of the study in `folder`, empty if there is none yet."""
     path = folder / SETTINGS_FILE
     return read_yaml(path) if path.exists() else {}
 
 
 def training_settings(config: CompareConfig) -> dict[str, Any]:
-    """Return the options that decide what comes out of a run, beside those that are kept by content."""
-    names = [each.name for each in flag_fields(config) if each.name not in _ELSEWHERE]
+    """Return the options that decide the results of a run, without those that are kept by content."""
+    names = [each.name for each in flag_fields(config) if each.name not in _KEPT_ELSEWHERE]
     values = config.as_dict()
-    return {name: values[name] for name in names if config.cfg or name in _EVALUATING}
+    return {name: values[name] for name in names if config.cfg or name in _OF_EVALUATION}
 
 
-def settle(plan: StudyPlan, before: Mapping[str, Any], keep_study: bool = False) -> None:
-    """Write the study's own files; keep_study: not study.yaml, which is where the plan comes from.
+def write_study_files(plan: StudyPlan, previous: Mapping[str, Any], keep_study: bool = False) -> None:
+    """Write the study's own files: yamls, hyperparameters, the manifest and study.yaml.
 
-    Raises ConfigError with what differs where runs were made with other settings.
-    A study may grow by seeds and variants. It may not lose any: what was run and is left out is missing from the report.
+    A study may grow by seeds and variants. It may not lose any: a run left out would be missing from the report.
+
+    Args:
+        plan: The study.
+        previous: The manifest of earlier starts, empty for a new study.
+        keep_study: Leave study.yaml alone, since the plan comes from it.
+
+    Raises:
+        ConfigError: Runs were made with other settings; the message names the differences.
     """
-    now = record_of(plan, before)
-    changes = differences(before, now) if before else []
+    manifest = make_manifest(plan, previous)
+    changes = manifest_changes(previous, manifest) if previous else []
     if changes and any(any((plan.folder / "runs").glob(f"*/*/{result}")) for result in ("weights/*.pt", "*.npz")):
         raise ConfigError(
             f"{plan.folder}: its runs were made with other settings: {'; '.join(changes)}; put them back, "
@@ -51,83 +62,100 @@ def settle(plan: StudyPlan, before: Mapping[str, Any], keep_study: bool = False)
             variant.cfg.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(variant.cfg, variant.text)
     if plan.trains:
-        write_text_atomically(plan.folder / HYP_FILE, yaml.safe_dump(now["hyp"], sort_keys=False))
+        write_text_atomically(plan.folder / HYP_FILE, yaml.safe_dump(manifest["hyp"], sort_keys=False))
     write_text_atomically(
-        plan.folder / SETTINGS_FILE, _yaml(now, "What the runs of this study are made with; a later start must agree.")
+        plan.folder / SETTINGS_FILE,
+        _yaml(manifest, "What the runs of this study are made with; a later start must agree."),
     )
     if not keep_study:
         write_text_atomically(
             plan.folder / STUDY_FILE,
-            _yaml(_described(plan), "python compare.py --study <this folder> runs or continues it."),
+            _yaml(_study_content(plan), "python compare.py --study <this folder> runs or continues it."),
         )
 
 
-def record_of(plan: StudyPlan, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a plan; facts of files that a finished study no longer finds are taken from `before`."""
+def make_manifest(plan: StudyPlan, previous: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a plan.
 
-    def kept(group: str, name: str, path: Path) -> str:
-        return file_hash(path) if path.exists() else str(before.get(group, {}).get(name, ""))
+    Args:
+        plan: The study.
+        previous: The manifest of earlier starts: facts of files that a finished study no longer finds come from it.
 
-    variants = {
-        each.name: {
-            "role": each.role,
-            "source": each.source,
-            "hash": each.identity()
-            if each.cfg or each.weights.exists()
-            else before.get("variants", {}).get(each.name, {}).get("hash", ""),
-        }
-        for each in plan.variants
-    }
+    Returns:
+        Settings, hyperparameters, hashes of weights, plugins, variants and data, and the seeds.
+    """
+
+    def hash_of(group: str, path: Path) -> str:
+        return file_hash(path) if path.exists() else str(previous.get(group, {}).get(path.name, ""))
+
+    def variant_hash(variant: PlannedVariant) -> str:
+        if variant.is_readable():
+            return variant.content_hash()
+        return previous.get("variants", {}).get(variant.name, {}).get("hash", "")
+
     start = plan.variants[0].weights if plan.trains else None
     return {
         "settings": training_settings(plan.config),
         "hyp": Hyperparameters.load(plan.config.hyp).as_dict() if plan.trains else {},
-        "weights": {start.name: kept("weights", start.name, start)} if start else {},
-        "plugins": {Path(name).name: kept("plugins", Path(name).name, Path(name)) for name in plan.config.plugin},
-        "variants": variants,
+        "weights": {start.name: hash_of("weights", start)} if start else {},
+        "plugins": {path.name: hash_of("plugins", path) for path in map(Path, plan.config.plugin)},
+        "variants": {
+            each.name: {"role": each.role, "source": each.source, "hash": variant_hash(each)} for each in plan.variants
+        },
         "control": plan.config.control,
         "seeds": list(plan.seeds),
-        "data": {split: dict(facts) for split, facts in {**before.get("data", {}), **plan.data}.items()},
+        "data": {split: dict(facts) for split, facts in {**previous.get("data", {}), **plan.data}.items()},
     }
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return in words what keeps the runs of two records from being compared."""
+def manifest_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return why the runs of two manifests cannot be compared, one sentence part per change.
+
+    Args:
+        previous: The manifest that the runs were made with.
+        current: The manifest of this start.
+
+    Returns:
+        The changes in words, empty if there are none; seeds, variants and splits that were added are no changes.
+    """
     changes = [
-        f"{name} {old!r} -> {now[group].get(name)!r}"
+        f"{name} {old!r} -> {current[group].get(name)!r}"
         for group in ("settings", "hyp")
-        for name, old in before[group].items()
-        if now[group].get(name) != old
+        for name, old in previous[group].items()
+        if current[group].get(name) != old
     ]
-    changes += [f"{name} by default -> {new!r}" for name, new in now["hyp"].items() if name not in before["hyp"]]
-    if list(before["weights"].values()) != list(now["weights"].values()):
-        old, new = (", ".join(each["weights"]) or "none" for each in (before, now))
+    changes += [f"{name} by default -> {new!r}" for name, new in current["hyp"].items() if name not in previous["hyp"]]
+    if list(previous["weights"].values()) != list(current["weights"].values()):
+        old, new = (", ".join(each["weights"]) or "none" for each in (previous, current))
         changes.append(f"weights {old} -> {new}, another content")
     changes += [
-        f"the plugin {name} has changed" for name, old in before["plugins"].items() if now["plugins"].get(name) != old
+        f"the plugin {name} has changed"
+        for name, old in previous["plugins"].items()
+        if current["plugins"].get(name) != old
     ]
     changes += [
-        f"the pictures or labels of {split} have changed"
-        for split, old in before["data"].items()
-        if split in now["data"] and now["data"][split]["hash"] != old["hash"]
+        f"the images or labels of {split} have changed"
+        for split, old in previous["data"].items()
+        if split in current["data"] and current["data"][split]["hash"] != old["hash"]
     ]
-    for name, old in before["variants"].items():
-        new = now["variants"].get(name)
+    for name, old in previous["variants"].items():
+        new = current["variants"].get(name)
         if new is None:
             changes.append(f"{name} is left out")
         elif new["hash"] != old["hash"]:
             changes.append(f"{name} is another network than before")
         elif new["role"] != old["role"]:
             changes.append(f"{name} is the {new['role']}, was the {old['role']}")
-    lost = [str(seed) for seed in before["seeds"] if seed not in now["seeds"]]
+    lost = [str(seed) for seed in previous["seeds"] if seed not in current["seeds"]]
     return changes + ([f"left out: seed {', '.join(lost)}"] if lost else [])
 
 
-def _described(plan: StudyPlan) -> dict[str, Any]:
-    """Return the study.yaml of a study that was asked for by flags: yamls and hyperparameters are the folder's own."""
-    content = plan.config.described()
+def _study_content(plan: StudyPlan) -> dict[str, Any]:
+    """Return the study.yaml of a study given by flags: yamls and hyperparameters are the folder's own."""
+    content: dict[str, Any] = plan.config.study_content()
     if plan.trains:
-        content["cfg"] = [f"models/{variant.cfg.name}" for variant in plan.variants if variant.role != "control"]
+        yamls = [variant.cfg for variant in plan.variants if variant.role != PARAMETER_MATCHED]
+        content["cfg"] = [f"models/{path.name}" for path in yamls if path]
         content["hyp"] = HYP_FILE
     return content
 

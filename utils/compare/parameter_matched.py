@@ -1,14 +1,14 @@
-"""The control: the baseline made wider, so that a variant's gain can be told from that of mere size.
+"""The parameter-matched baseline: the baseline made wider, so that a variant's gain can be told from that of mere size.
 
 Width. Depth stays, and width_multiple is solved: layers widen in steps of 8 channels, so the parameters are a staircase
 of width_multiple, and the step nearest to the largest variant is taken.
 
-Start. A wider network cannot take a checkpoint by shapes, and a control from random weights against variants from
-pretrained ones would prove nothing. So its weights are made as in Net2Net (Chen, Goodfellow and Shlens, ICLR 2016,
+Start. A wider network cannot take a checkpoint by shapes, and a baseline from random weights compared with variants
+from pretrained ones would prove nothing. So its weights are made as in Net2Net (Chen, Goodfellow and Shlens, ICLR 2016,
 arXiv 1511.05641, section 2: the wider student computes what the teacher did), with one difference: theirs copies
 channels and divides what reads them, ours draws new channels at random and lets the old ones read them with weight
-zero, which is how attention behind a zero gate starts (models/identity_start.py). All of the baseline's weights are
-in it, and it starts as the baseline, up to rounding.
+zero, which is how attention behind a zero-initialized gate starts (models/identity_start.py). All of the baseline's
+weights are in it, and it starts as the baseline, up to rounding.
 """
 
 import copy
@@ -32,17 +32,24 @@ from utils.errors import ModelError
 from utils.log import LOGGER
 from utils.transfer.pretrained import transfer_weights
 
-CONTROL = "control"
-STEP = 8  # channels
+CHANNEL_STEP = 8  # layers widen in steps of so many channels
 WIDEST = 4.0  # times the baseline's width at most
 NORMS = (nn.BatchNorm2d,)
-_CLOSE = 1e-9  # of two codes that are the same channel; codes lie in 1..2, at least 1e-7 apart
+_TOLERANCE = 1e-9  # of two codes that are the same channel; codes lie in 1..2, at least 1e-7 apart
 
 
 @dataclass(frozen=True)
-class Widened:
-    """The control as a yaml. width: its width_multiple; parameters: of it, of the baseline, and of the largest variant;
-    takes_weights: whether it can start as the baseline.
+class ParameterMatchedBaseline:
+    """The baseline widened to the parameters of the largest variant.
+
+    Attributes:
+        text: The model yaml.
+        width: Its width_multiple.
+        parameters: Its number of parameters.
+        baseline_parameters: The baseline's.
+        largest: Name of the largest variant.
+        largest_parameters: The largest variant's.
+        takes_weights: Whether it can start with the baseline's weights.
     """
 
     text: str
@@ -54,69 +61,99 @@ class Widened:
     takes_weights: bool = False
 
     def sentence(self) -> str:
+        """Return how large it is, as a note for the report."""
         share = self.parameters / self.largest_parameters - 1
         return (
-            f"The control is the baseline with width_multiple {self.width:g}: {self.parameters:,} parameters, {share:+.1%} "
-            f"against the largest variant, {self.largest} ({self.largest_parameters:,}); "
-            f"the baseline has {self.baseline_parameters:,}."
+            f"The parameter-matched baseline (control) is the baseline with width_multiple {self.width:g}: "
+            f"{self.parameters:,} parameters, {share:+.1%} compared with the largest variant, {self.largest} "
+            f"({self.largest_parameters:,}); the baseline has {self.baseline_parameters:,}."
         )
 
 
-def parameters_of(
+def count_parameters(
     content: Mapping[str, Any], nc: int, attention_start: str = "", cache: ShapeCache | None = None
 ) -> int:
-    """Return the parameters of a model yaml's content with `nc` classes. Nothing is computed. Raises ModelError."""
+    """Return the number of parameters of a model yaml. Nothing is computed.
+
+    Args:
+        content: The yaml.
+        nc: Number of classes.
+        attention_start: "identity" or "plain"; "" leaves it to the yaml.
+        cache: Measurements of layers to share between calls.
+
+    Returns:
+        The number of parameters.
+
+    Raises:
+        ModelError: The yaml cannot be built.
+    """
     content = {**content, "nc": nc, **({"attention_start": attention_start} if attention_start else {})}
     return totals(infer_shapes(load_spec(content), cache))[0]
 
 
-def widened(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> Widened | None:
-    """Return the baseline (a yaml's text, called `file`) widened to the parameters of the largest of `variants` (by
-    name), or None where no wider one is nearer to them than the baseline itself.
+def match_parameters(baseline: str, file: str, variants: Mapping[str, int], nc: int) -> ParameterMatchedBaseline | None:
+    """Return the baseline widened to the parameters of the largest variant.
+
+    Args:
+        baseline: Text of the baseline's yaml.
+        file: Name of that yaml.
+        variants: Number of parameters by name of variant.
+        nc: Number of classes.
+
+    Returns:
+        The wider baseline, or None if no wider one is nearer to the largest variant than the baseline itself.
     """
     content = yaml.safe_load(baseline)
-    name, rows = file, read_content(content)[2]
+    rows = read_content(content)[2]
     cache = ShapeCache()
     largest = max(variants, key=lambda each: variants[each])
 
     def parameters(width: float) -> int:
-        return parameters_of({**content, "width_multiple": width}, nc, cache=cache)
+        return count_parameters({**content, "width_multiple": width}, nc, cache=cache)
 
     base = float(content["width_multiple"])
-    widths = [base, *_steps([row.args[0] for row in rows if row.args and is_number(row.args[0], int)], base)]
-    width = nearest_step(widths, parameters, variants[largest]) if variants[largest] > parameters(base) else base
+    channels = [row.args[0] for row in rows if row.args and is_number(row.args[0], int)]
+    widths = [base, *_width_steps(channels, base)]
+    width = nearest_width(widths, parameters, variants[largest]) if variants[largest] > parameters(base) else base
     if width == base:
         return None
-    settings = {key: value for key, value in content.items() if key not in ("backbone", "head")} | {
-        "width_multiple": width
-    }
-    header = (f"{name} widened to the parameters of {largest}, layer for layer",)
-    text = render_yaml(Architecture(name, settings, rows), header)
-    return Widened(text, width, parameters(width), parameters(base), largest, variants[largest])
+    settings = {key: value for key, value in content.items() if key not in ("backbone", "head")}
+    header = (f"{file} widened to the parameters of {largest}, layer for layer",)
+    text = render_yaml(Architecture(file, {**settings, "width_multiple": width}, rows), header)
+    return ParameterMatchedBaseline(text, width, parameters(width), parameters(base), largest, variants[largest])
 
 
-def _steps(channels: Sequence[int], base: float) -> list[float]:
+def _width_steps(channels: Sequence[int], base: float) -> list[float]:
     """Return the widths above `base` up to which a layer of one of `channels` keeps its rounded width."""
     return sorted(
         {
-            _step(each, count)
+            _largest_width(each, count)
             for each in set(channels)
-            if each >= STEP
-            for count in range(math.ceil(each * base / STEP) + 1, int(each * base * WIDEST / STEP) + 1)
+            if each >= CHANNEL_STEP
+            for count in range(math.ceil(each * base / CHANNEL_STEP) + 1, int(each * base * WIDEST / CHANNEL_STEP) + 1)
         }
     )
 
 
-def _step(channels: int, count: int) -> float:
-    """Return the largest width_multiple with which `channels` round up to `count` steps, whatever a division rounds to."""
-    width = STEP * count / channels
-    while channels * width > STEP * count:
+def _largest_width(channels: int, count: int) -> float:
+    """Return the largest width_multiple with which `channels` round up to `count` steps, exact in floating point."""
+    width = CHANNEL_STEP * count / channels
+    while channels * width > CHANNEL_STEP * count:
         width = math.nextafter(width, 0)
     return width
 
 
-def nearest_step(widths: Sequence[float], parameters: Callable[[float], int], target: int) -> float:
-    """Return the width whose parameters, which rise with it, are nearest to `target`; of two, the wider."""
+def nearest_width(widths: Sequence[float], parameters: Callable[[float], int], target: int) -> float:
+    """Return the width whose number of parameters is nearest to `target`; of two, the wider.
+
+    Args:
+        widths: Values of width_multiple, rising.
+        parameters: Returns the number of parameters of a width; it rises with the width.
+        target: The number of parameters to match.
+
+    Returns:
+        One of `widths`.
+    """
     low, high = 0, len(widths) - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -127,48 +164,70 @@ def nearest_step(widths: Sequence[float], parameters: Callable[[float], int], ta
 # ---- weights ----
 
 
-def takes_weights(baseline: str, control: str) -> bool:
-    """Return whether the wider of two yamls (texts) can start as the narrower one."""
-    narrow, wide = (Model(yaml.safe_load(text)) for text in (baseline, control))
+def can_take_weights(baseline: str, matched: str) -> bool:
+    """Return whether the wider network can start with the weights of the narrower one.
+
+    Args:
+        baseline: Text of the baseline's yaml.
+        matched: Text of the parameter-matched baseline's yaml.
+
+    Returns:
+        True if `widen` knows all of its layers; else the reason is logged.
+    """
+    narrow, wide = (Model(yaml.safe_load(text)) for text in (baseline, matched))
     try:
         widen(narrow, wide)
     except ModelError as error:
-        LOGGER.info(f"the control cannot take the baseline's weights: {error}")
+        LOGGER.info(f"the parameter-matched baseline cannot take the baseline's weights: {error}")
         return False
     return True
 
 
-def write_start(baseline: Path, control: Path, weights: Path, seed: int, file: Path) -> Path:
-    """Write the checkpoint that the control's training with `seed` starts from: the baseline's as `weights` fill it,
-    and new channels drawn from the seed.
+def write_initial_weights(baseline: Path, matched: Path, weights: Path, seed: int, file: Path) -> Path:
+    """Write the checkpoint that a training of the parameter-matched baseline starts from.
+
+    Args:
+        baseline: Yaml of the baseline.
+        matched: Yaml of the parameter-matched baseline.
+        weights: The checkpoint that the baseline starts from; what it holds of the baseline is in the result.
+        seed: Seed of the training; new channels are drawn from it.
+        file: Where to write.
+
+    Returns:
+        `file`.
     """
     checkpoint = read_checkpoint(find_weights(weights))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        narrow, wide = Model(baseline, nc=checkpoint.nc), Model(control, nc=checkpoint.nc)
+        narrow, wide = Model(baseline, nc=checkpoint.nc), Model(matched, nc=checkpoint.nc)
     transfer_weights(narrow, checkpoint)
     widen(narrow, wide)
     wide.names = list(checkpoint.names)
     LOGGER.info(
-        f"{control.name} starts as {baseline.name}: its new channels are random and the old ones read them with weight 0"
+        f"{matched.name} starts as {baseline.name}: its new channels are random, old ones read them with weight 0"
     )
     return write_checkpoint(checkpoint_of(wide), file)
 
 
 @torch.no_grad()
-def widen(narrow: nn.Module, wide: nn.Module) -> None:
-    """Fill `wide`, the same layers with more channels, so that it computes what `narrow` computes.
+def widen(narrow: Model, wide: Model) -> None:
+    """Fill a network so that it computes what a narrower one computes.
 
-    Raises ModelError where a layer is neither convolution nor norm, or does not pass channels on as they are.
+    Args:
+        narrow: The network whose weights are taken.
+        wide: The same layers with more channels; its new channels keep their random weights.
+
+    Raises:
+        ModelError: A layer with weights is neither convolution nor norm, or does not pass channels on as they are.
     """
     sources = {name: module for name, module in narrow.named_modules() if isinstance(module, (nn.Conv2d, *NORMS))}
-    places = _channel_places(narrow, wide)
+    inputs = _input_indices(narrow, wide)
     state, filled = narrow.state_dict(), set()
     for name, module in wide.named_modules():
         if name not in sources:
             continue
         for leaf, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            _fill(tensor, state[f"{name}.{leaf}"], places[name], isinstance(module, NORMS))
+            _copy_channels(tensor, state[f"{name}.{leaf}"], inputs[name], isinstance(module, NORMS))
             filled.add(f"{name}.{leaf}")
     for key, tensor in wide.state_dict().items():
         if key in filled:
@@ -178,78 +237,77 @@ def widen(narrow: nn.Module, wide: nn.Module) -> None:
         tensor.copy_(state[key])
 
 
-def _fill(tensor: Tensor, source: Tensor, place: Tensor, is_norm: bool) -> None:
-    """Copy one tensor. place: (channels in,) where the narrow layer's inputs are among the wide one's."""
+def _copy_channels(tensor: Tensor, source: Tensor, inputs: Tensor, is_norm: bool) -> None:
+    """Copy one tensor of a layer. inputs: (input channels of the narrow layer,) their indices in the wide layer."""
     if source.ndim == 0:
         tensor.copy_(source)
     elif is_norm:
-        tensor[place] = source
+        tensor[inputs] = source
     elif source.ndim == 1:
         tensor[: len(source)] = source
     else:
         tensor[: len(source)] = 0
-        tensor[: len(source), place] = source
+        tensor[: len(source), inputs] = source
 
 
-def _channel_places(narrow: nn.Module, wide: nn.Module) -> dict[str, Tensor]:
-    """Return for each convolution and norm where its narrow inputs are among the wide ones.
+def _input_indices(narrow: Model, wide: Model) -> dict[str, Tensor]:
+    """Return for each convolution and norm the indices of its narrow input channels among the wide ones.
 
-    Both networks are run with convolutions that send out a code a channel, the same in both for the same channel of
+    Both networks are run with convolutions that send out one code per channel, the same in both for the same channel of
     the same convolution. Concatenation, pooling, upsampling, sums and activations carry codes along.
     """
-    small, large = _arriving_codes(narrow), _arriving_codes(wide)
+    small, large = _input_codes(narrow), _input_codes(wide)
     if small.keys() != large.keys():
         raise ModelError("a widened network must have the layers of the one it comes from")
-    places = {}
+    indices = {}
     for name in small:
-        least, place = (_numbered(small[name])[:, None] - _numbered(large[name])[None]).abs().min(1)
-        if float(least.max()) > _CLOSE:
+        least, index = (_distinct(small[name])[:, None] - _distinct(large[name])[None]).abs().min(1)
+        if float(least.max()) > _TOLERANCE:
             raise ModelError(f"{name}: what it reads cannot be followed to the convolutions it comes from")
-        places[name] = place
-    return places
+        indices[name] = index
+    return indices
 
 
-def _numbered(codes: Tensor) -> Tensor:
-    """Return codes of which none stands twice: each with a large number for its earlier appearances, as the pools of SPPF
-    pass the same channels on several times.
+def _distinct(codes: Tensor) -> Tensor:
+    """Return (channels,) codes of which no two are equal: a large number is added per earlier equal code.
+
+    The pools of SPPF pass the same channels on several times.
     """
-    alike = (codes[:, None] - codes[None]).abs() < _CLOSE
+    alike = (codes[:, None] - codes[None]).abs() < _TOLERANCE
     return codes + 1e3 * alike.tril(-1).sum(1)
 
 
-def _arriving_codes(model: nn.Module) -> dict[str, Tensor]:
-    """Return (channels,) codes that arrive at each convolution and norm."""
+def _input_codes(model: Model) -> dict[str, Tensor]:
+    """Return the (channels,) codes that each convolution and norm reads."""
     model = copy.deepcopy(model).double().eval()
-    arriving: dict[str, Tensor] = {}
+    codes: dict[str, Tensor] = {}
 
-    def instead(name: str, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        is_norm = isinstance(module, NORMS)
-        code = (
-            None
-            if is_norm
-            else torch.from_numpy(np.random.default_rng(zlib.crc32(name.encode())).random(module.out_channels) + 1)
-        )
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            codes[name] = inputs[0][0, :, 0, 0].clone()
 
-        def forward(x: Tensor) -> Tensor:
-            arriving[name] = x[0, :, 0, 0].clone()
-            if is_norm:
-                return x
-            sides = [
-                (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-                for size, pad, dilation, kernel, stride in zip(
-                    x.shape[2:], module.padding, module.dilation, module.kernel_size, module.stride
-                )
-            ]
-            return code.view(1, -1, 1, 1).expand(1, -1, *sides).clone()
+        return hook
 
-        return forward
+    def emit(code: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return code.view(1, -1, 1, 1).expand_as(output).clone()
+
+        return hook
+
+    def pass_on(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return inputs[0]
 
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and (module.groups != 1 or isinstance(module.padding, str)):
-            raise ModelError(f"{name}: a grouped convolution cannot be widened")
-        if isinstance(module, (nn.Conv2d, *NORMS)):
-            module.forward = instead(name, module)
+        if isinstance(module, nn.Conv2d):
+            if module.groups != 1 or isinstance(module.padding, str):
+                raise ModelError(f"{name}: a grouped convolution cannot be widened")
+            random = np.random.default_rng(zlib.crc32(name.encode()))
+            module.register_forward_pre_hook(record(name))
+            module.register_forward_hook(emit(torch.from_numpy(random.random(module.out_channels) + 1)))
+        elif isinstance(module, NORMS):
+            module.register_forward_pre_hook(record(name))
+            module.register_forward_hook(pass_on)
     side = 2 * int(max(model.stride))
     with torch.no_grad():
         model(torch.zeros(1, model.yaml.get("ch", 3), side, side, dtype=torch.float64))
-    return arriving
+    return codes

@@ -1,6 +1,6 @@
-"""From what was asked to a plan: paths found, data read, networks checked, the control solved, all before the first run.
+"""From the options to a plan: files found, data read, networks checked, the parameter-matched baseline made.
 
-What is wrong with any of it is said here, in seconds, and not after the runs before it.
+All of it happens before the first run, so that an error is reported within seconds and not after other runs.
 """
 
 import dataclasses
@@ -13,10 +13,11 @@ import yaml
 from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
 from models.registry import load_plugins
 from utils.checkpoint import find_weights
-from utils.compare.manifest import HYP_FILE, read_record, settle
-from utils.compare.parameter_matched import CONTROL, Widened, takes_weights, widened
+from utils.compare.manifest import HYP_FILE, read_manifest, write_study_files
+from utils.compare.parameter_matched import ParameterMatchedBaseline, can_take_weights, match_parameters
 from utils.compare.plan import PlannedVariant, StudyPlan, planned_variants, run_files
 from utils.compare.provenance import data_facts
+from utils.compare.results import PARAMETER_MATCHED
 from utils.config import DatasetSpec, Hyperparameters
 from utils.config.compare_options import CompareConfig
 from utils.config.yaml_files import find_yaml
@@ -26,64 +27,82 @@ from utils.log import LOGGER
 
 
 def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> StudyPlan:
-    """Return the plan of the study in `folder`, with its own files written there (study.yaml unless `keep_study`).
+    """Return the plan of a study, with its own files written to its folder.
 
-    A study whose runs are all done needs neither data, starting weights nor device any more. Raises UserError kinds.
+    A study whose runs are all done needs neither data, starting weights nor device.
+
+    Args:
+        folder: Folder of the study.
+        config: The options.
+        keep_study: Leave study.yaml alone, since the options come from it.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: Something in the options, the data or a model cannot be used.
     """
-    before = read_record(folder)
-    finished = _is_finished(folder, config, before)
+    previous = read_manifest(folder)
+    finished = _is_finished(folder, config, previous)
     for name in () if finished else config.device.split(","):
         select_device(name)
     load_plugins(config.plugin)
-    config, spec, weights = with_paths(config, finished)
-    _make(folder)
+    config, spec, weights = resolve_paths(config, finished)
+    _make_folder(folder)
     variants = planned_variants(config, folder, weights)
     splits = dict.fromkeys(("train", "val", config.split) if config.cfg else (config.split,))
-    data = before["data"] if finished else {split: data_facts(config, spec, split) for split in splits}
-    solved, notes = None, _notes(config)
+    data = previous["data"] if finished else {split: data_facts(config, spec, split) for split in splits}
+    matched, notes = None, _notes(config)
     if config.cfg:
         parameters = check_networks(variants, spec, config)
         if config.control:
-            solved, variants, note = _with_control(variants, parameters, spec.nc, folder)
+            matched, variants, note = _with_parameter_matched(variants, parameters, spec.nc, folder)
             notes += [note]
-    plan = StudyPlan(folder, config, tuple(variants), data, solved, tuple(notes))
-    settle(plan, before, keep_study)
-    return (
-        plan
-        if not config.cfg
-        else dataclasses.replace(plan, config=dataclasses.replace(config, hyp=str(folder / HYP_FILE)))
-    )
+    plan = StudyPlan(folder, config, tuple(variants), data, matched, tuple(notes))
+    write_study_files(plan, previous, keep_study)
+    if not config.cfg:
+        return plan
+    return dataclasses.replace(plan, config=dataclasses.replace(config, hyp=str(folder / HYP_FILE)))
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
+        reason = str(error.strerror).lower()
         raise ConfigError(
-            f"{folder}: cannot be a study's folder, {error.strerror.lower()}; choose another --project or --name"
+            f"{folder}: cannot be a study's folder, {reason}; choose another --project or --name"
         ) from None
 
 
-def _is_finished(folder: Path, config: CompareConfig, record: Mapping[str, Any]) -> bool:
-    """Whether all that is asked for is done: every recorded run, and no variant or seed is new."""
-    if not record or config.split not in record["data"]:
+def _is_finished(folder: Path, config: CompareConfig, manifest: Mapping[str, Any]) -> bool:
+    """Return whether every run of the manifest is done, and no variant or seed is new."""
+    if not manifest or config.split not in manifest["data"]:
         return False
     planned = len(config.cfg or config.checkpoints)
-    recorded = [name for name, entry in record["variants"].items() if entry["role"] != CONTROL]
+    known = [name for name, entry in manifest["variants"].items() if entry["role"] != PARAMETER_MATCHED]
     return (
-        planned == len(recorded)
-        and list(config.seed_list) == record["seeds"]
-        and config.control == record["control"]
+        planned == len(known)
+        and list(config.seed_list) == manifest["seeds"]
+        and config.control == manifest["control"]
         and all(
             run_files(folder, name, seed, config.split).is_done()
-            for name in record["variants"]
-            for seed in record["seeds"]
+            for name in manifest["variants"]
+            for seed in manifest["seeds"]
         )
     )
 
 
-def with_paths(config: CompareConfig, finished: bool = False) -> tuple[CompareConfig, DatasetSpec, list[Path]]:
-    """Return the configuration with all paths absolute, the data set as it is counted, and the checkpoints."""
+def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[CompareConfig, DatasetSpec, list[Path]]:
+    """Return the options with all paths absolute, the data set, and the checkpoints.
+
+    Args:
+        config: The options.
+        finished: Whether all runs are done, so that checkpoints need not exist.
+
+    Returns:
+        The options, the data set (of one class with --single-cls), and the files of --weights.
+    """
     spec = DatasetSpec.load(config.data)
     weights = [
         (Path(name) if finished else find_weights(name, config.download)).absolute() for name in config.checkpoints
@@ -101,10 +120,22 @@ def with_paths(config: CompareConfig, finished: bool = False) -> tuple[CompareCo
 
 
 def check_networks(variants: Sequence[PlannedVariant], spec: DatasetSpec, config: CompareConfig) -> dict[str, int]:
-    """Return the parameters of each variant. Raises ModelError for a yaml that cannot be built, and ConfigError where the
-    size of the pictures would not be the same for all.
+    """Return the number of parameters of each variant.
+
+    Args:
+        variants: Variants with a yaml.
+        spec: The data set, for its number of classes.
+        config: Input size and --attention-start.
+
+    Returns:
+        The number of parameters by name.
+
+    Raises:
+        ModelError: A yaml cannot be built.
+        ConfigError: The input size is no multiple of a variant's stride, so that sizes would differ.
     """
-    cache, parameters = ShapeCache(), {}
+    cache = ShapeCache()
+    parameters = {}
     for variant in variants:
         content = {**yaml.safe_load(variant.text), "nc": spec.nc, "yaml_file": variant.source}
         if config.attention_start:
@@ -120,48 +151,49 @@ def check_networks(variants: Sequence[PlannedVariant], spec: DatasetSpec, config
     return parameters
 
 
-def _with_control(
+def _with_parameter_matched(
     variants: list[PlannedVariant], parameters: Mapping[str, int], nc: int, folder: Path
-) -> tuple[Widened | None, list[PlannedVariant], str]:
-    """Return what the control is, the variants with it, and a note for the reader."""
+) -> tuple[ParameterMatchedBaseline | None, list[PlannedVariant], str]:
+    """Return the parameter-matched baseline, the variants with it, and a note for the reader."""
     baseline, *others = variants
     larger = {each.name: parameters[each.name] for each in others}
-    solved = widened(baseline.text, baseline.source, larger, nc) if larger else None
-    if solved is None:
+    matched = match_parameters(baseline.text, baseline.source, larger, nc) if larger else None
+    if matched is None:
         note = (
-            "No control was made: no wider baseline is nearer to the parameters of the largest variant than the baseline is, "
-            "since layers widen in steps of 8 channels."
+            "No parameter-matched baseline was made: no wider baseline is nearer to the parameters of the largest "
+            "variant than the baseline is, since layers widen in steps of 8 channels."
         )
         LOGGER.info(note)
         return None, variants, note
-    file = folder / "models" / f"{CONTROL}.yaml"
-    control = PlannedVariant(CONTROL, CONTROL, f"{baseline.source}, wider", file, solved.text, baseline.weights)
-    note = solved.sentence()
+    file = folder / "models" / f"{PARAMETER_MATCHED}.yaml"
+    source = f"{baseline.source}, wider"
+    wider = PlannedVariant(PARAMETER_MATCHED, PARAMETER_MATCHED, source, file, matched.text, baseline.weights)
+    note = matched.sentence()
     if baseline.weights:
-        solved = dataclasses.replace(solved, takes_weights=takes_weights(baseline.text, solved.text))
+        matched = dataclasses.replace(matched, takes_weights=can_take_weights(baseline.text, matched.text))
         note += (
             " It starts as the baseline: it has all weights that the baseline has of the checkpoint, and its further "
             "channels, drawn at random, are read with weight 0."
-            if solved.takes_weights
-            else " It cannot take the baseline's weights channel by channel, only tensors of the same shape: a handicap."
+            if matched.takes_weights
+            else " It cannot take the baseline's weights per channel, only tensors of the same shape: a handicap."
         )
     LOGGER.info(note)
-    return solved, [*variants, control], note
+    return matched, [*variants, wider], note
 
 
 def _notes(config: CompareConfig) -> list[str]:
     notes = []
     if len(config.seed_list) == 1:
         notes.append(
-            "One seed: how much of a difference is the chance of a training was not tested."
+            "One seed: how much of a difference is due to the randomness of training was not tested."
             if config.cfg
-            else "Checkpoints as they are: how they were trained, and the chance of a training, were not tested."
+            else "Checkpoints as they are: how they were trained, and the randomness of training, were not tested."
         )
     if config.cfg and config.split == "val":
         notes.append(
-            "Compared on the split by which each run's best epoch was chosen; --split test compares on pictures that "
-            "decided nothing."
+            "Compared on the split by which each run's best epoch was chosen; --split test compares on images that "
+            "were used for no choice."
         )
     if config.split == "train":
-        notes.append("Compared on the pictures that were trained on: this tells nothing of new ones.")
+        notes.append("Compared on the images of the training: this says nothing about new images.")
     return notes

@@ -1,8 +1,9 @@
-"""Work in processes of their own: so many at a time, each with its device, its log and its claim, and a crash ends one only.
+"""Jobs in processes of their own: several at a time, each with its device, log and lock file; a crash ends one only.
 
-A process that loses the one that started it ends itself, so that a study that is killed leaves nobody behind.
+A process that loses its parent ends itself, so that a study that is killed leaves no process behind.
 """
 
+import io
 import multiprocessing
 import os
 import signal
@@ -13,46 +14,60 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from utils import log
-from utils.compare.lock_file import TOUCHED, HeldError, claimed, touch
+from utils.compare.lock_file import TOUCH_INTERVAL, LockedError, hold_lock, touch_lock
 from utils.errors import UserError
 
-FAILED, HELD = 2, 75  # exit codes: the user's to mend; another process has it (sysexits' "try again later")
-PATIENCE = 5.0  # seconds before a piece that another process has is asked for again
-TICK = 1.0  # seconds between looks at how far everybody is
+EXIT_USER_ERROR, EXIT_LOCKED = 2, 75  # exit codes; 75 is sysexits' "try again later"
+RETRY_AFTER = 5.0  # seconds before a job that another process has locked is retried
+POLL_INTERVAL = 1.0  # seconds between updates of the progress
 
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work: work(*arguments, device) in a process of its own. claim: its claim; log: where it prints;
-    is_done(): whether its files are there; fail(reason): leaves word of a failure.
+    """A job: `work(*arguments, device)` in a process of its own.
+
+    Attributes:
+        name: Its name for people.
+        work: The function; it is pickled, so it stands at module level.
+        arguments: Its arguments without the device.
+        lock: Lock file of the job.
+        log: File to which everything it prints is appended.
+        is_done: Returns whether its files are there.
+        on_failure: Called with the reason if it fails.
     """
 
     name: str
     work: Callable[..., object]
     arguments: tuple[Any, ...]
-    claim: Path
+    lock: Path
     log: Path
     is_done: Callable[[], bool]
-    fail: Callable[[str], object]
+    on_failure: Callable[[str], object]
 
 
 @dataclass
 class _Slot:
-    """One place for a process, on one device."""
+    """A device that does one job at a time."""
 
     device: str
-    process: Any = None
-    job: Job | None = None
+    running: "tuple[Job, BaseProcess] | None" = None
 
 
 @dataclass
-class Pool:
-    """Does jobs, as many at a time as there are devices named. on_tick() is called about once a second, on_end(job) when
-    one has ended.
+class ProcessPool:
+    """Runs jobs, as many at a time as there are devices named.
+
+    Attributes:
+        devices: One entry per process.
+        threads: Threads of each process; 0 leaves the choice to torch.
+        on_tick: Called about once a second.
+        on_end: Called with each job that has ended.
+        on_wait: Called with each job that another process has locked; it is retried.
     """
 
     devices: Sequence[str]
@@ -60,104 +75,106 @@ class Pool:
     on_tick: Callable[[], object] = lambda: None
     on_end: Callable[[Job], object] = lambda job: None
     on_wait: Callable[[Job], object] = lambda job: None
-    _waiting: deque = field(default_factory=deque)
+    _waiting: deque[tuple[float, Job]] = field(default_factory=deque)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Return when every job is done or has failed; when interrupted, end the processes first."""
         self._waiting = deque((0.0, job) for job in jobs)
         slots = [_Slot(device) for device in self.devices]
         try:
-            while self._waiting or any(slot.job for slot in slots):
-                self._fill(slots)
-                running = [slot.process.sentinel for slot in slots if slot.job]
-                connection.wait(running, TICK) if running else time.sleep(TICK)
+            while self._waiting or any(slot.running for slot in slots):
+                self._start_jobs(slots)
+                sentinels = [slot.running[1].sentinel for slot in slots if slot.running]
+                connection.wait(sentinels, POLL_INTERVAL) if sentinels else time.sleep(POLL_INTERVAL)
                 for slot in slots:
-                    if slot.job and not slot.process.is_alive():
-                        self._collect(slot)
+                    running = slot.running
+                    if running and not running[1].is_alive():
+                        slot.running = None
+                        self._collect(*running)
                 self.on_tick()
         finally:
             for slot in slots:
-                if slot.job:
-                    slot.process.terminate()
-                    slot.process.join()
+                if slot.running:
+                    slot.running[1].terminate()
+                    slot.running[1].join()
 
-    def _fill(self, slots: Sequence[_Slot]) -> None:
+    def _start_jobs(self, slots: Sequence[_Slot]) -> None:
         for slot in slots:
             ready = next((entry for entry in self._waiting if entry[0] <= time.monotonic()), None)
-            if slot.job or not ready:
+            if slot.running or not ready:
                 continue
             self._waiting.remove(ready)
-            if ready[1].is_done():  # another process has done it meanwhile
-                self.on_end(ready[1])
-                continue
             job = ready[1]
-            slot.process = multiprocessing.get_context("spawn").Process(
-                target=_work,
+            if job.is_done():  # another process has done it meanwhile
+                self.on_end(job)
+                continue
+            process = multiprocessing.get_context("spawn").Process(
+                target=_run_job,
                 name=job.name,
-                args=(job.work, (*job.arguments, slot.device), job.claim, job.log, self.threads),
+                args=(job.work, (*job.arguments, slot.device), job.lock, job.log, self.threads),
             )
-            slot.process.start()
-            slot.job = job  # only now is there a process to end
+            process.start()
+            slot.running = job, process  # only now is there a process to end
 
-    def _collect(self, slot: _Slot) -> None:
-        slot.process.join()
-        job, code = slot.job, slot.process.exitcode
-        slot.process = slot.job = None
-        if code == HELD:
+    def _collect(self, job: Job, process: BaseProcess) -> None:
+        """Report how a process that has ended did its job, or have the job retried."""
+        process.join()
+        code = process.exitcode or 0
+        if code == EXIT_LOCKED:
             self.on_wait(job)
-            self._waiting.append((time.monotonic() + PATIENCE, job))
+            self._waiting.append((time.monotonic() + RETRY_AFTER, job))
             return
         if code or not job.is_done():
-            job.fail(_reason(code, job.log))
+            job.on_failure(_failure_reason(code, job.log))
         self.on_end(job)
 
 
-def _reason(code: int, file: Path) -> str:
-    """Say in one line why a process ended with `code`."""
+def _failure_reason(code: int, file: Path) -> str:
+    """Return in one line why a process ended with the exit code `code`."""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        why = "; was there memory enough?" if name == "SIGKILL" else ""
-        return f"the process was ended by {name}{why} (log: {file})"
+        hint = "; was there memory enough?" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{hint} (log: {file})"
     if not code:
         return f"the process ended without a result (log: {file})"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-    return last.removeprefix("error: ") if code == FAILED else f"{last} (log: {file})"
+    return last.removeprefix("error: ") if code == EXIT_USER_ERROR else f"{last} (log: {file})"
 
 
-def _work(work: Callable[..., object], arguments: tuple, claim: Path, file: Path, threads: int) -> None:
-    """What a process does: claim, print into its log, work; end with a code that tells how it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everybody; the one who started us ends us
-    threading.Thread(target=_watch, args=(claim,), daemon=True).start()
+def _run_job(work: Callable[..., object], arguments: tuple[Any, ...], lock: Path, file: Path, threads: int) -> None:
+    """Do a job in its process: take the lock, print to its log, work; the exit code says how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends this one
+    threading.Thread(target=_watch_parent, args=(lock,), daemon=True).start()
     try:
-        with claimed(claim):
-            _print_into(file)
+        with hold_lock(lock):
+            _redirect_output(file)
             log.configure()
             if threads:
                 import torch
 
                 torch.set_num_threads(threads)
             work(*arguments)
-    except HeldError:
-        sys.exit(HELD)
+    except LockedError:
+        sys.exit(EXIT_LOCKED)
     except UserError as error:
         print(f"error: {error}", flush=True)
-        sys.exit(FAILED)
+        sys.exit(EXIT_USER_ERROR)
 
 
-def _watch(claim: Path) -> None:
-    """Show that the claim is worked on; end this process when the one that started it is gone."""
+def _watch_parent(lock: Path) -> None:
+    """Touch the lock file at intervals, and end this process when its parent is gone."""
     parent = multiprocessing.parent_process()
-    while parent and not connection.wait([parent.sentinel], TOUCHED):
-        touch(claim)
+    while parent and not connection.wait([parent.sentinel], TOUCH_INTERVAL):
+        touch_lock(lock)
     if parent:
         for child in multiprocessing.active_children():  # workers that are only starting would not notice
             child.kill()
         os._exit(1)
 
 
-def _print_into(file: Path) -> None:
-    """Send all that this process and its workers print to the end of `file`."""
+def _redirect_output(file: Path) -> None:
+    """Append all that this process and its workers print to `file`."""
     sys.stdout.flush()
     sys.stderr.flush()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -166,4 +183,5 @@ def _print_into(file: Path) -> None:
     os.dup2(handle, 2)
     os.close(handle)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)

@@ -18,24 +18,35 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools", "th
 
 
 def data_facts(config: CompareConfig, spec: DatasetSpec, split: str) -> dict[str, Any]:
-    """Return images, objects, objects by class, and the hash of a split: SHA-256 over each picture's name, size and labels in
-    order of name. Where it lies and pixels do not enter. Raises DataError where the split cannot be read.
+    """Return the facts of a split: its hash, the number of images and objects, and objects by class name.
+
+    The hash is the SHA-256 over name, size and labels of each image, in order of name; folders and pixels do not count.
+
+    Args:
+        config: Input size, label policy and single-class mode; whether labels are cached and the data downloaded.
+        spec: The data set.
+        split: "train", "val" or "test".
+
+    Returns:
+        "hash", "images", "objects" and "by_class".
+
+    Raises:
+        DataError: The split cannot be read.
     """
     store = open_split(spec, split, SplitOptions.of(config)).store
     digest = hashlib.sha256()
-    for number in sorted(range(len(store)), key=lambda index: Path(store.paths[index]).name):
-        labels = store.labels(number)
-        height, width = store.sizes[number]
-        digest.update(
-            f"{Path(store.paths[number]).name} {width} {height} {len(labels)}\n".encode("utf-8", "surrogateescape")
-        )
+    for image_index in sorted(range(len(store)), key=lambda index: Path(store.paths[index]).name):
+        labels = store.labels(image_index)
+        height, width = store.sizes[image_index]
+        name = Path(store.paths[image_index]).name
+        digest.update(f"{name} {width} {height} {len(labels)}\n".encode("utf-8", "surrogateescape"))
         digest.update(labels.cls.astype("<i8").tobytes() + labels.xywhn.astype("<f4").tobytes())
     counts = np.bincount(store.cls, minlength=spec.nc)
     return {
         "hash": digest.hexdigest(),
         "images": len(store),
         "objects": int(len(store.cls)),
-        "by_class": {name: int(count) for name, count in zip(spec.names, counts)},
+        "by_class": {name: int(count) for name, count in zip(spec.names, counts, strict=True)},
     }
 
 
@@ -53,7 +64,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return a device in words: the GPU's name, or the processor's."""
+    """Return the name of a device: the GPU's, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -67,7 +78,7 @@ def device_name(device: torch.device) -> str:
 
 
 def revision(root: Path = ROOT) -> str:
-    """Return the commit that the source's git folder has checked out, "" without one. Changes since are not looked at."""
+    """Return the commit that the source's git folder has checked out, "" without one, whatever has changed since."""
     git = root / ".git"
     try:
         if git.is_file():  # a linked worktree

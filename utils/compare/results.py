@@ -1,7 +1,7 @@
-"""What passes between the parts of a comparison: runs, their detections, costs, verdicts, and the study they make up.
+"""The records of a comparison: runs, their detections, costs, verdicts, and the study that they make up.
 
-The runner (study.py) makes `Run`s, utils/statistics makes `Difference`s of their detections, cost.py makes
-`Cost`s, and the report (report.py and its writers) shows a `Study` and computes nothing.
+The runner (study.py) makes `Run`s, utils/statistics computes `Difference`s from their detections, cost.py measures
+`Cost`s, and the report package lays out a `Study` and computes nothing.
 """
 
 from dataclasses import dataclass, field
@@ -10,12 +10,27 @@ from typing import Any
 
 from utils.statistics.types import Difference, MatchedDetections
 
+# The roles of variants, as files and tables store them.
+BASELINE = "baseline"
+VARIANT = "variant"
+PARAMETER_MATCHED = "control"  # the baseline widened to the parameters of the largest variant
+
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures of one run, all 0..1. per_class: mAP50-95 by class name (nan without labels); size: AP by
-    pycocotools for small, medium and large objects (nan where there are none); errors: mAP50 that repairing a kind of error
-    would add, by utils/statistics/tide.py's kinds.
+    """The scores of one run, all 0..1.
+
+    Attributes:
+        map: mAP50-95.
+        map50: mAP at IoU 0.50.
+        ap75: AP at IoU 0.75.
+        precision: Mean over the classes, at the confidence of the best F1.
+        recall: The same.
+        size: AP by pycocotools for "small", "medium" and "large" objects, nan if there are none.
+        coco: mAP50-95 by pycocotools, None without it.
+        coco50: mAP50 by pycocotools, None without it.
+        per_class: mAP50-95 by class name, nan for a class without labels.
+        errors: mAP50 that repairing a kind of error would add, by the kinds of utils/statistics/tide.py.
     """
 
     map: float
@@ -32,8 +47,19 @@ class Scores:
 
 @dataclass(frozen=True)
 class Run:
-    """One training (or one checkpoint) of a variant with a seed. status: done, failed or missing; error: one line where it
-    failed; results: results.csv of the training, if any; matches: of its evaluation, None where it is not done.
+    """One training of a variant with one seed, or one checkpoint.
+
+    Attributes:
+        variant: Name of the variant.
+        seed: Seed of the training; 0 for a checkpoint.
+        status: "done", "failed" or "missing".
+        folder: Folder of the run.
+        weights: The checkpoint that was evaluated.
+        scores: Scores of the evaluation, None unless the run is done.
+        matches: Matched detections of the evaluation, None unless the run is done.
+        results: results.csv of the training, if any.
+        seconds: Duration of the training, None if it is not known.
+        error: One line that says why the run failed or is missing.
     """
 
     variant: str
@@ -50,11 +76,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a variant costs. gflops: by torch's dispatcher at the real size, attention's products included; gflops_thop: as in
-    YOLOv5's tables; latency_ms, latency_p95_ms: one image, batch 1, fused; throughput: images a second at batch 16;
-    inference_mib, training_mib: memory at its peak, of one image and of a training step with 16. None: could not be
-    measured, `notes` says why. ratios: figures by their name here, relative to the first variant's; those of latency and
-    throughput are medians of ratios within a round, which a busy machine moves less than the figures themselves.
+    """What a variant costs. A figure that could not be measured is None, and `notes` says why.
+
+    Attributes:
+        parameters: Number of parameters.
+        gflops: By torch's dispatcher at the real input size, attention's matrix products included.
+        gflops_thop: As in YOLOv5's tables.
+        latency_ms: Median of one image, batch 1, fused.
+        latency_p95_ms: 95th percentile of the same.
+        throughput: Images/s at batch 16.
+        inference_mib: Peak memory of inference with one image.
+        training_mib: Peak memory of a training step with 16 images.
+        training_seconds: Mean duration of the trainings.
+        imgsz: Side of the input in pixels.
+        device: Device of the measurement, in words.
+        notes: Reasons of missing figures.
+        ratios: Figures by their name here, relative to the first variant's. Those of latency and throughput are
+            medians of ratios within a round, which a busy machine moves less than the figures themselves.
     """
 
     parameters: int
@@ -71,10 +109,30 @@ class Cost:
     notes: tuple[str, ...] = ()
     ratios: dict[str, float] = field(default_factory=dict)
 
+    def figures(self) -> dict[str, float | None]:
+        """Return every figure by its name."""
+        return {
+            "parameters": self.parameters,
+            "gflops": self.gflops,
+            "gflops_thop": self.gflops_thop,
+            "latency_ms": self.latency_ms,
+            "latency_p95_ms": self.latency_p95_ms,
+            "throughput": self.throughput,
+            "inference_mib": self.inference_mib,
+            "training_mib": self.training_mib,
+            "training_seconds": self.training_seconds,
+        }
+
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one variant over its seeds. sd: sample standard deviation, nan for one seed."""
+    """One metric of one variant over its seeds.
+
+    Attributes:
+        values: The metric by seed, 0..1.
+        mean: Their mean.
+        sd: Their sample standard deviation, nan for one seed.
+    """
 
     values: dict[int, float]
     mean: float
@@ -83,13 +141,21 @@ class Summary:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """What is compared: name, model yaml or checkpoint, and what was found. summaries: by metric ("mAP50-95", "mAP50",
-    "AP75", "APs", "APm", "APl", "class/<name>" and "error/<kind>"); differences: by metric, empty for the baseline.
+    """One of the models that are compared, and its results.
+
+    Attributes:
+        name: Name in tables and files.
+        source: Name of its model yaml or checkpoint.
+        role: BASELINE, VARIANT or PARAMETER_MATCHED.
+        runs: One run per seed.
+        cost: What it costs, None if that was not measured.
+        summaries: By metric: "mAP50-95", "mAP50", "AP75", "APs", "APm", "APl", "class/<name>" and "error/<kind>".
+        differences: Differences to the baseline by metric, empty for the baseline.
     """
 
     name: str
     source: str
-    role: str  # baseline, variant or control
+    role: str
     runs: tuple[Run, ...]
     cost: Cost | None
     summaries: dict[str, Summary] = field(default_factory=dict)
@@ -98,8 +164,21 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole comparison as the report shows it. command: how to repeat it; settings: of training and evaluation; versions: of
-    Python, libraries and the project; data: its name, hash and counts; notes: what a reader must know (one seed only, failed runs, ...).
+    """A whole comparison as the report shows it.
+
+    Attributes:
+        title: Heading of the report.
+        folder: Folder of the study.
+        command: The command that repeats it.
+        variants: What is compared, the baseline first.
+        seeds: The seeds of the study.
+        names: Class names.
+        settings: Settings of training and evaluation.
+        versions: Versions of Python, the libraries and the project.
+        data: Name, hash and counts of the data set.
+        date: When the report was made.
+        notes: What a reader must know: one seed only, failed runs, ...
+        sample_grid: Image of qualitative results, the same images as each model detects them.
     """
 
     title: str
@@ -113,8 +192,8 @@ class Study:
     data: dict[str, Any]
     date: str
     notes: tuple[str, ...] = ()
-    strip: Path | None = None  # the same pictures detected by each model, drawn by the runner
+    sample_grid: Path | None = None
 
     @property
     def baseline(self) -> VariantResult:
-        return next(variant for variant in self.variants if variant.role == "baseline")
+        return next(variant for variant in self.variants if variant.role == BASELINE)

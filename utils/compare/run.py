@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: train what is missing, then evaluate best.pt by the one `evaluate`."""
+"""One run of a study in a process of its own: train what is missing, then evaluate best.pt as val.py does."""
 
 import dataclasses
 import shutil
@@ -10,10 +10,10 @@ import torch
 
 from models.registry import load_plugins
 from utils.checkpoint import read_checkpoint, strip
-from utils.compare.parameter_matched import write_start
+from utils.compare.parameter_matched import write_initial_weights
 from utils.compare.plan import PlannedVariant, StudyPlan
 from utils.compare.provenance import device_name, versions
-from utils.compare.results import Scores
+from utils.compare.results import PARAMETER_MATCHED, Scores
 from utils.compare.run_dir import RunFiles, read_json
 from utils.config import DatasetSpec, EvalOptions, SplitOptions, TrainConfig
 from utils.device import select_device
@@ -22,83 +22,118 @@ from utils.engine.optim import EarlyStopping
 from utils.engine.trainer import EpochReport, Hook, Trainer
 from utils.engine.training import train
 from utils.engine.validation import FEW_CLASSES, has_pycocotools
+from utils.errors import CheckpointError
 from utils.files import write_json_atomically
 from utils.statistics import matches_of
 from utils.statistics.tide import error_kinds
 from utils.types import TrainState
 
 
-def do_run(plan: StudyPlan, variant: PlannedVariant, seed: int, device: str) -> None:
-    """Bring one run to its end, from wherever it stands. Raises UserError kinds."""
+def execute_run(plan: StudyPlan, variant: PlannedVariant, seed: int, device: str) -> None:
+    """Bring one run to its end, from whatever state it is in.
+
+    Args:
+        plan: The study.
+        variant: What is trained or evaluated.
+        seed: Seed of the run.
+        device: "cpu" or a CUDA device number.
+
+    Raises:
+        UserError: The training or the evaluation cannot be done.
+    """
     files = plan.files(variant.name, seed)
     files.failed.unlink(missing_ok=True)
     load_plugins(plan.config.plugin)
-    weights = variant.weights
-    if plan.trains:
-        if not files.trained.exists():
-            train_missing(plan, variant, seed, device, files)
-        weights = files.best
+    if plan.trains and not files.trained.exists():
+        finish_training(plan, variant, seed, device)
     if not files.is_done():
-        evaluate_run(plan, weights, device, files)
+        evaluate_run(plan, plan.compared_weights(variant, seed), device, files)
 
 
-def train_missing(plan: StudyPlan, variant: PlannedVariant, seed: int, device: str, files: RunFiles) -> None:
-    """Train from the start, or from last.pt, to the end; a training that was killed behind its last epoch is only closed."""
-    config = plan.config.training(
+def finish_training(plan: StudyPlan, variant: PlannedVariant, seed: int, device: str) -> None:
+    """Train from the start, or from last.pt, to the end, and write trained.json.
+
+    A training that was killed after its last epoch is not trained further.
+
+    Args:
+        plan: The study.
+        variant: What is trained.
+        seed: Seed of the run.
+        device: "cpu" or a CUDA device number.
+    """
+    files = plan.files(variant.name, seed)
+    config = plan.config.training_config(
         str(variant.cfg), seed, device=device, project=str(files.folder.parent), name=files.folder.name, exist_ok=True
     )
-    done = state_of(files.last) if files.last.exists() else None
-    if done is None:
-        _clear(files)
-        train(dataclasses.replace(config, weights=_start(plan, variant, seed, files)), hooks=[Watch(files)])
-    elif not _has_ended(done, config):
-        train(TrainConfig(resume=str(files.last), device=device), hooks=[Watch(files)])
-    strip(files.best)  # once more where train did: that changes nothing
-    state = state_of(files.last)
+    state = read_train_state(files.last) if files.last.exists() else None
+    if state is None:
+        _clear_folder(files)
+        weights = _starting_weights(plan, variant, seed, files)
+        train(dataclasses.replace(config, weights=weights), hooks=[ProgressWriter(files)])
+    elif not _has_ended(state, config):
+        train(TrainConfig(resume=str(files.last), device=device), hooks=[ProgressWriter(files)])
+    strip(files.best)  # a training that ended here has done so; a second time changes nothing
+    state = read_train_state(files.last)
     write_json_atomically(
-        files.trained, {"epochs": state.epoch, "best_epoch": state.best_epoch, "threads": files.threads()}
+        files.trained, {"epochs": state.epoch, "best_epoch": state.best_epoch, "threads": files.thread_counts()}
     )
 
 
-def state_of(last: Path) -> TrainState:
-    """Return where the training in a last.pt stands."""
-    return TrainState(**read_checkpoint(last).training["state"])
+def read_train_state(last: Path) -> TrainState:
+    """Return the state of the training in a last.pt."""
+    training = read_checkpoint(last).training
+    if training is None:
+        raise CheckpointError(f"{last}: holds weights only, no training to go on with; remove it to train anew")
+    return TrainState(**training["state"])
 
 
 def _has_ended(state: TrainState, config: TrainConfig) -> bool:
     return state.epoch >= config.epochs or EarlyStopping(config.patience).should_stop(state)
 
 
-def _clear(files: RunFiles) -> None:
-    """Take away what a training that was killed in its first epoch has left."""
+def _clear_folder(files: RunFiles) -> None:
+    """Remove the files of a training that was killed in its first epoch."""
     for path in files.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path not in (files.log, files.claim) and not path.name.endswith(".guard"):
+        elif path not in (files.log, files.lock) and not path.name.endswith(".guard"):
             path.unlink()
 
 
-def _start(plan: StudyPlan, variant: PlannedVariant, seed: int, files: RunFiles) -> str:
-    """Return the checkpoint that a training starts from: --weights, and for the control one made of it."""
-    if variant.weights is None or variant.role != "control" or not plan.widened.takes_weights:
-        return str(variant.weights or "")
-    baseline = plan.variants[0].cfg
-    return str(write_start(baseline, variant.cfg, variant.weights, seed, files.folder / "start.pt"))
+def _starting_weights(plan: StudyPlan, variant: PlannedVariant, seed: int, files: RunFiles) -> str:
+    """Return the checkpoint of --weights; for the parameter-matched baseline, one that is made from it."""
+    if variant.weights is None:
+        return ""
+    matched, baseline = plan.parameter_matched, plan.variants[0]
+    if variant.role == PARAMETER_MATCHED and matched and matched.takes_weights and baseline.cfg and variant.cfg:
+        start = files.folder / "start.pt"
+        return str(write_initial_weights(baseline.cfg, variant.cfg, variant.weights, seed, start))
+    return str(variant.weights)
 
 
-class Watch(Hook):
-    """progress.json: the seconds of each epoch, and the numbers of threads that computed it. What a killed run did not get to write counts as its mean."""
+class ProgressWriter(Hook):
+    """Writes progress.json: the seconds of each epoch, and the numbers of threads that computed the training.
+
+    An epoch whose seconds a killed run did not write counts as the mean of the others.
+    """
 
     def __init__(self, files: RunFiles):
-        self.files, self.seconds = files, []
-        self.threads = sorted({*files.threads(), torch.get_num_threads()})
+        self.files = files
+        self.seconds: list[float] = []
+        self.threads = sorted({*files.thread_counts(), torch.get_num_threads()})
 
     def start(self, trainer: Trainer) -> None:
-        known, done = list(self.files.epochs()), trainer.state.epoch
+        known, done = list(self.files.epoch_seconds()), trainer.state.epoch
         mean = sum(known) / len(known) if known else 0.0
         self.seconds = (known + [mean] * done)[:done]
 
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
+        """Add an epoch.
+
+        Args:
+            trainer: The training.
+            report: Results of the epoch.
+        """
         self.seconds.append(report.seconds)
         write_json_atomically(
             self.files.progress, {"epochs": trainer.epochs, "seconds": self.seconds, "threads": self.threads}
@@ -109,8 +144,19 @@ class Watch(Hook):
 
 
 def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -> Evaluation:
-    """Evaluate a checkpoint on the study's split as val.py does, and keep matches and scores. Raises ConfigError where its
-    classes are not the data's.
+    """Evaluate a checkpoint on the study's split as val.py does, and write matches and scores.
+
+    Args:
+        plan: The study.
+        weights: The checkpoint.
+        device: "cpu" or a CUDA device number.
+        files: Files of the run.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        ConfigError: The checkpoint has other classes than the data set.
     """
     config, chosen = plan.config, select_device(device)
     spec = data_of(plan)
@@ -134,12 +180,20 @@ def data_of(plan: StudyPlan) -> DatasetSpec:
 
 
 def scores_of(evaluation: Evaluation, names: tuple[str, ...]) -> Scores:
-    """Return an evaluation's figures as a study keeps them."""
+    """Return the scores of an evaluation as a study keeps them.
+
+    Args:
+        evaluation: The evaluation.
+        names: Class names.
+
+    Returns:
+        The scores, 0..1.
+    """
     metrics, coco = evaluation.metrics, evaluation.coco
     present = metrics.present
     per_class = {
-        name: float(metrics.ap[number].mean()) if metrics.labels[number] else float("nan")
-        for number, name in enumerate(names)
+        name: float(metrics.ap[class_id].mean()) if metrics.labels[class_id] else float("nan")
+        for class_id, name in enumerate(names)
     }
     sizes: dict[str, Any] = {"small": coco.ap_small, "medium": coco.ap_medium, "large": coco.ap_large} if coco else {}
     return Scores(

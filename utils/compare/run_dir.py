@@ -1,9 +1,9 @@
-"""The files of one run of a study, which are all the state there is: a study that was killed reads them and goes on.
+"""The files of one run of a study. They are all its state: a study that was killed reads them and goes on.
 
 weights/last.pt   the training, resumable       progress.json   seconds of each epoch done
 weights/best.pt   what is compared              run.log         everything the run printed
 trained.json      the training has ended        failed.json     why it did not, in one line
-val.npz, val.json the matched detections and the scores on a split; both there: the run is done
+val.npz, val.json matched detections and scores on a split; if both exist, the run is done
 """
 
 import csv
@@ -22,7 +22,12 @@ from utils.files import write_atomically, write_json_atomically
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run's files lie. split: the pictures that it is evaluated on."""
+    """The paths of a run's files, and what is in them.
+
+    Attributes:
+        folder: Folder of the run.
+        split: The split that the run is evaluated on.
+    """
 
     folder: Path
     split: str
@@ -56,7 +61,7 @@ class RunFiles:
         return self.folder / "results.csv"
 
     @property
-    def claim(self) -> Path:
+    def lock(self) -> Path:
         return self.folder / "claim.json"
 
     @property
@@ -68,70 +73,81 @@ class RunFiles:
         return self.folder / f"{self.split}.npz"
 
     def is_done(self) -> bool:
+        """Return whether the run is evaluated."""
         return self.scores.exists() and self.matches.exists()
 
     def error(self) -> str:
-        """Why the run failed, in one line; "" where it did not."""
+        """Return why the run failed, in one line; "" if it did not."""
         return str(read_json(self.failed).get("error", "")) if self.failed.exists() and not self.is_done() else ""
 
-    def fail(self, reason: str) -> None:
-        """Leave word of a failure, in one line."""
+    def write_failure(self, reason: str) -> None:
+        """Write why the run failed, in one line."""
         write_json_atomically(self.failed, {"error": " ".join(reason.split())[:500]})
 
-    def epochs(self) -> tuple[float, ...]:
-        """The seconds of each epoch that is done."""
+    def epoch_seconds(self) -> tuple[float, ...]:
+        """Return the seconds of each epoch that is done."""
         return tuple(float(seconds) for seconds in read_json(self.progress).get("seconds", ()))
 
-    def threads(self) -> list[int]:
-        """The numbers of threads that the training was computed with, one unless it was resumed otherwise."""
+    def thread_counts(self) -> list[int]:
+        """Return the numbers of threads that computed the training, one unless it was resumed with another."""
         return list(read_json(self.progress).get("threads", ()))
 
-    def seconds(self) -> float | None:
-        """The seconds that training and its validations took, None where nothing was trained."""
-        return sum(self.epochs()) or None
+    def training_seconds(self) -> float | None:
+        """Return the seconds of the training with its validations, None if nothing was trained."""
+        return sum(self.epoch_seconds()) or None
 
-    def transferred(self) -> float | None:
-        """The share of the starting checkpoint's parameters that the training began with, None from random weights."""
+    def transferred_share(self) -> float | None:
+        """Return the share (0..1) of the starting checkpoint's parameters that the training began with.
+
+        None if it began with random weights.
+        """
         file = self.folder / "transfer.csv"
         if not file.exists():
             return None
         with file.open(newline="", encoding="utf-8") as stream:
             rows = [(row["status"], int(row["parameters"])) for row in csv.DictReader(stream)]
         used = sum(count for status, count in rows if status in ("transferred", "remapped"))
-        whole = used + sum(count for status, count in rows if status == "dropped")
-        return used / whole if whole else None
+        total = used + sum(count for status, count in rows if status == "dropped")
+        return used / total if total else None
 
     def write_evaluation(self, scores: Scores, matches: MatchedDetections, facts: Mapping[str, Any]) -> None:
-        """Keep an evaluation. facts: what else a reader may want to know, such as the device."""
-        arrays = {field.name: getattr(matches, field.name) for field in dataclasses.fields(matches)}
-        write_atomically(self.matches, lambda stream: np.savez_compressed(stream, **arrays))
+        """Write an evaluation; the run is done then.
+
+        Args:
+            scores: The scores.
+            matches: The matched detections.
+            facts: What else a reader may want to know, such as the device.
+        """
+        write_atomically(self.matches, lambda stream: np.savez_compressed(stream, **vars(matches)))
         write_json_atomically(self.scores, {"scores": dataclasses.asdict(scores), "facts": dict(facts)})
 
     def read_scores(self) -> Scores:
-        """The kept scores; what JSON has no number for comes back as nan."""
-        values = {name: _number(value) for name, value in read_json(self.scores)["scores"].items()}
-        return Scores(**{**values, "coco": _or_none(values["coco"]), "coco50": _or_none(values["coco50"])})
+        """Return the scores; null comes back as nan."""
+        values = {name: _null_as_nan(value) for name, value in read_json(self.scores)["scores"].items()}
+        return Scores(**{**values, "coco": _nan_as_none(values["coco"]), "coco50": _nan_as_none(values["coco50"])})
 
     def read_facts(self) -> dict[str, Any]:
+        """Return what `write_evaluation` was given as facts."""
         return read_json(self.scores)["facts"]
 
     def read_matches(self) -> MatchedDetections:
+        """Return the matched detections."""
         with np.load(self.matches) as arrays:
             return MatchedDetections(**{name: arrays[name] for name in arrays.files})
 
 
-def _number(value: Any) -> Any:
+def _null_as_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _number(item) for name, item in value.items()}
+        return {name: _null_as_nan(item) for name, item in value.items()}
     return float("nan") if value is None else value
 
 
-def _or_none(value: float) -> float | None:
+def _nan_as_none(value: float) -> float | None:
     return None if value != value else value
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's mapping, an empty one where there is no such file."""
+    """Return the mapping in a JSON file, empty if there is no such file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A strip of pictures: the same few of the compared split as labelled and as each model detects them."""
+"""The sample grid of a study, its qualitative results: a few images as labeled and as each model detects them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,63 +17,78 @@ from utils.nms import non_max_suppression
 from utils.plots.annotate import Annotator, text_patch
 from utils.plots.colors import color
 
-SHOWN = 4  # pictures
-SIDE = 320  # of a picture on the strip, in pixels
+COLUMNS = 4  # images
+SIDE = 320  # of an image in the grid, in pixels
 MARGIN = 6
 CONFIDENCE, OVERLAP = 0.25, 0.45  # detect.py's thresholds
 
 
-def chosen(dataset: DetectionDataset, count: int = SHOWN) -> list[int]:
-    """Return the places of `count` pictures, evenly spaced over those with labels; over all where none has any."""
-    labelled = np.flatnonzero(np.diff(dataset.store.offsets))
-    labelled = labelled if len(labelled) else np.arange(len(dataset))
-    return [
-        int(place)
-        for place in labelled[np.linspace(0, len(labelled) - 1, min(count, len(labelled))).round().astype(int)]
-    ]
+def sample_indices(dataset: DetectionDataset, count: int = COLUMNS) -> list[int]:
+    """Return the indices of images evenly spaced over those with labels, or over all if none has any.
+
+    Args:
+        dataset: The data set.
+        count: At most so many images.
+
+    Returns:
+        Indices in rising order.
+    """
+    labeled = np.flatnonzero(np.diff(dataset.store.offsets))
+    labeled = labeled if len(labeled) else np.arange(len(dataset))
+    spaced = np.linspace(0, len(labeled) - 1, min(count, len(labeled))).round().astype(int)
+    return [int(index) for index in labeled[spaced]]
 
 
 @torch.no_grad()
-def draw_strip(
+def draw_sample_grid(
     models: Mapping[str, nn.Module], dataset: DetectionDataset, names: Sequence[str], device: torch.device, file: Path
 ) -> Path:
-    """Write the strip: a row "labels", then one a model by its name, a column a picture. The data set gives
-    plain inputs, each in its own smallest shape.
+    """Write the sample grid: a row "labels", then one row per model; one column per image.
+
+    Args:
+        models: Models in evaluation mode by name.
+        dataset: The split, without augmentation, each image in its own smallest shape.
+        names: Class names.
+        device: Where the models are.
+        file: The image file to write.
+
+    Returns:
+        `file`.
     """
-    places = chosen(dataset)
-    rows = [("labels", [_labelled(dataset, place, names) for place in places])]
+    indices = sample_indices(dataset)
+    rows = [("labels", [_draw_labels(dataset, index, names) for index in indices])]
     for name, model in models.items():
-        rows.append((name, [_detected(model, dataset, place, names, device) for place in places]))
-    height = max(picture.shape[0] for _, pictures in rows for picture in pictures)
-    write_image(file, np.concatenate([_row(title, pictures, height) for title, pictures in rows]))
+        rows.append((name, [_draw_detections(model, dataset, index, names, device) for index in indices]))
+    height = max(image.shape[0] for _, images in rows for image in images)
+    write_image(file, np.concatenate([_draw_row(title, images, height) for title, images in rows]))
     return file
 
 
-def _labelled(dataset: DetectionDataset, place: int, names: Sequence[str]) -> np.ndarray:
-    picture = _picture(dataset, place)
-    labels = dataset.labels(place)
-    boxes = xywhn_to_xyxy(labels.xywhn, picture.shape[1], picture.shape[0])
-    return _drawn(picture, boxes, labels.cls, [names[number] for number in labels.cls])
+def _draw_labels(dataset: DetectionDataset, image_index: int, names: Sequence[str]) -> np.ndarray:
+    image = _read_sample(dataset, image_index)
+    labels = dataset.labels(image_index)
+    boxes = xywhn_to_xyxy(labels.xywhn, image.shape[1], image.shape[0])
+    return _draw_boxes(image, boxes, labels.cls, [names[class_id] for class_id in labels.cls])
 
 
-def _detected(
-    model: nn.Module, dataset: DetectionDataset, place: int, names: Sequence[str], device: torch.device
+def _draw_detections(
+    model: nn.Module, dataset: DetectionDataset, image_index: int, names: Sequence[str], device: torch.device
 ) -> np.ndarray:
-    picture, batch = _picture(dataset, place), collate([dataset[place]])
+    image, batch = _read_sample(dataset, image_index), collate([dataset[image_index]])
     decoded = model(network_input(batch.images, device))[0]
-    found = non_max_suppression(decoded, CONFIDENCE, OVERLAP)[0].cpu().to_native(batch.letterboxes[0])
+    detections = non_max_suppression(decoded, CONFIDENCE, OVERLAP)[0].cpu().to_native(batch.letterboxes[0])
     height, width = batch.letterboxes[0].native
-    boxes = found.xyxy.numpy() * np.float32([picture.shape[1] / width, picture.shape[0] / height] * 2)
+    boxes = detections.xyxy.numpy() * np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
     texts = [
-        f"{names[number] if number < len(names) else number} {conf:.2f}"
-        for number, conf in zip(found.cls.tolist(), found.conf.tolist())
+        f"{names[class_id] if class_id < len(names) else class_id} {conf:.2f}"
+        for class_id, conf in zip(detections.cls.tolist(), detections.conf.tolist(), strict=True)
     ]
-    return _drawn(picture, boxes, found.cls.numpy(), texts)
+    return _draw_boxes(image, boxes, detections.cls.numpy(), texts)
 
 
-def _picture(dataset: DetectionDataset, place: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, its longer side SIDE."""
-    image, _ = read_image(dataset.paths[place])
+def _read_sample(dataset: DetectionDataset, image_index: int) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 RGB, its longer side SIDE."""
+    image, _ = read_image(dataset.paths[image_index])
     factor = SIDE / max(image.shape[:2])
     return resize(
         image,
@@ -82,20 +97,21 @@ def _picture(dataset: DetectionDataset, place: int) -> np.ndarray:
     )
 
 
-def _drawn(picture: np.ndarray, boxes: np.ndarray, classes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    canvas = Annotator(picture, line_width=2, font_size=11)
-    for box, number, text in zip(boxes, classes, texts):
-        canvas.box(box, text, color(int(number)))
+def _draw_boxes(image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Return the image with boxes in xyxy pixels."""
+    canvas = Annotator(image, line_width=2, font_size=11)
+    for box, class_id, text in zip(boxes, classes, texts, strict=True):
+        canvas.box(box, text, color(int(class_id)))
     return canvas.image
 
 
-def _row(title: str, pictures: Sequence[np.ndarray], height: int) -> np.ndarray:
-    """One row of the strip, its title above it."""
-    width = len(pictures) * (SIDE + MARGIN) + MARGIN
+def _draw_row(title: str, images: Sequence[np.ndarray], height: int) -> np.ndarray:
+    """Return one row of the grid, its title above it."""
+    width = len(images) * (SIDE + MARGIN) + MARGIN
     head = text_patch(title, 18, (20, 20, 20), (255, 255, 255))[:, :width]
     row = np.full((head.shape[0] + height + 2 * MARGIN, width, 3), 255, np.uint8)
     row[MARGIN : MARGIN + head.shape[0], MARGIN : MARGIN + head.shape[1]] = head[:, : width - MARGIN]
-    for number, picture in enumerate(pictures):
-        left, top = MARGIN + number * (SIDE + MARGIN), head.shape[0] + MARGIN
-        row[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    for column, image in enumerate(images):
+        left, top = MARGIN + column * (SIDE + MARGIN), head.shape[0] + MARGIN
+        row[top : top + image.shape[0], left : left + image.shape[1]] = image
     return row

@@ -1,6 +1,6 @@
 """The options of compare.py: what a study compares, and the flags of train.py that all its runs share.
 
-A shared flag is train.py's own field: its default, bounds and help stand in options.py once.
+A shared flag is train.py's own field: its default, bounds and help are defined once, in options.py.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from utils.errors import ConfigError
 from utils.files import ROOT
 
 STUDY_FILE = "study.yaml"
-FREE = (
+# Options that may change between the starts of a study.
+CHANGEABLE = (
     "split",
     "device",
     "jobs",
@@ -25,10 +26,10 @@ FREE = (
     "no_cache_labels",
     "title",
     "cost_seconds",
-)  # may change on the way
+)
 PATHS = ("data", "hyp", "cfg", "weights", "plugin")
-_PLACE = ("study", "project", "name")  # where a study lies: told by its folder, not by its yaml
-_OWN_ONLY = (
+_LOCATION = ("study", "project", "name")  # where a study is: given by its folder, not by its yaml
+_NOT_OF_TRAINING = (
     "cfg",
     "weights",
     "seeds",
@@ -44,7 +45,7 @@ _OWN_ONLY = (
 )
 
 
-def shared(name: str) -> Any:
+def train_flag(name: str) -> Any:
     """Return a field that is train.py's flag `name`."""
     same = next(each for each in flag_fields(TrainConfig) if each.name == name)
     return flag(same.default, **vars(same.metadata["flag"]))
@@ -52,7 +53,7 @@ def shared(name: str) -> Any:
 
 @dataclass(frozen=True)
 class CompareConfig(Options):
-    """What compare.py can be told. Field names are the flags with underscores."""
+    """The options of compare.py. Field names are the flags with underscores."""
 
     cfg: tuple[str, ...] | None = flag(None, "model yamls to train and compare; the first is the baseline", many=True)
     weights: tuple[str, ...] | None = flag(
@@ -61,52 +62,60 @@ class CompareConfig(Options):
         "checkpoints to compare, the first is the baseline",
         many=True,
     )
-    data: str = shared("data")
+    data: str = train_flag("data")
     seeds: tuple[int, ...] = flag(
-        (3,), "one number N: seeds 0 to N-1; several: these seeds", "integer", many=True, low=0, high=2**32 - 1
+        (3,), "one number N: seeds 0 to N-1; several numbers: these seeds", "integer", many=True, low=0, high=2**32 - 1
     )
-    control: bool = flag(False, "also train the baseline widened to the parameters of the largest variant", "switch")
-    study: str = flag("", "a study's folder or yaml: run it, continue it with what is missing, or report it again")
-    split: str = flag("val", "the pictures that decide: val, test or train", choices=("val", "test", "train"))
-    jobs: int = flag(1, "trainings at a time, dealt out over the devices of --device", "integer", low=1)
-    title: str = flag("", "heading of the report; '' takes the folder's name")
-    cost_seconds: float = flag(20.0, "a variant's share of time for latency, and again for throughput", "number", low=0)
+    control: bool = flag(
+        False,
+        "also train a parameter-matched baseline, widened to the parameters of the largest variant",
+        "switch",
+    )
+    study: str = flag("", "folder or yaml of a study: run it, continue it with what is missing, or report it again")
+    split: str = flag(
+        "val", "split on which the variants are compared: val, test or train", choices=("val", "test", "train")
+    )
+    jobs: int = flag(1, "runs at a time, distributed over the devices of --device", "integer", low=1)
+    title: str = flag("", "heading of the report; '' is the folder's name")
+    cost_seconds: float = flag(
+        20.0, "seconds per variant for measuring latency, and as many for throughput", "number", low=0
+    )
     project: str = flag(str(ROOT / "runs" / "compare"), "folder of the study folders")
-    name: str = flag("", "the study's folder in --project, continued where it exists; '' makes a new one")
-    device: str = flag("", "cpu, or CUDA device numbers such as 0 or 0,1; '' chooses")
-    hyp: str = shared("hyp")
-    epochs: int = shared("epochs")
-    batch_size: int = flag(16, "images a batch", "integer", low=1)
-    imgsz: int = shared("imgsz")
-    rect: bool = shared("rect")
-    noautoanchor: bool = shared("noautoanchor")
-    cache: str | None = shared("cache")
-    multi_scale: bool = shared("multi_scale")
-    single_cls: bool = shared("single_cls")
-    optimizer: str = shared("optimizer")
-    workers: int = shared("workers")
-    quad: bool = shared("quad")
-    cos_lr: bool = shared("cos_lr")
-    label_smoothing: float = shared("label_smoothing")
-    patience: int = shared("patience")
-    freeze: tuple[int | str, ...] = shared("freeze")
-    deterministic: bool = shared("deterministic")
-    amp: bool | None = shared("amp")
-    download: bool = shared("download")
-    labels: str = shared("labels")
-    no_cache_labels: bool = shared("no_cache_labels")
-    plugin: tuple[str, ...] = shared("plugin")
-    attention_start: str = shared("attention_start")
-    transfer: str = shared("transfer")
-    require_transfer: float = shared("require_transfer")
+    name: str = flag("", "folder of the study in --project, continued if it exists; '' makes a new one")
+    device: str = flag("", "cpu, or CUDA device numbers such as 0 or 0,1; '' is every GPU, or cpu without one")
+    hyp: str = train_flag("hyp")
+    epochs: int = train_flag("epochs")
+    batch_size: int = flag(16, "images per batch", "integer", low=1)
+    imgsz: int = train_flag("imgsz")
+    rect: bool = train_flag("rect")
+    noautoanchor: bool = train_flag("noautoanchor")
+    cache: str | None = train_flag("cache")
+    multi_scale: bool = train_flag("multi_scale")
+    single_cls: bool = train_flag("single_cls")
+    optimizer: str = train_flag("optimizer")
+    workers: int = train_flag("workers")
+    quad: bool = train_flag("quad")
+    cos_lr: bool = train_flag("cos_lr")
+    label_smoothing: float = train_flag("label_smoothing")
+    patience: int = train_flag("patience")
+    freeze: tuple[int | str, ...] = train_flag("freeze")
+    deterministic: bool = train_flag("deterministic")
+    amp: bool | None = train_flag("amp")
+    download: bool = train_flag("download")
+    labels: str = train_flag("labels")
+    no_cache_labels: bool = train_flag("no_cache_labels")
+    plugin: tuple[str, ...] = train_flag("plugin")
+    attention_start: str = train_flag("attention_start")
+    transfer: str = train_flag("transfer")
+    require_transfer: float = train_flag("require_transfer")
 
     @classmethod
     def refused(cls) -> dict[str, str]:
         return {
             "--seed": "a study takes --seeds: one number N for seeds 0 to N-1, or several seeds",
-            "--image-weights": "it draws pictures by how badly a model does, so the variants would not see the same ones",
+            "--image-weights": "it draws images by how badly a model does, so variants would not see the same ones",
             "--resume": "a study continues with --study FOLDER",
-            "--evolve": "hyperparameters found for one variant would favour it; evolve them with train.py on the baseline first",
+            "--evolve": "hyperparameters evolved on one variant favor it; evolve them with train.py on the baseline",
         }
 
     def check(self) -> None:
@@ -120,14 +129,16 @@ class CompareConfig(Options):
                 "the same one: give one, or leave out --cfg to compare the checkpoints"
             )
         if not self.cfg and self.control:
-            raise ConfigError("--control: trains a widened baseline, so it needs --cfg")
+            raise ConfigError("--control: trains a parameter-matched baseline, so it needs --cfg")
         if self.control and len(self.yamls) == 1:
-            raise ConfigError("--control: is as large as the largest variant, and --cfg names the baseline alone")
+            raise ConfigError(
+                "--control: matches the parameters of the largest variant, and --cfg names the baseline alone"
+            )
         if len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed stands twice")
+            raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice")
         if self.seeds == (0,):
-            raise ConfigError("--seeds 0: no seed at all; --seeds 1 is the one seed 0, --seeds 0 1 are two")
-        self.training("", 0).check()
+            raise ConfigError("--seeds 0: no seed at all; --seeds 1 is the single seed 0, --seeds 0 1 are two")
+        self.training_config("", 0).check()
 
     @property
     def yamls(self) -> tuple[str, ...]:
@@ -139,62 +150,81 @@ class CompareConfig(Options):
 
     @property
     def seed_list(self) -> tuple[int, ...]:
-        """The seeds of the study: 0 to N-1 for one number N. Checkpoints that are compared have one, 0."""
+        """The seeds of the study: 0 to N-1 for one number N. Checkpoints have the single seed 0."""
         if not self.cfg:
             return (0,)
         return tuple(range(self.seeds[0])) if len(self.seeds) == 1 else self.seeds
 
-    def training(self, cfg: str, seed: int, **changes: object) -> TrainConfig:
-        """Return the configuration of one training of the study."""
-        common = {each.name: getattr(self, each.name) for each in flag_fields(self) if each.name not in _OWN_ONLY}
+    def training_config(self, cfg: str, seed: int, **changes: object) -> TrainConfig:
+        """Return the configuration of one training of the study.
+
+        Args:
+            cfg: The model yaml.
+            seed: The seed.
+            **changes: Further options of train.py.
+
+        Returns:
+            The configuration, on the first of the study's devices unless `changes` name another.
+        """
+        values = vars(self)
+        common = {each.name: values[each.name] for each in flag_fields(self) if each.name not in _NOT_OF_TRAINING}
         weights = self.checkpoints[0] if self.checkpoints else ""
         own = {"cfg": cfg, "weights": weights, "seed": seed, "device": self.device.split(",")[0]}
         return TrainConfig(**{**common, **own, **changes})
 
-    def described(self) -> dict[str, object]:
-        """Return what a study yaml has to say: the options that differ from their defaults, data and seeds always."""
+    def study_content(self) -> dict[str, object]:
+        """Return the content of a study yaml: options that differ from their defaults; data and seeds always."""
         values = self.as_dict()
-        same = {each.name for each in flag_fields(self) if getattr(self, each.name) == each.default}
+        same = {each.name for each in flag_fields(self) if vars(self)[each.name] == each.default}
         always = ("data", "seeds", "epochs") if self.cfg else ("data",)
         return {
-            name: value for name, value in values.items() if name not in _PLACE and (name not in same or name in always)
+            name: value
+            for name, value in values.items()
+            if name not in _LOCATION and (name not in same or name in always)
         }
 
 
-def read_study(path: Path, asked: CompareConfig) -> CompareConfig:
-    """Return the configuration in a study yaml, with those of the FREE options that `asked` gives.
+def read_study(path: Path, requested: CompareConfig) -> CompareConfig:
+    """Return the configuration in a study yaml.
 
-    Relative paths in it are taken from the yaml's folder where something is there. Raises ConfigError that names
-    the file for an unknown key, and for another option in `asked`, since the yaml decides.
+    Relative paths in it are taken from the yaml's folder if they exist there.
+
+    Args:
+        path: The yaml.
+        requested: The command line; its CHANGEABLE options replace the yaml's.
+
+    Returns:
+        The configuration of the study.
+
+    Raises:
+        ConfigError: The yaml has an unknown key or a bad value, or `requested` gives an option that only the yaml
+            may give. The message names the file.
     """
     content = read_yaml(path)
-    for name in _PLACE:
+    for name in _LOCATION:
         if name in content:
-            raise ConfigError(
-                f"{path}: {name}: is not said in a study yaml; the study lies in the folder of study.yaml"
-            )
+            raise ConfigError(f"{path}: {name}: is no option of a study yaml; the study is in the folder of study.yaml")
+    values = vars(requested)
     given = {
-        each.name: getattr(asked, each.name)
-        for each in flag_fields(asked)
-        if each.name in asked.given or getattr(asked, each.name) != each.default
+        each.name: values[each.name]
+        for each in flag_fields(requested)
+        if each.name in requested.given or values[each.name] != each.default
     }
     for name in given:
-        if name not in (*FREE, *_PLACE):
+        if name not in (*CHANGEABLE, *_LOCATION):
             raise ConfigError(
-                f"--{name.replace('_', '-')}: {path} decides that; change it there, "
-                f"or start a study of its own without --study"
+                f"--{name.replace('_', '-')}: is set in {path}; change it there, or start another study without --study"
             )
     try:
-        config = from_options(CompareConfig, **_resolved(content, path.parent))
-        return from_options(
-            CompareConfig, **{**config.as_dict(), **{name: given[name] for name in FREE if name in given}}
-        )
+        config = from_options(CompareConfig, **_resolve_paths(content, path.parent))
+        changed = {name: given[name] for name in CHANGEABLE if name in given}
+        return from_options(CompareConfig, **{**config.as_dict(), **changed})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _resolved(content: Mapping[str, object], folder: Path) -> dict[str, object]:
-    """The content with paths that exist beside the yaml written out."""
+def _resolve_paths(content: Mapping[str, object], folder: Path) -> dict[str, object]:
+    """Return the content of a study yaml, with absolute paths for files that exist in its folder."""
 
     def resolve(value: object) -> object:
         if isinstance(value, (list, tuple)):

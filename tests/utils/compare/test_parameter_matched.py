@@ -1,4 +1,4 @@
-"""The control of a study: its width against every width there is, and its weights against what the baseline computes."""
+"""The parameter-matched baseline: its width compared with every other width, its outputs with the baseline's."""
 
 import math
 
@@ -8,7 +8,7 @@ import yaml
 
 from models.yolo import Model
 from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
-from utils.compare import parameter_matched as control
+from utils.compare import parameter_matched as matching
 from utils.errors import ModelError
 from utils.files import ROOT
 
@@ -23,7 +23,7 @@ def test_parameters_are_those_of_the_built_model():
     for name, start in (("yolov5n", ""), ("yolov5n_CBAM", "identity"), ("yolov5n_CoTA", "")):
         yaml_content = yaml.safe_load((ROOT / "models" / f"{name}.yaml").read_text())
         built = Model(yaml_content, nc=3, attention_start=start or None)
-        assert control.parameters_of(yaml_content, 3, start) == sum(each.numel() for each in built.parameters())
+        assert matching.count_parameters(yaml_content, 3, start) == sum(each.numel() for each in built.parameters())
 
 
 def test_the_nearest_of_all_widths_is_found():
@@ -32,20 +32,22 @@ def test_the_nearest_of_all_widths_is_found():
     every = sorted(
         {0.25} | {8 * count / each for each in channels for count in range(1, each) if 0.25 < 8 * count / each <= 0.5}
     )
-    parameters = {width: control.parameters_of(content(width), 4) for width in every[::9]}
+    parameters = {width: matching.count_parameters(content(width), 4) for width in every[::9]}
     by_hand = every[::9]
     for target in (1_770_000, 2_000_000, 2_600_000, 4_000_000):
         nearest = min(by_hand, key=lambda width: abs(parameters[width] - target))
-        assert control.nearest_step(by_hand, parameters.__getitem__, target) == nearest
-    staircase = {width: int(1e4 * width**2) for width in (0.25 + 0.01 * number for number in range(40))}
+        assert matching.nearest_width(by_hand, parameters.__getitem__, target) == nearest
+    staircase = {width: int(1e4 * width**2) for width in (0.25 + 0.01 * step for step in range(40))}
     for target in range(500, 5000, 37):
         nearest = min(abs(count - target) for count in staircase.values())
-        assert abs(staircase[control.nearest_step(list(staircase), staircase.__getitem__, target)] - target) == nearest
-    assert set(every) <= {0.25, *control._steps(sorted(channels), 0.25)}
+        assert (
+            abs(staircase[matching.nearest_width(list(staircase), staircase.__getitem__, target)] - target) == nearest
+        )
+    assert set(every) <= {0.25, *matching._width_steps(sorted(channels), 0.25)}
 
 
-def test_the_control_has_the_depth_of_the_baseline_and_the_parameters_of_the_largest():
-    found = control.widened(BASE, "yolov5n.yaml", {"small": 1_780_000, "big": 2_491_889}, 4)
+def test_it_has_the_depth_of_the_baseline_and_the_parameters_of_the_largest_variant():
+    found = matching.match_parameters(BASE, "yolov5n.yaml", {"small": 1_780_000, "big": 2_491_889}, 4)
     wide, base = Model(yaml.safe_load(found.text), nc=4), Model(content())
     count = sum(each.numel() for each in wide.parameters())
     assert found.largest == "big" and count == found.parameters and abs(count / 2_491_889 - 1) < 0.02
@@ -56,20 +58,20 @@ def test_the_control_has_the_depth_of_the_baseline_and_the_parameters_of_the_lar
     assert "+1.0%" in found.sentence() or "%" in found.sentence() and "2,491,889" in found.sentence()
 
 
-def test_no_control_where_the_baseline_is_nearest():
-    parameters = control.parameters_of(content(), 4)
-    assert control.widened(BASE, "yolov5n.yaml", {"a": parameters + 7000}, 4) is None
-    assert control.widened(BASE, "yolov5n.yaml", {"a": parameters - 300_000}, 4) is None
+def test_there_is_none_if_the_baseline_is_nearest():
+    parameters = matching.count_parameters(content(), 4)
+    assert matching.match_parameters(BASE, "yolov5n.yaml", {"a": parameters + 7000}, 4) is None
+    assert matching.match_parameters(BASE, "yolov5n.yaml", {"a": parameters - 300_000}, 4) is None
 
 
-def test_a_width_never_climbs_a_step_too_far():
+def test_a_width_is_never_a_step_too_wide():
     for channels in (48, 72, 96, 100, 1000):
         for count in range(1, 60):
-            assert math.ceil(channels * control._step(channels, count) / 8) == count
+            assert math.ceil(channels * matching._largest_width(channels, count) / 8) == count
 
 
-def randomised(model):
-    """Weights and statistics as no fresh model has them."""
+def randomized(model):
+    """Return the model with weights and statistics as no fresh model has them."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for part in model.modules():
@@ -87,13 +89,15 @@ def randomised(model):
 def test_a_widened_network_computes_what_the_narrow_one_does(name, widths):
     description = {**yaml.safe_load((ROOT / name).read_text()), "nc": 4, "depth_multiple": 0.33}
     narrow, wide = (Model({**description, "width_multiple": width}).double() for width in widths)
-    randomised(narrow)
+    randomized(narrow)
     fresh = sum(each.abs().sum() for each in wide.parameters())
-    control.widen(narrow, wide)
+    matching.widen(narrow, wide)
     image = torch.rand(2, 3, 128, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for one, other in zip(narrow.eval()(image)[1], wide.eval()(image)[1]):
+    for one, other in zip(narrow.eval()(image)[1], wide.eval()(image)[1], strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-9) and one.std() > 1e-3
-    for one, other in zip(narrow.train()(image), wide.train()(image)):  # batch statistics are a channel's own
+    for one, other in zip(
+        narrow.train()(image), wide.train()(image), strict=True
+    ):  # batch statistics are a channel's own
         assert torch.allclose(one, other, rtol=0, atol=1e-9)
     assert sum(each.abs().sum() for each in wide.parameters()) > 0.2 * fresh  # new channels are there, at random
     first, second = wide.model[0].conv.weight, wide.model[1].conv.weight
@@ -101,10 +105,10 @@ def test_a_widened_network_computes_what_the_narrow_one_does(name, widths):
     assert first[old:].abs().min() > 0 and not second[: narrow.model[1].conv.weight.shape[0], old:].any()
 
 
-def test_new_channels_come_to_life():
+def test_new_channels_get_gradients():
     """After one step the old channels read the new ones."""
     narrow, wide = Model(content()), Model(content(0.296875))
-    control.widen(narrow, wide)
+    matching.widen(narrow, wide)
     loss = sum(raw.pow(2).mean() for raw in wide.train()(torch.rand(2, 3, 64, 64)))
     loss.backward()
     old = narrow.model[1].conv.weight.shape[:2]
@@ -114,19 +118,21 @@ def test_new_channels_come_to_life():
 def test_what_cannot_be_followed_is_refused():
     attention = yaml.safe_load((ROOT / "models" / "yolov5n_CBAM.yaml").read_text())
     with pytest.raises(ModelError):
-        control.widen(Model(attention), Model({**attention, "width_multiple": 0.3125}))
+        matching.widen(Model(attention), Model({**attention, "width_multiple": 0.3125}))
 
 
-def test_the_start_of_a_control_holds_all_of_the_checkpoint(tmp_path):
-    trained = randomised(Model(content()))
+def test_the_initial_weights_hold_all_of_the_checkpoint(tmp_path):
+    trained = randomized(Model(content()))
     trained.names = list("abcd")
     weights = write_checkpoint(checkpoint_of(trained), tmp_path / "w.pt")
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content(0.296875)))
     state = torch.random.get_rng_state()
     files = [
-        control.write_start(tmp_path / "base.yaml", tmp_path / "wide.yaml", weights, seed, tmp_path / f"{number}.pt")
-        for number, seed in enumerate((0, 0, 1))
+        matching.write_initial_weights(
+            tmp_path / "base.yaml", tmp_path / "wide.yaml", weights, seed, tmp_path / f"{index}.pt"
+        )
+        for index, seed in enumerate((0, 0, 1))
     ]
     one, same, other = (read_checkpoint(file) for file in files)
     assert torch.equal(state, torch.random.get_rng_state()) and one.names == list("abcd")

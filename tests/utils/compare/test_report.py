@@ -1,6 +1,6 @@
-"""A comparison's report: every figure of the records is in every file, and what is not there says why.
+"""The report of a comparison: every figure of the records is in every file, and a missing one has its reason.
 
-The page in Chromium is tested in tests/test_report_page.py."""
+The page in Chromium is tested in test_report_page.py."""
 
 import csv
 import dataclasses
@@ -46,19 +46,19 @@ def same(text, value, scale=100.0, tolerance=5e-7):
 # ---- files ----
 
 
-def test_the_files_that_are_promised(reports):
+def test_the_files_of_a_report(reports):
     _, files = reports["full"]
     texts = {"report.html", "compare.md", "compare.tex", "compare.csv", "compare.json"}
-    pictures = {"accuracy_latency.png", "accuracy_parameters.png", "learning_curves.png", "class_differences.png"}
-    assert set(files) == texts | pictures
+    images = {"accuracy_latency.png", "accuracy_parameters.png", "learning_curves.png", "class_differences.png"}
+    assert set(files) == texts | images
     assert list(files)[0] == "report.html" and "learning_curves.png" not in reports["weights"][1]
 
 
-def test_every_figure_is_a_picture_of_something(report):
+def test_every_figure_shows_something(report):
     for name, file in report[1].items():
         if file.suffix == ".png":
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB"))
             assert pixels.shape[0] > 250 and pixels.shape[1] > 500
             assert (pixels[0, 0] == 255).all() and 0.01 < (pixels.min(2) < 250).mean() < 0.5, name
 
@@ -100,8 +100,9 @@ def test_json_holds_everything_but_detections(report):
         and content["command"] == study.command
         and content["seeds"] == list(study.seeds)
     )
+    assert content["strip"] == ("strip.jpg" if study.sample_grid else None)
     assert content["data"]["val"]["hash"] == study.data["val"]["hash"] and content["settings"]["hyp"]["lr0"] == 0.01
-    for variant, entry in zip(study.variants, content["variants"]):
+    for variant, entry in zip(study.variants, content["variants"], strict=True):
         assert entry["name"] == variant.name and entry["cost"]["parameters"] == variant.cost.parameters
         for metric, summary in variant.summaries.items():
             values = {str(seed): None if math.isnan(value) else value for seed, value in summary.values.items()}
@@ -112,7 +113,7 @@ def test_json_holds_everything_but_detections(report):
             assert stored["verdict"] == found.verdict and stored["sentence"] == found.sentence
             assert stored["per_seed"] == {str(seed): value for seed, value in found.per_seed.items()}
         assert entry["missing"]["APs"].startswith("no small objects") and "training_mib" in entry["missing"]
-        for run, stored in zip(variant.runs, entry["runs"]):
+        for run, stored in zip(variant.runs, entry["runs"], strict=True):
             assert "matches" not in stored and stored["status"] == run.status and stored["error"] == run.error
             assert stored["folder"].startswith("runs/variant")  # relative: the study may be moved
 
@@ -133,14 +134,14 @@ def test_markdown_shows_every_table(report):
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
     shown = tables.all_tables(study)
     assert len(blocks) == len(shown)
-    for block, table in zip(blocks, shown):
+    for block, table in zip(blocks, shown, strict=True):
         assert len(block) == len(table.rows) + 2
-        for line, row in zip(block[2:], table.rows):
+        for line, row in zip(block[2:], table.rows, strict=True):
             got = cells_of_markdown(line)
-            assert len(got) == len(row) and all(cell.text in shown_cell for cell, shown_cell in zip(row, got)), line
+            assert len(got) == len(row) and all(cell.text in text for cell, text in zip(row, got, strict=True)), line
     for name in re.findall(r"!\[[^\n]*\]\((.*?)\)", text):
         assert (study.folder / name).stat().st_size > 1000
-    assert ("strip.jpg" in text) == (study.strip is not None) and study.command in text
+    assert ("strip.jpg" in text) == (study.sample_grid is not None) and study.command in text
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_markdown_is_escaped(text, shown):
 
 
 def read_latex(text):
-    """What LaTeX would set, for the commands that we write: a literal reader of our own."""
+    """Return what LaTeX would set, for the commands that the report uses."""
     commands = {
         "textless": "<",
         "textgreater": ">",
@@ -185,12 +186,12 @@ def test_latex_is_booktabs_and_reads_back(report):
         == 2
     )
     bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.S)
-    for body, table in zip(bodies, (tables.overview(study), tables.costs(study))):
+    for body, table in zip(bodies, (tables.overview(study), tables.costs(study)), strict=True):
         lines = body.strip().splitlines()
         assert len(lines) == len(table.rows)
-        for line, row in zip(lines, table.rows):
+        for line, row in zip(lines, table.rows, strict=True):
             got = [read_latex(cell) for cell in re.split(r"(?<!\\)&", line.removesuffix("\\\\"))]
-            assert len(got) == len(row) and all(cell.text in shown for cell, shown in zip(row, got)), line
+            assert len(got) == len(row) and all(cell.text in text for cell, text in zip(row, got, strict=True)), line
     unescaped = re.sub(r"\\.", "", re.sub(r"\$(\\\w+|-|\^2)\$", "", text[text.index("\\begin") :]))
     assert not re.search(r"[#$%^~_<>]", unescaped)
 
@@ -200,13 +201,13 @@ def test_latex_signs():
     assert latex_text("−1 × 2²") == "$-$1 $\\times$ 2$^2$"
 
 
-def test_console_is_aligned_and_says_the_verdicts(report):
+def test_console_is_aligned_and_has_the_verdicts(report):
     study, _ = report
     text = console_table(study)
     head, rule, *rows = text.split("\n\n")[1].splitlines()[: 2 + len(study.variants)]
     wide = [sum(2 if "一" <= sign <= "鿿" else 1 for sign in row) for row in (head, rule, *rows)]
     assert set(wide) == {wide[0]} and set(rule) == {"-"}
-    for variant, row in zip(study.variants, rows):
+    for variant, row in zip(study.variants, rows, strict=True):
         assert row.startswith(variant.name) and f"{100 * variant.summaries['mAP50-95'].mean:.2f}" in row
         found = variant.differences.get("mAP50-95")
         assert found is None or f"{100 * found.difference:+.2f}" in row and found.sentence in text
@@ -265,15 +266,17 @@ def test_the_page_holds_every_table(report):
     for table in tables.all_tables(study):
         _, *rows = reader.tables[table.key]
         assert len(rows) == len(table.rows)
-        for got, row in zip(rows, table.rows):
+        for got, row in zip(rows, table.rows, strict=True):
             plain = [shown.replace("\xa0", " ").replace("−", "-") for shown in got]
-            assert all(cell.text in shown for cell, shown in zip(row, plain)) and all(shown.strip() for shown in got)
-    assert all(sentence in text for _, _, sentence in tables.found(study)) and tables.asked(study) in text
+            assert all(cell.text in text for cell, text in zip(row, plain, strict=True)) and all(
+                shown.strip() for shown in got
+            )
+    assert all(sentence in text for _, _, sentence in tables.findings(study)) and tables.question(study) in text
     assert all(note in text for note in study.notes) and study.data["val"]["hash"] in text and study.command in text
     assert all(value in text for value in study.versions.values())
 
 
-def test_the_page_is_whole_and_asks_for_nothing(report):
+def test_the_page_is_whole_and_requests_nothing(report):
     html = read(report[1], "report.html")
     reader = Reader(html)
     assert len(reader.ids) == len(set(reader.ids))
@@ -281,14 +284,12 @@ def test_the_page_is_whole_and_asks_for_nothing(report):
     assert all(source.startswith("data:image/") for source in reader.sources)
     assert not re.search(r"@import|url\((?!#)|//cdn|<script[^>]+src", html) and "default-src 'none'" in html
     addresses = set(re.findall(r"https?://[^\s\"'<]+", html))
-    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not places
-    pictures = html[html.index("<main>") :]
-    assert not [
-        colour for colour in (*plots.SERIES, plots.INK, plots.FAINT, plots.GRID, plots.PAPER) if colour in pictures
-    ]
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
+    main = html[html.index("<main>") :]
+    assert not [color for color in (*plots.SERIES, plots.INK, plots.FAINT, plots.GRID, plots.PAPER) if color in main]
 
 
-def test_a_figure_that_is_not_there_is_a_dash_with_its_reason(report):
+def test_a_missing_figure_is_a_dash_with_its_reason(report):
     study, _ = report
     for table in tables.all_tables(study):
         for row in table.rows:
@@ -313,8 +314,8 @@ def test_names_are_escaped_and_rendered(reports):
 
 
 def test_the_verdict_is_the_records_and_no_other(tmp_path):
-    """The words of a verdict are shown as they come, whatever the figures beside them."""
-    study = make_study(tmp_path, {"base": 0.0, "block": 0.03}, trained=False, strip=False)
+    """The words of a verdict are shown as they are, whatever the figures beside them."""
+    study = make_study(tmp_path, {"base": 0.0, "block": 0.03}, trained=False, sample_grid=False)
     found = study.variants[1].differences["mAP50-95"]
     doubtful = dataclasses.replace(found, verdict="no difference shown", sentence="block: nothing is shown.")
     changed = dataclasses.replace(study.variants[1], differences={"mAP50-95": doubtful})
@@ -355,11 +356,11 @@ def test_figures(made, text):
 
 
 def test_letters_of_reasons():
-    assert [cells.letter(place) for place in (0, 25, 26, 51, 52, 701, 702)] == ["a", "z", "aa", "az", "ba", "zz", "aaa"]
+    assert [cells.letter(index) for index in (0, 25, 26, 51, 52, 701, 702)] == ["a", "z", "aa", "az", "ba", "zz", "aaa"]
 
 
 def test_lists_of_words():
-    assert [cells.listed("abc"[:count]) for count in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert [cells.join_words("abc"[:count]) for count in range(4)] == ["", "a", "a and b", "a, b and c"]
 
 
 # ---- figures ----
@@ -367,7 +368,7 @@ def test_lists_of_words():
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """What the figures of a study with a failed baseline run are drawn from, by function."""
+    """Return a study with a failed baseline run, and what its figures are drawn from by file stem."""
     got = {}
     monkeypatch.setattr(
         figures, "plot_tradeoff", lambda marks, file, *labels: got.setdefault(file.stem, marks) and "<svg/>"
@@ -387,7 +388,7 @@ def test_marks_are_the_records(drawn):
     for stem, scale in (("accuracy_latency", 1), ("accuracy_parameters", 1e-6)):
         first, *others = got[stem]
         assert (first.series, first.y, first.shown) == (0, 100 * base.mean, True) and math.isnan(first.low)
-        for mark, variant in zip(others, study.variants[1:]):
+        for mark, variant in zip(others, study.variants[1:], strict=True):
             found = variant.differences["mAP50-95"]
             cost = variant.cost.latency_ms if scale == 1 else variant.cost.parameters
             assert mark.name == variant.name and mark.x == pytest.approx(cost * scale)
@@ -400,11 +401,11 @@ def test_marks_are_the_records(drawn):
 
 def test_courses_are_the_results(drawn):
     study, got = drawn
-    for course, variant in zip(got["learning_curves"], study.variants):
+    for course, variant in zip(got["learning_curves"], study.variants, strict=True):
         runs = [run for run in variant.runs if run.status == "done"]
         accuracy, loss = course.values.values()
         assert accuracy.shape == loss.shape == (len(runs), 20)
-        for row, losses, run in zip(accuracy, loss, runs):
+        for row, losses, run in zip(accuracy, loss, runs, strict=True):
             lines = [line.split(",") for line in run.results.read_text().splitlines()[1:]]
             assert (
                 np.allclose(row[: len(lines)], [100 * float(line[2]) for line in lines])
@@ -415,9 +416,9 @@ def test_courses_are_the_results(drawn):
 
 def test_class_gaps_are_the_records(drawn):
     study, got = drawn
-    for gap, variant in zip(got["class_differences"], study.variants[1:]):
+    for gap, variant in zip(got["class_differences"], study.variants[1:], strict=True):
         assert len(gap.rows) == len(CLASSES) and all(map(math.isnan, gap.rows[-1])) and not gap.shown[-1]
-        for name, row, shown in zip(CLASSES[:-1], gap.rows, gap.shown):
+        for name, row, shown in zip(CLASSES[:-1], gap.rows[:-1], gap.shown[:-1], strict=True):
             found = variant.differences[f"class/{name}"]
             assert row == pytest.approx((100 * found.difference, 100 * found.interval[0], 100 * found.interval[1]))
             assert shown == (found.verdict in ("better", "worse"))
@@ -454,7 +455,7 @@ def test_svgs_are_elements_whose_ids_do_not_meet(tmp_path):
     assert one == plots.plot_tradeoff(marks, tmp_path / "one.png", "x", "y")  # nothing in it changes from day to day
 
 
-def test_many_variants_have_colours_and_places(tmp_path):
+def test_many_variants_have_colors_and_positions(tmp_path):
     assert plots.series_color(1) == plots.series_color(9) != plots.series_color(0) and len(set(plots.SERIES)) == len(
         plots.SERIES
     )
@@ -478,20 +479,20 @@ def test_many_variants_have_colours_and_places(tmp_path):
         ([(0.0, 0.0, 0.0)], 1 / 1.08),
     ],
 )
-def test_rare_classes_do_not_take_the_room_of_the_others(rows, limit):
+def test_rare_classes_do_not_set_the_scale_of_the_others(rows, limit):
     assert plots.reach_shown([plots.Gaps("x", 1, tuple(rows), (True,) * len(rows))]) == pytest.approx(1.08 * limit)
 
 
-def luminance(colour):
-    """Of #rrggbb, by WCAG 2.1."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+def luminance(color):
+    """Return the relative luminance of #rrggbb, by WCAG 2.1."""
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("theme", [page._LIGHT, page._DARK], ids=["light", "dark"])
 def test_text_can_be_read_in_both_themes(theme):
-    """4.5 : 1 for text on every ground it stands on; 3 : 1 for the marks of figures."""
+    """The contrast is at least 4.5 : 1 for text on every background, 3 : 1 for the marks of figures."""
     series = plots.SERIES if theme is page._LIGHT else page._DARK_SERIES
 
     def contrast(one, other):
@@ -502,7 +503,7 @@ def test_text_can_be_read_in_both_themes(theme):
         for ink in ("ink", "faint", "link", "better", "worse"):
             assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
     assert contrast(theme["ink"], theme["warn"]) >= 4.5 and all(
-        contrast(colour, theme["raised"]) >= 3 for colour in series
+        contrast(color, theme["raised"]) >= 3 for color in series
     )
 
 
@@ -510,7 +511,7 @@ def test_text_can_be_read_in_both_themes(theme):
 
 
 def test_a_study_of_which_nothing_finished(tmp_path):
-    study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, seeds=(0,), strip=False)
+    study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, seeds=(0,), sample_grid=False)
     nothing = dict(status="missing", scores=None, results=None, seconds=None, error="it was not run")
     empty = []
     for variant in study.variants:
@@ -525,7 +526,7 @@ def test_a_study_of_which_nothing_finished(tmp_path):
 
 
 def test_an_interval_that_could_not_be_made(tmp_path):
-    study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, strip=False)
+    study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, sample_grid=False)
     endless = (math.nan, math.nan)
     alone = Difference(
         "block", "mAP50-95", 0.01, {0: 0.01}, endless, 1.0, 1.0, "no difference shown", "block: too few."
@@ -539,8 +540,8 @@ def test_an_interval_that_could_not_be_made(tmp_path):
     assert figures._mark(study, changed, "parameters", 1.0).shown is False
 
 
-def test_kinds_of_error_are_shown_where_there_are_any(tmp_path):
-    study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, strip=False)
+def test_kinds_of_error_are_shown_if_there_are_any(tmp_path):
+    study = make_study(tmp_path, {"base": 0.0, "block": 0.01}, sample_grid=False)
     variants = tuple(
         dataclasses.replace(variant, summaries=variant.summaries | {"error/localisation": variant.summaries["APm"]})
         for variant in study.variants

@@ -1,4 +1,4 @@
-"""report.html in Chromium: no message, no request, tables that sort, and nothing wider than the window, in both themes."""
+"""report.html in Chromium: no message, no request, tables that sort, nothing wider than the window, both themes."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ TABLE = "document.querySelector('#table-{}')"
 
 @pytest.fixture(scope="session")
 def chromium():
-    """visit(page, scheme, *steps) -> what tests/browser.py tells; skips where there is no Chromium."""
+    """Return visit(page, scheme, *steps) -> the result of tests/browser.py; skips if there is no Chromium."""
     if importlib.util.find_spec("PySide6") is None:
         pytest.skip("no Chromium: PySide6 is not installed (it is in requirements-browser.txt)")
     loading = [sys.executable, "-c", "from PySide6 import QtWebEngineWidgets"]
@@ -29,9 +29,9 @@ def chromium():
         command = [sys.executable, str(BROWSER), str(page), scheme]
         done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, timeout=90)
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["loaded"], done.stderr
-        return told
+        result = json.loads(done.stdout)
+        assert result["loaded"], done.stderr
+        return result
 
     return visit
 
@@ -47,30 +47,30 @@ def js(script):
     return {"js": script}
 
 
-def column(table, number):
-    return js(f"[...{TABLE.format(table)}.tBodies[0].rows].map(row => row.cells[{number}].dataset.value ?? null)")
+def column(table, index):
+    return js(f"[...{TABLE.format(table)}.tBodies[0].rows].map(row => row.cells[{index}].dataset.value ?? null)")
 
 
-def click(table, number):
+def click(table, index):
     return js(
-        f"({TABLE.format(table)}.tHead.rows[0].cells[{number}].querySelector('button').click(), "
+        f"({TABLE.format(table)}.tHead.rows[0].cells[{index}].querySelector('button').click(), "
         f"[...{TABLE.format(table)}.tHead.rows[0].cells].map(cell => cell.ariaSort))"
     )
 
 
-def test_the_browser_sees_what_is_wrong(chromium, tmp_path):
+def test_the_browser_reports_faults(chromium, tmp_path):
     """A page with every fault, so that silence elsewhere means something."""
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<p style='width:1500px'>wide</p><img src='http://127.0.0.1:9/x.png'>"
-        "<script>console.error('told'); missing();</script>"
+        "<script>console.error('wrong'); missing();</script>"
     )
-    told = chromium(bad, "dark", {"width": 360}, js(WIDTHS), js("matchMedia('(prefers-color-scheme: dark)').matches"))
-    assert told["answers"][1][0] > 1500 > told["answers"][1][1] and told["answers"][2] is True
-    assert any("told" in line for line in told["console"]) and any(
-        "missing is not defined" in line for line in told["console"]
+    result = chromium(bad, "dark", {"width": 360}, js(WIDTHS), js("matchMedia('(prefers-color-scheme: dark)').matches"))
+    assert result["answers"][1][0] > 1500 > result["answers"][1][1] and result["answers"][2] is True
+    assert any("wrong" in line for line in result["console"]) and any(
+        "missing is not defined" in line for line in result["console"]
     )
-    assert "http://127.0.0.1:9/x.png" in told["requests"]
+    assert "http://127.0.0.1:9/x.png" in result["requests"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -80,11 +80,11 @@ def test_it_opens_quietly_and_fits(chromium, pages, name, scheme):
     ground = js("getComputedStyle(document.body).backgroundColor")
     texts = js("document.querySelectorAll('svg text').length")
     steps = [step for width in (360, 768, 1400) for step in ({"width": width}, js(WIDTHS))]
-    told = chromium(page, scheme, *steps, ground, texts)
-    widths, (colour, words) = told["answers"][1:6:2], told["answers"][6:]
-    assert told["console"] == [] and told["requests"] == [page.resolve().as_uri()]
+    result = chromium(page, scheme, *steps, ground, texts)
+    widths, (color, words) = result["answers"][1:6:2], result["answers"][6:]
+    assert result["console"] == [] and result["requests"] == [page.resolve().as_uri()]
     assert all(needed == window for needed, window in widths) and [window > 320 for _, window in widths] == [True] * 3
-    assert colour == {"light": "rgb(250, 250, 248)", "dark": "rgb(19, 22, 25)"}[scheme] and words > 50
+    assert color == {"light": "rgb(250, 250, 248)", "dark": "rgb(19, 22, 25)"}[scheme] and words > 50
 
 
 def test_a_heading_sorts_by_mouse_and_key(chromium, pages):
@@ -95,7 +95,7 @@ def test_a_heading_sorts_by_mouse_and_key(chromium, pages):
     falling = sorted(differences, key=differences.get, reverse=True) + ["yolov5n"]
     focus = js("(document.querySelector('#table-overview button').focus(), document.activeElement.tagName)")
     names, sort = column("overview", 0), click("overview", 2)
-    told = chromium(
+    result = chromium(
         page,
         "light",
         names,
@@ -108,13 +108,13 @@ def test_a_heading_sorts_by_mouse_and_key(chromium, pages):
         names,
         {"key": "Space"},
         names,
-        js("document.getElementById('said').textContent"),
+        js("document.getElementById('announcement').textContent"),
     )
-    first, sorts, up, sorts_again, down, focused, _, by_name, _, by_name_down, said = told["answers"]
+    first, sorts, up, sorts_again, down, focused, _, by_name, _, by_name_down, announced = result["answers"]
     assert first == before and up == rising and down == falling and focused == "BUTTON"
     assert sorts == ["none", "none", "ascending"] + ["none"] * 6 and sorts_again[2] == "descending"
     assert by_name == sorted(before, key=str.lower) and by_name_down == by_name[::-1]
-    assert said == "Sorted by variant, descending" and told["console"] == []
+    assert announced == "Sorted by variant, descending" and result["console"] == []
 
 
 def test_every_table_sorts_by_every_column(chromium, pages):
@@ -129,22 +129,23 @@ def test_every_table_sorts_by_every_column(chromium, pages):
             const cells = [...table.tBodies[0].rows].map(row => row.cells[column]);
             const values = cells.map(cell => cell.dataset.value ?? null);
             const last = values.indexOf(null) < 0 ? values.length : values.indexOf(null);
-            const there = cells.slice(0, last).filter(cell => cell.dataset.kind).map(cell => Number(cell.dataset.value));
-            const ordered = there.every((value, place) => !place || sign * (value - there[place - 1]) >= 0);
+            const numbers = cells.slice(0, last).filter(cell => cell.dataset.kind)
+              .map(cell => Number(cell.dataset.value));
+            const ordered = numbers.every((value, index) => !index || sign * (value - numbers[index - 1]) >= 0);
             const tail = values.slice(last).some(value => value !== null);
             if (!ordered || tail || cells.length !== count) faults.push([table.id, column]);
             sorted += 1; } });
       return [faults, sorted]; })()"""
-    told = chromium(page, "dark", js(script))
-    faults, count = told["answers"][0]
+    result = chromium(page, "dark", js(script))
+    faults, count = result["answers"][0]
     assert faults == [] and count > 60
 
 
 def test_the_theme_can_be_chosen(chromium, pages):
     ground = js("getComputedStyle(document.body).backgroundColor")
     press = js("(document.getElementById('theme').click(), document.getElementById('theme').textContent)")
-    told = chromium(pages["full"][1], "light", ground, press, ground, press, ground)
-    assert told["answers"] == [
+    result = chromium(pages["full"][1], "light", ground, press, ground, press, ground)
+    assert result["answers"] == [
         "rgb(250, 250, 248)",
         "Light theme",
         "rgb(19, 22, 25)",
@@ -154,6 +155,6 @@ def test_the_theme_can_be_chosen(chromium, pages):
 
 
 def test_it_prints(chromium, pages, tmp_path):
-    told = chromium(pages["full"][1], "dark", {"pdf": str(tmp_path / "report.pdf")})
+    result = chromium(pages["full"][1], "dark", {"pdf": str(tmp_path / "report.pdf")})
     content = (tmp_path / "report.pdf").read_bytes()
-    assert told["answers"] == [True] and content.startswith(b"%PDF") and 4 <= content.count(b"/Type /Page\n") <= 12
+    assert result["answers"] == [True] and content.startswith(b"%PDF") and 4 <= content.count(b"/Type /Page\n") <= 12

@@ -1,4 +1,4 @@
-"""Studies: equal conditions, the record of settings, and a study killed and continued."""
+"""Studies: equal conditions, the manifest, and a study killed and continued."""
 
 import contextlib
 import json
@@ -19,15 +19,15 @@ from models.yolo import Model
 from utils import log
 from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
 from utils.compare import lock_file as locks
-from utils.compare.manifest import differences, record_of
+from utils.compare.manifest import make_manifest, manifest_changes
 from utils.compare.plan import PlannedVariant, StudyPlan, open_study, planned_variants
 from utils.compare.preparation import prepare
 from utils.compare.provenance import data_facts, revision, versions
 from utils.compare.results import Scores
-from utils.compare.run import do_run
+from utils.compare.run import execute_run
 from utils.compare.run_dir import RunFiles
 from utils.compare.study import command_of
-from utils.compare.study_progress import StudyProgress, clock
+from utils.compare.study_progress import StudyProgress, duration_text
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig, from_options
 from utils.config.compare_options import CompareConfig
 from utils.engine.build import build_data
@@ -46,7 +46,7 @@ def content(width: float = 0.25) -> dict:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A data yaml of 24 + 8 drawn pictures."""
+    """Return a data yaml of 24 + 8 drawn images."""
     folder = tmp_path_factory.mktemp("data")
     spec = {
         "path": str(folder / "shapes"),
@@ -64,7 +64,7 @@ def data(tmp_path_factory):
 # ---- equal conditions ----
 
 
-def test_two_models_see_the_same_pictures_in_the_same_order(data, tmp_path):
+def test_two_models_see_the_same_images_in_the_same_order(data, tmp_path):
     """Every pixel and label of two epochs, for two architectures; another seed sees others."""
 
     def seen(cfg, seed):
@@ -79,15 +79,15 @@ def test_two_models_see_the_same_pictures_in_the_same_order(data, tmp_path):
 
     one, other, third = seen("yolov5n.yaml", 0), seen("yolov5n_CoTA.yaml", 0), seen("yolov5n.yaml", 1)
     assert len(one) == 6 and [batch[0] for batch in one] == [batch[0] for batch in other]
-    assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(one, other))
+    assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(one, other, strict=True))
     assert [batch[0] for batch in one[:3]] != [batch[0] for batch in one[3:]]
     assert [batch[0] for batch in one] != [batch[0] for batch in third]
 
 
-# ---- record, files, facts ----
+# ---- manifest, files, facts ----
 
 
-def record(**changes):
+def manifest(**changes):
     base = {
         "settings": {"epochs": 4, "imgsz": 64},
         "hyp": {"lr0": 0.01},
@@ -105,13 +105,13 @@ def record(**changes):
 
 
 def test_a_study_may_grow_and_its_settings_stay():
-    variants = record()["variants"]
-    grown = record(
+    variants = manifest()["variants"]
+    grown = manifest(
         seeds=[0, 1, 2],
         variants={**variants, "z": {"role": "variant", "source": "z.yaml", "hash": "j"}},
         data={"val": {"hash": "d"}, "test": {"hash": "e"}},
     )
-    assert differences(record(), record()) == [] and differences(record(), grown) == []
+    assert manifest_changes(manifest(), manifest()) == [] and manifest_changes(manifest(), grown) == []
     for changes, words in [
         (dict(settings={"epochs": 5, "imgsz": 64}), "epochs 4 -> 5"),
         (dict(hyp={"lr0": 0.1}), "lr0 0.01 -> 0.1"),
@@ -125,20 +125,20 @@ def test_a_study_may_grow_and_its_settings_stay():
             dict(variants={"x": {**variants["x"], "role": "variant"}, "y": {**variants["y"], "role": "baseline"}}),
             "x is the variant, was the baseline",
         ),
-        (dict(data={"val": {"hash": "z"}}), "pictures or labels of val"),
+        (dict(data={"val": {"hash": "z"}}), "images or labels of val"),
     ]:
-        assert any(words in change for change in differences(record(), record(**changes))), words
+        assert any(words in change for change in manifest_changes(manifest(), manifest(**changes))), words
 
 
-def test_what_a_study_knows_of_a_split_stays_while_another_is_evaluated(tmp_path):
-    """Else nobody would notice that test had changed between the runs of its seeds."""
+def test_facts_of_a_split_stay_while_another_is_evaluated(tmp_path):
+    """Otherwise a change of test between the runs of its seeds would not be noticed."""
     plan = StudyPlan(
         tmp_path,
         CompareConfig(weights=("a.pt",)),
         (PlannedVariant("a", "baseline", "a.pt", None, "", tmp_path / "a.pt"),),
         {"val": {"hash": "new"}},
     )
-    assert record_of(plan, {"data": {"test": {"hash": "t"}, "val": {"hash": "old"}}})["data"] == {
+    assert make_manifest(plan, {"data": {"test": {"hash": "t"}, "val": {"hash": "old"}}})["data"] == {
         "test": {"hash": "t"},
         "val": {"hash": "new"},
     }
@@ -157,7 +157,7 @@ def test_an_evaluation_comes_back_from_its_files(tmp_path):
         0.1, 0.2, 0.3, 0.4, 0.5, {"small": float("nan"), "large": 0.25}, None, None, {"a": 0.125, "b": float("nan")}
     )
     assert not files.is_done()
-    files.fail("two\nlines")
+    files.write_failure("two\nlines")
     assert files.error() == "two lines"
     files.write_evaluation(scores, matches, {"device": "cpu"})
     assert files.is_done() and files.error() == "" and files.read_facts() == {"device": "cpu"}
@@ -211,7 +211,7 @@ def test_variants_get_names_of_their_own(tmp_path):
         planned_variants(config, tmp_path, [same[0], same[0]])
 
 
-def test_the_command_tells_runs_checkpoints_apart(tmp_path):
+def test_the_command_distinguishes_checkpoints_by_their_runs(tmp_path):
     runs = [str(tmp_path / name / "weights" / "best.pt") for name in ("base", "cbam")]
     config = from_options(CompareConfig, weights=[*runs, str(tmp_path / "other.pt")])
     words = command_of(StudyPlan(tmp_path, config, (), {})).split()
@@ -233,9 +233,9 @@ def test_progress_estimates_from_what_is_done(tmp_path):
     (tmp_path / "b" / "progress.json").write_text(json.dumps({"seconds": [10.0] * 4}))
     progress.update()
     assert progress.seconds_left() == pytest.approx(30 / 2 * 8, rel=0.05)  # two epochs took 30 s, eight are left
-    runs["b"].fail("no")
-    assert progress._words() == "1 of 4 runs"
-    assert (clock(42), clock(700), clock(7500)) == ("42 s", "12 min", "2 h 05 min")
+    runs["b"].write_failure("no")
+    assert progress._runs_text() == "1 of 4 runs"
+    assert (duration_text(42), duration_text(700), duration_text(7500)) == ("42 s", "12 min", "2 h 05 min")
 
 
 # ---- whole studies ----
@@ -252,8 +252,8 @@ def command(*words):
     )
 
 
-def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, tmp_path, monkeypatch, capfd):
-    """SIGKILL in the middle of a training; the study continues to its report, and its run is train.py's, bit for bit."""
+def test_a_killed_study_continues_and_ends_like_one_that_was_not_killed(data, tmp_path, monkeypatch, capfd):
+    """SIGKILL during a training: the study continues to its report, and its run is train.py's, bit for bit."""
     folder = tmp_path / "study"
     first = command(
         "--cfg",
@@ -289,7 +289,7 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     child = json.loads((progress.parent / "claim.json").read_text())["pid"]
     first.send_signal(signal.SIGKILL)
     first.wait()
-    while locks._is_running(child) and locks._born(child) not in ("", "gone"):
+    while locks._is_running(child) and locks._start_time(child) not in ("", "gone"):
         assert time.monotonic() < deadline, "the training outlived the study that started it"
         time.sleep(0.05)
     assert not (progress.parent / "val.json").exists() and (progress.parent / "claim.json").exists()
@@ -298,8 +298,8 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     log.configure()
     study = compare.run(study=folder, jobs=2)
     assert [run.status for variant in study.variants for run in variant.runs] == ["done"] * 3
-    said = capfd.readouterr().out
-    assert "resuming" in (progress.parent / "run.log").read_text() and "3 of 3 runs" in said
+    printed = capfd.readouterr().out
+    assert "resuming" in (progress.parent / "run.log").read_text() and "3 of 3 runs" in printed
     assert {
         "study.yaml",
         "settings.yaml",
@@ -332,13 +332,13 @@ def test_a_study_killed_on_its_way_goes_on_and_ends_like_one_that_was_not(data, 
     assert "Kinds of error" in (folder / "compare.md").read_text()
 
     monkeypatch.setattr("utils.compare.study.write_report", lambda study: [study.folder / "report.html"])
-    closed_where_only_that_is_missing(folder)
-    again_and_refused(folder, data)
+    check_that_a_trained_run_is_only_evaluated(folder)
+    check_that_it_is_reported_again_and_other_settings_are_refused(folder, data)
 
 
 @contextlib.contextmanager
 def one_thread():
-    """As the runs of the study had: sums of several threads are rounded otherwise."""
+    """Compute with one thread, as the runs of the study did: sums of several threads are rounded otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -347,8 +347,8 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
-def closed_where_only_that_is_missing(folder):
-    """A run that was killed between its last epoch and its evaluation is evaluated, not trained on."""
+def check_that_a_trained_run_is_only_evaluated(folder):
+    """A run that was killed between its last epoch and its evaluation is not trained further."""
     folder, config = open_study(CompareConfig(study=str(folder)))
     plan = prepare(folder, config, keep_study=True)
     files = plan.files("control", 0)
@@ -357,7 +357,7 @@ def closed_where_only_that_is_missing(folder):
         file.unlink()
     assert not plan.is_done()
     with one_thread():
-        do_run(plan, plan.variants[2], 0, "cpu")
+        execute_run(plan, plan.variants[2], 0, "cpu")
     assert (
         plan.is_done()
         and files.last.stat().st_mtime_ns == last
@@ -366,8 +366,8 @@ def closed_where_only_that_is_missing(folder):
     np.testing.assert_equal(files.read_scores().__dict__, scores.__dict__)
 
 
-def again_and_refused(folder, data):
-    """What was done is put together again without data or trainings; other settings are refused."""
+def check_that_it_is_reported_again_and_other_settings_are_refused(folder, data):
+    """A finished study is reported without data or trainings."""
     best = folder / "runs" / "control" / "seed0" / "weights" / "best.pt"
     before = best.stat().st_mtime_ns
     data.parent.joinpath("shapes").rename(data.parent / "away")
@@ -382,7 +382,7 @@ def again_and_refused(folder, data):
     ]
     assert set(study.variants[1].differences) >= {"mAP50-95", "mAP50", "AP75"} and study.variants[0].differences == {}
     assert any("One seed" in note for note in study.notes) and any(
-        "the control" in note and "MHSA" in note for note in study.notes
+        "the parameter-matched baseline" in note and "MHSA" in note for note in study.notes
     )
     description = yaml.safe_load((folder / "study.yaml").read_text())
     assert description["cfg"] == ["models/yolov5n.yaml", "models/yolov5n_MHSA.yaml"]
@@ -413,9 +413,9 @@ def test_checkpoints_are_compared_and_one_that_fails_does_not_stop_the_rest(data
         jobs=2,
     )
     with pytest.raises(
-        UserError, match="1 of 2 runs failed .*other seed 0: .*knows 2 classes and .*--study .* tries them again"
+        UserError, match="1 of 2 runs failed .*other seed 0: .*knows 2 classes and .*--study .* retries them"
     ):
-        compare._whole(config)
+        compare._main_or_error(config)
     bad, good = (RunFiles(tmp_path / "study" / "runs" / name / "seed0", "test") for name in ("other", "good"))
     assert good.is_done() and good.read_facts()["images"] == 4 and "knows 2 classes" in bad.error()
     assert "knows 2 classes" in (tmp_path / "study" / "compare.md").read_text()
@@ -424,7 +424,7 @@ def test_checkpoints_are_compared_and_one_that_fails_does_not_stop_the_rest(data
     ]
 
 
-def test_mistakes_are_met_before_the_first_run_and_leave_nothing(data, tmp_path):
+def test_errors_are_found_before_the_first_run_and_leave_nothing(data, tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text(BASE.replace("[-1, 1, SPPF, [1024, 5]]", "[-1, 1, SPFF, [1024, 5]]"))
     with pytest.raises(ModelError, match="SPFF"):

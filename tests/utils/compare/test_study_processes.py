@@ -1,4 +1,4 @@
-"""Processes of a study: claims, pieces that fail or are waited for, and what a killed study leaves running."""
+"""Processes of a study: lock files, jobs that fail or are waited for, and what a killed study leaves running."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
 
 from utils.compare import lock_file as locks
-from utils.compare.process_pool import Job, Pool
+from utils.compare.process_pool import Job, ProcessPool
 from utils.compare.study import devices_of
 from utils.config.compare_options import CompareConfig
 from utils.files import ROOT
@@ -30,47 +30,47 @@ from utils.files import ROOT
         (2, "cpu", 2, ["cpu", "cpu"]),
     ],
 )
-def test_jobs_are_dealt_out_over_devices(monkeypatch, gpus, device, jobs, expected):
+def test_jobs_are_distributed_over_devices(monkeypatch, gpus, device, jobs, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert devices_of(CompareConfig(device=device, jobs=jobs)) == expected
 
 
-# ---- claims ----
+# ---- lock files ----
 
 
-def test_a_claim_is_held_while_its_process_lives(tmp_path):
-    path = tmp_path / "a" / "claim"
-    with locks.claimed(path):
-        assert locks.holder_of(path) == f"process {os.getpid()} on {socket.gethostname()}"
-        with pytest.raises(locks.HeldError, match=str(os.getpid())), locks.claimed(path):
+def test_a_lock_is_held_while_its_process_lives(tmp_path):
+    path = tmp_path / "a" / "lock"
+    with locks.hold_lock(path):
+        assert locks.lock_holder(path) == f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(locks.LockedError, match=str(os.getpid())), locks.hold_lock(path):
             pass
         assert path.exists()
-    assert not path.exists() and locks.holder_of(path) == ""
-    with locks.claimed(path):
+    assert not path.exists() and locks.lock_holder(path) == ""
+    with locks.hold_lock(path):
         pass
 
 
-def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
+def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    claim = {"pid": child.pid, "host": socket.gethostname(), "born": locks._born(child.pid)}
-    path = tmp_path / "claim"
+    content = {"pid": child.pid, "host": socket.gethostname(), "born": locks._start_time(child.pid)}
+    path = tmp_path / "lock"
     child.wait()
-    for stale in (claim, {**claim, "pid": os.getpid(), "born": "1"}, {"pid": 3}):  # gone; its number used again; torn
+    for stale in (content, {**content, "pid": os.getpid(), "born": "1"}, {"pid": 3}):  # gone; its id used again; torn
         path.write_text(json.dumps(stale))
-        with locks.claimed(path):
+        with locks.hold_lock(path):
             assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
-def test_a_claim_of_another_host_lives_by_its_touches(tmp_path):
-    path = tmp_path / "claim"
+def test_a_lock_of_another_host_lives_by_its_touches(tmp_path):
+    path = tmp_path / "lock"
     path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "born": "5"}))
-    assert locks.holder_of(path) == "process 1 on elsewhere"
-    old = time.time() - locks.SILENT - 1
+    assert locks.lock_holder(path) == "process 1 on elsewhere"
+    old = time.time() - locks.STALE_AFTER - 1
     os.utime(path, (old, old))
-    assert locks.holder_of(path) == ""
-    locks.touch(path)
-    assert locks.holder_of(path)
+    assert locks.lock_holder(path) == ""
+    locks.touch_lock(path)
+    assert locks.lock_holder(path)
 
 
 # ---- processes ----
@@ -91,14 +91,14 @@ def test_a_failure_ends_its_own_job_only(tmp_path):
             name,
             work,
             (tmp_path / name, 0.0),
-            tmp_path / f"{name}.claim",
+            tmp_path / f"{name}.lock",
             tmp_path / f"{name}.log",
             (tmp_path / name).exists,
             lambda reason, name=name: reasons.update({name: reason}),
         )
         for name, work in works.items()
     ]
-    Pool(["0", "1"], 0, on_end=lambda job: ended.append(job.name)).run(jobs)
+    ProcessPool(["0", "1"], 0, on_end=lambda job: ended.append(job.name)).run(jobs)
     assert sorted(ended) == sorted(works)
     assert {(tmp_path / name).read_text().split()[0] for name in ("fine", "also fine")} <= {"0", "1"}
     assert reasons.pop("user") == "labels/7.txt: no such class"
@@ -108,28 +108,31 @@ def test_a_failure_ends_its_own_job_only(tmp_path):
     assert "SIGKILL" in reasons.pop("killed") and "without a result" in reasons.pop("nothing") and not reasons
 
 
-def test_a_job_that_another_process_has_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.compare.process_pool.PATIENCE", 0.2)
-    claim, file, waited = tmp_path / "claim", tmp_path / "file", []
-    claim.write_text(json.dumps({"pid": 1, "host": "elsewhere", "born": ""}))
+def test_a_job_that_another_process_has_locked_is_retried(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.compare.process_pool.RETRY_AFTER", 0.2)
+    lock, file, waited = tmp_path / "lock", tmp_path / "file", []
+    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere", "born": ""}))
 
     def wait(job):
-        waited.append(locks.holder_of(claim))
-        claim.unlink()
+        waited.append(locks.lock_holder(lock))
+        lock.unlink()
 
-    Pool([""], 0, on_wait=wait).run([Job("job", write, (file, 0.0), claim, tmp_path / "log", file.exists, pytest.fail)])
+    job = Job("job", write, (file, 0.0), lock, tmp_path / "log", file.exists, pytest.fail)
+    ProcessPool([""], 0, on_wait=wait).run([job])
     assert file.exists() and waited == ["process 1 on elsewhere"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_job_whose_study_was_killed_ends_its_workers_too(tmp_path):
-    """A worker that is only starting learns of no parent, and would wait for work for ever."""
+    """A worker that is only starting does not notice that its parent is gone, and would wait forever."""
     script = tmp_path / "study.py"
     script.write_text(
         f"import sys\nsys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}\n"
-        "from pathlib import Path\nfrom study_jobs import have_a_worker\nfrom utils.compare.process_pool import Job, Pool\n"
-        "if __name__ == '__main__':\n    here = Path(sys.argv[1])\n    job = Job('job', have_a_worker, (here / 'worker', 60.0), "
-        "here / 'claim', here / 'log', (here / 'done').exists, print)\n    Pool([''], 0).run([job])\n"
+        "from pathlib import Path\nfrom study_jobs import have_a_worker\n"
+        "from utils.compare.process_pool import Job, ProcessPool\n"
+        "if __name__ == '__main__':\n    here = Path(sys.argv[1])\n"
+        "    job = Job('job', have_a_worker, (here / 'worker', 60.0), here / 'lock', here / 'log', "
+        "(here / 'done').exists, print)\n    ProcessPool([''], 0).run([job])\n"
     )
     study = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
     try:
@@ -138,7 +141,7 @@ def test_a_job_whose_study_was_killed_ends_its_workers_too(tmp_path):
         study.kill()
         study.wait()
     worker = int((tmp_path / "worker").read_text())
-    wait_for(lambda: locks._born(worker) in ("", "gone"), 30)
+    wait_for(lambda: locks._start_time(worker) in ("", "gone"), 30)
 
 
 def wait_for(happened, seconds):

@@ -1,6 +1,6 @@
-"""What a comparison leaves for its readers: report.html, compare.md, .tex, .csv and .json, and the figures as png.
+"""The report of a comparison: report.html, compare.md, .tex, .csv and .json, and the figures as png.
 
-All of it is layout: the figures, intervals and verdicts are the records'.
+All of it is layout: scores, intervals and verdicts are the records'.
 """
 
 from pathlib import Path
@@ -16,22 +16,23 @@ __all__ = ["console_table", "write_report"]
 
 
 def write_report(study: Study) -> list[Path]:
-    """Write the report into the study's folder and return its files, the page first.
+    """Write the report to the study's folder and return its files, the page first.
 
-    A figure without data is left out: no learning curves where nothing was trained, none by class without classes.
+    A figure without data is left out: no learning curves if nothing was trained, no figure by class without classes.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
-    pictures = draw_figures(study)
-    shown = {picture.file.name: (picture.title, picture.caption) for picture in pictures}
-    if study.strip is not None and study.strip.is_file() and study.strip.is_relative_to(study.folder):
-        name = study.strip.relative_to(study.folder).as_posix()
-        shown[name] = ("The same pictures", "Rows: the labels and the models; the boxes are what each detects.")
-    written = {
-        "report.html": html_page(study, pictures),
+    figures = draw_figures(study)
+    shown = {figure.file.name: (figure.title, figure.caption) for figure in figures}
+    grid = study.sample_grid
+    if grid is not None and grid.is_file() and grid.is_relative_to(study.folder):
+        caption = "Rows: the labels and the models; the boxes are each model's detections."
+        shown[grid.relative_to(study.folder).as_posix()] = ("Qualitative results", caption)
+    contents = {
+        "report.html": html_page(study, figures),
         "compare.md": markdown(study, shown),
         "compare.tex": latex(study),
         "compare.csv": as_csv(study),
         "compare.json": as_json(study),
     }
-    files = [write_text_atomically(study.folder / name, content) for name, content in written.items()]
-    return files + [picture.file for picture in pictures]
+    files = [write_text_atomically(study.folder / name, content) for name, content in contents.items()]
+    return files + [figure.file for figure in figures]

@@ -1,4 +1,4 @@
-"""A study for other programs: compare.csv, a row a variant and metric, and compare.json, everything but the detections."""
+"""A study for other programs: compare.csv, one row per variant and metric, and compare.json, all but the detections."""
 
 import csv
 import dataclasses
@@ -10,11 +10,12 @@ from typing import Any
 
 from utils.compare.report import tables
 from utils.compare.report.cells import is_figure
-from utils.compare.results import Study, VariantResult
+from utils.compare.results import BASELINE, Study, VariantResult
 from utils.files import finite_or_none
 
-SCHEMA = "comparison/1"  # the number rises when a key changes its meaning or goes
-_LEFT_OUT = ("matches",)  # detections; they lie beside each run
+SCHEMA = "comparison/1"  # the number rises when a key changes its meaning or is removed
+_LEFT_OUT = ("matches",)  # detections; they are in the folder of each run
+_JSON_KEYS = {"sample_grid": "strip"}  # keys that differ from the names of the fields
 _COSTS = {
     "parameters": "1",
     "gflops": "GFLOPs",
@@ -30,8 +31,10 @@ _TESTED = ("difference", "low", "high", "p", "p_holm", "verdict")
 
 
 def as_csv(study: Study) -> str:
-    """Return variant, role, metric, unit, value (the mean), sd, seeds (how many), a column a seed, and the difference to the
-    baseline with its tests; a figure that does not exist is "nan" and the last column says why.
+    """Return compare.csv, one row per variant and metric.
+
+    The columns are variant, role, metric, unit, value (the mean), sd, seeds (how many), one column per seed, the
+    difference to the baseline with its tests, and a remark. A missing figure is "nan", and the remark says why.
     """
     stream = io.StringIO()
     seeds = [f"seed_{seed}" for seed in study.seeds]
@@ -50,7 +53,7 @@ def as_csv(study: Study) -> str:
 
 
 def _points(value: float | None) -> str:
-    """Return an accuracy in points with six decimals: more than any table shows, and no binary dust."""
+    """Return an accuracy in points with six decimals, more than any table shows, so that binary rounding is hidden."""
     return f"{100 * value:.6f}" if is_figure(value) else "nan"
 
 
@@ -61,7 +64,7 @@ def _score_row(study: Study, variant: VariantResult, metric: str) -> dict[str, A
     row["seeds"] = len(values)
     row |= {f"seed_{seed}": _points(values.get(seed)) for seed in study.seeds}
     row |= {"value": _points(summary.mean), "sd": _points(summary.sd)} if summary else {}
-    row["verdict"] = "baseline" if variant.role == "baseline" else "not tested"
+    row["verdict"] = "baseline" if variant.role == BASELINE else "not tested"
     if difference:
         low, high = difference.interval
         row |= {
@@ -72,35 +75,39 @@ def _score_row(study: Study, variant: VariantResult, metric: str) -> dict[str, A
             "p_holm": repr(float(difference.p_holm)),
             "verdict": difference.verdict,
         }
-    cells = [tables.score(study, variant, metric), *tables.difference_cells(study, variant, metric)]
+    cells = [tables.score_cell(study, variant, metric), *tables.difference_cells(study, variant, metric)]
     lost = [f"seed {run.seed} {run.status}" for run in variant.runs if run.status != "done"]
     row["remark"] = "; ".join(dict.fromkeys([cell.reason for cell in cells if cell.reason] + lost)) or "none"
     return row
 
 
 def _cost_rows(variant: VariantResult) -> Iterator[dict[str, Any]]:
-    for field, unit in _COSTS.items():
-        value = getattr(variant.cost, field) if variant.cost else None
-        there = is_figure(value)
+    figures = variant.cost.figures() if variant.cost else {}
+    for key, unit in _COSTS.items():
+        value = figures.get(key)
+        known = is_figure(value)
         yield {
             "variant": variant.name,
             "role": variant.role,
-            "metric": field,
+            "metric": key,
             "unit": unit,
             "seeds": 0,
             "verdict": "not tested",
-            "value": repr(value) if there else "nan",
-            "remark": "none" if there else tables.why_no_cost(variant.cost, field),
+            "value": repr(value) if known else "nan",
+            "remark": "none" if known else tables.why_no_cost(variant.cost, key),
         }
 
 
 def as_json(study: Study) -> str:
-    """Return the whole study; accuracies are 0..1, paths are relative to the study's folder, and what is no number is null."""
+    """Return compare.json: the study without its detections.
+
+    Accuracies are 0..1, paths are relative to the study's folder, and a number that is not finite is null.
+    """
     units = {"scores": "0..1", "difference": "0..1", "seconds": "s", **_COSTS}
     content = {"schema": SCHEMA, "units": units, **_plain(study, study.folder)}
-    content["asked"] = tables.asked(study)
-    content["found"] = [sentence for _, _, sentence in tables.found(study)]
-    for variant, entry in zip(study.variants, content["variants"]):
+    content["asked"] = tables.question(study)
+    content["found"] = [sentence for _, _, sentence in tables.findings(study)]
+    for variant, entry in zip(study.variants, content["variants"], strict=True):
         entry["missing"] = _why_missing(study, variant)
     return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
@@ -108,16 +115,16 @@ def as_json(study: Study) -> str:
 def _why_missing(study: Study, variant: VariantResult) -> dict[str, str]:
     """Return the reason of each figure of a variant that is null or absent, by metric."""
     every = [metric for prefix in ("", tables.CLASS, tables.ERROR) for metric in tables.metrics_of(study, prefix)]
-    reasons = {metric: tables.score(study, variant, metric).reason for metric in every}
+    reasons = {metric: tables.score_cell(study, variant, metric).reason for metric in every}
     reasons |= {row["metric"]: row["remark"] for row in _cost_rows(variant) if row["value"] == "nan"}
     return {metric: reason for metric, reason in reasons.items() if reason}
 
 
 def _plain(value: Any, folder: Path) -> Any:
-    """Return records, mappings, paths and numbers as what JSON knows."""
+    """Return records, mappings, paths and numbers as values that JSON knows."""
     if dataclasses.is_dataclass(value):
-        names = [entry.name for entry in dataclasses.fields(value) if entry.name not in _LEFT_OUT]
-        return {name: _plain(getattr(value, name), folder) for name in names}
+        fields = {name: entry for name, entry in vars(value).items() if name not in _LEFT_OUT}
+        return {_JSON_KEYS.get(name, name): _plain(entry, folder) for name, entry in fields.items()}
     if isinstance(value, Mapping):
         return {str(key): _plain(entry, folder) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

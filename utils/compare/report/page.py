@@ -1,6 +1,6 @@
-"""report.html: one file that holds everything, asks nothing of a network, and is read without scripts too.
+"""report.html: one file that holds everything, makes no network request, and can be read without scripts.
 
-report.css and report.js beside this module are put into it; what is sorted and themed stands there.
+report.css and report.js beside this module are embedded in it; sorting and themes are theirs.
 """
 
 import base64
@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 
 from utils.compare.report import tables
-from utils.compare.report.cells import Cell, Column, Table
-from utils.compare.report.report_figures import Picture
-from utils.compare.results import Study
+from utils.compare.report.cells import ROLE_TAGS, Cell, Column, Table
+from utils.compare.report.report_figures import ReportFigure
+from utils.compare.results import BASELINE, Study
 from utils.plots.study_figures import FAINT, GRID, INK, PAPER, SERIES
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -47,35 +47,43 @@ _DARK = {
     "warn-edge": "#6b5a22",
 }
 _DARK_SERIES = ("#b4bdc7", "#6fabff", "#f39a55", "#4fc792", "#c994ee", "#dcbb4a", "#f47fa4", "#48c3d5", "#c0ad97")
-_PIXELS_A_POINT = 1.5  # how large a figure may become: its text then stands beside the page's
-_STRIP_BYTES, _STRIP_WIDTH = 1_500_000, 2400  # beyond these the page holds a smaller copy; the file stays as it is
+_PIXELS_PER_POINT = 1.5  # largest size of a figure: its text is then as large as the page's
+_GRID_BYTES, _GRID_WIDTH = 1_500_000, 2400  # a larger sample grid is embedded as a smaller copy; the file stays
 
 _READING = (
     ("points", "Percentage points of average precision, 0 to 100. A difference is the variant minus the baseline."),
     ("±", "The standard deviation of the seeds' figures (n − 1 in its denominator)."),
     (
         "95 % interval",
-        "Over images and seeds, paired: both models are judged on the same images and seeds. With one seed, over "
+        "Over images and seeds, paired: both models are evaluated on the same images and seeds. With one seed, over "
         "images alone. docs/compare.md has the formula.",
     ),
     ("p", "Paired permutation test. Holm: corrected for the number of comparisons."),
     (
         "verdict",
-        "“No difference shown” is what it says: it does not say that there is none. No variant is called better or worse "
-        "whose interval holds zero.",
+        "“No difference shown” does not say that there is none. No variant is called better or worse if its interval "
+        "contains zero.",
     ),
-    ("–", "There is no such figure; the small letter leads to the reason."),
+    ("–", "The figure is missing; the small letter links to the reason."),
 )
 
 
-def html_page(study: Study, pictures: Sequence[Picture]) -> str:
-    """Return the whole report as one page."""
-    sections = _sections(study, pictures)
+def html_page(study: Study, figures: Sequence[ReportFigure]) -> str:
+    """Return the whole report as one page.
+
+    Args:
+        study: The study.
+        figures: Its figures, as `draw_figures` returns them.
+
+    Returns:
+        The HTML.
+    """
+    sections = _sections(study, figures)
     body = [
         _header(study),
         _navigation(sections),
         "<main>",
-        _answers(study),
+        _findings(study),
         _notes(study),
         *(
             f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
@@ -83,7 +91,7 @@ def html_page(study: Study, pictures: Sequence[Picture]) -> str:
         ),
         "</main>",
         _footer(study),
-        '<p id="said" class="unseen" role="status" aria-live="polite"></p>',
+        '<p id="announcement" class="unseen" role="status" aria-live="polite"></p>',
     ]
     head = [
         '<meta charset="utf-8">',
@@ -104,21 +112,21 @@ def html_page(study: Study, pictures: Sequence[Picture]) -> str:
             '<body><div class="page">',
             *body,
             "</div>",
-            f"<script>\n{_beside('report.js')}</script>",
+            f"<script>\n{_asset('report.js')}</script>",
             "</body></html>\n",
         ]
     )
 
 
-def _beside(name: str) -> str:
+def _asset(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-# ---- colours ----
+# ---- colors ----
 
 
 def _styles() -> str:
-    """The colours, then report.css; dark by the system's wish or the reader's, and paper is always light."""
+    """Return the colors and report.css; dark if the system or the reader chose so; printed pages are light."""
     light, dark = _variables(_LIGHT, SERIES), _variables(_DARK, _DARK_SERIES)
     rules = [
         f":root {{ {light} }}",
@@ -126,24 +134,24 @@ def _styles() -> str:
         f':root[data-theme="dark"] {{ {dark} }}',
         f"@media print {{ :root:root:root:root {{ {light} }} }}",
     ]
-    return "\n".join(rules) + "\n" + _beside("report.css")
+    return "\n".join(rules) + "\n" + _asset("report.css")
 
 
 def _variables(tokens: dict[str, str], series: Sequence[str]) -> str:
-    colours = tokens | {f"s{number}": colour for number, colour in enumerate(series)}
-    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+    colors = tokens | {f"s{index}": color for index, color in enumerate(series)}
+    return " ".join(f"--{name}: {color};" for name, color in colors.items())
 
 
-def _series_variable(number: int) -> str:
-    return f"var(--s{number if number == 0 else 1 + (number - 1) % (len(SERIES) - 1)})"
+def _series_variable(index: int) -> str:
+    return f"var(--s{index if index == 0 else 1 + (index - 1) % (len(SERIES) - 1)})"
 
 
 def themed(svg: str) -> str:
-    """Return a figure whose colours are the page's, so that it follows the theme."""
+    """Return an svg in the colors of the page, so that it follows the theme."""
     tokens = {INK: "ink", FAINT: "faint", GRID: "grid", PAPER: "raised"}
-    tokens |= {colour: f"s{number}" for number, colour in enumerate(SERIES)}
-    for colour, name in tokens.items():
-        svg = svg.replace(colour, f"var(--{name})")
+    tokens |= {color: f"s{index}" for index, color in enumerate(SERIES)}
+    for color, name in tokens.items():
+        svg = svg.replace(color, f"var(--{name})")
     return svg
 
 
@@ -151,7 +159,7 @@ def themed(svg: str) -> str:
 
 
 def _header(study: Study) -> str:
-    facts = escape(f"{study.date} · {tables.tally(study)}")
+    facts = escape(f"{study.date} · {tables.run_counts(study)}")
     return (
         f'<header><div><h1>{escape(study.title)}</h1><p class="faint">{facts}</p></div>'
         '<button id="theme" type="button" hidden>Dark theme</button></header>'
@@ -163,61 +171,58 @@ def _navigation(sections: Sequence[tuple[str, str, str]]) -> str:
     return f'<nav aria-label="Contents">{links}</nav>'
 
 
-def _answers(study: Study) -> str:
-    """The question, and a card a variant: the verdict and its sentence."""
+def _findings(study: Study) -> str:
+    """Return the question, and per variant the verdict and its sentence."""
     answers = []
-    for variant, answer, sentence in tables.found(study):
+    for variant, answer, sentence in tables.findings(study):
         verdict = answer.verdict if answer else "not tested"
         tone = verdict if verdict in ("better", "worse") else "unclear"
-        said = sentence if variant.name in sentence else f"{variant.name}: {sentence}"
-        said = _named(escape(said), tables.series_of(study, variant))
-        answers.append(f'<li><span class="badge {tone}">{escape(verdict)}</span><span>{said}</span></li>')
-    found = (
+        text = sentence if variant.name in sentence else f"{variant.name}: {sentence}"
+        text = _with_dot(escape(text), tables.series_index(study, variant))
+        answers.append(f'<li><span class="badge {tone}">{escape(verdict)}</span><span>{text}</span></li>')
+    content = (
         f'<ul class="answers">{"".join(answers)}</ul>'
         if answers
         else "<p>There is nothing to compare with the baseline.</p>"
     )
     return (
-        '<section id="answers" aria-labelledby="answers-title"><h2 id="answers-title">What was asked, and what was found</h2>'
-        f'<p class="asked">{escape(tables.asked(study))}</p>{found}</section>'
+        '<section id="answers" aria-labelledby="answers-title"><h2 id="answers-title">Question and findings</h2>'
+        f'<p class="asked">{escape(tables.question(study))}</p>{content}</section>'
     )
 
 
 def _notes(study: Study) -> str:
     items = "".join(f"<li>{escape(note)}</li>" for note in study.notes)
-    return (
-        f'<aside class="notes" aria-label="Notes"><h3>Read this with it</h3><ul>{items}</ul></aside>' if items else ""
-    )
+    return f'<aside class="notes" aria-label="Notes"><h3>Notes</h3><ul>{items}</ul></aside>' if items else ""
 
 
 # ---- sections ----
 
 
-def _sections(study: Study, pictures: Sequence[Picture]) -> list[tuple[str, str, str]]:
-    """(key, title, content) of each section that has content."""
-    made = {table.key: table for table in tables.all_tables(study)}
-    drawn = {picture.key: picture for picture in pictures}
-    show = {key: _table(table) for key, table in made.items()}
+def _sections(study: Study, figures: Sequence[ReportFigure]) -> list[tuple[str, str, str]]:
+    """Return (key, title, content) of each section that has content."""
+    drawn = {figure.key: figure for figure in figures}
+    shown = {table.key: _table(table) for table in tables.all_tables(study)}
     tradeoffs = "".join(
         _figure(drawn[key], alone=False) for key in ("accuracy_latency", "accuracy_parameters") if key in drawn
     )
     reading = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in _READING)
     gaps, curves = (_figure(drawn[key]) if key in drawn else "" for key in ("class_differences", "learning_curves"))
     sections = [
-        ("overview", "At a glance", show.get("overview", "")),
+        ("overview", "At a glance", shown.get("overview", "")),
         ("tradeoff", "Accuracy against cost", f'<div class="figure-row">{tradeoffs}</div>' if tradeoffs else ""),
         (
             "accuracy",
             "Accuracy",
-            show.get("accuracy", "") + _subsection("Differences to the baseline", show.get("differences", "")),
+            shown.get("accuracy", "") + _subsection("Differences to the baseline", shown.get("differences", "")),
         ),
-        ("classes", "By class", gaps + _subsection("The figures", show.get("classes", ""))),
-        ("errors", "Kinds of error", show.get("errors", "")),
-        ("costs", "Cost", show.get("costs", "")),
+        ("classes", "Per class", gaps + _subsection("The figures", shown.get("classes", ""))),
+        ("errors", "Kinds of error", shown.get("errors", "")),
+        ("costs", "Cost", shown.get("costs", "")),
         ("curves", "Learning curves", curves),
-        ("strip", "The same pictures", _strip(study)),
-        ("runs", "Every run", show.get("runs", "")),
-        ("conditions", "Conditions", _conditions(study, show)),
+        ("samples", "Qualitative results", _sample_grid(study)),
+        ("runs", "Every run", shown.get("runs", "")),
+        ("conditions", "Conditions", _conditions(study, shown)),
         ("reading", "How to read it", f"<dl>{reading}</dl>"),
     ]
     return [section for section in sections if section[2]]
@@ -227,23 +232,23 @@ def _subsection(title: str, content: str) -> str:
     return f"<h3>{escape(title)}</h3>{content}" if content else ""
 
 
-def _conditions(study: Study, show: dict[str, str]) -> str:
+def _conditions(study: Study, shown: dict[str, str]) -> str:
     command = (
         f'<pre tabindex="0" role="region" aria-label="Command">{escape(study.command)}</pre>' if study.command else ""
     )
-    again = _subsection("How to repeat it", command)
-    listed = "".join(
-        f"<section><h3>{title}</h3>{show[key]}</section>"
+    repeat = _subsection("How to repeat it", command)
+    facts = "".join(
+        f"<section><h3>{title}</h3>{shown[key]}</section>"
         for key, title in (("data", "Data"), ("versions", "Versions"), ("settings", "Settings"))
-        if key in show
+        if key in shown
     )
-    return again + f'<div class="columns">{listed}</div>'
+    return repeat + f'<div class="columns">{facts}</div>'
 
 
 def _footer(study: Study) -> str:
     return (
         '<footer class="faint">The figures of this page are in compare.csv and compare.json beside it, its tables in '
-        "compare.md and compare.tex; how they are computed is in the project's docs/compare.md.</footer>"
+        "compare.md and compare.tex; how they are computed is described in the project's docs/compare.md.</footer>"
     )
 
 
@@ -251,7 +256,7 @@ def _footer(study: Study) -> str:
 
 
 def _table(table: Table) -> str:
-    """A table in a box of its own that scrolls sideways, its headings buttons that sort; facts are left as they are."""
+    """Return a table in a box that scrolls sideways; its headings are buttons that sort, except for lists of facts."""
     plain = table.key in ("settings", "versions", "data")
     headings = "".join(_heading(column, plain) for column in table.columns)
     rows = "".join(_row(row, table) for row in table.rows)
@@ -285,12 +290,12 @@ def _class(column: Column) -> str:
 
 def _row(row: Sequence[Cell], table: Table) -> str:
     first, *rest = row
-    baseline = ' class="baseline"' if first.tone == "baseline" else ""
-    filled = "".join(
+    baseline = ' class="baseline"' if first.tone == BASELINE else ""
+    content = "".join(
         f"<td{_class(column)}{_sorted_by(cell)}>{_content(cell, table)}</td>"
-        for cell, column in zip(rest, table.columns[1:])
+        for cell, column in zip(rest, table.columns[1:], strict=True)
     )
-    return f'<tr{baseline}><th scope="row"{_sorted_by(first)}>{_name(first)}</th>{filled}</tr>'
+    return f'<tr{baseline}><th scope="row"{_sorted_by(first)}>{_name(first)}</th>{content}</tr>'
 
 
 def _sorted_by(cell: Cell) -> str:
@@ -302,12 +307,12 @@ def _sorted_by(cell: Cell) -> str:
 
 
 def _name(cell: Cell) -> str:
-    tag = f' <span class="tag">{cell.tone}</span>' if cell.tone in ("baseline", "control") else ""
-    return f"{_named(escape(cell.text), cell.series)}{tag}"
+    tag = f' <span class="tag">{ROLE_TAGS[cell.tone]}</span>' if cell.tone in ROLE_TAGS else ""
+    return f"{_with_dot(escape(cell.text), cell.series)}{tag}"
 
 
-def _named(text: str, series: int | None) -> str:
-    """Text behind the dot of its variant's colour."""
+def _with_dot(text: str, series: int | None) -> str:
+    """Return text after a dot in its variant's color."""
     return (
         text
         if series is None
@@ -316,7 +321,7 @@ def _named(text: str, series: int | None) -> str:
 
 
 def _typeset(figure: str) -> str:
-    """A figure with real minus signs, and with spaces that keep on one line what belongs together."""
+    """Return a figure with real minus signs, and with spaces at which it is not broken."""
     return figure.replace("-", "−").replace(" ± ", "\u00a0±\u00a0").replace("< ", "<\u00a0")
 
 
@@ -326,7 +331,7 @@ def _content(cell: Cell, table: Table) -> str:
         text = f'<span class="badge {cell.tone}">{text}</span>'
     elif cell.tone == "failed":
         text = f'<span class="failed">{text}</span>'
-    elif cell.tone == "baseline":
+    elif cell.tone == BASELINE:
         text = f'<span class="dim">{text}</span>'
     if not cell.reason:
         return text
@@ -337,42 +342,42 @@ def _content(cell: Cell, table: Table) -> str:
 # ---- figures ----
 
 
-def _figure(picture: Picture, alone: bool = True) -> str:
-    """A figure as drawn; its words for those who do not see it are its label. alone: its section's heading is its own."""
-    title, style = ("", ' class="one"') if alone else (f"<h3>{escape(picture.title)}</h3>", "")
-    label = escape(f"{picture.title}: {picture.drawn}", quote=True)
-    wide = _PIXELS_A_POINT * float(picture.svg.split('viewBox="', 1)[1].split()[2])
-    svg = themed(picture.svg).replace("<svg ", f'<svg role="img" aria-label="{label}" style="--wide:{wide:.0f}px" ', 1)
+def _figure(figure: ReportFigure, alone: bool = True) -> str:
+    """Return a figure with its description for screen readers. alone: the section's heading is its heading."""
+    title, style = ("", ' class="one"') if alone else (f"<h3>{escape(figure.title)}</h3>", "")
+    label = escape(f"{figure.title}: {figure.description}", quote=True)
+    wide = _PIXELS_PER_POINT * float(figure.svg.split('viewBox="', 1)[1].split()[2])
+    svg = themed(figure.svg).replace("<svg ", f'<svg role="img" aria-label="{label}" style="--wide:{wide:.0f}px" ', 1)
     return (
-        f'<figure id="figure-{picture.key}"{style}>{title}<div class="scroll" tabindex="0" '
-        f'role="region" aria-label="{escape(picture.title, quote=True)}, figure">{svg}</div>'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+        f'<figure id="figure-{figure.key}"{style}>{title}<div class="scroll" tabindex="0" '
+        f'role="region" aria-label="{escape(figure.title, quote=True)}, figure">{svg}</div>'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
     )
 
 
-def _strip(study: Study) -> str:
-    """The drawn strip of pictures as an image inside the page."""
-    if study.strip is None or not study.strip.is_file():
+def _sample_grid(study: Study) -> str:
+    """Return the sample grid as an image inside the page."""
+    if study.sample_grid is None or not study.sample_grid.is_file():
         return ""
-    kind, content = _embedded(study.strip)
+    kind, content = _embedded(study.sample_grid)
     names = escape(", ".join(variant.name for variant in study.variants), quote=True)
     return (
-        '<figure id="figure-strip"><div class="scroll" tabindex="0" role="region" aria-label="Detections, figure">'
-        f'<img alt="The same pictures with the boxes found by {names}" src="data:image/{kind};base64,{content}"></div>'
-        "<figcaption>The same pictures as each model detects them.</figcaption></figure>"
+        '<figure id="figure-samples"><div class="scroll" tabindex="0" role="region" aria-label="Detections, figure">'
+        f'<img alt="The same images with the detections of {names}" src="data:image/{kind};base64,{content}"></div>'
+        "<figcaption>The same images as labeled and as each model detects them.</figcaption></figure>"
     )
 
 
 def _embedded(file: Path) -> tuple[str, str]:
-    """Return (kind, base64) of a picture: the file as it is where that is small enough, else a smaller JPEG of it."""
+    """Return (kind, base64) of an image: the file itself if it is small enough, else a smaller JPEG of it."""
     from PIL import Image
 
     content, kind = file.read_bytes(), file.suffix.lower().lstrip(".").replace("jpg", "jpeg")
-    if len(content) > _STRIP_BYTES or kind not in ("png", "jpeg", "webp"):
+    if len(content) > _GRID_BYTES or kind not in ("png", "jpeg", "webp"):
         stream, kind = io.BytesIO(), "jpeg"
-        with Image.open(io.BytesIO(content)) as picture:
-            copy = picture.convert("RGB")
-            copy.thumbnail((_STRIP_WIDTH, 4 * _STRIP_WIDTH))
+        with Image.open(io.BytesIO(content)) as image:
+            copy = image.convert("RGB")
+            copy.thumbnail((_GRID_WIDTH, 4 * _GRID_WIDTH))
             copy.save(stream, "JPEG", quality=85, optimize=True)
         content = stream.getvalue()
     return kind, base64.b64encode(content).decode("ascii")

@@ -5,8 +5,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from utils.compare.report import tables
-from utils.compare.report.cells import Cell, Table
-from utils.compare.results import Study
+from utils.compare.report.cells import ROLE_TAGS, Cell, Table
+from utils.compare.results import BASELINE, Study
 
 _BACKSLASH = "\\textbackslash{}"
 _TEX = {
@@ -37,8 +37,8 @@ _IN_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 def console_table(study: Study) -> str:
     """Return the overview, the verdicts and the notes as text for a terminal, without a newline at its end."""
     overview = tables.overview(study)
-    lines = [study.title, tables.tally(study), "", *aligned(overview), *_legend(overview), ""]
-    lines += [sentence for _, _, sentence in tables.found(study)]
+    lines = [study.title, tables.run_counts(study), "", *aligned(overview), *_legend(overview), ""]
+    lines += [sentence for _, _, sentence in tables.findings(study)]
     lines += [f"note: {note}" for note in study.notes]
     return "\n".join(lines)
 
@@ -47,12 +47,12 @@ def aligned(table: Table) -> list[str]:
     """Return a table's lines with its columns aligned, figures to the right."""
     grid = [[column.heading for column in table.columns]]
     grid += [
-        [_role(cell) if place == 0 else _marked(cell, table) for place, cell in enumerate(row)] for row in table.rows
+        [_marked(cell, table) if index else _with_role(cell) for index, cell in enumerate(row)] for row in table.rows
     ]
-    widths = [max(map(_width, column)) for column in zip(*grid)]
+    widths = [max(map(_width, column)) for column in zip(*grid, strict=True)]
     lines = [
         "  ".join(
-            _padded(text, width, column.figures) for text, width, column in zip(row, widths, table.columns)
+            _padded(text, width, column.figures) for text, width, column in zip(row, widths, table.columns, strict=True)
         ).rstrip()
         for row in grid
     ]
@@ -60,7 +60,7 @@ def aligned(table: Table) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Return how many columns a terminal gives to `text`; ideographs take two."""
+    """Return how many columns `text` takes on a terminal; ideographs take two."""
     return sum(
         0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text
     )
@@ -71,8 +71,8 @@ def _padded(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def _role(cell: Cell) -> str:
-    return f"{cell.text} ({cell.tone})" if cell.tone in ("baseline", "control") else cell.text
+def _with_role(cell: Cell) -> str:
+    return f"{cell.text} ({ROLE_TAGS[cell.tone]})" if cell.tone in ROLE_TAGS else cell.text
 
 
 def _marked(cell: Cell, table: Table) -> str:
@@ -87,13 +87,22 @@ def _legend(table: Table) -> list[str]:
 
 
 def markdown(study: Study, figures: Mapping[str, tuple[str, str]]) -> str:
-    """Return the report as GitHub's Markdown. figures: (title, caption) by file name, as they are to be shown."""
+    """Return the report as GitHub's Markdown.
+
+    Args:
+        study: The study.
+        figures: (title, caption) by file name, in the order in which they are shown.
+
+    Returns:
+        The content of compare.md.
+    """
     parts = [
         f"# {markdown_text(study.title)}",
-        markdown_text(f"{study.date}. {tables.tally(study)}."),
-        f"**Asked.** {markdown_text(tables.asked(study))}",
-        "**Found.**",
-        "\n".join(f"- {markdown_text(sentence)}" for _, _, sentence in tables.found(study)) or "- nothing to compare",
+        markdown_text(f"{study.date}. {tables.run_counts(study)}."),
+        f"**Question.** {markdown_text(tables.question(study))}",
+        "**Findings.**",
+        "\n".join(f"- {markdown_text(sentence)}" for _, _, sentence in tables.findings(study))
+        or "- nothing to compare",
     ]
     if study.notes:
         parts += ["**Notes.**", "\n".join(f"- {markdown_text(note)}" for note in study.notes)]
@@ -123,8 +132,8 @@ def _markdown_table(table: Table) -> list[str]:
         _markdown_row(["---:" if column.figures else "---" for column in table.columns]),
     ]
     for first, *rest in table.rows:
-        name = markdown_text(_role(first))
-        name = f"**{name}**" if first.tone == "baseline" else name
+        name = markdown_text(_with_role(first))
+        name = f"**{name}**" if first.tone == BASELINE else name
         lines.append(_markdown_row([name, *(_markdown_cell(cell, table) for cell in rest)]))
     parts = [
         f"## {markdown_text(table.title)}",
@@ -145,7 +154,7 @@ def _markdown_cell(cell: Cell, table: Table) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return text that Markdown shows as it stands, on one line."""
+    """Return text escaped for Markdown, on one line."""
     return _IN_MARKDOWN.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
 
 
@@ -153,7 +162,7 @@ def markdown_text(text: str) -> str:
 
 
 def latex(study: Study) -> str:
-    """Return the overview and the cost as two booktabs tables, to be \\input into a paper."""
+    r"""Return the overview and the cost as two booktabs tables, for \input in a paper."""
     chinese = any(ord(sign) > 0x2E7F for variant in study.variants for sign in variant.name)
     head = [
         "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"
@@ -167,7 +176,7 @@ def latex(study: Study) -> str:
 def _latex_table(table: Table) -> list[str]:
     layout = "".join("r" if column.figures else "l" for column in table.columns)
     rows = [
-        " & ".join([latex_text(_role(first)), *(_latex_cell(cell, table) for cell in rest)]) + " \\\\"
+        " & ".join([latex_text(_with_role(first)), *(_latex_cell(cell, table) for cell in rest)]) + " \\\\"
         for first, *rest in table.rows
     ]
     legend = "; ".join(_legend(table))
@@ -195,5 +204,5 @@ def _latex_cell(cell: Cell, table: Table) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Return text with LaTeX's own signs escaped, on one line."""
+    """Return text escaped for LaTeX, on one line."""
     return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))

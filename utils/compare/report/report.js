@@ -2,7 +2,7 @@
 (() => {
   const root = document.documentElement;
 
-  // Sorting: a click on a heading sorts up, the next one down; rows without a figure stay last either way.
+  // Sorting: a click on a heading sorts up, the next one down; rows without a figure are last either way.
   const valueOf = (row, column) => {
     const cell = row.cells[column];
     if (!("value" in cell.dataset)) return null;
@@ -15,13 +15,13 @@
   const sortBy = (table, column) => {
     const headings = [...table.tHead.rows[0].cells];
     const down = headings[column].getAttribute("aria-sort") === "ascending";
-    headings.forEach((heading, place) =>
-      heading.setAttribute("aria-sort", place !== column ? "none" : down ? "descending" : "ascending"));
+    headings.forEach((heading, index) =>
+      heading.setAttribute("aria-sort", index !== column ? "none" : down ? "descending" : "ascending"));
     const rows = [...table.tBodies[0].rows].map((row) => [valueOf(row, column), row]);
     rows.sort(([one], [other]) => one === null || other === null
       ? (one === null) - (other === null) : (down ? -1 : 1) * compare(one, other));
     table.tBodies[0].append(...rows.map(([, row]) => row));
-    document.getElementById("said").textContent =
+    document.getElementById("announcement").textContent =
       `Sorted by ${headings[column].dataset.name}, ${down ? "descending" : "ascending"}`;
   };
   for (const table of document.querySelectorAll("table.sortable")) {
@@ -29,21 +29,21 @@
       heading.querySelector("button").addEventListener("click", () => sortBy(table, column)));
   }
 
-  // The theme follows the system until the reader chooses; where nothing can be kept, the choice lasts as long as the page.
+  // The theme follows the system until the reader chooses; if nothing can be stored, the choice lasts as long as the page.
   const button = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
-  const kept = () => { try { return localStorage.getItem("comparison-theme"); } catch { return null; } };
-  const keep = (theme) => { try { localStorage.setItem("comparison-theme", theme); } catch { /* a page from a file may not */ } };
+  const stored = () => { try { return localStorage.getItem("comparison-theme"); } catch { return null; } };
+  const store = (theme) => { try { localStorage.setItem("comparison-theme", theme); } catch { /* a page from a file may not */ } };
   const isDark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const tell = () => { button.textContent = isDark() ? "Light theme" : "Dark theme"; };
-  if (["light", "dark"].includes(kept())) root.dataset.theme = kept();
+  const updateButton = () => { button.textContent = isDark() ? "Light theme" : "Dark theme"; };
+  if (["light", "dark"].includes(stored())) root.dataset.theme = stored();
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    keep(root.dataset.theme);
-    tell();
+    store(root.dataset.theme);
+    updateButton();
   });
-  system.addEventListener("change", tell);
-  tell();
+  system.addEventListener("change", updateButton);
+  updateButton();
   button.hidden = false;
   root.dataset.ready = "";
 })();

@@ -1,4 +1,4 @@
-"""Which figures a study has, and what goes into them: taken from the records and each training's results.csv."""
+"""The figures of a report, drawn from the records and the results.csv of each training."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from utils.compare.report import tables
 from utils.compare.report.cells import is_figure
 from utils.compare.report.tables import PRIMARY
-from utils.compare.results import Study, VariantResult
+from utils.compare.results import BASELINE, Study, VariantResult
 from utils.errors import DataError
 from utils.plots.curves import read_results
 from utils.plots.study_figures import Course, Gaps, Mark, plot_courses, plot_gaps, plot_tradeoff
@@ -20,17 +20,24 @@ SHOWN = ("better", "worse")
 LOGGER = logging.getLogger("yolo")
 _ACCURACY = "metrics/mAP_0.5:0.95"
 _LOSSES = ("val/box_loss", "val/obj_loss", "val/cls_loss")
-_FILLED = "Hollow: no difference shown."
+_MARKERS = "Hollow: no difference shown."
 _INTERVALS = (
-    "Bars: 95 % interval of the difference to the baseline, drawn about it (the dashed line): a bar that crosses the "
-    f"line holds zero. {_FILLED} Dashes: single seeds."
+    "Bars: 95 % interval of the difference to the baseline, drawn around it (the dashed line): a bar that crosses the "
+    f"line contains zero. {_MARKERS} Dashes: single seeds."
 )
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure of the report. file: its png in the study's folder; svg: the same as an element for a page; drawn: what is
-    seen, in words for those who do not see it.
+class ReportFigure:
+    """A figure of the report.
+
+    Attributes:
+        key: Its name in links.
+        title: Its heading.
+        caption: Text below it.
+        file: Its png in the study's folder.
+        svg: The same as an element of a page.
+        description: What is drawn, in words, for screen readers.
     """
 
     key: str
@@ -38,50 +45,53 @@ class Picture:
     caption: str
     file: Path
     svg: str
-    drawn: str
+    description: str
 
 
-def draw_figures(study: Study) -> list[Picture]:
+def draw_figures(study: Study) -> list[ReportFigure]:
     """Write the figures that the study has data for and return them in the order of the report."""
-    drawn = (
+    figures = (
         _tradeoff(study, "latency", "latency_ms", "latency, one image at a time (ms)", 1.0),
         _tradeoff(study, "parameters", "parameters", "parameters (millions)", 1e-6),
         _courses(study),
         _class_gaps(study),
     )
-    return [picture for picture in drawn if picture is not None]
+    return [figure for figure in figures if figure is not None]
 
 
-def _tradeoff(study: Study, what: str, field: str, label: str, scale: float) -> Picture | None:
+def _tradeoff(study: Study, what: str, field: str, label: str, scale: float) -> ReportFigure | None:
     marks = [mark for variant in study.variants if (mark := _mark(study, variant, field, scale))]
     if not marks:
         return None
     file = study.folder / f"accuracy_{what}.png"
     svg = plot_tradeoff(marks, file, label, f"{PRIMARY} (points)")
     absent = [variant.name for variant in study.variants if variant.name not in {mark.name for mark in marks}]
-    caption = _INTERVALS + (f" Not shown, for want of {what} or accuracy: {', '.join(absent)}." if absent else "")
-    drawn = "; ".join(f"{mark.name} at {mark.x:.3g} and {mark.y:.2f} points" for mark in marks)
-    return Picture(f"accuracy_{what}", f"Accuracy against {what}", caption, file, svg, drawn)
+    caption = _INTERVALS + (f" Not shown, since {what} or accuracy is missing: {', '.join(absent)}." if absent else "")
+    description = "; ".join(f"{mark.name} at {mark.x:.3g} and {mark.y:.2f} points" for mark in marks)
+    return ReportFigure(f"accuracy_{what}", f"Accuracy against {what}", caption, file, svg, description)
 
 
 def _mark(study: Study, variant: VariantResult, field: str, scale: float) -> Mark | None:
-    """The baseline stands at its mean; the others at that plus their paired difference, so that what is drawn and what the
-    verdict says agree where a seed is missing on one side.
+    """Return the mark of a variant, None if its accuracy or cost is missing.
+
+    The baseline is drawn at its mean; the others at that plus their paired difference, so that figure and verdict
+    agree if a seed is missing on one side.
     """
     summary, base = variant.summaries.get(PRIMARY), study.baseline.summaries.get(PRIMARY)
-    cost = getattr(variant.cost, field) if variant.cost else None
+    cost = variant.cost.figures()[field] if variant.cost else None
     if summary is None or not is_figure(summary.mean) or not is_figure(cost):
         return None
     ends, height = (math.nan, math.nan), summary.mean
     answer = variant.differences.get(PRIMARY)
     if answer and base and is_figure(base.mean) and is_figure(answer.difference):
         height = base.mean + answer.difference
-        ends = tuple(100 * (base.mean + end) for end in answer.interval)
-    seeds = tuple(100 * value for value in tables.spread(summary) if is_figure(value))
-    shown = variant.role == "baseline" or answer is not None and answer.verdict in SHOWN
+        low, high = answer.interval
+        ends = 100 * (base.mean + low), 100 * (base.mean + high)
+    seeds = tuple(100 * value for value in tables.values_by_seed(summary) if is_figure(value))
+    shown = variant.role == BASELINE or answer is not None and answer.verdict in SHOWN
     return Mark(
         variant.name,
-        tables.series_of(study, variant),
+        tables.series_index(study, variant),
         cost * scale,
         100 * height,
         *ends,
@@ -90,17 +100,19 @@ def _mark(study: Study, variant: VariantResult, field: str, scale: float) -> Mar
     )
 
 
-def _courses(study: Study) -> Picture | None:
-    courses = [course for variant in study.variants if (course := _course(variant, tables.series_of(study, variant)))]
+def _courses(study: Study) -> ReportFigure | None:
+    courses = [
+        course for variant in study.variants if (course := _course(variant, tables.series_index(study, variant)))
+    ]
     if not courses:
         return None
     file = study.folder / "learning_curves.png"
     caption = (
-        "Means over the seeds, up to the epoch in which the first of a variant's trainings ended; bands from the lowest "
-        "seed to the highest. These are the figures of training; the tables hold those of the evaluation afterwards."
+        "Means over the seeds, up to the epoch in which the first of a variant's trainings ended; bands from lowest to "
+        "highest seed. These are the figures of training; the tables have those of the evaluation after it."
     )
-    drawn = "; ".join(f"{course.name}: {len(next(iter(course.values.values())))} trainings" for course in courses)
-    return Picture("learning_curves", "Learning curves", caption, file, plot_courses(courses, file), drawn)
+    description = "; ".join(f"{each.name}: {len(next(iter(each.values.values())))} trainings" for each in courses)
+    return ReportFigure("learning_curves", "Learning curves", caption, file, plot_courses(courses, file), description)
 
 
 def _course(variant: VariantResult, series: int) -> Course | None:
@@ -109,7 +121,7 @@ def _course(variant: VariantResult, series: int) -> Course | None:
     ]
     panels: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
         f"{PRIMARY} (points)": lambda table: 100 * table[_ACCURACY],
-        "validation loss, box + obj + cls": lambda table: sum(table[name] for name in _LOSSES),
+        "validation loss, box + obj + cls": lambda table: np.add.reduce([table[name] for name in _LOSSES]),
     }
     needed = {_ACCURACY, *_LOSSES}
     whole = [table for table in tables_read if needed <= set(table)]
@@ -129,17 +141,17 @@ def _read(file: Path) -> dict[str, np.ndarray] | None:
 def _stacked(courses: Sequence[np.ndarray]) -> np.ndarray:
     """Return courses of different lengths as (seeds, epochs), nan past their ends."""
     values = np.full((len(courses), max(map(len, courses))), np.nan)
-    for row, course in zip(values, courses):
+    for row, course in zip(values, courses, strict=True):
         row[: len(course)] = course
     return values
 
 
-def _class_gaps(study: Study) -> Picture | None:
+def _class_gaps(study: Study) -> ReportFigure | None:
     metrics = tables.metrics_of(study, tables.CLASS)
     gaps = [
         Gaps(
             variant.name,
-            tables.series_of(study, variant),
+            tables.series_index(study, variant),
             tuple(_gap(variant, metric) for metric in metrics),
             tuple(metric in variant.differences and variant.differences[metric].verdict in SHOWN for metric in metrics),
         )
@@ -150,15 +162,14 @@ def _class_gaps(study: Study) -> Picture | None:
         return None
     file = study.folder / "class_differences.png"
     label = f"{PRIMARY}, difference to {study.baseline.name} (points)"
-    svg = plot_gaps(gaps, [tables.short(metric) for metric in metrics], file, label)
+    svg = plot_gaps(gaps, [tables.short_name(metric) for metric in metrics], file, label)
     caption = (
-        "Difference to the baseline (the dashed line) with its 95 % interval, class by class; right of the line is "
-        f"better. {_FILLED} An arrow: the interval goes on. The intervals are not corrected for the number of "
+        "Difference to the baseline (the dashed line) with its 95 % interval, per class; right of the line is "
+        f"better. {_MARKERS} An arrow: the interval continues. The intervals are not corrected for the number of "
         "classes, the verdicts are."
     )
-    return Picture(
-        "class_differences", "Differences by class", caption, file, svg, "the figures are in the table by class"
-    )
+    description = "the figures are in the table per class"
+    return ReportFigure("class_differences", "Differences per class", caption, file, svg, description)
 
 
 def _gap(variant: VariantResult, metric: str) -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """The tables of a study's report: overview, accuracy, differences, classes, kinds of error, cost, runs, conditions.
 
-Everything is taken from the records; what is said here besides is why a figure is not there.
+Everything is taken from the records; only the reasons of missing figures are added here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,18 +8,36 @@ from typing import Any, TypeVar
 
 from utils.compare.report import cells
 from utils.compare.report.cells import Cell, Column, Table
-from utils.compare.results import Cost, Difference, Run, Study, Summary, VariantResult
+from utils.compare.results import (
+    BASELINE,
+    PARAMETER_MATCHED,
+    VARIANT,
+    Cost,
+    Difference,
+    Run,
+    Study,
+    Summary,
+    VariantResult,
+)
 
 PRIMARY = "mAP50-95"
 CLASS, ERROR = "class/", "error/"
 _ORDER = (PRIMARY, "mAP50", "AP75", "APs", "APm", "APl")
 _SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 _NAME = Column("variant", figures=False)
-Part = TypeVar("Part", Cell, Column)
+CellOrColumn = TypeVar("CellOrColumn")
 
 
 def metrics_of(study: Study, prefix: str = "") -> list[str]:
-    """Return the metrics that the study holds, the known ones first; those below `prefix` alone where one is given."""
+    """Return the metrics of a study, the well-known ones first.
+
+    Args:
+        study: The study.
+        prefix: CLASS or ERROR for those metrics alone, "" for all others.
+
+    Returns:
+        Keys of summaries and differences.
+    """
     found = dict.fromkeys(name for variant in study.variants for name in [*variant.summaries, *variant.differences])
     if prefix:
         named = [prefix + name for name in study.names] if prefix == CLASS else []
@@ -29,12 +47,22 @@ def metrics_of(study: Study, prefix: str = "") -> list[str]:
     return [name for name in _ORDER if name in plain] + [name for name in plain if name not in _ORDER]
 
 
-def short(metric: str) -> str:
+def short_name(metric: str) -> str:
+    """Return a metric without its prefix."""
     return metric.split("/", 1)[1] if metric.startswith((CLASS, ERROR)) else metric
 
 
 def why_no_score(study: Study, variant: VariantResult, metric: str) -> str:
-    """Return why a variant has no figure in a metric."""
+    """Return why a variant has no score in a metric.
+
+    Args:
+        study: The study.
+        variant: One of its variants.
+        metric: The metric.
+
+    Returns:
+        The reason.
+    """
     if not any(run.status == "done" for run in variant.runs):
         return "no run of it finished"
     if metric in _SIZES:
@@ -45,7 +73,17 @@ def why_no_score(study: Study, variant: VariantResult, metric: str) -> str:
 
 
 def why_no_difference(study: Study, variant: VariantResult, metric: str) -> str:
-    if variant.role == "baseline":
+    """Return why a variant has no difference to the baseline in a metric.
+
+    Args:
+        study: The study.
+        variant: One of its variants.
+        metric: The metric.
+
+    Returns:
+        The reason.
+    """
+    if variant.role == BASELINE:
         return "the baseline is what the others are compared with"
     done = {run.seed for run in variant.runs if run.status == "done"}
     theirs = {run.seed for run in study.baseline.runs if run.status == "done"}
@@ -56,40 +94,74 @@ def why_no_difference(study: Study, variant: VariantResult, metric: str) -> str:
     return "not tested"
 
 
-def name_of(study: Study, variant: VariantResult) -> Cell:
-    return cells.name_cell(variant.name, variant.role, series_of(study, variant))
+def name_cell(study: Study, variant: VariantResult) -> Cell:
+    """Return the cell of a variant's name.
+
+    Args:
+        study: The study.
+        variant: One of its variants.
+
+    Returns:
+        The cell.
+    """
+    return cells.name_cell(variant.name, variant.role, series_index(study, variant))
 
 
-def series_of(study: Study, variant: VariantResult) -> int:
-    """Return the number of a variant's colour: 0 for the baseline, the others from 1 on in the study's order."""
-    others = [other.name for other in study.variants if other.role != "baseline"]
-    return 0 if variant.role == "baseline" else 1 + others.index(variant.name)
+def series_index(study: Study, variant: VariantResult) -> int:
+    """Return the index of a variant's color.
+
+    Args:
+        study: The study.
+        variant: One of its variants.
+
+    Returns:
+        0 for the baseline; the others count from 1 in the study's order.
+    """
+    others = [other.name for other in study.variants if other.role != BASELINE]
+    return 0 if variant.role == BASELINE else 1 + others.index(variant.name)
 
 
-def score(study: Study, variant: VariantResult, metric: str) -> Cell:
+def score_cell(study: Study, variant: VariantResult, metric: str) -> Cell:
+    """Return the cell of a score.
+
+    Args:
+        study: The study.
+        variant: One of its variants.
+        metric: The metric.
+
+    Returns:
+        Mean and standard deviation over the seeds, or a dash with the reason.
+    """
     summary = variant.summaries.get(metric)
     reason = why_no_score(study, variant, metric)
     return cells.mean_and_sd(summary.mean, summary.sd, reason) if summary else cells.missing(reason)
 
 
 def difference_cells(study: Study, variant: VariantResult, metric: str) -> list[Cell]:
-    """Return difference, interval, p, corrected p and verdict; the baseline's say that it is one."""
-    if variant.role == "baseline":
-        return [Cell("baseline", None, tone="baseline")] + [
-            cells.missing(why_no_difference(study, variant, metric))
-        ] * 4
-    found = variant.differences.get(metric)
+    """Return the cells of a difference to the baseline.
+
+    Args:
+        study: The study.
+        variant: One of its variants.
+        metric: The metric.
+
+    Returns:
+        Difference, interval, p, corrected p and verdict; the baseline's first cell says that it is the baseline.
+    """
     reason = why_no_difference(study, variant, metric)
-    if found is None:
+    if variant.role == BASELINE:
+        return [Cell("baseline", None, tone=BASELINE), *[cells.missing(reason)] * 4]
+    difference = variant.differences.get(metric)
+    if difference is None:
         return [cells.missing(reason)] * 5
-    there = cells.is_figure(found.difference)
-    untested, endless = ("it could not be tested", "too few images for an interval") if there else (reason, reason)
+    known = cells.is_figure(difference.difference)
+    untested, no_interval = ("it could not be tested", "too few images for an interval") if known else (reason, reason)
     return [
-        cells.signed(found.difference, reason),
-        cells.interval(*found.interval, endless),
-        cells.probability(found.p, untested),
-        cells.probability(found.p_holm, untested),
-        cells.verdict_cell(found.verdict),
+        cells.signed(difference.difference, reason),
+        cells.interval(*difference.interval, no_interval),
+        cells.probability(difference.p, untested),
+        cells.probability(difference.p_holm, untested),
+        cells.verdict_cell(difference.verdict),
     ]
 
 
@@ -102,7 +174,7 @@ _DIFFERENCE = (
 )
 
 
-_ABOUT = {
+_NOTES_ABOUT = {  # how the notes about a figure begin; they are in costs.json
     "gflops": "operations:",
     "gflops_thop": "operations by thop:",
     "latency_ms": "time of a batch of 1:",
@@ -115,28 +187,47 @@ _ABOUT = {
 
 
 def why_no_cost(cost: Cost | None, field: str) -> str:
-    """Return what the cost's notes say of a figure; all of them where none is about it."""
+    """Return why a figure of a cost is missing.
+
+    Args:
+        cost: The cost, None if it was not measured.
+        field: Name of the figure.
+
+    Returns:
+        The notes about this figure, or all notes if none is about it.
+    """
     if cost is None:
         return "cost was not measured"
-    about = [note for note in cost.notes if field in _ABOUT and note.startswith(_ABOUT[field])]
+    about = [note for note in cost.notes if field in _NOTES_ABOUT and note.startswith(_NOTES_ABOUT[field])]
     return "; ".join(about or cost.notes) or "could not be measured"
 
 
 def cost_cell(cost: Cost | None, field: str, decimals: int, scale: float = 1.0) -> Cell:
+    """Return the cell of one figure of a cost.
+
+    Args:
+        cost: The cost, None if it was not measured.
+        field: Name of the figure.
+        decimals: Decimals to show.
+        scale: Factor to the unit of the column.
+
+    Returns:
+        The figure, or a dash with the reason.
+    """
     if cost is None:
         return cells.missing("cost was not measured")
-    value, reason = getattr(cost, field), why_no_cost(cost, field)
-    return (
-        cells.duration(value, reason) if field == "training_seconds" else cells.number(value, decimals, reason, scale)
-    )
+    value, reason = cost.figures()[field], why_no_cost(cost, field)
+    if field == "training_seconds":
+        return cells.duration(value, reason)
+    return cells.number(value, decimals, reason, scale)
 
 
 def overview(study: Study) -> Table:
-    """A row a variant: the main metric, its difference and verdict, and what it costs."""
+    """Return one row per variant: the main metric, its difference and verdict, and the cost."""
     rows = [
         (
-            name_of(study, variant),
-            score(study, variant, PRIMARY),
+            name_cell(study, variant),
+            score_cell(study, variant, PRIMARY),
             *_without_raw_p(difference_cells(study, variant, PRIMARY)),
             cost_cell(variant.cost, "parameters", 2, 1e-6),
             cost_cell(variant.cost, "gflops", 2),
@@ -162,16 +253,17 @@ def overview(study: Study) -> Table:
     )
 
 
-def _without_raw_p(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The uncorrected p stands in the table of differences alone."""
-    return (*parts[:2], *parts[3:])
+def _without_raw_p(items: Sequence[CellOrColumn]) -> tuple[CellOrColumn, ...]:
+    """Leave out the uncorrected p, which only the table of differences shows."""
+    return (*items[:2], *items[3:])
 
 
 def accuracy(study: Study) -> Table:
-    """A row a variant, a column a metric."""
+    """Return one row per variant, one column per metric."""
     metrics = metrics_of(study)
     rows = [
-        (name_of(study, variant), *(score(study, variant, metric) for metric in metrics)) for variant in study.variants
+        (name_cell(study, variant), *(score_cell(study, variant, metric) for metric in metrics))
+        for variant in study.variants
     ]
     caption = "Mean ± standard deviation over the seeds."
     if any(metric in _SIZES for metric in metrics):
@@ -182,39 +274,39 @@ def accuracy(study: Study) -> Table:
 
 
 def differences(study: Study) -> Table:
-    """A row a variant and metric: what the tests say of metrics other than the classes'."""
+    """Return one row per variant and metric, single classes left out: the differences with their tests."""
     tested = [
         metric for metric in metrics_of(study) if any(metric in variant.differences for variant in study.variants)
     ]
     rows = [
-        (name_of(study, variant), cells.text_cell(metric), *difference_cells(study, variant, metric))
+        (name_cell(study, variant), cells.text_cell(metric), *difference_cells(study, variant, metric))
         for metric in tested
         for variant in study.variants
-        if variant.role != "baseline"
+        if variant.role != BASELINE
     ]
     untested = [metric for metric in metrics_of(study) if metric not in tested]
     caption = (
         f"Variant minus {study.baseline.name}, paired by seed. p, Holm: corrected for the number of variants compared."
-        + (f" Not tested: {cells.listed(untested)}." if untested else "")
+        + (f" Not tested: {cells.join_words(untested)}." if untested else "")
     )
     columns = (_NAME, Column("metric", figures=False), *_DIFFERENCE)
     return Table("differences", "Differences to the baseline", columns, tuple(rows), caption)
 
 
 def classes(study: Study) -> Table | None:
-    """A row a class, a column a variant; and beside each variant its difference where that was computed."""
+    """Return one row per class, one column per variant, and another for its difference if that was computed."""
     metrics = metrics_of(study, CLASS)
-    columns, rows = [Column("class", figures=False)], [[cells.text_cell(short(metric))] for metric in metrics]
+    columns, rows = [Column("class", figures=False)], [[cells.text_cell(short_name(metric))] for metric in metrics]
     for variant in study.variants:
         columns.append(Column(variant.name, "points"))
         compared = any(metric in variant.differences for metric in metrics)
         columns += [Column(f"{variant.name}, difference", "points")] if compared else []
-        for row, metric in zip(rows, metrics):
-            row.append(score(study, variant, metric))
+        for row, metric in zip(rows, metrics, strict=True):
+            row.append(score_cell(study, variant, metric))
             row += [_difference_with_interval(study, variant, metric)] if compared else []
     table = Table(
         "classes",
-        f"{PRIMARY} by class",
+        f"{PRIMARY} per class",
         tuple(columns),
         tuple(map(tuple, rows)),
         "Mean ± standard deviation over the seeds. Differences to the baseline with their 95 % intervals; better (▲) "
@@ -224,24 +316,27 @@ def classes(study: Study) -> Table | None:
 
 
 def _difference_with_interval(study: Study, variant: VariantResult, metric: str) -> Cell:
-    found, reason = variant.differences.get(metric), why_no_difference(study, variant, metric)
+    found = variant.differences.get(metric)
     if found is None or not cells.is_figure(found.difference):
-        return cells.missing(reason)
-    text, ends = cells.sign_text(found.difference), cells.interval(*found.interval, "too few images for an interval")
+        return cells.missing(why_no_difference(study, variant, metric))
+    text, ends = cells.signed_text(found.difference), cells.interval(*found.interval, "too few images for an interval")
     tone = found.verdict if found.verdict in ("better", "worse") else ""
     return Cell(text if ends.reason else f"{text} ({ends.text})", 100 * found.difference, ends.reason, tone)
 
 
 def errors(study: Study) -> Table | None:
-    """A row a variant, a column a kind of error ("error/<kind>" among the summaries)."""
+    """Return one row per variant, one column per kind of error ("error/<kind>" among the summaries)."""
     kinds = metrics_of(study, ERROR)
-    rows = [(name_of(study, variant), *(score(study, variant, kind) for kind in kinds)) for variant in study.variants]
+    rows = [
+        (name_cell(study, variant), *(score_cell(study, variant, kind) for kind in kinds)) for variant in study.variants
+    ]
     table = Table(
         "errors",
         "Kinds of error",
-        (_NAME, *(Column(short(kind), "points") for kind in kinds)),
+        (_NAME, *(Column(short_name(kind), "points") for kind in kinds)),
         tuple(rows),
-        "What each kind of error costs: the points of mAP50 that repairing all of its errors would add (after TIDE). Costs overlap, so they do not add up.",
+        "What each kind of error costs: the points of mAP50 that repairing all of its errors would add (after TIDE). "
+        "Costs overlap, so they do not add up.",
     )
     return table if kinds else None
 
@@ -260,18 +355,18 @@ _COSTS = (
 
 
 def costs(study: Study) -> Table:
-    """A row a variant: parameters, operations, time and memory."""
+    """Return one row per variant: parameters, operations, time and memory."""
     rows = [
-        (name_of(study, variant), *(cost_cell(variant.cost, field, decimals) for field, _, _, decimals in _COSTS))
+        (name_cell(study, variant), *(cost_cell(variant.cost, field, decimals) for field, _, _, decimals in _COSTS))
         for variant in study.variants
     ]
     measured = [variant.cost for variant in study.variants if variant.cost]
     columns, rows = _with_ratios(study, [_NAME, *(Column(title, unit) for _, title, unit, _ in _COSTS)], rows)
-    places = "; ".join(dict.fromkeys(f"{cost.imgsz} pixels on {cost.device}" for cost in measured))
+    conditions = "; ".join(dict.fromkeys(f"{cost.imgsz} pixels on {cost.device}" for cost in measured))
     caption = (
-        "GFLOPs: counted as the operations are dispatched, attention's matrix products included; by thop: as in YOLOv5's "
-        "tables. Latency: batch 1, its ratio to the baseline taken round by round; throughput: batch 16; memory: the peak."
-        + (f" Measured at {places}." if places else "")
+        "GFLOPs: counted as the operations are dispatched, attention's matrix products included; by thop: as in "
+        "YOLOv5's tables. Latency: batch 1, its ratio to the baseline measured within each round; throughput: batch "
+        "16; memory: the peak." + (f" Measured at {conditions}." if conditions else "")
     )
     return Table("costs", "Cost", tuple(columns), tuple(rows), caption)
 
@@ -281,22 +376,22 @@ def _with_ratios(
     columns: list[Column],
     rows: list[tuple[Cell, ...]],
 ) -> tuple[list[Column], list[tuple[Cell, ...]]]:
-    """Return the cost's columns and rows with the ratio of latencies behind the latency, where it was measured."""
+    """Return the columns and rows of the cost, with the ratio of latencies if it was measured."""
     if not any(variant.cost and "latency_ms" in variant.cost.ratios for variant in study.variants):
         return columns, rows
-    place = 1 + next(number for number, (field, *_) in enumerate(_COSTS) if field == "latency_p95_ms")
+    after = 1 + next(index for index, (field, *_) in enumerate(_COSTS) if field == "latency_p95_ms")
     measured = [
         (variant.cost.ratios.get("latency_ms") if variant.cost else None, variant.cost) for variant in study.variants
     ]
     ratios = [cells.number(ratio, 3, why_no_cost(cost, "latency_ms")) for ratio, cost in measured]
     return (
-        [*columns[:place], Column("latency, ratio", "×"), *columns[place:]],
-        [(*row[:place], ratio, *row[place:]) for row, ratio in zip(rows, ratios)],
+        [*columns[:after], Column("latency, ratio", "×"), *columns[after:]],
+        [(*row[:after], ratio, *row[after:]) for row, ratio in zip(rows, ratios, strict=True)],
     )
 
 
 def runs(study: Study) -> Table:
-    """A row a run: how it ended, what it scored, how long it took."""
+    """Return one row per run: its status, scores and duration."""
     metrics = [metric for metric in metrics_of(study) if any(_runs_have(variant, metric) for variant in study.variants)]
     rows = [_run_row(study, variant, run, metrics) for variant in study.variants for run in variant.runs]
     columns = (
@@ -307,16 +402,16 @@ def runs(study: Study) -> Table:
         Column("time", "h:mm:ss"),
         Column("remark", figures=False),
     )
-    caption = "A row is one variant trained with one seed, or one checkpoint evaluated."
+    caption = "One row per run: one variant trained with one seed, or one checkpoint evaluated."
     return Table("runs", "Every run", columns, tuple(rows), caption)
 
 
 def _run_row(study: Study, variant: VariantResult, run: Run, metrics: Sequence[str]) -> tuple[Cell, ...]:
     return (
-        name_of(study, variant),
+        name_cell(study, variant),
         cells.number(run.seed, 0),
         Cell(run.status, run.status, tone=_tone(run)),
-        *(_of_seed(study, variant, run, metric) for metric in metrics),
+        *(_seed_cell(study, variant, run, metric) for metric in metrics),
         cells.duration(run.seconds, "its time was not recorded"),
         _remark(run),
     )
@@ -331,30 +426,41 @@ def _tone(run: Run) -> str:
 
 
 def _remark(run: Run) -> Cell:
-    return cells.text_cell(run.error or ("none" if run.status == "done" else ""), "its log holds no reason")
+    return cells.text_cell(run.error or ("none" if run.status == "done" else ""), "its log has no reason")
 
 
-def _of_seed(study: Study, variant: VariantResult, run: Run, metric: str) -> Cell:
+def _seed_cell(study: Study, variant: VariantResult, run: Run, metric: str) -> Cell:
     reason = f"the run is {run.status}" if run.status != "done" else why_no_score(study, variant, metric)
     values = variant.summaries[metric].values if metric in variant.summaries else {}
     return cells.points(values.get(run.seed), reason)
 
 
 def facts(key: str, title: str, entries: Mapping[str, Any]) -> Table:
-    """A row an entry of settings, versions or data; what is nested is named by its path."""
-    rows = tuple((cells.text_cell(name), cells.text_cell(_shown(value), "empty")) for name, value in _flat(entries))
+    """Return one row per entry of settings, versions or data.
+
+    Args:
+        key: Key of the table.
+        title: Heading of the table.
+        entries: Values by name; nested ones are named by their path, such as "hyp.lr0".
+
+    Returns:
+        The table.
+    """
+    rows = tuple(
+        (cells.text_cell(name), cells.text_cell(_value_text(value), "empty")) for name, value in _flatten(entries)
+    )
     return Table(key, title, (Column("name", figures=False), Column("value", figures=False)), rows)
 
 
-def _flat(entries: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(entries: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in entries.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{path}{name}.")
+            yield from _flatten(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -364,22 +470,22 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
-        return ", ".join(_shown(part) for part in value) or "none"
+        return ", ".join(_value_text(each) for each in value) or "none"
     return str(value)
 
 
 def conditions(study: Study) -> list[Table]:
-    """Settings, data and versions, each where there are any."""
-    found = (
+    """Return the tables of data, settings and versions that have rows."""
+    every = (
         facts("data", "Data", study.data),
         facts("settings", "Settings", study.settings),
         facts("versions", "Versions", study.versions),
     )
-    return [table for table in found if table.rows]
+    return [table for table in every if table.rows]
 
 
 def all_tables(study: Study) -> list[Table]:
-    """Return every table that has something to show, in the order of the report."""
+    """Return every table that has rows, in the order of the report."""
     candidates: Sequence[Table | None] = (
         overview(study),
         accuracy(study),
@@ -393,30 +499,30 @@ def all_tables(study: Study) -> list[Table]:
     return [table for table in candidates if table is not None and table.rows and len(table.columns) > 1]
 
 
-def asked(study: Study) -> str:
-    """Return the question in one sentence."""
-    others = [variant.name for variant in study.variants if variant.role == "variant"]
-    control = [variant.name for variant in study.variants if variant.role == "control"]
-    subject = cells.listed(others + [f"the widened baseline {name}" for name in control]) or "another model"
-    verb = "do" if len(others) + len(control) > 1 else "does"
+def question(study: Study) -> str:
+    """Return the question of the study in one sentence."""
+    others = [variant.name for variant in study.variants if variant.role == VARIANT]
+    matched = [variant.name for variant in study.variants if variant.role == PARAMETER_MATCHED]
+    names = others + [f"the parameter-matched baseline {name}" for name in matched]
+    subject = f"{'do' if len(names) > 1 else 'does'} {cells.join_words(names) or 'another model'}"
     data = study.data.get("name") or study.data.get("file")
-    where = f" on {data}" if data else ""
-    return f"By how much, and at what cost, {verb} {subject} differ in {PRIMARY} from the baseline {study.baseline.name}{where}?"
+    baseline = f"the baseline {study.baseline.name}{f' on {data}' if data else ''}"
+    return f"By how much, and at what cost, {subject} differ in {PRIMARY} from {baseline}?"
 
 
-def found(study: Study) -> list[tuple[VariantResult, Difference | None, str]]:
-    """Return what was found of each variant in the main metric: (variant, its difference if any, the sentence)."""
+def findings(study: Study) -> list[tuple[VariantResult, Difference | None, str]]:
+    """Return the finding for each variant in the main metric: (variant, its difference if any, the sentence)."""
     answers = []
     for variant in study.variants:
-        if variant.role != "baseline":
+        if variant.role != BASELINE:
             answer = variant.differences.get(PRIMARY)
             sentence = answer.sentence if answer else f"{variant.name}: {why_no_difference(study, variant, PRIMARY)}."
             answers.append((variant, answer, sentence))
     return answers
 
 
-def tally(study: Study) -> str:
-    """Return how many runs there are and how they ended."""
+def run_counts(study: Study) -> str:
+    """Return how many variants, seeds and runs there are, and how the runs ended."""
     every = [run for variant in study.variants for run in variant.runs]
     ends = dict.fromkeys(run.status for run in every)
     counts = ", ".join(f"{sum(run.status == end for run in every)} {end}" for end in ends)
@@ -428,6 +534,6 @@ def tally(study: Study) -> str:
     return f"{len(study.variants)} variants, {seeds}; {len(every)} runs: {counts}"
 
 
-def spread(summary: Summary | None) -> tuple[float, ...]:
+def values_by_seed(summary: Summary | None) -> tuple[float, ...]:
     """Return a metric's values by rising seed."""
     return tuple(value for _, value in sorted(summary.values.items())) if summary else ()
