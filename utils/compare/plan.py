@@ -133,7 +133,7 @@ def run_files(folder: Path, variant: str, seed: int, split: str) -> RunFiles:
 def open_study(requested: CompareConfig) -> tuple[Path, CompareConfig]:
     """Return the study's folder, a new one if none is named, and its configuration.
 
-    --study names a folder, its study.yaml, or another yaml, whose study lies in --project under the yaml's name.
+    --study names a folder, its study.yaml, or another yaml, whose study is in --project under the yaml's name.
     """
     if not requested.study:
         if not requested.cfg and not requested.weights:
