@@ -12,6 +12,7 @@ MODULES = (
     "utils.boxes",
     "utils.device",
     "utils.files",
+    "utils.metrics.average_precision",
     "utils.nms",
 )
 

@@ -1,4 +1,4 @@
-"""Metrics of detection: YOLOv5's average precision, COCO's, and the confusion matrix."""
+"""Detection metrics: YOLOv5's average precision, COCO's, and the confusion matrix."""
 
 from utils.metrics.average_precision import (
     Curves,

@@ -1,4 +1,4 @@
-"""COCO's figures, computed by pycocotools on labels and detections as they stand in memory."""
+"""COCO's metrics, computed by pycocotools from labels and detections in memory."""
 
 import contextlib
 import io
@@ -9,20 +9,29 @@ import numpy as np
 
 from utils.metrics.average_precision import ImageResult
 
-MAX_DETECTIONS = 300  # an image, as in our own metrics; COCO's leaderboard counts 100
+MAX_DETECTIONS = 300  # per image, as in our own metrics; COCO's leaderboard counts 100
 _DETECTION_LIMITS = (1, 10, 100, MAX_DETECTIONS)
 _AREAS = ("all", "small", "medium", "large")
-REMARKABLE = 0.01  # a difference between the two evaluators that deserves a word
+EXPLAINED_DIFFERENCE = 0.01  # mAP: a larger difference between the two evaluators is explained
 
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """pycocotools' figures with up to 300 detections an image; the area of an object is that of its box
-    in native pixels (small below 32 x 32, large from 96 x 96).
+    """pycocotools' metrics with up to 300 detections per image.
 
-    ap: mean over IoU 0.50 to 0.95; ap100: the same with 100 detections, COCO's published convention;
-    ar1, ar10, ar100, ar: recall with so many detections (ar: 300); ap_by_iou: (10, nc), zero for
-    classes without labels, which enter no mean. None where no object has that size.
+    The size of an object is the area of its box in native pixels: small below 32 x 32, large from 96 x 96. A metric of
+    a size that no object has is None.
+
+    Attributes:
+        ap: Mean over IoU 0.50 to 0.95, with 300 detections.
+        ap50: At IoU 0.50.
+        ap75: At IoU 0.75.
+        ap_small: `ap` of small objects; likewise ap_medium and ap_large.
+        ap100: `ap` with 100 detections, COCO's published convention.
+        ar1: Recall with one detection per image; likewise ar10 and ar100.
+        ar: Recall with 300 detections.
+        ar_small: `ar` of small objects; likewise ar_medium and ar_large.
+        ap_by_iou: (10, nc), zero for classes without labels, which enter no mean.
     """
 
     ap: float
@@ -43,12 +52,20 @@ class CocoMetrics:
 
     @property
     def class_ap(self) -> np.ndarray:
-        """(nc,) AP50-95 a class."""
+        """AP50-95 (nc,) per class."""
         return self.ap_by_iou.mean(0)
 
 
 def coco_metrics(results: Sequence[ImageResult], nc: int) -> CocoMetrics:
-    """Return pycocotools' figures of all `results` over classes 0..nc-1. Prints nothing."""
+    """Return pycocotools' metrics. Nothing is printed.
+
+    Args:
+        results: Detections and labels of all images.
+        nc: Number of classes; detections of others are ignored.
+
+    Returns:
+        Zeros if there are no labels or no detections.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -66,13 +83,13 @@ def coco_metrics(results: Sequence[ImageResult], nc: int) -> CocoMetrics:
 
 
 def _dataset(results: Sequence[ImageResult], nc: int, rows: np.ndarray) -> dict:
-    """A COCO data set of boxes; rows: (n, 7) image number, class, xyxy, score."""
+    """A COCO data set of boxes; rows: (n, 7) image index, class, xyxy, score."""
     sides = rows[:, 4:6] - rows[:, 2:4]
     boxes = np.concatenate((rows[:, 2:4], sides), 1).tolist()
-    columns = zip(rows[:, 0], rows[:, 1], boxes, sides.prod(1).tolist(), rows[:, 6].tolist())
+    columns = zip(rows[:, 0], rows[:, 1], boxes, sides.prod(1).tolist(), rows[:, 6].tolist(), strict=True)
     annotations = [  # numbered from 1, because 0 stands for "unmatched" in pycocotools
         {
-            "id": number,
+            "id": annotation_id,
             "image_id": int(image),
             "category_id": int(cls),
             "bbox": box,
@@ -80,18 +97,18 @@ def _dataset(results: Sequence[ImageResult], nc: int, rows: np.ndarray) -> dict:
             "iscrowd": 0,
             "score": score,
         }
-        for number, (image, cls, box, area, score) in enumerate(columns, 1)
+        for annotation_id, (image, cls, box, area, score) in enumerate(columns, 1)
     ]
-    images = [{"id": number} for number in range(len(results))]
+    images = [{"id": index} for index in range(len(results))]
     return {"images": images, "categories": [{"id": c} for c in range(nc)], "annotations": annotations}
 
 
 def _label_rows(results: Sequence[ImageResult]) -> np.ndarray:
-    """(n, 7) image number, class, xyxy, score."""
+    """Rows (n, 7): image index, class, xyxy, score."""
     return _rows(
         [
-            (np.full(len(one.labels_cls), number), one.labels_cls, one.labels_xyxy, np.ones(len(one.labels_cls)))
-            for number, one in enumerate(results)
+            (np.full(len(one.labels_cls), index), one.labels_cls, one.labels_xyxy, np.ones(len(one.labels_cls)))
+            for index, one in enumerate(results)
         ]
     )
 
@@ -100,33 +117,36 @@ def _detection_rows(results: Sequence[ImageResult], nc: int) -> np.ndarray:
     rows = _rows(
         [
             (
-                np.full(len(one.detections), number),
+                np.full(len(one.detections), index),
                 one.detections.cls.numpy(),
                 one.detections.xyxy.numpy(),
                 one.detections.conf.numpy(),
             )
-            for number, one in enumerate(results)
+            for index, one in enumerate(results)
         ]
     )
     return rows[(rows[:, 1] >= 0) & (rows[:, 1] < nc)]
 
 
-def _rows(parts: list) -> np.ndarray:
-    if not parts:
+def _rows(images: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+    if not images:
         return np.zeros((0, 7))
     return np.concatenate(
         [
-            np.column_stack((number, cls, np.reshape(xyxy, (-1, 4)), score)).astype(np.float64)
-            for number, cls, xyxy, score in parts
+            np.column_stack((index, cls, np.reshape(xyxy, (-1, 4)), score)).astype(np.float64)
+            for index, cls, xyxy, score in images
         ]
     )
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray) -> CocoMetrics:
-    """precision (IoU 10, recall 101, nc, area 4, limit 4), recall (IoU 10, nc, area 4, limit 4); -1 where there are no labels."""
-    by_area = {area: _mean(precision[:, :, :, number, -1]) for number, area in enumerate(_AREAS)}
-    recall_by_area = {area: _mean(recall[:, :, number, -1]) for number, area in enumerate(_AREAS)}
-    by_limit = [_mean(recall[:, :, 0, number]) or 0.0 for number in range(len(_DETECTION_LIMITS))]
+    """The metrics of precision (10 IoU, 101 recalls, nc, 4 areas, 4 limits) and recall (10 IoU, nc, 4 areas, 4 limits).
+
+    Entries without labels are -1.
+    """
+    by_area = {name: _mean(precision[:, :, :, area, -1]) for area, name in enumerate(_AREAS)}
+    recall_by_area = {name: _mean(recall[:, :, area, -1]) for area, name in enumerate(_AREAS)}
+    by_limit = [_mean(recall[:, :, 0, limit]) or 0.0 for limit in range(len(_DETECTION_LIMITS))]
     return CocoMetrics(
         ap=by_area["all"] or 0.0,
         ap50=_mean(precision[0, :, :, 0, -1]) or 0.0,
@@ -152,12 +172,21 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def explain_difference(yolov5_map: float, coco_ap: float) -> str | None:
-    """Return a line that says why the two mAP@.5:.95 differ, or None where they are close."""
-    if abs(yolov5_map - coco_ap) <= REMARKABLE:
+    """Return a line on why the two mAP@.5:.95 differ, or None if they are close.
+
+    Args:
+        yolov5_map: By YOLOv5's rules, 0..1.
+        coco_ap: By COCO's rules, 0..1.
+
+    Returns:
+        One sentence with both values and the reason.
+    """
+    if abs(yolov5_map - coco_ap) <= EXPLAINED_DIFFERENCE:
         return None
     reason = (
         "YOLOv5's draw each precision-recall curve from its last recall to (1, 0), COCO's count nothing there"
         if yolov5_map > coco_ap
         else "they match boxes and sample the precision-recall curve by different rules"
     )
-    return f"mAP@.5:.95 is {yolov5_map:.3f} by YOLOv5's rules and {coco_ap:.3f} by COCO's: {reason}. Compare like with like."
+    values = f"{yolov5_map:.3f} by YOLOv5's rules and {coco_ap:.3f} by COCO's"
+    return f"mAP@.5:.95 is {values}: {reason}. Compare like with like."

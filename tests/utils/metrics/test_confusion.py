@@ -55,7 +55,7 @@ def test_images_add_up_and_shares_are_of_the_true_class():
     confusion = ConfusionMatrix(2)
     confusion.update(detections(BOXES[:1], [0.9], [0]), np.array([0]), BOXES[:1].numpy())
     confusion.update(Detections.none(), np.array([0, 0, 0]), BOXES.numpy())
-    assert confusion.normalised().tolist() == [[0.25, 0, 0], [0, 0, 0], [0.75, 0, 0]]
+    assert confusion.normalized().tolist() == [[0.25, 0, 0], [0, 0, 0], [0.75, 0, 0]]
 
 
 def test_greedy_matching_equals_a_literal_oracle():
@@ -64,7 +64,7 @@ def test_greedy_matching_equals_a_literal_oracle():
     for _ in range(300):
         overlap = rng.uniform(0, 1, (rng.integers(0, 8), rng.integers(0, 8))).round(1)  # ties included
         before, expected = overlap.copy(), []
-        for value, row, column in sorted(((-v, r, c) for (r, c), v in np.ndenumerate(overlap) if v > 0.3)):
+        for _, row, column in sorted(((-v, r, c) for (r, c), v in np.ndenumerate(overlap) if v > 0.3)):
             if row not in {r for r, _ in expected} and column not in {c for _, c in expected}:
                 expected.append((row, column))
         assert set(zip(*greedy_pairs(overlap, 0.3), strict=True)) == set(expected)
