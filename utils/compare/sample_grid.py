@@ -15,7 +15,7 @@ from utils.device import network_input
 from utils.images import read_image, write_image
 from utils.nms import non_max_suppression
 from utils.plots.annotate import Annotator, text_patch
-from utils.plots.colors import color
+from utils.plots.colors import class_color
 
 COLUMNS = 4  # images
 SIDE = 320  # of an image in the grid, in pixels
@@ -101,7 +101,7 @@ def _draw_boxes(image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, texts
     """Return the image with boxes in xyxy pixels."""
     canvas = Annotator(image, line_width=2, font_size=11)
     for box, class_id, text in zip(boxes, classes, texts, strict=True):
-        canvas.box(box, text, color(int(class_id)))
+        canvas.box(box, text, class_color(int(class_id)))
     return canvas.image
 
 

@@ -18,7 +18,7 @@ from utils.engine.predictor import Prediction, PredictionHook
 from utils.errors import UserError
 from utils.images import write_image
 from utils.plots.annotate import Annotator
-from utils.plots.colors import color
+from utils.plots.colors import class_color
 
 STREAM_FPS = 30.0
 _LONGEST_HOLD_S = 5.0  # a stream's saved video does not stand still longer than this
@@ -57,7 +57,7 @@ class Artist:
         for *xyxy, confidence, class_id in reversed(prediction.rows().tolist()):
             name = prediction.name_of(int(class_id))
             label = "" if self._hide_labels else name if self._hide_conf else f"{name} {confidence:.2f}"
-            annotator.box(xyxy, label, color(int(class_id)))
+            annotator.box(xyxy, label, class_color(int(class_id)))
         return annotator.image
 
 

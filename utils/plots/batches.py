@@ -1,4 +1,4 @@
-"""Mosaics of a batch: what the network was given, and what it answered."""
+"""Grids of a batch: its images with their labels, or with the detections."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from utils.images import write_image
 from utils.plots.annotate import Annotator
-from utils.plots.colors import color
+from utils.plots.colors import class_color
 from utils.types import Detections
 
 _SHOWN_CONFIDENCE = 0.25
+_Boxes = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # xyxy in pixels (n, 4), cls (n,), conf (n,) or None
 
 
 def plot_batch(
@@ -25,16 +26,24 @@ def plot_batch(
     max_images: int = 16,
     max_size: int = 1920,
 ) -> None:
-    """Write a grid of the batch's first pictures with their labels.
+    """Write a grid of the batch's first images with their labels.
 
-    images: (B, 3, H, W) uint8 RGB (floats are taken as 0..1); targets: (M, 6) rows of image number, class, xywh
-    normalised; the grid's longer side is at most max_size pixels.
+    Args:
+        images: (B, 3, H, W) RGB, uint8 or floating point 0..1.
+        targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
+        paths: The image files, whose names are written below the images.
+        file: The image to write.
+        names: Of the classes; a class without a name is written as its id.
+        max_images: Number of images in the grid, at most.
+        max_size: Longer side of the grid in pixels, at most.
     """
     height, width = images.shape[2:]
     rows = targets.detach().cpu().float().numpy()
-    centre, half = rows[:, 2:4], rows[:, 4:6] / 2
-    xyxy = np.concatenate((centre - half, centre + half), 1) * (width, height, width, height)
-    boxes = [(xyxy[rows[:, 0] == index], rows[rows[:, 0] == index, 1], None) for index in range(len(images))]
+    center, half = rows[:, 2:4], rows[:, 4:6] / 2
+    xyxy = np.concatenate((center - half, center + half), 1) * (width, height, width, height)
+    boxes: list[_Boxes] = [
+        (xyxy[rows[:, 0] == index], rows[rows[:, 0] == index, 1], None) for index in range(len(images))
+    ]
     write_image(file, _grid(images, boxes, paths, names, max_images, max_size))
 
 
@@ -47,8 +56,18 @@ def plot_detections(
     max_images: int = 16,
     max_size: int = 1920,
 ) -> None:
-    """Write the same grid with detections (xyxy in pixels of the network input) of confidence 0.25 and more."""
-    boxes = []
+    """Write a grid of the batch's first images with their detections of confidence 0.25 and more.
+
+    Args:
+        images: (B, 3, H, W) RGB, uint8 or floating point 0..1.
+        detections: One per image, in pixels of `images`.
+        paths: The image files, whose names are written below the images.
+        file: The image to write.
+        names: Of the classes; a class without a name is written as its id.
+        max_images: Number of images in the grid, at most.
+        max_size: Longer side of the grid in pixels, at most.
+    """
+    boxes: list[_Boxes] = []
     for found in detections[:max_images]:
         found = found.cpu()
         keep = found.conf >= _SHOWN_CONFIDENCE
@@ -57,9 +76,9 @@ def plot_detections(
 
 
 def _grid(
-    images: Tensor, boxes: list, paths: Sequence[str], names: Sequence[str], max_images: int, max_size: int
+    images: Tensor, boxes: list[_Boxes], paths: Sequence[str], names: Sequence[str], max_images: int, max_size: int
 ) -> np.ndarray:
-    """Return (H, W, 3) uint8: the pictures, row by row in a square of cells, each with its boxes and file name."""
+    """The images (H, W, 3) uint8, row by row in a square of cells, each with its boxes and file name."""
     count = min(len(images), max_images)
     side = max(int(np.ceil(np.sqrt(count))), 1)
     height, width = images.shape[2:]
@@ -68,31 +87,31 @@ def _grid(
     lines = int(np.ceil(count / side)) if count else 1
     canvas = np.full((lines * cell_height, side * cell_width, 3), 255, np.uint8)
     for index in range(count):
-        picture = cv2.resize(_as_picture(images[index]), (cell_width, cell_height), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(_as_uint8(images[index]), (cell_width, cell_height), interpolation=cv2.INTER_AREA)
         top, left = index // side * cell_height, index % side * cell_width
-        canvas[top : top + cell_height, left : left + cell_width] = _labelled(
-            picture, scale, boxes[index], paths[index], names
+        canvas[top : top + cell_height, left : left + cell_width] = _draw_cell(
+            image, scale, boxes[index], paths[index], names
         )
     return canvas
 
 
-def _as_picture(image: Tensor) -> np.ndarray:
-    """(3, H, W) tensor, uint8 or 0..1 floats, to (H, W, 3) uint8."""
+def _as_uint8(image: Tensor) -> np.ndarray:
+    """The image (H, W, 3) uint8 of a tensor (3, H, W), uint8 or floating point 0..1."""
     image = image.detach().cpu()
     if image.dtype != torch.uint8:
         image = (image.float() * 255).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def _labelled(picture: np.ndarray, scale: float, boxes: tuple, path: str, names: Sequence[str]) -> np.ndarray:
-    """Draw one cell; boxes = (xyxy in unscaled pixels, cls, conf or None)."""
-    font_size = max(min(picture.shape[:2]) // 26, 10)
-    annotator = Annotator(picture, line_width=max(font_size // 8, 1), font_size=font_size)
+def _draw_cell(image: np.ndarray, scale: float, boxes: _Boxes, path: str, names: Sequence[str]) -> np.ndarray:
+    """Draw one cell; the boxes are in unscaled pixels."""
+    font_size = max(min(image.shape[:2]) // 26, 10)
+    annotator = Annotator(image, line_width=max(font_size // 8, 1), font_size=font_size)
     xyxy, classes, confidences = boxes
-    for index, (box, number) in enumerate(zip(xyxy * scale, classes.astype(int))):
-        name = names[number] if number < len(names) else str(number)
+    for index, (box, class_id) in enumerate(zip(xyxy * scale, classes.astype(int), strict=True)):
+        name = names[class_id] if class_id < len(names) else str(class_id)
         label = name if confidences is None else f"{name} {confidences[index]:.1f}"
-        annotator.box(box, label, color(number))
-    annotator.text(2, picture.shape[0], Path(path).name[:40])  # moved up to fit: the lower left corner
-    cv2.rectangle(annotator.image, (0, 0), (picture.shape[1] - 1, picture.shape[0] - 1), (255, 255, 255), 1)
+        annotator.box(box, label, class_color(class_id))
+    annotator.text(2, image.shape[0], Path(path).name[:40])  # moved up to fit: the lower left corner
+    cv2.rectangle(annotator.image, (0, 0), (image.shape[1] - 1, image.shape[0] - 1), (255, 255, 255), 1)
     return annotator.image

@@ -1,37 +1,45 @@
-"""What a detector confuses: the confusion matrix, and errors by kind with the mAP that each costs."""
+"""Plots of a detector's errors: the confusion matrix, and errors by kind with the mAP that each kind costs."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.plots.canvas import canvas, unit_color
-from utils.plots.colors import color
+from utils.plots.canvas import saved_figure, unit_color
+from utils.plots.colors import class_color
 
-_MOST_WITH_NUMBERS = 30  # classes: beyond this the figures in the cells cannot be read
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_WITH_NUMBERS = 30  # classes: with more, numbers in the cells cannot be read
 _MOST_WITH_NAMES = 99
 
 
 def plot_confusion(
     matrix: np.ndarray, names: Sequence[str], file: Path | str, normalize: bool = True, note: str = ""
 ) -> None:
-    """Write the confusion matrix to `file`.
+    """Write an image of a confusion matrix.
 
-    matrix: (nc + 1, nc + 1) counts, row = predicted class, column = true class, the last of each the background:
-    the last row holds missed objects, the last column false alarms. With `normalize` a column shows shares of its sum.
-    note: a second line of the title, such as the thresholds.
+    Args:
+        matrix: (nc + 1, nc + 1) counts, row = predicted class, column = true class, the last of each the background:
+            the last row holds missed objects, the last column predictions without an object.
+        names: Of the classes; a class without a name is written as its id.
+        file: The image to write.
+        normalize: Whether a column shows shares of its sum instead of counts.
+        note: A second line of the title, such as the thresholds.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     count = len(matrix)
     shown = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix
     labels = [*(names[index] if index < len(names) else str(index) for index in range(count - 1)), "background"]
     size = min(max(4.5 + 0.42 * count, 6.0), 22.0)
-    with canvas(file, size + 1.2, size, dpi=150 if count <= _MOST_WITH_NUMBERS else 100) as figure:
+    with saved_figure(file, size + 1.2, size, dpi=150 if count <= _MOST_WITH_NUMBERS else 100) as figure:
         axes = figure.subplots()
-        picture = axes.imshow(
+        image = axes.imshow(
             np.where(matrix > 0, shown, np.nan), cmap="Blues", vmin=0.0, vmax=1.0 if normalize else None
         )
-        figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the column" if normalize else "objects")
+        figure.colorbar(image, ax=axes, fraction=0.046, label="share of the column" if normalize else "objects")
         _write_numbers(axes, matrix, shown, normalize)
         _name_axes(axes, labels)
         axes.set_title(
@@ -39,11 +47,11 @@ def plot_confusion(
         )
 
 
-def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool) -> None:
+def _write_numbers(axes: "Axes", matrix: np.ndarray, shown: np.ndarray, normalize: bool) -> None:
     count = len(matrix)
     if count > _MOST_WITH_NUMBERS + 1:
         return
-    dark = 0.5 if normalize else 0.5 * shown.max()  # half of the colour scale
+    dark = 0.5 if normalize else 0.5 * shown.max()  # half of the color scale
     for row, column in np.argwhere(matrix > 0):
         text = f"{shown[row, column]:.2f}" if normalize else f"{matrix[row, column]:.0f}"
         axes.text(
@@ -57,7 +65,7 @@ def _write_numbers(axes, matrix: np.ndarray, shown: np.ndarray, normalize: bool)
         )
 
 
-def _name_axes(axes, labels: list[str]) -> None:
+def _name_axes(axes: "Axes", labels: list[str]) -> None:
     axes.set(xlabel="True", ylabel="Predicted")
     if len(labels) <= _MOST_WITH_NAMES:
         axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=9)
@@ -69,15 +77,21 @@ def _name_axes(axes, labels: list[str]) -> None:
 
 
 def plot_errors(rows: Sequence[tuple[str, int, float]], confidence: float, file: Path | str) -> None:
-    """Write two panels of bars to `file`. rows: kind, number of errors from `confidence` on, and cost in mAP50 (0..1)."""
+    """Write an image of two bar charts: the mAP50 that each kind of error costs, and the number of errors.
+
+    Args:
+        rows: Kind, number of errors from `confidence` on, and cost in mAP50, 0..1.
+        confidence: The threshold of the counts, 0..1.
+        file: The image to write.
+    """
     kinds = [kind for kind, _, _ in rows]
-    panels = (
+    panels: tuple[tuple[str, list[float], str], ...] = (
         ("mAP50 lost (points)", [100 * cost for _, _, cost in rows], "{:.1f}"),
         (f"errors with confidence >= {confidence:g}; labels missed", [count for _, count, _ in rows], "{:.0f}"),
     )
-    colors = [unit_color(color(number)) for number in range(len(kinds))]
-    with canvas(file, 9, 3.2, dpi=150) as figure:
-        for axes, (title, values, form) in zip(figure.subplots(1, 2, sharey=True), panels):
+    colors = [unit_color(class_color(index)) for index in range(len(kinds))]
+    with saved_figure(file, 9, 3.2, dpi=150) as figure:
+        for axes, (title, values, form) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
             bars = axes.barh(kinds, values, color=colors)
             axes.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=9)
             axes.set_xlabel(title)

@@ -1,4 +1,4 @@
-"""Finding a font that can write a class name. Fonts are looked for on this computer, never downloaded."""
+"""Finding a font that can write a class name. Fonts are searched on this computer, never downloaded."""
 
 import functools
 import importlib.util
@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.log import warn_once
 
 _FIRST_CJK = 0x2E80  # from here on: CJK radicals, kana, ideographs, Hangul and full-width forms
-_CJK_FILES = (  # by preference; a pattern each, looked for below the font folders
+_CJK_FILES = (  # file name patterns by preference, searched below the font folders
     "NotoSansCJK-Regular*",
     "NotoSansSC*",
     "NotoSansCJK*",
@@ -37,7 +37,7 @@ _CJK_FILES = (  # by preference; a pattern each, looked for below the font folde
 
 
 def font_folders() -> list[Path]:
-    """Return the folders of this system that hold fonts, the user's own first."""
+    """Return this system's folders of fonts, the user's own first."""
     home = Path.home()
     if sys.platform == "win32":
         own, common = os.environ.get("LOCALAPPDATA", home), os.environ.get("WINDIR", "C:/Windows")
@@ -77,14 +77,14 @@ def cjk_font() -> Path | None:
 
 
 def has_cjk(text: str) -> bool:
-    """Return whether `text` needs more than DejaVu Sans can write."""
+    """Return whether `text` has characters that DejaVu Sans lacks."""
     return any(ord(character) >= _FIRST_CJK for character in text)
 
 
 def font_file(text: str) -> Path | None:
     """Return the file of a font that can write `text`; None means Pillow's built-in font.
 
-    Where the system has no CJK font such characters come out as boxes, and a warning says so once.
+    If the system has no CJK font, such characters appear as boxes, and one warning says so.
     """
     if not has_cjk(text):
         return latin_font()
@@ -92,6 +92,6 @@ def font_file(text: str) -> Path | None:
     if found is None:
         warn_once(
             "class names need a Chinese, Japanese or Korean font and this system has none; "
-            "install one (such as fonts-noto-cjk) to see them in pictures"
+            "install one (such as fonts-noto-cjk) to see them in images"
         )
     return found or latin_font()

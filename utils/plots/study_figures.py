@@ -1,7 +1,7 @@
-"""Figures of a comparison: accuracy against cost with intervals, learning curves with bands, differences by class.
+"""Figures of a comparison: accuracy against cost with intervals, learning curves with bands, differences per class.
 
-Each is written as a png on white, and returned as an svg without a background, whose text is text and whose colours are
-exactly those of `series_color`, INK, FAINT, GRID and PAPER, so that a page can put its own in their place.
+Each is written as a png on white, and returned as an svg without a background, whose text is text and whose colors are
+exactly those of `series_color`, INK, FAINT, GRID and PAPER, so that a page can replace them.
 """
 
 import io
@@ -10,24 +10,35 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.plots.canvas import canvas
+from utils.plots.canvas import saved_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, FAINT, GRID, PAPER = "#1d2126", "#5b646e", "#dfe3e8", "#fefefe"
 SERIES = ("#4a525b", "#1f67c7", "#c2540a", "#17835a", "#9443bd", "#9a7400", "#c12f62", "#08808f", "#6d5f4c")
 _MARKERS = "soD^vPX*<>hd"
 _LONGEST_NAME = 34
-_PANELS_A_ROW = 4
+_PANELS_PER_ROW = 4
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One model in a plane: x its cost; y, low, high its accuracy and the ends of its interval, in points (nan where there
-    is none); seeds: the accuracy of each seed; series: number of its colour, 0 is the baseline; shown: whether it is the
-    baseline or differs from it by the verdict, and so is filled.
+    """One model in a plot of accuracy against cost.
+
+    Attributes:
+        name: Of the model.
+        series: Index of its color, 0 for the baseline.
+        x: Its cost.
+        y: Its mean accuracy in points.
+        low: Lower end of its interval in points, nan if there is none; `high` is the upper end.
+        seeds: The accuracy of each seed in points.
+        filled: Whether it is the baseline or differs from it by the verdict.
     """
 
     name: str
@@ -37,12 +48,18 @@ class Mark:
     low: float = math.nan
     high: float = math.nan
     seeds: tuple[float, ...] = ()
-    shown: bool = True
+    filled: bool = True
 
 
 @dataclass(frozen=True)
-class Course:
-    """One model's trainings: values by panel, a (seeds, epochs) array each, nan past a training's end."""
+class LearningCurves:
+    """The learning curves of one model.
+
+    Attributes:
+        name: Of the model.
+        series: Index of its color, 0 for the baseline.
+        values: By title of the panel, (seeds, epochs), nan past a training's end.
+    """
 
     name: str
     series: int
@@ -50,108 +67,144 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Gaps:
-    """One model's differences to the baseline by class, in points: (difference, low, high), nan where there is none.
+class ClassDifferences:
+    """The differences of one model to the baseline, per class.
 
-    shown: of each class, whether the verdict is that it differs; its point is filled then.
+    Attributes:
+        name: Of the model.
+        series: Index of its color.
+        rows: Per class (difference, low, high) in points, nan if there is none.
+        filled: Per class whether the verdict is that it differs.
     """
 
     name: str
     series: int
     rows: tuple[tuple[float, float, float], ...]
-    shown: tuple[bool, ...]
+    filled: tuple[bool, ...]
 
 
 def series_color(series: int) -> str:
-    """Return the colour of a model as #rrggbb; the baseline, 0, has its own grey, the others' repeat after eight."""
+    """Return the color of a model as #rrggbb; the baseline, 0, is gray, the other colors repeat after eight."""
     return SERIES[0] if series == 0 else SERIES[1 + (series - 1) % (len(SERIES) - 1)]
 
 
 def plot_tradeoff(marks: Sequence[Mark], file: Path, x_label: str, y_label: str) -> str:
-    """Write accuracy against a cost: each model's mean with its interval, its seeds small, the baseline's height dashed."""
-    with canvas(file, 6.4, 3.9 + 0.24 * math.ceil(len(marks) / 2)) as figure:
+    """Write accuracy against a cost: each model's mean with its interval and its seeds, the baseline as a dashed line.
+
+    Args:
+        marks: One per model.
+        file: The png to write.
+        x_label: The cost and its unit.
+        y_label: The metric and its unit.
+
+    Returns:
+        The figure as an <svg> element.
+    """
+    with saved_figure(file, 6.4, 3.9 + 0.24 * math.ceil(len(marks) / 2)) as figure:
         axes = figure.subplots()
         for mark in marks:
-            tint, shape = series_color(mark.series), _MARKERS[mark.series % len(_MARKERS)]
-            axes.plot([mark.x] * len(mark.seeds), mark.seeds, "_", color=tint, alpha=0.6, markersize=15, zorder=2)
+            color, shape = series_color(mark.series), _MARKERS[mark.series % len(_MARKERS)]
+            axes.plot([mark.x] * len(mark.seeds), mark.seeds, "_", color=color, alpha=0.6, markersize=15, zorder=2)
             if math.isfinite(mark.low) and math.isfinite(mark.high):
-                reach = [[mark.y - mark.low], [mark.high - mark.y]]
-                axes.errorbar([mark.x], [mark.y], reach, color=tint, capsize=4, linewidth=1.6, zorder=3)
+                errors = [[mark.y - mark.low], [mark.high - mark.y]]
+                axes.errorbar([mark.x], [mark.y], errors, color=color, capsize=4, linewidth=1.6, zorder=3)
             axes.plot(
                 [mark.x],
                 [mark.y],
                 shape,
-                color=tint,
-                markerfacecolor=tint if mark.shown else PAPER,
+                color=color,
+                markerfacecolor=color if mark.filled else PAPER,
                 markersize=8,
                 markeredgewidth=1.8,
                 label=_shortened(mark.name),
                 zorder=4,
             )
             if mark.series == 0:
-                axes.axhline(mark.y, color=tint, linestyle=(0, (5, 4)), linewidth=1, zorder=1)
+                axes.axhline(mark.y, color=color, linestyle=(0, (5, 4)), linewidth=1, zorder=1)
         axes.margins(x=0.12, y=0.1)
-        _dress(axes, x_label, y_label)
+        _style_axes(axes, x_label, y_label)
         _legend(figure, axes)
         return _svg(figure, file)
 
 
-def plot_courses(courses: Sequence[Course], file: Path) -> str:
-    """Write learning curves: the mean over seeds as a line up to where the first training ends, lowest to highest as a band."""
-    panels = list(dict.fromkeys(panel for course in courses for panel in course.values))
-    with canvas(file, 5.2 * len(panels) + 0.6, 3.9 + 0.24 * math.ceil(len(courses) / 3)) as figure:
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-            for course in courses:
-                if panel in course.values:
-                    _draw_course(axes, course, course.values[panel])
-            _dress(axes, "epoch", panel)
+def plot_learning_curves(curves: Sequence[LearningCurves], file: Path) -> str:
+    """Write learning curves: mean over seeds up to the end of the first training, and a band from lowest to highest.
+
+    Args:
+        curves: One per model.
+        file: The png to write.
+
+    Returns:
+        The figure as an <svg> element.
+    """
+    panels = list(dict.fromkeys(panel for curve in curves for panel in curve.values))
+    with saved_figure(file, 5.2 * len(panels) + 0.6, 3.9 + 0.24 * math.ceil(len(curves) / 3)) as figure:
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for curve in curves:
+                if panel in curve.values:
+                    _draw_curves(axes, curve, curve.values[panel])
+            _style_axes(axes, "epoch", panel)
             axes.xaxis.get_major_locator().set_params(integer=True)
         _legend(figure, figure.axes[0], 3)
         return _svg(figure, file)
 
 
-def _draw_course(axes: Any, course: Course, values: np.ndarray) -> None:
-    """values: (seeds, epochs)."""
+def _draw_curves(axes: "Axes", curve: LearningCurves, values: np.ndarray) -> None:
+    """Draw the values (seeds, epochs) of one panel."""
     values = values[:, np.isfinite(values).all(0).cumprod().astype(bool)]
-    epochs, tint = np.arange(values.shape[1]), series_color(course.series)
+    epochs, color = np.arange(values.shape[1]), series_color(curve.series)
     if len(values) > 1:
-        axes.fill_between(epochs, values.min(0), values.max(0), color=tint, alpha=0.14, linewidth=0)
-    dashes = (0, (5, 2)) if course.series == 0 else "-"
-    alone = "." if values.shape[1] == 1 else None
+        axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.14, linewidth=0)
+    dashes = (0, (5, 2)) if curve.series == 0 else "-"
+    marker = "." if values.shape[1] == 1 else None
     axes.plot(
-        epochs, values.mean(0), color=tint, linestyle=dashes, marker=alone, linewidth=1.8, label=_shortened(course.name)
+        epochs,
+        values.mean(0),
+        color=color,
+        linestyle=dashes,
+        marker=marker,
+        linewidth=1.8,
+        label=_shortened(curve.name),
     )
 
 
-def plot_gaps(gaps: Sequence[Gaps], names: Sequence[str], file: Path, x_label: str) -> str:
-    """Write the differences by class: a panel a model, a row a class, zero (the baseline) as a line, one scale for all.
+def plot_class_differences(models: Sequence[ClassDifferences], names: Sequence[str], file: Path, x_label: str) -> str:
+    """Write the differences per class: one panel per model, one row per class, zero (the baseline) as a line.
 
-    Intervals of rare classes that would leave the others no room are cut, with an arrow where they go on.
+    All panels have one scale. Intervals of rare classes that would make all others tiny are cut, with an arrow.
+
+    Args:
+        models: Their differences.
+        names: Of the classes.
+        file: The png to write.
+        x_label: The metric and its unit.
+
+    Returns:
+        The figure as an <svg> element.
     """
-    columns = min(len(gaps), _PANELS_A_ROW)
-    rows = math.ceil(len(gaps) / columns)
+    columns = min(len(models), _PANELS_PER_ROW)
+    rows = math.ceil(len(models) / columns)
     height = rows * (0.95 + 0.26 * len(names)) + 0.4
-    with canvas(file, max(2.4 * columns + 1.6, 5.0), height) as figure:
+    with saved_figure(file, max(2.4 * columns + 1.6, 5.0), height) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        limit = reach_shown(gaps)
+        limit = axis_limit(models)
         grid[0, 0].set_xlim(-limit, limit)
-        for axes, gap in zip(grid.flat, gaps):
-            _draw_gaps(axes, gap, limit)
-            axes.set_title(_shortened(gap.name, 26), fontsize=9, color=INK, parse_math=False)
-            _dress(axes, "", "")
-        for axes in list(grid.flat)[len(gaps) :]:
+        for axes, model in zip(grid.flat, models, strict=False):
+            _draw_differences(axes, model, limit)
+            axes.set_title(_shortened(model.name, 26), fontsize=9, color=INK, parse_math=False)
+            _style_axes(axes, "", "")
+        for axes in list(grid.flat)[len(models) :]:
             axes.axis("off")
-        grid[0, 0].set_yticks(
-            range(len(names)), [_shortened(name, 22) for name in names], parse_math=False
-        )  # shared by all
+        # the rows are shared by all panels
+        grid[0, 0].set_yticks(range(len(names)), [_shortened(name, 22) for name in names], parse_math=False)
         grid[0, 0].set_ylim(len(names) - 0.4, -0.6)
         figure.supxlabel(x_label, fontsize=9, color=FAINT)
         return _svg(figure, file)
 
 
-def reach_shown(gaps: Sequence[Gaps]) -> float:
-    """Return how far from zero the panels reach: over every difference and most intervals, at most over all of them."""
-    differences, lows, highs = (np.abs(column) for column in np.array([row for gap in gaps for row in gap.rows]).T)
+def axis_limit(models: Sequence[ClassDifferences]) -> float:
+    """Return the panels' limit from zero: it includes every difference and most intervals, at most all of them."""
+    differences, lows, highs = np.abs([row for model in models for row in model.rows]).T
     ends = np.maximum(lows, highs)
     ends, differences = ends[np.isfinite(ends)], differences[np.isfinite(differences)]
     if not len(differences):
@@ -163,36 +216,36 @@ def reach_shown(gaps: Sequence[Gaps]) -> float:
     return 1.08 * min(usual, max(farthest, ends.max())) or 1.0
 
 
-def _draw_gaps(axes: Any, gap: Gaps, limit: float) -> None:
-    tint = series_color(gap.series)
+def _draw_differences(axes: "Axes", model: ClassDifferences, limit: float) -> None:
+    color = series_color(model.series)
     axes.axvline(0, color=SERIES[0], linestyle=(0, (5, 4)), linewidth=1)
-    places, (differences, lows, highs) = np.arange(len(gap.rows)), np.array(gap.rows).T
+    positions, (differences, lows, highs) = np.arange(len(model.rows)), np.array(model.rows).T
     whole, there = np.isfinite(lows) & np.isfinite(highs), np.isfinite(differences)
-    axes.hlines(places[whole], lows[whole].clip(-limit), highs[whole].clip(None, limit), color=tint, linewidth=1.8)
+    axes.hlines(positions[whole], lows[whole].clip(-limit), highs[whole].clip(None, limit), color=color, linewidth=1.8)
     for cut, edge, arrow in ((whole & (lows < -limit), -limit, "<"), (whole & (highs > limit), limit, ">")):
         if cut.any():  # an empty line that is not clipped would upset the layout
-            axes.plot(np.full(cut.sum(), edge), places[cut], arrow, color=tint, markersize=6, clip_on=False)
+            axes.plot(np.full(cut.sum(), edge), positions[cut], arrow, color=color, markersize=6, clip_on=False)
     for filled in (True, False):
-        those = there & (np.array(gap.shown) == filled)
+        drawn = there & (np.array(model.filled) == filled)
         axes.plot(
-            differences[those],
-            places[those],
+            differences[drawn],
+            positions[drawn],
             "o",
-            color=tint,
-            markerfacecolor=tint if filled else PAPER,
+            color=color,
+            markerfacecolor=color if filled else PAPER,
             markersize=5.5,
         )
-    for place in places[~there]:
-        axes.text(0, place, "– ", color=FAINT, fontsize=9, ha="right", va="center")
+    for position in positions[~there]:
+        axes.text(0, position, "– ", color=FAINT, fontsize=9, ha="right", va="center")
 
 
 def _shortened(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name that fits a legend: its middle gives way, since names differ at their ends."""
+    """Return a name that fits a legend: its middle is cut out, because names differ at their ends."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
-def _dress(axes: Any, x_label: str, y_label: str) -> None:
+def _style_axes(axes: "Axes", x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label, fontsize=9, color=FAINT)
     axes.set_ylabel(y_label, fontsize=9, color=FAINT)
     axes.grid(color=GRID, linewidth=0.8)
@@ -203,8 +256,8 @@ def _dress(axes: Any, x_label: str, y_label: str) -> None:
         spine.set_color(GRID)
 
 
-def _legend(figure: Any, axes: Any, columns: int = 2) -> None:
-    """Names below the axes; a name's dollars are dollars, not mathematics."""
+def _legend(figure: "Figure", axes: "Axes", columns: int = 2) -> None:
+    """Put the names below the axes; dollar signs are not read as mathematics."""
     handles, names = axes.get_legend_handles_labels()
     legend = figure.legend(
         handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK
@@ -213,8 +266,8 @@ def _legend(figure: Any, axes: Any, columns: int = 2) -> None:
         text.set_parse_math(False)
 
 
-def _svg(figure: Any, file: Path) -> str:
-    """Return the figure as an <svg> element for a page: no prologue, no fixed size, ids of its own."""
+def _svg(figure: "Figure", file: Path) -> str:
+    """Return the figure as an <svg> element for a page: without prologue and fixed size, with unique ids."""
     import matplotlib
 
     stream = io.StringIO()

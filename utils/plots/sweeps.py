@@ -1,18 +1,21 @@
-"""Results over a sweep: fitness against hyperparameters (evolve.png), accuracy and speed against image size (study.png)."""
+"""Plots of sweeps: fitness by hyperparameter (evolve.png), accuracy and speed by image size (study.png)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from utils.plots.canvas import canvas
+from utils.plots.canvas import saved_figure
 from utils.plots.curves import read_results
 
 _RESULTS = 7  # columns before the hyperparameters: P, R, mAP50, mAP50-95 and three losses
 
 
 def plot_evolution(csv_path: Path | str) -> Path:
-    """Write evolve.png beside an evolve.csv (7 results, then the hyperparameters; a row a generation) and return its path."""
+    """Write evolve.png beside an evolve.csv and return its path.
+
+    The file has one row per generation: 7 results, then the hyperparameters.
+    """
     columns = read_results(csv_path)
     names = list(columns)
     fitness = 0.1 * columns[names[2]] + 0.9 * columns[names[3]]
@@ -20,11 +23,11 @@ def plot_evolution(csv_path: Path | str) -> Path:
     hyperparameters = names[_RESULTS:]
     file = Path(csv_path).with_suffix(".png")
     lines = max(int(np.ceil(len(hyperparameters) / 5)), 1)
-    with canvas(file, 12, 2.4 * lines, dpi=120) as figure:
+    with saved_figure(file, 12, 2.4 * lines, dpi=120) as figure:
         grid = figure.subplots(lines, 5, squeeze=False)
         for axes in grid.flat[len(hyperparameters) :]:
             axes.set_axis_off()
-        for axes, name in zip(grid.flat, hyperparameters):
+        for axes, name in zip(grid.flat, hyperparameters, strict=False):
             axes.scatter(columns[name], fitness, c=np.arange(len(fitness)), cmap="viridis", s=14, alpha=0.8)
             axes.plot(columns[name][best], fitness[best], "k+", markersize=14)
             axes.set_title(f"{name} = {columns[name][best]:.3g}", fontsize=9)
@@ -39,17 +42,23 @@ _COLUMNS = (0, 1, 2, 3, 7, 8, 9)
 
 
 def plot_study(files: Sequence[Path | str], file: Path | str | None = None, sizes: Sequence[int] = STUDY_SIZES) -> Path:
-    """Write study.png (beside the first of `files` unless `file` says otherwise) and return its path.
+    """Write study.png and return its path.
 
-    files: study_<data>_<model>.txt, a row an image size of P, R, mAP50, mAP50-95, three losses and three times in ms.
+    Args:
+        files: study_<data>_<model>.txt, one row per image size: P, R, mAP50, mAP50-95, three losses, three times in ms.
+        file: The image to write; by default study.png beside the first of `files`.
+        sizes: The image sizes of the rows, in pixels.
+
+    Returns:
+        The image's path.
     """
     target = Path(file) if file else Path(files[0]).parent / "study.png"
     tables = {Path(name).stem.removeprefix("study_"): np.loadtxt(name, ndmin=2) for name in files}
-    with canvas(target, 14, 7, dpi=120) as figure:
+    with saved_figure(target, 14, 7, dpi=120) as figure:
         grid = figure.subplots(2, 4)
         for name, table in tables.items():
             widths = np.asarray(sizes[: len(table)])
-            for axes, title, column in zip(grid.flat, _PANELS, _COLUMNS):
+            for axes, title, column in zip(grid.flat, _PANELS, _COLUMNS, strict=False):
                 axes.plot(widths, table[: len(widths), column], ".-", label=name)
                 axes.set(title=title, xlabel="image size")
             grid[1, 3].plot(table[:, 7:10].sum(1), table[:, 3] * 100, ".-", label=name)

@@ -373,9 +373,11 @@ def drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(
         figures, "plot_tradeoff", lambda marks, file, *labels: got.setdefault(file.stem, marks) and "<svg/>"
     )
-    monkeypatch.setattr(figures, "plot_courses", lambda courses, file: got.setdefault(file.stem, courses) and "<svg/>")
     monkeypatch.setattr(
-        figures, "plot_gaps", lambda gaps, names, file, label: got.setdefault(file.stem, gaps) and "<svg/>"
+        figures, "plot_learning_curves", lambda courses, file: got.setdefault(file.stem, courses) and "<svg/>"
+    )
+    monkeypatch.setattr(
+        figures, "plot_class_differences", lambda gaps, names, file, label: got.setdefault(file.stem, gaps) and "<svg/>"
     )
     study = make_study(tmp_path, failed=("yolov5n", 2))
     figures.draw_figures(study)
@@ -387,13 +389,13 @@ def test_marks_are_the_records(drawn):
     base = study.baseline.summaries["mAP50-95"]
     for stem, scale in (("accuracy_latency", 1), ("accuracy_parameters", 1e-6)):
         first, *others = got[stem]
-        assert (first.series, first.y, first.shown) == (0, 100 * base.mean, True) and math.isnan(first.low)
+        assert (first.series, first.y, first.filled) == (0, 100 * base.mean, True) and math.isnan(first.low)
         for mark, variant in zip(others, study.variants[1:], strict=True):
             found = variant.differences["mAP50-95"]
             cost = variant.cost.latency_ms if scale == 1 else variant.cost.parameters
             assert mark.name == variant.name and mark.x == pytest.approx(cost * scale)
             assert mark.y == pytest.approx(100 * (base.mean + found.difference))
-            assert mark.shown == (found.verdict != "no difference shown")
+            assert mark.filled == (found.verdict != "no difference shown")
             assert (mark.low, mark.high) == pytest.approx([100 * (base.mean + end) for end in found.interval])
             assert mark.seeds == pytest.approx([100 * value for value in variant.summaries["mAP50-95"].values.values()])
             assert (mark.low > first.y or mark.high < first.y) == (found.interval[0] > 0 or found.interval[1] < 0)
@@ -417,8 +419,8 @@ def test_courses_are_the_results(drawn):
 def test_class_gaps_are_the_records(drawn):
     study, got = drawn
     for gap, variant in zip(got["class_differences"], study.variants[1:], strict=True):
-        assert len(gap.rows) == len(CLASSES) and all(map(math.isnan, gap.rows[-1])) and not gap.shown[-1]
-        for name, row, shown in zip(CLASSES[:-1], gap.rows[:-1], gap.shown[:-1], strict=True):
+        assert len(gap.rows) == len(CLASSES) and all(map(math.isnan, gap.rows[-1])) and not gap.filled[-1]
+        for name, row, shown in zip(CLASSES[:-1], gap.rows[:-1], gap.filled[:-1], strict=True):
             found = variant.differences[f"class/{name}"]
             assert row == pytest.approx((100 * found.difference, 100 * found.interval[0], 100 * found.interval[1]))
             assert shown == (found.verdict in ("better", "worse"))
@@ -430,7 +432,7 @@ def test_a_course_is_the_mean_and_its_band_lowest_to_highest():
 
     axes = Figure().subplots()
     values = np.array([[1.0, 2.0, 6.0, np.nan], [3.0, 2.0, 0.0, 9.0]])
-    plots._draw_course(axes, plots.Course("x", 1, {}), values)
+    plots._draw_curves(axes, plots.LearningCurves("x", 1, {}), values)
     assert axes.lines[0].get_ydata().tolist() == [2.0, 2.0, 3.0] and axes.lines[0].get_xdata().tolist() == [0, 1, 2]
     corners = axes.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in corners} >= {(0.0, 1.0), (0.0, 3.0), (1.0, 2.0), (2.0, 0.0), (2.0, 6.0)}
@@ -459,8 +461,10 @@ def test_many_variants_have_colors_and_positions(tmp_path):
     assert plots.series_color(1) == plots.series_color(9) != plots.series_color(0) and len(set(plots.SERIES)) == len(
         plots.SERIES
     )
-    gaps = [plots.Gaps(f"block {n}", n, ((1.0, 0.0, 2.0), (math.nan,) * 3), (True, False)) for n in range(1, 7)]
-    svg = plots.plot_gaps(gaps, ["one", "two"], tmp_path / "gaps.png", "points")
+    gaps = [
+        plots.ClassDifferences(f"block {n}", n, ((1.0, 0.0, 2.0), (math.nan,) * 3), (True, False)) for n in range(1, 7)
+    ]
+    svg = plots.plot_class_differences(gaps, ["one", "two"], tmp_path / "gaps.png", "points")
     words = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
     assert [word for word in words if word and word.startswith("block")] == [gap.name for gap in gaps]
 
@@ -480,7 +484,9 @@ def test_many_variants_have_colors_and_positions(tmp_path):
     ],
 )
 def test_rare_classes_do_not_set_the_scale_of_the_others(rows, limit):
-    assert plots.reach_shown([plots.Gaps("x", 1, tuple(rows), (True,) * len(rows))]) == pytest.approx(1.08 * limit)
+    assert plots.axis_limit([plots.ClassDifferences("x", 1, tuple(rows), (True,) * len(rows))]) == pytest.approx(
+        1.08 * limit
+    )
 
 
 def luminance(color):
@@ -537,7 +543,7 @@ def test_an_interval_that_could_not_be_made(tmp_path):
     assert [cell.text for cell in row[2:6]] == ["+1.00", "–", "1.000", "no difference shown"]
     assert row[3].reason == "too few images for an interval"
     assert "too few images for an interval" in console_table(study)
-    assert figures._mark(study, changed, "parameters", 1.0).shown is False
+    assert figures._mark(study, changed, "parameters", 1.0).filled is False
 
 
 def test_kinds_of_error_are_shown_if_there_are_any(tmp_path):

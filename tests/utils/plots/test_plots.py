@@ -1,4 +1,4 @@
-"""Plots: pictures are written, hold what they should, and survive empty and odd input."""
+"""Plots: images are written, show what they should, and survive empty and odd input."""
 
 import contextlib
 import csv
@@ -16,9 +16,9 @@ from utils.metrics.average_precision import Curves
 from utils.plots import fonts
 from utils.plots.annotate import Annotator, text_patch
 from utils.plots.batches import plot_batch, plot_detections
-from utils.plots.canvas import canvas
-from utils.plots.colors import PALETTE, color, contrast
-from utils.plots.curves import plot_results, plot_threshold_curves, read_results, smooth, smooth_box
+from utils.plots.canvas import saved_figure
+from utils.plots.colors import PALETTE, class_color, text_color
+from utils.plots.curves import gaussian_mean, moving_average, plot_results, plot_threshold_curves, read_results
 from utils.plots.error_plots import plot_confusion, plot_errors
 from utils.plots.features import save_features
 from utils.plots.label_statistics import plot_labels
@@ -43,8 +43,8 @@ RESULTS_HEADER = (
 )
 
 
-def is_picture(file, smallest: int = 200) -> bool:
-    """Whether `file` is a picture of some size that is not of one colour."""
+def is_drawn(file, smallest: int = 200) -> bool:
+    """Whether `file` is an image of some size that has more than one color."""
     image, (height, width) = read_image(file)
     return min(height, width) >= smallest and image.std() > 3
 
@@ -56,11 +56,13 @@ def write_table(file, header, rows) -> None:
         writer.writerows([[f"{value:20.5g}" for value in row] for row in rows])
 
 
-def test_colours():
-    assert len(set(PALETTE)) == len(PALETTE) == 24 and color(25) == color(1)
-    distance = min(sum(abs(a - b) for a, b in zip(color(i), color(j), strict=True)) for i in range(8) for j in range(i))
+def test_colors():
+    assert len(set(PALETTE)) == len(PALETTE) == 24 and class_color(25) == class_color(1)
+    distance = min(
+        sum(abs(a - b) for a, b in zip(class_color(i), class_color(j), strict=True)) for i in range(8) for j in range(i)
+    )
     assert distance > 60  # the first eight classes can be told apart
-    assert contrast((255, 255, 0)) == (0, 0, 0) and contrast((60, 0, 160)) == (255, 255, 255)
+    assert text_color((255, 255, 0)) == (0, 0, 0) and text_color((60, 0, 160)) == (255, 255, 255)
 
 
 def test_box_and_label_lie_where_they_should():
@@ -69,19 +71,19 @@ def test_box_and_label_lie_where_they_should():
     image = annotator.image
     assert tuple(image[90, 100]) == (10, 200, 30) and tuple(image[65, 50]) == (10, 200, 30)
     assert not image[60:80, 60:140].any() and not image[95:].any()
-    patch = text_patch("cat", 12, contrast((10, 200, 30)), (10, 200, 30))
+    patch = text_patch("cat", 12, text_color((10, 200, 30)), (10, 200, 30))
     assert (image[40 - patch.shape[0] + 2 : 38, 49 : 49 + patch.shape[1]] == patch[2:-2]).all()
 
 
 @pytest.mark.parametrize(
     "box", [(0, 0, 20, 20), (190, 5, 200, 50), (-50, -50, 500, 500), (90, 90, 90, 90), (300, 300, 400, 400)]
 )
-def test_labels_stay_inside_the_picture(box):
-    picture = np.zeros((100, 200, 3), np.uint8)
-    annotator = Annotator(picture, line_width=3)
+def test_labels_stay_inside_the_image(box):
+    original = np.zeros((100, 200, 3), np.uint8)
+    annotator = Annotator(original, line_width=3)
     annotator.box(box, "a long name of a class 0.99", (255, 255, 255))
     assert annotator.image.shape == (100, 200, 3) and (annotator.image == 255).sum() > 500
-    assert not picture.any()  # the caller's picture is untouched
+    assert not original.any()  # the caller's image is untouched
     tiny = Annotator(np.zeros((4, 4, 3), np.uint8))
     tiny.box((0, 0, 3, 3), "name", (255, 0, 0))
     assert tiny.image.shape == (4, 4, 3)
@@ -114,7 +116,9 @@ def test_batch_grid(tmp_path, count, side):
     image, _ = read_image(tmp_path / "batch.png")
     lines = -(-min(count, 16) // side)
     assert image.shape == (lines * 60, side * 80, 3)
-    assert tuple(image[30, 20]) == color(1) and tuple(image[30, 60]) == color(1)  # the box's left and right edges
+    assert tuple(image[30, 20]) == class_color(1) and tuple(image[30, 60]) == class_color(
+        1
+    )  # the box's left and right edges
     assert image[30, 40].max() == 7
 
 
@@ -130,7 +134,7 @@ def test_detections_below_a_quarter_are_not_drawn(tmp_path):
     black = torch.zeros(2, 3, 200, 200, dtype=torch.uint8)
     plot_detections(black, [found, Detections.none()], ["a.jpg", "b.jpg"], tmp_path / "found.png", ["x", "y", "z"])
     image, _ = read_image(tmp_path / "found.png")
-    assert tuple(image[140, 10]) == color(2) and not image[140, 60:190].any() and not image[140, 210:390].any()
+    assert tuple(image[140, 10]) == class_color(2) and not image[140, 60:190].any() and not image[140, 210:390].any()
 
 
 def test_results(tmp_path):
@@ -139,9 +143,9 @@ def test_results(tmp_path):
     write_table(tmp_path / "results.csv", RESULTS_HEADER, rows)
     columns = read_results(tmp_path / "results.csv")
     assert list(columns) == list(RESULTS_HEADER) and columns["epoch"].tolist() == list(range(30))
-    assert plot_results(tmp_path / "results.csv") == tmp_path / "results.png" and is_picture(tmp_path / "results.png")
+    assert plot_results(tmp_path / "results.csv") == tmp_path / "results.png" and is_drawn(tmp_path / "results.png")
     write_table(tmp_path / "one.csv", RESULTS_HEADER, rows[:1])
-    assert is_picture(plot_results(tmp_path / "one.csv"))
+    assert is_drawn(plot_results(tmp_path / "one.csv"))
     write_table(tmp_path / "none.csv", RESULTS_HEADER, [])
     with pytest.raises(DataError, match="no epoch is recorded"):
         plot_results(tmp_path / "none.csv")
@@ -151,9 +155,9 @@ def test_smoothing():
     values = np.random.default_rng(0).normal(size=50)
     weight = [[np.exp(-0.5 * ((i - j) / 3) ** 2) for j in range(50)] for i in range(50)]
     slow = [sum(w * value for w, value in zip(row, values, strict=True)) / sum(row) for row in weight]
-    assert smooth(values) == pytest.approx(slow)
-    assert smooth(np.array([2.0, np.nan, 2.0])) == pytest.approx([2, 2, 2])
-    assert smooth_box(np.arange(10.0), 0.1) == pytest.approx([1 / 3, *range(1, 9), 26 / 3])
+    assert gaussian_mean(values) == pytest.approx(slow)
+    assert gaussian_mean(np.array([2.0, np.nan, 2.0])) == pytest.approx([2, 2, 2])
+    assert moving_average(np.arange(10.0), 0.1) == pytest.approx([1 / 3, *range(1, 9), 26 / 3])
 
 
 def curves(classes: int) -> Curves:
@@ -179,16 +183,16 @@ def test_threshold_curves(tmp_path, classes):
         "P_curve.png",
         "R_curve.png",
     ]
-    assert all(is_picture(file) for file in tmp_path.iterdir())
+    assert all(is_drawn(file) for file in tmp_path.iterdir())
 
 
 def kept_figures(monkeypatch, name):
-    """The figures that a room draws from now on, to be looked at after they are written."""
+    """The figures that a module draws from now on, for a look after they are written."""
     figures = []
 
     @contextlib.contextmanager
     def kept(*size, dpi=60):
-        with canvas(*size, dpi=60) as figure:
+        with saved_figure(*size, dpi=60) as figure:
             figures.append(figure)
             yield figure
 
@@ -197,7 +201,7 @@ def kept_figures(monkeypatch, name):
 
 
 def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
-    figures = kept_figures(monkeypatch, "utils.plots.error_plots.canvas")
+    figures = kept_figures(monkeypatch, "utils.plots.error_plots.saved_figure")
     plot_confusion(
         np.array([[6, 0, 1], [2, 3, 0], [2, 1, 0]]), ["cat", "dog"], tmp_path / "matrix.png", note="confidence > 0.3"
     )
@@ -208,11 +212,11 @@ def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "background"]
     shares = {tuple(text.get_position()): text.get_text() for text in axes.texts}  # (column, row)
     assert shares == {(0, 0): "0.60", (0, 1): "0.20", (0, 2): "0.20", (1, 1): "0.75", (1, 2): "0.25", (2, 0): "1.00"}
-    assert is_picture(tmp_path / "matrix.png")
+    assert is_drawn(tmp_path / "matrix.png")
 
 
 def test_errors_by_kind_are_bars(tmp_path, monkeypatch):
-    figures = kept_figures(monkeypatch, "utils.plots.error_plots.canvas")
+    figures = kept_figures(monkeypatch, "utils.plots.error_plots.saved_figure")
     plot_errors([("background", 7, 0.125), ("missed", 0, 0.0)], 0.3, tmp_path / "errors.png")
     costs, counts = figures[0].axes
     assert [bar.get_width() for bar in costs.patches] == [12.5, 0] and [bar.get_width() for bar in counts.patches] == [
@@ -220,58 +224,54 @@ def test_errors_by_kind_are_bars(tmp_path, monkeypatch):
         0,
     ]
     assert [label.get_text() for label in costs.get_yticklabels()] == ["background", "missed"]
-    assert "0.3" in counts.get_xlabel() and is_picture(tmp_path / "errors.png", 150)
+    assert "0.3" in counts.get_xlabel() and is_drawn(tmp_path / "errors.png", 150)
 
 
 @pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.eye(90) * 5])
 def test_confusion_of_nothing_and_of_many(tmp_path, matrix):
     names = [f"class {index}" for index in range(len(matrix) - 1)]
     plot_confusion(matrix, names, tmp_path / "matrix.png", normalize=len(matrix) > 3)
-    assert is_picture(tmp_path / "matrix.png")
+    assert is_drawn(tmp_path / "matrix.png")
 
 
 @pytest.mark.parametrize("count", [0, 1500])
 def test_labels(tmp_path, count):
     rng = np.random.default_rng(count)
     plot_labels(rng.integers(0, 3, count), rng.uniform(0.01, 1, (count, 4)), ["a", "b", "c"], tmp_path)
-    assert is_picture(tmp_path / "labels.jpg") and is_picture(tmp_path / "labels_correlogram.jpg")
+    assert is_drawn(tmp_path / "labels.jpg") and is_drawn(tmp_path / "labels_correlogram.jpg")
 
 
 def test_evolution_study_and_features(tmp_path):
     rng = np.random.default_rng(0)
     header = (*RESULTS_HEADER[4:11], "lr0", "lrf")
     write_table(tmp_path / "evolve.csv", header, rng.uniform(size=(6, 9)))
-    assert is_picture(plot_evolution(tmp_path / "evolve.csv"))
+    assert is_drawn(plot_evolution(tmp_path / "evolve.csv"))
     np.savetxt(tmp_path / "study_coco_yolov5n.txt", rng.uniform(size=(11, 10)), fmt="%10.4g")
     assert plot_study([tmp_path / "study_coco_yolov5n.txt"]) == tmp_path / "study.png"
-    assert is_picture(tmp_path / "study.png")
+    assert is_drawn(tmp_path / "study.png")
     features = torch.rand(1, 40, 6, 5)
     assert save_features(features, "models.layers.Conv", 3, tmp_path) == tmp_path / "stage3_Conv_features.png"
-    assert is_picture(tmp_path / "stage3_Conv_features.png")
+    assert is_drawn(tmp_path / "stage3_Conv_features.png")
     assert (np.load(tmp_path / "stage3_Conv_features.npy") == features.numpy()).all()
     assert save_features(torch.rand(1, 8, 1, 1), "Pool", 4, tmp_path) is None
     assert save_features([features], "Detect", 5, tmp_path) is None
 
 
 def test_a_figure_that_fails_leaves_no_file(tmp_path):
-    with pytest.raises(RuntimeError):
-        with canvas(tmp_path / "half.png", 3, 3):
-            raise RuntimeError
+    with pytest.raises(RuntimeError), saved_figure(tmp_path / "half.png", 3, 3):
+        raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_matplotlib_is_imported_when_used_and_pyplot_never(tmp_path):
     code = """if True:
         import sys
-        from utils.plots import annotate, batches, curves, features
-        from utils.plots import confusion_matrix as confusion
-        from utils.plots import evolution as evolve
-        from utils.plots import label_statistics as labels
-        from utils.plots import image_size_study as study
+        from utils.plots import annotate, batches, curves, error_plots, features
+        from utils.plots import label_statistics, study_figures, sweeps
         assert not any(name == "matplotlib" or name == "PIL" for name in sys.modules), "imported at the top"
         import numpy
-        confusion.plot_confusion(numpy.eye(3), ["a", "b"], sys.argv[1])
+        error_plots.plot_confusion(numpy.eye(3), ["a", "b"], sys.argv[1])
         assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.png")], cwd=ROOT, check=True)
-    assert is_picture(tmp_path / "m.png")
+    assert is_drawn(tmp_path / "m.png")

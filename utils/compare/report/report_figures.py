@@ -14,7 +14,14 @@ from utils.compare.report.tables import PRIMARY
 from utils.compare.results import BASELINE, Study, VariantResult
 from utils.errors import DataError
 from utils.plots.curves import read_results
-from utils.plots.study_figures import Course, Gaps, Mark, plot_courses, plot_gaps, plot_tradeoff
+from utils.plots.study_figures import (
+    ClassDifferences,
+    LearningCurves,
+    Mark,
+    plot_class_differences,
+    plot_learning_curves,
+    plot_tradeoff,
+)
 
 SHOWN = ("better", "worse")
 LOGGER = logging.getLogger("yolo")
@@ -96,7 +103,7 @@ def _mark(study: Study, variant: VariantResult, field: str, scale: float) -> Mar
         100 * height,
         *ends,
         seeds=seeds if len(seeds) > 1 else (),
-        shown=shown,
+        filled=shown,
     )
 
 
@@ -112,10 +119,12 @@ def _courses(study: Study) -> ReportFigure | None:
         "highest seed. These are the figures of training; the tables have those of the evaluation after it."
     )
     description = "; ".join(f"{each.name}: {len(next(iter(each.values.values())))} trainings" for each in courses)
-    return ReportFigure("learning_curves", "Learning curves", caption, file, plot_courses(courses, file), description)
+    return ReportFigure(
+        "learning_curves", "Learning curves", caption, file, plot_learning_curves(courses, file), description
+    )
 
 
-def _course(variant: VariantResult, series: int) -> Course | None:
+def _course(variant: VariantResult, series: int) -> LearningCurves | None:
     tables_read = [
         table for run in variant.runs if run.status == "done" and run.results and (table := _read(run.results))
     ]
@@ -127,7 +136,9 @@ def _course(variant: VariantResult, series: int) -> Course | None:
     whole = [table for table in tables_read if needed <= set(table)]
     if not whole:
         return None
-    return Course(variant.name, series, {name: _stacked([of(table) for table in whole]) for name, of in panels.items()})
+    return LearningCurves(
+        variant.name, series, {name: _stacked([of(table) for table in whole]) for name, of in panels.items()}
+    )
 
 
 def _read(file: Path) -> dict[str, np.ndarray] | None:
@@ -149,7 +160,7 @@ def _stacked(courses: Sequence[np.ndarray]) -> np.ndarray:
 def _class_gaps(study: Study) -> ReportFigure | None:
     metrics = tables.metrics_of(study, tables.CLASS)
     gaps = [
-        Gaps(
+        ClassDifferences(
             variant.name,
             tables.series_index(study, variant),
             tuple(_gap(variant, metric) for metric in metrics),
@@ -162,7 +173,7 @@ def _class_gaps(study: Study) -> ReportFigure | None:
         return None
     file = study.folder / "class_differences.png"
     label = f"{PRIMARY}, difference to {study.baseline.name} (points)"
-    svg = plot_gaps(gaps, [tables.short_name(metric) for metric in metrics], file, label)
+    svg = plot_class_differences(gaps, [tables.short_name(metric) for metric in metrics], file, label)
     caption = (
         "Difference to the baseline (the dashed line) with its 95 % interval, per class; right of the line is "
         f"better. {_MARKERS} An arrow: the interval continues. The intervals are not corrected for the number of "

@@ -9,7 +9,7 @@ import numpy as np
 from utils.config.dataset_spec import SPLITS
 from utils.datasets.check.box_fit import BoxFit
 from utils.datasets.label_store import LabelStore
-from utils.plots.canvas import canvas
+from utils.plots.canvas import saved_figure
 
 SPLIT_COLORS = ("#3b6fb6", "#e08a1e", "#4f9d5d", "#8e5bb5", "#b5533c", "#4aa3b5")
 SPLIT_LINES = ("-", "--", ":", "-.")  # so that splits that lie on each other show
@@ -39,7 +39,7 @@ class Page:
 
 def plot_page(page: Page, file: Path | str) -> None:
     """Write the page of nine plots to `file`."""
-    with canvas(file, 16, 13.5, dpi=110) as figure:
+    with saved_figure(file, 16, 13.5, dpi=110) as figure:
         grid = figure.subplots(3, 3)
         pictures, objects = (
             sum(map(len, parts)) for parts in (page.stores.values(), (one.cls for one in page.stores.values()))

@@ -12,7 +12,7 @@ from utils.datasets.label_store import LabelStore
 from utils.errors import DataError
 from utils.images import read_image, write_image
 from utils.plots.annotate import Annotator, text_patch
-from utils.plots.colors import color
+from utils.plots.colors import class_color
 from utils.types import Labels
 
 _WIDTH, _HEIGHT, _CAPTION = 480, 380, 26  # pixels of a cell's picture and of the line above it
@@ -108,7 +108,7 @@ def _cell(path: str, labels: Labels, names: Sequence[str], caption: str) -> np.n
     boxes = xywhn_to_xyxy(labels.xywhn, width, height)
     for place in np.argsort(-labels.xywhn[:, 2:].prod(1), kind="stable"):  # small boxes on top
         number = int(labels.cls[place])
-        annotator.box(boxes[place], names[number] if named else "", color(number))
+        annotator.box(boxes[place], names[number] if named else "", class_color(number))
     top, left = (_HEIGHT - height) // 2, (_WIDTH - width) // 2
     canvas[top : top + height, left : left + width] = annotator.image
     return np.concatenate((_line(caption, _WIDTH), canvas))
