@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,18 +86,18 @@ class Detect(nn.Module):
         return HeadGeometry(self.anchors, torch.tensor(self.strides, device=self.anchors.device), self.nc)
 
     @torch.no_grad()
-    def set_anchors(self, pixels: Tensor) -> None:
+    def set_anchors(self, pixels: Tensor | np.ndarray) -> None:
         """Replace the anchors by (nl, na, 2) or (nl*na, 2) widths and heights in pixels.
 
         The order of levels is reversed if areas decrease while strides increase. Areas are compared in pixels: in
         grid units all levels are alike.
         """
-        pixels = torch.as_tensor(pixels, dtype=torch.float32, device=self.anchors.device).reshape(self.nl, -1, 2)
-        areas = pixels.prod(-1).mean(-1)
+        sizes = torch.as_tensor(pixels, dtype=torch.float32, device=self.anchors.device).reshape(self.nl, -1, 2)
+        areas = sizes.prod(-1).mean(-1)
         if self.nl > 1 and not areas.is_meta and areas[0] > areas[-1]:
             LOGGER.info("Reversing anchor order: the largest anchors belong to the largest stride")
-            pixels = pixels.flip(0)
-        self.anchors = (pixels / pixels.new_tensor(self.strides).view(-1, 1, 1)).to(self.anchors.dtype)
+            sizes = sizes.flip(0)
+        self.anchors = (sizes / sizes.new_tensor(self.strides).view(-1, 1, 1)).to(self.anchors.dtype)
         self.placeholder_anchors = False
 
     @torch.no_grad()
