@@ -1,4 +1,4 @@
-"""Configuration: the options of each script, the hyperparameters of a training, and the description of a data set.
+"""Configuration: the options of each script, the hyperparameters of a training, and the description of a dataset.
 
 Nothing here imports torch or numpy, so that `--help` answers at once.
 """

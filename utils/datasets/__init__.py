@@ -1,0 +1,1 @@
+"""Datasets: labels and their cache, augmentation, batches, and the sources of detection."""

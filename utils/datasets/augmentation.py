@@ -1,7 +1,7 @@
-"""Augmented training pictures: mosaic, copy-paste, mixup, random views, flips and colour jitter.
+"""Augmentation of training images: mosaic, copy-paste, mixup, random views, flips and color jitter.
 
-Pure functions of pictures, labels, gains and a generator. A picture is never drawn on the large mosaic canvas:
-each tile's placement and the random view are composed and the tile is resampled once, into the output.
+Pure functions of images, labels, gains and a generator. An image is never drawn on the large mosaic canvas: each tile's
+placement and the random view are composed and the tile is resampled once, into the output.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from utils.config import Hyperparameters
 from utils.datasets.color_jitter import Jitter, random_jitter
 from utils.datasets.geometry import (
     Objects,
@@ -20,34 +21,49 @@ from utils.datasets.geometry import (
     mosaic_tiles,
     objects_on_canvas,
     random_view,
-    seen,
     snapped,
     transform,
+    visible_objects,
 )
-from utils.datasets.letterbox import GREY, pad_before
+from utils.datasets.letterbox import GRAY, pad_before
 from utils.types import Labels
 
 SLACK = 8  # pixels a resized rectangle may reach out of view to meet whole source pixels
 MAX_COVERED = 0.30  # copy-paste: share of a present object that a pasted one may cover
 
 
-class Pictures(Protocol):
-    """What augmentation needs of a data set of `len()` pictures."""
+class ImageSource(Protocol):
+    """What augmentation reads of a dataset of `len()` images."""
 
     def __len__(self) -> int: ...
 
     def fitted(self, index: int) -> tuple[int, int]:
-        """(height, width) with the long side brought to the training size."""
+        """Return (height, width) with the long side brought to the training size."""
 
     def labels(self, index: int) -> Labels: ...
 
     def image(self, index: int, zoom: float) -> np.ndarray:
-        """The picture, RGB, for use at `zoom` times its fitted size: at least that large, where the file is."""
+        """Return an image for use at a multiple of its fitted size.
+
+        Args:
+            index: Which image.
+            zoom: Multiple of the fitted size that it will be shown at.
+
+        Returns:
+            (H, W, 3) uint8 RGB, at least that large if the file is.
+        """
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Tiles on a canvas, the objects on them, the view, and the numbers of the objects to paste mirrored."""
+    """A canvas and a view of it.
+
+    Attributes:
+        tiles: Images on the canvas.
+        objects: The objects on them.
+        view: What of the canvas is shown.
+        pasted: Indices of the objects whose mirrored copies are pasted.
+    """
 
     tiles: list[Tile]
     objects: Objects
@@ -56,75 +72,124 @@ class Scene:
 
 
 def augmented(
-    pictures: Pictures, index: int, shape: tuple[int, int], hyp, generator: np.random.Generator, mosaic: bool = True
+    images: ImageSource,
+    index: int,
+    shape: tuple[int, int],
+    hyp: Hyperparameters,
+    generator: np.random.Generator,
+    mosaic: bool = True,
 ) -> tuple[np.ndarray, Labels]:
-    """Return one training picture (H, W, 3) uint8 RGB of `shape` and its labels.
+    """Return one training image and its labels.
 
-    With `mosaic`, hyp.mosaic is the chance of four pictures in one and hyp.mixup the chance that two such are blended;
-    otherwise picture `index` is letterboxed into `shape`. hyp gives the gains of views, flips and colours.
+    Args:
+        images: The dataset.
+        index: The image that it is about.
+        shape: (height, width) of the output in pixels.
+        hyp: Gains of views, flips and colors; with `mosaic`, `hyp.mosaic` is the probability of four images in one and
+            `hyp.mixup` that of blending two such.
+        generator: Decides everything.
+        mosaic: Whether mosaics are allowed; otherwise the image is letterboxed into `shape`.
+
+    Returns:
+        (H, W, 3) uint8 RGB and its labels.
     """
     jitter = random_jitter(hyp.hsv_h, hyp.hsv_s, hyp.hsv_v, generator)
     flips = generator.random() < hyp.fliplr, generator.random() < hyp.flipud
     if not (mosaic and generator.random() < hyp.mosaic):
-        image, cls, xyxy = render(pictures, single_scene(pictures, index, shape, hyp, generator), jitter)
+        image, cls, xyxy = render(images, single_scene(images, index, shape, hyp, generator), jitter)
     elif generator.random() >= hyp.mixup:
-        image, cls, xyxy = render(pictures, mosaic_scene(pictures, index, shape, hyp, generator), jitter)
+        image, cls, xyxy = render(images, mosaic_scene(images, index, shape, hyp, generator), jitter)
     else:
-        pair = [
-            render(pictures, mosaic_scene(pictures, each, shape, hyp, generator), Jitter())
-            for each in (index, int(generator.integers(len(pictures))))
+        first, second = [
+            render(images, mosaic_scene(images, each, shape, hyp, generator), Jitter())
+            for each in (index, int(generator.integers(len(images))))
         ]
-        image, cls, xyxy = mixup(*pair, generator.beta(32.0, 32.0))
+        image, cls, xyxy = mixup(first, second, generator.beta(32.0, 32.0))
         jitter.apply(image, image)
     image, xyxy = _flipped(image, xyxy, *flips)
-    return image, _normalised(cls, xyxy, shape)
+    return image, _normalized(cls, xyxy, shape)
 
 
-def mosaic_scene(pictures: Pictures, index: int, shape: tuple[int, int], hyp, generator: np.random.Generator) -> Scene:
-    """Draw a mosaic of picture `index` and three others on a canvas of twice `shape`, and a view of it."""
+def mosaic_scene(
+    images: ImageSource, index: int, shape: tuple[int, int], hyp: Hyperparameters, generator: np.random.Generator
+) -> Scene:
+    """Draw a mosaic of an image and three others on a canvas of twice the output's size, and a view of it.
+
+    Args:
+        images: The dataset.
+        index: One of the four images.
+        shape: (height, width) of the output in pixels.
+        hyp: Gains of the view, and `copy_paste`.
+        generator: Decides center, images, order, view and copies.
+
+    Returns:
+        The scene, to be rendered.
+    """
     canvas = 2 * shape[0], 2 * shape[1]
-    centre = (
+    center = (
         int(generator.integers(shape[1] // 2, 3 * shape[1] // 2)),
         int(generator.integers(shape[0] // 2, 3 * shape[0] // 2)),
     )
-    indices = [index, *(int(i) for i in generator.integers(len(pictures), size=3))]
+    indices = [index, *(int(i) for i in generator.integers(len(images), size=3))]
     indices = [indices[place] for place in generator.permutation(4)]
     view = random_view(canvas, shape, hyp, generator)
-    view, tiles = snapped(view, mosaic_tiles(indices, [pictures.fitted(i) for i in indices], centre))
-    objects = objects_on_canvas(tiles, [pictures.labels(i) for i in indices], canvas)
+    view, tiles = snapped(view, mosaic_tiles(indices, [images.fitted(i) for i in indices], center))
+    objects = objects_on_canvas(tiles, [images.labels(i) for i in indices], canvas)
     objects, pasted = copy_paste(objects, canvas[1], hyp.copy_paste, generator)
     return Scene(tiles, objects, view, pasted)
 
 
-def single_scene(pictures: Pictures, index: int, shape: tuple[int, int], hyp, generator: np.random.Generator) -> Scene:
-    """Draw a view of one picture letterboxed into `shape`."""
-    height, width = pictures.fitted(index)
+def single_scene(
+    images: ImageSource, index: int, shape: tuple[int, int], hyp: Hyperparameters, generator: np.random.Generator
+) -> Scene:
+    """Draw a view of one letterboxed image.
+
+    Args:
+        images: The dataset.
+        index: Which image.
+        shape: (height, width) of the output in pixels.
+        hyp: Gains of the view.
+        generator: Decides the view.
+
+    Returns:
+        The scene, to be rendered.
+    """
+    height, width = images.fitted(index)
     top, left = pad_before((height, width), shape)
     view, tiles = snapped(
         random_view(shape, shape, hyp, generator), [Tile(index, (left, top), (1, 1), (width, height))]
     )
-    return Scene(tiles, objects_on_canvas(tiles, [pictures.labels(index)], shape), view)
+    return Scene(tiles, objects_on_canvas(tiles, [images.labels(index)], shape), view)
 
 
 def copy_paste(
     objects: Objects, width: int, probability: float, generator: np.random.Generator
 ) -> tuple[Objects, tuple[int, ...]]:
-    """Return the objects with mirrored copies of some added, and which were copied.
+    """Add mirrored copies of some objects (Ghiasi et al. 2021, "Simple Copy-Paste").
 
-    `probability` is the share of outlined objects to try; a copy, mirrored at the middle of the canvas of `width`,
-    is dropped where it would cover 30 % or more of a present object.
+    A copy, mirrored at the middle of the canvas, is dropped if it would cover 30 % or more of a present object.
+
+    Args:
+        objects: Objects on the canvas.
+        width: Width of the canvas in pixels.
+        probability: Share of the objects with outlines to try.
+        generator: Decides which.
+
+    Returns:
+        All objects, and the indices of those that were copied.
     """
-    candidates = np.flatnonzero(objects.outlined) if probability else ()
+    candidates = np.flatnonzero(objects.outlined) if probability else np.zeros(0, int)
     if not len(candidates):
         return objects, ()
-    boxes, chosen = objects.xyxy, []
-    for number in generator.permutation(candidates)[: round(probability * len(candidates))]:
-        x0, y0, x1, y1 = objects.xyxy[number]
+    boxes: np.ndarray = objects.xyxy
+    chosen: list[int] = []
+    for index in generator.permutation(candidates)[: round(probability * len(candidates))]:
+        x0, y0, x1, y1 = objects.xyxy[index]
         mirrored = np.array([width - x1, y0, width - x0, y1])
         if (_covered(mirrored, boxes) < MAX_COVERED).all():
             boxes = np.concatenate((boxes, mirrored[None]))
-            chosen.append(int(number))
-    outlines = tuple(_mirrored(objects.polygons[number], width) for number in chosen)
+            chosen.append(int(index))
+    outlines = tuple(_mirrored(_outline(objects, index), width) for index in chosen)
     return Objects(
         np.append(objects.cls, objects.cls[chosen]),
         boxes,
@@ -134,7 +199,16 @@ def copy_paste(
 
 
 def mixup(one: tuple, other: tuple, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return two (image, cls, xyxy) blended, `share` (0..1) of the first, with the objects of both."""
+    """Return two training images blended, with the objects of both (Zhang et al. 2018, "mixup").
+
+    Args:
+        one: (image, cls, xyxy).
+        other: The same of another.
+        share: Share of the first, 0..1.
+
+    Returns:
+        (image, cls, xyxy).
+    """
     return (
         cv2.addWeighted(one[0], share, other[0], 1 - share, 0),
         np.concatenate((one[1], other[1])),
@@ -148,6 +222,13 @@ def _covered(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return sides.clip(0).prod(1) / ((others[:, 2:] - others[:, :2]).prod(1) + 1e-16)
 
 
+def _outline(objects: Objects, index: int) -> np.ndarray:
+    polygon = objects.polygons[index]
+    if polygon is None:
+        raise ValueError(f"object {index} has no outline to paste")
+    return polygon
+
+
 def _mirrored(points: np.ndarray, width: float) -> np.ndarray:
     return points * (-1, 1) + (width, 0)
 
@@ -155,44 +236,55 @@ def _mirrored(points: np.ndarray, width: float) -> np.ndarray:
 def _flipped(image: np.ndarray, xyxy: np.ndarray, left_right: bool, up_down: bool) -> tuple[np.ndarray, np.ndarray]:
     height, width = image.shape[:2]
     if left_right:
-        xyxy = xyxy[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([width, 0, width, 0])
+        xyxy = xyxy[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
     if up_down:
-        xyxy = xyxy[:, [0, 3, 2, 1]] * np.float32([1, -1, 1, -1]) + np.float32([0, height, 0, height])
+        xyxy = xyxy[:, [0, 3, 2, 1]] * np.array([1, -1, 1, -1], np.float32) + np.array(
+            [0, height, 0, height], np.float32
+        )
     if left_right or up_down:  # in place: a twentieth of a millisecond, cheaper than a mirrored resampling
         cv2.flip(image, -1 if left_right and up_down else int(left_right), dst=image)
     return image, xyxy
 
 
-def _normalised(cls: np.ndarray, xyxy: np.ndarray, shape: tuple[int, int]) -> Labels:
-    size = np.float32([shape[1], shape[0]])
+def _normalized(cls: np.ndarray, xyxy: np.ndarray, shape: tuple[int, int]) -> Labels:
+    size = np.array([shape[1], shape[0]], np.float32)
     return Labels(
         cls, np.concatenate(((xyxy[:, :2] + xyxy[:, 2:]) / (2 * size), (xyxy[:, 2:] - xyxy[:, :2]) / size), 1)
     )
 
 
-def render(pictures: Pictures, scene: Scene, jitter: Jitter) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (image, cls, xyxy) of what the scene's view shows, in jittered colours. Tiles out of view are not read."""
+def render(images: ImageSource, scene: Scene, jitter: Jitter) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the view of a scene shows. Tiles out of view are not read.
+
+    Args:
+        images: The dataset that the tiles are of.
+        scene: Tiles, objects and view.
+        jitter: Change of colors.
+
+    Returns:
+        Image (H, W, 3) uint8 RGB, cls (n,), xyxy (n, 4) pixels.
+    """
     read: dict[int, np.ndarray] = {}
 
     def image_of(tile: Tile) -> np.ndarray:
         if tile.index not in read:
-            read[tile.index] = pictures.image(tile.index, scene.view.scale)
+            read[tile.index] = images.image(tile.index, scene.view.scale)
         return read[tile.index]
 
     if scene.view.aligned and not scene.pasted:
-        # tiles do not overlap: each is jittered while it is at hand, the grey between them never is
-        output = np.full((*scene.view.shape, 3), jitter.grey(GREY), np.uint8)
+        # tiles do not overlap: each is jittered while it is in the cache, the gray between them never is
+        output = np.full((*scene.view.shape, 3), jitter.gray(GRAY), np.uint8)
         for tile in scene.tiles:
             _paint_resized(output, tile, scene.view, image_of, jitter)
     else:
-        output = np.full((*scene.view.shape, 3), GREY, np.uint8)
+        output = np.full((*scene.view.shape, 3), GRAY, np.uint8)
         for tile in scene.tiles:
             _paint_warped(output, tile, scene.view, image_of)
-        for number in scene.pasted:
-            owner, polygon = scene.tiles[scene.objects.owner[number]], scene.objects.polygons[number]
+        for index in scene.pasted:
+            owner, polygon = scene.tiles[scene.objects.owner[index]], _outline(scene.objects, index)
             _paint_mirrored(output, owner, polygon, scene.view, image_of)
         jitter.apply(output, output)
-    return output, *seen(scene.objects, scene.view)
+    return output, *visible_objects(scene.objects, scene.view)
 
 
 def _paint_resized(
@@ -203,7 +295,7 @@ def _paint_resized(
     for axis in (0, 1):
         zoom, shift = view.matrix[axis, axis], view.matrix[axis, 2]
         limit = output.shape[1 - axis]
-        first = max(math.ceil(zoom * visible[axis] + shift - 0.5), 0)  # pixels whose centre is covered
+        first = max(math.ceil(zoom * visible[axis] + shift - 0.5), 0)  # pixels whose center is covered
         last = min(math.ceil(zoom * visible[axis + 2] + shift - 0.5), limit)
         spans.append((first, last, round(zoom * tile.corner[axis] + shift), round(zoom * tile.size[axis])))
     if any(last <= first for first, last, _, _ in spans):
@@ -212,7 +304,7 @@ def _paint_resized(
     columns, rows = (_source_span(*span, image.shape[1 - axis]) for axis, span in enumerate(spans))
     image = image[rows.source, columns.source]
     image = _shrunk(image, rows.size / image.shape[0], columns.size / image.shape[1])
-    if image.shape[0] * image.shape[1] < rows.size * columns.size:  # enlarged: colours first, on fewer pixels
+    if image.shape[0] * image.shape[1] < rows.size * columns.size:  # enlarged: colors first, on fewer pixels
         plain, image = image, np.empty_like(image)
         jitter.apply(plain, image)
         jitter = Jitter()
@@ -227,7 +319,7 @@ def _paint_resized(
 
 @dataclass(frozen=True)
 class _Span:
-    """Along one axis: the pixels of the source to resize to `size`, the part of that to keep, and where it goes."""
+    """Along one axis: the source pixels to resize to `size`, the part of that to keep, and where it goes."""
 
     source: slice
     size: int
@@ -236,11 +328,11 @@ class _Span:
 
 
 def _source_span(first: int, last: int, start: int, full: int, source: int) -> _Span:
-    """Return which source pixels, resized to how many, give output pixels first..last of a picture of `source`
-    pixels that spreads over `full` output pixels from `start`.
+    """Return which source pixels, resized to how many, give output pixels first..last.
 
-    The span grows by a few pixels to where a boundary of output pixels meets one of source pixels, so that a
-    resize of that part is in register with a resize of the whole to a few hundredths of a pixel.
+    The image has `source` pixels and covers `full` output pixels from `start`. The span grows by a few pixels to where a
+    boundary of output pixels meets one of source pixels, so that a resize of that part is in register with a resize of
+    the whole to a few hundredths of a pixel.
     """
     ratio = source / full
     reach = SLACK + math.ceil(1 / ratio)
@@ -259,10 +351,13 @@ def _source_span(first: int, last: int, start: int, full: int, source: int) -> _
 
 
 def _shrunk(image: np.ndarray, zoom_y: float, zoom_x: float) -> np.ndarray:
-    """Return `image` averaged over whole blocks of pixels where it will be shown at half its size or less, so that
-    the linear resampling that follows does not skip pixels. Up to a block's rest is left out, evenly at both ends.
+    """Return `image` averaged over whole blocks of pixels if it will be shown at half its size or less.
+
+    So the linear resampling that follows skips no pixels. Less than a block is left out, evenly at both ends.
     """
-    block_y, block_x = (max(min(int(1 / zoom), side), 1) for zoom, side in zip((zoom_y, zoom_x), image.shape))
+    block_y, block_x = (
+        max(min(int(1 / zoom), side), 1) for zoom, side in zip((zoom_y, zoom_x), image.shape, strict=False)
+    )
     if block_y == block_x == 1:
         return image
     rows, columns = image.shape[0] // block_y, image.shape[1] // block_x
@@ -302,10 +397,12 @@ def _warp_inside(
     if (high <= low).any():
         return
     image = image_of(tile)
-    image = _shrunk(image, *(view.scale * size / side for size, side in zip(tile.size[::-1], image.shape)))
+    image = _shrunk(
+        image, *(view.scale * size / side for size, side in zip(tile.size[::-1], image.shape, strict=False))
+    )
     target = output[low[1] : high[1], low[0] : high[0]]
     size = target.shape[1::-1]
-    # OpenCV counts from the centre of the first pixel, we from its corner
+    # OpenCV counts from the center of the first pixel, we from its corner
     index_from_point, point_from_index = np.eye(3), np.eye(3)
     index_from_point[:2, 2], point_from_index[:2, 2] = -low - 0.5, 0.5
     warp = index_from_point @ matrix @ tile.placing(image.shape[1], image.shape[0]) @ point_from_index
@@ -316,14 +413,22 @@ def _warp_inside(
 
 
 def quadrupled(samples: Sequence[tuple[np.ndarray, Labels]], enlarge: bool) -> tuple[np.ndarray, Labels]:
-    """Return one (2H, 2W, 3) picture of four (H, W, 3): a 2 x 2 sheet of them or, with `enlarge`, the first doubled."""
+    """Return one image of twice the size, made of four.
+
+    Args:
+        samples: Four (H, W, 3) images with labels.
+        enlarge: Double the first instead of joining all four in a 2 x 2 grid.
+
+    Returns:
+        (2H, 2W, 3) and its labels.
+    """
     if enlarge or len(samples) < 4:
         image, labels = samples[0]
         return cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR), Labels(labels.cls, labels.xywhn)
     rows = [np.concatenate((samples[left][0], samples[left + 2][0]), 1) for left in (0, 1)]
-    corners = np.float32([[0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5]])  # down first, then right
+    corners = np.array([[0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5]], np.float32)  # down first, then right
     boxes = [
         np.concatenate((labels.xywhn[:, :2] / 2 + corner, labels.xywhn[:, 2:] / 2), 1)
-        for (_, labels), corner in zip(samples, corners)
+        for (_, labels), corner in zip(samples, corners, strict=False)
     ]
     return np.concatenate(rows, 0), Labels(np.concatenate([labels.cls for _, labels in samples]), np.concatenate(boxes))

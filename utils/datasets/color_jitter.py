@@ -1,4 +1,4 @@
-"""Colour jitter in hue, saturation and value."""
+"""Color jitter in hue, saturation and value."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,19 @@ STRIP = 100_000  # pixels at a time, so that the intermediate planes stay in the
 
 @dataclass(frozen=True)
 class Jitter:
-    """Factors of hue, saturation and value. Hue wraps round, saturation and value stop at 255."""
+    """Factors of hue, saturation and value. Hue wraps around, saturation and value stop at 255."""
 
     hue: float = 1.0
     saturation: float = 1.0
     value: float = 1.0
 
     def apply(self, image: np.ndarray, target: np.ndarray) -> None:
-        """Write `image` (H, W, 3) uint8 RGB with its colours changed to `target`, which may be the same array."""
+        """Write an image with its colors changed.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            target: Where the result goes; it may be `image` itself.
+        """
         if self.hue == self.saturation == self.value == 1:
             if target is not image:
                 target[:] = image
@@ -32,11 +37,21 @@ class Jitter:
             cv2.convertScaleAbs(v, dst=v, alpha=self.value)
             cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2RGB, dst=target[top : top + rows])
 
-    def grey(self, level: int) -> int:
-        """What `apply` makes of a pixel of three equal values."""
+    def gray(self, level: int) -> int:
+        """Return what `apply` makes of a pixel of three equal values."""
         return min(round(level * self.value), 255)
 
 
 def random_jitter(hue: float, saturation: float, value: float, generator: np.random.Generator) -> Jitter:
-    """Draw factors 1 + U(-1, 1) * gain for gains of 0..1."""
+    """Return factors 1 + U(-1, 1) * gain.
+
+    Args:
+        hue: Gain of hue, 0..1.
+        saturation: Gain of saturation, 0..1.
+        value: Gain of value, 0..1.
+        generator: Draws the three factors.
+
+    Returns:
+        The jitter of one image.
+    """
     return Jitter(*(1 + generator.uniform(-1, 1, 3) * (hue, saturation, value)).tolist())

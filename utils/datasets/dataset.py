@@ -1,4 +1,4 @@
-"""The detection data set: from a place in it, an epoch and a seed to one labelled network input."""
+"""The detection dataset: from an index, an epoch and a seed to one labeled network input."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from utils.config import Hyperparameters, SplitOptions
 from utils.datasets.augmentation import augmented
-from utils.datasets.image_cache import open_pictures
+from utils.datasets.image_cache import open_images
 from utils.datasets.label_store import LabelStore
 from utils.datasets.letterbox import fit, fitted_size, minimal_shape
 from utils.types import Batch, Labels, Letterbox, Sample
@@ -33,13 +33,13 @@ class DetectionDataset(Dataset):
         self.imgsz = options.imgsz
         self.hyp = hyp or Hyperparameters()
         self.shapes = self._input_shapes()
-        self._pictures = open_pictures(store.paths, store.sizes, options.imgsz, options.cache)
+        self._images = open_images(store.paths, store.sizes, options.imgsz, options.cache)
 
     def __len__(self) -> int:
         return len(self.store)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Return the sample of (epoch, index). Raises DataError naming a picture that cannot be read any more."""
+        """Return the sample of (epoch, index). Raises DataError naming an image that cannot be read any more."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
         return self._augmented(epoch, index) if self.options.augment else self._plain(index)
@@ -63,22 +63,30 @@ class DetectionDataset(Dataset):
         """cls (m,) and box_sizes (m, 2) of all objects."""
         return self.store.cls, self.box_sizes
 
-    # What augmentation reads (`augment.Pictures`)
+    # What augmentation reads (`augmentation.ImageSource`)
 
     def fitted(self, index: int) -> tuple[int, int]:
-        """(height, width) of picture `index` with its long side at `imgsz`."""
+        """Return (height, width) of an image with its long side at `imgsz`."""
         return fitted_size(self._native(index), self.imgsz)
 
     def labels(self, index: int) -> Labels:
         return self.store.labels(index)
 
     def image(self, index: int, zoom: float) -> np.ndarray:
-        """Picture `index`, RGB, not to be written to, with the pixels it needs to be shown at `zoom` times `fitted`."""
-        return self._pictures.read(index, max(round(self.imgsz * min(zoom, 1.0)), 1))
+        """Return an image with the pixels that it needs at a zoom.
+
+        Args:
+            index: Which image.
+            zoom: Multiple of its `fitted` size that it will be shown at.
+
+        Returns:
+            (H, W, 3) uint8 RGB, not to be written to.
+        """
+        return self._images.read(index, max(round(self.imgsz * min(zoom, 1.0)), 1))
 
     def _plain(self, index: int) -> Sample:
         native = self._native(index)
-        image, letterbox = fit(self._pictures.read(index, self.imgsz), native, self.imgsz, self._shape(index))
+        image, letterbox = fit(self._images.read(index, self.imgsz), native, self.imgsz, self._shape(index))
         labels = _into(self.store.labels(index), letterbox)
         return Sample(image, labels, self.store.paths[index], letterbox, index)
 
@@ -107,21 +115,21 @@ class DetectionDataset(Dataset):
 
 
 def _into(labels: Labels, letterbox: Letterbox) -> Labels:
-    """Labels of a picture as labels of its network input."""
+    """Labels of an image as labels of its network input."""
     height, width = letterbox.shape
-    inner = np.float32([letterbox.native[1] * letterbox.ratio[0], letterbox.native[0] * letterbox.ratio[1]])
-    outer = np.float32([width, height])
-    centre = (labels.xywhn[:, :2] * inner + np.float32(letterbox.pad)) / outer
-    return Labels(labels.cls, np.concatenate((centre, labels.xywhn[:, 2:] * (inner / outer)), 1))
+    scaled = [letterbox.native[1] * letterbox.ratio[0], letterbox.native[0] * letterbox.ratio[1]]
+    inner, outer = np.array(scaled, np.float32), np.array([width, height], np.float32)
+    center = (labels.xywhn[:, :2] * inner + np.array(letterbox.pad, np.float32)) / outer
+    return Labels(labels.cls, np.concatenate((center, labels.xywhn[:, 2:] * (inner / outer)), 1))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Return samples of one shape as a batch, their pictures in one contiguous (B, H, W, 3) block."""
+    """Return samples of one shape as a batch, their images in one contiguous (B, H, W, 3) block."""
     height, width = samples[0].image.shape[:2]
     block = _block((len(samples), height, width, 3))
     pixels = block.numpy()
-    for place, sample in enumerate(samples):
-        pixels[place] = sample.image
+    for index, sample in enumerate(samples):
+        pixels[index] = sample.image
     return Batch(
         block.permute(0, 3, 1, 2),
         targets([sample.labels for sample in samples]),
@@ -132,7 +140,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def targets(labels: Sequence[Labels]) -> torch.Tensor:
-    """Return (M, 6) float32 rows: number in the batch, class, xywh normalised."""
+    """Return (M, 6) float32 rows: index in the batch, class, xywh normalized."""
     counts = [len(each) for each in labels]
     rows = np.empty((sum(counts), 6), np.float32)
     rows[:, 0] = np.repeat(np.arange(len(labels)), counts)

@@ -1,6 +1,6 @@
-"""Where augmentation puts pictures and boxes: random views, tiles on a canvas, and objects seen through a view.
+"""Geometry of augmentation: random views, tiles on a canvas, and the objects that a view shows.
 
-All coordinates are continuous pixels: the centre of the first pixel lies at (0.5, 0.5).
+All coordinates are continuous pixels: the center of the first pixel is at (0.5, 0.5).
 """
 
 import math
@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from utils.config import Hyperparameters
 from utils.types import Labels
 
 MIN_SIDE = 2  # pixels: an object that is left with less is not shown to the network
@@ -20,8 +21,13 @@ MIN_AREA_POLYGON = 0.01  # and of one whose outline is known
 
 @dataclass(frozen=True)
 class View:
-    """A window on a canvas: matrix (3, 3) takes canvas points to output points, `scale` is its zoom,
-    `canvas` and `shape` are (height, width) of the two.
+    """A window on a canvas.
+
+    Attributes:
+        matrix: (3, 3), takes canvas points to output points.
+        scale: Its zoom.
+        canvas: (height, width) of the canvas in pixels.
+        shape: (height, width) of the output in pixels.
     """
 
     matrix: np.ndarray
@@ -36,11 +42,22 @@ class View:
         return m[0, 1] == m[1, 0] == m[2, 0] == m[2, 1] == 0
 
 
-def random_view(canvas: tuple[int, int], shape: tuple[int, int], hyp, generator: np.random.Generator) -> View:
-    """Draw YOLOv5's random affine or perspective view of the middle of `canvas`.
+def random_view(
+    canvas: tuple[int, int], shape: tuple[int, int], hyp: Hyperparameters, generator: np.random.Generator
+) -> View:
+    """Draw YOLOv5's random affine or perspective view of the middle of a canvas.
 
-    Reads hyp.degrees, translate (share of the output), scale (zoom 1 - scale to 1 + scale), shear (degrees) and
-    perspective (per pixel). All are drawn even where their gain is 0, so that one gain does not move the others.
+    All numbers are drawn even if their gain is 0, so that one gain does not move the others.
+
+    Args:
+        canvas: (height, width) of the canvas in pixels.
+        shape: (height, width) of the output in pixels.
+        hyp: `degrees`, `translate` (share of the output), `scale` (zoom 1 - scale to 1 + scale), `shear` (degrees) and
+            `perspective` (per pixel).
+        generator: Decides the view.
+
+    Returns:
+        The view.
     """
     perspective = generator.uniform(-hyp.perspective, hyp.perspective, 2)
     angle = math.radians(generator.uniform(-hyp.degrees, hyp.degrees))
@@ -48,19 +65,24 @@ def random_view(canvas: tuple[int, int], shape: tuple[int, int], hyp, generator:
     shear = np.tan(np.radians(generator.uniform(-hyp.shear, hyp.shear, 2)))
     shift = generator.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * (shape[1], shape[0])
 
-    centring = np.array([[1, 0, -canvas[1] / 2], [0, 1, -canvas[0] / 2], [0, 0, 1]])
+    centering = np.array([[1, 0, -canvas[1] / 2], [0, 1, -canvas[0] / 2], [0, 0, 1]])
     leaning = np.array([[1, 0, 0], [0, 1, 0], [perspective[0], perspective[1], 1]])
     cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
     turning = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
     shearing = np.array([[1, shear[0], 0], [shear[1], 1, 0], [0, 0, 1]])
     shifting = np.array([[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]])
-    return View(shifting @ shearing @ turning @ leaning @ centring, scale, canvas, shape)
+    return View(shifting @ shearing @ turning @ leaning @ centering, scale, canvas, shape)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture on the canvas: `anchor` (x, y) is where one of its corners lies, `side` says on which side of
-    that point the picture spreads (-1 left or up, +1 right or down), `size` is its (width, height) there.
+    """An image on the canvas.
+
+    Attributes:
+        index: Which image of the dataset.
+        anchor: (x, y) of one of its corners in pixels.
+        side: On which side of that point the image lies (-1 left or up, +1 right or down), along x and y.
+        size: (width, height) on the canvas in pixels.
     """
 
     index: int
@@ -70,31 +92,57 @@ class Tile:
 
     @cached_property
     def corner(self) -> tuple[float, float]:
-        """Top left (x, y) on the canvas."""
+        """(x, y) of its top left on the canvas."""
         (x, y), (width, height) = self.anchor, self.size
         return x if self.side[0] > 0 else x - width, y if self.side[1] > 0 else y - height
 
     def visible(self, canvas: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The xyxy part of the canvas that the picture covers."""
+        """Return the part of the canvas that the image covers, xyxy pixels."""
         x, y = self.corner
         return max(x, 0), max(y, 0), min(x + self.size[0], canvas[1]), min(y + self.size[1], canvas[0])
 
     def placing(self, width: int, height: int) -> np.ndarray:
-        """(3, 3) from points of the picture, read as (height, width), to the canvas."""
+        """Return the (3, 3) matrix from points of the image to the canvas.
+
+        Args:
+            width: Of the image as it was read, in pixels.
+            height: See `width`.
+
+        Returns:
+            The matrix.
+        """
         x, y = self.corner
         return np.array([[self.size[0] / width, 0, x], [0, self.size[1] / height, y], [0, 0, 1]])
 
 
-def mosaic_tiles(indices: Sequence[int], sizes: Sequence[tuple[int, int]], centre: tuple[int, int]) -> list[Tile]:
-    """Return four tiles (top left, top right, bottom left, bottom right) that meet in `centre`; sizes are (height, width)."""
+def mosaic_tiles(indices: Sequence[int], sizes: Sequence[tuple[int, int]], center: tuple[int, int]) -> list[Tile]:
+    """Return four tiles that meet in a point: top left, top right, bottom left, bottom right.
+
+    Args:
+        indices: Four images.
+        sizes: (height, width) of each on the canvas in pixels.
+        center: (x, y) of the point.
+
+    Returns:
+        The tiles.
+    """
     sides = (-1, -1), (1, -1), (-1, 1), (1, 1)
-    return [Tile(index, centre, side, (width, height)) for index, (height, width), side in zip(indices, sizes, sides)]
+    places = zip(indices, sizes, sides, strict=True)
+    return [Tile(index, center, side, (width, height)) for index, (height, width), side in places]
 
 
 def snapped(view: View, tiles: list[Tile]) -> tuple[View, list[Tile]]:
-    """Return an aligned view moved, and tiles resized, by less than a pixel so that in the output the tiles' shared
-    anchor and their sizes are whole pixels. Then each tile is a plain resize into a rectangle, four times cheaper than
-    a warp, and the labels, which go through the same numbers, stay exact. Other views are returned as they are.
+    """Move an aligned view and resize its tiles by less than a pixel, to whole pixels of the output.
+
+    Then each tile is a plain resize into a rectangle, four times cheaper than a warp, and the labels, which go through
+    the same numbers, stay exact.
+
+    Args:
+        view: A view; one that is not aligned is returned as it is, with its tiles.
+        tiles: Tiles with a shared anchor.
+
+    Returns:
+        A view and tiles whose anchor and sizes are whole pixels in the output.
     """
     if not view.aligned:
         return view, tiles
@@ -102,14 +150,24 @@ def snapped(view: View, tiles: list[Tile]) -> tuple[View, list[Tile]]:
     matrix = view.matrix.copy()
     target = matrix @ anchor
     matrix[:2, 2] += np.round(target[:2]) - target[:2]
-    sized = [
-        replace(tile, size=tuple(max(round(side * view.scale), 1) / view.scale for side in tile.size)) for tile in tiles
-    ]
+
+    def whole(side: float) -> float:
+        return max(round(side * view.scale), 1) / view.scale
+
+    sized = [replace(tile, size=(whole(tile.size[0]), whole(tile.size[1]))) for tile in tiles]
     return replace(view, matrix=matrix), sized
 
 
 def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return (n, 2) points through a (3, 3) matrix; points behind the horizon of a perspective become nan."""
+    """Return points moved by a projective matrix.
+
+    Args:
+        points: (n, 2).
+        matrix: (3, 3).
+
+    Returns:
+        (n, 2); points behind the horizon of a perspective are nan.
+    """
     moved = points @ matrix[:2, :2].T + matrix[:2, 2]
     if matrix[2, 0] == 0 and matrix[2, 1] == 0:
         return moved
@@ -119,8 +177,13 @@ def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Objects:
-    """Objects on a canvas: cls (n,), xyxy (n, 4) pixels clipped to the canvas, owner (n,) number of their tile, and
-    one (k, 2) outline an object or None where only its box is known.
+    """Objects on a canvas.
+
+    Attributes:
+        cls: (n,) class ids.
+        xyxy: (n, 4) pixels, clipped to the canvas.
+        owner: (n,) index of the tile of each.
+        polygons: Per object its (k, 2) outline in pixels, or None if only its box is known.
     """
 
     cls: np.ndarray
@@ -138,27 +201,43 @@ class Objects:
 
 
 def objects_on_canvas(tiles: Sequence[Tile], labels: Sequence[Labels], canvas: tuple[int, int]) -> Objects:
-    """Return the objects of all tiles, boxes and outlines clipped to the canvas. labels: one record a tile."""
+    """Return the objects of all tiles, boxes and outlines clipped to the canvas.
+
+    Args:
+        tiles: Images on the canvas.
+        labels: One record per tile.
+        canvas: (height, width) in pixels.
+
+    Returns:
+        The objects, in the order of the tiles.
+    """
     counts = [len(own) for own in labels]
     owner = np.repeat(np.arange(len(tiles)), counts)
     sizes, corners = np.array([tile.size for tile in tiles]), np.array([tile.corner for tile in tiles])
     limit = np.array([canvas[1], canvas[0]], dtype=np.float64)
     size, corner, xywhn = sizes[owner], corners[owner], np.concatenate([own.xywhn for own in labels])
-    centre, half = xywhn[:, :2] * size + corner, xywhn[:, 2:] * (size / 2)
+    center, half = xywhn[:, :2] * size + corner, xywhn[:, 2:] * (size / 2)
     boxes = np.concatenate(
-        (np.minimum(np.maximum(centre - half, 0), limit), np.minimum(np.maximum(centre + half, 0), limit)), 1
+        (np.minimum(np.maximum(center - half, 0), limit), np.minimum(np.maximum(center + half, 0), limit)), 1
     )
-    polygons = []
-    for own, tile_size, tile_corner in zip(labels, sizes, corners):
+    polygons: list[np.ndarray | None] = []
+    for own, tile_size, tile_corner in zip(labels, sizes, corners, strict=True):
         known = [np.clip(s * tile_size + tile_corner, 0, limit) if len(s) > 2 else None for s in own.segments]
         polygons += known or [None] * len(own)
     return Objects(np.concatenate([own.cls for own in labels]), boxes, owner, tuple(polygons))
 
 
-def seen(objects: Objects, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Return (cls (n,), xyxy (n, 4) pixels of the output) of the objects that remain visible through `view`.
+def visible_objects(objects: Objects, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Return the objects that a view shows.
 
-    A box is the upright hull of its four moved corners, an outline gives the hull of what of it is in view.
+    A box is the upright hull of its four moved corners, an outline gives the hull of its part in view.
+
+    Args:
+        objects: Objects on the canvas.
+        view: The view.
+
+    Returns:
+        cls (n,) and xyxy (n, 4) float32 pixels of the output.
     """
     if not len(objects):
         return objects.cls, objects.xyxy.astype(np.float32)
@@ -174,7 +253,16 @@ def seen(objects: Objects, view: View) -> tuple[np.ndarray, np.ndarray]:
 
 
 def worth_keeping(before: np.ndarray, after: np.ndarray, min_area: np.ndarray | float) -> np.ndarray:
-    """Return (n,) whether enough of each xyxy box is left: sides over 2 px, area share, aspect ratio under 100."""
+    """Return whether enough of each box is left: sides over 2 pixels, share of the area, aspect ratio under 100.
+
+    Args:
+        before: (n, 4) xyxy pixels at the output's zoom.
+        after: (n, 4) xyxy pixels in view.
+        min_area: Least share of the area, one for all or (n,).
+
+    Returns:
+        (n,) bool.
+    """
     width, height = (after[:, 2:] - after[:, :2]).T
     full = (before[:, 2:] - before[:, :2]).prod(1)
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
@@ -183,10 +271,17 @@ def worth_keeping(before: np.ndarray, after: np.ndarray, min_area: np.ndarray | 
 
 
 def polygon_boxes(polygons: Sequence[np.ndarray], limit: np.ndarray) -> np.ndarray:
-    """Return (n, 4) xyxy hulls of the parts of closed polygons that lie in [0, limit]; zeros for those outside.
+    """Return the hulls of the parts of closed polygons that lie in a frame.
 
     Exact: every edge, the closing one included, is cut at the frame (Liang and Barsky), and corners of the frame
     that lie inside a polygon (even-odd rule) belong to it. One pass over the edges of all polygons together.
+
+    Args:
+        polygons: (k, 2) points each.
+        limit: (width, height) of the frame, which starts at 0.
+
+    Returns:
+        (n, 4) xyxy; zeros for polygons outside.
     """
     starts = np.cumsum([0] + [len(polygon) for polygon in polygons[:-1]])
     first = np.concatenate(polygons).astype(np.float64)
@@ -200,14 +295,14 @@ def polygon_boxes(polygons: Sequence[np.ndarray], limit: np.ndarray) -> np.ndarr
     low = np.minimum.reduceat(np.where(crosses, np.minimum(*ends), np.inf), starts)
     high = np.maximum.reduceat(np.where(crosses, np.maximum(*ends), -np.inf), starts)
     for corner in limit * [[0, 0], [1, 0], [0, 1], [1, 1]]:
-        inside = _holds(first, second, corner, starts)[:, None]
+        inside = _contains(first, second, corner, starts)[:, None]
         low, high = np.where(inside, np.minimum(low, corner), low), np.where(inside, np.maximum(high, corner), high)
     known = np.add.reduceat(np.isnan(first[:, 0]).astype(int), starts) == 0
     return np.where((known & (low <= high).all(1))[:, None], np.concatenate((low, high), 1), 0.0)
 
 
 def _cut_edges(start: np.ndarray, step: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (entry, leave) in 0..1 along each edge of its part in the frame; entry > leave where there is none."""
+    """Return (entry, leave) in 0..1 along each edge of its part in the frame; entry > leave if there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         to_low, to_high = -start / step, (limit - start) / step
     flat = step == 0
@@ -219,7 +314,7 @@ def _cut_edges(start: np.ndarray, step: np.ndarray, limit: np.ndarray) -> tuple[
     return np.where(missed, 1.0, entry), np.where(missed, 0.0, leave)
 
 
-def _holds(first: np.ndarray, second: np.ndarray, point: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _contains(first: np.ndarray, second: np.ndarray, point: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Return (n,) whether each polygon contains `point`: an odd number of edges to the right of it."""
     straddles = (first[:, 1] > point[1]) != (second[:, 1] > point[1])
     rise = np.where(straddles, second[:, 1] - first[:, 1], 1.0)

@@ -1,6 +1,6 @@
-"""Where pictures come from while training: their files, a block of shared memory, or decoded copies on disk.
+"""Sources of images while training: their files, a block of shared memory, or decoded copies on disk.
 
-All three give the same pixels for validation: a stored picture is what reading the file and bringing it to the
+All three give the same pixels for validation: a stored image is what reading the file and bringing it to the
 training size gives. Objects here can be pickled, so every way of starting workers can use them.
 """
 
@@ -25,15 +25,30 @@ _STAMP = struct.Struct("<qq")  # after the array in a .npy copy: the original's 
 _NPY_HEADER = 128  # bytes; what numpy writes before the samples of a three-dimensional array
 
 
-class PictureFiles:
-    """Pictures read from their files each time. sizes: (n, 2) native (height, width)."""
+class ImageFiles:
+    """Images read from their files each time.
+
+    Args:
+        paths: The files.
+        sizes: (n, 2) native (height, width) in pixels.
+        imgsz: Training size, which a cache needs no more than.
+    """
 
     def __init__(self, paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int):
         self.paths, self.sizes, self.imgsz = paths, sizes, imgsz
 
     def read(self, index: int, max_side: int) -> np.ndarray:
-        """Return picture `index`, RGB uint8, at its size or, for a large JPEG, at a half, quarter or eighth of it
-        that keeps at least `max_side` pixels on the long side. Raises DataError where the file has changed or gone.
+        """Return an image at its size or, for a large JPEG, at a half, quarter or eighth of it.
+
+        Args:
+            index: Which image.
+            max_side: Pixels that the long side keeps at least.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            DataError: If the file has changed or is gone.
         """
         native = int(self.sizes[index, 0]), int(self.sizes[index, 1])
         image, _ = read_image(self.paths[index], max_side, native)
@@ -41,24 +56,24 @@ class PictureFiles:
         if shape != native and not any(shape == tuple(-(-side // factor) for side in native) for factor in (2, 4, 8)):
             raise DataError(
                 f"{self.paths[index]}: is {shape[1]} x {shape[0]} pixels now, was {native[1]} x {native[0]} when "
-                "its labels were read; start again so that the change is noticed"
+                "its labels were read; start again to read the new file"
             )
         return image
 
     def stored_size(self, index: int) -> tuple[int, int]:
-        """(height, width) that a cache keeps of a picture: no larger than it is, no larger than training needs."""
+        """Return (height, width) that a cache keeps of an image: no larger than it is or than training needs."""
         native = int(self.sizes[index, 0]), int(self.sizes[index, 1])
         return fitted_size(native, self.imgsz) if max(native) > self.imgsz else native
 
     def stored(self, index: int) -> np.ndarray:
-        """The picture as a cache keeps it."""
+        """Return an image as a cache keeps it."""
         return resize(self.read(index, self.imgsz), self.stored_size(index), cv2.INTER_AREA)
 
 
-class PicturesInMemory:
-    """Pictures in one uint8 block that workers share; what does not fit into memory is read from its file."""
+class ImagesInMemory:
+    """Images in one uint8 block that workers share; what does not fit into memory is read from its file."""
 
-    def __init__(self, files: PictureFiles):
+    def __init__(self, files: ImageFiles):
         self.files = files
         sizes = np.array([files.stored_size(i) for i in range(len(files.paths))], dtype=np.int64).reshape(-1, 2)
         self.ends = np.cumsum(sizes.prod(1) * 3)
@@ -67,21 +82,28 @@ class PicturesInMemory:
         _in_threads(self._fill, range(self.count), f"Caching images in memory ({_gigabytes(len(self.block))})")
 
     def read(self, index: int, max_side: int) -> np.ndarray:
-        if index >= self.count:
-            return self.files.read(index, max_side)
-        return self._place(index)
+        """Return an image as it is stored, or from its file.
 
-    def _place(self, index: int) -> np.ndarray:
-        """The view of the block that holds picture `index`."""
+        Args:
+            index: Which image.
+            max_side: Pixels that the long side of a large JPEG keeps at least, if its file is read.
+
+        Returns:
+            (H, W, 3) uint8 RGB, not to be written to.
+        """
+        return self.files.read(index, max_side) if index >= self.count else self._view(index)
+
+    def _view(self, index: int) -> np.ndarray:
+        """The view of the block that holds an image."""
         height, width = self.files.stored_size(index)
         end = int(self.ends[index])
         return self.block.numpy()[end - height * width * 3 : end].reshape(height, width, 3)
 
     def _fill(self, index: int) -> None:
-        self._place(index)[:] = self.files.stored(index)
+        self._view(index)[:] = self.files.stored(index)
 
     def _fitting(self) -> int:
-        """How many pictures, from the first, fit into the free memory."""
+        """How many images, from the first, fit into the free memory."""
         free = available_memory()
         count = len(self.ends)
         if free is None or not count or self.ends[-1] <= MEMORY_SHARE * free:
@@ -95,10 +117,10 @@ class PicturesInMemory:
         return fitting
 
 
-class PicturesOnDisk:
-    """Pictures as .npy copies in a folder beside theirs, <folder>_npy; renewed where an original has changed."""
+class ImagesOnDisk:
+    """Images as .npy copies in a folder beside theirs, <folder>_npy; renewed if an original has changed."""
 
-    def __init__(self, files: PictureFiles):
+    def __init__(self, files: ImageFiles):
         self.files = files
         for folder in sorted({self._copy_of(index).parent for index in range(len(files.paths))}):
             try:
@@ -111,12 +133,21 @@ class PicturesOnDisk:
         _in_threads(self._write, stale, "Caching images on disk")
 
     def read(self, index: int, max_side: int) -> np.ndarray:
+        """Return an image from its copy, or from its file.
+
+        Args:
+            index: Which image.
+            max_side: Pixels that the long side of a large JPEG keeps at least, if its file is read.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+        """
         height, width = self.files.stored_size(index)
         try:
             samples = np.fromfile(self._copy_of(index), np.uint8, count=height * width * 3, offset=_NPY_HEADER)
         except OSError:
-            samples = np.empty(0)
-        if samples.size != height * width * 3:  # removed under way: the file itself is still there
+            samples = np.empty(0, np.uint8)
+        if samples.size != height * width * 3:  # removed meanwhile: the file itself is still there
             return self.files.read(index, max_side)
         return samples.reshape(height, width, 3)
 
@@ -155,20 +186,33 @@ class PicturesOnDisk:
             raise ConfigError(f"--cache disk: {self._copy_of(index)} cannot be written: {error.strerror}") from None
 
 
-def open_pictures(
+def open_images(
     paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int, cache: str | None
-) -> PictureFiles | PicturesInMemory | PicturesOnDisk:
-    """Return where to read pictures from: cache is None, "ram" or "disk"."""
-    files = PictureFiles(paths, sizes, imgsz)
+) -> ImageFiles | ImagesInMemory | ImagesOnDisk:
+    """Return where to read images from.
+
+    Args:
+        paths: The files.
+        sizes: (n, 2) native (height, width) in pixels.
+        imgsz: Training size in pixels.
+        cache: None, "ram" or "disk".
+
+    Returns:
+        An object with `read(index, max_side)`.
+
+    Raises:
+        ConfigError: For another word, and if the cache cannot be made.
+    """
+    files = ImageFiles(paths, sizes, imgsz)
     if not cache:
         return files
     if cache not in ("ram", "disk"):
         raise ConfigError(f"--cache {cache}: expected ram or disk")
-    return PicturesInMemory(files) if cache == "ram" else PicturesOnDisk(files)
+    return ImagesInMemory(files) if cache == "ram" else ImagesOnDisk(files)
 
 
 def available_memory() -> int | None:
-    """Return the bytes of memory that programs can still take, or None where the system does not say."""
+    """Return the bytes of memory that programs can still take, or None if the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -182,8 +226,9 @@ def available_memory() -> int | None:
 
 
 def _shared_bytes(count: int) -> torch.Tensor:
-    """An uint8 block that worker processes see without a copy. Forked ones see ordinary memory; where workers
-    are spawned the block has to lie in shared memory from the start.
+    """An uint8 block that worker processes see without a copy.
+
+    Forked ones see ordinary memory; if workers are spawned the block has to be in shared memory from the start.
     """
     block = torch.empty(count, dtype=torch.uint8)
     if torch.multiprocessing.get_start_method() == "fork" or not count:
@@ -198,7 +243,7 @@ def _shared_bytes(count: int) -> torch.Tensor:
 
 
 def _in_threads(work: Callable[[int], object], indices: Sequence[int], description: str = "") -> list:
-    """Return work(i) for every index, from a few threads, with a progress bar where there is a description."""
+    """Return work(i) for every index, from a few threads, with a progress bar if there is a description."""
     if not len(indices):
         return []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -1,6 +1,6 @@
-"""Keeping checked labels between runs: a plain .npz (no pickle) beside the labels.
+"""A cache of checked labels: a plain .npz (no pickle) beside the labels.
 
-A cache is used only where its key fits. The key covers the format's version, the classes, the
+A cache is used only if its key fits. The key covers the format's version, the classes, the
 policy, and path, size and modification time of every image and label file, so that any
 change of files, labels, classes or format is noticed.
 """
@@ -23,12 +23,14 @@ VERSION = 2
 _ARRAYS = ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets")
 
 
-def place_of(sources: Path | str | Sequence[Path | str]) -> Path:
-    """Where the cache of `sources` lies: for a folder images/train, labels/train.cache.npz; for a
-    list train.txt, train.txt.cache.npz; for several, beside the first with a digest of the others.
+def cache_file(sources: Path | str | Sequence[Path | str]) -> Path:
+    """Return where the cache of a split is.
+
+    For a folder images/train it is labels/train.cache.npz, for a list train.txt train.txt.cache.npz, and for several it
+    is beside the first with a digest of the others.
     """
-    first, *others = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    first = Path(os.path.abspath(first))
+    given, *others = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    first = Path(os.path.abspath(given))
     if first.is_dir():
         folder = Path(label_path(first / "x.jpg")).parent
         place = folder.with_name(f"{folder.name}.cache.npz")
@@ -40,12 +42,24 @@ def place_of(sources: Path | str | Sequence[Path | str]) -> Path:
     return place
 
 
-def key_of(
+def cache_key(
     images: Iterable[str], labels: Iterable[str], nc: int, names: Sequence[str], policy: str, single_cls: bool
 ) -> str:
-    """The digest of all that the checked labels depend on."""
+    """Return a digest of all that the checked labels depend on.
+
+    Args:
+        images: The image files.
+        labels: Their label files.
+        nc: Number of classes.
+        names: Class names.
+        policy: What becomes of bad rows.
+        single_cls: Whether all objects are class 0.
+
+    Returns:
+        Hexadecimal SHA-256.
+    """
     digest = hashlib.sha256(json.dumps([VERSION, nc, list(names), policy, single_cls]).encode())
-    for image, label in zip(images, labels):
+    for image, label in zip(images, labels, strict=True):
         digest.update(f"{image}\0{_stamp(image)}\0{_stamp(label)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -59,30 +73,46 @@ def _stamp(path: str) -> str:
 
 
 def load(file: Path, key: str, paths: Sequence[str]) -> LabelStore | None:
-    """Return the store kept in `file`, or None where there is none, it is damaged, or its key is another."""
+    """Return the labels in a cache, or None if there is none, it is damaged, or its key differs.
+
+    Args:
+        file: The cache.
+        key: What `cache_key` gives now.
+        paths: The image files.
+
+    Returns:
+        The store, or None.
+    """
     try:
         with np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             notes = json.loads(arrays["notes"].tobytes())
             kept = Texts(paths[index] for index in arrays["kept"])
-            return LabelStore(
-                kept,
-                *(arrays[name] for name in _ARRAYS),
-                summary=notes["summary"],
-                problems=tuple(Problem(*problem) for problem in notes["problems"]),
-            )
+            columns = {name: arrays[name] for name in _ARRAYS}
+            problems = tuple(Problem(*problem) for problem in notes["problems"])
+            return LabelStore(paths=kept, summary=notes["summary"], problems=problems, **columns)
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile):
-        LOGGER.info(f"{file}: the label cache is damaged or of another kind; scanning the labels again")
+        LOGGER.info(f"{file}: the label cache is damaged or of another format; scanning the labels again")
         return None
 
 
 def save(file: Path, key: str, paths: Sequence[str], store: LabelStore) -> bool:
-    """Write a store; where the folder cannot be written, say so and go on without."""
-    places = {path: index for index, path in enumerate(paths)}
-    kept = np.array([places[path] for path in store.paths], np.int64)
+    """Write a cache; if the folder cannot be written to, this is logged and there is none.
+
+    Args:
+        file: The cache.
+        key: What `cache_key` gives.
+        paths: The image files, of which the store may have left some out.
+        store: The checked labels.
+
+    Returns:
+        Whether it was written.
+    """
+    indices = {path: index for index, path in enumerate(paths)}
+    kept = np.array([indices[path] for path in store.paths], np.int64)
     notes = {
         "summary": store.summary,
         "problems": [(problem.file, problem.line, problem.reason, problem.action) for problem in store.problems],

@@ -1,4 +1,4 @@
-"""Which pictures a data set has, where their label files are, and what the rows in those say."""
+"""The images of a dataset, their label files, and the rows in those."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,14 @@ DROPPED, CLIPPED, LEFT_OUT, USED, REFUSED = "row dropped", "clipped", "image lef
 
 @dataclass(frozen=True)
 class Problem:
-    """Something found wrong: in `file` (at `line`, from 1; 0 = the whole file), why, and what was done about it."""
+    """Something wrong in a file.
+
+    Attributes:
+        file: The image or label file.
+        line: From 1; 0 is the whole file.
+        reason: What is wrong.
+        action: What was done about it.
+    """
 
     file: str
     line: int
@@ -34,8 +41,12 @@ class Problem:
 class Rows:
     """The usable rows of one label file.
 
-    cls: (n,) int64; xywhn: (n, 4) float32; segments: n polygons (k, 2) float32 in 0..1, or none;
-    lines: (n,) int64, where each row stands in the file, from 1.
+    Attributes:
+        cls: (n,) int64 class ids.
+        xywhn: (n, 4) float32 in 0..1.
+        segments: n polygons (k, 2) float32 in 0..1, or none.
+        problems: What is wrong with rows, used or not.
+        lines: (n,) int64 line of each row in the file, from 1.
     """
 
     cls: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -50,16 +61,17 @@ class BadRow(ValueError):
 
 
 def list_images(sources: Path | str | Sequence[Path | str]) -> list[str]:
-    """Return the paths of all pictures of a folder (with its subfolders), of a .txt list, or of
-    several of those, sorted. Raises DataError where a source is missing or holds no picture.
+    """Return the paths of all images of a folder (with its subfolders), of a .txt list, or of several of those, sorted.
+
+    Raises DataError if a source is missing or holds no image.
     """
-    sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    several = [sources] if isinstance(sources, (str, Path)) else list(sources)
     found = []
-    for source in map(Path, sources):
+    for source in map(Path, several):
         if source.is_dir():
             paths = _walk(source)
         elif is_image(source) and source.is_file():
-            raise DataError(f"{source}: is a picture; give its folder, or a .txt list that names it")
+            raise DataError(f"{source}: is an image; give its folder, or a .txt list that names it")
         elif source.is_file():
             paths = _listed(source)
         else:
@@ -71,22 +83,25 @@ def list_images(sources: Path | str | Sequence[Path | str]) -> list[str]:
 
 
 def _walk(folder: Path) -> list[str]:
-    """Pictures below a folder; hidden files and folders are passed over, links are followed once."""
-    seen, paths = set(), []
+    """Images below a folder; hidden files and folders are left out, links are followed once."""
+    visited: set[str] = set()
+    paths: list[str] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths += [os.path.join(parent, name) for name in files if is_image(name) and not name.startswith(".")]
     return paths
 
 
 def _listed(file: Path) -> list[str]:
-    """The pictures named in a text file, one a line. "./" hangs from the file's folder; any other
-    relative path hangs from the working folder or, where it is not there, from the file's folder.
+    """The images named in a text file, one per line.
+
+    "./" is relative to the file's folder; any other relative path to the working folder or, if it is not there, to the
+    file's folder.
     """
     paths = []
     for line in read_text(file).splitlines():
@@ -99,8 +114,10 @@ def _listed(file: Path) -> list[str]:
 
 
 def label_path(image: Path | str) -> str:
-    """Return where a picture's labels are: the last folder named images on the way becomes labels
-    and the suffix .txt; without such a folder, the text file beside the picture.
+    """Return the label file of an image.
+
+    The last folder named images in the path becomes labels and the suffix .txt; without such a folder it is the text
+    file beside the image.
     """
     stem = os.path.splitext(str(image))[0]
     head, separator, tail = stem.replace("/", os.sep).rpartition(f"{os.sep}images{os.sep}")
@@ -114,11 +131,21 @@ def label_path(image: Path | str) -> str:
 def read_rows(file: str, nc: int | None, policy: str = "skip", stop: bool = True) -> Rows:
     """Return the rows of one label file and what is wrong in it.
 
-    Rows are `class xc yc w h`; in a file where some row has more than 8 values, rows with more
-    than 5 are polygons `class x1 y1 x2 y2 ...`, whose boxes are their bounds. nc: None switches
-    off the check against the number of classes. Raises DataError with file and line where a class
-    is not in 0..nc-1, under every policy: then the file and the data yaml are not of one kind. stop:
-    False makes that one more reason to drop a row.
+    Rows are `class xc yc w h`; in a file in which some row has more than 8 values, rows with more than 5 are polygons
+    `class x1 y1 x2 y2 ...`, whose boxes are their bounds.
+
+    Args:
+        file: The label file.
+        nc: Number of classes; None does not check class ids against it.
+        policy: "clip" cuts boxes that leave the image; otherwise their rows are dropped.
+        stop: Raise for a class id that the data yaml does not have; False drops the row.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: With file and line, for a class id that is not in 0..nc-1, under every policy: then the file and the
+            data yaml do not belong together. Also if the file cannot be read.
     """
     lines = [(number, line.split()) for number, line in enumerate(_text(file).splitlines(), 1)]
     lines = [(number, fields) for number, fields in lines if fields]
@@ -140,7 +167,7 @@ def _text(file: str) -> str:
 
 
 def _clean_boxes(fields: list[list[str]], nc: int | None) -> Rows | None:
-    """The rows of a file without any flaw, all at once; None where a row needs a closer look."""
+    """The rows of a file without any flaw, all at once; None if a row needs a closer look."""
     try:
         numbers = np.array(fields, dtype=np.float64)
     except ValueError:
@@ -164,21 +191,25 @@ def _clean_boxes(fields: list[list[str]], nc: int | None) -> Rows | None:
 def _read_slowly(
     file: str, lines: list[tuple[int, list[str]]], nc: int | None, policy: str, polygons: bool, stop: bool
 ) -> Rows:
-    """Row by row, with a reason for each that cannot be used as it stands."""
-    rows, classes, boxes, kept, seen = Rows(), [], [], [], set()
+    """Row by row, with a reason for each that cannot be used as it is."""
+    rows = Rows()
+    classes: list[int] = []
+    boxes: list[np.ndarray] = []
+    kept: list[int] = []
+    earlier: set[tuple[int, bytes]] = set()
     for number, fields in lines:
         try:
             cls = _class(fields[0], nc, file, number, stop)
             outline = polygons and len(fields) != 5
             box, segment, clipped = (_polygon if outline else _box)(_numbers(fields, outline), policy == "clip")
-            if (cls, box.tobytes()) in seen:
+            if (cls, box.tobytes()) in earlier:
                 raise BadRow("repeats an earlier row")
         except BadRow as reason:
             rows.problems.append(Problem(file, number, str(reason), DROPPED))
             continue
         if clipped:
-            rows.problems.append(Problem(file, number, "leaves the picture", CLIPPED))
-        seen.add((cls, box.tobytes()))
+            rows.problems.append(Problem(file, number, "leaves the image", CLIPPED))
+        earlier.add((cls, box.tobytes()))
         classes.append(cls)
         boxes.append(box)
         kept.append(number)
@@ -203,7 +234,7 @@ def _class(text: str, nc: int | None, file: str, line: int, stop: bool) -> int:
         if not stop:
             raise BadRow(f"class {text} must be {allowed}")
         raise DataError(
-            f"{file}:{line} class {text} must be {allowed}; mend the label or nc and names in the data yaml"
+            f"{file}:{line} class {text} must be {allowed}; correct the label or nc and names in the data yaml"
         )
     return int(value)
 
@@ -213,7 +244,7 @@ def _numbers(fields: list[str], outline: bool) -> np.ndarray:
     if outline and (len(fields) < 7 or len(fields) % 2 == 0):
         raise BadRow(f"has {len(fields)} values; a polygon has a class and at least 3 pairs x y")
     if not outline and len(fields) != 5:
-        raise BadRow(f"has {len(fields)} values, expected 5: class, x centre, y centre, width, height")
+        raise BadRow(f"has {len(fields)} values, expected 5: class, x center, y center, width, height")
     try:
         numbers = np.array([float(text) for text in fields[1:]])
     except ValueError as error:
@@ -224,12 +255,12 @@ def _numbers(fields: list[str], outline: bool) -> np.ndarray:
 
 
 def _box(numbers: np.ndarray, clip: bool) -> tuple[np.ndarray, np.ndarray, bool]:
-    """(xywhn float32, its four corners (4, 2), whether it was cut to the picture) of four numbers."""
+    """(xywhn float32, its four corners (4, 2), whether it was cut to the image) of four numbers."""
     if (numbers[2:] < 0).any():
         raise BadRow("width or height is negative")
     outside = (numbers < -TINY).any() or (numbers > 1 + TINY).any()
     if outside and not clip:
-        raise BadRow(f"{_worst(numbers):g} is outside 0..1; coordinates are divided by the picture's width and height")
+        raise BadRow(f"{_worst(numbers):g} is outside 0..1; coordinates are divided by the image's width and height")
     half = numbers[2:] / 2
     low, high = numbers[:2] - half, numbers[:2] + half
     if outside:
@@ -242,10 +273,10 @@ def _box(numbers: np.ndarray, clip: bool) -> tuple[np.ndarray, np.ndarray, bool]
 
 
 def _polygon(numbers: np.ndarray, clip: bool) -> tuple[np.ndarray, np.ndarray, bool]:
-    """(xywhn float32 of its bounds, the points (k, 2), whether it was cut to the picture)."""
+    """(xywhn float32 of its bounds, the points (k, 2), whether it was cut to the image)."""
     outside = (numbers < -TINY).any() or (numbers > 1 + TINY).any()
     if outside and not clip:
-        raise BadRow(f"{_worst(numbers):g} is outside 0..1; coordinates are divided by the picture's width and height")
+        raise BadRow(f"{_worst(numbers):g} is outside 0..1; coordinates are divided by the image's width and height")
     points = numbers.reshape(-1, 2).clip(0, 1)
     low, high = points.min(0), points.max(0)
     box = np.concatenate(((low + high) / 2, high - low)).astype(np.float32)

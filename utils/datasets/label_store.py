@@ -1,4 +1,4 @@
-"""The labels of a whole data set in a few flat arrays.
+"""The labels of a whole dataset in a few flat arrays.
 
 Flat arrays, not Python objects: worker processes share their pages instead of copying them
 as reference counts change.
@@ -6,6 +6,7 @@ as reference counts change.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +27,25 @@ class Texts(Sequence):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+            return [self[each] for each in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
 class LabelStore:
-    """n pictures and the m objects on them.
+    """n images and the m objects on them.
 
-    paths: n strings; sizes: (n, 2) int32 native height and width; offsets: (n + 1,) int64, where
-    picture i's objects are offsets[i]:offsets[i + 1]; cls: (m,) int64; xywhn: (m, 4) float32;
-    points: (p, 2) float32, all polygons' points in 0..1; point_offsets: (m + 1,) int64 into them
-    (an object without polygon has none); summary: one line for the user; problems: what was wrong.
+    Attributes:
+        paths: n strings.
+        sizes: (n, 2) int32 native height and width in pixels.
+        offsets: (n + 1,) int64; the objects of image i are offsets[i]:offsets[i + 1].
+        cls: (m,) int64 class ids.
+        xywhn: (m, 4) float32 in 0..1.
+        points: (p, 2) float32, all polygons' points in 0..1.
+        point_offsets: (m + 1,) int64 into them; an object without polygon has none.
+        summary: One line for the user.
+        problems: What was wrong.
     """
 
     paths: Sequence[str]
@@ -59,8 +66,20 @@ class LabelStore:
                 raise ValueError(f"LabelStore: expected {name} {shape}, got {getattr(self, name).shape}")
 
     @staticmethod
-    def build(paths: Iterable[str], sizes: Sequence[tuple[int, int]], labels: Sequence[Labels], **more) -> "LabelStore":
-        """A store of one Labels a picture."""
+    def build(
+        paths: Iterable[str], sizes: Sequence[tuple[int, int]], labels: Sequence[Labels], **more: Any
+    ) -> "LabelStore":
+        """Return a store of images and their labels.
+
+        Args:
+            paths: Files of the images.
+            sizes: Native (height, width) of each.
+            labels: Objects of each.
+            **more: `summary` and `problems`.
+
+        Returns:
+            The store.
+        """
         segments = [segment for label in labels for segment in (label.segments or [np.zeros((0, 2))] * len(label))]
         return LabelStore(
             Texts(paths),
@@ -77,12 +96,12 @@ class LabelStore:
         return len(self.paths)
 
     def labels(self, index: int) -> Labels:
-        """The objects of picture `index`: views of the store, not to be written to."""
+        """Return the objects of an image: views of the store, not to be written to."""
         first, last = self.offsets[index], self.offsets[index + 1]
         bounds = self.point_offsets[first : last + 1]
-        segments = ()
+        segments: tuple[np.ndarray, ...] = ()
         if bounds[0] < bounds[-1]:
-            segments = tuple(self.points[start:end] for start, end in zip(bounds[:-1], bounds[1:]))
+            segments = tuple(self.points[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True))
         return Labels(self.cls[first:last], self.xywhn[first:last], segments)
 
     @property
@@ -92,29 +111,29 @@ class LabelStore:
 
     @property
     def image_of(self) -> np.ndarray:
-        """(m,) the picture of each object."""
+        """(m,) index of the image of each object."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def class_counts(self, nc: int) -> np.ndarray:
-        """(nc,) objects of each class."""
+        """Return (nc,) objects per class."""
         return np.bincount(self.cls, minlength=nc)
 
     def boxes_px(self, imgsz: int | None = None) -> np.ndarray:
-        """(m, 2) float64 widths and heights in pixels: native, or with the long side at `imgsz`."""
+        """Return (m, 2) float64 widths and heights in pixels: native, or with the long side at `imgsz`."""
         sizes = self.sizes[:, ::-1].astype(np.float64)
         if imgsz is not None:
             sizes *= imgsz / sizes.max(1, keepdims=True)
         return self.xywhn[:, 2:] * sizes[self.image_of]
 
     def subset(self, indices: Sequence[int]) -> "LabelStore":
-        """The same store with these pictures only, in this order."""
-        indices = np.asarray(indices, np.int64)
-        counts, objects = _gather(self.offsets, indices)
+        """Return the same store with these images only, in this order."""
+        kept = np.asarray(indices, np.int64)
+        counts, objects = _gather(self.offsets, kept)
         point_counts, points = _gather(self.point_offsets, objects)
         return replace(
             self,
-            paths=Texts(self.paths[int(index)] for index in indices),
-            sizes=self.sizes[indices],
+            paths=Texts(self.paths[int(index)] for index in kept),
+            sizes=self.sizes[kept],
             offsets=_offsets(counts),
             cls=self.cls[objects],
             xywhn=self.xywhn[objects],
@@ -123,7 +142,7 @@ class LabelStore:
         )
 
     def as_single_class(self) -> "LabelStore":
-        """The same store with every object of class 0."""
+        """Return the same store with every object of class 0."""
         return replace(self, cls=np.zeros_like(self.cls))
 
 
@@ -132,7 +151,7 @@ def _offsets(counts: Iterable[int]) -> np.ndarray:
 
 
 def _gather(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the group sizes, the members' places) of the groups `indices` of a flat array."""
+    """(the group sizes, the members' positions) of the groups `indices` of a flat array."""
     counts = np.diff(offsets)[indices]
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return counts, np.repeat(offsets[:-1][indices], counts) + within

@@ -1,7 +1,7 @@
-"""Reading a data set's labels: find, check, report, and keep the result for the next run.
+"""The labels of a split: found, checked, reported, and cached for the next run.
 
-Nothing is dropped in silence: what could not be used is counted in the summary line, named
-in a csv, and the user's files stay as they are.
+Nothing is dropped in silence: what could not be used is counted in the summary line, named in a csv, and the user's
+files stay as they are.
 """
 
 import csv
@@ -34,14 +34,19 @@ from utils.images import inspect_image
 from utils.log import LOGGER, progress
 from utils.types import Labels
 
-CHUNK = 64  # images a task of the scan
+CHUNK = 64  # images per task of the scan
 SHOWN = 5  # problems shown on the console
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """What one image and its label file came to. size: None where the image is left out;
-    state: "found", "missing", "empty" or "corrupt".
+class ScannedImage:
+    """The result of checking one image and its label file.
+
+    Attributes:
+        size: Native (height, width); None if the image is left out.
+        labels: Its objects.
+        state: "found", "missing", "empty" or "corrupt".
+        problems: What is wrong.
     """
 
     size: tuple[int, int] | None
@@ -83,8 +88,8 @@ def read_labels(
     if policy not in POLICIES:
         raise ConfigError(f"--labels {policy}: must be one of {', '.join(POLICIES)}{nearest(policy, POLICIES)}")
     paths = list_images(sources)
-    key = label_cache.key_of(paths, map(label_path, paths), nc, names, policy, single_cls)
-    file = label_cache.place_of(sources)
+    key = label_cache.cache_key(paths, map(label_path, paths), nc, names, policy, single_cls)
+    file = label_cache.cache_file(sources)
     store = label_cache.load(file, key, paths) if cache else None
     if store is None:
         store = _scan(paths, None if single_cls else nc, policy, split)
@@ -92,7 +97,7 @@ def read_labels(
             store = store.as_single_class()
         if cache and len(store.cls) + len(store.problems):
             label_cache.save(file, key, paths, store)
-    _tell(store, split, policy, report_dir)
+    _report(store, split, policy, report_dir)
     if require and not len(store.cls):
         raise DataError(
             f"{split}: none of {len(paths)} images has a usable label, for example {paths[0]} has its labels in "
@@ -103,27 +108,36 @@ def read_labels(
     return store
 
 
-def scan_image(image: str, nc: int | None, policy: str) -> Scanned:
-    """Check one image and read its labels."""
+def scan_image(image: str, nc: int | None, policy: str) -> ScannedImage:
+    """Check one image and read its labels.
+
+    Args:
+        image: The image file.
+        nc: Number of classes; None does not check class ids against it.
+        policy: What becomes of bad rows.
+
+    Returns:
+        Its size, its objects and what is wrong.
+    """
     try:
         header = inspect_image(image)
     except DataError as error:
         reason = str(error).removeprefix(f"{image}: ")
-        return Scanned(None, Labels.none(), "corrupt", (Problem(image, 0, reason, LEFT_OUT),))
+        return ScannedImage(None, Labels.none(), "corrupt", (Problem(image, 0, reason, LEFT_OUT),))
     notes = [Problem(image, 0, header.warning, USED)] if header.warning else []
     file = label_path(image)
     if not os.path.isfile(file):
-        return Scanned(header.size, Labels.none(), "missing", tuple(notes))
+        return ScannedImage(header.size, Labels.none(), "missing", tuple(notes))
     rows = read_rows(file, nc, policy)
     empty = not len(rows.cls) and not rows.problems
     labels = Labels(rows.cls, rows.xywhn, tuple(rows.segments))
-    return Scanned(header.size, labels, "empty" if empty else "found", (*notes, *rows.problems))
+    return ScannedImage(header.size, labels, "empty" if empty else "found", (*notes, *rows.problems))
 
 
 def _scan(paths: list[str], nc: int | None, policy: str, split: str) -> LabelStore:
-    """Look at every image and label file; threads, because most of the time goes into waiting for files."""
+    """Check every image and label file; threads, because most of the time is spent waiting for files."""
 
-    def scan_chunk(chunk: list[str]) -> list[Scanned]:
+    def scan_chunk(chunk: list[str]) -> list[ScannedImage]:
         return [scan_image(image, nc, policy) for image in chunk]
 
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
@@ -134,17 +148,17 @@ def _scan(paths: list[str], nc: int | None, policy: str, split: str) -> LabelSto
         except DataError:
             pool.shutdown(cancel_futures=True)
             raise
-    kept = [number for number, result in enumerate(scanned) if result.size is not None]
+    kept = [(path, result.size, result.labels) for path, result in zip(paths, scanned, strict=True) if result.size]
     return LabelStore.build(
-        [paths[number] for number in kept],
-        [scanned[number].size for number in kept],
-        [scanned[number].labels for number in kept],
+        [path for path, _, _ in kept],
+        [size for _, size, _ in kept],
+        [labels for _, _, labels in kept],
         summary=_summary(scanned),
         problems=tuple(problem for result in scanned for problem in result.problems),
     )
 
 
-def _summary(scanned: list[Scanned]) -> str:
+def _summary(scanned: list[ScannedImage]) -> str:
     """v6.1's line, and after it what happened to rows."""
     states = [result.state for result in scanned]
     actions = [problem.action for result in scanned for problem in result.problems]
@@ -155,8 +169,8 @@ def _summary(scanned: list[Scanned]) -> str:
     return line
 
 
-def _tell(store: LabelStore, split: str, policy: str, report_dir: Path | str | None) -> None:
-    """Log the summary and the first problems, write the report, and stop the run under "strict"."""
+def _report(store: LabelStore, split: str, policy: str, report_dir: Path | str | None) -> None:
+    """Log the summary and the first problems, write the csv, and stop the run under "strict"."""
     report = write_report(store.problems, Path(report_dir) / f"labels_{split}.csv", policy) if report_dir else None
     LOGGER.info(f"{split}: {store.summary}")
     if not store.problems:
@@ -176,7 +190,16 @@ def _tell(store: LabelStore, split: str, policy: str, report_dir: Path | str | N
 
 
 def write_report(problems: Sequence[Problem], path: Path, policy: str = "skip") -> Path | None:
-    """Write problems as csv rows file, line, reason, action; return the path, or None without problems."""
+    """Write problems as csv rows file, line, reason, action.
+
+    Args:
+        problems: What is wrong.
+        path: The csv.
+        policy: Under "strict" rows that would be dropped are "run stopped".
+
+    Returns:
+        The path, or None if there are no problems.
+    """
     if not problems:
         return None
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Fitting a picture into a network input: resize, pad with grey, and the record that maps boxes back."""
+"""Letterboxing: an image resized and padded with gray into a network input, and the record that maps boxes back."""
 
 import math
 from collections.abc import Sequence
@@ -9,26 +9,38 @@ import numpy as np
 from utils.log import warn_once
 from utils.types import Letterbox
 
-GREY = 114  # the value of every border pixel, as in YOLOv5
+GRAY = 114  # the value of every border pixel, as in YOLOv5
 
 
 def letterbox(
     image: np.ndarray, shape: tuple[int, int] | int, auto: bool = False, stride: int = 32, scale_up: bool = True
 ) -> tuple[np.ndarray, Letterbox]:
-    """Return `image` (h, w, 3) resized into `shape` (height, width) and centred on grey, and the record of it.
+    """Return an image resized into a shape and centered on gray, and the record of it.
 
-    auto: pad only to the next multiple of `stride` instead of the full shape (minimal rectangle);
-    scale_up: False leaves pictures smaller than the shape at their size.
+    Args:
+        image: (H, W, 3) uint8.
+        shape: (height, width) in pixels, or one side of a square.
+        auto: Pad only to the next multiple of `stride` instead of the full shape (minimal rectangle).
+        stride: Largest stride of the network in pixels.
+        scale_up: Enlarge images that are smaller than the shape.
+
+    Returns:
+        The network input, and how it was made.
+
+    Example:
+        >>> canvas, placed = letterbox(np.zeros((100, 200, 3), np.uint8), 640)
+        >>> canvas.shape, placed.pad
+        ((640, 640, 3), (0, 160))
     """
     height, width = (shape, shape) if isinstance(shape, int) else shape
-    native = image.shape[:2]
+    native = (image.shape[0], image.shape[1])
     ratio = min(height / native[0], width / native[1])
     if not scale_up:
         ratio = min(ratio, 1.0)
     resized = (
         max(round(native[0] * ratio), 1),
         max(round(native[1] * ratio), 1),
-    )  # a thread-thin picture keeps one pixel
+    )  # a thread-thin image keeps one pixel
     if auto:
         height = resized[0] + (height - resized[0]) % stride
         width = resized[1] + (width - resized[1]) % stride
@@ -57,15 +69,31 @@ def round_to_stride(sides: Sequence[int], stride: int, cells: int = 1) -> tuple[
 
 
 def fitted_size(native: tuple[int, int], imgsz: int) -> tuple[int, int]:
-    """Return (height, width) of a picture whose long side is brought to `imgsz`: rounded up, 1 to imgsz."""
+    """Return the size of an image whose long side is brought to a length.
+
+    Args:
+        native: (height, width) in pixels.
+        imgsz: The length in pixels.
+
+    Returns:
+        (height, width), rounded up, 1 to `imgsz`.
+    """
     ratio = imgsz / max(native)
-    return tuple(max(min(math.ceil(side * ratio), imgsz), 1) for side in native)
+    height, width = (max(min(math.ceil(side * ratio), imgsz), 1) for side in native)
+    return height, width
 
 
 def fit(image: np.ndarray, native: tuple[int, int], imgsz: int, shape: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
-    """Return a picture brought to long side `imgsz` and padded to `shape`, as validation sees it, and the record of it.
+    """Return an image as validation sees it: its long side brought to a length, the rest padded.
 
-    `image` may be a reduced reading of a file of size `native` (height, width); the record maps to native pixels.
+    Args:
+        image: (H, W, 3) uint8, perhaps a reduced reading of the file.
+        native: (height, width) of the file in pixels, which the record maps to.
+        imgsz: Length of the long side in pixels.
+        shape: (height, width) of the network input in pixels.
+
+    Returns:
+        The network input, and how it was made.
     """
     size = fitted_size(native, imgsz)
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
@@ -73,28 +101,56 @@ def fit(image: np.ndarray, native: tuple[int, int], imgsz: int, shape: tuple[int
 
 
 def minimal_shape(native: tuple[int, int], imgsz: int, stride: int, pad: float) -> tuple[int, int]:
-    """Return the smallest (height, width) in multiples of `stride`, plus `pad` strides, that holds the fitted picture."""
-    return tuple(math.ceil(side / stride + pad) * stride for side in fitted_size(native, imgsz))
+    """Return the smallest network input that holds an image.
+
+    Args:
+        native: (height, width) of the image in pixels.
+        imgsz: Length that its long side is brought to.
+        stride: The result is a multiple of it.
+        pad: Strides of border that are added.
+
+    Returns:
+        (height, width) in pixels.
+    """
+    height, width = (math.ceil(side / stride + pad) * stride for side in fitted_size(native, imgsz))
+    return height, width
 
 
 def resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """Return `image` at `size` (height, width); the same array where it has that size."""
+    """Return an image at another size.
+
+    Args:
+        image: (H, W, 3).
+        size: (height, width) in pixels.
+        interpolation: OpenCV's constant.
+
+    Returns:
+        The resized image; the same array if it has that size.
+    """
     return (
         image if image.shape[:2] == tuple(size) else cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
     )
 
 
 def pad_before(inner: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int]:
-    """Return (top, left) border of a centred picture; of an odd border the smaller half comes first."""
+    """Return the border before a centered image; of an odd border the smaller half comes first.
+
+    Args:
+        inner: (height, width) of the image in pixels.
+        outer: (height, width) of the canvas.
+
+    Returns:
+        (top, left) in pixels.
+    """
     return round((outer[0] - inner[0]) / 2 - 0.1), round((outer[1] - inner[1]) / 2 - 0.1)
 
 
 def _paste(image: np.ndarray, native: tuple[int, int], shape: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
     height, width = image.shape[:2]
     top, left = pad_before((height, width), shape)
-    record = Letterbox(tuple(native), (width / native[1], height / native[0]), (left, top), tuple(shape))
-    if (height, width) == tuple(shape):
+    record = Letterbox(native, (width / native[1], height / native[0]), (left, top), shape)
+    if (height, width) == shape:
         return image, record
-    canvas = np.full((*shape, 3), GREY, np.uint8)
+    canvas = np.full((*shape, 3), GRAY, np.uint8)
     canvas[top : top + height, left : left + width] = image
     return canvas, record

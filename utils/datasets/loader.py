@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,6 +44,7 @@ class Loader:
         self._group: np.ndarray = groups.reshape(-1)
         self._length = len(self._batches(np.arange(len(dataset))))
         self.workers = _useful_workers(self.options.workers, self.batch_size, self._length)
+        self._sampler = _EpochSampler(self._length)
         self._loader: DataLoader | None = None
 
     @property
@@ -59,9 +61,9 @@ class Loader:
         return self._length
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of epoch `number`. Raises DataError naming a picture that cannot be read."""
+        """Yield the batches of an epoch. Raises DataError naming an image that cannot be read."""
         self._loader = self._loader or self._open()
-        self._loader.batch_sampler.keys = [[(number, index) for index in batch] for batch in self._planned(number)]
+        self._sampler.keys = [[(number, index) for index in batch] for batch in self._planned(number)]
         try:
             for batch in self._loader:
                 if isinstance(batch, UserError):
@@ -76,8 +78,9 @@ class Loader:
             ) from None
 
     def follow(self, class_map: Callable[[], Sequence[float] | None]) -> None:
-        """From now on draw pictures by how badly their classes do (--image-weights): `class_map` gives the last AP a
-        class, an empty list before there is one, or None for a plain shuffle.
+        """Draw images of classes with low AP more often from now on (--image-weights).
+
+        `class_map` gives the last AP per class, an empty list before there is one, or None for a plain shuffle.
         """
 
         def weights() -> np.ndarray | None:
@@ -91,19 +94,19 @@ class Loader:
         self._loader = None
 
     def _open(self) -> DataLoader:
-        several = {"persistent_workers": True, "worker_init_fn": _start_worker} if self.workers else {}
         return DataLoader(
-            _Batches(self.dataset, self.options.seed, self.options.quad),
-            batch_sampler=_Keys(self._length),
+            _BatchDataset(self.dataset, self.options.seed, self.options.quad),
+            batch_sampler=self._sampler,
             collate_fn=_unchanged,
             num_workers=self.workers,
             pin_memory=self.options.pin_memory,
-            generator=torch.Generator().manual_seed(self.options.seed),
-            **several,
-        )  # else torch's own would be advanced
+            generator=torch.Generator().manual_seed(self.options.seed),  # else torch's own would be advanced
+            persistent_workers=self.workers > 0,
+            worker_init_fn=_start_worker if self.workers else None,
+        )
 
     def _planned(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch as lists of places in the data set."""
+        """The batches of an epoch as lists of indices into the dataset."""
         generator = _generator(self.options.seed, epoch, _ORDER)
         count = len(self.dataset)
         weights = self.image_weights() if callable(self.image_weights) else self.image_weights
@@ -116,10 +119,10 @@ class Loader:
         else:
             order = generator.permutation(count) if self.options.shuffle else np.arange(count)
         batches = self._batches(order)
-        return [batches[place] for place in generator.permutation(len(batches))] if self.options.shuffle else batches
+        return [batches[index] for index in generator.permutation(len(batches))] if self.options.shuffle else batches
 
     def _batches(self, order: np.ndarray) -> list[list[int]]:
-        """Cut an order of pictures into batches of one shape each."""
+        """Cut an order of images into batches of one shape each."""
         batches = []
         for group in range(int(self._group.max(initial=0)) + 1):
             members = order[self._group[order] == group].tolist()
@@ -127,15 +130,24 @@ class Loader:
             if self.options.drop_last and cut and len(cut[-1]) < self.batch_size:
                 cut.pop()
             elif self.options.shuffle and self.batch_size > 1 < len(cut) and len(cut[-1]) == 1:
-                last = cut.pop()  # batch norm over a single picture is noise, and fails on 1 x 1 maps
+                last = cut.pop()  # batch norm over a single image is noise, and fails on 1 x 1 maps
                 cut[-1] += last
             batches += cut
         return batches
 
 
 def sampling_weights(store: LabelStore, nc: int | None = None, class_map: Sequence[float] = ()) -> np.ndarray:
-    """Return (n,) weights of the pictures for drawing: over a picture's objects, the sum of their class's weight, which
-    is the inverse of its frequency times (1 - AP)^2. Even weights where all come to nothing. As v6.1's --image-weights.
+    """Return the weights with which images are drawn, as v6.1's --image-weights.
+
+    That of an image is the sum over its objects of their class's weight, the inverse of its frequency times (1 - AP)^2.
+
+    Args:
+        store: The labels.
+        nc: Number of classes, if more than the labels and `class_map` have.
+        class_map: Last AP per class; empty before there is one.
+
+    Returns:
+        (n,) weights; all equal if every one would be 0.
     """
     nc = max(nc or 0, len(class_map), int(store.cls.max(initial=0)) + 1)
     ap = np.zeros(nc)
@@ -147,8 +159,8 @@ def sampling_weights(store: LabelStore, nc: int | None = None, class_map: Sequen
     return weights if weights.sum() > 0 else np.ones(len(store))
 
 
-class _Keys:
-    """The batches of the current epoch, as the data set's keys: what `Loader.epoch` last put here."""
+class _EpochSampler:
+    """The batches of the current epoch, as the dataset's keys: what `Loader.epoch` last put here."""
 
     def __init__(self, length: int):
         self.length = length
@@ -161,8 +173,8 @@ class _Keys:
         return self.length
 
 
-class _Batches(Dataset):
-    """What a worker holds: it is asked for all pictures of a batch at once and gives the batch, or the user's error."""
+class _BatchDataset(Dataset):
+    """What a worker has: it is asked for all images of a batch at once and gives the batch, or the user error."""
 
     def __init__(self, dataset: DetectionDataset, seed: int, quad: bool):
         self.dataset, self.seed, self.quad = dataset, seed, quad
@@ -176,34 +188,41 @@ class _Batches(Dataset):
 
 
 def collate_quad(samples: Sequence[Sample], generator: np.random.Generator) -> list[Sample]:
-    """Return a quarter as many samples of twice the height and width: of each four either a sheet of all or, one time
-    in two, the first one enlarged.
+    """Return a quarter as many samples of twice the height and width.
+
+    Args:
+        samples: Samples of one shape.
+        generator: Decides for each four between a 2 x 2 grid of all and the first one enlarged.
+
+    Returns:
+        The joined samples.
     """
     larger = []
     for start in range(0, max(len(samples) // 4, 1) * 4, 4):
         four = samples[start : start + 4]
         image, labels = quadrupled([(sample.image, sample.labels) for sample in four], generator.random() < 0.5)
-        shape = image.shape[:2]
+        shape = (image.shape[0], image.shape[1])
         larger.append(Sample(image, labels, four[0].path, Letterbox(shape, (1.0, 1.0), (0, 0), shape), four[0].index))
     return larger
 
 
 def _generator(*numbers: int) -> np.random.Generator:
-    """A stream of its own: sample (epoch, index) has another key length, so none of these repeats one."""
-    *numbers, stream = numbers
-    return np.random.default_rng(np.random.SeedSequence(numbers, spawn_key=(stream,)))
+    """A random generator of its own: sample (epoch, index) has another key length, so none of these repeats one."""
+    *entropy, stream = numbers
+    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(stream,)))
 
 
 def _useful_workers(wanted: int, batch_size: int, batches: int) -> int:
-    """No more workers than there are processors, batches, or pictures in a batch of several."""
+    """No more workers than there are processors, batches, or images in a batch of several."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(min(wanted, processors, batches, batch_size if batch_size > 1 else 0), 0)
 
 
 def reuse_freed_memory() -> None:
-    """Have this process keep freed blocks of up to 32 MB and use them again. By default glibc gives each picture's
-    memory back and asks for fresh pages for the next one: up to a third of the time from file to sample.
-    Does nothing on other C libraries.
+    """Have this process keep freed blocks of up to 32 MB and use them again.
+
+    By default glibc gives each image's memory back and asks for fresh pages for the next one: up to a third of the time
+    from file to sample. Does nothing on other C libraries.
     """
     if sys.platform != "linux":
         return
@@ -214,12 +233,12 @@ def reuse_freed_memory() -> None:
 
 
 def _start_worker(_: int) -> None:
-    """One thread a worker; Ctrl-C is the main process's to handle."""
+    """One thread per worker; Ctrl-C is handled by the main process."""
     reuse_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _unchanged(batch: Any) -> Any:
     return batch

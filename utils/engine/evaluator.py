@@ -3,7 +3,7 @@
 val.py, the end of every training epoch, the end of a training and the runs of a study call it.
 
 Its figures do not depend on how images were batched or by how many workers: boxes are compared in
-native pixels, and images enter the metrics in the order of the data set.
+native pixels, and images enter the metrics in the order of the dataset.
 """
 
 from collections.abc import Callable, Iterator, Sequence

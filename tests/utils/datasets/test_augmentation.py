@@ -25,9 +25,9 @@ from utils.datasets.geometry import (
     objects_on_canvas,
     polygon_boxes,
     random_view,
-    seen,
     snapped,
     transform,
+    visible_objects,
     worth_keeping,
 )
 from utils.datasets.letterbox import fitted_size
@@ -254,12 +254,12 @@ def test_outlines_give_tighter_boxes_and_a_smaller_area_threshold():
     objects = Objects(np.array([3, 3]), np.array([[0, 0, 80, 80.0]] * 2), np.zeros(2, int), (corners, None))
     turning = np.array([[np.cos(0.7), -np.sin(0.7), 60], [np.sin(0.7), np.cos(0.7), 0], [0, 0, 1]])
     turned = View(turning, 1.0, (160, 160), (160, 160))
-    _, boxes = seen(objects, turned)
+    _, boxes = visible_objects(objects, turned)
     assert np.prod(boxes[0, 2:] - boxes[0, :2]) < 0.75 * np.prod(boxes[1, 2:] - boxes[1, :2])
     sliver = View(
         np.array([[1.0, 0, -72], [0, 1, 0], [0, 0, 1]]), 1.0, (160, 160), (160, 160)
     )  # a tenth of the width remains
-    cls, boxes = seen(replace(objects, xyxy=np.array([[0, 0, 80, 80.0], [0, 0, 79.0, 80]])), sliver)
+    cls, boxes = visible_objects(replace(objects, xyxy=np.array([[0, 0, 80, 80.0], [0, 0, 79.0, 80]])), sliver)
     assert len(cls) == 1 and boxes[0] == pytest.approx([0, 32, 8, 48])
 
 

@@ -134,7 +134,7 @@ def test_a_cache_larger_than_memory_is_filled_in_part_and_said(store, monkeypatc
     monkeypatch.setattr(image_cache, "available_memory", lambda: 30_000)
     monkeypatch.setattr(image_cache.LOGGER, "propagate", True)
     dataset = DetectionDataset(store, SplitOptions(64, cache="ram"))
-    assert dataset._pictures.count == 2 and len(dataset._pictures.block) == 2 * 64 * 48 * 3
+    assert dataset._images.count == 2 and len(dataset._images.block) == 2 * 64 * 48 * 3
     assert "2 of 7 images are cached" in caplog.text
     plain = DetectionDataset(store, SplitOptions(64))
     assert all(same(plain[index], dataset[index]) for index in range(7))

@@ -332,7 +332,7 @@ def test_splits_do_not_share_a_cache(dataset, tmp_path):
     for file, names in zip(lists, ("./images/train/a.png", "./images/train/b.png")):
         file.write_text(names)
     sources = (train, val, *lists, [train, val], [train, lists[0]], tmp_path / "images")
-    places = [label_cache.place_of(source) for source in sources]
+    places = [label_cache.cache_file(source) for source in sources]
     assert len(set(places)) == len(places)
     expected = ["train.cache.npz", "val.cache.npz", "train.txt.cache.npz", "val.txt.cache.npz"]
     assert [place.name for place in places[:4]] == expected

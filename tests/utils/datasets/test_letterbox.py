@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.datasets.letterbox import GREY, fit, fitted_size, letterbox, minimal_shape
+from utils.datasets.letterbox import GRAY, fit, fitted_size, letterbox, minimal_shape
 
 
 def picture(height, width, value=200):
@@ -29,7 +29,7 @@ def test_shapes_and_borders(native, auto, scale_up, shape, resized, pad):
     left, top = pad
     filled = (canvas == 200).all(2)
     assert filled[top : top + resized[0], left : left + resized[1]].all() and filled.sum() == resized[0] * resized[1]
-    assert (canvas[~filled] == GREY).all()
+    assert (canvas[~filled] == GRAY).all()
 
 
 def test_record_maps_there_and_back():
@@ -73,4 +73,4 @@ def test_fit_averages_when_shrinking():
     canvas, record = fit(image, (64, 128), 64, (64, 96))
     assert canvas.shape == (64, 96, 3) and record.pad == (16, 16) and record.ratio == (0.5, 0.5)
     assert (canvas[16:48, 16:80] == 100).all()
-    assert (canvas[:16] == GREY).all() and (canvas[:, 80:] == GREY).all()
+    assert (canvas[:16] == GRAY).all() and (canvas[:, 80:] == GRAY).all()

@@ -77,7 +77,7 @@ def test_spawned_workers_share_the_memory_cache(store, monkeypatch):
     torch.multiprocessing.set_start_method("spawn", force=True)
     try:
         dataset = training(store, cache="ram")
-        assert dataset._pictures.block.is_shared()
+        assert dataset._images.block.is_shared()
         loader = Loader(dataset, LoaderOptions(6, 1))
         assert equal(expected, content(loader, 2))
         loader.close()
