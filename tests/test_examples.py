@@ -14,6 +14,7 @@ MODULES = (
     "utils.files",
     "utils.metrics.average_precision",
     "utils.nms",
+    "utils.statistics.comparison",
 )
 
 

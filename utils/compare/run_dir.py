@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from utils.compare.results import MatchedDetections, Scores
 from utils.files import write_atomically, write_json_atomically
 
@@ -118,7 +116,7 @@ class RunFiles:
             matches: The matched detections.
             facts: What else a reader may want to know, such as the device.
         """
-        write_atomically(self.matches, lambda stream: np.savez_compressed(stream, **vars(matches)))
+        write_atomically(self.matches, matches.save)
         write_json_atomically(self.scores, {"scores": dataclasses.asdict(scores), "facts": dict(facts)})
 
     def read_scores(self) -> Scores:
@@ -132,8 +130,7 @@ class RunFiles:
 
     def read_matches(self) -> MatchedDetections:
         """Return the matched detections."""
-        with np.load(self.matches) as arrays:
-            return MatchedDetections(**{name: arrays[name] for name in arrays.files})
+        return MatchedDetections.load(self.matches)
 
 
 def _null_as_nan(value: Any) -> Any:

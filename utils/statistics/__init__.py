@@ -1,5 +1,6 @@
-"""Are two detectors different, or is it chance: average precision of any resampling of a data set's images, intervals,
-permutation tests and verdicts. docs/compare.md has the formulas and their sources; all of it is numpy on the host.
+"""Statistical comparison of detectors: AP of resampled images, intervals, permutation tests and verdicts.
+
+docs/compare.md has the formulas and their sources. All of it is numpy on the host.
 """
 
 from utils.statistics.comparison import compare_variants

@@ -1,14 +1,14 @@
-"""Average precision as utils.metrics.average_precision computes it, of any number of resamplings of the images at once.
+"""Average precision of many resamplings of the images at once, equal to that of utils.metrics.average_precision.
 
-A resampling says how often each image occurs. The curve of utils.metrics.average_precision, sampled at recalls i/100, is a step function
-up to its last detection: between two correct detections its envelope is the precision at the later one, so of a
-class with N labels, H_j correct and D_j detections in all up to the j-th correct one,
+A resampling gives how often each image occurs. The precision-recall curve, sampled at recalls i/100, is a step function
+up to its last detection: between two correct detections its envelope is the precision at the later one. So for a class
+with N labels, H_j correct and D_j detections in all up to the j-th correct one,
 
     envelope_j = max over k >= j of H_k / D_k
     AP = 0.01 * (sum_j envelope_j * (ceil(100 H_j / N) - ceil(100 H_(j-1) / N)) - envelope_1 / 2 + tail)
 
 where ceil(100 H / N) counts the recalls below H / N and `tail` sums the straight line from the last detection down to
-(1, 0). An image drawn w times adds w to every H and D behind it: H is a running sum over the correct detections, D
+(1, 0). An image drawn w times adds w to every H and D behind it: H is a running sum over the correct detections, D is
 a matrix product of (detections between two correct ones, images) with (images, resamplings).
 """
 
@@ -21,17 +21,21 @@ from utils.boxes import iou_matrix
 from utils.metrics.average_precision import IOU_THRESHOLDS, ImageResult, match, ranking
 from utils.statistics.types import MatchedDetections
 
-AT_75 = 5  # place of IoU 0.75 in IOU_THRESHOLDS
+AT_75 = 5  # index of IoU 0.75 in IOU_THRESHOLDS
 OVERALL = ("mAP50-95", "mAP50", "AP75")
-BLOCK = 1 << 21  # values held at once by one array
-WALKED = 1024  # resamplings walked through together: (10, WALKED) float32 stays in a processor's near cache
-EXACT_FLOAT32 = 100_000  # more labels than this and 100 H needs float64
+MAX_VALUES = 1 << 21  # in one array of a block
+RESAMPLINGS_PER_PASS = 1024  # (10, 1024) float32 stays in a processor's near cache
+EXACT_FLOAT32 = 100_000  # with more labels than this, 100 H needs float64
+_Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # image (n,), conf (n,), cls (n,), correct (n, 10)
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """AP of every class. ap: (nc, 10) at IOU_THRESHOLDS; labels: (nc,). Classes without labels hold zeros and stay out of
-    means.
+    """AP of every class; classes without labels hold zeros and do not enter the means.
+
+    Attributes:
+        ap: (nc, 10) at IOU_THRESHOLDS, 0..1.
+        labels: (nc,) number of labels.
     """
 
     ap: np.ndarray
@@ -54,41 +58,61 @@ class AveragePrecision:
 
     @property
     def per_class(self) -> np.ndarray:
-        """(nc,) AP50-95, nan where a class has no labels."""
+        """AP50-95 (nc,) per class, nan for classes without labels."""
         return np.where(self.labels > 0, self.ap.mean(1), np.nan)
 
 
 def matches_of(results: Sequence[ImageResult], nc: int) -> MatchedDetections:
-    """Match the detections of `results` (in the order of the data set) and rank them, as DetectionAccumulator does."""
+    """Return the detections matched with the labels and ranked, as DetectionAccumulator does it.
+
+    Args:
+        results: All images in the order of the data set.
+        nc: Number of classes; detections of others are ignored.
+
+    Returns:
+        By falling confidence.
+
+    Raises:
+        ValueError: A label's class is outside 0..nc-1.
+    """
     labels = np.zeros((len(results), nc), np.int32)
-    found = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros((0, len(IOU_THRESHOLDS)), bool))]
-    for place, result in enumerate(results):
+    found: list[_Columns] = [
+        (np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros((0, len(IOU_THRESHOLDS)), bool))
+    ]
+    for index, result in enumerate(results):
         labels_cls = np.asarray(result.labels_cls).astype(np.int64)
         if len(labels_cls) and not 0 <= labels_cls.min() <= labels_cls.max() < nc:
             wrong = np.unique(labels_cls).tolist()
             raise ValueError(f"matches_of: expected label classes in 0..{nc - 1}, got {wrong} in {result.path}")
-        labels[place] = np.bincount(labels_cls, minlength=nc)
-        found.append(_matched(result, place, labels_cls, nc))
-    image, conf, cls, correct = (np.concatenate(parts) for parts in zip(*found))
+        labels[index] = np.bincount(labels_cls, minlength=nc)
+        found.append(_matched(result, index, labels_cls, nc))
+    image, conf, cls, correct = (np.concatenate(columns) for columns in zip(*found, strict=True))
     rank = ranking(conf)
     return MatchedDetections(image[rank], conf[rank].astype(np.float32), cls[rank], correct[rank], labels)
 
 
-def _matched(result: ImageResult, place: int, labels_cls: np.ndarray, nc: int) -> tuple[np.ndarray, ...]:
-    """Image, confidence, class and correctness of one image's detections; those of classes that the data lacks left out."""
-    xyxy, conf, cls = (
-        np.asarray(part) for part in (result.detections.xyxy, result.detections.conf, result.detections.cls)
-    )
+def _matched(result: ImageResult, index: int, labels_cls: np.ndarray, nc: int) -> _Columns:
+    """Image, confidence, class and correctness of one image's detections of known classes."""
+    found = result.detections
+    xyxy, conf, cls = (np.asarray(values) for values in (found.xyxy, found.conf, found.cls))
     known = (cls >= 0) & (cls < nc)
     xyxy, conf, cls = xyxy[known].astype(np.float64), conf[known].astype(np.float64), cls[known].astype(np.int32)
     overlap = iou_matrix(np.asarray(result.labels_xyxy, np.float64).reshape(-1, 4), xyxy)
-    return np.full(len(cls), place, np.int32), conf, cls, match(cls, labels_cls, overlap)
+    return np.full(len(cls), index, np.int32), conf, cls, match(cls, labels_cls, overlap)
 
 
 def average_precision(matches: MatchedDetections, weights: np.ndarray | None = None) -> AveragePrecision:
-    """AP of a data set in which image i stands weights[i] times, (images,) whole numbers; once each without weights.
+    """Return the AP of a data set, or of a resampling of its images; equal to DetectionAccumulator's to rounding.
 
-    Equal to DetectionAccumulator's figures, to rounding.
+    Args:
+        matches: The matched detections of the data set.
+        weights: (images,) whole numbers, how often each image occurs; once each by default.
+
+    Returns:
+        AP per class.
+
+    Raises:
+        ValueError: There are not as many weights as images.
     """
     weights = np.ones(matches.images, np.int64) if weights is None else np.asarray(weights)
     ap = resampled_ap(matches, weights[None], np.float64)[0]
@@ -96,14 +120,14 @@ def average_precision(matches: MatchedDetections, weights: np.ndarray | None = N
 
 
 def metric_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of the columns of `metrics_of`."""
+    """Return the names of the columns of `metrics_of`."""
     return (*OVERALL, *(f"class/{name}" for name in names))
 
 
 def metrics_of(ap: np.ndarray) -> np.ndarray:
-    """(R, 3 + nc) mAP50-95, mAP50, AP75 and every class's AP50-95, from `resampled_ap`'s (R, nc, 10).
+    """Return mAP50-95, mAP50, AP75 and AP50-95 per class (R, 3 + nc) of `resampled_ap`'s (R, nc, 10).
 
-    A class without labels is nan and stays out of the means; without any label they are nan.
+    A class without labels is nan and does not enter the means; without any label they are nan.
     """
     there = ~np.isnan(ap[:, :, 0])
     classes = ap.mean(2)
@@ -114,21 +138,30 @@ def metrics_of(ap: np.ndarray) -> np.ndarray:
 
 
 def resampled_ap(matches: MatchedDetections, weights: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """AP (R, nc, 10) of R resamplings; weights (R, images) whole numbers, how often each image occurs.
+    """Return the AP of many resamplings of the images.
 
-    nan where a class has no labels. In float32 good to about 1e-6, in float64 to rounding.
+    Args:
+        matches: The matched detections of the data set.
+        weights: (R, images) whole numbers, how often each image occurs in each of R resamplings.
+        dtype: np.float32, exact to about 1e-6, or np.float64, exact to rounding.
+
+    Returns:
+        (R, nc, 10), 0..1; nan for classes without labels in a resampling.
+
+    Raises:
+        ValueError: There are not as many columns of weights as images.
     """
     if weights.shape[1:] != (matches.images,):
         raise ValueError(f"resampled_ap: expected weights (R, {matches.images}), got {weights.shape}")
     labels = weights.astype(np.float64) @ matches.labels
     if labels.size and labels.max() > EXACT_FLOAT32:
         dtype = np.float64
-    ap = np.zeros((len(weights), matches.nc, len(IOU_THRESHOLDS)), dtype)
+    ap: np.ndarray = np.zeros((len(weights), matches.nc, len(IOU_THRESHOLDS)), dtype)
     for c, ranked in enumerate(_by_class(matches)):
-        for start in range(0, len(weights) if len(ranked.image) else 0, WALKED):
-            part = slice(start, start + WALKED)
-            ap[part, c] = _class_ap(
-                ranked, np.ascontiguousarray(weights[part].T, dtype), labels[part, c].astype(dtype)
+        for start in range(0, len(weights) if len(ranked.image) else 0, RESAMPLINGS_PER_PASS):
+            rows = slice(start, start + RESAMPLINGS_PER_PASS)
+            ap[rows, c] = _class_ap(
+                ranked, np.ascontiguousarray(weights[rows].T, dtype), labels[rows, c].astype(dtype)
             ).T
     ap[labels == 0] = np.nan
     return ap
@@ -136,10 +169,14 @@ def resampled_ap(matches: MatchedDetections, weights: np.ndarray, dtype: type = 
 
 @dataclass(frozen=True)
 class _Ranked:
-    """One class's correct detections by falling confidence, and what lies before each.
+    """One class's P correct detections by falling confidence, and its n detections.
 
-    image (P,); correct (P, 10); thresholds: P slices of those at which each is correct; between (n,): of every detection,
-    the number of the first correct one at its rank or behind it, P if none; of_image (n,): its image.
+    Attributes:
+        image: (P,) index of the image.
+        correct: (P, 10) bool.
+        thresholds: P slices of the thresholds at which each is correct.
+        between: (n,) index of the first correct detection at or behind each detection, P if there is none.
+        of_image: (n,) index of the image.
     """
 
     image: np.ndarray
@@ -149,17 +186,18 @@ class _Ranked:
     of_image: np.ndarray
 
     def detections(self, weights: np.ndarray) -> np.ndarray:
-        """(P + 1, R) detections up to each correct one, and in all; weights (images, R)."""
+        """Return the number of detections (P + 1, R) up to each correct one, and in all; weights are (images, R)."""
         images, rows = len(weights), len(self.image) + 1
         found = np.empty((rows, weights.shape[1]), weights.dtype)
-        step = max(1, BLOCK // images)
+        step = max(1, MAX_VALUES // images)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            mine = slice(*np.searchsorted(self.between, (start, stop)))
-            cells = (self.between[mine] - start) * images + self.of_image[mine]
+            block = slice(*np.searchsorted(self.between, (start, stop)))
+            cells = (self.between[block] - start) * images + self.of_image[block]
             counts = np.bincount(cells, minlength=(stop - start) * images).reshape(stop - start, images)
             np.matmul(counts.astype(weights.dtype), weights, out=found[start:stop])
-        for before, row in zip(found, found[1:]):  # row by row: many times faster than numpy's cumsum along this axis
+        # Row by row this is many times faster than numpy's cumsum along the axis.
+        for before, row in zip(found, found[1:], strict=False):
             row += before
         return found
 
@@ -167,20 +205,20 @@ class _Ranked:
 def _by_class(matches: MatchedDetections) -> Iterator[_Ranked]:
     order = matches.cls.argsort(kind="stable")
     ends = np.searchsorted(matches.cls[order], np.arange(matches.nc + 1))
-    for start, stop in zip(ends, ends[1:]):
-        mine = order[start:stop]
-        hits = matches.correct[mine].any(1)
+    for start, stop in zip(ends, ends[1:], strict=False):
+        of_class = order[start:stop]
+        hits = matches.correct[of_class].any(1)
         between = hits.cumsum() - hits
-        image, correct = matches.image[mine].astype(np.int64), matches.correct[mine][hits]
+        image, correct = matches.image[of_class].astype(np.int64), matches.correct[of_class][hits]
         first = correct.argmax(1)
-        spans = [slice(*ends) for ends in zip(first.tolist(), (first + correct.sum(1)).tolist())]
+        spans = [slice(*ends) for ends in zip(first.tolist(), (first + correct.sum(1)).tolist(), strict=True)]
         yield _Ranked(image[hits], correct, spans, between, image)
 
 
 def _class_ap(ranked: _Ranked, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(10, R) AP of one class, walking from the last correct detection to the first; weights (images, R), labels (R,).
+    """AP (10, R) of one class, from the last correct detection to the first; weights (images, R), labels (R,).
 
-    `hundred` is 100 H, exact, so that ceil(100 H / N) is; the envelope is of 100 times the precision.
+    `hundred` is 100 H, exact, so that ceil(100 H / N) is exact; the envelope is of 100 times the precision.
     """
     labels = np.maximum(labels, 1)
     detections = ranked.detections(weights)
@@ -192,38 +230,45 @@ def _class_ap(ranked: _Ranked, weights: np.ndarray, labels: np.ndarray) -> np.nd
     envelope, scratch = np.zeros_like(hundred), np.empty_like(hundred)
     for row in range(len(drawn) - 1, -1, -1):
         at = ranked.thresholds[row]
-        here, highest, above, room = hundred[at], envelope[at], below[at], scratch[at]
-        np.divide(here, detections[row], out=room)
-        np.maximum(highest, room, out=highest)
+        here, highest, above, buffer = hundred[at], envelope[at], below[at], scratch[at]
+        np.divide(here, detections[row], out=buffer)
+        np.maximum(highest, buffer, out=highest)
         here -= drawn[row]
-        np.divide(here, labels, out=room)
-        np.ceil(room, out=room)
-        above -= room
+        np.divide(here, labels, out=buffer)
+        np.ceil(buffer, out=buffer)
+        above -= buffer
         above *= highest
         total[at] += above
-        above[...] = room
+        above[...] = buffer
     return 0.0001 * (total - envelope / 2)
 
 
 def _tail(hundred: np.ndarray, below: np.ndarray, detections: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(10, R) sum of 100 times the precision at the recalls from the last detection's to 1, where the line ends at 0."""
+    """Sum (10, R) of 100 times the precision from the last detection's recall to 1, where the line ends at 0."""
     missed = 1 - hundred / (100 * labels)
     left = 100 - below
     line = np.divide(left * (left + 1) / 200, missed, out=np.zeros_like(missed), where=missed > 0)
     return hundred / detections * line
 
 
-def interleaved(baseline: MatchedDetections, variant: MatchedDetections) -> MatchedDetections:
-    """Both models' detections in one ranking, as of twice as many images: first the baseline's, then the variant's.
+def interleave(baseline: MatchedDetections, variant: MatchedDetections) -> MatchedDetections:
+    """Return both models' detections in one ranking, as of twice as many images: the baseline's, then the variant's.
 
     Weights (1 - z, z) draw the mixture that takes the images with z = 1 from the variant.
+
+    Args:
+        baseline: Of the data set.
+        variant: Of the same images and labels.
+
+    Returns:
+        Of 2 x images.
     """
     conf = np.concatenate((baseline.conf, variant.conf))
     rank = (-conf).argsort(kind="stable")
-    parts = (
-        np.concatenate((baseline.image, variant.image + baseline.images)),
-        conf,
-        np.concatenate((baseline.cls, variant.cls)),
-        np.concatenate((baseline.correct, variant.correct)),
+    return MatchedDetections(
+        image=np.concatenate((baseline.image, variant.image + baseline.images))[rank],
+        conf=conf[rank],
+        cls=np.concatenate((baseline.cls, variant.cls))[rank],
+        correct=np.concatenate((baseline.correct, variant.correct))[rank],
+        labels=np.concatenate((baseline.labels, variant.labels)),
     )
-    return MatchedDetections(*(part[rank] for part in parts), np.concatenate((baseline.labels, variant.labels)))

@@ -1,14 +1,14 @@
-"""The two ways in which images stand in for chance: drawn again with replacement, and exchanged between two models.
+"""Resampling of images: the bootstrap, and the permutation test, which exchanges them between two models.
 
-Every model and every seed of a study sees the same draw. A study is a baseline's `MatchedDetections` by seed and each variant's by
-seed; a variant is paired with the baseline over the seeds that both have.
+Every model and every seed of a study gets the same draw. A study is the baseline's `MatchedDetections` by seed and each
+variant's by seed; a variant is paired with the baseline over the seeds that both have.
 """
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from utils.statistics.precision import BLOCK, interleaved, metrics_of, resampled_ap
+from utils.statistics.precision import MAX_VALUES, interleave, metrics_of, resampled_ap
 from utils.statistics.types import MatchedDetections
 
 Seeds = Mapping[int, MatchedDetections]
@@ -17,16 +17,33 @@ ROUNDING = 1e-5  # relative; two statistics closer than this count as equal
 
 
 def common_seeds(baseline: Seeds, variant: Seeds) -> list[int]:
-    """The seeds that both have, rising."""
+    """Return the seeds that both have, rising.
+
+    Args:
+        baseline: Matched detections by seed.
+        variant: Likewise.
+
+    Returns:
+        The seeds.
+    """
     return sorted(set(baseline) & set(variant))
 
 
 def image_covariances(
     baseline: Seeds, variants: Mapping[str, Seeds], resamples: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """(K, S, S) bootstrap covariance over images between the seeds' differences, of each metric, by variant.
+    """Return the bootstrap covariances, over images, of the seeds' differences.
 
-    Images are drawn with replacement (Efron 1979); a draw without any label of a class says nothing about the class.
+    Images are drawn with replacement (Efron 1979); draws without any label of a class are left out for that class.
+
+    Args:
+        baseline: Matched detections by seed.
+        variants: By name.
+        resamples: Number of draws.
+        rng: Decides every draw.
+
+    Returns:
+        By variant (K, S, S), for K metrics and S common seeds.
     """
     images = _images(baseline)
     sums: dict[str, tuple[np.ndarray, ...]] = {}
@@ -38,34 +55,43 @@ def image_covariances(
                 [_metrics(runs[seed], weights) - scores[seed] for seed in common_seeds(baseline, runs)]
             )
             new = _moments(differences)
-            sums[name] = tuple(held + more for held, more in zip(sums[name], new)) if name in sums else new
+            sums[name] = tuple(held + more for held, more in zip(sums[name], new, strict=True)) if name in sums else new
     return {name: _covariance(*parts) for name, parts in sums.items()}
 
 
 def exchange_p_values(
     baseline: Seeds, variants: Mapping[str, Seeds], permutations: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """(K,) two-sided p of each metric by variant: how often `statistics` is as large with images exchanged.
+    """Return two-sided p-values: how often `permutation_statistics` is as large with images exchanged.
 
-    In each permutation a fair coin for every image decides whether baseline and variant exchange what they detected in it,
-    in all seeds alike. p = (1 + as large) / (1 + permutations) is never 0 (Phipson and Smyth 2010).
+    In each permutation a fair coin for every image decides whether baseline and variant exchange their detections in
+    it, in all seeds alike. p = (1 + as large) / (1 + permutations) is never 0 (Phipson and Smyth 2010).
+
+    Args:
+        baseline: Matched detections by seed.
+        variants: By name.
+        permutations: Number of permutations.
+        rng: Decides every coin.
+
+    Returns:
+        By variant (K,), one p per metric.
     """
     pairs = {
-        name: [interleaved(baseline[seed], runs[seed]) for seed in common_seeds(baseline, runs)]
+        name: [interleave(baseline[seed], runs[seed]) for seed in common_seeds(baseline, runs)]
         for name, runs in variants.items()
     }
     images = _images(baseline)
-    observed = statistics(_exchanged(pairs, np.zeros((1, images), np.int8)))
+    observed = permutation_statistics(_exchanged(pairs, np.zeros((1, images), np.int8)))
     larger = {name: np.zeros(values.shape[1]) for name, values in observed.items()}
     for count in _blocks(permutations, next(iter(pairs.values()))[0]):
-        drawn = statistics(_exchanged(pairs, rng.integers(0, 2, (count, images), np.int8)))
+        drawn = permutation_statistics(_exchanged(pairs, rng.integers(0, 2, (count, images), np.int8)))
         for name, values in drawn.items():
             larger[name] += (values >= observed[name] * (1 - ROUNDING)).sum(0)
     return {name: (1 + counted) / (1 + permutations) for name, counted in larger.items()}
 
 
-def statistics(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """(n, K) what the test compares, from each variant's (S, n, K) differences by seed.
+def permutation_statistics(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the test statistics (n, K) of each variant from its differences (S, n, K) by seed.
 
     Over several seeds |mean| / (s / sqrt(S)) with s^2 of `seed_variances`; with one seed |difference|.
     """
@@ -80,8 +106,9 @@ def statistics(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def seed_variances(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Variance over seeds of each variant's (S, ...) differences, of variants with two seeds or more: the mean of all of
-    them, each by its degrees of freedom, or the variant's own where that is larger.
+    """Return the variance over seeds of each variant's differences (S, ...), if it has two seeds or more.
+
+    It is the mean over all such variants, weighted by their degrees of freedom, or the variant's own if that is larger.
     """
     several = {name: values for name, values in differences.items() if len(values) > 1}
     if not several:
@@ -93,8 +120,8 @@ def seed_variances(differences: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def _exchanged(pairs: Mapping[str, list[MatchedDetections]], taken: np.ndarray) -> dict[str, np.ndarray]:
-    """(S, n, K) differences after exchanging the images with taken (n, images) = 1."""
-    mixtures = np.block([[1 - taken, taken], [taken, 1 - taken]])  # the baseline's place, then the variant's
+    """Differences (S, n, K) after exchanging the images with taken (n, images) = 1."""
+    mixtures = np.block([[1 - taken, taken], [taken, 1 - taken]])  # for the baseline, then for the variant
     count = len(taken)
     differences = {}
     for name, merged in pairs.items():
@@ -112,14 +139,14 @@ def _images(baseline: Seeds) -> int:
 
 
 def _blocks(total: int, matches: MatchedDetections) -> Iterator[int]:
-    """Sizes of blocks of draws, together `total`, each small enough to hold."""
-    size = max(1, BLOCK // max(matches.images, 10 * matches.nc))
+    """Sizes of blocks of draws, together `total`, each small enough for memory."""
+    size = max(1, MAX_VALUES // max(matches.images, 10 * matches.nc))
     for start in range(0, total, size):
         yield min(size, total - start)
 
 
 def _moments(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count (K,), sums (S, K) and products (K, S, S) over the draws of (S, n, K), those without a label left out."""
+    """Count (K,), sums (S, K) and products (K, S, S) over the draws of (S, n, K) that have labels."""
     there = ~np.isnan(differences)
     known = np.where(there, differences, 0)
     return there[0].sum(0), known.sum(1), np.einsum("snk,tnk->kst", known, known)

@@ -1,10 +1,18 @@
-"""Student's t: the quantile for any degrees of freedom, whole or not."""
+"""Quantiles of Student's t distribution for any degrees of freedom, integer or not."""
 
 import math
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """The t below which a share `probability` (0.5 to under 1) of Student's distribution lies; freedom over 0."""
+    """Return a quantile of Student's t distribution.
+
+    Args:
+        probability: Share of the distribution below the quantile, 0.5 to below 1.
+        freedom: Degrees of freedom, above 0.
+
+    Returns:
+        t.
+    """
     tail = 2 * (1 - probability)
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
     t = 0.0
@@ -30,7 +38,7 @@ def _both_tails(t: float, freedom: float) -> float:
 
 
 def _continued_fraction(x: float, a: float, b: float) -> float:
-    """1 / (1 + d1 / (1 + d2 / (1 + ...))) of DLMF 8.17.22, as the ratio of two recurrences, until it stands still."""
+    """1 / (1 + d1 / (1 + d2 / (1 + ...))) of DLMF 8.17.22, as the ratio of two recurrences, until it converges."""
     above, above_before, below, below_before = 1.0, 0.0, 1.0, 1.0
     value = 1.0
     for term in range(1, 10_000):

@@ -1,7 +1,8 @@
-"""What a detector's errors are, and how much mAP each kind costs: TIDE (Bolya, Foley, Hays and Hoffman, "TIDE: A General
-Toolbox for Identifying Object Detection Errors", ECCV 2020, arXiv 2008.08115, sections 2.2 to 2.4).
+"""TIDE: the kinds of a detector's errors, and the mAP that each kind costs.
 
-With t_f = 0.5 and t_b = 0.1, a false positive whose largest IoU is `own` with labels of its class and `other` with the rest is
+Bolya, Foley, Hays and Hoffman, "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020, arXiv
+2008.08115, sections 2.2 to 2.4. With t_f = 0.5 and t_b = 0.1, a false positive whose largest IoU is `own` with labels
+of its class and `other` with the rest is
 
     duplicate       own >= t_f (its label has a more confident detection)
     classification  other >= t_f
@@ -9,13 +10,14 @@ With t_f = 0.5 and t_b = 0.1, a false positive whose largest IoU is `own` with l
     both            other >= t_b
     background      neither
 
-and a label that no detection found is missed, unless a classification or localisation error lies on it. The paper's
-definitions overlap where a detection lies on labels of both sorts; here the first line that fits decides. An oracle
+and a label that no detection found is missed, unless a classification or localisation error overlaps it. The paper's
+definitions overlap if a detection overlaps labels of both sorts; here the first line that fits decides. An oracle
 repairs all errors of one kind (section 2.3): the class, or the box, of an error becomes its label's, and of several
-detections that then claim a label the most confident stays; other false positives are taken away; missed labels are
-not asked for. The kind's cost is mAP at IoU 0.5 with the oracle less mAP without. Costs do not add up to 1 - mAP.
+detections that then match a label the most confident stays; other false positives are removed; missed labels no longer
+count. The kind's cost is mAP at IoU 0.5 with the oracle minus mAP without. Costs do not add up to 1 - mAP.
 
-Matching, ranking and AP are this project's (utils.metrics.average_precision), so that mAP is the mAP50 which val.py prints.
+Matching, ranking and AP are this project's (utils.metrics.average_precision), so that mAP is the mAP50 that val.py
+prints.
 """
 
 from collections.abc import Sequence
@@ -37,9 +39,16 @@ BACKGROUND_IOU = 0.1
 
 @dataclass(frozen=True)
 class ErrorKinds:
-    """Errors of a detector over a data set. counts: (6, nc) in the order of KINDS, by the detection's class, or the missed
-    label's; costs: (6,) mAP50 that repairing the kind adds, 0..1; false_positives, false_negatives: what repairing all
-    of either adds; map50: as it is; confidence: less confident detections were left out; images: how many.
+    """The errors of a detector over a data set.
+
+    Attributes:
+        counts: (6, nc) in the order of KINDS, by class of the detection or of the missed label.
+        costs: (6,) mAP50 that the repair of each kind adds, 0..1.
+        false_positives: mAP50 that the removal of all false positives adds.
+        false_negatives: mAP50 that is added if all labels without a detection no longer count.
+        map50: Without repairs.
+        confidence: Less confident detections were left out.
+        images: Number of images.
     """
 
     counts: np.ndarray
@@ -51,11 +60,14 @@ class ErrorKinds:
     images: int
 
     def rows(self) -> list[tuple[str, int, float]]:
-        """Kind, count and cost, a row a kind."""
-        return [(kind, int(count), float(cost)) for kind, count, cost in zip(KINDS, self.counts.sum(1), self.costs)]
+        """Return kind, count and cost, one row per kind."""
+        return [
+            (kind, int(count), float(cost))
+            for kind, count, cost in zip(KINDS, self.counts.sum(1), self.costs, strict=True)
+        ]
 
     def lines(self) -> list[str]:
-        """The table for a console, costs in points of mAP50."""
+        """Return the lines of the table for a console, costs in points of mAP50."""
         lines = [f"{'errors by kind (TIDE)':>24}{'count':>11}{'mAP50 cost':>13}"]
         lines += [f"{kind:>24}{count:>11}{100 * cost:>13.2f}" for kind, count, cost in self.rows()]
         false = (("all false positives", self.false_positives), ("all false negatives", self.false_negatives))
@@ -66,8 +78,13 @@ class ErrorKinds:
 class _Found:
     """All detections by falling confidence, and all labels.
 
-    cls, kind (n,): CORRECT or a place in KINDS; label (n,): the label that a correct detection found, or on which a
-    classification or localisation error lies; labels_cls (m,), missed (m,) bool.
+    Attributes:
+        cls: (n,) class ids.
+        kind: (n,) CORRECT or an index into KINDS.
+        label: (n,) index of the label that a correct detection found, or that a classification or localisation error
+            overlaps.
+        labels_cls: (m,) class ids.
+        missed: (m,) bool.
     """
 
     cls: np.ndarray
@@ -78,10 +95,16 @@ class _Found:
 
 
 def error_kinds(results: Sequence[ImageResult], nc: int, confidence: float = 0.0) -> ErrorKinds:
-    """Sort the errors of `results` (in the order of the data set) into KINDS and cost them.
+    """Return the errors of each kind and their costs.
 
-    confidence: detections below are left out; 0 as in the paper, where AP ranks them all. Counts are then mostly of
-    detections that nobody would show: for counts, give the confidence of one's application.
+    Args:
+        results: All images in the order of the data set.
+        nc: Number of classes; detections of others are ignored.
+        confidence: Detections below are left out. With 0, as in the paper, AP ranks them all, and most of the counted
+            detections are ones that an application would not show: for counts, give the application's confidence.
+
+    Returns:
+        Counts per kind and class, costs per kind.
     """
     found = _found(results, nc, confidence)
     counts = np.stack(
@@ -105,29 +128,26 @@ def error_kinds(results: Sequence[ImageResult], nc: int, confidence: float = 0.0
 
 
 def _found(results: Sequence[ImageResult], nc: int, confidence: float) -> _Found:
-    parts: list[tuple[np.ndarray, ...]] = []
+    columns: list[tuple[np.ndarray, ...]] = []
     labels_cls, missed = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     before = 0
     for result in results:
-        conf, cls = (
-            np.asarray(result.detections.conf).astype(np.float64),
-            np.asarray(result.detections.cls).astype(np.int64),
-        )
+        conf = np.asarray(result.detections.conf).astype(np.float64)
+        cls = np.asarray(result.detections.cls).astype(np.int64)
         kept = (cls >= 0) & (cls < nc) & (conf >= confidence)
         xyxy = np.asarray(result.detections.xyxy)[kept].astype(np.float64)
         true_cls = np.asarray(result.labels_cls).astype(np.int64)
         overlap = iou_matrix(np.asarray(result.labels_xyxy, np.float64).reshape(-1, 4), xyxy)
         kind, label = _kinds(cls[kept], true_cls, overlap)
         covered = label[np.isin(kind, (CORRECT, CLASSIFICATION, LOCALISATION))]
-        parts.append((conf[kept], cls[kept], kind, label + before))
+        columns.append((conf[kept], cls[kept], kind, label + before))
         labels_cls.append(true_cls)
         missed.append(~np.isin(np.arange(len(true_cls)), covered))
         before += len(true_cls)
-    conf, cls, kind, label = (
-        (np.concatenate(column) for column in zip(*parts)) if parts else (np.zeros(0, np.int64),) * 4
-    )
-    rank = ranking(conf)
-    return _Found(cls[rank], kind[rank], label[rank], np.concatenate(labels_cls), np.concatenate(missed))
+    empty = np.zeros(0, np.int64)
+    confs, classes, kinds, labels = map(np.concatenate, zip(*columns, strict=True)) if columns else (empty,) * 4
+    rank = ranking(confs)
+    return _Found(classes[rank], kinds[rank], labels[rank], np.concatenate(labels_cls), np.concatenate(missed))
 
 
 def _kinds(cls: np.ndarray, labels_cls: np.ndarray, overlap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,21 +170,21 @@ def _kinds(cls: np.ndarray, labels_cls: np.ndarray, overlap: np.ndarray) -> tupl
 
 
 def _corrected(found: _Found, kind: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and correctness of the detections that stay when errors of `kind` get their label's class and box."""
-    claims = (found.kind == CORRECT) | (found.kind == kind)
-    rows = np.flatnonzero(claims)
-    first = np.unique(found.label[rows], return_index=True)[1]  # rows go by falling confidence
-    stays = ~claims
+    """Class and correctness of the detections that stay if errors of `kind` get their label's class and box."""
+    correct = (found.kind == CORRECT) | (found.kind == kind)
+    rows = np.flatnonzero(correct)
+    first = np.unique(found.label[rows], return_index=True)[1]  # rows are by falling confidence
+    stays = ~correct
     stays[rows[first]] = True
     cls = found.cls.copy()
     cls[rows] = found.labels_cls[found.label[rows]]
-    return cls[stays], claims[stays]
+    return cls[stays], correct[stays]
 
 
-def _map50(cls: np.ndarray, correct: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> float:
-    """mAP over the classes with labels, of detections by falling confidence of which `wanted` (nc,) are to be found.
+def _map50(cls: np.ndarray, correct: np.ndarray, counted: np.ndarray, labels: np.ndarray) -> float:
+    """mAP over the classes with labels, of detections by falling confidence; `counted` (nc,) labels are to be found.
 
-    A class of which nothing is to be found any more has AP 1, or 0 if it has a detection.
+    A class without counted labels has AP 1, or 0 if it has a detection.
     """
     there = labels > 0
     if not there.any():
@@ -172,6 +192,6 @@ def _map50(cls: np.ndarray, correct: np.ndarray, wanted: np.ndarray, labels: np.
     flags = np.zeros((len(cls), len(IOU_THRESHOLDS)), bool)
     flags[:, 0] = correct
     falling = -np.arange(len(cls), dtype=np.float32)
-    ap = average_precision(MatchedDetections(np.zeros(len(cls), np.int32), falling, cls, flags, wanted[None])).ap[:, 0]
-    nothing_wanted = np.bincount(cls, minlength=len(labels)) == 0
-    return float(np.where(wanted > 0, ap, nothing_wanted)[there].mean())
+    ap = average_precision(MatchedDetections(np.zeros(len(cls), np.int32), falling, cls, flags, counted[None])).ap[:, 0]
+    no_detection = np.bincount(cls, minlength=len(labels)) == 0
+    return float(np.where(counted > 0, ap, no_detection)[there].mean())

@@ -1,7 +1,8 @@
-"""What the statistics get and give: the matched detections of an evaluation, a difference and its verdict."""
+"""Records of the statistics: the matched detections of an evaluation, and a difference with its verdict."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -10,10 +11,16 @@ import numpy as np
 class MatchedDetections:
     """The matched detections of one evaluation, enough to compute AP for any resampling of its images.
 
-    image (n,) int32: place of the image in the data set; conf (n,) float32; cls (n,) int32; correct (n, 10) bool at IoU 0.50 to
-    0.95; labels (images, nc) int32: labels of each class in each image. Rows are in the order in which
-    utils.metrics.average_precision ranks them (falling confidence, ties by its frozen shuffle). A detection is correct at thresholds side by
-    side: from those that a more confident claimant of its label misses up to its own IoU.
+    Rows are in the order in which utils.metrics.average_precision ranks them (falling confidence, ties by its frozen
+    shuffle). The thresholds at which a detection is correct are contiguous: from the first that a more confident
+    candidate for its label does not reach, up to its own IoU.
+
+    Attributes:
+        image: (n,) int32 position of the image in the data set.
+        conf: (n,) float32, 0..1.
+        cls: (n,) int32 class ids.
+        correct: (n, 10) bool at IoU 0.50, 0.55, ... 0.95.
+        labels: (images, nc) int32 number of labels of each class in each image.
     """
 
     image: np.ndarray
@@ -32,7 +39,7 @@ class MatchedDetections:
             )
         if (np.diff(self.correct, axis=1, prepend=False, append=False).sum(1) > 2).any():
             raise ValueError(
-                "MatchedDetections: a detection is correct at thresholds side by side, got gaps between them"
+                "MatchedDetections: expected detections that are correct at contiguous thresholds, got gaps"
             )
 
     @property
@@ -43,24 +50,31 @@ class MatchedDetections:
     def nc(self) -> int:
         return self.labels.shape[1]
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (.npz), compressed; arrays only."""
-        np.savez_compressed(path, **asdict(self))
+    def save(self, file: str | Path | BinaryIO) -> None:
+        """Write a compressed .npz, arrays only, to a path or an open file."""
+        np.savez_compressed(file, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "MatchedDetections":
-        """Read what `save` wrote."""
+        """Return the record that `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant against the baseline in one metric (variant minus baseline, paired by seed).
+    """A variant compared with the baseline in one metric: variant minus baseline, paired by seed.
 
-    interval: 95 % by bootstrap over images and seeds; p: paired permutation test; p_holm: corrected over the variants;
-    verdict: "better", "worse" or "no difference shown" (never better or worse where the interval holds zero);
-    sentence: the verdict in words.
+    Attributes:
+        variant: Name of the variant.
+        metric: "mAP50-95", "mAP50", "AP75" or "class/<name>".
+        difference: Mean over the seeds, -1..1.
+        per_seed: The difference of each seed.
+        interval: 95 %, over images and seeds; nan if there are too few images.
+        p: Of the paired permutation test.
+        p_holm: Corrected over the variants.
+        verdict: "better", "worse" or "no difference shown"; never better or worse if the interval contains zero.
+        sentence: The verdict in words.
     """
 
     variant: str

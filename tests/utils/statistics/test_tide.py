@@ -1,4 +1,4 @@
-"""Errors by kind: each kind in a picture made for it, costs against a literal oracle, and data with nothing in it."""
+"""Errors by kind: each kind in an image made for it, costs against a literal oracle, and data with nothing in it."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def as_results(images):
 
 
 def literal_kinds(result):
-    """One image's (kind, label) a detection, by loops; "correct" beside KINDS; and its missed labels."""
+    """One image's (kind, label) per detection, by loops; "correct" beside KINDS; and its missed labels."""
     cls, labels = result.detections.cls.tolist(), result.labels_cls.tolist()
     iou = iou_matrix(result.labels_xyxy, result.detections.xyxy.numpy())
     correct = literal_match(cls, labels, iou)[:, 0]
@@ -69,16 +69,16 @@ def literal_kinds(result):
 
 def literal_costs(results, nc):
     """Counts and costs by kind, every repair done detection by detection."""
-    told = [literal_kinds(result) for result in results]
-    counts = {kind: sum(k == kind for kinds, _ in told for k, _ in kinds) for kind in KINDS[:-1]}
-    counts["missed"] = sum(len(missed) for _, missed in told)
+    matched = [literal_kinds(result) for result in results]
+    counts = {kind: sum(k == kind for kinds, _ in matched for k, _ in kinds) for kind in KINDS[:-1]}
+    counts["missed"] = sum(len(missed) for _, missed in matched)
 
     def score(repair):
-        found, wanted = {c: [] for c in range(nc)}, np.zeros(nc, int)
-        for result, (kinds, missed) in zip(results, told, strict=True):
+        found, counted = {c: [] for c in range(nc)}, np.zeros(nc, int)
+        for result, (kinds, missed) in zip(results, matched, strict=True):
             taken = set()
             for g, c in enumerate(result.labels_cls):
-                wanted[c] += not (repair == "missed" and g in missed)
+                counted[c] += not (repair == "missed" and g in missed)
             for (kind, g), c, conf in zip(
                 kinds, result.detections.cls.tolist(), result.detections.conf.tolist(), strict=True
             ):
@@ -94,9 +94,9 @@ def literal_costs(results, nc):
         there = [c for c in range(nc) if any(c in result.labels_cls for result in results)]
         return np.mean(
             [
-                literal_ap([hit for _, hit in found[c]], [conf for conf, _ in found[c]], wanted[c])
-                if wanted[c] and found[c]
-                else float(not wanted[c] and not found[c])
+                literal_ap([hit for _, hit in found[c]], [conf for conf, _ in found[c]], counted[c])
+                if counted[c] and found[c]
+                else float(not counted[c] and not found[c])
                 for c in there
             ]
         )
@@ -133,7 +133,7 @@ def test_a_label_under_a_wrong_class_or_a_loose_box_is_not_missed_but_one_under_
 
 
 def test_costs_worked_out_by_hand():
-    """A false positive first, the object second: precision 1/2 up to recall 0.5 of two objects, where the line falls to 0.
+    """A false positive, then the object: precision 1/2 up to recall 0.5 of two objects, where the line falls to 0.
 
     The samples: 50 at 0.5 (the first halved), then 51 from 0.5 down to 0."""
     far = [400.0, 300, 450, 350]
@@ -144,8 +144,8 @@ def test_costs_worked_out_by_hand():
     assert kinds.map50 == pytest.approx(before) and kinds.images == 1
     costs = {name: cost for name, _, cost in kinds.rows()}
     assert costs["background"] == pytest.approx(without - before) == kinds.false_positives
-    asked_once = 0.01 * (0.5 * 99.5)  # of one object: precision 1/2 to recall 1, where the curve drops
-    assert costs["missed"] == pytest.approx(asked_once - before) == kinds.false_negatives
+    counted_once = 0.01 * (0.5 * 99.5)  # of one object: precision 1/2 to recall 1, where the curve drops
+    assert costs["missed"] == pytest.approx(counted_once - before) == kinds.false_negatives
     assert costs["classification"] == costs["localisation"] == costs["both"] == costs["duplicate"] == 0
 
 
@@ -184,8 +184,8 @@ def test_of_the_reference_detections_every_false_positive_has_one_kind(golden):
             image(
                 [(int(row[1]), row[2:6].tolist()) for row in truth[truth[:, 0] == i]],
                 [
-                    (int(row[1]), row[2:6].tolist(), row[6] - apart * place)
-                    for place, row in enumerate(rows)
+                    (int(row[1]), row[2:6].tolist(), row[6] - apart * rank)
+                    for rank, row in enumerate(rows)
                     if row[0] == i
                 ],
                 i,
