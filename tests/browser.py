@@ -76,7 +76,7 @@ class Browser:
         from PySide6.QtCore import Qt
         from PySide6.QtTest import QTest
 
-        QTest.keyClick(self.view.focusProxy(), getattr(Qt.Key, f"Key_{key}"))
+        QTest.keyClick(self.view.focusProxy(), Qt.Key[f"Key_{key}"])
         self._pause()
 
     def grab(self, file: str) -> bool:
@@ -154,7 +154,7 @@ def visit(page: str, steps: list[dict]) -> dict:
 
     Args:
         page: Path of the file.
-        steps: The name of a method of `Browser` and its argument, one pair per step.
+        steps: The name of an action and its argument, one pair per step.
 
     Returns:
         "loaded", "answers", "console" and "requests".
@@ -162,7 +162,8 @@ def visit(page: str, steps: list[dict]) -> dict:
     browser = Browser()
     loaded = browser.open(page)
     browser._pause()
-    answers = [getattr(browser, name)(value) for step in steps for name, value in step.items()]
+    actions = {"width": browser.width, "js": browser.js, "key": browser.key, "grab": browser.grab, "pdf": browser.pdf}
+    answers = [actions[name](value) for step in steps for name, value in step.items()]
     browser.application.processEvents()
     return {"loaded": loaded, "answers": answers, "console": browser.console, "requests": browser.requests}
 

@@ -19,10 +19,10 @@ from utils.config import DatasetSpec, EvalOptions, SplitOptions, TrainConfig
 from utils.device import select_device
 from utils.engine.evaluator import EvalSplit, Evaluation, evaluate_weights
 from utils.engine.optim import EarlyStopping
+from utils.engine.resume import training_state
 from utils.engine.trainer import EpochReport, Hook, Trainer
 from utils.engine.training import train
 from utils.engine.validation import FEW_CLASSES, has_pycocotools
-from utils.errors import CheckpointError
 from utils.files import write_json_atomically
 from utils.statistics import matches_of
 from utils.statistics.tide import error_kinds
@@ -81,10 +81,7 @@ def finish_training(plan: StudyPlan, variant: PlannedVariant, seed: int, device:
 
 def read_train_state(last: Path) -> TrainState:
     """Return the state of the training in a last.pt."""
-    training = read_checkpoint(last).training
-    if training is None:
-        raise CheckpointError(f"{last}: holds weights only, no training to go on with; remove it to train anew")
-    return TrainState(**training["state"])
+    return TrainState(**training_state(read_checkpoint(last))["state"])
 
 
 def _has_ended(state: TrainState, config: TrainConfig) -> bool:
