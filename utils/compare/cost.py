@@ -33,8 +33,8 @@ from utils.compare.results import Cost
 from utils.device import synchronize
 from utils.log import LOGGER, progress
 from utils.profile import flops, for_inference, inference_peak, thop_gflops, training_peak
-from utils.profile.memory import step
-from utils.profile.timing import noise
+from utils.profile.memory import train_step
+from utils.profile.timing import random_images
 
 BATCH = 16
 ROUNDS, MIN_ROUNDS = 50, 3
@@ -180,14 +180,14 @@ def _device_text(device: torch.device) -> str:
 def _cuda_inference_peak(model: nn.Module, imgsz: int, device: torch.device) -> int:
     def run(model: nn.Module) -> None:
         with torch.inference_mode():
-            model.eval()(noise(model, imgsz, device))
+            model.eval()(random_images(model, imgsz, device))
 
     return _allocated_peak(model, device, run)
 
 
 def _cuda_training_peak(model: nn.Module, imgsz: int, device: torch.device, batch: int) -> int:
     def run(model: nn.Module) -> None:
-        step(model.train().requires_grad_(), noise(model, imgsz, device, batch), amp=True)
+        train_step(model.train().requires_grad_(), random_images(model, imgsz, device, batch), amp=True)
 
     return _allocated_peak(model, device, run)
 
@@ -221,7 +221,7 @@ def _time_rounds(
     images: dict[tuple[int, ...], Tensor] = {}  # by shape; variants share them
     for name, model in models.items():
         shape = input_shape(model, imgsz, batch)
-        images.setdefault(shape, noise(model, imgsz, device, batch))
+        images.setdefault(shape, random_images(model, imgsz, device, batch))
         turn = partial(_time_passes, model, images[shape], passes)
         if _or_note(notes[name], f"time of a batch of {batch}", turn) is not None:  # the first turn is a warm-up
             turns[name] = turn

@@ -1,10 +1,11 @@
-"""What a model costs: operations by two counters, memory, and the time of each layer; `python -m utils.profile` shows it.
+"""The cost of a model: operations by two counters, memory and time per layer.
 
-counting.py counts operations, memory.py bytes, timing.py milliseconds; layers.py puts them side by side, a row a layer.
+`python -m utils.profile` prints it. models.graph.flops counts operations, memory.py bytes, timing.py milliseconds;
+layer_profile.py has one row per layer.
 """
 
 from models.graph.flops import describe_gflops, flop_counter, flops, thop_gflops
-from utils.profile.components import attention_parts, for_inference
+from utils.profile.components import attention_modules, for_inference
 from utils.profile.layer_profile import Figures, LayerProfile, ModelProfile, profile_layers, render
 from utils.profile.memory import LiveBytes, inference_peak, kept_for_backward, training_peak
 from utils.profile.timing import layer_times, log_layer_times
@@ -14,7 +15,7 @@ __all__ = [
     "LayerProfile",
     "LiveBytes",
     "ModelProfile",
-    "attention_parts",
+    "attention_modules",
     "describe_gflops",
     "flop_counter",
     "flops",

@@ -1,8 +1,8 @@
-"""The command: what each layer of a model costs, and what attention takes of it.
+"""The command: the cost of each layer of a model, and the share of attention.
 
 python -m utils.profile --cfg models/yolov5n_CBAM.yaml [--imgsz 384 640] [--device cpu] [--rounds 10]
 python -m utils.profile --weights runs/train/exp/weights/best.pt      the checkpoint's own model
-python -m utils.profile --cfg my.yaml --weights yolov5n.pt            the yaml, with what of the weights fits
+python -m utils.profile --cfg my.yaml --weights yolov5n.pt            the yaml, with the weights that fit
 python -m utils.profile --cfg my.yaml --plugin my_block.py
 """
 
@@ -15,6 +15,7 @@ from models.registry import BLOCK_ERRORS, load_plugins
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
 from utils.cli import run_guarded
+from utils.datasets.letterbox import round_to_stride
 from utils.device import select_device
 from utils.errors import ConfigError, ModelError
 from utils.log import LOGGER, configure
@@ -25,7 +26,7 @@ from utils.transfer.pretrained import transfer_weights
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's flags."""
-    parser = argparse.ArgumentParser(prog="python -m utils.profile", description="What each layer of a model costs.")
+    parser = argparse.ArgumentParser(prog="python -m utils.profile", description="The cost of each layer of a model.")
     parser.add_argument("--cfg", help="model yaml, or its bare name in models/ or models/hub/")
     parser.add_argument("--weights", help="checkpoint (.pt), profiled itself unless --cfg is given")
     parser.add_argument(
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="", help="cpu, mps or a CUDA device number")
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help="timed passes, of which each layer's fastest is shown"
+        "--rounds", type=int, default=ROUNDS, help="number of timed passes; each layer's fastest is shown"
     )
     parser.add_argument("--plugin", action="append", default=[], help="Python file that registers blocks of your own")
     return parser
@@ -54,8 +55,8 @@ def show(options: argparse.Namespace) -> None:
         raise ConfigError(f"--rounds {options.rounds}: must be at least 1")
     device = select_device(options.device)
     load_plugins(options.plugin)
-    model = _built(options.cfg, options.weights)
-    size = _fitting(options.imgsz, int(max(model.stride)))
+    model = _build_model(options.cfg, options.weights)
+    size = _input_size(options.imgsz, int(max(model.stride)))
     try:
         profile = profile_layers(
             model.to(device),
@@ -71,10 +72,10 @@ def show(options: argparse.Namespace) -> None:
     LOGGER.info(render(profile))
 
 
-def _built(cfg: str | None, weights: str | None) -> Model:
-    if weights is None:
+def _build_model(cfg: str | None, weights: str | None) -> Model:
+    if cfg is not None and weights is None:
         return Model(cfg)
-    checkpoint = read_checkpoint(find_weights(weights))
+    checkpoint = read_checkpoint(find_weights(weights or ""))
     if cfg is None:
         return build_model(checkpoint)
     model = Model(cfg, nc=checkpoint.nc)
@@ -82,24 +83,18 @@ def _built(cfg: str | None, weights: str | None) -> Model:
     return model
 
 
-def _fitting(imgsz: Sequence[int], stride: int) -> tuple[int, int]:
-    """Return (height, width) as given, raised to multiples of the largest stride."""
+def _input_size(imgsz: Sequence[int], stride: int) -> tuple[int, int]:
+    """Return (height, width) in pixels, raised to multiples of the largest stride."""
     if len(imgsz) > 2 or min(imgsz) < 1:
         raise ConfigError(
             f"--imgsz {' '.join(map(str, imgsz))}: expected the side of a square in pixels, or height and width"
         )
-    size = imgsz[0], imgsz[-1]
-    fitting = tuple(-(-side // stride) * stride for side in size)
-    if fitting != size:
-        LOGGER.warning(
-            f"WARNING: --imgsz {' '.join(map(str, imgsz))} is not a multiple of the largest stride {stride}; "
-            f"using {fitting[0]} x {fitting[1]}"
-        )
-    return fitting
+    sides = round_to_stride(imgsz, stride)
+    return sides[0], sides[-1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns an exit code."""
+    """Run the command and return its exit code."""
     options = build_parser().parse_args(argv)
     configure()
     return run_guarded(show, options)

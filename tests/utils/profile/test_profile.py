@@ -1,4 +1,4 @@
-"""What models cost: operations against counts made by hand, bytes against sums made by hand, every figure of every block."""
+"""The cost of models: operations and bytes against counts by hand, and every figure of every block."""
 
 import sys
 
@@ -26,7 +26,7 @@ from models.registry import register, registered
 from models.yolo import Model
 from utils.profile import (
     LiveBytes,
-    attention_parts,
+    attention_modules,
     describe_gflops,
     flop_counter,
     flops,
@@ -40,7 +40,7 @@ from utils.profile import (
     training_peak,
 )
 from utils.profile.__main__ import main
-from utils.profile.memory import step
+from utils.profile.memory import train_step
 
 BLOCKS = sorted(name for name, entry in registered().items() if entry.attention)
 CPU = torch.device("cpu")
@@ -60,13 +60,13 @@ def counted(function) -> int:
     return counter.get_total_flops()
 
 
-# ---- operations, by hand: 2 a multiply-add ----
+# ---- operations, by hand: 2 per multiply-add ----
 
 
 BY_HAND = {
     "Conv": (lambda: Conv(C, 32, 3, 2), 2 * (N // 4) * 32 * C * 9),
     "CBAM": (lambda: CBAM(C, 16), 2 * (2 * C * 4) + 2 * 4 * C + 2 * N * 2 * 49),  # fc1 on two vectors, fc2 once, 7 x 7
-    # q k v; tables (C, 14) brought to the map's rows and columns; q k and weights v, both twice a head wide
+    # q k v; tables (C, 14) resized to the map's rows and columns; q k and weights v, both twice as wide as a head
     "MHSA": (lambda: MHSA(C, heads=4), 3 * 2 * N * C * C + 2 * C * 14 * (H + W) + 2 * (2 * N * N * 2 * C)),
     # 3 x 3 in four groups, values, 1 x 1 of 2 C to C / 2, and to C logits (the mean of the nine)
     "CoTAttention": (
@@ -75,7 +75,7 @@ BY_HAND = {
     ),
     # 16 groups of 4: 1 x 1 on H + W positions, 3 x 3, two products of (1, 4) and (4, N)
     "EMA": (lambda: EMA(C, 16), 16 * (2 * (H + W) * 16 + 2 * N * 16 * 9 + 2 * 2 * 4 * N)),
-    # halves of 32: in; q 16, k 16 and v 32; two products 32 wide (keys padded); 3 x 3 a channel; out; MLP of 64; out
+    # halves of 32: in; q 16, k 16 and v 32; two products 32 wide (keys padded); 3 x 3 per channel; out; MLP of 64; out
     "C2PSA": (
         lambda: C2PSA(C),
         2 * N * C * C
@@ -86,7 +86,7 @@ BY_HAND = {
         + 2 * (2 * N * 32 * 64)
         + 2 * N * C * C,
     ),
-    # a step of two for each of nine taps, then the taps
+    # an offset (x, y) for each of nine taps, then the taps
     "DeformConv": (lambda: DeformConv(C, 3), 2 * N * C * 18 * 9 + 2 * N * C * 9),
 }
 
@@ -94,10 +94,10 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_operations_counted_by_hand(name, device):
-    build, wanted = BY_HAND[name]
+    build, expected = BY_HAND[name]
     block = build().eval().to(device)
     with torch.no_grad():
-        assert counted(lambda: block(torch.zeros(1, C, H, W, device=device))) == wanted
+        assert counted(lambda: block(torch.zeros(1, C, H, W, device=device))) == expected
 
 
 def test_operations_follow_the_size_and_attention_its_square():
@@ -121,20 +121,20 @@ def test_both_products_of_dense_attention_count_whatever_runs_them(device, backe
         )
 
 
-def test_operators_that_torch_takes_for_free():
+def test_operators_that_torch_does_not_count():
     attention, tokens = nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.zeros(3, 50, 8)
     layer = nn.TransformerEncoderLayer(8, 2, 24, batch_first=True).eval()
-    wanted = 3 * (4 * 2 * 50 * 8 * 8 + 2 * 2 * 50 * 50 * 8)
-    with torch.no_grad():  # the way without gradients is another one
-        assert counted(lambda: attention(tokens, tokens, tokens, need_weights=False)) == wanted
-        assert counted(lambda: layer(tokens)) == wanted + 3 * 2 * 2 * 50 * 8 * 24
-    assert counted(lambda: attention(tokens, tokens, tokens, need_weights=False)) == wanted
+    expected = 3 * (4 * 2 * 50 * 8 * 8 + 2 * 2 * 50 * 50 * 8)
+    with torch.no_grad():  # without gradients another kernel runs
+        assert counted(lambda: attention(tokens, tokens, tokens, need_weights=False)) == expected
+        assert counted(lambda: layer(tokens)) == expected + 3 * 2 * 2 * 50 * 8 * 24
+    assert counted(lambda: attention(tokens, tokens, tokens, need_weights=False)) == expected
     matrix, vector = torch.zeros(4, 5), torch.zeros(5)
     assert (
         counted(lambda: (matrix @ vector, vector @ vector, torch.addmv(torch.zeros(4), matrix, vector))) == 40 + 10 + 40
     )
-    image, steps, weight = torch.zeros(2, 8, 6, 6), torch.zeros(2, 18, 4, 4), torch.zeros(12, 4, 3, 3)
-    assert counted(lambda: deform_conv2d(image, steps, weight)) == 2 * 2 * 12 * 16 * 4 * 9
+    image, offsets, weight = torch.zeros(2, 8, 6, 6), torch.zeros(2, 18, 4, 4), torch.zeros(12, 4, 3, 3)
+    assert counted(lambda: deform_conv2d(image, offsets, weight)) == 2 * 2 * 12 * 16 * 4 * 9
 
 
 def test_flops_count_products_inside_attention(small):
@@ -152,7 +152,7 @@ def test_flops_count_products_inside_attention(small):
     assert not any("total_ops" in key for key in small.state_dict())
 
 
-def test_a_blank_says_why(monkeypatch, small):
+def test_a_missing_count_says_why(monkeypatch, small):
     monkeypatch.setitem(sys.modules, "thop", None)
     text = describe_gflops(small, 64)
     assert text.startswith(f"{flops(small, 64) / 1e9:.1f} GFLOPs") and "thop cannot be imported" in text
@@ -239,7 +239,7 @@ def test_bytes_without_values_are_those_with_values(name):
                 live.add(tensor)
             with torch.set_grad_enabled(train):
                 images = torch.zeros(2, 3, 64, 96)
-                step(model.train(), images) if train else model.eval()(images)
+                train_step(model.train(), images) if train else model.eval()(images)
         return live.peak
 
     assert inference_peak(model, (64, 96), 2) == real(False)
@@ -316,18 +316,18 @@ def test_figures_of_whole_yamls_are_those_of_the_model_graph(name):
     assert profile.notes == () and "n/a" not in render(profile)
 
 
-def test_attention_inside_c3s_is_told_from_the_c3():
+def test_attention_inside_c3s_is_separated_from_the_c3():
     plain, attended = (profile_layers(Model(f"yolov5n{end}.yaml"), 64, rounds=1) for end in ("", "_C3CBAM"))
     assert [layer.index for layer in attended.layers if layer.attention.parameters] == [2, 4, 6, 8]
     assert attended.attention.parameters == attended.all.parameters - plain.all.parameters == 1_876_715 - 1_872_157
     assert attended.attention.flops == attended.all.flops - plain.all.flops
     assert plain.attention.parameters == plain.attention.milliseconds == 0 and "attention: none" in render(plain)
     assert attended.all.kept > plain.all.kept
-    assert [type(part).__name__ for part in attention_parts(TransformerBlock(8, 8))] == ["MultiheadAttention"]
-    assert [type(part).__name__ for part in attention_parts(MobileNetV3Block(8, 8, 16, se=True))] == [
+    assert [type(module).__name__ for module in attention_modules(TransformerBlock(8, 8))] == ["MultiheadAttention"]
+    assert [type(module).__name__ for module in attention_modules(MobileNetV3Block(8, 8, 16, se=True))] == [
         "SqueezeExcitation"
     ]
-    assert not attention_parts(MobileNetV3Block(8, 8, 16, se=False))
+    assert not attention_modules(MobileNetV3Block(8, 8, 16, se=False))
 
 
 def test_a_zero_gate_does_not_hide_the_block():
@@ -353,7 +353,7 @@ def test_measuring_leaves_the_model_alone(small):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in small.modules())
 
 
-def test_what_cannot_be_had_is_told(monkeypatch, small):
+def test_what_cannot_be_measured_is_reported(monkeypatch, small):
     monkeypatch.setitem(sys.modules, "thop", None)
     profile = profile_layers(small, 64, rounds=1)
     assert profile.thop is None and all(layer.thop is None for layer in profile.layers)
@@ -363,14 +363,14 @@ def test_what_cannot_be_had_is_told(monkeypatch, small):
 # ---- the command ----
 
 
-def test_command_with_a_yaml_of_ones_own(tmp_path, capsys):
+def test_command_with_a_yaml_of_the_user(tmp_path, capsys):
     from models.graph.architecture import render_yaml as as_text
 
     path = tmp_path / "mine.yaml"
     path.write_text(as_text(insert_block(read_yaml("yolov5n.yaml"), "SEAttention", [8])))
     assert main(["--cfg", str(path), "--imgsz", "60", "90", "--device", "cpu", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "is not a multiple of the largest stride 32; using 64 x 96" in out and "one image of 64 x 96 on cpu" in out
+    assert "is not a multiple of the largest stride 32; using 64 96" in out and "one image of 64 x 96 on cpu" in out
     row = next(line for line in out.splitlines() if line.startswith("9 ")).split()
     assert row[:7] == ["9", "-1", "SEAttention", "256", "x", "2", "x"] and row[8] == "8,192" and row[-1] == "%"
     assert "attention (9 SEAttention): 8,192 parameters (0.4 %)" in out
