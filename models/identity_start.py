@@ -1,14 +1,14 @@
-"""Attention that starts as nothing: x + g (f(x) - x) with a gate g a channel, which is zero at the start.
+"""Identity start: a block behind a zero-initialized residual gate, x + g (f(x) - x) with a gate g per channel.
 
-A fresh gate of one half damages pretrained features before it has learnt anything. Behind a zero gate the
-network starts as the one its weights come from, to the last bit, and learns how much of the block it wants:
-the idea of ReZero (arXiv 2003.04887, equation 1) and of layer scale (arXiv 2103.17239, equation 4), with the
-difference to the input gated, so that g = 1 is the block as published.
+A fresh gate of one half damages pretrained features before it has learned anything. Behind a gate of zero the network
+starts as the one its weights come from, to the last bit, and learns how much of the block it wants: the idea of ReZero
+(arXiv 2003.04887, equation 1) and of LayerScale (arXiv 2103.17239, equation 4), with the difference to the input gated,
+so that g = 1 is the block as published.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,27 @@ from torch import Tensor, nn
 STARTS = ("plain", "identity")
 
 
-class IdentityStart(nn.Module):
-    """IdentityStart(block, channels): (B, channels, H, W) to the same shape, x + gate * (block(x) - x).
+@runtime_checkable
+class StartsAsIdentity(Protocol):
+    """A layer that makes itself, or the attention inside it, start as the identity."""
 
-    `gate` (channels,) is a parameter without weight decay. On the first step it alone gets a gradient, the
-    block gets its own from the second on.
+    def start_as_identity(self) -> None:
+        """Change the layer, which is freshly built, so that its attention starts as the identity."""
+
+
+class IdentityStart(nn.Module):
+    """A block behind a residual gate, x + gate * (block(x) - x): (B, channels, H, W) to the same shape.
+
+    `gate` (channels,) is a parameter that starts at zero and has no weight decay. On the first step it alone gets a
+    gradient, the block gets its own from the second on.
+
+    Args:
+        block: Keeps shape and channels of its input.
+        channels: Channels of the map.
     """
+
+    block: nn.Module
+    gate: nn.Parameter | None
 
     def __init__(self, block: nn.Module, channels: int) -> None:
         super().__init__()
@@ -40,13 +55,13 @@ class IdentityStart(nn.Module):
         return x + self.gate.view(-1, 1, 1) * (attended - x)
 
     def strength(self) -> float:
-        """Mean |gate|: 0 is no attention at all, 1 about the block as published."""
+        """Return the mean |gate|: 0 is no attention at all, 1 about the block as published."""
         if self.gate is None:
             return 0.0 if isinstance(self.block, nn.Identity) else 1.0
         return float(self.gate.detach().abs().mean())
 
     def fuse(self) -> None:
-        """For inference, leave out what a gate of all zeros or all ones makes superfluous: the block, or the mixing."""
+        """For inference, remove what a gate of all zeros or all ones makes superfluous: the block, or the mixing."""
         if self.gate is None:
             return
         if not self.gate.any():
@@ -55,33 +70,35 @@ class IdentityStart(nn.Module):
             self.gate = None
 
 
-class OpensItself(nn.Module):
-    """A block that starts as the identity as it is published: behind a second zero gate neither would ever open.
+class ZeroInitResidual(nn.Module):
+    """Base of blocks that start as the identity as published: behind a second zero gate neither would ever open.
 
-    `opens_by` names the parameter that is zero at the start, which takes the gate's place.
+    Attributes:
+        gate_parameter: Name of the zero-initialized parameter that opens the block in place of a gate.
+        reports_strength: Whether `gate_strengths` lists the block.
     """
 
-    opens_by: ClassVar[str]
-    is_watched = False
+    gate_parameter: str
+    reports_strength: bool = False
 
     def start_as_identity(self) -> None:
-        """Change nothing but that `strength` is told among the gates'."""
-        self.is_watched = True
+        """Change nothing but that `strength` is reported among the gates'."""
+        self.reports_strength = True
 
     def strength(self) -> float:
-        """Mean magnitude of the parameter that opens the block: 0 is no attention at all."""
-        return float(self.get_parameter(self.opens_by).detach().abs().mean())
+        """Return the mean magnitude of the parameter that opens the block: 0 is no attention at all."""
+        return float(self.get_parameter(self.gate_parameter).detach().abs().mean())
 
 
 @contextmanager
-def fork_rng(number: int = 0) -> Iterator[None]:
-    """Draw what is drawn inside from a stream of its own, of the seed and `number`, which moves the outer one by nothing.
+def fork_rng(offset: int = 0) -> Iterator[None]:
+    """Fork torch's CPU generator: inside, it is seeded by its own next number plus `offset`; afterwards it is restored.
 
     Inserted attention is built in it, so that with one seed all other layers start with the same numbers whatever was
-    inserted: variants differ by their attention, not by their heads' chance starts.
+    inserted: variants differ by their attention, not by their heads' random starts.
     """
     outer = torch.get_rng_state()
-    torch.default_generator.manual_seed(int(torch.randint(2**62, (), device="cpu")) + number)
+    torch.default_generator.manual_seed(int(torch.randint(2**62, (), device="cpu")) + offset)
     try:
         yield
     finally:
@@ -89,24 +106,34 @@ def fork_rng(number: int = 0) -> Iterator[None]:
 
 
 def gate_strengths(model: nn.Module) -> dict[str, float]:
-    """Return mean |gate| of each block that started as the identity, by layer and name, such as "9.CBAM" or
-    "4.m.0.CBAM" inside a C3. The model is one that learns: `fuse` folds away what would tell.
+    """Return the mean |gate| of each block that started as the identity, by layer and name.
+
+    Names are such as "9.CBAM", or "4.m.0.CBAM" inside a C3. The model must not be fused: `fuse` removes gates.
     """
     found = {}
     for name, module in model.named_modules():
         path = name.removeprefix("model.").removesuffix(".attention")
         if isinstance(module, IdentityStart):
             found[f"{path}.{type(module.block).__name__}"] = module.strength()
-        elif isinstance(module, OpensItself) and module.is_watched:
+        elif isinstance(module, ZeroInitResidual) and module.reports_strength:
             found[f"{path}.{type(module).__name__}"] = module.strength()
     return found
 
 
-def started_as_identity(layer: nn.Module, channels_in: int, channels_out: int) -> nn.Module:
-    """Return an attention layer behind a zero gate, or as it is where it changes the width. A layer that holds
-    attention inside does it there: it has a method `start_as_identity`.
+def apply_identity_start(layer: nn.Module, channels_in: int, channels_out: int) -> nn.Module:
+    """Return an attention layer that starts as the identity, or the layer unchanged if it changes the width.
+
+    A layer that has a method `start_as_identity` does it itself; others are put behind a zero-initialized gate.
+
+    Args:
+        layer: The layer as it was built.
+        channels_in: Channels that arrive.
+        channels_out: Channels that leave.
+
+    Returns:
+        The layer, or an `IdentityStart` around it.
     """
-    if hasattr(layer, "start_as_identity"):
+    if isinstance(layer, StartsAsIdentity):
         layer.start_as_identity()
         return layer
     return IdentityStart(layer, channels_in) if channels_in == channels_out else layer

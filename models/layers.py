@@ -40,23 +40,34 @@ __all__ = [
 Size = int | Sequence[int]
 
 
-def same_padding(kernel: Size, padding: Size | None = None) -> Size:
+def _as_size(value: Size) -> int | tuple[int, int]:
+    if isinstance(value, int):
+        return value
+    height, width = value
+    return height, width
+
+
+def _padding(kernel: Size, padding: Size | None) -> int | tuple[int, int]:
     """Return the padding that keeps height and width at stride 1 with an odd kernel, unless one is given."""
     if padding is not None:
-        return padding
-    return kernel // 2 if isinstance(kernel, int) else tuple(side // 2 for side in kernel)
-
-
-def _as_size(value: Size) -> Size:
-    return value if isinstance(value, int) else tuple(value)
+        return _as_size(padding)
+    return kernel // 2 if isinstance(kernel, int) else _as_size([side // 2 for side in kernel])
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return one convolution that does what `conv` followed by `norm` does in evaluation.
+    """Return one convolution that equals `conv` followed by `norm` in evaluation.
 
-    Worked out in float64; keeps dilation, groups, padding mode, device and dtype. It takes no gradient.
+    Computed in float64; keeps dilation, groups, padding mode, device and dtype. Its parameters require no gradient.
+
+    Args:
+        conv: With or without a bias.
+        norm: With running statistics of as many channels as leave `conv`.
+
+    Returns:
+        A new convolution with a bias.
     """
-    weight, mean, var = conv.weight.double(), norm.running_mean.double(), norm.running_var.double()
+    weight = conv.weight.double()
+    mean, var = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
     gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
     beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
     gain = gamma / torch.sqrt(var + norm.eps)
@@ -64,10 +75,10 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     folded = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
+        _as_size(conv.kernel_size),
+        _as_size(conv.stride),
+        conv.padding if isinstance(conv.padding, str) else _as_size(conv.padding),
+        _as_size(conv.dilation),
         conv.groups,
         bias=True,
         padding_mode=conv.padding_mode,
@@ -80,7 +91,21 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 @register("widened")
 class Conv(nn.Module):
-    """Convolution without bias, batch norm, SiLU. `act` False leaves the activation out, a module replaces it."""
+    """Convolution without bias, batch norm, SiLU.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernel: Side, or (height, width).
+        stride: Of both axes, or (vertical, horizontal).
+        padding: None for half the kernel, which keeps the size at stride 1 with an odd kernel.
+        groups: Of the convolution.
+        act: False leaves the activation out, a module replaces it.
+    """
+
+    conv: nn.Conv2d
+    bn: nn.BatchNorm2d | None
+    act: nn.Module
 
     def __init__(
         self,
@@ -93,9 +118,10 @@ class Conv(nn.Module):
         act: bool | nn.Module = True,
     ):
         super().__init__()
-        kernel, stride = _as_size(kernel), _as_size(stride)
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, same_padding(kernel, padding), groups=groups, bias=False)
-        self.bn: nn.BatchNorm2d | None = BatchNorm(c_out)
+        self.conv = nn.Conv2d(
+            c_in, c_out, _as_size(kernel), _as_size(stride), _padding(kernel, padding), groups=groups, bias=False
+        )
+        self.bn = BatchNorm(c_out)
         self.act = act if isinstance(act, nn.Module) else nn.SiLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +138,15 @@ class Conv(nn.Module):
 
 @register("widened")
 class DWConv(Conv):
-    """Depth-wise Conv: as many groups as divide both widths."""
+    """Depth-wise Conv: as many groups as divide both widths.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernel: Side, or (height, width).
+        stride: Of both axes, or (vertical, horizontal).
+        act: False leaves the activation out, a module replaces it.
+    """
 
     def __init__(self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, act: bool | nn.Module = True):
         super().__init__(c_in, c_out, kernel, stride, groups=math.gcd(c_in, c_out), act=act)
@@ -120,7 +154,17 @@ class DWConv(Conv):
 
 @register("widened")
 class Focus(nn.Module):
-    """Every 2x2 patch becomes four times the channels at half the size, then a Conv."""
+    """Space to depth, every 2x2 patch into channels, then a Conv: (B, c_in, H, W) to (B, c_out, H/2, W/2) at stride 1.
+
+    Args:
+        c_in: Channels of the map, whose sides are even.
+        c_out: Channels of the result.
+        kernel: Of the Conv.
+        stride: Of the Conv.
+        padding: Of the Conv.
+        groups: Of the Conv.
+        act: Of the Conv.
+    """
 
     def __init__(
         self,
@@ -142,7 +186,15 @@ class Focus(nn.Module):
 
 @register("widened")
 class Bottleneck(nn.Module):
-    """1x1 then 3x3 Conv, with a residual where the widths allow it."""
+    """1x1 then 3x3 Conv, with a residual: (B, c_in, H, W) to (B, c_out, H, W).
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        shortcut: Whether the input is added if the widths are equal.
+        groups: Of the 3x3 convolution.
+        expansion: Ratio of the hidden width to `c_out`.
+    """
 
     def __init__(self, c_in: int, c_out: int, shortcut: bool = True, groups: int = 1, expansion: float = 0.5):
         super().__init__()
@@ -158,7 +210,17 @@ class Bottleneck(nn.Module):
 
 @register("widened")
 class CrossConv(nn.Module):
-    """A 1xk and a kx1 Conv, each with the stride of its own axis."""
+    """A 1xk and a kx1 Conv, each with the stride of its own axis: (B, c_in, H, W) to (B, c_out, H/stride, W/stride).
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernel: k, odd.
+        stride: Positions per step on both axes.
+        groups: Of the second convolution.
+        expansion: Ratio of the hidden width to `c_out`.
+        shortcut: Whether the input is added if the widths are equal.
+    """
 
     def __init__(
         self,
@@ -183,7 +245,16 @@ class CrossConv(nn.Module):
 
 @register("stacked")
 class BottleneckCSP(nn.Module):
-    """Cross-stage partial network (Wang et al., 2019): bottlenecks on one branch, a bare 1x1 on the other."""
+    """Cross-stage partial network (Wang et al., 2019): bottlenecks on one branch, a 1x1 convolution on the other.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        repeats: Number of bottlenecks.
+        shortcut: Whether each bottleneck adds its input.
+        groups: Of the bottlenecks' 3x3 convolutions.
+        expansion: Ratio of the hidden width to `c_out`.
+    """
 
     def __init__(
         self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5
@@ -205,7 +276,20 @@ class BottleneckCSP(nn.Module):
 
 @register("stacked")
 class C3(nn.Module):
-    """BottleneckCSP with three convolutions. Subclasses say by `inner` what stands on the deep branch."""
+    """BottleneckCSP with three convolutions: (B, c_in, H, W) to (B, c_out, H, W).
+
+    Subclasses override `_build_branch`, which returns what stands on the deep branch.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        repeats: Number of bottlenecks.
+        shortcut: Whether each bottleneck adds its input.
+        groups: Of the bottlenecks' 3x3 convolutions.
+        expansion: Ratio of the hidden width to `c_out`.
+    """
+
+    m: nn.Module
 
     def __init__(
         self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5
@@ -215,9 +299,9 @@ class C3(nn.Module):
         self.cv1 = Conv(c_in, hidden, 1)
         self.cv2 = Conv(c_in, hidden, 1)
         self.cv3 = Conv(2 * hidden, c_out, 1)
-        self.m = self.inner(hidden, repeats, shortcut, groups)
+        self.m = self._build_branch(hidden, repeats, shortcut, groups)
 
-    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+    def _build_branch(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
         return nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, 1.0) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,7 +312,7 @@ class C3(nn.Module):
 class C3TR(C3):
     """C3 whose deep branch is a transformer of 4 heads."""
 
-    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+    def _build_branch(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
         return TransformerBlock(hidden, hidden, 4, repeats)
 
 
@@ -236,13 +320,23 @@ class C3TR(C3):
 class C3Ghost(C3):
     """C3 of ghost bottlenecks."""
 
-    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+    def _build_branch(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
         return nn.Sequential(*(GhostBottleneck(hidden, hidden) for _ in range(repeats)))
 
 
 @register("widened")
 class C3SPP(C3):
-    """C3 whose deep branch is a spatial pyramid pooling."""
+    """C3 whose deep branch is a spatial pyramid pooling.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernels: Sides of the max pools, odd.
+        repeats: Unused, as in v6.1.
+        shortcut: Unused, as in v6.1.
+        groups: Unused, as in v6.1.
+        expansion: Ratio of the hidden width to `c_out`.
+    """
 
     def __init__(
         self,
@@ -257,13 +351,19 @@ class C3SPP(C3):
         self.kernels = tuple(kernels)
         super().__init__(c_in, c_out, repeats, shortcut, groups, expansion)
 
-    def inner(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
+    def _build_branch(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
         return SPP(hidden, hidden, self.kernels)
 
 
 @register("widened")
 class SPP(nn.Module):
-    """Spatial pyramid pooling (He et al., 2014): max pools of several sizes side by side."""
+    """Spatial pyramid pooling (He et al., 2014): max pools of several sizes in parallel.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernels: Sides of the max pools, odd.
+    """
 
     def __init__(self, c_in: int, c_out: int, kernels: Sequence[int] = (5, 9, 13)):
         super().__init__()
@@ -279,7 +379,13 @@ class SPP(nn.Module):
 
 @register("widened")
 class SPPF(nn.Module):
-    """SPP((5, 9, 13)) at less work: three pools of one size in a row reach as far."""
+    """SPP((5, 9, 13)) at a lower cost: three pools of one size in sequence cover the same window.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernel: Side of the max pools, odd.
+    """
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 5):
         super().__init__()
@@ -297,7 +403,16 @@ class SPPF(nn.Module):
 
 @register("widened")
 class GhostConv(nn.Module):
-    """Half the channels by a Conv, the other half from those by a cheap 5x5 (Han et al., GhostNet, 2020)."""
+    """Half the channels by a Conv, the other half from those by a depth-wise 5x5 (Han et al., GhostNet, 2020).
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result, even.
+        kernel: Of the first Conv.
+        stride: Of the first Conv.
+        groups: Of the first Conv.
+        act: False leaves the activation out, a module replaces it.
+    """
 
     def __init__(
         self, c_in: int, c_out: int, kernel: Size = 1, stride: Size = 1, groups: int = 1, act: bool | nn.Module = True
@@ -314,19 +429,26 @@ class GhostConv(nn.Module):
 
 @register("widened")
 class GhostBottleneck(nn.Module):
-    """Two ghost convolutions around a residual; stride 2 puts a depth-wise convolution on both ways."""
+    """Two ghost convolutions with a residual; stride 2 puts a depth-wise convolution on both branches.
+
+    Args:
+        c_in: Channels of the map; equal to `c_out` at stride 1.
+        c_out: Channels of the result.
+        kernel: Of the depth-wise convolutions, odd.
+        stride: 1 or 2.
+    """
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1):
         super().__init__()
-        hidden, halves = c_out // 2, stride == 2
+        hidden, downsamples = c_out // 2, stride == 2
         self.conv = nn.Sequential(
             GhostConv(c_in, hidden),
-            DWConv(hidden, hidden, kernel, stride, act=False) if halves else nn.Identity(),
+            DWConv(hidden, hidden, kernel, stride, act=False) if downsamples else nn.Identity(),
             GhostConv(hidden, c_out, act=False),
         )
         self.shortcut = (
             nn.Sequential(DWConv(c_in, c_in, kernel, stride, act=False), Conv(c_in, c_out, act=False))
-            if halves
+            if downsamples
             else nn.Identity()
         )
 
@@ -335,7 +457,12 @@ class GhostBottleneck(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention over tokens (L, B, C) without layer norm, then two linear maps, each with a residual."""
+    """Attention over tokens (L, B, C) without layer norm, then two linear maps, each with a residual.
+
+    Args:
+        channels: Of a token, C.
+        heads: A divisor of `channels`.
+    """
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -354,7 +481,14 @@ class TransformerLayer(nn.Module):
 
 @register("widened")
 class TransformerBlock(nn.Module):
-    """Transformer layers over all positions of a map (after Dosovitskiy et al., ViT, 2020)."""
+    """Transformer layers over all positions of a map (after Dosovitskiy et al., ViT, 2020).
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        heads: A divisor of `c_out`.
+        layers: Number of transformer layers.
+    """
 
     def __init__(self, c_in: int, c_out: int, heads: int = 4, layers: int = 1):
         super().__init__()
@@ -371,9 +505,14 @@ class TransformerBlock(nn.Module):
 
 @register("widened")
 class MixConv2d(nn.Module):
-    """Convolutions of several kernel sizes side by side (Tan and Le, 2019).
+    """Convolutions of several kernel sizes in parallel (Tan and Le, 2019).
 
-    equal_channels: every kernel size gets as many channels, else as many weights.
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernels: Sides of the kernels, odd.
+        stride: Of all convolutions.
+        equal_channels: Whether all kernel sizes get the same number of channels or of weights.
     """
 
     def __init__(
@@ -385,7 +524,7 @@ class MixConv2d(nn.Module):
             raise ValueError(f"{c_out} channels cannot be divided among kernels {list(kernels)}")
         self.m = nn.ModuleList(
             nn.Conv2d(c_in, width, kernel, stride, kernel // 2, groups=math.gcd(c_in, width), bias=False)
-            for kernel, width in zip(kernels, widths)
+            for kernel, width in zip(kernels, widths, strict=True)
         )
         self.bn = BatchNorm(c_out)
         self.act = nn.SiLU(inplace=True)
@@ -410,7 +549,7 @@ def _equal_weights(total: int, kernels: Sequence[int]) -> list[int]:
 
 @register("concatenated")
 class Concat(nn.Module):
-    """Join a list of tensors along `dimension`."""
+    """Concatenate a list of tensors along `dimension`."""
 
     def __init__(self, dimension: int = 1):
         super().__init__()
@@ -430,7 +569,12 @@ def _sum_wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Seque
 
 @register(_sum_wiring)
 class Sum(nn.Module):
-    """Add two or more maps of one shape; `weighted` learns a weight in 0..2 for all but the first."""
+    """Sum of two or more maps of one shape.
+
+    Args:
+        n: Number of maps.
+        weighted: Whether all but the first have a learned weight in 0..2.
+    """
 
     def __init__(self, n: int, weighted: bool = False):
         super().__init__()
@@ -440,13 +584,13 @@ class Sum(nn.Module):
     def forward(self, tensors: list[Tensor]) -> Tensor:
         weights = [1.0] * (self.n - 1) if self.w is None else 2 * torch.sigmoid(self.w)
         total = tensors[0]
-        for weight, tensor in zip(weights, tensors[1:]):
+        for weight, tensor in zip(weights, tensors[1:], strict=True):
             total = total + weight * tensor
         return total
 
 
 class _Exchange(nn.Module):
-    """Height and width for channels, or back; `gain` is the factor on a side."""
+    """Base of layers that exchange size and channels; `gain` is the factor of a side."""
 
     def __init__(self, gain: int = 2):
         super().__init__()

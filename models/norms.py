@@ -1,14 +1,14 @@
-"""Normalisation layers that layers and attention blocks share; state-dict names are torch's own."""
+"""Normalization layers that layers and attention blocks share; state-dict names are torch's own."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm of (B, C, H, W) that also takes one value a channel.
+    """Batch norm of (B, C, H, W) that also takes a single value per channel.
 
-    A single value has no spread, so torch refuses it in training: a batch of one at a 1x1 map. Here it is
-    normalised by the running statistics, which it leaves alone.
+    A single value has no spread, so torch refuses it in training: a batch of one at a 1x1 map. Here it is normalized by
+    the running statistics, which it does not change.
     """
 
     def forward(self, x: Tensor) -> Tensor:

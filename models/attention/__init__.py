@@ -1,4 +1,4 @@
-"""The catalogue of attention blocks: one import line a block."""
+"""The catalogue of attention blocks: one import line per block."""
 
 from models.attention.a2 import A2
 from models.attention.acmix import ACmix

@@ -5,20 +5,20 @@ Convolution", CVPR 2022, https://arxiv.org/abs/2111.14556, equations 8 to 14.
 
     q, k, v = W_q x, W_k x, W_v x                      heads of d = C_out / head channels
     attention: a(p, o) = softmax over o of (q_p / sqrt(d)) . (k_{p+o} + e_p - e_{p+o})
-               att_p   = sum over the kernel_att^2 neighbours o of a(p, o) v_{p+o}
+               att_p   = sum over the kernel_att^2 neighbors o of a(p, o) v_{p+o}
                e = conv_p of the (x, y) position in [-1, 1]^2; borders by reflection
     convolution: kernel_conv^2 mixtures (fc) of the q, k, v heads, each moved by its own shift
-               (dep_conv, initialised to the one-hot shifts)
+               (dep_conv, initialized to the one-hot shifts)
     y = rate1 * att + rate2 * conv,   rate1 = rate2 = 0.5 at the start
 
 How ours differs from the tutorials: the tutorials print no forward pass and no helpers; here the
-rates really start at 0.5; a map may have any height and width (reflection goes to and fro where
+rates really start at 0.5; a map may have any height and width (reflection goes to and fro if
 the border is wider than the map, and a stride gives ceil(H / stride)); `dilation` spreads the
-neighbours and does not only enlarge the border; positions take the map's type and device. As in
+neighbors and does not only enlarge the border; positions take the map's type and device. As in
 the published code, and so in its checkpoints, the shift convolution has no bias.
 
-Exact short cuts: (q_p / sqrt(d)) . e_p is the same for all neighbours of p, so softmax ignores it
-and the position term is one subtraction, k - e, before the neighbours are visited; neighbours are
+Exact short cuts: (q_p / sqrt(d)) . e_p is the same for all neighbors of p, so softmax ignores it
+and the position term is one subtraction, k - e, before the neighbors are visited; neighbors are
 visited offset by offset on views of one padded map, so the kernel_att^2 copies that an unfold of
 k, v and e would make are never held.
 """
@@ -29,14 +29,15 @@ from typing import Any
 import torch
 from torch import Tensor, cat, nn
 
-from models.attention.ops.neighbourhood import attend_near
-from models.attention.ops.numerics import divisor, require_odd, require_positive
+from models.attention.ops.neighbourhood import neighborhood_attention
+from models.attention.ops.numerics import require_odd, require_positive, resolve_divisor
 from models.registry import Scale, WiringPlan, one_source, register
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[]`, `[c_out, ...]` or the tutorials' `[c_in, c_out, ...]` -> ACmix(c_in, c_out, ...). Widths are
-    even and kernels odd, which tells `[c_in, c_out]` from `[c_out, kernel_att]`.
+def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
+    """`[]`, `[c_out, ...]` or the tutorials' `[c_in, c_out, ...]` -> ACmix(c_in, c_out, ...).
+
+    Widths are even and kernels odd, which tells `[c_in, c_out]` from `[c_out, kernel_att]`.
     """
     c_in, rest = one_source(channels), list(args)
     if (
@@ -58,10 +59,20 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
     return WiringPlan((c_in, c_out, *rest), c_out, repeats)
 
 
-@register(wiring)
+@register(_wiring)
 class ACmix(nn.Module):
-    """ACmix(in_planes, out_planes, kernel_att=7, head=4, kernel_conv=3, stride=1, dilation=1):
-    (B, in_planes, H, W) to (B, out_planes, ceil(H/stride), ceil(W/stride)); `head` divides out_planes.
+    """Local self-attention plus shift convolution over shared 1x1 projections.
+
+    (B, in_planes, H, W) to (B, out_planes, ceil(H/stride), ceil(W/stride)); `head` divides `out_planes`.
+
+    Args:
+        in_planes: Channels of the map.
+        out_planes: Channels of the result.
+        kernel_att: Side of the attention's neighborhood, odd.
+        head: Attention heads.
+        kernel_conv: Kernel of the convolution path, odd.
+        stride: Of both paths.
+        dilation: Distance of two neighbors in the attention path.
     """
 
     def __init__(
@@ -78,7 +89,7 @@ class ACmix(nn.Module):
         require_positive("ACmix", in_planes=in_planes, out_planes=out_planes, stride=stride, dilation=dilation)
         require_odd("ACmix", "kernel_att", kernel_att)
         require_odd("ACmix", "kernel_conv", kernel_conv)
-        self.head = divisor("ACmix", "head", head, out_planes, wanted=4)
+        self.head = resolve_divisor("ACmix", "head", head, out_planes, wanted=4)
         self.head_dim = out_planes // self.head
         self.kernel_att, self.kernel_conv = kernel_att, kernel_conv
         self.stride, self.dilation = stride, dilation
@@ -107,15 +118,15 @@ class ACmix(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         heads = (self.head, self.head_dim)
         query = query[:, :, :: self.stride, :: self.stride].unflatten(1, heads) * self.head_dim**-0.5
-        position = self.conv_p(positions(key))  # (1, d, H, W), shared by the heads
+        position = self.conv_p(_coordinates(key))  # (1, d, H, W), shared by the heads
         border = self.dilation * (self.kernel_att // 2)
-        key = reflect(key.unflatten(1, heads) - position.unsqueeze(1), border)  # (B, head, d, H+2b, W+2b)
-        value = reflect(value.unflatten(1, heads), border)
+        key = reflect_pad(key.unflatten(1, heads) - position.unsqueeze(1), border)  # (B, head, d, H+2b, W+2b)
+        value = reflect_pad(value.unflatten(1, heads), border)
         size = query.shape[-2:]
-        attended = attend_near(query, self._neighbours(key, size), self._neighbours(value, size))
+        attended = neighborhood_attention(query, self._neighbors(key, size), self._neighbors(value, size))
         return attended.flatten(1, 2)  # (B, C_out, h, w), head-major
 
-    def _neighbours(self, padded: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    def _neighbors(self, padded: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
         """Yield, offset by offset in reading order, the view of `padded` that lies under the outputs."""
         height, width = ((side - 1) * self.stride + 1 for side in size)
         for row in range(0, self.kernel_att * self.dilation, self.dilation):
@@ -130,7 +141,7 @@ class ACmix(nn.Module):
         return self.dep_conv(mixed)
 
 
-def positions(like: Tensor) -> Tensor:
+def _coordinates(like: Tensor) -> Tensor:
     """Return the (1, 2, H, W) map of x and y in [-1, 1], in the type and on the device of `like` (B, C, H, W)."""
     height, width = like.shape[-2:]
     column = torch.linspace(-1.0, 1.0, width, dtype=like.dtype, device=like.device)
@@ -138,12 +149,20 @@ def positions(like: Tensor) -> Tensor:
     return torch.stack((column.expand(height, width), row.unsqueeze(1).expand(height, width))).unsqueeze(0)
 
 
-def reflect(maps: Tensor, border: int) -> Tensor:
-    """Return (..., H, W) maps widened by `border` on all sides by reflection without repeating the
-    edge; where the border exceeds the map the reflection runs to and fro. One row or column repeats.
+def reflect_pad(maps: Tensor, border: int) -> Tensor:
+    """Return maps padded on all sides by reflection that does not repeat the edge.
+
+    If the border exceeds the map, the reflection runs to and fro. A single row or column is repeated.
+
+    Args:
+        maps: (..., H, W).
+        border: Positions added on each side, from 0.
+
+    Returns:
+        (..., H + 2 border, W + 2 border).
     """
     for axis in (-2, -1):
         period = max(2 * (maps.shape[axis] - 1), 1)
-        place = torch.arange(-border, maps.shape[axis] + border, device=maps.device).remainder(period)
-        maps = maps.index_select(axis, torch.minimum(place, period - place) if period > 1 else place)
+        index = torch.arange(-border, maps.shape[axis] + border, device=maps.device).remainder(period)
+        maps = maps.index_select(axis, torch.minimum(index, period - index) if period > 1 else index)
     return maps

@@ -19,7 +19,7 @@ to divide the width; no cast to half precision.
 
 from torch import Tensor, cat, nn
 
-from models.attention.ops.numerics import divisor, require_positive
+from models.attention.ops.numerics import require_positive, resolve_divisor
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
@@ -29,18 +29,23 @@ HEAD_WIDTH = 32  # the paper's
 
 @register(cost="quadratic")
 class AreaAttention(nn.Module):
-    """AreaAttention(dim, num_heads=None, area=4): (B, dim, H, W) to the same shape, any H and W.
+    """Self-attention within areas, with a residual: (B, dim, H, W) to the same shape, any H and W.
 
-    num_heads: dim / 32, or the largest number below that divides dim; `heads` is what the areas' maps together
-    take, in maps of N x N.
+    `num_heads` is dim / 32 by default, or the largest number below that divides `dim`; the attention maps of all areas
+    together are as large as num_heads / area maps of N x N, rounded up.
+
+    Args:
+        dim: Channels of the map.
+        num_heads: Attention heads.
+        area: Number of areas; 1 is attention over the whole map.
     """
 
     def __init__(self, dim: int, num_heads: int | None = None, area: int = 4) -> None:
         super().__init__()
         require_positive("AreaAttention", dim=dim, area=area)
-        self.num_heads = divisor("AreaAttention", "num_heads", num_heads, dim, wanted=dim // HEAD_WIDTH)
+        self.num_heads = resolve_divisor("AreaAttention", "num_heads", num_heads, dim, wanted=dim // HEAD_WIDTH)
         self.area = area
-        self.heads = -(-self.num_heads // area)
+        self.heads = -(-self.num_heads // area)  # N x N attention maps that all areas together take
         self.scale = (dim // self.num_heads) ** -0.5
         self.qkv = Conv(dim, 3 * dim, act=False)
         self.position = Conv(dim, dim, 5, groups=dim, act=False)

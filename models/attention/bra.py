@@ -11,9 +11,9 @@ https://arxiv.org/abs/2303.08810, equations 3 to 7.
 
 As in the published code the logits are scaled by the root of all C channels, not of a head's.
 
-How ours differs from the circulating copies: theirs need maps that n_win divides; here the regions are equal and as large
-as n_win asks, the map is padded to whole regions, and padding is neither in a mean nor among the keys. A map with fewer
-rows or columns than n_win has as many regions as it has rows or columns; `topk` is at most the number of regions.
+How ours differs from the circulating copies: theirs need maps that n_win divides; here the regions are equal and as
+large as n_win asks, the map is padded to whole regions, and padding is neither in a mean nor among the keys. A map with
+fewer rows or columns than n_win has as many regions as it has rows or columns; `topk` is at most the number of regions.
 Regions are ranked in float32. The convolution is 5 x 5 as in the paper's models (their default: 3 x 3).
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.attention.ops.numerics import divisor, full_precision, require_odd, require_positive, wide
+from models.attention.ops.numerics import autocast_disabled, require_odd, require_positive, resolve_divisor, upcast
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.registry import register
 
@@ -30,8 +30,16 @@ HEAD_CHANNELS = 32  # of the paper
 
 @register(cost="windowed")
 class BRA(nn.Module):
-    """BRA(dim, num_heads=None, n_win=7, topk=4, side_dwconv=5): (B, dim, H, W) to the same shape, any H and W.
+    """Bi-level routing attention: (B, dim, H, W) to the same shape, any H and W.
+
     `num_heads` divides `dim`, by default dim / 32.
+
+    Args:
+        dim: Channels of the map.
+        num_heads: Attention heads.
+        n_win: Regions along each side, at most.
+        topk: Regions that each region attends to, at most.
+        side_dwconv: Kernel of the positional convolution on the values, odd.
     """
 
     def __init__(
@@ -40,7 +48,7 @@ class BRA(nn.Module):
         super().__init__()
         require_positive("BRA", dim=dim, n_win=n_win, topk=topk)
         require_odd("BRA", "side_dwconv", side_dwconv)
-        self.num_heads = divisor("BRA", "num_heads", num_heads, dim, wanted=dim // HEAD_CHANNELS)
+        self.num_heads = resolve_divisor("BRA", "num_heads", num_heads, dim, wanted=dim // HEAD_CHANNELS)
         self.n_win, self.topk, self.scale = n_win, topk, dim**-0.5
         self.qkv = nn.Conv2d(dim, 3 * dim, 1)
         self.lepe = nn.Conv2d(dim, dim, side_dwconv, padding=side_dwconv // 2, groups=dim)
@@ -55,37 +63,36 @@ class BRA(nn.Module):
         regions = to_windows(padded, rows, columns)  # (B, R, L, 3C)
         inside = None
         if padded is not qkv:
-            inside = to_windows(pad_to_multiple(x.new_ones(1, 1, height, width), rows, columns), rows, columns)[
-                0, :, :, 0
-            ]
+            ones = pad_to_multiple(x.new_ones(1, 1, height, width), rows, columns)
+            inside = to_windows(ones, rows, columns)[0, :, :, 0]
         routes = self._route(regions.detach(), inside)  # (B, R, topk)
         attended = self._attend(regions, routes, inside)  # (B, R, L, C)
         joined = from_windows(attended, rows, columns, *padded.shape[-2:])[..., :height, :width]
         return self.wo(joined + self.lepe(qkv[:, 2 * channels :]))
 
     def _route(self, regions: Tensor, inside: Tensor | None) -> Tensor:
-        """The regions that each region attends to: (B, R, topk). `inside` (R, L) is zero on padding."""
-        query, key = (wide(each).sum(2) for each in regions.chunk(3, dim=3)[:2])  # padding is zero
+        """Return the regions that each region attends to: (B, R, topk). `inside` (R, L) is zero on padding."""
+        query, key = (upcast(each).sum(2) for each in regions.chunk(3, dim=3)[:2])  # padding is zero
         if inside is not None:
-            size = wide(inside).sum(1, keepdim=True)
+            size = upcast(inside).sum(1, keepdim=True)
             query, key = query / size, key / size
-        with full_precision(query):
+        with autocast_disabled(query):
             affinity = query @ key.transpose(1, 2)  # a common size of the regions does not change the ranks
         return affinity.topk(min(self.topk, affinity.shape[2]), dim=2).indices
 
     def _attend(self, regions: Tensor, routes: Tensor, inside: Tensor | None) -> Tensor:
-        """Attention of each region to the positions of its routes: (B, R, L, 3C) to (B, R, L, C)."""
+        """Return each region's attention to the positions of its routes: (B, R, L, 3C) to (B, R, L, C)."""
         batch, count, size, _ = regions.shape
         query, pair = regions.tensor_split((regions.shape[3] // 3,), dim=3)
         image = torch.arange(batch, device=regions.device).view(-1, 1, 1)
         gathered = pair[image, routes].flatten(2, 3)  # keys and values: (B, R, topk * L, 2C)
         key, value = (self._heads(half) for half in gathered.chunk(2, dim=3))
-        mask = (
-            None if inside is None else inside[routes].flatten(2).flatten(0, 1)[:, None, None].bool()
-        )  # (B * R, 1, 1, n)
+        mask = None
+        if inside is not None:
+            mask = inside[routes].flatten(2).flatten(0, 1)[:, None, None].bool()  # (B * R, 1, 1, n)
         attended = scaled_dot_product_attention(self._heads(query), key, value, attn_mask=mask, scale=self.scale)
         return attended.transpose(1, 2).reshape(batch, count, size, -1)
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        """(B, R, n, C) -> (B * R, heads, n, d)."""
+        """Return (B, R, n, C) as (B * R, heads, n, d)."""
         return tokens.flatten(0, 1).unflatten(2, (self.num_heads, -1)).transpose(1, 2)

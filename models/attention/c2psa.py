@@ -1,4 +1,4 @@
-"""C2PSA: half of the channels go through self-attention and a small MLP, the other half goes round it.
+"""C2PSA: half of the channels go through self-attention and a small MLP, the other half bypasses both.
 
 Paper: Wang, Chen, Liu, Chen, Lin, Han, Ding, "YOLOv10: Real-Time End-to-End Object Detection", NeurIPS 2024,
 https://arxiv.org/abs/2405.14458, section 3.2 and figure 3c (partial self-attention); YOLO11 stacks `n` of
@@ -8,11 +8,11 @@ its blocks under the name C2PSA.
     n times:  b = b + BN(W_o (attention(b) + BN(DWConv_3x3(v))))
               b = b + BN(W_2 SiLU(BN(W_1 b)))             twice as wide inside
     y    = Conv([a, b])                                   Conv: 1x1, BN, SiLU
-    attention(b): softmax over j of q_i . k_j / sqrt(d_k), v_j of d channels a head, d_k = d / 2; q, k, v = BN(W b)
+    attention(b): softmax over j of q_i . k_j / sqrt(d_k), v_j of d channels per head, d_k = d / 2; q, k, v = BN(W b)
 
-How ours differs from the circulating copies: there are hidden / 64 heads, but never none, as where copies divide by zero
-below 64 channels, and always a number that divides; the values keep their map, so the positional convolution
-needs no reshaping; written from the equations.
+How ours differs from the circulating copies: there are hidden / 64 heads, or the largest number below that divides, and
+never none (copies divide by zero below 64 channels); the values keep their map, so the positional convolution needs no
+reshaping; written from the equations.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, cat, nn
 
-from models.attention.ops.numerics import divisor, require_number, require_positive
+from models.attention.ops.numerics import require_number, require_positive, resolve_divisor
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import Scale, WiringPlan, register, same_width
@@ -28,15 +28,20 @@ from models.registry import Scale, WiringPlan, register, same_width
 HEAD_WIDTH = 64  # the paper's
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[]`, `[c]` or `[c, e, heads]` -> C2PSA(c_in, repeats, e, heads): the row's number counts the blocks inside."""
+def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
+    """`[]`, `[c]` or `[c, e, heads]` -> C2PSA(c_in, repeats, e, heads): the row's repeats count the blocks inside."""
     plan = same_width(channels, 1, scale, args)
     return WiringPlan((plan.args[0], repeats, *plan.args[1:]), plan.channels_out)
 
 
 class PositionedAttention(nn.Module):
-    """PositionedAttention(channels, heads): (B, channels, H, W) to the same shape, any H and W; keys half as wide as
-    values, and a depth-wise convolution of the values for where they are.
+    """Self-attention with a positional convolution: (B, channels, H, W) to the same shape, any H and W.
+
+    Keys are half as wide as values; a depth-wise convolution of the values is added.
+
+    Args:
+        channels: Channels of the map.
+        heads: A divisor of `channels`.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -57,7 +62,12 @@ class PositionedAttention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """AttentionBlock(channels, heads): attention, then an MLP, each added to what it is given."""
+    """Attention, then an MLP of two 1x1 convolutions, each with a residual: (B, channels, H, W) to the same shape.
+
+    Args:
+        channels: Channels of the map.
+        heads: A divisor of `channels`.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -69,12 +79,18 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(x)
 
 
-@register(wiring, cost="quadratic")
+@register(_wiring, cost="quadratic")
 class C2PSA(nn.Module):
-    """C2PSA(c1, n=1, e=0.5, heads=None): (B, c1, H, W) to the same shape, any H and W.
+    """Partial self-attention, `n` blocks on a part of the channels: (B, c1, H, W) to the same shape, any H and W.
 
-    n: blocks; e: the share of c1 that they work on, each way; heads: hidden / 64, or the largest number below that
-    divides, at least 1.
+    `n` blocks work on c1 * e channels, and as many bypass them; `heads` is a 64th of that by default, or the largest
+    number below that divides it, at least 1.
+
+    Args:
+        c1: Channels of the map.
+        n: Number of blocks.
+        e: Share of `c1` on each of the two branches, above 0 and at most 1.
+        heads: Attention heads of each block.
     """
 
     def __init__(self, c1: int, n: int = 1, e: float = 0.5, heads: int | None = None) -> None:
@@ -82,8 +98,8 @@ class C2PSA(nn.Module):
         require_positive("C2PSA", c1=c1, n=n)
         require_number("C2PSA", "e", e, above=0, most=1, such_as=0.5)
         hidden = max(1, int(c1 * e))
-        heads = divisor("C2PSA", "heads", heads, hidden, wanted=hidden // HEAD_WIDTH, of="attended channels")
-        self.heads = n * heads  # maps of N x N
+        heads = resolve_divisor("C2PSA", "heads", heads, hidden, wanted=hidden // HEAD_WIDTH, of="attended channels")
+        self.heads = n * heads  # N x N attention maps
         self.split = Conv(c1, 2 * hidden)
         self.blocks = nn.Sequential(*(AttentionBlock(hidden, heads) for _ in range(n)))
         self.merge = Conv(2 * hidden, c1)

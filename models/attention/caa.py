@@ -1,4 +1,4 @@
-"""CAA: a gate from the surroundings, seen through a long row and a long column.
+"""CAA: a gate from the surroundings, by a long row kernel and a long column kernel.
 
 Paper: Cai, Lai, Wang, Wang, Sun, Yao, "Poly Kernel Inception Network for Remote Sensing Detection"
 (PKINet), CVPR 2024, https://arxiv.org/abs/2403.06258, section 3, "Context Anchor Attention".
@@ -25,7 +25,15 @@ from models.registry import register
 
 @register()
 class CAA(nn.Module):
-    """CAA(ch, h_kernel_size=11, v_kernel_size=11): (B, ch, H, W) to the same shape; odd kernels."""
+    """Context anchor attention, gate times input: (B, ch, H, W) to the same shape.
+
+    Odd kernels.
+
+    Args:
+        ch: Channels of the map.
+        h_kernel_size: Length of the row kernel.
+        v_kernel_size: Length of the column kernel.
+    """
 
     def __init__(self, ch: int, h_kernel_size: int = 11, v_kernel_size: int = 11) -> None:
         super().__init__()

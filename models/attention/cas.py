@@ -1,4 +1,4 @@
-"""CAS: convolutional additive self-attention: queries and keys are gated and added, not multiplied with each other.
+"""CAS: convolutional additive self-attention: queries and keys are gated and added, not multiplied by each other.
 
 Paper: Zhang, Li, Zhou, Han, Wang, "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient
 Mobile Applications", 2024, https://arxiv.org/abs/2408.03703, section "Convolutional Additive Self-attention".
@@ -22,7 +22,7 @@ from models.registry import register
 
 
 class ContextGate(nn.Module):
-    """ContextGate(dim): Phi of queries or keys, (B, dim, H, W) to the same shape."""
+    """Phi of queries or keys: (B, dim, H, W) to the same shape."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -38,7 +38,14 @@ class ContextGate(nn.Module):
 
 @register()
 class CAS(nn.Module):
-    """CAS(dim, attn_bias=False): (B, dim, H, W) to the same shape, any H and W; attn_bias is that of q, k and v."""
+    """Additive self-attention with a residual: (B, dim, H, W) to the same shape, any H and W.
+
+    `attn_bias` is that of q, k and v.
+
+    Args:
+        dim: Channels of the map.
+        attn_bias: Whether the projections of q, k and v have biases.
+    """
 
     def __init__(self, dim: int, attn_bias: bool = False) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ https://arxiv.org/abs/1807.06521, equations 1 to 3.
     F'  = M_c(F) * F
     F'' = M_s(F') * F'
 
-How ours differs from the tutorials: theirs overwrite the input with the gate and multiply by the
+How ours differs from the tutorials: theirs overwrite the input by the gate and multiply by the
 input again after each stage, so the output grows with a power of the input; here each stage
 multiplies once, as the paper says. Parameters and their names are theirs (no biases, no norm).
 The hidden width never falls to zero on few channels. The maximum is `amax`, whose gradient is
@@ -24,7 +24,12 @@ from models.registry import register
 
 
 class ChannelAttentionModule(nn.Module):
-    """ChannelAttentionModule(c1, reduction=4): (B, c1, H, W) to the same shape, each channel times its gate."""
+    """Channel gate, each channel times its own: (B, c1, H, W) to the same shape.
+
+    Args:
+        c1: Channels of the map.
+        reduction: Ratio of channels to the hidden width, which is at least 1.
+    """
 
     def __init__(self, c1: int, reduction: int = 4) -> None:
         super().__init__()
@@ -42,7 +47,7 @@ class ChannelAttentionModule(nn.Module):
 
 
 class spatial_attention(nn.Module):  # noqa: N801 - the tutorials' name
-    """spatial_attention(kernel_size=7): (B, C, H, W) to the same shape, each position times its gate."""
+    """Spatial gate, each position times its own: (B, C, H, W) to the same shape; `kernel_size` is odd."""
 
     def __init__(self, kernel_size: int = 7) -> None:
         super().__init__()
@@ -58,7 +63,13 @@ class spatial_attention(nn.Module):  # noqa: N801 - the tutorials' name
 
 @register()
 class CBAM(nn.Module):
-    """CBAM(c1, ratio=16, kernel_size=7): (B, c1, H, W) to the same shape."""
+    """Channel gate, then spatial gate: (B, c1, H, W) to the same shape.
+
+    Args:
+        c1: Channels of the map.
+        ratio: Ratio of channels to the hidden width of the channel gate, which is at least 1.
+        kernel_size: Of the spatial gate, odd.
+    """
 
     def __init__(self, c1: int, ratio: int = 16, kernel_size: int = 7) -> None:
         super().__init__()

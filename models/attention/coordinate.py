@@ -8,8 +8,9 @@ https://arxiv.org/abs/2103.02907, equations 4 to 9.
     g_h = sigmoid(Conv_1x1(f_h)),  g_w = sigmoid(Conv_1x1(f_w))
     y(c, i, j) = x(c, i, j) * g_h(c, i) * g_w(c, j)
 
-How ours differs from the circulating copies: they let `oup` differ from `inp`, which no product can take; ours says so.
-Means are taken without pooling modules, so nothing of the size is kept. Keys are theirs: conv1 has a bias, which batch
+How ours differs from the circulating copies: they let `oup` differ from `inp`, which no product can take; here that is
+an error.
+Means are taken without pooling modules, so the module stores no size. Keys are theirs: conv1 has a bias, which batch
 norm takes away again. `fuse` folds that norm.
 """
 
@@ -26,11 +27,14 @@ from models.norms import BatchNorm
 from models.registry import Scale, WiringPlan, register, same_width
 from utils.errors import ModelError
 
-LEAST = 8  # channels of the shared descriptor
+MIN_CHANNELS = 8  # of the shared descriptor
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[...]`, `[c, ...]` or `[c, c, ...]` -> CoordAtt(c_in, c_in, ...): the reduction is the first number that is no width."""
+def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
+    """`[...]`, `[c, ...]` or `[c, c, ...]` -> CoordAtt(c_in, c_in, ...).
+
+    The reduction is the first number that is no width.
+    """
     plan = same_width(channels, repeats, scale, args)
     c_in, *rest = plan.args
     if len(rest) < len(args) and rest and isinstance(rest[0], int) and c_in in (rest[0], scale(rest[0])):
@@ -38,9 +42,15 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
     return WiringPlan((c_in, c_in, *rest), c_in, repeats)
 
 
-@register(wiring)
+@register(_wiring)
 class CoordAtt(nn.Module):
-    """CoordAtt(inp, oup=inp, reduction=32): (B, inp, H, W) to the same shape."""
+    """Coordinate attention, a gate per row times a gate per column: (B, inp, H, W) to the same shape.
+
+    Args:
+        inp: Channels of the map.
+        oup: None or `inp`, kept for the published argument order.
+        reduction: Ratio of channels to the width of the shared descriptor, which is at least 8.
+    """
 
     def __init__(self, inp: int, oup: int | None = None, reduction: int = 32) -> None:
         super().__init__()
@@ -50,7 +60,7 @@ class CoordAtt(nn.Module):
                 f"CoordAtt: its gates multiply the input, so oup must be inp = {inp}, got {oup!r}; "
                 f"the reduction is the third argument"
             )
-        hidden = max(LEAST, inp // reduction)
+        hidden = max(MIN_CHANNELS, inp // reduction)
         self.conv1 = nn.Conv2d(inp, hidden, 1)
         self.bn1: nn.Module = BatchNorm(hidden)
         self.conv_h = nn.Conv2d(hidden, inp, 1)

@@ -5,11 +5,11 @@ https://arxiv.org/abs/2107.12292.
 
     K1 = act(BN(Conv_kxk,groups=4(x)))                       static context
     V  = BN(Conv_1x1(x))                                     values
-    L  = Conv_1x1(act(BN(Conv_1x1([K1, x]))))                k*k logits a channel and position
+    L  = Conv_1x1(act(BN(Conv_1x1([K1, x]))))                k*k logits per channel and position
     K2 = softmax over all H*W positions(mean of the k*k L) * V
     y  = K1 + K2
 
-The paper aggregates V over k x k neighbours with L as a dynamic kernel, has no softmax and
+The paper aggregates V over k x k neighbors with L as a dynamic kernel, has no softmax and
 fuses K1 and K2 by a gate; this class keeps the tutorials' operator, and their state-dict
 keys, so that their checkpoints load. K2 is about V / (H*W): it fades on large maps.
 
@@ -17,6 +17,8 @@ Exact short cut: the mean of a 1x1 convolution's outputs is the 1x1 convolution 
 of its weights, so the k*k logits are never made; weights are averaged at every forward pass
 and each of them gets its gradient.
 """
+
+from typing import cast
 
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
@@ -30,7 +32,14 @@ GROUPS = 4  # of the context convolution, in the paper and in the tutorials
 
 @register()
 class CoTAttention(nn.Module):
-    """CoTAttention(dim, kernel_size=3): (B, dim, H, W) to the same shape, any H and W; dim a multiple of 4."""
+    """Contextual transformer attention as in the tutorials: (B, dim, H, W) to the same shape, any H and W.
+
+    `dim` is a multiple of 4.
+
+    Args:
+        dim: Channels of the map.
+        kernel_size: Of the static context, odd.
+    """
 
     def __init__(self, dim: int, kernel_size: int = 3) -> None:
         super().__init__()
@@ -63,6 +72,6 @@ class CoTAttention(nn.Module):
     def _mean_logits(self, context: Tensor) -> Tensor:
         reduce, norm, activation, expand = self.attention_embed
         taps = self.kernel_size * self.kernel_size
-        weight = expand.weight.unflatten(0, (self.dim, taps)).mean(1)  # (dim, hidden, 1, 1)
-        bias = expand.bias.unflatten(0, (self.dim, taps)).mean(1)
+        weight = cast(Tensor, expand.weight).unflatten(0, (self.dim, taps)).mean(1)  # (dim, hidden, 1, 1)
+        bias = cast(Tensor, expand.bias).unflatten(0, (self.dim, taps)).mean(1)
         return F.conv2d(activation(norm(reduce(context))), weight, bias)

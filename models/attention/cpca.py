@@ -9,7 +9,7 @@ segmentation", Computers in Biology and Medicine 2024, https://arxiv.org/abs/230
     s_0 = D_5x5 * f,   s_k = D_{k x 1} * (D_{1 x k} * s_0)   for k = 7, 11, 21; D: depth-wise
     y = W (W (s_0 + s_7 + s_11 + s_21) * f)
 
-One 1x1 convolution W stands in all three places, as in the authors' code. All convolutions have
+One 1x1 convolution W is used all three times, as in the authors' code. All convolutions have
 biases and zeros outside the map; the second gate is not bounded.
 
 How ours differs from the circulating copies: W starts by He's rule instead of torch's, under which
@@ -27,7 +27,12 @@ from models.registry import register
 
 
 class ChannelPrior(nn.Module):
-    """ChannelPrior(channels, hidden): (B, channels, H, W) to its gate c, (B, channels, 1, 1), in (0, 2)."""
+    """Channel gate c of a map: (B, channels, H, W) to (B, channels, 1, 1), in (0, 2).
+
+    Args:
+        channels: Channels of the map.
+        hidden: Width between the two layers of M.
+    """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -41,19 +46,24 @@ class ChannelPrior(nn.Module):
 
 @register()
 class CPCA(nn.Module):
-    """CPCA(channels, channelAttention_reduce=4): (B, channels, H, W) to the same shape."""
+    """Channel gate, then a gate from strip convolutions: (B, channels, H, W) to the same shape.
+
+    Args:
+        channels: Channels of the map.
+        channelAttention_reduce: Ratio of channels to the hidden width of the channel gate, which is at least 1.
+    """
 
     def __init__(self, channels: int, channelAttention_reduce: int = 4) -> None:  # noqa: N803 - the published name
         super().__init__()
         require_positive("CPCA", channels=channels, channelAttention_reduce=channelAttention_reduce)
         self.ca = ChannelPrior(channels, max(1, channels // channelAttention_reduce))
         self.dconv5_5 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.dconv1_7 = strip(channels, 1, 7)
-        self.dconv7_1 = strip(channels, 7, 1)
-        self.dconv1_11 = strip(channels, 1, 11)
-        self.dconv11_1 = strip(channels, 11, 1)
-        self.dconv1_21 = strip(channels, 1, 21)
-        self.dconv21_1 = strip(channels, 21, 1)
+        self.dconv1_7 = _strip(channels, 1, 7)
+        self.dconv7_1 = _strip(channels, 7, 1)
+        self.dconv1_11 = _strip(channels, 1, 11)
+        self.dconv11_1 = _strip(channels, 11, 1)
+        self.dconv1_21 = _strip(channels, 1, 21)
+        self.dconv21_1 = _strip(channels, 21, 1)
         self.conv = nn.Conv2d(channels, channels, 1)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
@@ -70,6 +80,6 @@ class CPCA(nn.Module):
         return self.conv(self.conv(near + strips) * features)
 
 
-def strip(channels: int, height: int, width: int) -> nn.Conv2d:
+def _strip(channels: int, height: int, width: int) -> nn.Conv2d:
     """Return a depth-wise convolution of height x width, both odd, that keeps the map's size."""
     return nn.Conv2d(channels, channels, (height, width), padding=(height // 2, width // 2), groups=channels)

@@ -1,4 +1,4 @@
-"""CrissCross: every position looks along its row and its column; done twice, it has seen the whole map.
+"""CrissCross: every position attends to its row and its column; after two rounds it has seen the whole map.
 
 Paper: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation",
 ICCV 2019, https://arxiv.org/abs/1811.11721, equations 1 and 2 and section 3.3.
@@ -10,7 +10,7 @@ ICCV 2019, https://arxiv.org/abs/1811.11721, equations 1 and 2 and section 3.3.
 gamma, which starts at zero, is the published code's and not in the equations: the block starts as the
 identity.
 
-How ours differs from the circulating copies: two rounds, as the paper has it, where the copies insert
+How ours differs from the circulating copies: two rounds, as in the paper; the copies insert
 one, after which a position has seen its cross only; u itself, which lies in its row and in its column,
 is counted once by a mask in the map's type and on its device; Q and K never have less than 8 channels.
 The bias of K, which softmax ignores, is kept for the published count.
@@ -19,22 +19,28 @@ The bias of K, which softmax ignores, is kept for the published count.
 import torch
 from torch import Tensor, cat, einsum, nn
 
-from models.attention.ops.numerics import full_precision, reduced, require_positive, softmax, wide
-from models.identity_start import OpensItself
+from models.attention.ops.numerics import autocast_disabled, reduced_width, require_positive, softmax, upcast
+from models.identity_start import ZeroInitResidual
 from models.registry import register
 
 
 @register(cost="windowed")
-class CrissCross(OpensItself):
-    """CrissCross(in_dim, recurrence=2, reduction=8): (B, in_dim, H, W) to the same shape, any H and W."""
+class CrissCross(ZeroInitResidual):
+    """Criss-cross attention with a residual: (B, in_dim, H, W) to the same shape, any H and W.
 
-    opens_by = "gamma"
+    Args:
+        in_dim: Channels of the map.
+        recurrence: Rounds, which share their weights.
+        reduction: Ratio of channels to the width of queries and keys, which is at least 8.
+    """
+
+    gate_parameter = "gamma"
 
     def __init__(self, in_dim: int, recurrence: int = 2, reduction: int = 8) -> None:
         super().__init__()
         require_positive("CrissCross", in_dim=in_dim, recurrence=recurrence, reduction=reduction)
         self.recurrence = recurrence
-        hidden = reduced(in_dim, reduction, least=8)
+        hidden = reduced_width(in_dim, reduction, least=8)
         self.query_conv = nn.Conv2d(in_dim, hidden, 1)
         self.key_conv = nn.Conv2d(in_dim, hidden, 1)
         self.value_conv = nn.Conv2d(in_dim, in_dim, 1)
@@ -50,8 +56,8 @@ class CrissCross(OpensItself):
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         height = x.shape[2]
         itself = torch.eye(height, dtype=torch.bool, device=x.device).unsqueeze(1)  # (H, 1, H), over the columns W
-        with full_precision(x):  # products without 1/sqrt(d) leave the range of half precision
-            query, key = wide(query), wide(key)
+        with autocast_disabled(x):  # products without 1/sqrt(d) leave the range of half precision
+            query, key = upcast(query), upcast(key)
             along_column = einsum("bdij,bdkj->bijk", query, key).masked_fill(itself, -torch.inf)  # (B, H, W, H)
             along_row = einsum("bdij,bdik->bijk", query, key)  # (B, H, W, W)
         weights = softmax(cat((along_column, along_row), dim=3), dim=3).to(value.dtype)

@@ -1,10 +1,10 @@
-"""DoubleAttentionLayer: gather the map into a few descriptors, then hand each position its share.
+"""DoubleAttentionLayer: gather the map into a few descriptors, then distribute them to the positions.
 
 Paper: Chen, Kalantidis, Li, Yan, Feng, "A^2-Nets: Double Attention Networks", NeurIPS 2018,
 https://arxiv.org/abs/1810.11579, equations 2 to 6.
 
     A = W_A x + b_A                       (c_m, N), N = H*W
-    B = softmax over positions(W_B x)     (c_n, N)   where each descriptor looks
+    B = softmax over positions(W_B x)     (c_n, N)   what each descriptor attends to
     V = softmax over descriptors(W_V x)   (c_n, N)   what each position takes
     G = A B^T                             (c_m, c_n) gather
     Z = G V                               (c_m, N)   distribute
@@ -12,14 +12,14 @@ https://arxiv.org/abs/1810.11579, equations 2 to 6.
 
 As in the tutorials, and unlike the paper, nothing is added to the input, so the output has
 rank c_n at most, and without `reconstruct` it has c_m channels. Copies that call softmax without
-an axis normalise over the batch; the axes here are the paper's.
+an axis normalize over the batch; the axes here are the paper's.
 
 Exact short cut: every row of B sums to one, so G = W_A (x B^T) + b_A, and W_R Z = (W_R G) V.
 Both convolutions run over c_n columns and not over N positions.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -27,8 +27,9 @@ from models.attention.ops.numerics import require_flag, require_positive, softma
 from models.registry import Scale, WiringPlan, one_source, register
 
 
-def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-    """`[c_m, c_n]` -> DoubleAttentionLayer(c_in, c_m * width, c_n) leaves c_m * width;
+def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
+    """`[c_m, c_n]` -> DoubleAttentionLayer(c_in, c_m * width, c_n) leaves c_m * width.
+
     `[c_m, c_n, True]` leaves c_in.
     """
     if len(args) not in (2, 3) or not all(isinstance(each, int) and not isinstance(each, bool) for each in args[:2]):
@@ -40,10 +41,17 @@ def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[A
     return WiringPlan((c_in, c_m, *rest), c_out, repeats)
 
 
-@register(wiring)
+@register(_wiring)
 class DoubleAttentionLayer(nn.Module):
-    """DoubleAttentionLayer(in_channels, c_m, c_n, reconstruct=False): (B, in_channels, H, W) to
-    (B, c_m, H, W), or back to in_channels with `reconstruct`; any H and W.
+    """Double attention as in the tutorials, without a residual.
+
+    (B, in_channels, H, W) to (B, c_m, H, W), or back to `in_channels` with `reconstruct`; any H and W.
+
+    Args:
+        in_channels: Channels of the map.
+        c_m: Length of a descriptor.
+        c_n: Number of descriptors, which bounds the rank of the output.
+        reconstruct: Whether a 1x1 convolution returns to `in_channels`.
     """
 
     def __init__(self, in_channels: int, c_m: int, c_n: int, reconstruct: bool = False) -> None:
@@ -59,11 +67,11 @@ class DoubleAttentionLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return G V, or W_R G V + b_R, for the map `x` (B, in_channels, H, W)."""
-        look = softmax(self.convB(x).flatten(2), dim=2)  # B: (B, c_n, N)
-        take = softmax(self.convV(x).flatten(2), dim=1)  # V: (B, c_n, N)
-        seen = x.flatten(2) @ look.transpose(1, 2)  # x B^T: (B, in_channels, c_n)
-        gathered = self.convA(seen.unsqueeze(3)).squeeze(3)  # G: (B, c_m, c_n)
+        gather = softmax(self.convB(x).flatten(2), dim=2)  # B: (B, c_n, N)
+        distribute = softmax(self.convV(x).flatten(2), dim=1)  # V: (B, c_n, N)
+        summed = x.flatten(2) @ gather.transpose(1, 2)  # x B^T: (B, in_channels, c_n)
+        descriptors = self.convA(summed.unsqueeze(3)).squeeze(3)  # G: (B, c_m, c_n)
         if not self.reconstruct:
-            return (gathered @ take).unflatten(2, x.shape[-2:])
-        weight, bias = self.conv_reconstruct.weight.flatten(1), self.conv_reconstruct.bias
-        return (weight @ gathered @ take + bias.unsqueeze(1)).unflatten(2, x.shape[-2:])
+            return (descriptors @ distribute).unflatten(2, x.shape[-2:])
+        weight, bias = self.conv_reconstruct.weight.flatten(1), cast(Tensor, self.conv_reconstruct.bias)
+        return (weight @ descriptors @ distribute + bias.unsqueeze(1)).unflatten(2, x.shape[-2:])

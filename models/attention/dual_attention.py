@@ -14,7 +14,7 @@ How ours differs from the circulating copies: these are the network's two branch
 tutorials call DANet is `DoubleAttentionLayer`, and another copy takes one map size only and ignores its arguments. The
 sign in the channel branch is the released code's (it subtracts the products from their maximum): with the
 paper's equation 3 a channel's product with itself outweighs all others, and F is Q again. The network's last
-convolution makes class scores; here it has the host's norm and activation and returns to the width that came.
+convolution makes class scores; here it has YOLOv5's norm and activation and returns to C channels.
 
 Exact short cut: the maximum that the released code subtracts from is the same for all d, so softmax ignores it.
 """
@@ -22,18 +22,18 @@ Exact short cut: the maximum that the released code subtracts from is the same f
 import torch
 from torch import Tensor, nn
 
-from models.attention.ops.numerics import full_precision, reduced, require_positive, wide
+from models.attention.ops.numerics import autocast_disabled, reduced_width, require_positive, upcast
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
 
 
 class PositionAttention(nn.Module):
-    """PositionAttention(channels): E of (B, channels, H, W), the same shape; any H and W."""
+    """Position attention E of a map: (B, channels, H, W) to the same shape, any H and W."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = reduced(channels, 8, least=8)
+        hidden = reduced_width(channels, 8, least=8)
         self.query_conv = nn.Conv2d(channels, hidden, 1)
         self.key_conv = nn.Conv2d(channels, hidden, 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
@@ -45,31 +45,36 @@ class PositionAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """ChannelAttention(): F of (B, C, H, W), the same shape; any C, H and W."""
+    """Channel attention F of a map: (B, C, H, W) to the same shape, any C, H and W."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        with full_precision(x):  # sums over all positions leave the range of half precision
-            rows = wide(x).flatten(2)  # (B, C, N)
+        with autocast_disabled(x):  # sums over all positions leave the range of half precision
+            rows = upcast(x).flatten(2)  # (B, C, N)
             attention = torch.softmax(-rows @ rows.transpose(1, 2), dim=2)
         return self.gamma * (attention.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[-2:]) + x
 
 
 @register(cost="quadratic")
 class DualAttention(nn.Module):
-    """DualAttention(in_channels, reduction=4): (B, in_channels, H, W) to the same shape, any H and W. The branches have
-    in_channels / reduction channels, at least 8.
+    """Position and channel attention side by side: (B, in_channels, H, W) to the same shape, any H and W.
+
+    The branches have in_channels / reduction channels, at least 8.
+
+    Args:
+        in_channels: Channels of the map.
+        reduction: Ratio of channels to the width of the branches.
     """
 
-    heads = 1
+    heads = 1  # N x N attention maps
 
     def __init__(self, in_channels: int, reduction: int = 4) -> None:
         super().__init__()
         require_positive("DualAttention", in_channels=in_channels, reduction=reduction)
-        inner = reduced(in_channels, reduction, least=8)
+        inner = reduced_width(in_channels, reduction, least=8)
         self.position = _branch(in_channels, inner, PositionAttention(inner))
         self.channel = _branch(in_channels, inner, ChannelAttention())
         self.project = Conv(inner, in_channels)
@@ -80,7 +85,7 @@ class DualAttention(nn.Module):
 
 
 def _branch(channels: int, inner: int, attention: nn.Module) -> nn.Sequential:
-    """A 3x3 convolution to `inner` channels, the attention, and another 3x3 convolution."""
+    """Return a 3x3 convolution to `inner` channels, the attention, and another 3x3 convolution."""
     return nn.Sequential(
         Conv(channels, inner, 3, act=nn.ReLU(inplace=True)), attention, Conv(inner, inner, 3, act=nn.ReLU(inplace=True))
     )

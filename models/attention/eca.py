@@ -1,15 +1,15 @@
-"""ECAAttention: a gate per channel from the means of its neighbouring channels.
+"""ECAAttention: a gate per channel from the means of its neighboring channels.
 
 Paper: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
 CVPR 2020, https://arxiv.org/abs/1910.03151, sections 3.2 and 3.3.
 
     z = mean over positions of x                      (B, C)
     s = sigmoid(conv1d_k(z))                          one kernel of k taps slides along the channels, zeros outside
-    k = |log2(C) / gamma + b / gamma|, made odd       (whole part, plus one where that is even)
+    k = |log2(C) / gamma + b / gamma|, made odd       (whole part, plus one if that is even)
     y = s * x
 
-How ours differs from the circulating copies: they take k = 3 whatever the width unless the caller works k out; here
-`k_size` left out is the paper's k (3 at 64 channels, 5 from 128 to 1280), and a number given is used as it is.
+How ours differs from the circulating copies: they take k = 3 at every width unless the caller computes k; here the
+default is the paper's k (3 at 64 channels, 5 from 128 to 1280), and a number that is given is used unchanged.
 """
 
 import math
@@ -22,8 +22,19 @@ from models.registry import register
 
 
 def adaptive_kernel(block: str, channels: int, gamma: float, b: float) -> int:
-    """Return the paper's k: odd, growing with the logarithm of the number of channels. Raises ModelError for `block`
-    where gamma or b cannot be.
+    """Return the paper's k: odd, growing with the logarithm of the number of channels.
+
+    Args:
+        block: The block's name, for the error.
+        channels: The map's channels.
+        gamma: Divisor of the logarithm, above zero.
+        b: What is added to the logarithm.
+
+    Returns:
+        The kernel along the channels.
+
+    Raises:
+        ModelError: `gamma` or `b` is no such number.
     """
     require_number(block, "gamma", gamma, above=0, such_as=2)
     require_number(block, "b", b, such_as=1)
@@ -33,8 +44,15 @@ def adaptive_kernel(block: str, channels: int, gamma: float, b: float) -> int:
 
 @register()
 class ECAAttention(nn.Module):
-    """ECAAttention(channel, k_size=None, gamma=2, b=1): (B, channel, H, W) to the same shape, each channel times its
-    gate. k_size: odd; None is the paper's k for this number of channels, which `gamma` and `b` shape.
+    """Efficient channel attention, each channel times its gate: (B, channel, H, W) to the same shape.
+
+    `k_size` is odd; None is the paper's k for this number of channels, computed with `gamma` and `b`.
+
+    Args:
+        channel: Channels of the map.
+        k_size: Kernel along the channels.
+        gamma: Divisor of the paper's formula, above zero.
+        b: Summand of the paper's formula.
     """
 
     def __init__(self, channel: int, k_size: int | None = None, gamma: float = 2, b: float = 1) -> None:

@@ -1,49 +1,53 @@
-"""EMA: efficient multi-scale attention, two branches of each channel group that weigh each other.
+"""EMA: efficient multi-scale attention, two branches of each channel group that weight each other.
 
 Paper: Ouyang, He, Zhang, Luo, Guo, Zhan, Huang, "Efficient Multi-Scale Attention Module with Cross-Spatial
 Learning", ICASSP 2023, https://arxiv.org/abs/2305.13563, section 3. All groups of c = C / factor
 channels share the parameters; for each:
 
     [u; v] = Conv_1x1([mean over W of x; mean over H of x])           one sequence of H + W positions
-    X1 = GroupNorm(sigmoid(u) * sigmoid(v) * x)                       one channel a norm group
+    X1 = GroupNorm(sigmoid(u) * sigmoid(v) * x)                       one channel per norm group
     X2 = Conv_3x3(x)
     M  = softmax over c(mean X1) . X2 + softmax over c(mean X2) . X1   (1, H, W)
     y  = sigmoid(M) * x
 
 Exact short cut: a norm group is one channel, whose mean after the norm is the norm's bias, so
-mean X1 is that bias and is not worked out.
+mean X1 is that bias and is not computed.
 
 How ours differs from the circulating copies: theirs check only that C // factor > 0 and fail at the first
-map where factor does not divide C (48 channels and 32); here `factor` is by default the largest of 32, 16,
+map if factor does not divide C (48 channels and 32); here `factor` is by default the largest of 32, 16,
 8, 4, 2, 1 that divides C and leaves groups of 4 channels at least; softmax is in float32 under reduced
 precision; one group at 1 x 1 can be trained. Parameters and keys are theirs. The exponential
-moving average of the weights is another thing (utils/engine/model_ema.py).
+moving average of weights, `ModelEMA`, has nothing to do with it.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.attention.ops.numerics import divisor, softmax
+from models.attention.ops.numerics import resolve_divisor, softmax
 from models.registry import register
 
 
-def default_factor(channels: int) -> int:
+def _default_factor(channels: int) -> int:
     """Return the number of groups: the largest of 32 ... 1 that divides `channels` into groups of 4 or more."""
     return next((factor for factor in (32, 16, 8, 4, 2) if channels % factor == 0 and channels >= 4 * factor), 1)
 
 
 @register()
 class EMA(nn.Module):
-    """EMA(channels, factor=None): (B, channels, H, W) to the same shape.
+    """Efficient multi-scale attention, each group times its gate: (B, channels, H, W) to the same shape.
 
-    factor: the number of groups, dividing `channels`; None: the largest up to 32 with 4 channels a group.
+    `factor`, the number of groups, divides `channels`; None is the largest power of two up to 32 that leaves at least 4
+    channels per group.
+
+    Args:
+        channels: Channels of the map.
+        factor: Number of groups.
     """
 
     def __init__(self, channels: int, factor: int | None = None) -> None:
         super().__init__()
-        self.factor = divisor(
-            "EMA", "factor", default_factor(channels) if factor is None else factor, channels, wanted=32
-        )
+        factor = _default_factor(channels) if factor is None else factor
+        self.factor = resolve_divisor("EMA", "factor", factor, channels, wanted=32)
         width = channels // self.factor
         self.gn = nn.GroupNorm(width, width)
         self.conv1x1 = nn.Conv2d(width, width, 1)

@@ -1,4 +1,4 @@
-"""EPSA: convolutions of four kernel sizes, each channel of each weighed against its like at the other sizes.
+"""EPSA: convolutions of four kernel sizes, each channel weighted against the same channel at the other sizes.
 
 Paper: Zhang, Zu, Lu, Zou, Meng, "EPSANet: An Efficient Pyramid Squeeze Attention Block on Convolutional
 Neural Network", ACCV 2022, https://arxiv.org/abs/2105.14447, section 3 (its PSA module).
@@ -11,7 +11,7 @@ Neural Network", ACCV 2022, https://arxiv.org/abs/2105.14447, section 3 (its PSA
 How ours differs from the circulating copies: scales are concatenated in the paper's order, the smallest
 kernel first (the authors' code has them in reverse: a permutation of the output channels); any width that
 is a multiple of 4 can be built, with as many groups up to 4, 8, 16 as divide C / 4, where theirs needs
-multiples of 64; W_1 leaves C / 64 numbers but at least 8, so that the gate of few channels does not hang
+multiples of 64; W_1 leaves C / 64 numbers but at least 8, so that the gate of few channels does not depend
 on one ReLU (equal from 512 channels on). Registered as EPSA because PSA also names polarized, point-wise
 and position-sensitive attention.
 """
@@ -22,7 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.attention.ops.numerics import divisor, reduced, require_multiple, require_odds, require_positive, softmax
+from models.attention.ops.numerics import (
+    reduced_width,
+    require_multiple,
+    require_odd_list,
+    require_positive,
+    resolve_divisor,
+    softmax,
+)
 from models.registry import register
 from utils.errors import ModelError
 
@@ -31,11 +38,16 @@ LEAST_HIDDEN = 8
 
 
 class SEWeight(nn.Module):
-    """SEWeight(channels, reduction=16): the channel gate of a (B, channels, H, W) map, (B, channels, 1, 1)."""
+    """Channel gate of a map: (B, channels, H, W) to (B, channels, 1, 1).
+
+    Args:
+        channels: Channels of the map.
+        reduction: Ratio of channels to the hidden width, which is at least 8.
+    """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
-        hidden = reduced(channels, reduction, least=LEAST_HIDDEN)
+        hidden = reduced_width(channels, reduction, least=LEAST_HIDDEN)
         self.fc1 = nn.Conv2d(channels, hidden, 1)
         self.fc2 = nn.Conv2d(hidden, channels, 1)
 
@@ -45,10 +57,16 @@ class SEWeight(nn.Module):
 
 @register()
 class EPSA(nn.Module):
-    """EPSA(inplans, conv_kernels=(3, 5, 7, 9), conv_groups=None, reduction=16): (B, inplans, H, W) to the same shape.
+    """Pyramid squeeze attention, scales weighted per channel: (B, inplans, H, W) to the same shape.
 
-    conv_kernels: odd, as many as divide inplans; conv_groups: one for each kernel, dividing the scale's width
-    inplans / len(conv_kernels), by default the most up to 1, 4, 8, 16 that do.
+    `conv_kernels` are odd, as many as divide `inplans`; `conv_groups` holds one number per kernel, which divides the
+    scale's width inplans / len(conv_kernels), by default the largest up to 1, 4, 8 and 16 that do.
+
+    Args:
+        inplans: Channels of the map.
+        conv_kernels: One kernel size per scale.
+        conv_groups: Groups of each scale's convolution.
+        reduction: Ratio of a scale's channels to the hidden width of the gate, which is at least 8.
     """
 
     def __init__(
@@ -60,7 +78,7 @@ class EPSA(nn.Module):
     ) -> None:
         super().__init__()
         require_positive("EPSA", inplans=inplans, reduction=reduction)
-        require_odds("EPSA", "conv_kernels", conv_kernels, such_as=[3, 5, 7, 9])
+        require_odd_list("EPSA", "conv_kernels", conv_kernels, such_as=[3, 5, 7, 9])
         require_multiple("EPSA", inplans, len(conv_kernels), "scales")
         width = inplans // len(conv_kernels)
         groups = _groups(width, len(conv_kernels), conv_groups)
@@ -86,6 +104,8 @@ def _groups(width: int, scales: int, wanted: Sequence[int] | None) -> list[int]:
             f"EPSA: conv_groups must be a list of {scales} numbers, one for each kernel, or left out, got {given!r}"
         )
     return [
-        divisor("EPSA", "conv_groups", group, width, GROUPS[min(index, len(GROUPS) - 1)], of="channels of a scale")
+        resolve_divisor(
+            "EPSA", "conv_groups", group, width, GROUPS[min(index, len(GROUPS) - 1)], of="channels of a scale"
+        )
         for index, group in enumerate(given)
     ]

@@ -1,7 +1,7 @@
-"""ExternalAttention: positions look not at each other but at a memory that all images share.
+"""ExternalAttention: positions attend not to each other but to a memory that all images share.
 
 Paper: Guo, Liu, Mu, Hu, "Beyond Self-attention: External Attention using Two Linear Layers for Visual
-Tasks", TPAMI 2022, https://arxiv.org/abs/2105.02358, equations 5 and 6 and the double normalisation of
+Tasks", TPAMI 2022, https://arxiv.org/abs/2105.02358, equations 5 and 6 and the double normalization of
 section 3.2.
 
     l(i, s) = x_i . M_k(s)                                  memories M_k, M_v of S rows of C
@@ -10,7 +10,7 @@ section 3.2.
     y_i     = x_i + sum over s of A(i, s) M_v(s)
 
 How ours differs from the circulating copies: softmax runs over the positions and the L1 norm over the
-memory, on maps (copies for tokens depend on which axis a caller puts where); the paper's residual is part
+memory, on maps (copies for tokens depend on the order of the caller's axes); the paper's residual is part
 of the block; no epsilon.
 
 Exact short cut: A(i, .) = softmax over s of (l(i, s) - log sum over k of exp l(k, s)), so no weight
@@ -20,13 +20,20 @@ of about 1 / N is ever divided by another.
 import torch
 from torch import Tensor, nn
 
-from models.attention.ops.numerics import require_positive, softmax, wide
+from models.attention.ops.numerics import require_positive, softmax, upcast
 from models.registry import register
 
 
 @register()
 class ExternalAttention(nn.Module):
-    """ExternalAttention(d_model, S=64): (B, d_model, H, W) to the same shape, any H and W; a memory of S rows."""
+    """Attention to a learned memory, with a residual: (B, d_model, H, W) to the same shape, any H and W.
+
+    A memory of S rows.
+
+    Args:
+        d_model: Channels of the map.
+        S: Rows of the memory.
+    """
 
     def __init__(self, d_model: int, S: int = 64) -> None:  # noqa: N803 - the paper's name
         super().__init__()
@@ -36,6 +43,6 @@ class ExternalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for the map `x` (B, d_model, H, W)."""
-        logits = wide(self.mk(x)).flatten(2)  # (B, S, N)
+        logits = upcast(self.mk(x)).flatten(2)  # (B, S, N)
         attention = softmax(torch.log_softmax(logits, dim=2), dim=1)
         return x + self.mv(attention.to(x.dtype).unflatten(2, x.shape[-2:]))

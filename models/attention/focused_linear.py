@@ -10,8 +10,8 @@ ICCV 2023, https://arxiv.org/abs/2308.00442, section "Focused Linear Attention".
 
 How ours differs from the tutorials: theirs takes tokens of one square window (side = int(sqrt(N))) with an absolute
 position table of that size; ours takes maps of any size, has no table unless `num_patches` is given, and interpolates
-it elsewhere. phi and the sums are worked out in float32 at least, with the powers taken of u / max(u) (exact: phi
-does not change), where the published cube overflows half precision at 41. As published nothing is added to the input.
+it for other sizes. phi and the sums are computed in float32 at least, with the powers taken of u / max(u) (exact: phi
+does not change), whereas the published cube overflows half precision at 41. As published nothing is added to the input.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,26 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from models.attention.ops.linear_attention import linear_attention
-from models.attention.ops.numerics import divisor, require_flag, require_number, require_odd, wide
-from models.attention.ops.positions import position_grid, position_maps
+from models.attention.ops.numerics import require_flag, require_number, require_odd, resolve_divisor, upcast
+from models.attention.ops.positions import parse_position_grid, position_maps
 from models.attention.ops.softmax_attention import project
 from models.registry import register
 
 
 @register()
 class FocusedLinearAttention(nn.Module):
-    """FocusedLinearAttention(dim, num_patches=None, num_heads=None, qkv_bias=True, focusing_factor=3, kernel_size=5):
-    (B, dim, H, W) to the same shape, any H and W. num_patches: positions of a learned table, [rows, columns] or their
-    number; num_heads divides dim, by default the largest number up to 8 that does.
+    """Focused linear attention: (B, dim, H, W) to the same shape, any H and W.
+
+    `num_patches` is the size of a learned position table, [rows, columns] or the number of positions; `num_heads`
+    divides `dim`, by default the largest number up to 8 that does.
+
+    Args:
+        dim: Channels of the map.
+        num_patches: Size of the position table; None for no table.
+        num_heads: Attention heads.
+        qkv_bias: Whether the projections of q, k and v have biases.
+        focusing_factor: The power p, above zero.
+        kernel_size: Of the depth-wise convolution of the values, odd.
     """
 
     def __init__(
@@ -44,7 +53,7 @@ class FocusedLinearAttention(nn.Module):
         kernel_size: int = 5,
     ) -> None:
         super().__init__()
-        num_heads = divisor("FocusedLinearAttention", "num_heads", num_heads, dim, wanted=8)
+        num_heads = resolve_divisor("FocusedLinearAttention", "num_heads", num_heads, dim, wanted=8)
         require_flag("FocusedLinearAttention", qkv_bias=qkv_bias)
         require_number("FocusedLinearAttention", "focusing_factor", focusing_factor, above=0, such_as=3)
         require_odd("FocusedLinearAttention", "kernel_size", kernel_size)
@@ -57,7 +66,7 @@ class FocusedLinearAttention(nn.Module):
         self.grid: tuple[int, int] | None = None
         self.positional_encoding: nn.Parameter | None = None
         if num_patches is not None:
-            count, self.grid = position_grid("FocusedLinearAttention", num_patches)
+            count, self.grid = parse_position_grid("FocusedLinearAttention", num_patches)
             self.positional_encoding = nn.Parameter(torch.zeros(1, count, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,13 +82,11 @@ class FocusedLinearAttention(nn.Module):
 
     def focus(self, maps: Tensor) -> Tensor:
         """Return phi of queries or keys (B, C, H, W), in float32 at least."""
-        scale = softplus(wide(self.scale)).transpose(1, 2).unsqueeze(3)
-        maps = (relu(wide(maps)) + 1e-6) / scale
-        powers = (
-            maps / maps.amax(1, keepdim=True).detach()
-        ) ** self.focusing_factor  # their direction is all that counts
+        scale = softplus(upcast(self.scale)).transpose(1, 2).unsqueeze(3)
+        maps = (relu(upcast(maps)) + 1e-6) / scale
+        powers = (maps / maps.amax(1, keepdim=True).detach()) ** self.focusing_factor  # only their direction counts
         return powers * (maps.norm(dim=1, keepdim=True) / powers.norm(dim=1, keepdim=True))
 
     def _heads(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, heads, d, N)."""
+        """Return (B, C, H, W) as (B, heads, d, N)."""
         return maps.flatten(2).unflatten(1, (self.num_heads, self.head_dim))

@@ -9,7 +9,7 @@ Interactions", https://arxiv.org/abs/2112.05561, equations 1 and 2, figures 2 an
 
 By default the convolutions have 4 groups with a channel shuffle between them, the lighter form that
 the paper uses in ResNet-50: 6.625 C^2 + 5 C parameters; `groups=1` is the dense form, 25 C^2 + 5 C
-(26 million at 1024 channels). On few channels groups are clamped to what divides C and C / rate.
+(26 million at 1024 channels). On few channels groups are reduced to what divides C and C / rate.
 
 How ours differs from the circulating copies: the channel gate has the sigmoid that the paper draws
 (theirs multiply by the perceptron's bare output, which grows with the square of the input); the shuffle
@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention.ops.numerics import divisor, reduced, require_positive
+from models.attention.ops.numerics import reduced_width, require_positive, resolve_divisor
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register
@@ -33,23 +33,24 @@ KERNEL = 7
 
 @register()
 class GAM(nn.Module):
-    """GAM(in_channels, rate=4, groups=4): (B, in_channels, H, W) to the same shape.
+    """Channel gate, then spatial gate, without pooling: (B, in_channels, H, W) to the same shape.
 
-    groups: of the 7x7 convolutions, dividing in_channels and in_channels / rate; 1: dense; by default 4 or
-    the most below it that does.
+    `groups` of the 7x7 convolutions divides in_channels and in_channels / rate; 1 is dense; by default it is 4, or the
+    most below that fits.
+
+    Args:
+        in_channels: Channels of the map.
+        rate: Ratio of channels to the hidden width of both gates.
+        groups: Of the 7x7 convolutions.
     """
 
     def __init__(self, in_channels: int, rate: int = 4, groups: int | None = None) -> None:
         super().__init__()
         require_positive("GAM", in_channels=in_channels, rate=rate)
-        hidden = reduced(in_channels, rate)
-        groups = divisor(
-            "GAM",
-            "groups",
-            groups,
-            math.gcd(in_channels, hidden),
-            wanted=4,
-            of="channels that its layers have in common",
+        hidden = reduced_width(in_channels, rate)
+        common = math.gcd(in_channels, hidden)
+        groups = resolve_divisor(
+            "GAM", "groups", groups, common, wanted=4, of="channels that its layers have in common"
         )
         self.channel_attention = nn.Sequential(
             nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, in_channels, 1)
@@ -72,6 +73,6 @@ class GAM(nn.Module):
         """Fold the two norms into their convolutions, once."""
         layers = self.spatial_attention
         for index in (0, 4):
-            if isinstance(layers[index + 1], nn.BatchNorm2d):
-                layers[index] = fold_norm(layers[index], layers[index + 1])
-                layers[index + 1] = nn.Identity()
+            conv, norm = layers[index], layers[index + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                layers[index], layers[index + 1] = fold_norm(conv, norm), nn.Identity()

@@ -1,4 +1,4 @@
-"""GatherExcite: a gate per channel and neighbourhood, from what is seen around it.
+"""GatherExcite: a gate per channel and neighborhood, from the features around it.
 
 Paper: Hu, Shen, Albanie, Sun, Vedaldi, "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks",
 NeurIPS 2018, https://arxiv.org/abs/1810.12348, section 3.
@@ -7,21 +7,21 @@ NeurIPS 2018, https://arxiv.org/abs/1810.12348, section 3.
     GE-theta-minus (extra_params False): gather = mean over the (2e-1) x (2e-1) window around every e-th position
     GE-theta (extra_params True): gather = log2(e) depth-wise 3x3 convolutions of stride 2, a batch norm behind each and
                                   ReLU between them
-    extent e = 0: one value a channel; the mean of the map, or a depth-wise convolution as large as the map and batch norm
+    extent e = 0: one value per channel; the mean of the map, or a depth-wise convolution as large as it and batch norm
     f: nothing; or, with use_mlp (GE-theta-plus), 1x1 convolutions C -> C/r -> C with ReLU between
 
 Means count only positions inside the map. GatherExcite(c, False, 0, True) is SEAttention.
 
-How ours differs from the circulating copies: theirs tie the learned global kernel to one map size; ours keeps a table of
-`feat_size` x `feat_size` a channel, resized linearly to the map and scaled by the ratio of their areas, which at its own
-size is the paper's convolution. The default is GE-theta with extent 8, which has no table.
+How ours differs from the circulating copies: theirs tie the learned global kernel to one map size; ours keeps a table
+of `feat_size` x `feat_size` per channel, resized linearly to the map and scaled by the ratio of their areas, which at
+its own size is the paper's convolution. The default is GE-theta with extent 8, which has no table.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention.ops.numerics import reduced, require_flag, require_positive
+from models.attention.ops.numerics import reduced_width, require_flag, require_positive
 from models.attention.ops.positions import interpolate_map
 from models.norms import BatchNorm
 from models.registry import register
@@ -30,9 +30,18 @@ from utils.errors import ModelError
 
 @register()
 class GatherExcite(nn.Module):
-    """GatherExcite(channels, extra_params=True, extent=8, use_mlp=False, reduction=16, feat_size=7): (B, channels, H, W)
-    to the same shape, any H and W. extent: 0 (the whole map) or a power of two from 2 on; reduction: of `use_mlp`;
-    feat_size: side of the learned table of extent 0.
+    """Gather-excite, each neighborhood times its gate: (B, channels, H, W) to the same shape, any H and W.
+
+    `extent` is 0 (the whole map) or a power of two from 2 on; `reduction` is that of `use_mlp`; `feat_size` is the side
+    of the learned table of extent 0.
+
+    Args:
+        channels: Channels of the map.
+        extra_params: Whether gathering is learned (GE-theta) or a mean.
+        extent: Distance of two gathered positions.
+        use_mlp: Whether two 1x1 convolutions follow (GE-theta-plus).
+        reduction: Ratio of channels to the hidden width of those.
+        feat_size: Side of the table.
     """
 
     def __init__(
@@ -58,21 +67,26 @@ class GatherExcite(nn.Module):
         self.mean = not extra_params
         self.mlp: nn.Module = nn.Identity()
         if use_mlp:
-            hidden = reduced(channels, reduction)
+            hidden = reduced_width(channels, reduction)
             self.mlp = nn.Sequential(
                 nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x * sigmoid(interp(f(gather(x))))."""
-        gate = torch.sigmoid(self.mlp(mean_around(x, self.extent) if self.mean else self.gather(x)))
+        gate = torch.sigmoid(self.mlp(_window_means(x, self.extent) if self.mean else self.gather(x)))
         if self.extent:
             gate = F.interpolate(gate, size=x.shape[-2:], mode="nearest")
         return x * gate
 
 
 class LearnedGather(nn.Module):
-    """(B, C, H, W) -> (B, C, ceil(H / extent), ceil(W / extent)) by depth-wise convolutions of stride 2."""
+    """Depth-wise convolutions of stride 2: (B, C, H, W) to (B, C, ceil(H / extent), ceil(W / extent)).
+
+    Args:
+        channels: Channels of the map, C.
+        extent: A power of two from 2 on.
+    """
 
     def __init__(self, channels: int, extent: int) -> None:
         super().__init__()
@@ -87,7 +101,12 @@ class LearnedGather(nn.Module):
 
 
 class GlobalGather(nn.Module):
-    """(B, C, H, W) -> (B, C, 1, 1): the sum of the map times a learned table, resized to the map, then batch norm."""
+    """Sum of the map times a learned table of its size, then batch norm: (B, C, H, W) to (B, C, 1, 1).
+
+    Args:
+        channels: Channels of the map, C.
+        feat_size: Side of the table, which is resized to the map.
+    """
 
     def __init__(self, channels: int, feat_size: int) -> None:
         super().__init__()
@@ -102,8 +121,8 @@ class GlobalGather(nn.Module):
         return self.norm((x * table.squeeze(1)).sum((2, 3), keepdim=True))
 
 
-def mean_around(x: Tensor, extent: int) -> Tensor:
-    """Return the mean over each window of side 2 * extent - 1 around every extent-th position, or over the map for 0."""
+def _window_means(x: Tensor, extent: int) -> Tensor:
+    """Return the mean over windows of side 2 * extent - 1 around every extent-th position, or over the map for 0."""
     if not extent:
         return x.mean((2, 3), keepdim=True)
     return F.avg_pool2d(x, 2 * extent - 1, extent, padding=extent - 1, count_include_pad=False)

@@ -12,9 +12,9 @@ https://arxiv.org/abs/2205.04437, section 3.2, the hybrid attention block (HAB).
 (S)W-MSA is Swin's attention in (shifted) windows with relative positions (models/attention/swin.py).
 
 How ours differs from the circulating copies: those paste the whole super-resolution network, patch embedding and
-upsampler included, bound to one size; this is the block. Maps are padded, moved and masked as they come. The inner
-widths are at least 8 and 4, where theirs reach zero below 30 channels. The window is 8 (theirs: 16, for large pictures),
-the MLP widens by 2. The paper's overlapping cross attention is a block of its own between groups and is not part of it.
+upsampler included, bound to one size; this is the block. Maps of any size are padded, shifted and masked. The inner
+widths are at least 8 and 4, where theirs reach zero below 30 channels. The window is 8 (theirs: 16, for large images),
+the MLP widens by 2. The paper's overlapping cross-attention is a block of its own between groups and is not part of it.
 """
 
 from torch import Tensor, nn
@@ -24,15 +24,21 @@ from models.attention.swin import WindowMSA
 from models.norms import ChannelNorm
 from models.registry import register
 
-LEAST_COMPRESSED, LEAST_SQUEEZED = 8, 4
+MIN_COMPRESSED, MIN_SQUEEZED = 8, 4  # channels
 
 
 class ChannelAttentionBlock(nn.Module):
-    """CAB: two 3 x 3 convolutions and a gate per channel: (B, dim, H, W) to the same shape."""
+    """CAB, two 3x3 convolutions and a gate per channel: (B, dim, H, W) to the same shape.
+
+    Args:
+        dim: Channels of the map.
+        compress_ratio: Ratio of channels to the width between the convolutions, which is at least 8.
+        squeeze_factor: Ratio of channels to the hidden width of the gate, which is at least 4.
+    """
 
     def __init__(self, dim: int, compress_ratio: int, squeeze_factor: int) -> None:
         super().__init__()
-        inner, squeezed = max(LEAST_COMPRESSED, dim // compress_ratio), max(LEAST_SQUEEZED, dim // squeeze_factor)
+        inner, squeezed = max(MIN_COMPRESSED, dim // compress_ratio), max(MIN_SQUEEZED, dim // squeeze_factor)
         self.cab = nn.Sequential(nn.Conv2d(dim, inner, 3, padding=1), nn.GELU(), nn.Conv2d(inner, dim, 3, padding=1))
         self.gate = nn.Sequential(nn.Conv2d(dim, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, dim, 1), nn.Sigmoid())
 
@@ -44,9 +50,20 @@ class ChannelAttentionBlock(nn.Module):
 
 @register(cost="windowed")
 class HAT(nn.Module):
-    """HAT(dim, num_heads=None, window_size=8, shift_size=0, compress_ratio=3, squeeze_factor=30, conv_scale=0.01,
-    mlp_ratio=2): (B, dim, H, W) to the same shape, any H and W. `num_heads` divides `dim`, by default dim / 32;
-    `shift_size` moves the windows, as every second block of the paper does by half a window.
+    """Hybrid attention block: (B, dim, H, W) to the same shape, any H and W.
+
+    `num_heads` divides `dim`, by default dim / 32; `shift_size` shifts the windows, as every second block of the paper
+    does by half a window.
+
+    Args:
+        dim: Channels of the map.
+        num_heads: Heads of the window attention.
+        window_size: Side of a window in positions.
+        shift_size: Positions by which windows are shifted, below `window_size`.
+        compress_ratio: Ratio of channels to the width inside the channel attention block, which is at least 8.
+        squeeze_factor: Ratio of channels to the hidden width of its gate, which is at least 4.
+        conv_scale: Factor of the channel attention block.
+        mlp_ratio: Ratio of the MLP's hidden width to channels.
     """
 
     def __init__(

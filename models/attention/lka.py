@@ -1,4 +1,4 @@
-"""LKA: a gate from a large kernel that is taken apart into three small convolutions.
+"""LKA: a gate from a large kernel that is decomposed into three small convolutions.
 
 Paper: Guo, Lu, Liu, Cheng, Hu, "Visual Attention Network", Computational Visual Media 2023,
 https://arxiv.org/abs/2202.09741, section 3, "Large Kernel Attention".
@@ -10,7 +10,7 @@ Together the depth-wise ones reach 23 x 23 positions. All three have biases and 
 map; nothing bounds the gate.
 
 How ours differs from the circulating copies: W's bias starts at one instead of zero, so the gate
-starts around one and a network that was trained without the block starts close to what it was.
+starts around one and a network that was trained without the block starts close to its old output.
 Theirs starts around zero and hands on about a sixth of the input's spread. State dict and
 arithmetic are the published ones.
 """
@@ -23,7 +23,7 @@ from models.registry import register
 
 @register()
 class LKA(nn.Module):
-    """LKA(dim): (B, dim, H, W) to the same shape."""
+    """Large kernel attention, gate times input: (B, dim, H, W) to the same shape."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class LKA(nn.Module):
         self.conv0 = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
         self.conv_spatial = nn.Conv2d(dim, dim, 7, padding=9, dilation=3, groups=dim)
         self.conv1 = nn.Conv2d(dim, dim, 1)
-        nn.init.ones_(self.conv1.bias)
+        nn.init.ones_(self.conv1.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a * x."""

@@ -1,29 +1,36 @@
-"""LSConv: a large kernel looks and decides, a small kernel of its own at every position gathers.
+"""LSConv: a large kernel predicts, for every position, the small kernel that aggregates its neighbors.
 
 Paper: Wang, Chen, Lin, Han, Ding, "LSNet: See Large, Focus Small", CVPR 2025, https://arxiv.org/abs/2503.23135,
 section "LS (Large-Small) convolution".
 
     P(x)  = W_3 . DWConv7x7 . W_1 x             perception on half the channels: each with BN, ReLU behind W_1 and W_3
-    w     = GN(W_4 P(x) + b_4)                   3 x 3 numbers a position and group of channels; GN: one group a kernel
-    a_ci  = sum over the 3 x 3 neighbours j of i: w_{g(c), j - i}(i) x_cj       g(c): c's group of neighbouring channels
+    w     = GN(W_4 P(x) + b_4)                  3 x 3 numbers per position and group of channels; GN: a group per kernel
+    a_ci  = sum over the 3 x 3 neighbors j of i: w_{g(c), j - i}(i) x_cj       g(c): c's group of neighboring channels
     out   = x + BN(a)
 
-How ours differs from the circulating copies: theirs gathers in a Triton kernel for one maker's GPUs; here it is nine
-shifted products on views of one padded map, on any device. A group is of neighbouring channels: 8 of them, or the most
+How ours differs from the circulating copies: theirs aggregates in a Triton kernel for one maker's GPUs; here it is nine
+shifted products on views of one padded map, on any device. A group is of neighboring channels: 8 of them, or the most
 below 8 that divide the channels.
 """
 
 from torch import Tensor, nn
 
-from models.attention.ops.neighbourhood import neighbours, weighed
-from models.attention.ops.numerics import divisor, require_odd
+from models.attention.ops.neighbourhood import neighbors, weighted_sum
+from models.attention.ops.numerics import require_odd, resolve_divisor
 from models.layers import Conv
 from models.norms import BatchNorm
 from models.registry import register
 
 
 class LargeKernelPerception(nn.Module):
-    """LargeKernelPerception(dim, lks, sks, groups): (B, dim, H, W) to kernels (B, dim / groups, sks * sks, H, W)."""
+    """Small kernels predicted by a large one: (B, dim, H, W) to (B, dim / groups, sks * sks, H, W).
+
+    Args:
+        dim: Channels of the map.
+        lks: Large kernel, odd.
+        sks: Side of the predicted kernels, odd.
+        groups: Channels that share a predicted kernel.
+    """
 
     def __init__(self, dim: int, lks: int, sks: int, groups: int) -> None:
         super().__init__()
@@ -42,13 +49,21 @@ class LargeKernelPerception(nn.Module):
 
 @register()
 class LSConv(nn.Module):
-    """LSConv(dim, lks=7, sks=3, groups=None): (B, dim, H, W) to the same shape, any H and W. lks, sks: large and small
-    kernel; groups: channels that share a small kernel, a divisor of dim, by default the largest up to 8.
+    """Large-small convolution with a residual: (B, dim, H, W) to the same shape, any H and W.
+
+    `lks` and `sks` are the large and the small kernel; `groups` is the number of channels that share a small kernel, a
+    divisor of `dim`, by default the largest up to 8.
+
+    Args:
+        dim: Channels of the map.
+        lks: Large kernel, odd.
+        sks: Small kernel, odd.
+        groups: Channels per small kernel.
     """
 
     def __init__(self, dim: int, lks: int = 7, sks: int = 3, groups: int | None = None) -> None:
         super().__init__()
-        groups = divisor("LSConv", "groups", groups, dim, wanted=8)
+        groups = resolve_divisor("LSConv", "groups", groups, dim, wanted=8)
         require_odd("LSConv", "lks", lks)
         require_odd("LSConv", "sks", sks)
         self.groups, self.sks = groups, sks
@@ -58,5 +73,5 @@ class LSConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x + BN(a) of the map `x` (B, dim, H, W)."""
         kernels = self.lkp(x).unsqueeze(3)  # (B, dim / groups, sks^2, 1, H, W)
-        gathered = weighed(kernels.unbind(2), neighbours(x.unflatten(1, (-1, self.groups)), self.sks))
+        gathered = weighted_sum(kernels.unbind(2), neighbors(x.unflatten(1, (-1, self.groups)), self.sks))
         return x + self.bn(gathered.flatten(1, 2))

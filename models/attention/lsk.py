@@ -1,4 +1,4 @@
-"""LSKblock: every position chooses between a middling and a large kernel.
+"""LSKblock: every position selects between a medium and a large kernel.
 
 Paper: Li, Hou, Zheng, Cheng, Yang, Li, "Large Selective Kernel Network for Remote Sensing Object
 Detection", ICCV 2023, https://arxiv.org/abs/2303.09030, sections 3.2 and 3.3.
@@ -8,7 +8,7 @@ Detection", ICCV 2023, https://arxiv.org/abs/2303.09030, sections 3.2 and 3.3.
     S = sigmoid(Conv_7x7([mean, max over the channels of [u_1, u_2]]))     (2, H, W)
     a = W (S_1 * u_1 + S_2 * u_2),   y = a * x         W: 1x1 convolution back to C channels
 
-This is the selecting part of the network's block, without the GELU, projections and residual
+This is the selection part of the network's block, without the GELU, projections and residual
 around it. All convolutions have biases and zeros outside the map; nothing bounds the gate a.
 
 How ours differs from the circulating copies: W's bias starts at one instead of zero, so the gate
@@ -25,7 +25,10 @@ from models.registry import register
 
 @register()
 class LSKblock(nn.Module):
-    """LSKblock(dim): (B, dim, H, W) to the same shape; `dim` is even."""
+    """Large selective kernel attention, gate times input: (B, dim, H, W) to the same shape.
+
+    `dim` is even.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class LSKblock(nn.Module):
         self.conv2 = nn.Conv2d(dim, dim // 2, 1)
         self.conv_squeeze = nn.Conv2d(2, 2, 7, padding=3)
         self.conv = nn.Conv2d(dim // 2, dim, 1)
-        nn.init.ones_(self.conv.bias)
+        nn.init.ones_(self.conv.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a * x."""

@@ -12,8 +12,8 @@ The paper's kernels k, with d = 2 up to 11 and d = 3 above: 7, 11, 23, 35, 41, 5
 have biases and zeros outside the map; nothing bounds the gate, so LSKA_Attention, which adds to
 the input, is the safer one to put into a network.
 
-How ours differs from the circulating copies: another kernel is an error here, and there an object
-without layers that fails in its first pass; W's bias starts at one instead of zero, so the gate
+How ours differs from the circulating copies: another kernel is an error here; theirs builds an object
+without layers that fails in its first forward pass. W's bias starts at one instead of zero, so the gate
 starts around one and not around zero. State dict and arithmetic are the published ones.
 """
 
@@ -28,7 +28,14 @@ DILATIONS = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}  # of the paper's kernel s
 
 @register()
 class LSKA(nn.Module):
-    """LSKA(dim, k_size=11): (B, dim, H, W) to the same shape; `k_size` 7, 11, 23, 35, 41 or 53."""
+    """Large separable kernel attention, gate times input: (B, dim, H, W) to the same shape.
+
+    `k_size` is 7, 11, 23, 35, 41 or 53.
+
+    Args:
+        dim: Channels of the map.
+        k_size: Side of the kernel that is decomposed.
+    """
 
     def __init__(self, dim: int, k_size: int = 11) -> None:
         super().__init__()
@@ -42,7 +49,7 @@ class LSKA(nn.Module):
         self.conv_spatial_h = nn.Conv2d(dim, dim, (1, far), padding=(0, reach), dilation=dilation, groups=dim)
         self.conv_spatial_v = nn.Conv2d(dim, dim, (far, 1), padding=(reach, 0), dilation=dilation, groups=dim)
         self.conv1 = nn.Conv2d(dim, dim, 1)
-        nn.init.ones_(self.conv1.bias)
+        nn.init.ones_(self.conv1.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a * x."""
@@ -53,7 +60,14 @@ class LSKA(nn.Module):
 
 @register()
 class LSKA_Attention(nn.Module):  # noqa: N801 - the registered name
-    """LSKA_Attention(d_model, k_size=11): (B, d_model, H, W) to the same shape; `k_size` as LSKA's."""
+    """LSKA between two 1x1 convolutions, with a residual: (B, d_model, H, W) to the same shape.
+
+    `k_size` is as in LSKA.
+
+    Args:
+        d_model: Channels of the map.
+        k_size: Side of the kernel that is decomposed.
+    """
 
     def __init__(self, d_model: int, k_size: int = 11) -> None:
         super().__init__()

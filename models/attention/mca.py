@@ -2,17 +2,17 @@
 
 Paper: Yu, Zhang, Cheng, Song, Tang, "MCA: Multidimensional collaborative attention in deep convolutional
 neural networks for image recognition", Engineering Applications of Artificial Intelligence 126 (2023) 107079,
-section 3. For each axis a of the map, mean and spread over the other two:
+section 3. For each axis a of the map, mean and standard deviation over the other two:
 
     p_a = (mean + std) / 2 + sigmoid(alpha_a) mean + sigmoid(beta_a) std      squeeze
     G_a = sigmoid(Conv_k(p_a))                                                excitation: 1-D, along a
     y   = (G_C * x + G_H * x + G_W * x) / 3                                   integration
 
 k is 3 along height and width; along the channels it is round(|log2 C - 1| / 1.5), made odd downwards.
-The spread is that of a sample (N - 1), as in the authors' code; over one value, where it is not
-defined, it is zero.
+The standard deviation is that of a sample (N - 1), as in the authors' code; over one value it is
+not defined and taken as zero.
 
-How ours differs from the circulating copies: theirs turn the map and back for every gate; here each
+How ours differs from the circulating copies: theirs permute the map and back for every gate; here each
 gate is broadcast along its axis and the map multiplied once. A 1 x 1 map gives numbers (theirs NaN).
 alpha and beta start at 0.5, the mean of the uniform draw that theirs start from.
 Not the "moment channel attention" of the same letters.
@@ -28,7 +28,7 @@ from models.registry import register
 
 
 class MCAGate(nn.Module):
-    """MCAGate(k_size): the gate of a (B, C, H, W) map along one of its axes."""
+    """The gate of a map along one of its axes, by a 1-D convolution of `k_size` taps, an odd number."""
 
     def __init__(self, k_size: int) -> None:
         super().__init__()
@@ -36,7 +36,15 @@ class MCAGate(nn.Module):
         self.weight = nn.Parameter(torch.full((2,), 0.5))  # alpha, beta
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
-        """Return the gate: as `x` along `axis` (1, 2 or 3), 1 along the other two."""
+        """Return the gate along `axis`.
+
+        Args:
+            x: (B, C, H, W).
+            axis: 1, 2 or 3.
+
+        Returns:
+            (B, C, 1, 1), (B, 1, H, 1) or (B, 1, 1, W), in (0, 1).
+        """
         others = [each for each in (1, 2, 3) if each != axis]
         values = x.shape[others[0]] * x.shape[others[1]]
         std, mean = torch.std_mean(x, others, correction=min(1, values - 1), keepdim=True)
@@ -46,7 +54,7 @@ class MCAGate(nn.Module):
         return torch.sigmoid(logits).view(mean.shape)
 
 
-def channel_kernel(channels: int) -> int:
+def _channel_kernel(channels: int) -> int:
     """Return the paper's kernel along the channels: 3 up to 256, then 5, for the usual widths."""
     kernel = round(abs((math.log2(channels) - 1) / 1.5))
     return max(1, kernel if kernel % 2 else kernel - 1)
@@ -54,15 +62,20 @@ def channel_kernel(channels: int) -> int:
 
 @register()
 class MCA(nn.Module):
-    """MCA(inp, k_size=None): (B, inp, H, W) to the same shape; 12 + k_size parameters.
+    """Multidimensional collaborative attention, x times the mean of three gates: (B, inp, H, W) to the same shape.
 
-    k_size: of the gate along the channels, odd; None: from the number of channels.
+    12 + k_size parameters. `k_size`, that of the gate along the channels, is odd; None computes it from the number of
+    channels.
+
+    Args:
+        inp: Channels of the map.
+        k_size: Taps of the gate along the channels.
     """
 
     def __init__(self, inp: int, k_size: int | None = None) -> None:
         super().__init__()
         require_positive("MCA", inp=inp)
-        k_size = channel_kernel(inp) if k_size is None else k_size
+        k_size = _channel_kernel(inp) if k_size is None else k_size
         require_odd("MCA", "k_size", k_size)
         self.c_hw = MCAGate(k_size)
         self.h_cw = MCAGate(3)

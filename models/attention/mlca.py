@@ -3,14 +3,14 @@
 Paper: Wan, Lu, Shen, Xie, Yang, "Mixed local channel attention for object detection", Engineering
 Applications of Artificial Intelligence 123 (2023) 106442, section 3.
 
-    P     = mean of x in each cell of a 5 x 5 grid (cells overlap where 5 does not divide the side)
+    P     = mean of x in each cell of a 5 x 5 grid (cells overlap if 5 does not divide the side)
     L     = sigmoid(Conv_k(P, cell after cell: C numbers each, one sequence of 25 C))
     G     = sigmoid(Conv_k(mean of P over the cells: C numbers))
     y     = unpool((1 - a) G + a L) * x,   a = 0.5      each position: the mean of the cells it lies in
     k     = (log2 C + b) / gamma, made odd upwards      as in ECA
 
-The 1-D convolution of L runs from the last channels of a cell into the first of the next one: the
-published module is so, and it is kept.
+The 1-D convolution of L runs from the last channels of a cell into the first of the next one, as in
+the published module.
 
 How ours differs from the circulating copies: pooling and unpooling are products with two small matrices
 of cell means instead of adaptive pooling to and fro: the same numbers, any map down to 1 x 1, a
@@ -22,16 +22,23 @@ from torch import Tensor, nn
 
 from models.attention.eca import adaptive_kernel
 from models.attention.ops.numerics import require_number, require_positive
-from models.attention.ops.pooling import cell_means
+from models.attention.ops.pooling import cell_mean_matrix
 from models.registry import register
 
 
 @register()
 class MLCA(nn.Module):
-    """MLCA(in_size, local_size=5, gamma=2, b=1, local_weight=0.5): (B, in_size, H, W) to the same shape.
+    """Mixed local channel attention: (B, in_size, H, W) to the same shape.
 
-    in_size: the number of channels; local_size: cells along each side; gamma, b: kernel size from the number of
-    channels; local_weight: the local gate's share, in [0, 1].
+    `in_size` is the number of channels; `local_size` counts the cells along each side; `gamma` and `b` give the kernel
+    size from the number of channels; `local_weight` is the local gate's share, in [0, 1].
+
+    Args:
+        in_size: Channels of the map.
+        local_size: Cells along each side of the grid.
+        gamma: Divisor of the formula for k, above zero.
+        b: Summand of the formula for k.
+        local_weight: Share of the local gate.
     """
 
     def __init__(
@@ -49,9 +56,9 @@ class MLCA(nn.Module):
         """Return x times its blended gate."""
         H, W = x.shape[-2:]
         cells = self.local_size
-        pooled = cell_means(cells, H, x) @ (x @ cell_means(cells, W, x).mT)  # (B, C, cells, cells)
+        pooled = cell_mean_matrix(cells, H, x) @ (x @ cell_mean_matrix(cells, W, x).mT)  # (B, C, cells, cells)
         gate = torch.lerp(self._global_gate(pooled), self._local_gate(pooled), self.local_weight)
-        spread = cell_means(H, cells, x) @ gate @ cell_means(W, cells, x).mT  # (B, C, H, W)
+        spread = cell_mean_matrix(H, cells, x) @ gate @ cell_mean_matrix(W, cells, x).mT  # (B, C, H, W)
         return spread * x
 
     def _local_gate(self, pooled: Tensor) -> Tensor:

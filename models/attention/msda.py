@@ -1,32 +1,32 @@
-"""MSDA: sliding-window attention over 3 x 3 neighbours, each share of the heads at a spread of its own.
+"""MSDA: sliding-window attention over 3 x 3 neighbors, each share of the heads with its own dilation.
 
 Paper: Jiao, Tang, Lin, Gao, Ma, Wang, Zheng, "DilateFormer: Multi-Scale Dilated Transformer for Visual Recognition",
 IEEE TMM 2023, https://arxiv.org/abs/2302.01791, section III-A and B.
 
     q, k, v = W_qkv x                           heads of d = C / num_heads channels, an equal share for each dilation r
-    h_p = sum over the kernel_size^2 neighbours o of softmax over o of (q_p . k_{p + r o} / sqrt(d)) times v_{p + r o}
+    h_p = sum over the kernel_size^2 neighbors o of softmax over o of (q_p . k_{p + r o} / sqrt(d)) times v_{p + r o}
     y   = W_o [h of all heads] + b_o
 
-As in the published code, a neighbour outside the map is a zero: it takes its share of the softmax and gives nothing.
+As in the published code, a neighbor outside the map is a zero: it takes its share of the softmax and adds nothing.
 
 How ours differs from the circulating copies: theirs write their result into their input, so the caller's map is
-overwritten and training in float32 fails; theirs take and give channels last. Their own defaults (8 heads, 3
-dilations) do not divide; here dilations and heads follow the width. Neighbours are views of one padded map, no
-kernel_size^2-fold copy of keys and values is held.
+overwritten and training in float32 fails; theirs are channels-last. Their own defaults (8 heads, 3
+dilations) do not divide; here dilations and heads follow the width. Neighbors are views of one padded map; no
+kernel_size^2 copies of keys and values are held.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor, cat, nn
 
-from models.attention.ops.neighbourhood import attend_near, neighbours
+from models.attention.ops.neighbourhood import neighborhood_attention, neighbors
 from models.attention.ops.numerics import (
-    divisor,
-    fitting,
+    largest_divisor,
     require_flag,
     require_multiple,
     require_odd,
     require_positive,
+    resolve_divisor,
 )
 from models.attention.ops.softmax_attention import project
 from models.registry import register
@@ -35,9 +35,17 @@ from utils.errors import ModelError
 
 @register(cost="windowed")
 class MSDA(nn.Module):
-    """MSDA(dim, num_heads=None, kernel_size=3, dilation=None, qkv_bias=False): (B, dim, H, W) to the same shape, any
-    H and W. `dilation` is a list, by default [1, 2, 3, 4] where 4 divides `dim`, else [1, 2], else [1]; `num_heads`,
-    by default up to 8, is a multiple of their number and divides `dim`.
+    """Multi-scale dilated attention: (B, dim, H, W) to the same shape, any H and W.
+
+    `dilation` is a list, by default [1, 2, 3, 4] if 4 divides `dim`, else [1, 2], else [1]; `num_heads`, by default up
+    to 8, is a multiple of their number and divides `dim`.
+
+    Args:
+        dim: Channels of the map.
+        num_heads: Attention heads.
+        kernel_size: Side of the neighborhood, odd.
+        dilation: Distances of two neighbors, one per share of the heads.
+        qkv_bias: Whether the projections of q, k and v have biases.
     """
 
     def __init__(
@@ -51,11 +59,12 @@ class MSDA(nn.Module):
         super().__init__()
         require_positive("MSDA", dim=dim)
         require_odd("MSDA", "kernel_size", kernel_size)
-        self.dilation = dilations(dim, dilation)
+        self.dilation = _resolve_dilations(dim, dilation)
         shares = len(self.dilation)
         require_multiple("MSDA", dim, shares, "dilations")
         require_flag("MSDA", qkv_bias=qkv_bias)
-        heads = divisor("MSDA", "num_heads", num_heads, dim, wanted=shares * fitting(dim // shares, 8 // shares))
+        wanted = shares * largest_divisor(dim // shares, 8 // shares)
+        heads = resolve_divisor("MSDA", "num_heads", num_heads, dim, wanted)
         if heads % shares:
             raise ModelError(f"MSDA: {heads} heads do not divide among {shares} dilations; use a multiple of {shares}")
         self.kernel_size, self.num_heads, self.head_dim = kernel_size, heads, dim // heads
@@ -64,19 +73,19 @@ class MSDA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended map of `x` (B, dim, H, W)."""
-        shares = [part.chunk(len(self.dilation), dim=1) for part in self.qkv(x).chunk(3, dim=1)]
-        attended = [self._attend(*share, dilation) for *share, dilation in zip(*shares, self.dilation, strict=True)]
-        return project(self.proj, cat(attended, dim=1))
+        queries, keys, values = (part.chunk(len(self.dilation), dim=1) for part in self.qkv(x).chunk(3, dim=1))
+        shares = zip(queries, keys, values, self.dilation, strict=True)
+        return project(self.proj, cat([self._attend(*share) for share in shares], dim=1))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, dilation: int) -> Tensor:
-        """The heads of one dilation: three (B, c, H, W) to (B, c, H, W)."""
+        """Return the attention of the heads of one dilation: three (B, c, H, W) to (B, c, H, W)."""
         query, key, value = (maps.unflatten(1, (-1, self.head_dim)) for maps in (query, key, value))  # (B, h, d, H, W)
-        keys, values = (neighbours(maps, self.kernel_size, dilation) for maps in (key, value))
-        return attend_near(query * self.head_dim**-0.5, keys, values).flatten(1, 2)
+        keys, values = (neighbors(maps, self.kernel_size, dilation) for maps in (key, value))
+        return neighborhood_attention(query * self.head_dim**-0.5, keys, values).flatten(1, 2)
 
 
-def dilations(dim: int, wanted: Sequence[int] | int | None) -> tuple[int, ...]:
-    """Return the dilations asked for, or those that suit `dim` channels. Raises ModelError unless all are positive."""
+def _resolve_dilations(dim: int, wanted: Sequence[int] | int | None) -> tuple[int, ...]:
+    """Return the dilations asked for, or those that suit `dim` channels; ModelError unless all are positive."""
     if wanted is None:
         return next(tuple(range(1, number + 1)) for number in (4, 2, 1) if dim % number == 0)
     chosen = (wanted,) if isinstance(wanted, int) else tuple(wanted) if isinstance(wanted, list | tuple) else ()

@@ -1,4 +1,4 @@
-"""NAMAttention: the scales of a batch norm say how much each channel matters.
+"""NAMAttention: the scales of a batch norm weight the channels.
 
 Paper: Liu, Shao, Teng, Hoffmann, "NAM: Normalization-based Attention Module", NeurIPS 2021 workshop,
 https://arxiv.org/abs/2111.12419, equation 2.
@@ -9,21 +9,21 @@ https://arxiv.org/abs/2111.12419, equation 2.
 The channel half, as released; the absolute values are the release's. Before training every w_c is 1/C, so the gate is
 close to one half.
 
-How ours differs from the circulating copies: they cut w off from the gradient, here it is part of the equation that is
-trained (the outputs are the same); gammas that are all zero give w = 0, not NaN. The norm is the attention itself, so
+How ours differs from the circulating copies: they detach w from the gradient, here it is trained as part of the
+equation (the outputs are the same); gammas that are all zero give w = 0, not NaN. The norm is the attention itself, so
 `fuse` leaves it.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.attention.ops.numerics import require_positive, wide
+from models.attention.ops.numerics import require_positive, upcast
 from models.norms import BatchNorm
 from models.registry import register
 
 
 class NAMChannelAttention(nn.Module):
-    """NAMChannelAttention(channels): (B, channels, H, W) to the same shape."""
+    """Gate from a batch norm and its scales, times input: (B, channels, H, W) to the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,14 +31,17 @@ class NAMChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return sigmoid(w * BN(x)) * x."""
-        size = wide(self.bn2.weight).abs()
+        size = upcast(self.bn2.weight).abs()
         share = size / size.sum().clamp(min=torch.finfo(size.dtype).eps)  # no less: its inverse is in the gradient
         return torch.sigmoid(share.to(x.dtype)[:, None, None] * self.bn2(x)) * x
 
 
 @register()
 class NAMAttention(nn.Module):
-    """NAMAttention(channels): (B, channels, H, W) to the same shape, each value times its gate."""
+    """Normalization-based channel attention: (B, channels, H, W) to the same shape.
+
+    Each value times its gate.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

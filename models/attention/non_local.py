@@ -1,4 +1,4 @@
-"""NonLocal: every position adds what all positions hold, weighed by their likeness.
+"""NonLocal: every position adds the features of all positions, weighted by similarity.
 
 Paper: Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018,
 https://arxiv.org/abs/1711.07971, equations 1, 3 and 6 (the embedded Gaussian) and section 4.1.
@@ -17,35 +17,41 @@ Exact short cut: the N x N weights are torch's fused attention and are not held.
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from models.attention.ops.numerics import reduced, require_flag, require_positive
+from models.attention.ops.numerics import reduced_width, require_flag, require_positive
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
-from models.identity_start import OpensItself
+from models.identity_start import ZeroInitResidual
 from models.layers import Conv
 from models.registry import register
 
 
 @register(cost="quadratic")
-class NonLocal(OpensItself):
-    """NonLocal(in_channels, reduction=2, use_scale=False, sub_sample=False): (B, in_channels, H, W) to the same shape,
-    any H and W. The embeddings have in_channels / reduction channels.
+class NonLocal(ZeroInitResidual):
+    """Non-local block with a residual: (B, in_channels, H, W) to the same shape, any H and W.
+
+    The embeddings have in_channels / reduction channels.
+
+    Args:
+        in_channels: Channels of the map.
+        reduction: Ratio of channels to the width of the embeddings.
+        use_scale: Whether logits are divided by the root of that width.
+        sub_sample: Whether keys and values are max-pooled by 2.
     """
 
-    opens_by = "z.bn.weight"
-
-    heads = 1
+    gate_parameter = "z.bn.weight"
+    heads = 1  # N x N attention maps
 
     def __init__(self, in_channels: int, reduction: int = 2, use_scale: bool = False, sub_sample: bool = False) -> None:
         super().__init__()
         require_positive("NonLocal", in_channels=in_channels, reduction=reduction)
         require_flag("NonLocal", use_scale=use_scale, sub_sample=sub_sample)
-        hidden = reduced(in_channels, reduction)
+        hidden = reduced_width(in_channels, reduction)
         self.scale = hidden**-0.5 if use_scale else 1.0
         self.sub_sample = sub_sample
         self.theta = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.phi = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.g = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.z = Conv(hidden, in_channels, act=False)
-        nn.init.zeros_(self.z.bn.weight)
+        nn.init.zeros_(self.z.get_parameter("bn.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z for the map `x` (B, in_channels, H, W)."""

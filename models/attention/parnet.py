@@ -1,4 +1,4 @@
-"""ParNetAttention: two convolutions and a gated skip, side by side.
+"""ParNetAttention: two convolutions and a gated skip connection in parallel.
 
 Paper: Goyal, Bochkovskiy, Deng, Koltun, "Non-deep Networks", NeurIPS 2022,
 https://arxiv.org/abs/2110.07641, section 3.1 (the RepVGG-SSE block).
@@ -7,8 +7,10 @@ https://arxiv.org/abs/2110.07641, section 3.1 (the RepVGG-SSE block).
 
 How ours differs from the circulating copies: `fuse()` makes the two convolutions and their norms
 one 3x3 convolution, as the paper does for inference; theirs never do, and run both. Parameters and
-keys are theirs, with convolution biases that the norm behind them takes away again while training.
+keys are theirs, with convolution biases that the following norm cancels in training.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +24,20 @@ from models.registry import register
 
 @register()
 class ParNetAttention(nn.Module):
-    """ParNetAttention(channel): (B, channel, H, W) to the same shape; 11 channel^2 + 7 channel parameters."""
+    """ParNet block with skip-squeeze-excitation: (B, channel, H, W) to the same shape.
+
+    11 channel^2 + 7 channel parameters.
+    """
+
+    conv1x1: nn.Sequential | None
+    conv3x3: nn.Sequential | nn.Conv2d
 
     def __init__(self, channel: int) -> None:
         super().__init__()
         require_positive("ParNetAttention", channel=channel)
         self.sse = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channel, channel, 1), nn.Sigmoid())
-        self.conv1x1: nn.Module | None = nn.Sequential(nn.Conv2d(channel, channel, 1), BatchNorm(channel))
-        self.conv3x3: nn.Module = nn.Sequential(nn.Conv2d(channel, channel, 3, padding=1), BatchNorm(channel))
+        self.conv1x1 = nn.Sequential(nn.Conv2d(channel, channel, 1), BatchNorm(channel))
+        self.conv3x3 = nn.Sequential(nn.Conv2d(channel, channel, 3, padding=1), BatchNorm(channel))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return SiLU of the sum of both convolutions and the gated map."""
@@ -40,10 +48,15 @@ class ParNetAttention(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Make the two convolutions and their norms one 3x3 convolution, once; exact in evaluation."""
-        if self.conv1x1 is None:
+        """Merge the two convolutions and their norms into one 3x3 convolution, once; exact in evaluation."""
+        if self.conv1x1 is None or isinstance(self.conv3x3, nn.Conv2d):
             return
-        point, merged = fold_norm(*self.conv1x1), fold_norm(*self.conv3x3)
-        merged.weight[:, :, 1:2, 1:2] += point.weight  # a 1x1 kernel is the centre of a 3x3 one
-        merged.bias += point.bias
+        point, merged = _fold(self.conv1x1), _fold(self.conv3x3)
+        merged.weight[:, :, 1:2, 1:2] += point.weight  # a 1x1 kernel is the center of a 3x3 one
+        merged.get_parameter("bias").add_(point.get_parameter("bias"))
         self.conv1x1, self.conv3x3 = None, merged
+
+
+def _fold(layers: nn.Sequential) -> nn.Conv2d:
+    """Return a convolution and its norm as one convolution."""
+    return fold_norm(cast(nn.Conv2d, layers[0]), cast(nn.BatchNorm2d, layers[1]))

@@ -9,7 +9,7 @@ ICLR 2025, https://arxiv.org/abs/2501.15061, sections on polarity-aware attentio
     opposite_i   = sum_j ([q-, q+]_i . [k+, k-]_j) v2_j   over the sum of its weights
     out          = x + W_o (([same, opposite] + DWConv5x5(v)) * g) + b_o
 
-How ours differs from the circulating copies: any H and W where theirs takes one square map with a position table
+How ours differs from the circulating copies: any H and W; theirs takes one square map with a position table
 (`num_patches` asks for a table, which is interpolated); the powers and sums are in float32 at least; the input is
 added, as around every attention of the paper, so that a trained network survives the insertion.
 """
@@ -22,24 +22,33 @@ from torch.nn.functional import relu, softplus
 
 from models.attention.ops.linear_attention import linear_attention
 from models.attention.ops.numerics import (
-    divisor,
-    fitting,
+    largest_divisor,
     require_flag,
     require_multiple,
     require_number,
     require_odd,
-    wide,
+    resolve_divisor,
+    upcast,
 )
-from models.attention.ops.positions import position_grid, position_maps
+from models.attention.ops.positions import parse_position_grid, position_maps
 from models.attention.ops.softmax_attention import project
 from models.registry import register
 
 
 @register()
 class PolaFormer(nn.Module):
-    """PolaFormer(dim, num_patches=None, num_heads=None, qkv_bias=True, kernel_size=5, alpha=4): (B, dim, H, W) to the
-    same shape, any H and W. num_patches: positions of a learned table, [rows, columns] or their number; num_heads
-    divides dim into heads of an even width, by default the largest number up to 8 that does.
+    """Polarity-aware linear attention with a residual: (B, dim, H, W) to the same shape, any H and W.
+
+    `num_patches` is the size of a learned position table, [rows, columns] or the number of positions; `num_heads`
+    divides `dim` into heads of an even width, by default the largest number up to 8 that does.
+
+    Args:
+        dim: Channels of the map.
+        num_patches: Size of the position table; None for no table.
+        num_heads: Attention heads.
+        qkv_bias: Whether the projections have biases.
+        kernel_size: Of the depth-wise convolution of the values, odd.
+        alpha: Range of the learned powers, which lie between 1 and 1 + alpha; above zero.
     """
 
     def __init__(
@@ -53,11 +62,11 @@ class PolaFormer(nn.Module):
     ) -> None:
         super().__init__()
         require_multiple("PolaFormer", dim, 2, "halves of the values")
-        num_heads = divisor("PolaFormer", "num_heads", num_heads, dim, wanted=fitting(dim // 2, 8))
+        num_heads = resolve_divisor("PolaFormer", "num_heads", num_heads, dim, wanted=largest_divisor(dim // 2, 8))
         require_multiple("PolaFormer", dim, 2 * num_heads, "halves of heads")
         require_flag("PolaFormer", qkv_bias=qkv_bias)
         require_odd("PolaFormer", "kernel_size", kernel_size)
-        require_number("PolaFormer", "alpha", alpha, above=0, such_as=4)  # the powers lie between 1 and 1 + alpha
+        require_number("PolaFormer", "alpha", alpha, above=0, such_as=4)
         self.num_heads, self.head_dim, self.alpha = num_heads, dim // num_heads, alpha
         self.qg = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
@@ -68,7 +77,7 @@ class PolaFormer(nn.Module):
         self.grid: tuple[int, int] | None = None
         self.positional_encoding: nn.Parameter | None = None
         if num_patches is not None:
-            count, self.grid = position_grid("PolaFormer", num_patches)
+            count, self.grid = parse_position_grid("PolaFormer", num_patches)
             self.positional_encoding = nn.Parameter(torch.zeros(1, count, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +91,7 @@ class PolaFormer(nn.Module):
         return x + project(self.proj, (attended + local) * gate)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Same and opposite signs attend to one half of the values each: (B, heads, d, N)."""
+        """Return the attention of same and of opposite signs to one half of the values each: (B, heads, d, N)."""
         query_plus, query_minus = self.polarities(query)
         keys = cat(self.polarities(key), 2)  # (B, heads, 2d, N)
         same, opposite = self._heads(value).chunk(2, 2)
@@ -96,11 +105,11 @@ class PolaFormer(nn.Module):
 
     def polarities(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Return ReLU(u)^p and ReLU(-u)^p of queries or keys, each (B, heads, d, N), in float32 at least."""
-        scale = softplus(wide(self.scale)).transpose(1, 2).unsqueeze(3)
-        scaled = self._heads(wide(maps) / scale)
-        power = 1 + self.alpha * torch.sigmoid(wide(self.power)).transpose(2, 3)  # (1, heads, d, 1)
+        scale = softplus(upcast(self.scale)).transpose(1, 2).unsqueeze(3)
+        scaled = self._heads(upcast(maps) / scale)
+        power = 1 + self.alpha * torch.sigmoid(upcast(self.power)).transpose(2, 3)  # (1, heads, d, 1)
         return relu(scaled) ** power, relu(-scaled) ** power
 
     def _heads(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, heads, d, N)."""
+        """Return (B, C, H, W) as (B, heads, d, N)."""
         return maps.flatten(2).unflatten(1, (self.num_heads, self.head_dim))

@@ -12,11 +12,13 @@ W_v, U_q, U_v lead to C / 2 channels, W_q to one.
 
 How ours differs from the circulating copies: the arithmetic and the names are those of the copies that follow the
 paper. The authors' published parallel module takes its softmax after the product and has no norm, which leaves a
-gate of 0.5 everywhere; it is not reproduced. An odd width is taken, its half is rounded down.
+gate of 0.5 everywhere; it is not reproduced. An odd width is allowed, its half is rounded down.
 
 Exact short cuts: both softmaxes sum to one, so W_v and U_v, biases included, move behind the weighted sums:
 (W_v x) a = W_v (x a) and b . (U_v x) = (b U_v) . x. Nothing of size C / 2 * H * W is made.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +44,24 @@ class PolarizedGates(nn.Module):
     def channel_gate(self, x: Tensor) -> Tensor:
         """Return g_c (B, C, 1, 1) of the map `x` (B, C, H, W)."""
         share = softmax(self.ch_wq(x).flatten(2), dim=2)  # (B, 1, N)
-        seen = x.flatten(2) @ share.transpose(1, 2)  # x a: (B, C, 1)
-        mixed = self.ch_wz(self.ch_wv(seen.unsqueeze(3))).flatten(1)  # (B, C)
+        pooled = x.flatten(2) @ share.transpose(1, 2)  # x a: (B, C, 1)
+        mixed = self.ch_wz(self.ch_wv(pooled.unsqueeze(3))).flatten(1)  # (B, C)
         return torch.sigmoid(self.ln(mixed))[:, :, None, None]
 
     def position_gate(self, x: Tensor) -> Tensor:
         """Return g_s (B, 1, H, W) of the map `x` (B, C, H, W)."""
         share = softmax(self.sp_wq(x.mean((2, 3), keepdim=True)).flatten(2).transpose(1, 2), dim=2)  # (B, 1, C/2)
         direction = share @ self.sp_wv.weight.flatten(1)  # b U_v: (B, 1, C)
-        offset = share @ self.sp_wv.bias.unsqueeze(1)  # (B, 1, 1)
+        offset = share @ cast(Tensor, self.sp_wv.bias).unsqueeze(1)  # (B, 1, 1)
         return torch.sigmoid(direction @ x.flatten(2) + offset).unflatten(2, x.shape[-2:])
 
 
 @register()
 class ParallelPolarizedSelfAttention(PolarizedGates):
-    """ParallelPolarizedSelfAttention(channel): (B, channel, H, W) to the same shape, any H and W."""
+    """Polarized self-attention, gates in parallel: (B, channel, H, W) to the same shape, any H and W.
+
+    Both gates are computed from the input and added.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return g_c x + g_s x."""
@@ -65,7 +70,10 @@ class ParallelPolarizedSelfAttention(PolarizedGates):
 
 @register()
 class SequentialPolarizedSelfAttention(PolarizedGates):
-    """SequentialPolarizedSelfAttention(channel): (B, channel, H, W) to the same shape, any H and W."""
+    """Polarized self-attention, gates in sequence: (B, channel, H, W) to the same shape, any H and W.
+
+    The position gate is computed from the map that the channel gate leaves.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return g_s x' with x' = g_c x."""

@@ -1,4 +1,4 @@
-"""RCM: a gate that draws rectangles from the means of rows and columns, then a small MLP.
+"""RCM: a gate of rectangular regions from the means of rows and columns, then a small MLP.
 
 Paper: Ni, Chen, Zhai, Tang, Wang, "Context-Guided Spatial Feature Reconstruction for Efficient
 Semantic Segmentation" (CGRSeg), ECCV 2024, https://arxiv.org/abs/2405.06228, section 3,
@@ -9,11 +9,11 @@ Semantic Segmentation" (CGRSeg), ECCV 2024, https://arxiv.org/abs/2405.06228, se
     r = a * (D_3x3 * x)                                                rectangular self-calibration attention
     y = x + W_2 GELU(W_1 BN(r))                                        1x1 convolutions, C to 2 C to C
 
-How ours differs from the circulating copies: many hand on r alone, and some take an even square
-kernel, which makes the map grow by one; here the whole module stands, and an even kernel is an
+How ours differs from the circulating copies: many return r alone, and some take an even square
+kernel, which makes the map grow by one; here it is the whole module, and an even kernel is an
 error. The authors' code also scales the added branch by weights that start at 1e-6; the paper's
 equations and this block do not. The convolution before the first norm has no bias, which the norm
-would take out again. Zeros outside the map.
+would cancel. Zeros outside the map.
 """
 
 import torch
@@ -27,7 +27,13 @@ from models.registry import register
 
 
 class RCA(nn.Module):
-    """RCA(dim, band_kernel_size=11, square_kernel_size=3): (B, dim, H, W) to the same shape; odd kernels."""
+    """Rectangular self-calibration attention r: (B, dim, H, W) to the same shape.
+
+    Args:
+        dim: Channels of the map.
+        band_kernel_size: Length of the row and column kernels, odd.
+        square_kernel_size: Of the convolution that is gated, odd.
+    """
 
     def __init__(self, dim: int, band_kernel_size: int = 11, square_kernel_size: int = 3) -> None:
         super().__init__()
@@ -45,8 +51,15 @@ class RCA(nn.Module):
 
 @register()
 class RCM(nn.Module):
-    """RCM(dim, band_kernel_size=11, square_kernel_size=3, mlp_ratio=2): (B, dim, H, W) to the same shape;
-    odd kernels. `mlp_ratio` is the MLP's hidden width over dim.
+    """Rectangular self-calibration module with a residual: (B, dim, H, W) to the same shape.
+
+    Odd kernels. `mlp_ratio` is the ratio of the MLP's hidden width to `dim`.
+
+    Args:
+        dim: Channels of the map.
+        band_kernel_size: Length of the row and column kernels.
+        square_kernel_size: Of the convolution that is gated.
+        mlp_ratio: Ratio of the MLP's hidden width to channels, a whole number.
     """
 
     def __init__(self, dim: int, band_kernel_size: int = 11, square_kernel_size: int = 3, mlp_ratio: int = 2) -> None:

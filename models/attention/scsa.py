@@ -1,4 +1,4 @@
-"""SCSA: gates along rows and columns by kernels of four sizes, then channels that look at each other.
+"""SCSA: gates along rows and columns by kernels of four sizes, then self-attention between channels.
 
 Paper: Si, Xu, Zhu, Zhang, Dong, Chen, Li, "SCSA: Exploring the Synergistic Effects Between Spatial and Channel
 Attention", Neurocomputing 2025, https://arxiv.org/abs/2407.05128, sections on shared multi-semantic spatial and
@@ -12,7 +12,7 @@ progressive channel-wise self-attention.
     out      = x_s * sigmoid(mean of y over the windows)
 
 How ours differs from the circulating copies: theirs refuses maps smaller than the window; here the window is cut to
-the map. Heads are the largest number up to 8 that divides the channels. As published, rows and columns behind the
+the map. Heads are the largest number up to 8 that divides the channels. As published, rows and columns after the
 last whole window are not seen by the channel attention.
 
 Exact short cut: the mean over windows goes through the product, so it is taken of v.
@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from models.attention.ops.numerics import (
-    divisor,
     require_flag,
     require_multiple,
-    require_odds,
+    require_odd_list,
     require_positive,
+    resolve_divisor,
     softmax,
 )
 from models.registry import register
@@ -38,8 +38,17 @@ from utils.errors import ModelError
 
 @register()
 class SCSA(nn.Module):
-    """SCSA(dim, head_num=None, window_size=7, group_kernel_sizes=(3, 5, 7, 9), qkv_bias=False): (B, dim, H, W) to the
-    same shape, any H and W. dim: a multiple of 4; head_num divides it; window_size -1 takes the whole map as one.
+    """Spatial gates, then channel self-attention: (B, dim, H, W) to the same shape, any H and W.
+
+    `dim` is a multiple of 4; `head_num` divides it, by default the largest number up to 8 that does; `window_size` -1
+    takes the whole map as one window.
+
+    Args:
+        dim: Channels of the map.
+        head_num: Heads of the channel attention.
+        window_size: Side of the pooling windows in positions.
+        group_kernel_sizes: Four odd kernels, one per quarter of the channels.
+        qkv_bias: Whether the projections of q, k and v have biases.
     """
 
     def __init__(
@@ -52,11 +61,11 @@ class SCSA(nn.Module):
     ) -> None:
         super().__init__()
         require_multiple("SCSA", dim, 4, "quarters")
-        head_num = divisor("SCSA", "head_num", head_num, dim, wanted=8)
+        head_num = resolve_divisor("SCSA", "head_num", head_num, dim, wanted=8)
         require_flag("SCSA", qkv_bias=qkv_bias)
         if window_size != -1:
             require_positive("SCSA", window_size=window_size)
-        require_odds("SCSA", "group_kernel_sizes", group_kernel_sizes, such_as=[3, 5, 7, 9])
+        require_odd_list("SCSA", "group_kernel_sizes", group_kernel_sizes, such_as=[3, 5, 7, 9])
         if len(group_kernel_sizes) != 4:
             raise ModelError(
                 f"SCSA: group_kernel_sizes must be four odd numbers such as [3, 5, 7, 9], got {group_kernel_sizes!r}"
@@ -96,6 +105,6 @@ class SCSA(nn.Module):
 
     def _window(self, size: torch.Size) -> tuple[int, int]:
         height, width = size
-        return (
-            (height, width) if self.window_size == -1 else (min(self.window_size, height), min(self.window_size, width))
-        )
+        if self.window_size == -1:
+            return height, width
+        return min(self.window_size, height), min(self.window_size, width)

@@ -21,19 +21,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention.ops.numerics import reduced, require_positive
+from models.attention.ops.numerics import reduced_width, require_positive
 from models.registry import register
 
 
 def excitation(channels: int, reduction: int) -> nn.Sequential:
-    """Return W_2 ReLU(W_1 .) on (B, channels), without the sigmoid."""
-    hidden = reduced(channels, reduction)
+    """Return W_2 ReLU(W_1 .) on (B, channels), without the sigmoid.
+
+    Args:
+        channels: Channels of the map.
+        reduction: Ratio of channels to the hidden width, which is at least 1.
+
+    Returns:
+        The two linear layers without biases, ReLU between them.
+    """
+    hidden = reduced_width(channels, reduction)
     return nn.Sequential(nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False))
 
 
 @register()
 class SEAttention(nn.Module):
-    """SEAttention(channel, reduction=16): (B, channel, H, W) to the same shape, each channel times its gate."""
+    """Squeeze-and-excitation: (B, channel, H, W) to the same shape.
+
+    Each channel times its gate.
+
+    Args:
+        channel: Channels of the map.
+        reduction: Ratio of channels to the hidden width, which is at least 1.
+    """
 
     def __init__(self, channel: int, reduction: int = 16) -> None:
         super().__init__()
@@ -48,7 +63,10 @@ class SEAttention(nn.Module):
 
 @register()
 class ESE(nn.Module):
-    """ESE(channels): (B, channels, H, W) to the same shape, each channel times its gate."""
+    """Effective squeeze-and-excitation: (B, channels, H, W) to the same shape.
+
+    The one-layer form: each channel times its gate, a hard sigmoid.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Sea_Attention: squeeze-enhanced axial attention, one attention along the rows, one along the columns, and detail.
+"""Sea_Attention: squeeze-enhanced axial attention, along the rows and along the columns, with a detail branch.
 
 Paper: Wan, Huang, Lu, Yu, Zhang, "SeaFormer: Squeeze-enhanced Axial Transformer for Mobile Semantic Segmentation",
 ICLR 2023, https://arxiv.org/abs/2301.13156, section 3.2.
@@ -11,11 +11,11 @@ ICLR 2023, https://arxiv.org/abs/2301.13156, section 3.2.
     detail  = BN(W_d act(BN(DW_3x3([q, k, v]))))
     y       = gate * detail
 
-The cost is H^2 + W^2 beside the convolutions. The names are those of the published code.
+The attention costs H^2 + W^2. The names are those of the published code.
 
 How ours differs from the circulating copies: `activation` has a default (theirs, None, is called and fails). Theirs
-starts the norms behind W_r, W_c and W_p at zero; ours that behind W_p only, so that the gate starts at a half as in
-theirs, while nothing has to wait for two zeros, one behind the other, to move. The number of heads follows the
+starts the norms of W_r, W_c and W_p at zero; ours that of W_p only: the gate starts at a half as in theirs, and no
+parameter is hidden behind two zeros in a row. The number of heads follows the
 width unless it is given. Positions are interpolated by a product whose gradient is reproducible.
 """
 
@@ -35,12 +35,22 @@ ACTIVATIONS = ("ReLU6", "ReLU", "SiLU", "GELU", "Hardswish")
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then batch norm; the norm's weight starts at `start`."""
+    """Convolution without bias, then batch norm.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the result.
+        kernel: Odd.
+        groups: Of the convolution.
+        start: Value at which the norm's weight starts.
+    """
+
+    bn: nn.BatchNorm2d | None
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, groups: int = 1, start: float = 1.0) -> None:
         super().__init__()
         self.c = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False)
-        self.bn: nn.BatchNorm2d | None = BatchNorm(c_out)
+        self.bn = BatchNorm(c_out)
         nn.init.constant_(self.bn.weight, start)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +65,7 @@ class ConvNorm(nn.Module):
 
 
 class Position(nn.Module):
-    """A position vector for each place of a line, interpolated linearly to the line's length."""
+    """A position vector per cell of an axis, interpolated linearly to the axis' length."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,9 +78,17 @@ class Position(nn.Module):
 
 @register()
 class Sea_Attention(nn.Module):  # noqa: N801 - the published name
-    """Sea_Attention(dim, key_dim=16, num_heads=None, attn_ratio=2, activation="ReLU6"): (B, dim, H, W) to the same
-    shape, any H and W. `num_heads` by default as many heads of `key_dim` as the channels hold, 1 to 8; `activation`
-    is the name of a torch.nn activation, or its class.
+    """Squeeze-enhanced axial attention, no residual: (B, dim, H, W) to the same shape, any H and W.
+
+    `num_heads` is by default as many heads of `key_dim` as the channels hold, 1 to 8; `activation` is the name of a
+    torch.nn activation (ReLU6, ReLU, SiLU, GELU, Hardswish), or its class.
+
+    Args:
+        dim: Channels of the map.
+        key_dim: Channels of a head's queries and keys.
+        num_heads: Attention heads.
+        attn_ratio: Ratio of a head's value channels to `key_dim`.
+        activation: Between the convolutions.
     """
 
     def __init__(
@@ -87,7 +105,7 @@ class Sea_Attention(nn.Module):  # noqa: N801 - the published name
         require_positive("Sea_Attention", num_heads=heads)
         name = activation if isinstance(activation, str) else getattr(activation, "__name__", activation)
         require_choice("Sea_Attention", "activation", name, ACTIVATIONS)
-        act = getattr(nn, name)
+        act = getattr(nn, str(name))
         keys, values = heads * key_dim, heads * key_dim * attn_ratio
         self.num_heads, self.scale = heads, key_dim**-0.5
         self.to_q, self.to_k, self.to_v = ConvNorm(dim, keys), ConvNorm(dim, keys), ConvNorm(dim, values)
@@ -109,8 +127,7 @@ class Sea_Attention(nn.Module):  # noqa: N801 - the published name
         return relu6(self.proj(value + axial) + 3) / 6 * detail
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention along a line: (B, h d_k, L), (B, h d_k, L), (B, h d_v, L) to (B, h d_v, L)."""
-        tokens = (
-            line.unflatten(1, (self.num_heads, -1)).transpose(2, 3) for line in (query, key, value)
-        )  # (B, h, L, d)
+        """Return attention along an axis: (B, h d_k, L), (B, h d_k, L), (B, h d_v, L) to (B, h d_v, L)."""
+        heads = (self.num_heads, -1)
+        tokens = (line.unflatten(1, heads).transpose(2, 3) for line in (query, key, value))  # (B, h, L, d)
         return attend(*tokens, scale=self.scale).transpose(2, 3).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""SHSA: one attention head on a part of the channels; the rest waits and is mixed in behind it.
+"""SHSA: single-head attention on a part of the channels; the rest is concatenated and mixed in afterwards.
 
 Paper: Yun, Ro, "SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design", CVPR 2024,
 https://arxiv.org/abs/2401.16456, section "Single-Head Self-Attention".
@@ -8,29 +8,36 @@ https://arxiv.org/abs/2401.16456, section "Single-Head Self-Attention".
     y_a      = softmax over positions(q^T k / sqrt(qk_dim)) v
     out      = x + BN(W_o ReLU([y_a, x_r]))
 
-How ours differs from the circulating copies: `pdim` is worked out from the channels (3/14 of them, the paper's
-1/4.67, in steps of 8 and at least 8); the attention is one fused call, so no N x N map is held where there is a
-kernel for it; the input is added, as around every attention of the paper. The last batch norm's weight starts at zero as
-published: the block starts as the identity.
+How ours differs from the circulating copies: `pdim` is computed from the channels (3/14 of them, the paper's
+1/4.67, in steps of 8 and at least 8); the attention is one fused call, so no N x N map is held if there is a
+kernel for it; the input is added, as around every attention of the paper. The last batch norm's weight starts at zero
+as published: the block starts as the identity.
 """
 
 from torch import Tensor, cat, nn
 
 from models.attention.ops.numerics import require_positive
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
-from models.identity_start import OpensItself
+from models.identity_start import ZeroInitResidual
 from models.layers import Conv
 from models.registry import register
 from utils.errors import ModelError
 
 
 @register(cost="quadratic")
-class SHSA(OpensItself):
-    """SHSA(dim, qk_dim=16, pdim=None): (B, dim, H, W) to the same shape, any H and W; pdim of the channels attend."""
+class SHSA(ZeroInitResidual):
+    """Single-head self-attention with a residual: (B, dim, H, W) to the same shape, any H and W.
 
-    opens_by = "proj.1.bn.weight"
+    `pdim` of the channels attend, by default 3/14 of them in steps of 8.
 
-    heads = 1  # N x N maps
+    Args:
+        dim: Channels of the map.
+        qk_dim: Channels of queries and keys.
+        pdim: Channels that attend, 1 to `dim`.
+    """
+
+    gate_parameter = "proj.1.bn.weight"
+    heads = 1  # N x N attention maps
 
     def __init__(self, dim: int, qk_dim: int = 16, pdim: int | None = None) -> None:
         super().__init__()
@@ -42,7 +49,7 @@ class SHSA(OpensItself):
         self.pre_norm = nn.GroupNorm(1, pdim)
         self.qkv = Conv(pdim, 2 * qk_dim + pdim, act=False)
         self.proj = nn.Sequential(nn.ReLU(), Conv(dim, dim, act=False))
-        nn.init.zeros_(self.proj[1].bn.weight)
+        nn.init.zeros_(self.proj.get_parameter("1.bn.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + BN(W_o ReLU([attended, rest])) of the map `x` (B, dim, H, W)."""

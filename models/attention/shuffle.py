@@ -5,7 +5,7 @@ https://arxiv.org/abs/2102.00240, equations 1 to 3.
 
     each of G groups is split in two halves of C / 2G channels, a and b
     a' = sigmoid(w1 * mean over positions(a) + b1) * a         w1, b1 per channel
-    b' = sigmoid(w2 * GroupNorm(b) + b2) * b                   GroupNorm with one channel a group
+    b' = sigmoid(w2 * GroupNorm(b) + b2) * b                   GroupNorm with one channel per group
     y  = shuffle in two([a', b'] of all groups)
 
 The G groups share their parameters (3 C / G in all). Weights start at 0 and biases at 1, so both
@@ -13,27 +13,32 @@ gates are sigmoid(1) = 0.73 at the start.
 
 How ours differs from the circulating copies: the parameters are trained (v6.1's optimizer misses
 them, because none is called weight or bias, and the block stays a constant factor 0.73); G is by
-default the largest number up to 8 that fits, where theirs fails unless 2G divides C; a 1 x 1 map
+default the largest number up to 8 that fits (theirs fails unless 2G divides C); a 1 x 1 map
 and one group can be trained.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.attention.ops.numerics import divisor, require_multiple
+from models.attention.ops.numerics import require_multiple, resolve_divisor
 from models.registry import register
 
 
 @register()
 class ShuffleAttention(nn.Module):
-    """ShuffleAttention(channel, G=8): (B, channel, H, W) to the same shape. 2G divides `channel`;
-    by default G is 8 or the most below it that does.
+    """Shuffle attention: (B, channel, H, W) to the same shape.
+
+    2G divides `channel`; by default `G` is 8 or the most below it that does.
+
+    Args:
+        channel: Channels of the map.
+        G: Groups of channels.
     """
 
     def __init__(self, channel: int, G: int | None = None) -> None:  # noqa: N803 - the paper's symbol
         super().__init__()
         require_multiple("ShuffleAttention", channel, 2, "halves")
-        self.G = divisor("ShuffleAttention", "G", G, channel // 2, wanted=8, of="channels of a half")
+        self.G = resolve_divisor("ShuffleAttention", "G", G, channel // 2, wanted=8, of="channels of a half")
         half = channel // (2 * self.G)
         self.gn = nn.GroupNorm(half, half)
         self.cweight = nn.Parameter(torch.zeros(1, half, 1, 1))

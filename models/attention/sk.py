@@ -3,10 +3,10 @@
 Paper: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, https://arxiv.org/abs/1903.06586,
 equations 1 to 6.
 
-    U_m = ReLU(BN(Conv_m(x)))                     split: one map a branch
+    U_m = ReLU(BN(Conv_m(x)))                     split: one map per branch
     s   = mean over positions(sum of U_m)         fuse
     z   = ReLU(BN(W s))                           d = max(C / r, L) numbers
-    a_m = softmax over branches m of A_m z        select: C numbers a branch
+    a_m = softmax over branches m of A_m z        select: C numbers per branch
     y   = sum of a_m * U_m
 
 By default the paper's block: two branches, 3x3 and 3x3 with dilation 2 (its 5x5), both in 32 groups
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.attention.ops.numerics import divisor, reduced, require_odds, require_positive, softmax
+from models.attention.ops.numerics import reduced_width, require_odd_list, require_positive, resolve_divisor, softmax
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register
@@ -32,13 +32,23 @@ GROUPS = 32  # the paper's G
 
 
 class SelectiveBranch(nn.Module):
-    """Convolution, batch norm, ReLU: (B, C, H, W) to the same shape."""
+    """Convolution, batch norm, ReLU: (B, channels, H, W) to the same shape.
+
+    Args:
+        channels: Channels of the map.
+        kernel: Odd.
+        dilation: Of the convolution.
+        groups: Of the convolution.
+        bias: Whether the convolution has one.
+    """
+
+    bn: nn.BatchNorm2d | None
 
     def __init__(self, channels: int, kernel: int, dilation: int, groups: int, bias: bool) -> None:
         super().__init__()
         reach = kernel // 2 * dilation
         self.conv = nn.Conv2d(channels, channels, kernel, padding=reach, dilation=dilation, groups=groups, bias=bias)
-        self.bn: nn.Module | None = BatchNorm(channels)
+        self.bn = BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.conv(x)
@@ -52,11 +62,18 @@ class SelectiveBranch(nn.Module):
 
 @register()
 class SKAttention(nn.Module):
-    """SKAttention(channel, kernels=None, reduction=16, group=None, L=32): (B, channel, H, W) to the same shape.
+    """Selective kernel attention: (B, channel, H, W) to the same shape.
 
-    kernels: None for the paper's two grouped branches, or odd sizes for the circulating form's branches;
-    reduction, L: z has max(channel / reduction, L) numbers; group: of the branches' convolutions, dividing
-    `channel`, by default 32 or the most below it in the paper's form, 1 where kernels are named.
+    `kernels` is None for the paper's two grouped branches, or a list of odd sizes for the branches of the circulating
+    form; z has max(channel / reduction, L) numbers; `group` of the branches' convolutions divides `channel`, by default
+    32 or the most below it in the paper's form, 1 if kernels are given.
+
+    Args:
+        channel: Channels of the map.
+        kernels: Kernel sizes of the branches.
+        reduction: Ratio of channels to the length of z.
+        group: Groups of the branches' convolutions.
+        L: Smallest length of z.
     """
 
     def __init__(
@@ -71,8 +88,8 @@ class SKAttention(nn.Module):
         require_positive("SKAttention", channel=channel, reduction=reduction, L=L)
         branches = _branches(kernels)
         as_published = kernels is None
-        group = divisor("SKAttention", "group", group, channel, wanted=GROUPS if as_published else 1)
-        hidden = reduced(channel, reduction, least=L)
+        group = resolve_divisor("SKAttention", "group", group, channel, wanted=GROUPS if as_published else 1)
+        hidden = reduced_width(channel, reduction, least=L)
         self.convs = nn.ModuleList(
             SelectiveBranch(channel, kernel, dilation, group, not as_published) for kernel, dilation in branches
         )
@@ -101,5 +118,5 @@ def _branches(kernels: Sequence[int] | None) -> list[tuple[int, int]]:
     """Return (kernel, dilation) of each branch."""
     if kernels is None:
         return [(3, 1), (3, 2)]
-    require_odds("SKAttention", "kernels", kernels, such_as=[1, 3, 5, 7])
+    require_odd_list("SKAttention", "kernels", kernels, such_as=[1, 3, 5, 7])
     return [(kernel, 1) for kernel in kernels]

@@ -1,4 +1,4 @@
-"""Strip: a gate from a square kernel followed by a long row and a long column.
+"""Strip: a gate from a square kernel followed by a long row kernel and a long column kernel.
 
 Paper: Yuan, Zheng, Li, Liu, Liu, Li, Hou, Cheng, "Strip R-CNN: Large Strip Convolution for Remote
 Sensing Object Detection", 2025, https://arxiv.org/abs/2501.03775, section 3, the strip module.
@@ -21,7 +21,15 @@ from models.registry import register
 
 @register()
 class Strip(nn.Module):
-    """Strip(dim, k1=1, k2=19): (B, dim, H, W) to the same shape; odd kernels."""
+    """Large strip convolution gate, gate times input: (B, dim, H, W) to the same shape.
+
+    Odd kernels.
+
+    Args:
+        dim: Channels of the map.
+        k1: Short side of the strips.
+        k2: Long side of the strips.
+    """
 
     def __init__(self, dim: int, k1: int = 1, k2: int = 19) -> None:
         super().__init__()
@@ -32,7 +40,7 @@ class Strip(nn.Module):
         self.conv_spatial1 = nn.Conv2d(dim, dim, (k1, k2), padding=(k1 // 2, k2 // 2), groups=dim)
         self.conv_spatial2 = nn.Conv2d(dim, dim, (k2, k1), padding=(k2 // 2, k1 // 2), groups=dim)
         self.conv1 = nn.Conv2d(dim, dim, 1)
-        nn.init.ones_(self.conv1.bias)
+        nn.init.ones_(self.conv1.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a * x."""

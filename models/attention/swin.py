@@ -1,39 +1,47 @@
-"""WindowAttention: self-attention within windows, then within windows moved by half a window.
+"""WindowAttention: self-attention within windows, then within windows shifted by half a window.
 
 Paper: Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo, "Swin Transformer: Hierarchical Vision Transformer using Shifted
 Windows", ICCV 2021, https://arxiv.org/abs/2103.14030, equation 3 without its MLPs, and equation 4.
 
     z' = z  + W-MSA(LN(z))          windows of w x w positions from the top left
-    y  = z' + SW-MSA(LN(z'))        windows moved by floor(w / 2) down and right
-    MSA in a window: sum over j of softmax over j of (q_i . k_j / sqrt(d) + B(place of i - place of j)) times v_j
+    y  = z' + SW-MSA(LN(z'))        windows shifted by floor(w / 2) down and right
+    MSA in a window: sum over j of softmax over j of (q_i . k_j / sqrt(d) + B(position i - position j)) times v_j
 
-B is a table of (2w - 1)^2 relative positions a head. One block is the paper's pair, because it is the pair that
+B is a table of (2w - 1)^2 relative positions per head. One block is the paper's pair, because it is the pair that
 carries information from window to window; with `shift_size` it is one attention alone.
 
-How ours differs from the published code: a map of any size is padded, moved and masked as it comes, nothing is
-bound to a resolution. Padded positions are masked out (theirs take part as zeros). The windows moved over the edge are
-told apart by the number of the window that they come from. Along an axis that one window covers nothing is moved.
-Names inside an attention are the published ones; the index of relative positions is not kept in checkpoints.
+How ours differs from the published code: a map of any size is padded, shifted and masked in the forward pass, nothing
+is bound to a resolution. Padded positions are masked out (theirs take part as zeros). Positions that the shift wraps
+round the edge are masked by the index of the window that they come from. Along an axis that one window covers nothing
+is shifted. Names inside an attention are the published ones; the index of relative positions is not in checkpoints.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.attention.ops.numerics import divisor, require_flag, require_positive
+from models.attention.ops.numerics import require_flag, require_positive, resolve_divisor
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.norms import ChannelNorm
 from models.registry import register
 from utils.errors import ModelError
 
 HEAD_CHANNELS = 32  # of the paper
-OUTSIDE = -2  # the window number of padding; -1 is the partial window before the first
+PADDING = -2  # window index of padded positions; -1 is the partial window before the first
 
 
 class WindowMSA(nn.Module):
-    """Multi-head self-attention in windows of `window_size`, moved by `shift_size`: (B, dim, H, W) to the same shape.
-    `num_heads` divides `dim`, by default dim / 32.
+    """Multi-head self-attention in windows, shifted or not: (B, dim, H, W) to the same shape, any H and W.
+
+    Args:
+        dim: Channels of the map.
+        window_size: Side of a window in positions.
+        num_heads: A divisor of `dim`, by default dim / 32.
+        shift_size: Positions by which the windows are shifted, from 0, below `window_size`.
+        qkv_bias: Whether the projections of q, k and v have biases.
     """
+
+    relative_position_index: Tensor
 
     def __init__(
         self, dim: int, window_size: int, num_heads: int | None = None, shift_size: int = 0, qkv_bias: bool = True
@@ -41,7 +49,7 @@ class WindowMSA(nn.Module):
         super().__init__()
         require_positive("WindowMSA", dim=dim, window_size=window_size)
         require_flag("WindowMSA", qkv_bias=qkv_bias)
-        self.num_heads = divisor("WindowMSA", "num_heads", num_heads, dim, wanted=dim // HEAD_CHANNELS)
+        self.num_heads = resolve_divisor("WindowMSA", "num_heads", num_heads, dim, wanted=dim // HEAD_CHANNELS)
         if isinstance(shift_size, bool) or shift_size not in range(window_size):
             raise ModelError(
                 f"WindowMSA: shift_size {shift_size!r} must be 0 to {window_size - 1}, less than the window"
@@ -50,7 +58,7 @@ class WindowMSA(nn.Module):
         reach = 2 * window_size - 1
         self.relative_position_bias_table = nn.Parameter(torch.empty(reach * reach, self.num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_positions(window_size), persistent=False)
+        self.register_buffer("relative_position_index", _relative_position_index(window_size), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
@@ -67,8 +75,9 @@ class WindowMSA(nn.Module):
         return joined[..., :height, :width]
 
     def _attend(self, windows: Tensor, bias: Tensor) -> Tensor:
-        """Attention in each of (B, n, L, C) windows with a bias (n * heads, L, L). Windows stand beside the heads, so
-        that a fused kernel can share one bias among the images.
+        """Return the attention inside each of (B, n, L, C) windows with a bias (n * heads, L, L).
+
+        Windows and heads share one axis, so that a fused kernel uses one bias for all images.
         """
         count = windows.shape[1]
         qkv = self.qkv(windows).unflatten(3, (3, self.num_heads, -1))  # (B, n, L, 3, h, d)
@@ -77,29 +86,35 @@ class WindowMSA(nn.Module):
         return self.proj(attended.unflatten(1, (count, -1)).transpose(2, 3).flatten(3))
 
     def _bias(self, x: Tensor, shifts: list[int], count: int) -> Tensor:
-        """B for each of `count` windows, minus infinity between positions that do not belong together: (n * h, L, L)."""
+        """Return B for each of `count` windows, minus infinity between positions of different origin: (n * h, L, L)."""
         side = self.window_size
         table = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = table.t().unflatten(1, (side * side, -1)).expand(count, -1, -1, -1)  # (n, h, L, L)
         if any(shifts) or x.shape[2] % side or x.shape[3] % side:
             row, column = (
-                window_numbers(length, side, shift, x.device)
+                _window_indices(length, side, shift, x.device)
                 for length, shift in zip(x.shape[-2:], shifts, strict=True)
             )
-            numbers = (row[:, None] * (len(column) + 3) + column)[
-                None, None
-            ]  # one for each pair of a row's and a column's
-            numbers = to_windows(numbers, side, side)[0, :, :, 0]  # (n, L)
-            apart = numbers[:, :, None] != numbers[:, None]
+            origins = row[:, None] * (len(column) + 3) + column  # one number per pair of a row's and a column's index
+            origins = to_windows(origins[None, None], side, side)[0, :, :, 0]  # (n, L)
+            apart = origins[:, :, None] != origins[:, None]
             bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))
         return bias.flatten(0, 1)
 
 
 @register(cost="windowed")
 class WindowAttention(nn.Module):
-    """WindowAttention(dim, window_size=7, num_heads=None, shift_size=None, qkv_bias=True): (B, dim, H, W) to the same
-    shape, any H and W. `shift_size` None: windows in place, then windows moved by half; a number: one attention in
-    windows moved by it. `num_heads` divides `dim`, by default dim / 32.
+    """Window attention and shifted window attention, each with a residual: (B, dim, H, W) to the same shape.
+
+    `shift_size` None is regular windows, then windows shifted by half; a number is one attention in windows shifted by
+    it. `num_heads` divides `dim`, by default dim / 32.
+
+    Args:
+        dim: Channels of the map.
+        window_size: Side of a window in positions.
+        num_heads: Attention heads.
+        shift_size: Positions by which windows are shifted, from 0, below `window_size`.
+        qkv_bias: Whether the projections of q, k and v have biases.
     """
 
     def __init__(
@@ -117,24 +132,25 @@ class WindowAttention(nn.Module):
         self.attentions = nn.ModuleList(WindowMSA(dim, window_size, num_heads, shift, qkv_bias) for shift in shifts)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` (B, dim, H, W) with what each attention adds."""
+        """Return `x` (B, dim, H, W) plus each attention in turn."""
         for norm, attention in zip(self.norms, self.attentions, strict=True):
             x = x + attention(norm(x))
         return x
 
 
-def relative_positions(side: int) -> Tensor:
+def _relative_position_index(side: int) -> Tensor:
     """Return (L, L), L = side^2: the row of the bias table for each pair of a window's positions."""
-    place = torch.arange(side)
-    apart = place[:, None] - place + side - 1  # (side, side) in [0, 2 side - 2]
-    rows = apart[:, None, :, None] * (2 * side - 1)
-    return (rows + apart[None, :, None, :]).reshape(side * side, side * side)
+    position = torch.arange(side)
+    offset = position[:, None] - position + side - 1  # (side, side) in [0, 2 side - 2]
+    rows = offset[:, None, :, None] * (2 * side - 1)
+    return (rows + offset[None, :, None, :]).reshape(side * side, side * side)
 
 
-def window_numbers(length: int, side: int, shift: int, device: torch.device) -> Tensor:
-    """Return, for each row of a map of `length` padded to whole windows and moved up by `shift`, the number of the
-    shifted window it lies in: -1 for those that are wrapped round, OUTSIDE for padding.
+def _window_indices(length: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """Return the index of the shifted window that each cell of an axis lies in, after padding and shifting it.
+
+    -1 for cells that the shift wraps round, PADDING for padded ones.
     """
-    place = torch.arange(length + -length % side, device=device)
-    number = torch.div(place - shift, side, rounding_mode="floor")
-    return number.masked_fill(place >= length, OUTSIDE).roll(-shift)
+    position = torch.arange(length + -length % side, device=device)
+    index = torch.div(position - shift, side, rounding_mode="floor")
+    return index.masked_fill(position >= length, PADDING).roll(-shift)

@@ -7,10 +7,10 @@ WACV 2021, https://arxiv.org/abs/2010.03045, section 3 (Z-pool, three branches, 
     G_a    = sigmoid(BN(Conv_7x7(Z_a)))                    one map, broadcast along a
     y      = (G_H * x + G_W * x + G_C * x) / 3
 
-How ours differs from the circulating copies: theirs turn the map, gate it and turn it back, two
-copies of the whole map a branch; here each gate is worked out on its own pooled axes and broadcast,
+How ours differs from the circulating copies: theirs permute the map, gate it and permute it back, two
+copies of the whole map per branch; here each gate is computed on its own pooled axes and broadcast,
 and the map is multiplied once. Same parameters and keys, same result. The maximum is `amax`, whose
-gradient is reproducible and shared among ties; a single position is taken in training too.
+gradient is reproducible and shared among ties; a single position can be trained.
 """
 
 import torch
@@ -22,21 +22,36 @@ from models.registry import register
 
 
 class AttentionGate(nn.Module):
-    """AttentionGate(kernel_size=7): the gate of a (B, C, H, W) map along one of its axes."""
+    """The gate of a map along one of its axes, by a convolution of `kernel_size`, an odd number."""
 
     def __init__(self, kernel_size: int = 7) -> None:
         super().__init__()
         self.conv = Conv(2, 1, kernel_size, act=False)
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
-        """Return the gate: as `x`, with length 1 along `axis` (1, 2 or 3)."""
+        """Return the gate that is broadcast along `axis`.
+
+        Args:
+            x: (B, C, H, W).
+            axis: 1, 2 or 3.
+
+        Returns:
+            The shape of `x` with length 1 along `axis`, in (0, 1).
+        """
         pooled = torch.stack((x.amax(axis), x.mean(axis)), dim=1)  # (B, 2, the other two axes)
         return torch.sigmoid(self.conv(pooled)).squeeze(1).unsqueeze(axis)
 
 
 @register()
 class TripletAttention(nn.Module):
-    """TripletAttention(c_in, kernel_size=7): (B, c_in, H, W) to the same shape; 300 parameters at any width."""
+    """Triplet attention, x times the mean of three gates: (B, c_in, H, W) to the same shape.
+
+    300 parameters at any width.
+
+    Args:
+        c_in: Channels of the map.
+        kernel_size: Of each gate's convolution, odd.
+    """
 
     def __init__(self, c_in: int, kernel_size: int = 7) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import models.common  # noqa: F401  importing every block fills the registry
 import models.head  # noqa: F401
 from models.graph.spec import LayerRow, ModelSpec
-from models.identity_start import fork_rng, started_as_identity
+from models.identity_start import apply_identity_start, fork_rng
 from models.registry import BLOCK_ERRORS, Entry, WiringPlan
 
 
@@ -84,7 +84,7 @@ def _construct(entry: Entry, plan: WiringPlan, channels: Sequence[int], spec: Mo
     inner = getattr(layer, "block", None)  # of a C3Attention, whose attention decides
     start = spec.attention_start or (inner.start if isinstance(inner, Entry) else entry.start)
     gated = start == "identity" and (entry.inserted or hasattr(layer, "start_as_identity"))
-    return started_as_identity(layer, channels[0], plan.channels_out) if gated else layer
+    return apply_identity_start(layer, channels[0], plan.channels_out) if gated else layer
 
 
 def checked_map(output: object, row: LayerRow, planned: int) -> Tensor:

@@ -1,11 +1,13 @@
-"""The tables of docs/attention.md and of its Chinese edition: figures of the catalogue, what a yaml row may say, memory.
+"""The tables of docs/attention.md and its Chinese edition: figures of the catalogue, arguments of a yaml row, memory.
 
-A page is written by hand but for the parts between markers, which `python -m models.zoo document` makes anew:
+A page is written by hand except for the parts between markers, which `python -m models.zoo document` rewrites:
 
     <!-- made by `python -m models.zoo document`: variants -->   ...   <!-- end: variants -->
 
-Chinese words are looked up by their English ones in docs/attention.zh-CN.yaml; a phrase that is not there stays English
-and is reported, so a changed docstring asks for its translation.
+Of a block, the table shows the first sentence of its module, and what the docstrings of its wiring and of its class say
+between the summary and the first section (`Args:` and so on). Chinese phrases are looked up by the English ones in
+docs/attention.zh-CN.yaml; a phrase that is not there stays English and is reported, so a changed docstring asks for its
+translation.
 """
 
 import inspect
@@ -32,17 +34,20 @@ DOCS = ROOT / "docs"
 PAGES = {"attention.md": "English", "attention.zh-CN.md": "Chinese"}
 WORDS = "attention.zh-CN.yaml"
 COMMAND = "python -m models.zoo document"
-WIDTH = 64  # channels of the instance that is asked whether it starts as the identity
+WIDTH = 64  # channels of the instance that is tested for starting as the identity
 SCALE = Scale()
 LEVELS = ("P3", "P4", "P5")
-CLAIMS = (
-    r"\(B, [\w-]+, H, W\) to the same shape(, any H and W)?[.,;:]? ?"  # what is true of nearly all, not worth a cell
-)
+SECTION = re.compile(r"^(?:Args|Attributes|Examples?|Raises|Returns|Yields):$", re.MULTILINE)  # of a docstring
 
 
 @dataclass
-class Words:
-    """English phrases as a page has them; `missing` collects those without a translation, None: an English page."""
+class Translator:
+    """English phrases in the language of a page.
+
+    Attributes:
+        chinese: English phrase -> Chinese phrase; None for an English page.
+        missing: Phrases without a translation, collected.
+    """
 
     chinese: Mapping[str, str] | None = None
     missing: list[str] = field(default_factory=list)
@@ -58,48 +63,72 @@ class Words:
 # ---- pages ----
 
 
-def rendered(folder: Path = DOCS) -> tuple[dict[Path, str], list[str]]:
-    """Return path -> text of each page with its parts made anew, and the phrases that have no Chinese words.
+def render_pages(folder: Path = DOCS) -> tuple[dict[Path, str], list[str]]:
+    """Return path -> text of each page with its tables up to date, and the phrases that have no translation.
 
-    Raises ModelError when a page lacks a part's markers, ConfigError when the words are no yaml.
+    Raises ModelError if a page lacks a table's markers, ConfigError if the phrases are no yaml.
     """
     chinese = {pair["en"]: pair["zh"] for pair in yaml_files.read_yaml(folder / WORDS)["words"]}
     found = catalogue.measure_variants(progress=True)
-    memory, blocks = map_memory(), described_blocks()
-    texts, missing = {}, []
+    memory, blocks = measure_map_memory(), describe_blocks()
+    texts: dict[Path, str] = {}
+    missing: list[str] = []
     for name, language in PAGES.items():
-        say = Words(chinese if language == "Chinese" else None)
-        parts = {
-            "variants": variant_table(found, say),
-            "memory": memory_table(memory, say),
-            "blocks": block_table(blocks, say),
+        translate = Translator(chinese if language == "Chinese" else None)
+        tables = {
+            "variants": render_variants(found, translate),
+            "memory": render_memory(memory, translate),
+            "blocks": render_blocks(blocks, translate),
         }
-        texts[folder / name] = replaced(read_text(folder / name), parts, name)
-        missing += say.missing
+        texts[folder / name] = replace_tables(read_text(folder / name), tables, name)
+        missing += translate.missing
     return texts, list(dict.fromkeys(missing))
 
 
-def replaced(text: str, parts: Mapping[str, str], name: str) -> str:
-    """Return `text` with what stands between the markers of each part replaced; `name` is the page in an error."""
-    for part, table in parts.items():
-        start, end = f"<!-- made by `{COMMAND}`: {part} -->", f"<!-- end: {part} -->"
+def replace_tables(text: str, tables: Mapping[str, str], page: str) -> str:
+    """Return a page with the text between the markers of each table replaced.
+
+    Args:
+        text: The page.
+        tables: Name of the markers -> table in Markdown.
+        page: The page's file name, for the error.
+
+    Returns:
+        The new page.
+
+    Raises:
+        ModelError: A table's markers are missing, repeated or in the wrong order.
+    """
+    for name, table in tables.items():
+        start, end = f"<!-- made by `{COMMAND}`: {name} -->", f"<!-- end: {name} -->"
         if text.count(start) != 1 or text.count(end) != 1 or text.index(end) < text.index(start):
-            raise ModelError(f"docs/{name}: needs the lines {start} and {end}, once each and in that order")
+            raise ModelError(f"docs/{page}: needs the lines {start} and {end}, once each and in that order")
         before, after = text.split(start)[0], text.split(end)[1]
         text = f"{before}{start}\n\n{table}\n\n{end}{after}"
     return text
 
 
 def document(folder: Path = DOCS, check: bool = False) -> tuple[list[Path], list[str]]:
-    """Return the pages that differ from what they should be, rewritten unless `check`, and untranslated phrases."""
-    texts, missing = rendered(folder)
+    """Rewrite the pages that are out of date, unless `check`.
+
+    Args:
+        folder: The folder of the pages and of the phrases.
+        check: Whether nothing is written.
+
+    Returns:
+        The pages that are, or were, out of date, and the phrases that have no translation.
+
+    Raises:
+        ModelError: A page lacks a table's markers.
+    """
+    texts, missing = render_pages(folder)
     changed = [path for path, text in texts.items() if path.read_bytes() != text.encode()]
     for path in () if check else changed:
         write_text_atomically(path, texts[path])
     return changed, missing
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _render_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(heads), ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
@@ -107,11 +136,17 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 # ---- variants ----
 
 
-def variant_table(found: Sequence[catalogue.CatalogueEntry], say: Words) -> str:
-    """Return the table of all variants, the base model's totals in its first row."""
-    heads = [
-        say(head) for head in ("variant", "block", "paper", "place", "cost", "parameters n / l", "GFLOPs n / l", "yaml")
-    ]
+def render_variants(found: Sequence[catalogue.CatalogueEntry], translate: Translator) -> str:
+    """Return the table of all variants, the base model's totals in its first row.
+
+    Args:
+        found: One entry per variant.
+        translate: The page's language.
+
+    Returns:
+        The table in Markdown.
+    """
+    heads = ("variant", "block", "paper", "place", "cost", "parameters n / l", "GFLOPs n / l", "yaml")
     base = catalogue.measure_base()
     rows = [["base", "–", "YOLOv5 6.1", "–", "–", *_figures(base, ""), _link("yolov5l.yaml", "../models/yolov5l.yaml")]]
     for record in found:
@@ -122,13 +157,13 @@ def variant_table(found: Sequence[catalogue.CatalogueEntry], say: Words) -> str:
                 f"**{record.tag}**",
                 f"`{record.block}`",
                 _link(title, url),
-                say(record.place),
-                say(record.cost),
+                translate(record.place),
+                translate(record.cost),
                 *_figures(record, "+"),
                 _link(file, f"../models/{file}"),
             ]
         )
-    return _table(heads, rows)
+    return _render_table([translate(head) for head in heads], rows)
 
 
 def _figures(record: catalogue.CatalogueEntry, sign: str) -> list[str]:
@@ -145,36 +180,51 @@ def _link(text: str, target: str) -> str:
 # ---- memory ----
 
 
-def map_memory() -> dict[str, list[tuple[int, int]]]:
-    """Return block of quadratic cost -> (maps, bytes) at P3, P4 and P5 of the l scale, one image of 640 x 640."""
+def measure_map_memory() -> dict[str, list[tuple[int, int]]]:
+    """Return block of quadratic cost -> (maps, bytes) at P3, P4 and P5 of the l scale, for one image of 640 x 640."""
     cache, found = ShapeCache(), {}
     for name, entry in sorted(_shown_blocks().items()):
         if entry.cost == "quadratic":
             layers = infer_shapes(load_spec(insert_at(read_yaml(MODELS / catalogue.BASE_YAML), name, "neck")), cache)
-            placed = [layer for layer in layers if layer.row.block == name]
+            inserted = [layer for layer in layers if layer.row.block == name]
             found[name] = [
-                (sum(heads for _, heads in layer.stats.attention_maps), layer.attention_map_bytes) for layer in placed
+                (sum(heads for _, heads in layer.stats.attention_maps), layer.attention_map_bytes) for layer in inserted
             ]
     return found
 
 
-def memory_table(memory: Mapping[str, Sequence[tuple[int, int]]], say: Words) -> str:
-    """Return the table of what the N x N maps would take if they were held."""
-    heads = [say("block"), *(f"{level}, N = {(640 // 2 ** int(level[1])) ** 2:,}" for level in LEVELS)]
+def render_memory(memory: Mapping[str, Sequence[tuple[int, int]]], translate: Translator) -> str:
+    """Return the table of the memory that the N x N attention maps would take if they were held.
+
+    Args:
+        memory: What `measure_map_memory` returns.
+        translate: The page's language.
+
+    Returns:
+        The table in Markdown.
+    """
+    heads = [translate("block"), *(f"{level}, N = {(640 // 2 ** int(level[1])) ** 2:,}" for level in LEVELS)]
     rows = [
         [f"`{name}`", *(f"{maps} × {count / maps / 1e6:,.1f} MB = {count / 1e6:,.0f} MB" for maps, count in levels)]
         for name, levels in memory.items()
     ]
-    return _table(heads, rows)
+    return _render_table(heads, rows)
 
 
 # ---- blocks ----
 
 
 @dataclass(frozen=True)
-class Described:
-    """A block in words: `does` is its module's first sentence; `arguments` what a row may say behind the channels;
-    `notes` what wiring and class say of them; `identity`: whether a fresh block returns its input.
+class BlockDescription:
+    """A block in words.
+
+    Attributes:
+        name: Its registered name.
+        file: Link to its module.
+        does: The first sentence of its module.
+        arguments: The constructor's arguments after the channels, with their defaults.
+        notes: What the docstrings of its wiring and class say of them.
+        identity: Whether a fresh block returns its input.
     """
 
     name: str
@@ -185,9 +235,9 @@ class Described:
     identity: bool
 
 
-def described_blocks() -> list[Described]:
-    """Return every attention block, and every block that a variant brings in, by name."""
-    return [_described(entry) for _, entry in sorted(_shown_blocks().items(), key=lambda pair: pair[0].lower())]
+def describe_blocks() -> list[BlockDescription]:
+    """Return every attention block, and every block that a variant uses, by name."""
+    return [_describe(entry) for _, entry in sorted(_shown_blocks().items(), key=lambda pair: pair[0].lower())]
 
 
 def _shown_blocks() -> dict[str, Entry]:
@@ -197,45 +247,29 @@ def _shown_blocks() -> dict[str, Entry]:
     return {name: entry for name, entry in registered().items() if entry.attention or name in used}
 
 
-def _described(entry: Entry) -> Described:
-    module = inspect.getmodule(entry.cls)
-    first = (inspect.getdoc(module) or "").split("\n\n")[0]
-    does = _sentence(re.sub(r"^[^:]{1,60}: ", "", _joined(first)))
-    notes = [_joined(inspect.getdoc(entry.wiring) or "")] if entry.wiring.__module__ == entry.module else []
-    notes.append(_class_notes(entry.cls))
-    return Described(
+def _describe(entry: Entry) -> BlockDescription:
+    headline = _paragraphs(inspect.getmodule(entry.cls))[0]
+    does = re.sub(r"^[^:]{1,60}: ", "", headline)  # without the block's name
+    wiring = _paragraphs(entry.wiring) if entry.wiring.__module__ == entry.module else []
+    notes = (" ".join(wiring), " ".join(_paragraphs(entry.cls)[1:]))
+    return BlockDescription(
         entry.name,
         f"../{entry.module.replace('.', '/')}.py",
-        does,
+        does[:1].upper() + does[1:],
         _arguments(entry.cls),
         tuple(note for note in notes if note),
         starts_as_identity(entry),
     )
 
 
-def _joined(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _class_notes(cls: type[nn.Module]) -> str:
-    """What a class docstring says behind its signature, without the shapes where they stay."""
-    text, depth = _joined(inspect.getdoc(cls) or ""), 0
-    for index, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if letter == ":" and not depth:
-            text = text[index + 1 :].strip()
-            break
-    text = re.sub(f"^{CLAIMS}", "", text)
-    first = re.match(r"\w*", text)
-    return text if first and first[0] in inspect.signature(cls.__init__).parameters else _sentence(text)
+def _paragraphs(documented: object) -> list[str]:
+    """Return the paragraphs of a docstring before its first section, each as one line; the first is the summary."""
+    prose = SECTION.split(inspect.getdoc(documented) or "")[0]
+    return [" ".join(paragraph.split()) for paragraph in prose.split("\n\n") if paragraph.strip()]
 
 
 def _arguments(cls: type[nn.Module]) -> str:
-    """The constructor's arguments behind the channels that arrive, with their defaults."""
+    """Return the constructor's arguments after the channels, with their defaults."""
     parameters = list(inspect.signature(cls.__init__).parameters.values())[2:]
     shown = (each.name if each.default is each.empty else f"{each.name}={_value(each.default)}" for each in parameters)
     return ", ".join(f"`{each}`" for each in shown) or "–"
@@ -246,10 +280,10 @@ def _value(default: Any) -> str:
 
 
 def starts_as_identity(entry: Entry) -> bool:
-    """Return whether a fresh block of `WIDTH` channels hands its input on unchanged, to the last bit."""
+    """Return whether a fresh block of `WIDTH` channels returns its input unchanged, to the last bit."""
     try:
         plan = entry.wiring([WIDTH], 1, SCALE, [])
-    except ValueError:  # it asks for a width of its own
+    except ValueError:  # it needs a width of its own
         return False
     block = entry.cls(*plan.args).eval()
     x = torch.randn(2, WIDTH, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -257,11 +291,20 @@ def starts_as_identity(entry: Entry) -> bool:
         return torch.equal(block(x), x)
 
 
-def block_table(blocks: Sequence[Described], say: Words) -> str:
-    """Return the table of blocks: what each does, its arguments, and notes on them."""
-    heads = [say(head) for head in ("block", "what it does", "arguments behind the channels", "notes")]
+def render_blocks(blocks: Sequence[BlockDescription], translate: Translator) -> str:
+    """Return the table of blocks: what each does, its arguments, and notes on them.
+
+    Args:
+        blocks: What `describe_blocks` returns.
+        translate: The page's language.
+
+    Returns:
+        The table in Markdown.
+    """
+    heads = [translate(head) for head in ("block", "what it does", "arguments after the channels", "notes")]
     rows = []
     for block in blocks:
-        notes = [say(note) for note in block.notes] + [say("Starts as the identity.")] * block.identity
-        rows.append([_link(f"`{block.name}`", block.file), say(block.does), block.arguments, " ".join(notes)])
-    return _table(heads, rows)
+        notes = [*block.notes, *["Starts as the identity."] * block.identity]
+        words = " ".join(translate(note) for note in notes)
+        rows.append([_link(f"`{block.name}`", block.file), translate(block.does), block.arguments, words])
+    return _render_table(heads, rows)

@@ -1,7 +1,7 @@
-"""What the tests need to know of each attention block beside its registration: one module here for each of models/attention.
+"""What the tests need to know of each attention block: one module here per module of models/attention.
 
-Each holds `CASES`, a dict of registered name -> `BlockCase`. tests/test_attention.py and its _numbers drive them all; a block that
-has no case fails there."""
+Each holds `CASES`, a dict of registered name -> `BlockCase`. tests/models/attention/test_attention.py and its _numbers
+run them all; a block that has no case fails there."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from models.registry import registered
 
 @dataclass(frozen=True)
 class Oracle:
-    """A small instance and the slow, literal reading of its equations: slow(block, x) in float64 and evaluation mode.
+    """A small instance and a slow, literal form of its equations: slow(block, x) in float64 and evaluation mode.
 
     channels: the width of the inputs it is compared on; sizes: their heights and widths; gradients: whether the
     gradients are compared too (where forward takes an exact short cut)."""
@@ -44,10 +44,10 @@ class BlockCase:
     """What is known of one registered block.
 
     oracles: by a word that says what is special about each; counts: parameters by number of channels, from the
-    closed form of the block's layers; args: its yaml arguments where they are not empty; golden: by the name of the
-    reference figure; asleep: (ends of) names of parameters that receive no gradient on the first step -> the reason
+    closed form of the block's layers; args: its yaml arguments if they are not empty; golden: by the name of the
+    reference figure; delayed: (ends of) names of parameters that receive no gradient on the first step -> the reason
     (what a gate that starts at zero gates; a bias that softmax ignores); flat: (ends of) names whose exact gradient
-    is zero for ever -> the reason; spread: the reason why the output's spread at the start is not within [0.3, 3] of
+    is always zero -> the reason; spread: the reason why the output's spread at the start is not within [0.3, 3] of
     the input's; low_tolerance: mean relative error allowed in bfloat16; refused: constructor arguments (channels
     first) that cannot work -> a word of the error that says which can."""
 
@@ -55,7 +55,7 @@ class BlockCase:
     counts: Mapping[int, int]
     args: Callable[[int], list[Any]] = lambda channels: []
     golden: Mapping[str, Golden] = field(default_factory=dict)
-    asleep: Mapping[str, str] = field(default_factory=dict)
+    delayed: Mapping[str, str] = field(default_factory=dict)
     flat: Mapping[str, str] = field(default_factory=dict)
     spread: str = ""
     low_tolerance: float = 0.05

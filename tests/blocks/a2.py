@@ -17,7 +17,7 @@ CASES = {
             "widths of its own": Oracle(lambda: A2(8, 6, 5), slow_a2, 8),
         },
         counts={128: 16_608, **{channels: channels**2 + 7 * channels // 4 for channels in (64, 512, 1024)}},
-        asleep={f"{conv}.{kind}": GATED for conv in ("convA", "convB", "convV") for kind in ("weight", "bias")},
+        delayed={f"{conv}.{kind}": GATED for conv in ("convA", "convB", "convV") for kind in ("weight", "bias")},
         flat={"convB.bias": "a softmax over positions ignores it; kept for the published count"},
         refused={(32, 0): "A2: c_m", (32, 8, 0): "A2: c_n"},
     )

@@ -18,7 +18,7 @@ def bounce(index, length):
 
 
 def slow_acmix(block, x):
-    """Equation by equation: the attention path with explicit neighbours and the whole position term, the convolution
+    """Equation by equation: the attention path with explicit neighbors and the whole position term, the convolution
     path with explicit mixtures and shifts."""
     query, key, value = (pointwise(conv, x) for conv in (block.conv1, block.conv2, block.conv3))
     batch, channels, height, width = query.shape
@@ -51,8 +51,8 @@ def slow_acmix(block, x):
                         ]
                     )
                     share = torch.exp(logits - logits.max())
-                    neighbours = torch.stack([v[:, a, b] for a, b in near])
-                    attended[image, own, i, j] = (share[:, None] / share.sum() * neighbours).sum(0)
+                    neighbors = torch.stack([v[:, a, b] for a, b in near])
+                    attended[image, own, i, j] = (share[:, None] / share.sum() * neighbors).sum(0)
     return block.rate1 * attended + block.rate2 * slow_shift(block, query, key, value)
 
 

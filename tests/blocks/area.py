@@ -10,7 +10,7 @@ from models.attention.area import AreaAttention
 
 
 def slow_area(block, x):
-    """Positions in reading order, cut into runs; within each run all look at all."""
+    """Positions in reading order, cut into runs; within each run every position attends to every other."""
     heads, positions = block.num_heads, x.shape[2] * x.shape[3]
     query, key, value = conv_norm(block.qkv, x).split(x.shape[1], 1)
     length = math.ceil(positions / block.area)

@@ -25,10 +25,10 @@ CASES = {
         },
         counts={64: 1_173, 512: 68_513, 1024: 272_193},
         flat={
-            "channel_att.0.bias": "batch norm takes it away",
-            "spatial_att.0.bias": "batch norm takes it away",
-            "spatial_att.3.bias": "batch norm takes it away",
-            "spatial_att.6.bias": "batch norm takes it away",
+            "channel_att.0.bias": "batch norm cancels it",
+            "spatial_att.0.bias": "batch norm cancels it",
+            "spatial_att.3.bias": "batch norm cancels it",
+            "spatial_att.6.bias": "batch norm cancels it",
         },
         refused={(64, 0): "reduction", (64, 16, 0): "dilation", (64, 16, 4, 0): "num_layers"},
     )

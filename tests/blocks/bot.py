@@ -58,7 +58,7 @@ CASES = {
             "beyond its tables": Oracle(lambda: BoT(12, 3, 2, 2, 2), slow_bot, 12, ((1, 1), (4, 6), (7, 3))),
         },
         counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
-        asleep={key: GATED for key in INSIDE},
+        delayed={key: GATED for key in INSIDE},
         refused={
             (32, 20, 20, 3): "one of 1, 2, 4, 8",
             (32, 0): "width",

@@ -10,7 +10,7 @@ from models.attention.bra import BRA
 
 
 def slow_bra(block, x):
-    """Region by region and position by position, with lists of places."""
+    """Region by region and position by position, with lists of positions."""
     batch, channels, height, width = x.shape
     query, key, value = pointwise(block.qkv, x).split(channels, 1)
     tall, broad = (math.ceil(length / min(block.n_win, length)) for length in (height, width))

@@ -32,7 +32,7 @@ CASES = {
         },
         counts={64: 1_688, 256: 6_680, 512: 25_648, 1024: 100_448},
         golden={"CoordAtt": Golden(lambda: CoordAtt(64, 64, reduction=32))},
-        flat={"conv1.bias": "batch norm takes it away"},
+        flat={"conv1.bias": "batch norm cancels it"},
         spread="two gates of one half",
         refused={(64, 32): "oup must be inp = 64", (64, 64, 0): "reduction"},
     )

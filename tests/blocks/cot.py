@@ -9,7 +9,7 @@ from models.attention.cot import CoTAttention
 
 
 def slow_cot(block, x):
-    """All k*k logits a channel, their mean, an explicit softmax over positions."""
+    """All k*k logits per channel, their mean, an explicit softmax over positions."""
     key_conv, key_norm = block.key_embed[0], block.key_embed[1]
     static = silu(batch_norm(key_norm, F.conv2d(x, key_conv.weight, padding=block.kernel_size // 2, groups=4)))
     values = batch_norm(block.value_embed[1], pointwise(block.value_embed[0], x))

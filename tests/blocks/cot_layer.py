@@ -8,7 +8,7 @@ from models.attention.cot_layer import SHARE, CoT
 
 
 def slow_cot_layer(block, x):
-    """A kernel a position and group of 8 channels, laid over the neighbours one by one."""
+    """A kernel per position and group of 8 channels, applied to the neighbors one by one."""
     batch, channels, height, width = x.shape
     static, values = conv_norm(block.key_embed, x), conv_norm(block.value_embed, x)
     reduce, expand, norm = block.attention_embed
@@ -38,7 +38,7 @@ CASES = {
             "kernel 5": Oracle(lambda: CoT(8, 5), slow_cot_layer, 8, ((1, 1), (3, 4))),
         },
         counts={64: 26_744, 128: 105_200, 256: 417_248, 512: 1_661_888, 1024: 6_633_344},
-        flat={"fuse_embed.0.bias": "the batch norm behind it takes it away; kept for the published count"},
+        flat={"fuse_embed.0.bias": "the following batch norm cancels it; kept for the published count"},
         refused={(36,): "multiple of 8", (32, 4): "odd"},
     )
 }

@@ -40,7 +40,7 @@ CASES = {
             "one round": Oracle(lambda: CrissCross(8, 1, 2), slow_criss_cross, 8),
         },
         counts={channels: 5 * channels**2 // 4 + 5 * channels // 4 + 1 for channels in (64, 128, 512, 1024)},
-        asleep={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
+        delayed={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
         flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
         refused={(32, 0): "recurrence", (32, 2, -1): "reduction"},
     )

@@ -10,7 +10,7 @@ from models.attention.deformable import DAttentionBaseline
 
 
 def read(maps, y, x):
-    """The (C, H, W) maps at a place in pixels, bilinearly, zero outside."""
+    """The (C, H, W) maps at a location in pixels, bilinearly, zero outside."""
     out = 0
     top, left = math.floor(float(y.detach())), math.floor(float(x.detach()))
     for row in (top, top + 1):
@@ -29,27 +29,27 @@ def pixels(place, length):
 
 
 def slow_offsets(block, query):
-    """(C/groups, H, W) of one group to its points' places: a list of (y, x) over [-1, 1]."""
+    """Return the sampling locations of one group (C/groups, H, W): a list of (y, x) over [-1, 1]."""
     if block.ksize == block.stride:  # whole steps, with zeros below and to the right
         query = torch.nn.functional.pad(query, (0, -query.shape[2] % block.stride, 0, -query.shape[1] % block.stride))
     hidden = layer_norm(block.conv_offset[1].norm, convolution(block.conv_offset[0], query[None]), 1)
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
     dy, dx = pointwise(block.conv_offset[3], hidden)[0]
     height, width = dy.shape
-    places = []
+    locations = []
     for row in range(height):
         for column in range(width):
             y, x = norm(row + 0.5, height), norm(column + 0.5, width)
             if block.offset_range_factor < 0:
-                places.append(((dy[row, column] + y).clamp(-1, 1), (dx[row, column] + x).clamp(-1, 1)))
+                locations.append(((dy[row, column] + y).clamp(-1, 1), (dx[row, column] + x).clamp(-1, 1)))
             else:
-                places.append(
+                locations.append(
                     (
                         y + torch.tanh(dy[row, column]) * block.offset_range_factor / max(height - 1, 1),
                         x + torch.tanh(dx[row, column]) * block.offset_range_factor / max(width - 1, 1),
                     )
                 )
-    return places, height, width
+    return locations, height, width
 
 
 def slow_dat(block, x):
@@ -58,16 +58,18 @@ def slow_dat(block, x):
     dim, share = channels // heads, channels // groups
     mixed = torch.zeros_like(x)
     for image in range(batch):
-        places, sampled = [], []
+        locations, sampled = [], []
         for group in range(groups):
             own = slice(group * share, (group + 1) * share)
-            spots, rows, columns = slow_offsets(block, query[image, own])
-            sampled.append(torch.stack([read(x[image, own], pixels(a, height), pixels(b, width)) for a, b in spots], 1))
-            places.append(spots)
+            group_locations, rows, columns = slow_offsets(block, query[image, own])
+            sampled.append(
+                torch.stack([read(x[image, own], pixels(a, height), pixels(b, width)) for a, b in group_locations], 1)
+            )
+            locations.append(group_locations)
         points = torch.cat(sampled).view(1, channels, rows, columns)
         key, value = (pointwise(conv, points)[0].flatten(1) for conv in (block.proj_k, block.proj_v))
         for head in range(heads):
-            own, spots = slice(head * dim, (head + 1) * dim), places[head * groups // heads]
+            own, group_locations = slice(head * dim, (head + 1) * dim), locations[head * groups // heads]
             for row in range(height):
                 for column in range(width):
                     logits = (query[image, own, row, column, None] * key[own]).sum(0) / math.sqrt(dim)
@@ -80,7 +82,7 @@ def slow_dat(block, x):
                                     pixels((norm(row, height) - a) / 2, table.shape[1]),
                                     pixels((norm(column, width) - b) / 2, table.shape[2]),
                                 )
-                                for a, b in spots
+                                for a, b in group_locations
                             ]
                         )
                     mixed[image, own, row, column] = (softmax(logits, 0) * value[own]).sum(1)

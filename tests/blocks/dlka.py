@@ -8,7 +8,7 @@ from models.attention.dlka import DLKA
 
 
 def slow_deform(layer, maps, kernel, dilation):
-    """Tap by tap: the value at a displaced place is the sum over all positions of the map, weighted with hats."""
+    """Tap by tap: the value at a sampling location is the sum over all positions, weighted by hat functions."""
     steps = convolution(layer.offset_net, maps).unflatten(1, (kernel * kernel, 2))  # (B, taps, (down, right), H, W)
     weight = layer.deform_conv.weight.flatten(1)  # (C, taps)
     height, width = maps.shape[2:]

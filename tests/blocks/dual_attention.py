@@ -48,7 +48,7 @@ CASES = {
             "halves": Oracle(lambda: DualAttention(20, 2), slow_dual_attention, 20),
         },
         counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
-        asleep={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
+        delayed={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
         flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
         refused={(32, 0): "reduction"},
     )

@@ -8,7 +8,7 @@ from models.attention.ema import EMA
 
 
 def slow_ema(block, x):
-    """Group by group; the mean after the norm is worked out, the two weighted sums position by position."""
+    """Group by group; the mean after the norm is computed, the two weighted sums position by position."""
     size, height, width = x.shape[1] // block.factor, *x.shape[2:]
     out = []
     for group in x.split(size, 1):

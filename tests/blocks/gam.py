@@ -32,8 +32,8 @@ CASES = {
         },
         counts={64: 27_456, 512: 1_739_264, 1024: 6_951_936},  # 6.625 C^2 + 5 C
         flat={
-            "spatial_attention.0.bias": "batch norm takes it away",
-            "spatial_attention.4.bias": "batch norm takes it away",
+            "spatial_attention.0.bias": "batch norm cancels it",
+            "spatial_attention.4.bias": "batch norm cancels it",
         },
         spread="two gates of one half",
         refused={(32, 4, 5): "one of 1, 2, 4", (32, 4, 16): "in common", (32, 0): "rate"},

@@ -15,7 +15,7 @@ def nearest(gate, height, width):
 
 
 def slow_means(block, x):
-    """GE-theta-minus: the mean of what lies within extent - 1 of every extent-th position."""
+    """GE-theta-minus: the mean of the positions within extent - 1 of every extent-th position."""
     extent, (height, width) = block.extent, x.shape[2:]
     cells = []
     for row in range(0, height, extent):
@@ -49,7 +49,7 @@ def slow_squeeze(block, x):
 
 
 def resized(table, length, axis):
-    """Linear interpolation cell by cell, cell centres aligned, the edges held."""
+    """Linear interpolation cell by cell, cell centers aligned, the edges held."""
     own, cells = table.shape[axis], []
     for index in range(length):
         place = min(max((index + 0.5) * own / length - 0.5, 0), own - 1)

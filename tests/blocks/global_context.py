@@ -51,7 +51,7 @@ CASES = {
             "both, opened from the identity": Oracle(opened, slow_global_context, 8),
         },
         counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
-        asleep={
+        delayed={
             "conv_mask.weight": GATED,
             "channel_add_conv.0.weight": GATED,
             "channel_add_conv.0.bias": GATED,

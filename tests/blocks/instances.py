@@ -1,4 +1,4 @@
-"""Every registered attention block, built, for the tests that the registry drives."""
+"""Builders of every registered attention block, for tests that run over the registry."""
 
 import torch
 
@@ -11,7 +11,7 @@ CASES = cases()
 
 
 def build_arguments(name, channels):
-    """The constructor's arguments for a row of the case's yaml arguments, `channels` arriving."""
+    """The constructor's arguments for a row of the case's yaml arguments and `channels` input channels."""
     plan = find(name).wiring([channels], 1, Scale(), CASES[name].args(channels))
     assert plan.channels_out == channels
     return plan.args
@@ -28,7 +28,7 @@ def image(*shape, dtype=torch.float32, seed=1):
 
 
 def opened(block):
-    """The block with every parameter moved, so that no gate at zero hides what stands behind it."""
+    """The block with every parameter moved, so that no gate at zero hides the layers before it."""
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(0.1 * image(*parameter.shape, seed=3))

@@ -44,8 +44,8 @@ def group_norm(norm: nn.GroupNorm, maps: Tensor) -> Tensor:
 def layer_norm(norm: nn.LayerNorm, values: Tensor, dim: int = -1) -> Tensor:
     """Values with the mean and spread along one axis."""
     values = values.movedim(dim, -1)
-    centred = values - values.mean(-1, keepdim=True)
-    scaled = centred / ((centred**2).mean(-1, keepdim=True) + norm.eps).sqrt()
+    centered = values - values.mean(-1, keepdim=True)
+    scaled = centered / ((centered**2).mean(-1, keepdim=True) + norm.eps).sqrt()
     return (scaled * norm.weight.flatten() + norm.bias.flatten()).movedim(-1, dim)
 
 
@@ -77,7 +77,7 @@ def convolution(conv: nn.Conv2d, maps: Tensor) -> Tensor:
 
 
 def conv_norm(layer: nn.Module, maps: Tensor) -> Tensor:
-    """The house's Conv: convolution, batch norm by the running statistics, activation."""
+    """models.layers.Conv: convolution, batch norm by the running statistics, activation."""
     features = batch_norm(layer.bn, convolution(layer.conv, maps))
     return {"SiLU": silu, "ReLU": relu, "Identity": lambda value: value}[type(layer.act).__name__](features)
 

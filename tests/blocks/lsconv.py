@@ -15,7 +15,7 @@ def slow_perception(lkp, x):
 
 
 def slow_lsconv(block, x):
-    """Every position and channel gathers its neighbours with the kernel of its own."""
+    """Every position and channel sums its neighbors with its own kernel."""
     _, channels, height, width = x.shape
     kernels, size, gathered = slow_perception(block.lkp, x), block.sks, []
     for c in range(channels):

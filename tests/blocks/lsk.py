@@ -8,7 +8,7 @@ from models.attention.lsk import LSKblock
 
 
 def slow_lsk(block, x):
-    """Both branches joined, as the paper has it, and every convolution tap by tap."""
+    """Both branches concatenated, as in the paper, and every convolution tap by tap."""
     near = convolution(block.conv0, x)
     far = convolution(block.conv_spatial, near)
     parts = [pointwise(block.conv1, near), pointwise(block.conv2, far)]

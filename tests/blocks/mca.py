@@ -23,7 +23,7 @@ def slow_gate(gate, slices):
 
 
 def slow_mca(block, x):
-    """Each axis in turn is put second, as the paper turns the map, and its gate multiplies the map."""
+    """Each axis in turn is put second, as the paper permutes the map, and its gate multiplies the map."""
     out = 0
     for gate, turn in ((block.c_hw, (0, 1, 2, 3)), (block.h_cw, (0, 2, 1, 3)), (block.w_hc, (0, 3, 2, 1))):
         turned = x.permute(turn)

@@ -10,7 +10,7 @@ from models.attention.msda import MSDA
 
 
 def slow_msda(block, x):
-    """Position by position and head by head; a neighbour outside the map is a zero key and a zero value."""
+    """Position by position and head by head; a neighbor outside the map is a zero key and a zero value."""
     batch, channels, height, width = x.shape
     query, key, value = pointwise(block.qkv, x).split(channels, 1)
     dim, heads, reach = channels // block.num_heads, block.num_heads, block.kernel_size // 2

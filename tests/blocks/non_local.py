@@ -8,7 +8,7 @@ from models.attention.non_local import NonLocal
 
 
 def halved(maps):
-    """The maximum of each 2 x 2 cell; cells at the border have what there is."""
+    """The maximum of each 2 x 2 cell; cells at the border have fewer positions."""
     rows, columns = range(0, maps.shape[2], 2), range(0, maps.shape[3], 2)
     return torch.stack(
         [
@@ -36,7 +36,7 @@ CASES = {
             "pooled keys": Oracle(lambda: NonLocal(6, sub_sample=True), slow_non_local, 6),
         },
         counts={channels: 2 * channels**2 + 2 * channels for channels in (16, 64, 256, 1024)},
-        asleep={"theta.weight": GATED, "phi.weight": GATED, "g.weight": GATED, "z.conv.weight": GATED},
+        delayed={"theta.weight": GATED, "phi.weight": GATED, "g.weight": GATED, "z.conv.weight": GATED},
         refused={(32, 0): "reduction"},
     )
 }

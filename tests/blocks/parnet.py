@@ -18,7 +18,7 @@ CASES = {
         oracles={"width 6": Oracle(lambda: ParNetAttention(6), slow_parnet, 6)},
         counts={channels: 11 * channels**2 + 7 * channels for channels in (32, 64, 512)} | {1024: 11_541_504},
         golden={"ParNetAttention": Golden(lambda: ParNetAttention(32))},
-        flat={"conv1x1.0.bias": "batch norm takes it away", "conv3x3.0.bias": "batch norm takes it away"},
+        flat={"conv1x1.0.bias": "batch norm cancels it", "conv3x3.0.bias": "batch norm cancels it"},
         refused={(0,): "channel"},
     )
 }

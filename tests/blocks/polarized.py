@@ -47,7 +47,7 @@ CASES = {
         counts=COUNTS,
         flat=FLAT,
         golden={"SequentialPolarizedSelfAttention": Golden(lambda: SequentialPolarizedSelfAttention(64))},
-        spread="two gates of about a half, one behind the other",
+        spread="two gates of about a half in sequence",
         refused={(0,): "channel"},
     ),
 }

@@ -10,7 +10,7 @@ from models.attention.scsa import SCSA
 
 
 def slow_profile_gate(block, profile, norm):
-    """Four quarters of channels, each slid over by a kernel of its own along the one axis, with zeros outside."""
+    """Four quarters of channels, each convolved with its own kernel along the axis, with zeros outside."""
     quarter, length = profile.shape[1] // 4, profile.shape[2]
     rows = []
     for number, conv in enumerate((block.local_dwc, block.global_dwc_s, block.global_dwc_m, block.global_dwc_l)):

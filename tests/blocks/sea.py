@@ -20,7 +20,7 @@ def slow_layer(layer, maps):
 
 
 def slow_line(block, query, key, value):
-    """Attention along the last axis of (B, C, L), head by head and place by place."""
+    """Attention along the last axis of (B, C, L), head by head and position by position."""
     heads, length = block.num_heads, query.shape[2]
     dim, wide = query.shape[1] // heads, value.shape[1] // heads
     out = torch.zeros_like(value)
@@ -81,7 +81,7 @@ CASES = {
                 lambda: Sea_Attention(64, key_dim=16, num_heads=4, attn_ratio=2, activation=nn.ReLU6)
             )
         },
-        asleep={
+        delayed={
             name: "behind the norm of `proj`, which starts at zero"
             for name in (
                 "proj.1.c.weight",

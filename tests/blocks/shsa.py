@@ -34,7 +34,7 @@ CASES = {
             "all channels": Oracle(lambda: SHSA(8, qk_dim=4, pdim=8), slow_shsa, 8),
         },
         counts={64: count(64, 16), 224: count(224, 48), 448: count(448, 96), 512: count(512, 112)},
-        asleep={
+        delayed={
             key: "the last batch norm's weight starts at zero, as published"
             for key in (
                 "pre_norm.weight",

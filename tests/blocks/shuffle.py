@@ -35,7 +35,7 @@ CASES = {
         },
         counts={16: 6, 64: 24, 256: 96, 512: 192, 1024: 384},  # 3 C / 8
         golden={"ShuffleAttention": Golden(lambda: ShuffleAttention(64, G=8))},
-        asleep={"gn.weight": "sweight starts at zero", "gn.bias": "sweight starts at zero"},
+        delayed={"gn.weight": "sweight starts at zero", "gn.bias": "sweight starts at zero"},
         refused={
             (48, 64): "24 channels of a half, got 64; use one of 1, 2, 3",
             (32, 0): "one of 1, 2, 4",

@@ -8,7 +8,7 @@ from models.attention.simam import SimAM
 
 
 def slow_simam(block, x):
-    """Channel by channel; one position alone has no spread, so it does not stand out."""
+    """Channel by channel; one position alone has no variance, so it does not deviate."""
     out = torch.empty_like(x)
     for image in range(x.shape[0]):
         for channel in range(x.shape[1]):

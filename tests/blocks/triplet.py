@@ -8,7 +8,7 @@ from models.attention.triplet import TripletAttention
 
 
 def slow_triplet(block, x):
-    """The paper's way: the map is turned until the pooled axis stands first, gated, and turned back."""
+    """As in the paper: the map is permuted until the pooled axis is first, gated, and permuted back."""
     out = 0
     for gate, turn in ((block.hw, (0, 1, 2, 3)), (block.cw, (0, 2, 1, 3)), (block.hc, (0, 3, 2, 1))):
         turned = x.permute(turn)

@@ -1,4 +1,4 @@
-"""Attention that starts as nothing: the gate, what opens by itself, how fast gates learn, and the stream blocks start from."""
+"""Identity start: the zero-initialized gate, blocks with their own, learning rates of gates, forked generators."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 from models import registry
 from models.common import SHSA, C3Attention, SEAttention
 from models.graph.architecture import insert_block, replace_block
-from models.identity_start import IdentityStart, OpensItself, fork_rng, gate_strengths, started_as_identity
+from models.identity_start import IdentityStart, ZeroInitResidual, apply_identity_start, fork_rng, gate_strengths
 from models.layers import C3
 from models.registry import WiringPlan, registered
 from models.yolo import Model
@@ -58,18 +58,18 @@ def test_fuse_leaves_out_what_a_gate_makes_superfluous(value, left):
     assert type(block.block) is left and (block.gate is None) == (value in (0.0, 1.0))
 
 
-def test_the_yaml_the_registry_and_the_argument_say_how_attention_starts():
+def test_the_yaml_the_registry_and_the_argument_decide_how_attention_starts():
     architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
     assert gate_strengths(small(architecture)) == {}
     gated = small(architecture, attention_start="identity")
     assert gate_strengths(gated) == {"8.m.0.CBAM": 0.0, "10.CBAM": 0.0}
     assert gated.yaml["attention_start"] == "identity"
     assert gate_strengths(Model(gated.yaml)) == gate_strengths(gated)  # as a checkpoint is built
-    told = {**content(architecture), "attention_start": "identity"}
-    assert len(gate_strengths(Model(told))) == 2
-    assert gate_strengths(Model(told, attention_start="plain")) == {}
+    settings = {**content(architecture), "attention_start": "identity"}
+    assert len(gate_strengths(Model(settings))) == 2
+    assert gate_strengths(Model(settings, attention_start="plain")) == {}
     with pytest.raises(ModelError, match="attention_start must be plain or identity, got 'zero'"):
-        Model({**told, "attention_start": "zero"})
+        Model({**settings, "attention_start": "zero"})
     assert type(Model({**content(BASE), "attention_start": "identity"}).model[8]) is C3
 
 
@@ -106,12 +106,12 @@ def test_gates_are_a_group_of_their_own_and_everything_else_of_the_block_is_as_b
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "said", "factor"), [("SGD", None, 30), ("SGD", 2.5, 2.5), ("Adam", None, 1), ("AdamW", 7, 7)]
+    ("optimizer", "gate_lr", "factor"), [("SGD", None, 30), ("SGD", 2.5, 2.5), ("Adam", None, 1), ("AdamW", 7, 7)]
 )
-def test_gates_learn_at_a_multiple_of_the_weights_rate_without_decay(optimizer, said, factor, caplog):
+def test_gates_learn_at_a_multiple_of_the_weights_rate_without_decay(optimizer, gate_lr, factor, caplog):
     caplog.set_level("INFO", "yolo")
     model = small(insert_block(BASE, "CBAM", [9]), attention_start="identity")
-    built = build_optimizer(model, optimizer, 0.01, 0.9, 5e-4, gate_lr=said)
+    built = build_optimizer(model, optimizer, 0.01, 0.9, 5e-4, gate_lr=gate_lr)
     apply_step_settings(built, StepSettings((0.1, 0.2, 0.3), 0.5, 1))
     assert [group["lr"] for group in built.param_groups] == pytest.approx([0.1, 0.2, 0.3, 0.1 * factor])
     assert [group["weight_decay"] for group in built.param_groups] == [0, 5e-4, 0, 0]
@@ -121,18 +121,18 @@ def test_gates_learn_at_a_multiple_of_the_weights_rate_without_decay(optimizer, 
     assert again.param_groups[3]["lr_scale"] == factor
 
 
-def test_the_hyperparameter_of_the_gates_is_said_only_where_it_differs():
+def test_the_hyperparameter_of_the_gates_is_listed_only_if_it_differs():
     assert Hyperparameters().gate_lr is None and "gate_lr" not in Hyperparameters().as_dict()
     assert Hyperparameters(gate_lr="1e1").as_dict()["gate_lr"] == 10
     with pytest.raises(ConfigError, match="gate_lr -1: expected 0 to 1000"):
         Hyperparameters(gate_lr=-1)
 
 
-# ---- blocks that open themselves ----
+# ---- blocks with a zero-initialized residual of their own ----
 
 
 def moved(block, x, steps):
-    """Names of the parameters that have left their place after some steps."""
+    """Return the names of the parameters that some steps have changed."""
     optimizer = torch.optim.SGD(block.train().parameters(), lr=0.1)
     before = {name: value.detach().clone() for name, value in block.named_parameters()}
     for _ in range(steps):
@@ -142,7 +142,7 @@ def moved(block, x, steps):
     return {name for name, value in block.named_parameters() if not torch.equal(value, before[name])}
 
 
-def test_starts_as_the_identity_and_wakes_on_the_second_step():
+def test_starts_as_the_identity_and_learns_from_the_second_step():
     torch.manual_seed(0)
     block, x = SHSA(32), torch.randn(2, 32, 6, 7, generator=torch.Generator().manual_seed(1))
     block.start_as_identity()
@@ -154,39 +154,39 @@ def test_is_not_put_behind_a_second_gate_alone_or_in_a_c3():
     torch.manual_seed(0)
     x = torch.randn(2, 32, 6, 7, generator=torch.Generator().manual_seed(1))
     alone = SHSA(32)
-    assert started_as_identity(alone, 32, 32) is alone
+    assert apply_identity_start(alone, 32, 32) is alone
     inside = C3Attention(32, 32, 1, True, "SHSA")
-    assert started_as_identity(inside, 32, 32) is inside and isinstance(inside.m[0].attention, SHSA)
+    assert apply_identity_start(inside, 32, 32) is inside and isinstance(inside.m[0].attention, SHSA)
     assert moved(inside, x, 3) == {name for name, _ in inside.named_parameters()}
 
 
 def test_a_second_gate_would_never_open():
-    """Why: the inner gate hides the block from the outer one, the outer one hides it from the inner."""
+    """Why: the inner gate hides the block from the outer one, and the outer one from the inner."""
     torch.manual_seed(0)
     x = torch.randn(2, 32, 6, 7, generator=torch.Generator().manual_seed(1))
     doubled: nn.Module = IdentityStart(SHSA(32), 32)
     assert moved(doubled, x, 5) == set()
 
 
-SELF_OPENING = sorted(name for name, entry in registered().items() if issubclass(entry.cls, OpensItself))
+ZERO_INIT = sorted(name for name, entry in registered().items() if issubclass(entry.cls, ZeroInitResidual))
 
 
-def test_the_blocks_that_open_themselves_are_known():
-    assert SELF_OPENING == ["A2", "BoT", "CrissCross", "GlobalContext", "NonLocal", "SHSA"]
+def test_the_blocks_with_a_zero_initialized_residual_are_known():
+    assert ZERO_INIT == ["A2", "BoT", "CrissCross", "GlobalContext", "NonLocal", "SHSA"]
 
 
-@pytest.mark.parametrize("name", SELF_OPENING)
-def test_what_opens_a_block_by_itself_is_told_among_the_gates(name):
+@pytest.mark.parametrize("name", ZERO_INIT)
+def test_what_opens_such_a_block_is_reported_among_the_gates(name):
     plain = small(insert_block(BASE, name, [9]))
     assert gate_strengths(plain) == {}
     model = small(insert_block(BASE, name, [9]), attention_start="identity")
     assert gate_strengths(model) == {f"10.{name}": 0.0} and gate_strengths(Model(model.yaml)) == gate_strengths(model)
     with torch.no_grad():
-        model.model[10].get_parameter(model.model[10].opens_by).fill_(-0.25)
+        model.model[10].get_parameter(model.model[10].gate_parameter).fill_(-0.25)
     assert gate_strengths(model) == {f"10.{name}": 0.25}
 
 
-def test_a_global_context_that_multiplies_opens_by_its_opening():
+def test_a_global_context_that_multiplies_is_opened_by_its_opening():
     model = small(
         insert_block(BASE, "GlobalContext", [9], [1 / 16, "att", ["channel_mul", "channel_add"]]),
         attention_start="identity",
@@ -199,13 +199,13 @@ def test_a_global_context_that_multiplies_opens_by_its_opening():
 # ---- one seed, one start ----
 
 
-def test_a_stream_of_its_own_leaves_the_outer_one_where_it_was():
+def test_a_forked_generator_leaves_the_outer_one_where_it_was():
     torch.manual_seed(4)
     plain = torch.rand(3)
     torch.manual_seed(4)
     inside = []
-    for number in (0, 1, 1):
-        with fork_rng(number):
+    for offset in (0, 1, 1):
+        with fork_rng(offset):
             inside.append(torch.rand(3))
     assert torch.equal(torch.rand(3), plain)
     assert not torch.equal(inside[0], inside[1]) and torch.equal(inside[1], inside[2])
@@ -220,7 +220,7 @@ def test_a_stream_of_its_own_leaves_the_outer_one_where_it_was():
     assert torch.equal(torch.get_rng_state(), after)
 
 
-def test_neighbouring_and_repeated_blocks_start_differently():
+def test_neighboring_and_repeated_blocks_start_differently():
     model = small(insert_block(insert_block(BASE, "SEAttention", [9]), "SEAttention", [9]))
     first, second = model.model[10], model.model[11]
     assert type(first) is type(second) and not torch.equal(next(first.parameters()), next(second.parameters()))

@@ -1,4 +1,4 @@
-"""MobileNetV3 as a backbone: held against torchvision's network with the same weights."""
+"""MobileNetV3 as a backbone: compared with torchvision's network with the same weights."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from models.common import ConvHardswish, MobileNetV3Block
 from models.graph.architecture import read_yaml, render_yaml
-from models.mobilenet import SqueezeExcitation, squeezed
+from models.mobilenet import SqueezeExcitation, gate_width
 from models.registry import Scale, find
 from models.yolo import Model
 from utils.errors import ModelError
@@ -67,13 +67,13 @@ def test_equals_torchvisions_network_layer_by_layer(size):
     assert len(theirs) == len(ours)
     expected = got = x
     with torch.no_grad():
-        for number, (their, our) in enumerate(zip(theirs, ours, strict=True)):
+        for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
             expected, got = their(expected), our(got)
             torch.testing.assert_close(
-                got, expected, rtol=1e-4, atol=1e-5, msg=lambda text, number=number: f"layer {number}: {text}"
+                got, expected, rtol=1e-4, atol=1e-5, msg=lambda text, index=index: f"layer {index}: {text}"
             )
-            if number in TAPS[size]:
-                width, stride = TAPS[size][number]
+            if index in TAPS[size]:
+                width, stride = TAPS[size][index]
                 assert got.shape == (2, width, 64 // stride, 96 // stride) and got.abs().max() > 1e-3
 
 
@@ -170,7 +170,7 @@ def test_widths_inside_the_gate_are_torchvisions():
     from torchvision.models._utils import _make_divisible
 
     for hidden in range(8, 1300, 8):
-        assert squeezed(hidden) == _make_divisible(hidden // 4, 8)
+        assert gate_width(hidden) == _make_divisible(hidden // 4, 8)
 
 
 def test_wiring_and_refusals():

@@ -1,1 +1,1 @@
-"""What several attention blocks share: arithmetic in float32, softmax and linear attention, windows, positions, pooling."""
+"""What attention blocks share: numerics, softmax and linear attention, neighborhoods, windows, positions, pooling."""

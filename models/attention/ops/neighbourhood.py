@@ -1,4 +1,4 @@
-"""The k x k neighbours of every position, for blocks that weigh them one position at a time."""
+"""The k x k neighbors of every position, for blocks that weight them one offset at a time."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,12 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from models.attention.ops.numerics import softmax, wide
+from models.attention.ops.numerics import softmax, upcast
 
 
-def neighbours(x: Tensor, kernel: int, dilation: int = 1) -> Iterator[Tensor]:
-    """Yield kernel * kernel views of (..., H, W), row by row: the map of each position's neighbour at one offset.
-    Outside the map there are zeros. The views share one padded map, so no k*k-fold copy is held, as unfold does.
+def neighbors(x: Tensor, kernel: int, dilation: int = 1) -> Iterator[Tensor]:
+    """Yield, offset by offset and row by row, the map of every position's neighbor at that offset.
+
+    Outside the map there are zeros. The views share one padded map, so the kernel^2 copies of an unfold are not held.
+
+    Args:
+        x: (..., H, W).
+        kernel: Side of the neighborhood, odd.
+        dilation: Distance of two neighbors in positions.
+
+    Yields:
+        kernel^2 views, each (..., H, W).
     """
     reach = kernel // 2 * dilation
     H, W = x.shape[-2:]
@@ -22,21 +31,37 @@ def neighbours(x: Tensor, kernel: int, dilation: int = 1) -> Iterator[Tensor]:
             yield padded[..., top : top + H, left : left + W]
 
 
-def weighed(weights: Iterable[Tensor], near: Iterable[Tensor]) -> Tensor:
-    """Return the sum of each view of `near` times its weight, in the views' type."""
-    total = None
-    for weight, view in zip(weights, near, strict=True):
-        weight = weight.to(view.dtype)
-        total = weight * view if total is None else torch.addcmul(total, weight, view)
+def weighted_sum(weights: Iterable[Tensor], views: Iterable[Tensor]) -> Tensor:
+    """Return the sum of all views, each times its weight, in the views' type.
+
+    Args:
+        weights: One tensor per view, which broadcasts to it.
+        views: At least one, all of one shape.
+
+    Returns:
+        The sum, in the shape and type of a view.
+    """
+    pairs = zip(weights, views, strict=True)
+    weight, view = next(pairs)
+    total = weight.to(view.dtype) * view
+    for weight, view in pairs:
+        total = torch.addcmul(total, weight.to(view.dtype), view)
     return total
 
 
-def attend_near(query: Tensor, keys: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
-    """Return, for each position of `query` (B, heads, d, H, W), the mean of its neighbours' values weighed by softmax
-    over the neighbours of query . key. `keys`, `values`: one view for each neighbour, of the query's shape.
+def neighborhood_attention(query: Tensor, keys: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
+    """Return, for each position, the mean of its neighbors' values weighted by softmax of query . key over them.
 
-    The products are made in float32 at least: in half precision one of two large features is infinite.
+    The products are made in float32 at least: in half precision the product of two large features is infinite.
+
+    Args:
+        query: (B, heads, d, H, W), already scaled.
+        keys: One view per neighbor, of the query's shape.
+        values: One view per neighbor, in the same order.
+
+    Returns:
+        The attended map, (B, heads, d, H, W).
     """
-    query = wide(query)
-    logits = torch.stack([(query * near).sum(2) for near in keys])
-    return weighed(softmax(logits, dim=0).unsqueeze(3), values)
+    query = upcast(query)
+    logits = torch.stack([(query * key).sum(2) for key in keys])
+    return weighted_sum(softmax(logits, dim=0).unsqueeze(3), values)

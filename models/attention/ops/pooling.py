@@ -1,18 +1,26 @@
-"""Means of a map over the cells of a coarse grid, as adaptive pooling takes them, as products with two small matrices."""
+"""Adaptive average pooling as a product with small matrices, whose gradient is reproducible on every device."""
 
 import torch
 from torch import Tensor
 
-from models.attention.ops.numerics import wide
+from models.attention.ops.numerics import upcast
 
 
-def cell_means(cells: int, length: int, like: Tensor) -> Tensor:
-    """Return the (cells, length) matrix that averages `length` values in `cells` cells: cell i from
-    floor(i length / cells) to ceil((i + 1) length / cells), as adaptive pooling has them. In the type and on the device
-    of `like`; its gradient is reproducible on every device.
+def cell_mean_matrix(cells: int, length: int, like: Tensor) -> Tensor:
+    """Return the (cells, length) matrix that averages `length` values in `cells` cells.
+
+    Cell i reaches from floor(i length / cells) to ceil((i + 1) length / cells), as in adaptive average pooling.
+
+    Args:
+        cells: Number of cells.
+        length: Number of values; with fewer values than cells, cells share values.
+        like: The tensor whose type and device the matrix takes.
+
+    Returns:
+        (cells, length), rows sum to one.
     """
-    index = torch.arange(cells, device=like.device)[:, None]
-    place = torch.arange(length, device=like.device)
-    inside = (place >= index * length // cells) & (place < -(-(index + 1) * length // cells))
-    share = wide(inside.to(like.dtype))
+    cell = torch.arange(cells, device=like.device)[:, None]
+    position = torch.arange(length, device=like.device)
+    inside = (position >= cell * length // cells) & (position < -(-(cell + 1) * length // cells))
+    share = upcast(inside.to(like.dtype))
     return (share / share.sum(1, keepdim=True)).to(like.dtype)

@@ -1,4 +1,4 @@
-"""What every registered attention block must hold, whatever it computes: a new one is tested once it is registered.
+"""What must be true of every registered attention block: a new one is tested once it is registered.
 
 What differs from block to block (its oracle, counts, reference figures and listed exceptions) is in tests/blocks/."""
 
@@ -13,7 +13,7 @@ import torch
 from blocks.instances import BLOCKS, CASES, build, build_arguments, image, opened
 
 import models.attention
-from models.identity_start import started_as_identity
+from models.identity_start import apply_identity_start
 from models.registry import find
 from models.yolo import Model
 from utils.engine.optim import build_optimizer
@@ -129,7 +129,7 @@ def test_every_reference_figure_is_compared(golden):
     assert {word for _, word in GOLDENS} == set(golden("attention.json")) - {"note", "notes"}
 
 
-PLACELESS = {
+POSITION_FREE = {
     "A2",
     "DoubleAttentionLayer",
     "ECAAttention",
@@ -150,7 +150,7 @@ PLACELESS = {
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_only_a_mechanism_without_places_moves_with_any_shuffle_of_them(name):
+def test_only_a_mechanism_without_positions_commutes_with_any_shuffle_of_them(name):
     block, x = opened(build(name)).double().eval(), image(2, 32, 4, 7, dtype=torch.float64)
     order = torch.randperm(28, generator=torch.Generator().manual_seed(4))
 
@@ -158,7 +158,7 @@ def test_only_a_mechanism_without_places_moves_with_any_shuffle_of_them(name):
         return maps.flatten(2)[:, :, order].unflatten(2, (4, 7))
 
     with torch.no_grad():
-        assert torch.allclose(block(shuffled(x)), shuffled(block(x)), rtol=1e-9, atol=1e-9) == (name in PLACELESS)
+        assert torch.allclose(block(shuffled(x)), shuffled(block(x)), rtol=1e-9, atol=1e-9) == (name in POSITION_FREE)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -193,7 +193,7 @@ def test_builds_and_runs_at_every_width_of_every_scale(name):
 
 
 @pytest.mark.parametrize(("name", "args", "word"), REFUSED)
-def test_arguments_that_cannot_work_say_which_can(name, args, word):
+def test_arguments_that_cannot_work_name_those_that_can(name, args, word):
     with pytest.raises(ModelError, match=word) as caught:
         find(name).cls(*args)
     assert "\n" not in str(caught.value)
@@ -204,17 +204,16 @@ AWKWARD = [0, -1, 2.5, float("nan"), "x", True, None, [], ["a"], {"a": 1}]
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_an_awkward_argument_works_or_is_refused_by_name(name):
-    """One argument at a time; a flag is True or False and nothing else is: a number in its place was meant for another."""
+    """One argument at a time; a flag is True or False: a number in its place was meant for another argument."""
     cls, given = find(name).cls, build_arguments(name, 16)
-    for place, parameter in list(enumerate(inspect.signature(cls).parameters.values()))[1:]:
-        before = [*given, *(each.default for each in list(inspect.signature(cls).parameters.values())[len(given) :])][
-            :place
-        ]
+    parameters = list(inspect.signature(cls).parameters.values())
+    for index, parameter in list(enumerate(parameters))[1:]:
+        before = [*given, *(each.default for each in parameters[len(given) :])][:index]
         for value in AWKWARD:
             words = f"{parameter.name}={value!r}"
             try:
                 with torch.device("meta"):
-                    block = cls(*before, value, *given[place + 1 :]).eval()
+                    block = cls(*before, value, *given[index + 1 :]).eval()
                     out = block(torch.empty(1, 16, 3, 4))
             except ModelError as error:
                 assert parameter.name in str(error) and "\n" not in str(error), f"{words}: {error}"
@@ -252,10 +251,10 @@ def test_trains_at_any_batch_and_size(name, shape):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_every_parameter_moves_on_the_first_step_and_the_sleeping_ones_on_the_second(name):
+def test_every_parameter_learns_on_the_first_step_and_those_behind_a_zero_on_the_second(name):
     case, block, x = CASES[name], build(name).train(), image(2, 32, 9, 10)
     optimizer = build_optimizer(block, "Adam", lr=1e-2, momentum=0.9, weight_decay=0.0)
-    for exceptions in ({**case.asleep, **case.flat}, case.flat):
+    for exceptions in ({**case.delayed, **case.flat}, case.flat):
         before = {key: value.detach().clone() for key, value in block.named_parameters()}
         optimizer.zero_grad()
         (block(x) * image(*x.shape, seed=2)).sum().backward()
@@ -269,8 +268,8 @@ def test_every_parameter_moves_on_the_first_step_and_the_sleeping_ones_on_the_se
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_started_as_the_identity_it_is_the_identity_and_learns(name):
-    """A block that starts as the identity by itself would, behind a zero gate, get no gradient for ever, nor would the gate."""
-    block, x = started_as_identity(build(name), 32, 32).train(), image(2, 32, 9, 10)
+    """Behind a second zero gate, a block that starts as the identity would never get a gradient, nor would the gate."""
+    block, x = apply_identity_start(build(name), 32, 32).train(), image(2, 32, 9, 10)
     assert torch.equal(block(x), x)
     before = {key: value.detach().clone() for key, value in block.named_parameters()}
     optimizer = build_optimizer(block, "Adam", lr=1e-2, momentum=0.9, weight_decay=0.0)
@@ -285,12 +284,12 @@ def test_started_as_the_identity_it_is_the_identity_and_learns(name):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_listed_exceptions_are_real(name):
     case, keys = CASES[name], [key for key, _ in build(name).named_parameters()]
-    for end, reason in {**case.asleep, **case.flat}.items():
+    for end, reason in {**case.delayed, **case.flat}.items():
         assert reason and any(key.endswith(end) for key in keys), end
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_the_spread_at_the_start_is_that_of_the_input(name):
+def test_the_spread_at_the_start_is_near_that_of_the_input(name):
     x = image(4, 64, 16, 16)
     with torch.no_grad():
         out = build(name, 64).train()(x)

@@ -4,16 +4,16 @@ import torch
 from torch.nn import functional as F
 
 from models.attention import CBAM, ACmix, DoubleAttentionLayer
-from models.attention.acmix import reflect
+from models.attention.acmix import reflect_pad
 from models.attention.ops.positions import interpolate
 
 
 def test_reflection_equals_torch_where_torch_can_and_bounces_where_it_cannot():
     maps = torch.arange(20.0).view(1, 1, 4, 5)
-    assert torch.equal(reflect(maps, 3), F.pad(maps, (3, 3, 3, 3), mode="reflect"))
+    assert torch.equal(reflect_pad(maps, 3), F.pad(maps, (3, 3, 3, 3), mode="reflect"))
     line = torch.tensor([[1.0, 2.0, 3.0]])  # one row: columns bounce to and fro, the row repeats
-    assert reflect(line, 4)[0].tolist() == [1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3]
-    assert reflect(line, 4).shape == (9, 11)
+    assert reflect_pad(line, 4)[0].tolist() == [1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3]
+    assert reflect_pad(line, 4).shape == (9, 11)
 
 
 def test_interpolation_equals_torch_and_leaves_its_own_size_alone():
@@ -32,7 +32,7 @@ def test_acmix_starts_as_its_paper_says():
         assert torch.equal(kernel.flatten(1), torch.eye(9))
 
 
-def test_cbam_multiplies_once_a_stage():
+def test_cbam_multiplies_once_per_stage():
     """A gate is below one and the product of the input with two gates is linear in size: doubling a constant
     gate's input doubles the output, which the tutorials' squares would not."""
     block = CBAM(16)

@@ -1,4 +1,4 @@
-"""Yaml rows of the attention blocks: those that the tutorials print, and what every block's row may say at every scale."""
+"""Yaml rows of the attention blocks: those that the tutorials print, and what a block's row may hold at every scale."""
 
 import pytest
 from blocks.instances import BLOCKS, CASES
@@ -7,7 +7,7 @@ from torch import nn
 import models.attention
 from models.registry import Scale, find
 
-TUTORIAL_ROWS = [  # yaml block, yaml args, nominal channels that arrive, constructor arguments behind the channels
+TUTORIAL_ROWS = [  # yaml block, yaml args, nominal input channels, constructor arguments after the channels
     ("CoTAttention", [512], 512, ()),
     ("CoTAttention", [512, 3], 512, (3,)),
     ("CBAM", [1024], 1024, ()),

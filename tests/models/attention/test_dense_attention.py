@@ -5,14 +5,14 @@ import torch
 
 from models.attention.a2 import A2
 from models.attention.area import AreaAttention
-from models.attention.bot import BoT, relative
+from models.attention.bot import BoT, relative_table
 from models.attention.criss_cross import CrissCross
 from models.attention.dual_attention import DualAttention
 from models.attention.external import ExternalAttention
 from models.attention.global_context import GlobalContext
 from models.attention.non_local import NonLocal
 from models.attention.ops.softmax_attention import attend
-from models.identity_start import started_as_identity
+from models.identity_start import apply_identity_start
 from models.registry import Scale, find
 
 
@@ -32,9 +32,9 @@ STARTS = [
 
 
 @pytest.mark.parametrize("build", STARTS, ids=lambda build: getattr(build, "__name__", ""))
-def test_starts_as_the_identity_and_wakes(build):
-    """Behind a zero gate of its own a block that starts as the identity would sleep for ever."""
-    block, x = started_as_identity(build(16), 16, 16), image(2, 16, 5, 6)
+def test_starts_as_the_identity_and_learns(build):
+    """Behind a second zero gate a block that starts as the identity would never learn."""
+    block, x = apply_identity_start(build(16), 16, 16), image(2, 16, 5, 6)
     assert torch.equal(block(x), x)
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
     for _ in range(2):
@@ -54,7 +54,7 @@ def test_two_rounds_of_crosses_see_the_whole_map_and_one_does_not():
         assert int((gradient.abs().sum(1) > 1e-9).sum()) == seen
 
 
-def test_each_round_weighs_by_float32_products_in_half_precision():
+def test_each_round_weights_by_float32_products_in_half_precision():
     block = CrissCross(32).half().eval()
     torch.nn.init.ones_(block.gamma)
     assert block(500 * image(1, 32, 5, 6).half()).isfinite().all()
@@ -69,13 +69,13 @@ def test_channel_energies_of_large_maps_stay_finite_under_autocast():
 
 def test_relative_positions_keep_their_meaning_whatever_the_map():
     table = torch.arange(7.0).unsqueeze(1)  # offsets -3 to 3
-    assert relative(table, 3)[..., 0].tolist() == [[3, 4, 5], [2, 3, 4], [1, 2, 3]]
-    assert relative(table, 6)[0, :, 0].tolist() == [3, 4, 5, 6, 6, 6]
-    assert relative(table, 6)[5, :, 0].tolist() == [0, 0, 0, 1, 2, 3]
+    assert relative_table(table, 3)[..., 0].tolist() == [[3, 4, 5], [2, 3, 4], [1, 2, 3]]
+    assert relative_table(table, 6)[0, :, 0].tolist() == [3, 4, 5, 6, 6, 6]
+    assert relative_table(table, 6)[5, :, 0].tolist() == [0, 0, 0, 1, 2, 3]
 
 
 def test_areas_do_not_see_each_other_beyond_the_convolution():
-    """With the positional convolution silent a strip's output depends on that strip alone."""
+    """Without the positional convolution an area's output depends on that area alone."""
     block = AreaAttention(8, area=4).eval()
     torch.nn.init.zeros_(block.position.bn.weight)
     x = image(1, 8, 8, 5).requires_grad_()
@@ -84,7 +84,7 @@ def test_areas_do_not_see_each_other_beyond_the_convolution():
     assert seen.tolist() == [False, False, True, True, False, False, False, False]
 
 
-def test_memory_weights_stay_finite_where_one_position_outweighs_all():
+def test_memory_weights_stay_finite_if_one_position_outweighs_all():
     """Dividing softmax over positions by its sum over rows would be 0 / 0 here."""
     x = torch.zeros(1, 8, 40, 40)
     x[..., 0, 0] = 1e4
@@ -107,4 +107,4 @@ def test_repeats_of_a_row_are_blocks_inside_c2psa():
 def test_attention_of_any_widths(width, value_width):
     query, key, value = image(2, 3, 5, width), image(2, 3, 7, width, seed=2), image(2, 3, 7, value_width, seed=3)
     expected = torch.softmax(0.7 * query @ key.transpose(2, 3), 3) @ value
-    torch.testing.assert_close(attend(query, key, value, 0.7), expected)
+    torch.testing.assert_close(attend(query, key, value, scale=0.7), expected)

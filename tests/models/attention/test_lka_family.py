@@ -1,5 +1,4 @@
-"""How the large-kernel gates start, and what ELA does with a group of one value: beyond what tests/test_attention.py
-holds of every block."""
+"""How the large-kernel gates start, and ELA with a group of one value, beyond what test_attention.py checks."""
 
 import pytest
 import torch
@@ -20,19 +19,19 @@ def test_an_unbounded_gate_starts_around_one(block_class):
     assert 0.001 < change < 0.3
 
 
-def test_deformable_kernels_start_as_straight_ones():
+def test_deformable_kernels_start_as_regular_ones():
     torch.manual_seed(0)
-    bent, straight, x = DLKA(16).eval(), LKA(16).eval(), image(2, 16, 9, 14)
+    deformable, regular, x = DLKA(16).eval(), LKA(16).eval(), image(2, 16, 9, 14)
     with torch.no_grad():
-        for own, other in ((bent.conv0, straight.conv0), (bent.conv_spatial, straight.conv_spatial)):
-            other.weight.copy_(own.deform_conv.weight)
-            other.bias.zero_()
-        straight.conv1.load_state_dict(bent.conv1.state_dict())
-        torch.testing.assert_close(bent(x), straight(x), rtol=1e-5, atol=1e-6)
+        for ours, theirs in ((deformable.conv0, regular.conv0), (deformable.conv_spatial, regular.conv_spatial)):
+            theirs.weight.copy_(ours.deform_conv.weight)
+            theirs.bias.zero_()
+        regular.conv1.load_state_dict(deformable.conv1.state_dict())
+        torch.testing.assert_close(deformable(x), regular(x), rtol=1e-5, atol=1e-6)
 
 
-def test_a_bent_kernel_samples_as_well_under_autocast():
-    """The operator has no bfloat16 kernel on a CPU; the steps that autocast makes bfloat16 are brought to the map's type."""
+def test_a_deformed_kernel_samples_as_well_under_autocast():
+    """The operator has no bfloat16 kernel on a CPU; offsets that autocast makes bfloat16 are cast to the map's type."""
     torch.manual_seed(0)
     block, x = DLKA(16).eval(), image(1, 16, 9, 14)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""docs/attention.md in both languages: current, alike, linked to what exists, and true where it states figures."""
+"""docs/attention.md in both languages: up to date, alike, with links that exist and figures that are true."""
 
 import re
 import shlex
@@ -10,13 +10,13 @@ from blocks import cases
 from models.registry import find, registered
 from models.yolo import Model  # noqa: F401  fills the registry
 from models.zoo import __main__ as commands
-from models.zoo import docs_tables as handbook
+from models.zoo import docs_tables
 from models.zoo import table as zoo
 from models.zoo.catalogue import CatalogueEntry
 from utils.errors import ModelError
 from utils.files import ROOT
 
-PAGES = tuple(handbook.PAGES)
+PAGES = tuple(docs_tables.PAGES)
 TUTORIALS = (
     "CoTAttention",
     "CoT",
@@ -33,7 +33,7 @@ TUTORIALS = (
     "DLKA",
     "LSKblock",
     "FocusedLinearAttention",
-)  # where the heading's word is another one
+)  # blocks whose heading is another word
 HEADINGS = (
     "CoT",
     "A²",
@@ -67,13 +67,13 @@ def part(name: str, which: str) -> list[list[str]]:
 # ---- the pages as they are ----
 
 
-def test_the_pages_are_current():
-    """What `python -m models.zoo document` would write is what is there, and every phrase has Chinese words."""
-    assert handbook.document(check=True) == ([], [])
+def test_the_pages_are_up_to_date():
+    """The pages are what `python -m models.zoo document` would write, and every phrase has a translation."""
+    assert docs_tables.document(check=True) == ([], [])
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_variant_has_its_line_and_every_block_its_own(name):
+def test_every_variant_and_every_block_has_its_row(name):
     base, *rows = part(name, "variants")
     assert [row[0].strip("*") for row in rows] == list(zoo.load_variants())
     assert base[5:7] == ["1,872,157 / 46,563,709", "4.47 / 108.99"]
@@ -149,14 +149,14 @@ def test_the_damped_blocks_are_those_that_the_tests_list(name):
 
 
 def test_those_that_start_as_the_identity_do():
-    """On another width and map than the handbook looks at, in training mode too."""
-    for block in handbook.described_blocks():
+    """At another width and size than the page is made with, in training mode too."""
+    for block in docs_tables.describe_blocks():
         case = cases().get(block.name)
         if case is None:
             continue
         torch.manual_seed(3)
         entry = find(block.name)
-        module = entry.cls(*entry.wiring([32], 1, handbook.SCALE, case.args(32)).args).train()
+        module = entry.cls(*entry.wiring([32], 1, docs_tables.SCALE, case.args(32)).args).train()
         x = torch.randn(2, 32, 5, 6)
         with torch.no_grad():
             out = module(x)
@@ -165,19 +165,21 @@ def test_those_that_start_as_the_identity_do():
         assert row[3].endswith("Starts as the identity.") == block.identity
 
 
-def test_the_memory_of_maps_is_that_of_four_bytes_a_pair():
-    memory = handbook.map_memory()
+def test_the_memory_of_maps_is_four_bytes_per_pair():
+    memory = docs_tables.measure_map_memory()
     assert set(memory) == {
         name for name, entry in registered().items() if entry.attention and entry.cost == "quadratic"
     }
     pairs = [6400**2, 1600**2, 400**2]
     assert memory["MHSA"] == [(4, 16 * pair) for pair in pairs]  # 4 heads, 4 bytes
-    assert memory["DAttentionBaseline"] == [(heads, 4 * heads * pair) for heads, pair in zip((8, 16, 32), pairs)]
+    assert memory["DAttentionBaseline"] == [
+        (heads, 4 * heads * pair) for heads, pair in zip((8, 16, 32), pairs, strict=True)
+    ]
     (row,) = [row for row in part("attention.md", "memory") if row[0] == "`MHSA`"]
     assert row[1] == "4 × 163.8 MB = 655 MB"
 
 
-def test_what_is_said_of_the_tutorials_operators():
+def test_what_the_pages_state_of_the_tutorials_operators():
     """CoT's fading half, A2's three vectors, and the counts that the pages give."""
     torch.manual_seed(0)
     block = find("CoTAttention").cls(512).eval()
@@ -196,9 +198,26 @@ def test_what_is_said_of_the_tutorials_operators():
 # ---- how they are made ----
 
 
+def test_of_a_docstring_the_prose_between_summary_and_sections_is_shown():
+    """The arguments of a class are in its `Args:`; the page has a column of its own for them."""
+    (cbam,) = [block for block in docs_tables.describe_blocks() if block.name == "CBAM"]
+    assert cbam.does == "A gate per channel, then a gate per position." and cbam.notes == ()
+    (acmix,) = [block for block in docs_tables.describe_blocks() if block.name == "ACmix"]
+    wiring, notes = acmix.notes
+    assert wiring.startswith("`[]`, `[c_out, ...]`") and wiring.endswith("from `[c_out, kernel_att]`.")
+    assert notes.endswith("`head` divides `out_planes`.")
+
+
+def test_every_translation_is_used():
+    """A phrase that changed takes its translation with it."""
+    words = docs_tables.yaml_files.read_yaml(docs_tables.DOCS / docs_tables.WORDS)["words"]
+    english = page("attention.md")
+    assert not [pair["en"] for pair in words if pair["en"] not in english]
+
+
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A folder with two short pages and one record, one block and one line of memory to put into them."""
+    """A folder with two short pages, and one record, one block and one row of memory to put into them."""
     record = CatalogueEntry(
         "CBAM",
         "CBAM",
@@ -208,28 +227,28 @@ def small(tmp_path, monkeypatch):
         {"n": 5, "l": -7},
         {"n": 0.25, "l": 1.0},
     )
-    block = handbook.Described("CBAM", "../a.py", "It gates.", "`ratio=16`", ("Odd kernels.",), True)
-    monkeypatch.setattr(handbook.catalogue, "measure_variants", lambda progress: [record])
-    monkeypatch.setattr(handbook.catalogue, "measure_base", lambda: record)
-    monkeypatch.setattr(handbook, "map_memory", lambda: {"MHSA": [(1, 10**6)] * 3})
-    monkeypatch.setattr(handbook, "described_blocks", lambda: [block])
+    block = docs_tables.BlockDescription("CBAM", "../a.py", "It gates.", "`ratio=16`", ("Odd kernels.",), True)
+    monkeypatch.setattr(docs_tables.catalogue, "measure_variants", lambda progress: [record])
+    monkeypatch.setattr(docs_tables.catalogue, "measure_base", lambda: record)
+    monkeypatch.setattr(docs_tables, "measure_map_memory", lambda: {"MHSA": [(1, 10**6)] * 3})
+    monkeypatch.setattr(docs_tables, "describe_blocks", lambda: [block])
     marks = "\n\n".join(
-        f"<!-- made by `{handbook.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
+        f"<!-- made by `{docs_tables.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
         for which in ("variants", "memory", "blocks")
     )
     for name in PAGES:
         (tmp_path / name).write_text(f"# By hand é\n\n{marks}\n\nthe end\n", encoding="utf-8")
-    (tmp_path / handbook.WORDS).write_text('words:\n- en: "It gates."\n  zh: "门控。"\n', encoding="utf-8")
+    (tmp_path / docs_tables.WORDS).write_text('words:\n- en: "It gates."\n  zh: "门控。"\n', encoding="utf-8")
     return tmp_path
 
 
 def test_only_the_parts_between_markers_are_written(small):
     before = {name: (small / name).read_bytes() for name in PAGES}
-    changed, missing = handbook.document(small, check=True)
+    changed, missing = docs_tables.document(small, check=True)
     assert {path.name for path in changed} == set(PAGES) and before == {
         name: (small / name).read_bytes() for name in PAGES
     }
-    assert handbook.document(small)[0] == changed and handbook.document(small)[0] == []
+    assert docs_tables.document(small)[0] == changed and docs_tables.document(small)[0] == []
     english, chinese = ((small / name).read_text(encoding="utf-8") for name in PAGES)
     for text in (english, chinese):
         assert text.startswith("# By hand é\n\n<!-- made") and text.endswith("-->\n\nthe end\n") and "old" not in text
@@ -244,12 +263,12 @@ def test_a_page_without_its_markers_is_an_error(small):
     text = (small / "attention.md").read_text(encoding="utf-8").replace("<!-- end: memory -->", "")
     (small / "attention.md").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"docs/attention.md: needs the lines .*: memory --> and <!-- end: memory -->"):
-        handbook.document(small)
+        docs_tables.document(small)
 
 
-def test_the_command_says_what_changed(monkeypatch, capsys):
+def test_the_command_lists_what_changed(monkeypatch, capsys):
     answers = {"changed": [], "missing": []}
-    monkeypatch.setattr(handbook, "document", lambda check: (answers["changed"], answers["missing"]))
+    monkeypatch.setattr(docs_tables, "document", lambda check: (answers["changed"], answers["missing"]))
     assert commands.main(["document", "--check"]) == 0 and capsys.readouterr().out == "every page is up to date\n"
     answers["changed"] = [ROOT / "docs" / "attention.md"]
     assert commands.main(["document", "--check"]) == 1 and commands.main(["document"]) == 0
