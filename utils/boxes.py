@@ -140,7 +140,7 @@ def _at_least_float32(boxes: Tensor) -> Tensor:
 
 
 def _area(size: Tensor) -> Tensor:
-    """(..., 2) width and height to (...). Not prod(): its gradient has to look at the values first."""
+    """(..., 2) width and height to (...). Not prod(), whose gradient has to read the values first."""
     return size[..., 0] * size[..., 1]
 
 

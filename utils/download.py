@@ -11,7 +11,7 @@ from utils.files import write_atomically
 from utils.log import LOGGER, progress
 
 CHUNK = 1 << 20
-TIMEOUT = 30.0  # seconds without an answer
+TIMEOUT = 30.0  # seconds without a response
 
 
 def fetch(address: str, path: Path | str, kind: str = "a file", minimum: int = 100_000) -> Path:
@@ -33,26 +33,26 @@ def fetch(address: str, path: Path | str, kind: str = "a file", minimum: int = 1
     path.parent.mkdir(parents=True, exist_ok=True)
     LOGGER.info(f"Downloading {address} to {path}")
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-            announced = int(answer.headers.get("Content-Length") or 0)
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
+            announced = int(response.headers.get("Content-Length") or 0)
             return write_atomically(
-                path, lambda stream: _copy(answer, stream, announced, minimum, f"{address}: not {kind}")
+                path, lambda stream: _copy(response, stream, announced, minimum, f"{address}: not {kind}")
             )
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise UserError(f"{address}: cannot be fetched: {reason}; fetch it elsewhere and put it at {path}") from None
 
 
-def _copy(answer: BinaryIO, stream: BinaryIO, announced: int, minimum: int, complaint: str) -> None:
-    """Copy an answer into a stream and check that it is complete."""
+def _copy(response: BinaryIO, stream: BinaryIO, announced: int, minimum: int, complaint: str) -> None:
+    """Copy a response into a stream and check that it is complete."""
     received = 0
-    for block in progress(_blocks(answer), total=-(-announced // CHUNK) or None, description="MB"):
+    for block in progress(_blocks(response), total=-(-announced // CHUNK) or None, description="MB"):
         stream.write(block)
         received += len(block)
     if received < max(minimum, announced):
         raise UserError(f"{complaint}: {received} bytes came, expected {max(minimum, announced)}")
 
 
-def _blocks(answer: BinaryIO) -> Iterator[bytes]:
-    while block := answer.read(CHUNK):
+def _blocks(response: BinaryIO) -> Iterator[bytes]:
+    while block := response.read(CHUNK):
         yield block

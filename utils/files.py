@@ -29,7 +29,7 @@ def read_text(path: Path | str) -> str:
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a file whole or not at all, and return its path: a reader sees the old file or the new one, never a part.
+    r"""Write a file whole or not at all, and return its path: a reader sees the old file or the new one, never a part.
 
     The content goes to a temporary file in the same folder, is synced to the disk, and is renamed into place.
 
@@ -45,7 +45,7 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> P
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = write_atomically(Path(folder) / "numbers.bin", lambda stream: stream.write(bytes(range(4))))
         ...     path.name, path.read_bytes()
-        ('numbers.bin', b'\\x00\\x01\\x02\\x03')
+        ('numbers.bin', b'\x00\x01\x02\x03')
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

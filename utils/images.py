@@ -146,9 +146,9 @@ def _is_jpeg(raw: np.ndarray) -> bool:
     return raw[:2].tobytes() == _JPEG_START
 
 
-def _reduction(native: int, wanted: int) -> int:
-    """The largest factor, 8, 4 or 2, that leaves at least `wanted` of `native` pixels, or 1."""
-    return next((factor for factor in (8, 4, 2) if native >= factor * wanted), 1)
+def _reduction(native: int, needed: int) -> int:
+    """The largest factor, 8, 4 or 2, that leaves at least `needed` of `native` pixels, or 1."""
+    return next((factor for factor in (8, 4, 2) if native >= factor * needed), 1)
 
 
 def _decode(raw: np.ndarray, path: Path | str, factor: int = 1) -> np.ndarray:

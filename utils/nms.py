@@ -103,8 +103,8 @@ def _candidates(
         box = (conf > conf_thres).nonzero(as_tuple=True)[0]
         conf, cls = conf[box], cls[box]
     if classes is not None:
-        wanted = torch.isin(cls, torch.as_tensor(list(classes), dtype=cls.dtype, device=cls.device))
-        box, conf, cls = box[wanted], conf[wanted], cls[wanted]
+        kept = torch.isin(cls, torch.as_tensor(list(classes), dtype=cls.dtype, device=cls.device))
+        box, conf, cls = box[kept], conf[kept], cls[kept]
     order = conf.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
     center, half = rows[box[order], :2], rows[box[order], 2:4] / 2
     return torch.cat((center - half, center + half), 1), conf[order], cls[order]

@@ -24,7 +24,7 @@ MIB = 2**20
 LEGEND = (
     "GFLOPs: 2 per multiply-add of convolutions and matrix products, attention included; thop: as in YOLOv5's tables\n"
     "kept: bytes saved for backward in training; live: feature maps alive while the layer runs, a peak and not a sum\n"
-    "ms: the fastest pass; attention: its share of ms. Time and live are the fused model's, the rest the trained model's"
+    "ms: the fastest pass; attention: its share of ms. Time and live are the fused model's, the rest the unfused's"
 )
 Result = TypeVar("Result")
 Number = TypeVar("Number", int, float)

@@ -56,7 +56,7 @@ def image_covariances(
             )
             new = _moments(differences)
             sums[name] = tuple(held + more for held, more in zip(sums[name], new, strict=True)) if name in sums else new
-    return {name: _covariance(*parts) for name, parts in sums.items()}
+    return {name: _covariance(*moments) for name, moments in sums.items()}
 
 
 def exchange_p_values(
