@@ -47,7 +47,7 @@ class IdentityStart(nn.Module):
         attended = self.block(x)
         if attended.shape != x.shape:
             raise ValueError(
-                f"turns {tuple(x.shape)} into {tuple(attended.shape)}, so it cannot start as the identity; "
+                f"maps {tuple(x.shape)} to {tuple(attended.shape)}, so it cannot start as the identity; "
                 f"use attention_start: plain"
             )
         if self.gate is None:

@@ -278,7 +278,7 @@ class BottleneckCSP(nn.Module):
 class C3(nn.Module):
     """BottleneckCSP with three convolutions: (B, c_in, H, W) to (B, c_out, H, W).
 
-    Subclasses override `_build_branch`, which returns what stands on the deep branch.
+    Subclasses override `_build_branch`, which returns the deep branch.
 
     Args:
         c_in: Channels of the map.

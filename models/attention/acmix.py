@@ -55,7 +55,7 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
             )
         c_out = rest.pop(0) if c_in != scale(declared) else scale(rest.pop(0))
     if repeats > 1 and c_out != c_in:
-        raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
+        raise ValueError(f"cannot be repeated {repeats} times while it maps {c_in} channels to {c_out}")
     return WiringPlan((c_in, c_out, *rest), c_out, repeats)
 
 

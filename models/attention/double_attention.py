@@ -37,7 +37,7 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     c_in, c_m, rest = one_source(channels), scale(args[0]), args[1:]
     c_out = c_in if len(rest) == 2 and rest[1] else c_m
     if repeats > 1 and c_out != c_in:
-        raise ValueError(f"cannot stand {repeats} times in a row while it turns {c_in} channels into {c_out}")
+        raise ValueError(f"cannot be repeated {repeats} times while it maps {c_in} channels to {c_out}")
     return WiringPlan((c_in, c_m, *rest), c_out, repeats)
 
 

@@ -13,7 +13,7 @@ the paper uses in ResNet-50: 6.625 C^2 + 5 C parameters; `groups=1` is the dense
 
 How ours differs from the circulating copies: the channel gate has the sigmoid that the paper draws
 (theirs multiply by the perceptron's bare output, which grows with the square of the input); the shuffle
-stands between the grouped convolutions, so that each group of the second sees all of the first (theirs
+is between the grouped convolutions, so that each group of the second sees all of the first (theirs
 shuffle the finished gate, or nothing); turning the map to put channels last is left out, because a
 perceptron at each position is a 1x1 convolution. `fuse()` folds the norms.
 """

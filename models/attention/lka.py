@@ -11,7 +11,7 @@ map; nothing bounds the gate.
 
 How ours differs from the circulating copies: W's bias starts at one instead of zero, so the gate
 starts around one and a network that was trained without the block starts close to its old output.
-Theirs starts around zero and hands on about a sixth of the input's spread. State dict and
+Theirs starts around zero and passes about a sixth of the input's standard deviation. State dict and
 arithmetic are the published ones.
 """
 

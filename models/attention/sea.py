@@ -15,7 +15,7 @@ The attention costs H^2 + W^2. The names are those of the published code.
 
 How ours differs from the circulating copies: `activation` has a default (theirs, None, is called and fails). Theirs
 starts the norms of W_r, W_c and W_p at zero; ours that of W_p only: the gate starts at a half as in theirs, and no
-parameter is hidden behind two zeros in a row. The number of heads follows the
+parameter is hidden behind two consecutive zeros. The number of heads follows the
 width unless it is given. Positions are interpolated by a product whose gradient is reproducible.
 """
 

@@ -49,7 +49,7 @@ class BlockCase:
     (what a gate that starts at zero gates; a bias that softmax ignores); flat: (ends of) names whose exact gradient
     is always zero -> the reason; spread: the reason why the output's spread at the start is not within [0.3, 3] of
     the input's; low_tolerance: mean relative error allowed in bfloat16; refused: constructor arguments (channels
-    first) that cannot work -> a word of the error that says which can."""
+    first) that cannot work -> a word of the error, which names those that can."""
 
     oracles: Mapping[str, Oracle]
     counts: Mapping[int, int]
