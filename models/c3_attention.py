@@ -97,8 +97,7 @@ def _build_block(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:
     plan = block.wiring([channels], 1, NEUTRAL, args)
     if plan.channels_out != channels:
         raise ValueError(
-            f"{block.name} maps {channels} channels to {plan.channels_out}; "
-            f"a bottleneck needs a block that keeps them"
+            f"{block.name} maps {channels} channels to {plan.channels_out}; a bottleneck needs a block that keeps them"
         )
     with fork_rng():
         return block.cls(*plan.args)

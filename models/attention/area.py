@@ -58,7 +58,7 @@ class AreaAttention(nn.Module):
         return x + self.project(to_map(attended, x.shape[-2:]) + self.position(value))
 
     def _within_areas(self, *tokens: Tensor) -> Tensor:
-        """Attend within each area of query, key and value (B, heads, N, d); equal areas are treated as further heads."""
+        """Attend within each area of query, key and value (B, heads, N, d); equal areas become further heads."""
         positions = tokens[0].shape[2]
         length = -(-positions // self.area)
         equal = positions // length * length

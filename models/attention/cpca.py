@@ -13,7 +13,7 @@ One 1x1 convolution W is used all three times, as in the authors' code. All conv
 biases and zeros outside the map; the second gate is not bounded.
 
 How ours differs from the circulating copies: W starts by He's rule instead of torch's, under which
-three passes through W and two products pass a twelfth of the input's standard deviation; the maximum is
+three passes through W and two products leave a twelfth of the input's standard deviation; the maximum is
 `amax`, whose gradient is reproducible and shared among ties; the hidden width of M never falls to
 zero.
 """
