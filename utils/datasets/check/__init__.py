@@ -1,4 +1,4 @@
-"""The dataset checker: what is wrong with a data set, file by file and as a whole (docs/check.md)."""
+"""The dataset checker: what is wrong with a dataset, file by file and as a whole (docs/check.md)."""
 
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def run(**options: object) -> "Report":
-    """Check a data set with the given options (named as the flags, with underscores) and return what was found."""
+    """Check a dataset with the given options (named as the flags, with underscores) and return the report."""
     return main(from_options(CheckConfig, **options))
 
 
 def main(config: CheckConfig) -> "Report":
-    """Check as `config` says. Raises UserError kinds where nothing can be checked."""
+    """Check as `config` says. Raises UserError kinds if nothing can be checked."""
     from utils.datasets.check.checker import check
 
     return check(config)

@@ -1,9 +1,9 @@
-"""The doctor to see before training: what is wrong with a data set, file by file and as a whole.
+"""The dataset checker, to run before training: what is wrong with a dataset, file by file and as a whole.
 
     python -m utils.datasets.check data/shapes.yaml --img 640 --cfg models/yolov5n.yaml
 
-Writes check.json, findings.csv, check.png, sheet_<split>.jpg and duplicates.jpg to runs/check/exp, exp2, ... and nothing
-anywhere else. Exit code: 0 without faults and warnings, 1 with, 2 where the check itself could not run.
+Writes check.json, findings.csv, check.png, sheet_<split>.jpg and duplicates.jpg to runs/check/exp, exp2, ... and
+nothing anywhere else. Exit code: 0 without faults and warnings, 1 with, 2 if the check itself could not run.
 """
 
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from utils.datasets.check.checker import Report
 
 DESCRIPTION = (
-    "Check a data set before training on it: python -m utils.datasets.check DATA.yaml [flags]. Exit code 0: clean, "
+    "Check a dataset before training on it: python -m utils.datasets.check DATA.yaml [flags]. Exit code 0: clean, "
     "1: faults or warnings, 2: could not run."
 )
 PROGRAM = "python -m utils.datasets.check"
@@ -31,14 +31,16 @@ def parse_opt(argv: Sequence[str] | None = None) -> CheckConfig:
 
 def script(argv: Sequence[str] | None = None) -> int:
     """Check as a command line says and return the exit code: 0 clean, 1 faults or warnings, 2 could not run."""
-    reports: "list[Report]" = []
+    reports: list[Report] = []
     code = run_script(lambda config: reports.append(main(config)), parse_opt, argv)
     return code or int(not reports[0].clean)
 
 
 def _with_data_flag(argv: Sequence[str] | None) -> list[str]:
-    """The command line with --data in front of the data yaml where that stands without it: the one word that belongs to no
-    flag or, of several, the first that ends like a yaml; what else belongs to no flag is left to the parser to name.
+    """Return the command line with --data in front of the data yaml if that is given without it.
+
+    It is the one word that belongs to no flag or, of several, the first that ends like a yaml; any other such word is
+    left for the parser to name.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     _, unknown = build_parser(CheckConfig, DESCRIPTION, PROGRAM).parse_known_args(argv)

@@ -1,7 +1,8 @@
-"""How a data set's boxes suit a head and a network size: which anchors can answer for them, and which are too small."""
+"""How the boxes of a dataset fit a head and an image size: which match an anchor, and which are too small."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,18 +11,25 @@ from utils.datasets.check.findings import Finding
 from utils.datasets.label_store import LabelStore
 from utils.types import HeadGeometry
 
-MANY_TINY = 0.01  # share of boxes under the least side from which it is told
-MANY_SMALL = 0.1  # share of boxes under the finest stride from which it is told
+MANY_TINY = 0.01  # share of boxes under the least side from which it is reported
+MANY_SMALL = 0.1  # share of boxes under the finest stride from which it is reported
 _BLOCK = 65536
 
 
 @dataclass(frozen=True)
 class BoxFit:
-    """The boxes of a split at network size imgsz against a head.
+    """The boxes of a split at an image size, compared with a head.
 
-    wh: (m, 2) float64 pixels; ratio: (m,) the factor by which the worse side differs from the best anchor's, inf for a
-    box without size (empty array where the head has no anchors of its own); levels: (nl,) boxes that each level can
-    answer for; tiny: (m,) a side below least_side; below: (m,) both sides below the finest stride.
+    Attributes:
+        imgsz: Side of the network input in pixels.
+        threshold: `anchor_t` of the loss.
+        least_side: Pixels below which a side is tiny.
+        wh: (m, 2) float64 pixels.
+        ratio: (m,) factor by which the worse side differs from the best anchor's, inf for a box without size; empty if
+            the head has no anchors of its own.
+        levels: (nl,) boxes that match an anchor of each level.
+        tiny: (m,) a side below `least_side`.
+        below: (m,) both sides below the finest stride.
     """
 
     imgsz: int
@@ -35,13 +43,13 @@ class BoxFit:
 
     @property
     def without_anchor(self) -> np.ndarray:
-        """(m,) no anchor can answer for the box; empty without anchors."""
+        """(m,) whether no anchor matches the box; empty without anchors."""
         return self.ratio >= self.threshold
 
-    def figures(self) -> dict[str, float | int | list]:
-        """The shares and numbers, fit for json; None where there is nothing to measure."""
+    def figures(self) -> dict[str, Any]:
+        """Return shares and counts, fit for JSON; None if there is nothing to measure."""
         count = len(self.wh)
-        share = {
+        share: dict[str, float | None] = {
             name: round(float(mask.mean()), 6) if len(mask) else None
             for name, mask in (("no_anchor", self.without_anchor), ("tiny", self.tiny), ("below_stride", self.below))
         }
@@ -53,7 +61,8 @@ class BoxFit:
             if count
             else {}
         )
-        best = 1 - share["no_anchor"] if share["no_anchor"] is not None else None
+        without = share["no_anchor"]
+        best = None if without is None else 1 - without
         return {
             "boxes": count,
             "no_anchor_share": share["no_anchor"],
@@ -73,7 +82,19 @@ def measure(
     threshold: float = 4.0,
     least_side: float = 3.0,
 ) -> BoxFit:
-    """Return how a split's boxes fit; threshold: the loss's anchor_t; least_side: pixels at imgsz."""
+    """Return how the boxes of a split fit a head.
+
+    Args:
+        store: The labels.
+        geometry: The head.
+        has_anchors: Whether its anchors are its own; otherwise training fits them first.
+        imgsz: Side of the network input in pixels.
+        threshold: `anchor_t` of the loss.
+        least_side: Pixels at `imgsz` below which a side is tiny.
+
+    Returns:
+        The fit.
+    """
     wh = store.boxes_px(imgsz)
     stride = float(geometry.strides.min())
     anchors = geometry.anchors_px.detach().cpu().numpy().astype(np.float64)
@@ -82,7 +103,8 @@ def measure(
         parts = [_ratios(wh[start : start + _BLOCK], anchors) for start in range(0, len(wh), _BLOCK)]
         by_level = np.concatenate(parts) if parts else np.zeros((0, geometry.levels))
         ratio, levels = by_level.min(1, initial=np.inf), (by_level < threshold).sum(0)
-    return BoxFit(imgsz, threshold, least_side, wh, ratio, levels, (wh < least_side).any(1), (wh < stride).all(1))
+    tiny, below = np.any(wh < least_side, axis=1), np.all(wh < stride, axis=1)
+    return BoxFit(imgsz, threshold, least_side, wh, ratio, levels, np.asarray(tiny), np.asarray(below))
 
 
 def _ratios(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
@@ -93,24 +115,39 @@ def _ratios(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return worse.min(-1)
 
 
-def findings(
+def box_findings(
     split: str, fit: BoxFit, store: LabelStore, lines: np.ndarray, files: list[str], stride: float, head: str, yaml: str
 ) -> Iterator[Finding]:
-    """A finding a split for each share that is too large, and a note a box. lines: (m,) of the label rows; files: each
-    picture's label file; head: whose anchors these are.
+    """Yield one finding per share that is too large, and one note per box.
+
+    Args:
+        split: Name of the split.
+        fit: How its boxes fit.
+        store: Its labels.
+        lines: (m,) line of each label row.
+        files: Label file per image.
+        stride: Finest stride of the head in pixels.
+        head: Name of the model whose anchors these are.
+        yaml: The data yaml.
+
+    Yields:
+        Findings about the data yaml and about label files.
     """
     if not len(fit.wh):
         return
     at = f"at --imgsz {fit.imgsz}"
     if fit.tiny.mean() > MANY_TINY:
-        what = f"{split}: {_of(fit.tiny)} boxes have a side under {fit.least_side:g} pixels {at}"
+        what = f"{split}: {_share_text(fit.tiny)} boxes have a side under {fit.least_side:g} pixels {at}"
         yield Finding(yaml, 0, "boxes-tiny", what, split)
     if fit.below.mean() > MANY_SMALL:
-        what = f"{split}: {_of(fit.below)} boxes are smaller both ways than the finest stride, {stride:g} pixels, {at}"
+        small = _share_text(fit.below)
+        what = f"{split}: {small} boxes are smaller both ways than the finest stride, {stride:g} pixels, {at}"
         yield Finding(yaml, 0, "boxes-below-stride", what, split)
     misfit = fit.without_anchor
     if len(misfit) and 1 - misfit.mean() <= KEEP_ABOVE:
-        yield Finding(yaml, 0, "anchors-misfit", f"{split}: {_of(misfit)} boxes have no anchor of {head} {at}", split)
+        yield Finding(
+            yaml, 0, "anchors-misfit", f"{split}: {_share_text(misfit)} boxes have no anchor of {head} {at}", split
+        )
     image_of = store.image_of
     for index in np.flatnonzero(fit.tiny):
         yield Finding(
@@ -124,7 +161,15 @@ def findings(
 
 
 def better_anchors(fits: Mapping[str, BoxFit], geometry: HeadGeometry) -> list[list[float]] | None:
-    """Return the (nl * na, 2) anchors in pixels that AutoAnchor would put in place for the train split, None to keep them."""
+    """Return the anchors that AutoAnchor would fit to the train split.
+
+    Args:
+        fits: split -> how its boxes fit.
+        geometry: The head.
+
+    Returns:
+        (nl * na, 2) pixels, or None to keep the head's.
+    """
     fit = fits.get("train")
     if fit is None or not len(fit.ratio) or 1 - fit.without_anchor.mean() > KEEP_ABOVE:
         return None
@@ -132,7 +177,7 @@ def better_anchors(fits: Mapping[str, BoxFit], geometry: HeadGeometry) -> list[l
     return None if new is None else [[round(float(side), 1) for side in anchor] for anchor in new]
 
 
-def _of(mask: np.ndarray) -> str:
+def _share_text(mask: np.ndarray) -> str:
     return f"{int(mask.sum())} of {len(mask)} ({mask.mean():.1%})"
 
 

@@ -1,4 +1,4 @@
-"""The check of a data set from its yaml to the files of the run folder; the flags are in check.py."""
+"""The check of a dataset, from its yaml to the files of the run folder."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +10,10 @@ from models.registry import load_plugins
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
 from utils.config import DatasetSpec
-from utils.datasets.check import box_fit, copies, findings
-from utils.datasets.check import class_balance as balance
+from utils.datasets.check import box_fit, class_balance, copies, findings
 from utils.datasets.check.check_options import CheckConfig
 from utils.datasets.check.findings import Finding
-from utils.datasets.check.inspection import ImageInspection, examine_all
+from utils.datasets.check.inspection import ImageInspection, inspect_images
 from utils.datasets.check.listing import Listing, list_splits
 from utils.datasets.label_files import label_path
 from utils.datasets.label_store import LabelStore
@@ -28,8 +27,14 @@ DEFAULT_MODEL = ROOT / "models" / "yolov5n.yaml"
 
 
 @dataclass(frozen=True)
-class Head:
-    """Whose anchors and strides boxes are held against. has_anchors: False where training fits them first."""
+class ReferenceHead:
+    """The head whose anchors and strides boxes are compared with.
+
+    Attributes:
+        name: The model's file.
+        geometry: Anchors and strides.
+        has_anchors: False if training fits them first.
+    """
 
     name: str
     geometry: HeadGeometry
@@ -37,29 +42,45 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Split:
-    """One split: its pictures, what was seen of each, and the usable ones with their objects.
+class CheckedSplit:
+    """One split.
 
-    lines: (m,) where the objects' rows stand; files: label file of each picture of the store.
+    Attributes:
+        name: Its name.
+        paths: Its images.
+        inspections: One per image.
+        store: The usable images with their objects.
+        lines: (m,) line of each object's row.
+        files: Label file per image of the store.
+        count: Its counts.
+        fit: How its boxes fit the head.
     """
 
     name: str
     paths: list[str]
-    seen: list[ImageInspection]
+    inspections: list[ImageInspection]
     store: LabelStore
     lines: np.ndarray
     files: list[str]
-    count: balance.SplitCount
+    count: class_balance.SplitCount
     fit: box_fit.BoxFit
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check came to. folder: where it is written; content: what check.json holds."""
+    """The results of a check.
+
+    Attributes:
+        folder: The run folder.
+        findings: What is wrong, sorted.
+        splits: The splits by name.
+        copies: Images that repeat others.
+        content: What check.json holds.
+    """
 
     folder: Path
     findings: tuple[Finding, ...]
-    splits: Mapping[str, Split]
+    splits: Mapping[str, CheckedSplit]
     copies: tuple[copies.Copy, ...]
     content: dict
 
@@ -71,7 +92,7 @@ class Report:
 
 
 def check(config: CheckConfig) -> Report:
-    """Check a data set, write the run folder and tell the result. Raises DataError where nothing can be checked."""
+    """Check a dataset, write the run folder and log the result. Raises DataError if nothing can be checked."""
     load_plugins(config.plugin)
     spec, head = DatasetSpec.load(config.data), _head(config)
     if spec.generate is not None:
@@ -79,76 +100,82 @@ def check(config: CheckConfig) -> Report:
     listing = list_splits(spec)
     if not listing.paths:
         why = "; ".join(f"{one.file}: {one.what}" for one in listing.findings[:2])
-        raise DataError(f"{spec.file}: there is no picture to check; {why}")
+        raise DataError(f"{spec.file}: there is no image to check; {why}")
     with run_folder(config.project, config.name, config.exist_ok) as folder:
-        splits, seen = _examine(listing, spec, head, config)
+        splits, inspections = _inspect_splits(listing, spec, head, config)
         repeated = (
             ()
             if config.no_duplicates
             else tuple(
-                copies.find_copies(listing.paths, seen, listing.real, similar=config.similar, turned=config.turned)
+                copies.find_copies(
+                    listing.paths, inspections, listing.real, similar=config.similar, turned=config.turned
+                )
             )
         )
-        found = findings.in_order(_all_findings(spec, head, listing, splits, repeated), config.ignore)
+        found = findings.sort_findings(_all_findings(spec, head, listing, splits, repeated), config.ignore)
         report = Report(
             folder, tuple(found), splits, repeated, _content(config, spec, head, listing, splits, repeated, found)
         )
         _write(report, spec, head)
-    _tell(report, spec)
+    _log_report(report, spec)
     return report
 
 
-def _head(config: CheckConfig) -> Head:
+def _head(config: CheckConfig) -> ReferenceHead:
     """The head of --weights, of --cfg, or of the default model."""
     if config.weights:
         model, name = build_model(read_checkpoint(find_weights(config.weights))), Path(config.weights).name
     else:
         model, name = Model(config.cfg or DEFAULT_MODEL), Path(config.cfg or DEFAULT_MODEL).name
-    return Head(name, model.geometry, not model.head.placeholder_anchors)
+    return ReferenceHead(name, model.geometry, not model.head.placeholder_anchors)
 
 
-def _examine(
-    listing: Listing, spec: DatasetSpec, head: Head, config: CheckConfig
-) -> tuple[dict[str, Split], dict[str, ImageInspection]]:
-    """Look at every listed path once, and return the splits and path -> what was seen."""
+def _inspect_splits(
+    listing: Listing, spec: DatasetSpec, head: ReferenceHead, config: CheckConfig
+) -> tuple[dict[str, CheckedSplit], dict[str, ImageInspection]]:
+    """Inspect every listed path once; return the splits and path -> its inspection."""
     every = list(dict.fromkeys(path for listed in listing.paths.values() for path in listed))
-    seen = dict(zip(every, examine_all(every, spec.names, config.workers)))
-    return {name: _split(name, listed, seen, spec, head, config) for name, listed in listing.paths.items()}, seen
+    inspections = dict(zip(every, inspect_images(every, spec.names, config.workers), strict=True))
+    splits = {name: _split(name, listed, inspections, spec, head, config) for name, listed in listing.paths.items()}
+    return splits, inspections
 
 
 def _split(
-    name: str, paths: list[str], seen: Mapping[str, ImageInspection], spec: DatasetSpec, head: Head, config: CheckConfig
-) -> Split:
-    looked = [seen[path] for path in paths]
-    usable = [(path, one) for path, one in zip(paths, looked) if one.size is not None]
+    name: str,
+    paths: list[str],
+    inspections: Mapping[str, ImageInspection],
+    spec: DatasetSpec,
+    head: ReferenceHead,
+    config: CheckConfig,
+) -> CheckedSplit:
+    own = [inspections[path] for path in paths]
+    usable = [(path, one.size, one) for path, one in zip(paths, own, strict=True) if one.size is not None]
     store = LabelStore.build(
-        [path for path, _ in usable],
-        [one.size for _, one in usable],
-        [replace(one.labels, segments=()) for _, one in usable],
+        [path for path, _, _ in usable],
+        [size for _, size, _ in usable],
+        [replace(one.labels, segments=()) for _, _, one in usable],
     )
-    lines = np.concatenate([one.lines for _, one in usable] or [np.zeros(0, np.int64)])
+    lines = np.concatenate([one.lines for _, _, one in usable] or [np.zeros(0, np.int64)])
     fit = box_fit.measure(store, head.geometry, head.has_anchors, config.imgsz, config.anchor_t, config.min_box)
-    return Split(
-        name,
-        paths,
-        looked,
-        store,
-        lines,
-        [label_path(path) for path, _ in usable],
-        balance.count(store, looked, spec.nc),
-        fit,
-    )
+    files = [label_path(path) for path, _, _ in usable]
+    return CheckedSplit(name, paths, own, store, lines, files, class_balance.count_split(store, own, spec.nc), fit)
 
 
 def _all_findings(
-    spec: DatasetSpec, head: Head, listing: Listing, splits: Mapping[str, Split], repeated: Sequence[copies.Copy]
+    spec: DatasetSpec,
+    head: ReferenceHead,
+    listing: Listing,
+    splits: Mapping[str, CheckedSplit],
+    repeated: Sequence[copies.Copy],
 ) -> Iterator[Finding]:
     yaml = str(spec.file or "data")
     yield from listing.findings
-    yield from _seen_findings(splits, spec.nc)
+    yield from _inspection_findings(splits, spec.nc)
     for split in splits.values():
-        yield from balance.label_findings(split.name, split.count, split.seen, yaml, label_path(split.paths[0]))
-        yield from box_fit.findings(
+        yield from class_balance.label_findings(
+            split.name, split.count, split.inspections, yaml, label_path(split.paths[0])
+        )
+        yield from box_fit.box_findings(
             split.name,
             split.fit,
             split.store,
@@ -158,18 +185,18 @@ def _all_findings(
             head.name,
             yaml,
         )
-    yield from balance.class_findings({name: split.count for name, split in splits.items()}, spec.names, yaml)
+    yield from class_balance.class_findings({name: split.count for name, split in splits.items()}, spec.names, yaml)
     for copy in repeated:
         yield from copy.findings()
 
 
-def _seen_findings(splits: Mapping[str, Split], nc: int) -> Iterator[Finding]:
-    """What was seen of each picture and label file, with the split."""
+def _inspection_findings(splits: Mapping[str, CheckedSplit], nc: int) -> Iterator[Finding]:
+    """What the inspection of each image and label file found, with the split."""
     hint = ""
-    if balance.one_based([one for split in splits.values() for one in split.seen], nc):
+    if class_balance.counts_from_one([one for split in splits.values() for one in split.inspections], nc):
         hint = "the labels seem to count classes from 1: subtract 1 from every class, in all files"
     for split in splits.values():
-        for one in split.seen:
+        for one in split.inspections:
             for finding in one.findings:
                 yield replace(finding, split=split.name, fix=hint if finding.kind == "class-unknown" else "")
 
@@ -177,9 +204,9 @@ def _seen_findings(splits: Mapping[str, Split], nc: int) -> Iterator[Finding]:
 def _content(
     config: CheckConfig,
     spec: DatasetSpec,
-    head: Head,
+    head: ReferenceHead,
     listing: Listing,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, CheckedSplit],
     repeated: Sequence[copies.Copy],
     found: Sequence[Finding],
 ) -> dict:
@@ -207,21 +234,21 @@ def _content(
         },
         "splits": {name: _figures(split) for name, split in splits.items()},
         "copies": {
-            "pictures": copies.matrix(again, names),
+            "pictures": copies.count_repeats(again, names),
             "kinds": {
                 kind: sum(one.kind == kind for one in repeated)
                 for kind in ("leak-same", "leak-near", "copy-same", "copy-near")
             },
         },
-        "findings": findings.summary(found),
+        "findings": findings.summarize_findings(found),
     }
 
 
-def _figures(split: Split) -> dict:
+def _figures(split: CheckedSplit) -> dict:
     count, sizes = split.count, split.store.sizes
     return {
         "pictures": len(split.paths),
-        "usable": count.pictures,
+        "usable": count.images,
         "without_label_file": count.missing,
         "empty_label_file": count.empty,
         "objects": int(count.objects.sum()),
@@ -238,16 +265,16 @@ def _figures(split: Split) -> dict:
     }
 
 
-def _write(report: Report, spec: DatasetSpec, head: Head) -> None:
+def _write(report: Report, spec: DatasetSpec, head: ReferenceHead) -> None:
     """check.json, findings.csv, the page of plots and the sheets."""
-    from utils.datasets.check.overview_page import Page, plot_page
+    from utils.datasets.check.overview_page import OverviewPage, plot_page
     from utils.datasets.check.sheets import pair_sheet, sample_sheet
 
     write_json_atomically(report.folder / "check.json", report.content)
     findings.write_csv(report.findings, report.folder / "findings.csv")
     splits = report.splits
     plot_page(
-        Page(
+        OverviewPage(
             title=Path(spec.file or "data").name,
             names=spec.names,
             head=head.name,
@@ -263,43 +290,48 @@ def _write(report: Report, spec: DatasetSpec, head: Head) -> None:
         ),
         report.folder / "check.png",
     )
-    marked = _marked(report.findings)
+    remarks = _remarks(report.findings)
     for name, split in splits.items():
-        sample_sheet(split.store, spec.names, report.folder / f"sheet_{name}.jpg", remarks=marked)
-    shown = copies.for_the_sheet(report.copies)
+        sample_sheet(split.store, spec.names, report.folder / f"sheet_{name}.jpg", remarks=remarks)
+    shown = copies.most_interesting(report.copies)
     if shown:
-        seen = {path: one.labels for split in splits.values() for path, one in zip(split.paths, split.seen)}
+        labels = {
+            path: one.labels
+            for split in splits.values()
+            for path, one in zip(split.paths, split.inspections, strict=True)
+        }
         pair_sheet(
             [(copies.caption(one), (one.path, one.partner)) for one in shown],
-            seen,
+            labels,
             spec.names,
             report.folder / "duplicates.jpg",
         )
 
 
-def _marked(found: Iterable[Finding]) -> dict[str, str]:
-    """Pictures that the sheets show first, with a remark: those whose boxes may sit wrong as a whole."""
-    return {finding.file: "stored turned" for finding in found if finding.kind == "picture-turned"}
+def _remarks(found: Iterable[Finding]) -> dict[str, str]:
+    """Images that the sheets show first, with a remark: those whose boxes may all be wrong."""
+    return {finding.file: "EXIF-rotated" for finding in found if finding.kind == "picture-turned"}
 
 
-def _tell(report: Report, spec: DatasetSpec) -> None:
-    """The console: a line a split, a line a kind of finding, and the verdict."""
+def _log_report(report: Report, spec: DatasetSpec) -> None:
+    """Log one line per split, one line per kind of finding, and the verdict."""
     wide = max(8, *(len(name) + 1 for name in report.splits))
     LOGGER.info(
-        f"\n{'split':{wide}}{'pictures':>10}{'objects':>10}{'classes':>9}{'unlabelled':>12}{'tiny boxes':>12}"
+        f"\n{'split':{wide}}{'images':>10}{'objects':>10}{'classes':>9}{'unlabeled':>12}{'tiny boxes':>12}"
         f"{'no anchor':>11}"
     )
     for name, split in report.splits.items():
         figures = split.fit.figures()
         shares = ["-" if figures[key] is None else f"{figures[key]:.1%}" for key in ("tiny_share", "no_anchor_share")]
         LOGGER.info(
-            f"{name:{wide}}{len(split.paths):10}{split.count.objects.sum():10}{(split.count.objects > 0).sum():6} /{spec.nc:2}"
+            f"{name:{wide}}{len(split.paths):10}{split.count.objects.sum():10}"
+            f"{(split.count.objects > 0).sum():6} /{spec.nc:2}"
             f"{split.count.missing + split.count.empty:12}{shares[0]:>12}{shares[1]:>11}"
         )
     LOGGER.info("")
-    for line in findings.table(report.findings, spec.root):
+    for line in findings.format_table(report.findings, spec.root):
         LOGGER.info(line)
     levels = findings.count_levels(report.findings)
-    counts = ", ".join(f"{number} {level}{'' if number == 1 else 's'}" for level, number in levels.items())
+    counts = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in levels.items())
     verdict = "Clean" if report.clean else "Findings"
-    LOGGER.info(f"\n{verdict}: {counts}. Results in {report.folder}: findings.csv says file, line and what to do")
+    LOGGER.info(f"\n{verdict}: {counts}. Results in {report.folder}: findings.csv has file, line and what to do")

@@ -1,4 +1,4 @@
-"""How a data set's objects spread over classes and splits."""
+"""Class balance: how the objects of a dataset are distributed over classes and splits."""
 
 import math
 from collections import Counter
@@ -11,18 +11,25 @@ from utils.datasets.check.findings import Finding
 from utils.datasets.check.inspection import ImageInspection
 from utils.datasets.label_store import LabelStore
 
-RARE_OBJECTS, RARE_PICTURES = 20, 10  # of the train split: a class with fewer is rare
-IMBALANCE = 50  # ratio of the largest class to the smallest from which it is told
-MANY = 0.1  # share of pictures without a label file from which it is told
+RARE_OBJECTS, RARE_IMAGES = 20, 10  # of the train split: a class with fewer is rare
+IMBALANCE = 50  # ratio of the largest class to the smallest from which it is reported
+MANY = 0.1  # share of images without a label file from which it is reported
 
 
 @dataclass(frozen=True)
 class SplitCount:
-    """What a split holds. pictures: usable ones; unusable: left out; missing, empty: pictures without a label file and
-    with an empty one; objects and holders: (nc,) objects of each class and pictures that hold one.
+    """The counts of a split.
+
+    Attributes:
+        images: Usable images.
+        unusable: Images that are left out.
+        missing: Images without a label file.
+        empty: Images with an empty label file.
+        objects: (nc,) objects per class.
+        holders: (nc,) images per class that hold an object of it.
     """
 
-    pictures: int
+    images: int
     unusable: int
     missing: int
     empty: int
@@ -30,13 +37,22 @@ class SplitCount:
     holders: np.ndarray
 
 
-def count(store: LabelStore, seen: Sequence[ImageInspection], nc: int) -> SplitCount:
-    """Return the figures of one split: its usable pictures as a store, and all that was looked at."""
+def count_split(store: LabelStore, inspections: Sequence[ImageInspection], nc: int) -> SplitCount:
+    """Return the counts of one split.
+
+    Args:
+        store: Its usable images.
+        inspections: All its images.
+        nc: Number of classes.
+
+    Returns:
+        The counts.
+    """
     pairs = np.unique(np.stack((store.image_of, store.cls), 1), axis=0)[:, 1]
-    states = Counter(one.state for one in seen)
+    states = Counter(one.state for one in inspections)
     return SplitCount(
         len(store),
-        len(seen) - len(store),
+        len(inspections) - len(store),
         states["missing"],
         states["empty"],
         store.class_counts(nc),
@@ -45,21 +61,30 @@ def count(store: LabelStore, seen: Sequence[ImageInspection], nc: int) -> SplitC
 
 
 def class_findings(counts: Mapping[str, SplitCount], names: Sequence[str], yaml: str) -> Iterator[Finding]:
-    """Classes that no one labelled, that train or another split lacks, that are rare, and the imbalance of train."""
-    total = sum(split.objects for split in counts.values())
-    used = [number for number, objects in enumerate(total) if objects]
-    for number, name in enumerate(names):
-        if not total[number]:
-            yield Finding(yaml, 0, "class-unused", f"class {number} ({name}) has no object in any split")
+    """Yield classes without labels, missing in train or another split, or rare, and the imbalance of train.
+
+    Args:
+        counts: split -> its counts.
+        names: Class names.
+        yaml: The data yaml.
+
+    Yields:
+        Findings about the data yaml.
+    """
+    total = np.sum([split.objects for split in counts.values()], axis=0)
+    used = [class_id for class_id, objects in enumerate(total) if objects]
+    for class_id, name in enumerate(names):
+        if not total[class_id]:
+            yield Finding(yaml, 0, "class-unused", f"class {class_id} ({name}) has no object in any split")
     for split, figures in counts.items():
-        for number in used if figures.objects.any() else ():
-            if figures.objects[number]:
+        for class_id in used if figures.objects.any() else ():
+            if figures.objects[class_id]:
                 continue
-            others = {other: counts[other].objects[number] for other in counts}
+            others = {other: counts[other].objects[class_id] for other in counts}
             elsewhere = ", ".join(f"{objects} in {other}" for other, objects in others.items() if objects)
             kind = "class-not-trained" if split == "train" else "class-not-measured"
             yield Finding(
-                yaml, 0, kind, f"class {number} ({names[number]}) has no object in {split}, {elsewhere}", split
+                yaml, 0, kind, f"class {class_id} ({names[class_id]}) has no object in {split}, {elsewhere}", split
             )
     if "train" in counts:
         yield from _train_findings(counts["train"], names, yaml)
@@ -67,15 +92,16 @@ def class_findings(counts: Mapping[str, SplitCount], names: Sequence[str], yaml:
 
 def _train_findings(train: SplitCount, names: Sequence[str], yaml: str) -> Iterator[Finding]:
     present = np.flatnonzero(train.objects)
-    for number in present:
-        if train.objects[number] < RARE_OBJECTS or train.holders[number] < RARE_PICTURES:
+    for class_id in present.tolist():
+        if train.objects[class_id] < RARE_OBJECTS or train.holders[class_id] < RARE_IMAGES:
             what = (
-                f"class {number} ({names[number]}) has {_several(train.objects[number], 'object')} "
-                f"in {_several(train.holders[number], 'picture')}"
+                f"class {class_id} ({names[class_id]}) has {_plural(train.objects[class_id], 'object')} "
+                f"in {_plural(train.holders[class_id], 'image')}"
             )
             yield Finding(yaml, 0, "class-rare", what, "train")
     if len(present) > 1:
-        most, least = present[train.objects[present].argmax()], present[train.objects[present].argmin()]
+        most = int(present[train.objects[present].argmax()])
+        least = int(present[train.objects[present].argmin()])
         ratio = train.objects[most] / train.objects[least]
         if ratio >= IMBALANCE:
             what = (
@@ -86,24 +112,44 @@ def _train_findings(train: SplitCount, names: Sequence[str], yaml: str) -> Itera
 
 
 def label_findings(
-    split: str, figures: SplitCount, seen: Sequence[ImageInspection], yaml: str, example: str
+    split: str, figures: SplitCount, inspections: Sequence[ImageInspection], yaml: str, example: str
 ) -> Iterator[Finding]:
-    """What the label files of a split come to as a whole. example: where the first picture's labels are looked for."""
+    """Yield what is wrong with the label files of a split as a whole.
+
+    Args:
+        split: Its name.
+        figures: Its counts.
+        inspections: Its images.
+        yaml: The data yaml.
+        example: Where the labels of the first image are expected.
+
+    Yields:
+        Findings about the data yaml.
+    """
     if not figures.objects.any():
-        what = f"{split}: none of {_several(len(seen), 'picture')} has a usable label; looked for {example}"
+        what = f"{split}: none of {_plural(len(inspections), 'image')} has a usable label; looked for {example}"
         yield Finding(yaml, 0, "split-unlabelled", what, split)
-    elif figures.missing > MANY * len(seen):
-        what = (
-            f"{split}: {figures.missing} of {len(seen)} pictures have no label file ({figures.missing / len(seen):.0%})"
-        )
+    elif figures.missing > MANY * len(inspections):
+        share = figures.missing / len(inspections)
+        what = f"{split}: {figures.missing} of {len(inspections)} images have no label file ({share:.0%})"
         yield Finding(yaml, 0, "many-without-label", what, split)
 
 
-def one_based(seen: Sequence[ImageInspection], nc: int) -> bool:
-    """Whether the labels seem to count classes from 1: the class nc comes up, no other unknown one, and never class 0."""
-    unknown = {value for one in seen for value in one.unknown if math.isfinite(value)}
-    return unknown == {float(nc)} and not any((one.labels.cls == 0).any() for one in seen)
+def counts_from_one(inspections: Sequence[ImageInspection], nc: int) -> bool:
+    """Return whether the labels seem to count classes from 1.
+
+    Then class nc occurs, no other unknown class, and never class 0.
+
+    Args:
+        inspections: All images.
+        nc: Number of classes.
+
+    Returns:
+        Whether it seems so.
+    """
+    unknown = {value for one in inspections for value in one.unknown if math.isfinite(value)}
+    return unknown == {float(nc)} and not any((one.labels.cls == 0).any() for one in inspections)
 
 
-def _several(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

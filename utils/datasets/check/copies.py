@@ -1,4 +1,4 @@
-"""Which pictures of a data set are copies of others: the same bytes, or nearly the same picture; in a split and across."""
+"""Copies among the images of a dataset: the same bytes, or nearly the same image, in a split and across splits."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,17 @@ from utils.types import Labels
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture and the earlier one that it repeats. kind: a key of findings.KINDS; similarity: 1 for the same bytes;
-    orientation: what turns the picture into its partner, "" for nothing.
+    """An image and the earlier one that it repeats.
+
+    Attributes:
+        path: The image.
+        split: Its split.
+        partner: The earlier image.
+        partner_split: Its split.
+        kind: A key of findings.KINDS.
+        similarity: 1 for the same bytes.
+        orientation: What makes the image look like its partner, "" for nothing.
+        labels_differ: Whether the same file has other labels there.
     """
 
     path: str
@@ -28,7 +37,7 @@ class Copy:
     labels_differ: bool = False
 
     def findings(self) -> Iterator[Finding]:
-        """The copy as a finding and, where the labels of the same file differ, another."""
+        """Yield the copy as a finding and, if the labels of the same file differ, another."""
         other = f"{self.partner} ({self.partner_split})"
         what = f"is the same file as {other}"
         if self.kind.endswith("near"):
@@ -43,39 +52,49 @@ class Copy:
 
 def find_copies(
     paths: Mapping[str, Sequence[str]],
-    seen: Mapping[str, ImageInspection],
+    inspections: Mapping[str, ImageInspection],
     real: Mapping[str, str],
     *,
     similar: float,
     turned: bool = False,
 ) -> list[Copy]:
-    """Return, for each picture that repeats earlier ones, its nearest in its own split and its nearest in an earlier split.
+    """Return, for each image that repeats earlier ones, its nearest in its own split and in an earlier split.
 
-    paths: split -> pictures; seen: path -> what was seen; real: path -> the file behind it. A file that is listed several
-    times is looked at once, where it comes first; pictures that cannot be used are passed over.
+    Args:
+        paths: split -> images. A file that is listed several times counts once, where it comes first.
+        inspections: path -> its inspection; images that cannot be used are left out.
+        real: path -> the file behind it.
+        similar: Least similarity of near duplicates.
+        turned: Also look for mirrored and rotated copies.
+
+    Returns:
+        The copies.
     """
-    pictures: list[tuple[str, str]] = []
+    images: list[tuple[str, str]] = []
     taken: set[str] = set()
     for split, listed in paths.items():
         for path in listed:
-            if real[path] not in taken and seen[path].size is not None:
+            if real[path] not in taken and inspections[path].size is not None:
                 taken.add(real[path])
-                pictures.append((path, split))
-    same, first = _same_files(pictures, seen)
-    return same + _near(pictures, first, seen, similar, turned)
+                images.append((path, split))
+    same, first = _same_files(images, inspections)
+    return same + _near(images, first, inspections, similar, turned)
 
 
-def _same_files(pictures: list[tuple[str, str]], seen: Mapping[str, ImageInspection]) -> tuple[list[Copy], list[int]]:
-    """Copies of the same bytes, and the places of the pictures that are none."""
+def _same_files(
+    images: list[tuple[str, str]], inspections: Mapping[str, ImageInspection]
+) -> tuple[list[Copy], list[int]]:
+    """Copies of the same bytes, and the indices of the images that are none."""
     known: dict[bytes, dict[str, int]] = {}
-    copies, first = [], []
-    for index, (path, split) in enumerate(pictures):
-        earlier = known.setdefault(seen[path].digest, {})
+    copies: list[Copy] = []
+    first: list[int] = []
+    for index, (path, split) in enumerate(images):
+        earlier = known.setdefault(inspections[path].digest, {})
         if not earlier:
             first.append(index)
         for other_split, place in earlier.items():
-            partner = pictures[place][0]
-            differ = not _same_labels(seen[path].labels, seen[partner].labels)
+            partner = images[place][0]
+            differ = not _same_labels(inspections[path].labels, inspections[partner].labels)
             copies.append(
                 Copy(
                     path,
@@ -91,7 +110,7 @@ def _same_files(pictures: list[tuple[str, str]], seen: Mapping[str, ImageInspect
 
 
 def _same_labels(one: Labels, other: Labels) -> bool:
-    """Whether two pictures have the same rows, in any order."""
+    """Whether two images have the same rows, in any order."""
     if len(one) != len(other):
         return False
     rows = [np.concatenate((labels.cls[:, None], labels.xywhn), 1) for labels in (one, other)]
@@ -100,37 +119,57 @@ def _same_labels(one: Labels, other: Labels) -> bool:
 
 
 def _near(
-    pictures: list[tuple[str, str]], first: list[int], seen: Mapping[str, ImageInspection], similar: float, turned: bool
+    images: list[tuple[str, str]],
+    first: list[int],
+    inspections: Mapping[str, ImageInspection],
+    similar: float,
+    turned: bool,
 ) -> list[Copy]:
-    """Near duplicates among the pictures at the places `first`."""
+    """Near duplicates among the images at the indices `first`."""
     if not first:
         return []
-    splits = list(dict.fromkeys(split for _, split in pictures))
-    group = np.array([splits.index(pictures[place][1]) for place in first])
-    coefs = np.stack([seen[pictures[place][0]].coefs for place in first])
-    own, earlier = duplicates.find(coefs, group, similar=similar, turned=turned)
+    splits = list(dict.fromkeys(split for _, split in images))
+    group = np.array([splits.index(images[place][1]) for place in first])
+    coefs = np.stack([inspections[images[place][0]].coefs for place in first])
+    own, earlier = duplicates.find_duplicates(coefs, group, similar=similar, turned=turned)
     copies = []
     for matches, kind in ((earlier, "leak-near"), (own, "copy-near")):
         for index in np.flatnonzero(matches.index >= 0):
-            path, split = pictures[first[index]]
-            partner, partner_split = pictures[first[matches.index[index]]]
+            path, split = images[first[index]]
+            partner, partner_split = images[first[matches.index[index]]]
             orientation = duplicates.ORIENTATIONS[matches.orientation[index]]
             similarity = round(float(matches.similarity[index]), 4)
             copies.append(Copy(path, split, partner, partner_split, kind, similarity, orientation))
     return copies
 
 
-def matrix(repeats: Iterable[tuple[str, str]], splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return split -> earlier or same split -> pictures of the first that repeat one of the second, of such pairs."""
-    table = {split: {other: 0 for other in splits[: number + 1]} for number, split in enumerate(splits)}
+def count_repeats(repeats: Iterable[tuple[str, str]], splits: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return how many images of each split repeat one of each split.
+
+    Args:
+        repeats: (split, split of the earlier image) of each.
+        splits: All splits in order.
+
+    Returns:
+        split -> earlier or same split -> images of the first that repeat one of the second.
+    """
+    table = {split: {other: 0 for other in splits[: index + 1]} for index, split in enumerate(splits)}
     for split, other in repeats:
         if split in table and other in table[split]:
             table[split][other] += 1
     return table
 
 
-def for_the_sheet(copies: Sequence[Copy], most: int = 12) -> list[Copy]:
-    """Return the pairs most worth a look: leaks before copies, and of each the least alike first."""
+def most_interesting(copies: Sequence[Copy], most: int = 12) -> list[Copy]:
+    """Return the pairs most worth seeing: leaks before copies, and of each the least similar first.
+
+    Args:
+        copies: All of them.
+        most: How many are returned at most.
+
+    Returns:
+        The chosen pairs.
+    """
     ranked = ("leak-near", "leak-same", "copy-near", "copy-same")
     return sorted(
         copies, key=lambda copy: (not copy.labels_differ, ranked.index(copy.kind), copy.similarity, copy.path)
@@ -138,7 +177,7 @@ def for_the_sheet(copies: Sequence[Copy], most: int = 12) -> list[Copy]:
 
 
 def caption(copy: Copy) -> str:
-    """Return one line about a pair, for a picture."""
+    """Return one line about a pair, for the sheet."""
     near = f"similarity {copy.similarity:.3f}{', ' + copy.orientation if copy.orientation else ''}"
     what = near if copy.kind.endswith("near") else "same file"
     return f"{copy.split}/{Path(copy.path).name}  ~  {copy.partner_split}/{Path(copy.partner).name}  ({what})"

@@ -1,14 +1,14 @@
-"""Near-duplicate pictures: a 64-bit hash each finds candidates, a correlation of small pictures decides.
+"""Near-duplicate images: a 64-bit hash each finds candidates, a correlation of small images decides.
 
-A picture is brought to 32 x 32 grey pixels X (whatever its shape) and C = D X D' are its cosine coefficients, D the
+An image is brought to 32 x 32 gray pixels X (whatever its shape) and C = D X D' are its cosine coefficients, D the
 orthonormal DCT-II matrix (Ahmed, Natarajan and Rao 1974); the 16 x 16 lowest are kept. Its hash is the signs of the 64
 lowest in zigzag order but the mean's (the family of Zauner 2010, "Implementation and benchmarking of perceptual image
 hash functions", whose threshold is a median): light and contrast do not change a sign. Pairs whose hashes differ in few
-bits are candidates; they are near duplicates where the details of both, which are the coefficients but for the smooth
-ones u + v < 3 (brightness, slopes, vignettes), have a cosine similarity of at least a limit. Pictures almost without
+bits are candidates; they are near duplicates if the details of both, which are the coefficients but for the smooth
+ones u + v < 3 (brightness, slopes, vignettes), have a cosine similarity of at least a limit. Images almost without
 details (plain, black) take no part: their signs are noise.
 
-A mirrored picture has C with the odd columns' signs changed, a turned one its transpose, so that all eight orientations
+A mirrored image has C with the odd columns' signs changed, a rotated one its transpose, so that all eight orientations
 come from the same coefficients.
 """
 
@@ -19,31 +19,35 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-SIDE, KEPT = 32, 16  # pixels a side that the cosine transform sees, coefficients a side that are kept
+SIDE, KEPT = 32, 16  # pixels per side that the cosine transform gets, coefficients per side that are kept
 RADIUS = 12  # bits of 64 in which the hashes of a candidate pair may differ
 SIMILAR = 0.9  # least cosine similarity of the details of near duplicates
-LEAST_DETAIL = 1.0  # grey levels (root mean square of the details) below which a picture is plain
-CANDIDATES = 32  # a picture's nearest hashes that are looked at, in its own split and in earlier ones
+LEAST_DETAIL = 1.0  # gray levels (root mean square of the details) below which an image is plain
+CANDIDATES = 32  # nearest hashes of an image that are compared, in its own split and in earlier ones
 _SMOOTH = 3
 _ROWS, _COLUMNS, _FIRST_COLUMNS, _PAIRS = 128, 8192, 256, 4096  # of a block of hashes; pairs of a block of correlations
 ORIENTATIONS = (
     "",
     "mirrored",
-    "turned by 180 degrees",
+    "rotated by 180 degrees",
     "mirrored upside down",
     "mirrored at a diagonal",
-    "turned left by 90 degrees",
-    "turned right by 90 degrees",
+    "rotated left by 90 degrees",
+    "rotated right by 90 degrees",
     "mirrored at the other diagonal",
 )
-# what each is: columns reversed, rows reversed, and before either the picture transposed
+# what each is: columns reversed, rows reversed, and before either the image transposed
 _CHANGES = ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1))
 
 
 @dataclass(frozen=True)
 class DuplicatePairs:
-    """The best earlier partner of each of n pictures. index: (n,) int64, -1 where there is none; similarity: (n,)
-    float32, 0 where there is none; orientation: (n,) int8 into ORIENTATIONS, how the picture shows its partner.
+    """The best earlier partner of each of n images.
+
+    Attributes:
+        index: (n,) int64, -1 if there is none.
+        similarity: (n,) float32, 0 if there is none.
+        orientation: (n,) int8 into ORIENTATIONS, how the image shows its partner.
     """
 
     index: np.ndarray
@@ -54,36 +58,43 @@ class DuplicatePairs:
     def none(count: int) -> "DuplicatePairs":
         return DuplicatePairs(np.full(count, -1, np.int64), np.zeros(count, np.float32), np.zeros(count, np.int8))
 
-    def improve(self, pictures: np.ndarray, partners: np.ndarray, similarity: np.ndarray, orientation: int) -> None:
-        """Take the pairs that are closer than what is known; of equal ones the earliest partner."""
-        order = np.lexsort((partners, -similarity, pictures))
-        pictures, partners, similarity = pictures[order], partners[order], similarity[order]
-        first = np.concatenate(([True], pictures[1:] != pictures[:-1])) if len(pictures) else np.zeros(0, bool)
-        first &= similarity > self.similarity[pictures]
-        self.index[pictures[first]] = partners[first]
-        self.similarity[pictures[first]] = similarity[first]
-        self.orientation[pictures[first]] = orientation
+    def improve(self, images: np.ndarray, partners: np.ndarray, similarity: np.ndarray, orientation: int) -> None:
+        """Take the pairs that are closer than what is known; of equal ones the earliest partner.
+
+        Args:
+            images: (k,) indices.
+            partners: (k,) indices of earlier images.
+            similarity: (k,) of each pair.
+            orientation: Index into ORIENTATIONS.
+        """
+        order = np.lexsort((partners, -similarity, images))
+        images, partners, similarity = images[order], partners[order], similarity[order]
+        first = np.concatenate(([True], images[1:] != images[:-1])) if len(images) else np.zeros(0, bool)
+        first &= similarity > self.similarity[images]
+        self.index[images[first]] = partners[first]
+        self.similarity[images[first]] = similarity[first]
+        self.orientation[images[first]] = orientation
 
 
 def coefficients(rgb: np.ndarray) -> np.ndarray:
-    """Return (16, 16) float16 lowest cosine coefficients of an RGB uint8 picture of any size."""
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    """Return (16, 16) float16 lowest cosine coefficients of an RGB uint8 image of any size."""
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(
-        grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if min(grey.shape) >= SIDE else cv2.INTER_LINEAR
+        gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA if min(gray.shape) >= SIDE else cv2.INTER_LINEAR
     )
     basis = _basis()
     return (basis @ small.astype(np.float32) @ basis.T).astype(np.float16)
 
 
 def hashes(coefs: np.ndarray) -> np.ndarray:
-    """(n, 16, 16) coefficients to (n,) uint64: bit k is set where the k-th lowest frequency is positive."""
+    """Return (n,) uint64 hashes of (n, 16, 16) coefficients: bit k is set if the k-th lowest frequency is positive."""
     rows, columns = _zigzag()
     bits = np.packbits(coefs[:, rows, columns] > 0, axis=1, bitorder="little")
     return np.ascontiguousarray(bits).view("<u8").reshape(-1).astype(np.uint64)
 
 
 def is_plain(coefs: np.ndarray) -> np.ndarray:
-    """(n, 16, 16) coefficients to (n,) bool: too little detail to be told from other pictures."""
+    """Return (n,) bool of (n, 16, 16) coefficients: too little detail to be distinguished from other images."""
     plain = np.zeros(len(coefs), bool)
     for start in range(0, len(coefs), _PAIRS):
         norms = np.linalg.norm(_details(coefs[start : start + _PAIRS]), axis=1)
@@ -91,13 +102,22 @@ def is_plain(coefs: np.ndarray) -> np.ndarray:
     return plain
 
 
-def find(
+def find_duplicates(
     coefs: np.ndarray, group: np.ndarray, *, similar: float = SIMILAR, radius: int = RADIUS, turned: bool = False
 ) -> tuple[DuplicatePairs, DuplicatePairs]:
-    """Return each picture's best earlier partner (in its own group, in an earlier group).
+    """Return each image's best earlier partner.
 
-    coefs: (n, 16, 16); group: (n,) the split's number, rising; turned: look for mirrored and turned copies too.
     Memory is n coefficients (512 bytes each) and blocks of fixed size; time is n^2 / 2 comparisons of 64 bits.
+
+    Args:
+        coefs: (n, 16, 16).
+        group: (n,) index of the split, rising.
+        similar: Least similarity.
+        radius: Bits of 64 in which the hashes of a pair may differ.
+        turned: Also look for mirrored and rotated copies.
+
+    Returns:
+        The partner in its own group, and the partner in an earlier group.
     """
     own, earlier = DuplicatePairs.none(len(coefs)), DuplicatePairs.none(len(coefs))
     used = np.flatnonzero(~is_plain(coefs))
@@ -105,9 +125,9 @@ def find(
     base = hashes(kept)
     for orientation in range(8 if turned else 1):
         queries = hashes(orient(kept, orientation))
-        for pictures, partners in _candidates(queries, base, group[used], radius):
-            for start in range(0, len(pictures), _PAIRS):
-                i, j = pictures[start : start + _PAIRS], partners[start : start + _PAIRS]
+        for images, partners in _candidates(queries, base, group[used], radius):
+            for start in range(0, len(images), _PAIRS):
+                i, j = images[start : start + _PAIRS], partners[start : start + _PAIRS]
                 similarity = _cosine(_details(orient(kept[i], orientation)), _details(kept[j]))
                 near = similarity >= similar
                 same = group[used[i]] == group[used[j]]
@@ -117,7 +137,15 @@ def find(
 
 
 def orient(coefs: np.ndarray, orientation: int) -> np.ndarray:
-    """Return the (n, 16, 16) coefficients of the pictures in another orientation, a number into ORIENTATIONS."""
+    """Return the coefficients of images in another orientation.
+
+    Args:
+        coefs: (n, 16, 16).
+        orientation: Index into ORIENTATIONS.
+
+    Returns:
+        (n, 16, 16).
+    """
     signs = np.where(np.arange(KEPT) % 2, -1, 1).astype(coefs.dtype)
     across, down, swap = _CHANGES[orientation]
     result = coefs.swapaxes(1, 2) if swap else coefs
@@ -128,8 +156,10 @@ def orient(coefs: np.ndarray, orientation: int) -> np.ndarray:
 def _candidates(
     queries: np.ndarray, base: np.ndarray, group: np.ndarray, radius: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (pictures, earlier pictures) whose hashes are near, the CANDIDATES nearest a picture of its own group and as
-    many of earlier groups, so that a data set of one scene costs no more memory than any other.
+    """Yield (images, earlier images) whose hashes are near.
+
+    Per image they are the CANDIDATES nearest of its own group and as many of earlier groups, so that a dataset of one
+    scene costs no more memory than any other.
     """
     for begin, end in _runs(group):
         for start in range(begin, end, _ROWS):
@@ -143,13 +173,13 @@ def _candidates(
 def _runs(group: np.ndarray) -> list[tuple[int, int]]:
     """(first, end) of each run of equal numbers."""
     bounds = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
-    return [(first, end) for first, end in zip(bounds[:-1], bounds[1:]) if end > first]
+    return [(first, end) for first, end in zip(bounds[:-1], bounds[1:], strict=True) if end > first]
 
 
 def _scan(queries: np.ndarray, rows: np.ndarray, base: np.ndarray, low: int, high: int, radius: int) -> np.ndarray:
-    """(3, m) rows, partners in low..high before them, and distances: the CANDIDATES nearest a row."""
+    """(3, m) rows, partners in low..high before them, and distances: the CANDIDATES nearest per row."""
     best, limit = np.zeros((3, 0), np.int64), np.full(len(rows), radius + 1)
-    first, width = low, _FIRST_COLUMNS  # a narrow block first: it lowers the limit where there are many candidates
+    first, width = low, _FIRST_COLUMNS  # a narrow block first: it lowers the limit if there are many candidates
     while first < high:
         columns = np.arange(first, min(first + width, high))
         distance = np.bitwise_count(queries[:, None] ^ base[columns])
@@ -168,7 +198,7 @@ def _scan(queries: np.ndarray, rows: np.ndarray, base: np.ndarray, low: int, hig
 
 
 def _nearest(pairs: np.ndarray) -> np.ndarray:
-    """Of (3, m) pictures, partners and distances, the CANDIDATES nearest of each picture; the earlier of equal ones."""
+    """Of (3, m) images, partners and distances, the CANDIDATES nearest of each image; the earlier of equal ones."""
     order = np.lexsort((pairs[1], pairs[2], pairs[0]))
     key = pairs[0, order]
     starts = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
@@ -199,7 +229,6 @@ def _basis() -> np.ndarray:
 @lru_cache(maxsize=1)
 def _zigzag() -> tuple[np.ndarray, np.ndarray]:
     """(rows, columns) of the 64 lowest frequencies behind the mean, by u + v and then by u."""
-    places = sorted(
-        ((u, v) for u in range(KEPT) for v in range(KEPT) if u or v), key=lambda place: (sum(place), place)
-    )[:64]
-    return tuple(np.array(places).T)
+    pairs = [(u, v) for u in range(KEPT) for v in range(KEPT) if u or v]
+    rows, columns = np.array(sorted(pairs, key=lambda pair: (sum(pair), pair))[:64]).T
+    return rows, columns

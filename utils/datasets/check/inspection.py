@@ -1,6 +1,6 @@
-"""One look at each picture of a data set and at its label file: what is wrong with them, and what the later checks need.
+"""Inspection of each image of a dataset and of its label file: what is wrong, and what the later checks need.
 
-Every picture is opened once and decoded small (a JPEG at 1/8 to 1/1, long side at least 128 pixels). Threads share the
+Every image is opened once and decoded small (a JPEG at 1/8 to 1/1, long side at least 128 pixels). Threads share the
 work, as most of it is waiting for files and decoding, which let others run; results come in the order of the paths.
 """
 
@@ -24,13 +24,13 @@ from utils.images import EXIF_ROTATED, MIN_SIDE, ImageHeader, inspect_image, rea
 from utils.log import progress
 from utils.types import Labels
 
-LOOK = 128  # pixels of the long side that are enough for a look
-HUGE = 50_000_000  # pixels from which a picture is huge
-THIN = 10  # ratio of the sides from which a picture is thin
+DECODED_SIDE = 128  # pixels of the long side that are enough for an inspection
+HUGE = 50_000_000  # pixels from which an image is huge
+THIN = 10  # ratio of the sides from which an image is thin
 SAME_BOX = 0.9  # overlap (IoU) from which two boxes are one object
 _CHUNK = 32
-_ROWS = 256  # boxes of a picture that are held against the others at once
-_LEAST_EDGE = 1e-3  # of the picture: boxes may leave it by so much, or by a pixel
+_ROWS = 256  # boxes of an image that are compared with the others at once
+_LEAST_EDGE = 1e-3  # of the image: boxes may leave it by so much, or by a pixel
 _REASONS = (  # words in the reader's reasons, and the kind that each means
     ("class", "must be", "class-unknown"),
     ("is outside 0..1", "", "row-outside"),
@@ -42,11 +42,17 @@ _REASONS = (  # words in the reader's reasons, and the kind that each means
 
 @dataclass(frozen=True)
 class ImageInspection:
-    """What a picture and its labels came to.
+    """The result of inspecting an image and its label file.
 
-    size: native (height, width), None where the picture cannot be used; labels: the usable rows, lines: where each
-    stands; state of the label file: found, missing, empty or unreadable; coefs: (16, 16) float16 for near duplicates;
-    digest: of the file's bytes; unknown: class numbers outside the data yaml's, one a row; findings: without a split.
+    Attributes:
+        size: Native (height, width); None if the image cannot be used.
+        labels: The usable rows.
+        lines: Line of each.
+        state: Of the label file: "found", "missing", "empty" or "unreadable".
+        coefs: (16, 16) float16 for near duplicates.
+        digest: Of the file's bytes.
+        unknown: Class ids that the data yaml does not have, one per row.
+        findings: What is wrong, without a split.
     """
 
     size: tuple[int, int] | None
@@ -59,27 +65,44 @@ class ImageInspection:
     findings: tuple[Finding, ...] = field(default=())
 
 
-def examine_all(paths: Sequence[str], names: Sequence[str], workers: int = 8) -> list[ImageInspection]:
-    """Return what `examine` says of each path, in their order. workers: threads, 0 for none."""
+def inspect_images(paths: Sequence[str], names: Sequence[str], workers: int = 8) -> list[ImageInspection]:
+    """Return the inspection of every image.
 
-    def look(chunk: Sequence[str]) -> list[ImageInspection]:
-        return [examine(path, names) for path in chunk]
+    Args:
+        paths: The images.
+        names: Class names.
+        workers: Threads; 0 uses none.
+
+    Returns:
+        One inspection per path, in their order.
+    """
+
+    def inspect_chunk(chunk: Sequence[str]) -> list[ImageInspection]:
+        return [inspect_image_and_labels(path, names) for path in chunk]
 
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     if not workers:
-        return list(progress(chain.from_iterable(map(look, chunks)), len(paths), "Looking at pictures"))
+        return list(progress(chain.from_iterable(map(inspect_chunk, chunks)), len(paths), "Inspecting images"))
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(look, chunks)
+        results = pool.map(inspect_chunk, chunks)
         try:
-            return list(progress(chain.from_iterable(results), len(paths), "Looking at pictures"))
+            return list(progress(chain.from_iterable(results), len(paths), "Inspecting images"))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def examine(path: str, names: Sequence[str]) -> ImageInspection:
-    """Look at one picture and at its label file."""
-    size, coefs, findings = _picture(path)
+def inspect_image_and_labels(path: str, names: Sequence[str]) -> ImageInspection:
+    """Return the inspection of one image and its label file.
+
+    Args:
+        path: The image.
+        names: Class names.
+
+    Returns:
+        What is wrong, and what the later checks need.
+    """
+    size, coefs, findings = _inspect_pixels(path)
     rows, state, unknown, faults = _rows(path, names)
     labels = Labels(rows.cls, rows.xywhn, tuple(rows.segments)) if rows else Labels.none()
     lines = rows.lines if rows else np.zeros(0, np.int64)
@@ -88,12 +111,12 @@ def examine(path: str, names: Sequence[str]) -> ImageInspection:
     return ImageInspection(size, labels, lines, state, coefs, _digest(path), unknown, (*findings, *faults))
 
 
-def _picture(path: str) -> tuple[tuple[int, int] | None, np.ndarray, list[Finding]]:
-    """(native size or None, coefficients, findings) of a picture."""
+def _inspect_pixels(path: str) -> tuple[tuple[int, int] | None, np.ndarray, list[Finding]]:
+    """(native size or None, coefficients, findings) of an image."""
     nothing = np.zeros((duplicates.KEPT, duplicates.KEPT), np.float16)
     try:
         header = inspect_image(path)
-        pixels, size = read_image(path, LOOK, header.size)
+        pixels, size = read_image(path, DECODED_SIDE, header.size)
     except DataError as error:
         reason = str(error).removeprefix(f"{path}: ")
         kind = "picture-too-small" if f"at least {MIN_SIDE}" in reason else "picture-unreadable"
@@ -106,7 +129,7 @@ def _oddities(path: str, header: ImageHeader, pixels: np.ndarray) -> Iterator[Fi
     if header.warning:
         yield Finding(path, 0, "picture-damaged", header.warning)
     if header.orientation in EXIF_ROTATED:
-        what = f"is stored turned (EXIF orientation {header.orientation}); it is read upright, {width} x {height}"
+        what = f"is EXIF-rotated (orientation {header.orientation}); it is read upright, {width} x {height}"
         yield Finding(path, 0, "picture-turned", what)
     if height * width >= HUGE:
         yield Finding(path, 0, "picture-huge", f"{width} x {height} pixels, {height * width / 1e6:.0f} million")
@@ -114,22 +137,22 @@ def _oddities(path: str, header: ImageHeader, pixels: np.ndarray) -> Iterator[Fi
         yield Finding(path, 0, "picture-thin", f"{width} x {height} pixels")
     mean, deviation = cv2.meanStdDev(pixels)
     if deviation.max() < 1:
-        yield Finding(path, 0, "picture-blank", f"is of one colour, {tuple(int(value) for value in mean.ravel())}")
-    elif _is_grey(pixels):
+        yield Finding(path, 0, "picture-blank", f"is of one color, {tuple(int(value) for value in mean.ravel())}")
+    elif _is_gray(pixels):
         yield Finding(
-            path, 0, "picture-grey", f"holds no colour{f' (stored as {header.mode})' if header.mode != 'RGB' else ''}"
+            path, 0, "picture-grey", f"has no color{f' (stored as {header.mode})' if header.mode != 'RGB' else ''}"
         )
 
 
-def _is_grey(pixels: np.ndarray) -> bool:
-    """Whether all channels are one, but for what compression does to them."""
+def _is_gray(pixels: np.ndarray) -> bool:
+    """Whether all channels are equal, but for what compression does to them."""
     red, green, blue = cv2.split(pixels)
     apart = [cv2.absdiff(green, other) for other in (red, blue)]
     return all(spread.max() <= 8 and cv2.mean(spread)[0] < 1 for spread in apart)
 
 
 def _digest(path: str) -> bytes:
-    """16 bytes that stand for the file's content; b"" where it cannot be read."""
+    """16 bytes that identify the file's content; b"" if it cannot be read."""
     try:
         return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except OSError:
@@ -137,7 +160,7 @@ def _digest(path: str) -> bytes:
 
 
 def _rows(path: str, names: Sequence[str]) -> tuple[Rows | None, str, tuple[float, ...], list[Finding]]:
-    """(rows or None, state, unknown classes, findings) of a picture's label file."""
+    """(rows or None, state, unknown classes, findings) of an image's label file."""
     file = label_path(path)
     if not os.path.lexists(file):
         return None, "missing", (), [Finding(path, 0, "label-missing", f"has no label file {file}")]
@@ -160,7 +183,7 @@ def _kind_of(reason: str) -> str:
 def _box_faults(
     file: str, labels: Labels, lines: np.ndarray, size: tuple[int, int], names: Sequence[str]
 ) -> Iterator[Finding]:
-    """Usable boxes that leave the picture, and pairs of boxes on one object."""
+    """Usable boxes that leave the image, and pairs of boxes on one object."""
     if not len(labels):
         return
     height, width = size
@@ -172,19 +195,19 @@ def _box_faults(
         side = ("left", "top", "right", "bottom")[int(pixels[index].argmax())]
         what = f"{names[labels.cls[index]]} reaches {pixels[index].max():.0f} pixels beyond the {side} edge"
         yield Finding(file, int(lines[index]), "box-leaves-picture", what)
-    for later, earlier, overlap in _on_one_place(boxes * scale):
+    for later, earlier, overlap in _overlapping_pairs(boxes * scale):
         one, other = names[labels.cls[later]], names[labels.cls[earlier]]
         kind, both = (
             ("box-twice", f"{one} is drawn") if one == other else ("box-two-classes", f"{one} and {other} are drawn")
         )
-        what = f"{both} on one place as in line {lines[earlier]} (overlap {overlap:.2f})"
+        what = f"{both} at the same place as in line {lines[earlier]} (overlap {overlap:.2f})"
         yield Finding(file, int(lines[later]), kind, what)
 
 
-def _on_one_place(boxes: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """(later, earlier, overlap) of the pairs of (m, 4) boxes on one object; in blocks, as a crowd's matrix fills gigabytes."""
+def _overlapping_pairs(boxes: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """(later, earlier, IoU) of the pairs of (m, 4) boxes on one object; in blocks, as a crowd's matrix is huge."""
     for start in range(0, len(boxes), _ROWS):
         rows = boxes[start : start + _ROWS]
         overlap = np.tril(iou_matrix(rows, boxes[: start + len(rows)]), start - 1)
-        for row, earlier in zip(*np.nonzero(overlap >= SAME_BOX)):
+        for row, earlier in np.argwhere(overlap >= SAME_BOX):
             yield start + int(row), int(earlier), float(overlap[row, earlier])

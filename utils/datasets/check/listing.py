@@ -1,9 +1,10 @@
-"""What a data set lists, before any picture is opened: the pictures of its splits, pictures listed more than once,
-label files without a picture, and pictures of formats that are passed over.
+"""The images that a dataset lists, before any is opened.
+
+Also found: images listed more than once, label files without an image, and images of formats that are not read.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,18 @@ _NO_LABELS = (
     "names.txt",
     "obj.names.txt",
     "notes.txt",
-)  # other tools' company
+)  # text files that other tools put beside images
 
 
 @dataclass(frozen=True)
 class Listing:
-    """paths: split -> its pictures, sorted, each once; real: path -> the file behind it, where links lead; repeats: (split,
-    split that names the file first) of each file that is named again; findings: what the lists themselves came to.
+    """The images of a dataset.
+
+    Attributes:
+        paths: split -> its images, sorted, each once.
+        real: path -> the file behind it, where links lead.
+        repeats: (split, split that names the file first) of each file that is named again.
+        findings: What is wrong with the lists themselves.
     """
 
     paths: dict[str, list[str]]
@@ -39,13 +45,13 @@ class Listing:
 
 
 def list_splits(spec: DatasetSpec) -> Listing:
-    """Return the pictures of every split that the data yaml names, such as holdout too. Reads folders and lists, opens no picture."""
+    """Return the images of every split that the data yaml names, such as holdout too; no image is opened."""
     paths: dict[str, list[str]] = {}
     findings: list[Finding] = []
     sources = _sources(spec)
     for split, places in sources.items():
         listed, found = _listed(spec, split, places)
-        findings += found if split in SPLITS else ()  # what holds no picture may be any other key
+        findings += found if split in SPLITS else []  # a key without images may mean anything
         if listed:
             paths[split] = listed
     real = {path: os.path.realpath(path) for listed in paths.values() for path in listed}
@@ -53,11 +59,11 @@ def list_splits(spec: DatasetSpec) -> Listing:
     findings += [finding for _, finding in again]
     findings += _shared_labels(paths, real)
     once = {split: sorted({real[path]: path for path in reversed(listed)}.values()) for split, listed in paths.items()}
-    sources = {split: sources[split] for split in once}
-    findings += _missing(once, sources)
+    listed_sources = {split: sources[split] for split in once}
+    findings += _missing(once, listed_sources)
     once = {split: [path for path in listed if os.path.exists(path)] for split, listed in once.items()}
     findings += _orphans(once)
-    findings += _other_formats(sources)
+    findings += _other_formats(listed_sources)
     return Listing(
         {split: listed for split, listed in once.items() if listed},
         real,
@@ -67,8 +73,10 @@ def list_splits(spec: DatasetSpec) -> Listing:
 
 
 def _sources(spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
-    """Split -> its folders and lists: train, val and test, given or not, and each further key whose folders or .txt lists
-    are there, unless it means the whole data set.
+    """Split -> its folders and lists.
+
+    These are train, val and test, given or not, and each further key whose folders or .txt lists are there, unless it
+    means the whole dataset.
     """
     whole = {spec.root, *spec.root.parents}
     others = {name: spec.paths(name) for name in spec.splits() if name not in SPLITS}
@@ -83,8 +91,10 @@ def _sources(spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
 
 
 def _listed(spec: DatasetSpec, split: str, sources: Sequence[Path]) -> tuple[list[str], list[Finding]]:
-    """The pictures of a split as often as its folders and lists name them, and what is wrong with those."""
-    yaml, findings, paths = str(spec.file or "data"), [], []
+    """The images of a split as often as its folders and lists name them, and what is wrong with those."""
+    yaml = str(spec.file or "data")
+    findings: list[Finding] = []
+    paths: list[str] = []
     if not sources and split != "test":
         fix = "add its folder or list to the data yaml"
         findings.append(Finding(yaml, 0, "split-missing", f"no `{split}:` given", split, fix))
@@ -101,7 +111,7 @@ def _listed(spec: DatasetSpec, split: str, sources: Sequence[Path]) -> tuple[lis
 
 
 def _named_twice(paths: dict[str, list[str]], real: dict[str, str]) -> Iterator[tuple[str, Finding]]:
-    """(split that has the file, finding) for each time a file comes up after its first: again in its split, or in a later one."""
+    """(split that has the file, finding) for each time a file is named after its first, in its split or a later one."""
     first: dict[str, tuple[str, str]] = {}
     for split, listed in paths.items():
         here: set[str] = set()
@@ -119,7 +129,7 @@ def _named_twice(paths: dict[str, list[str]], real: dict[str, str]) -> Iterator[
 
 
 def _shared_labels(paths: dict[str, list[str]], real: dict[str, str]) -> Iterator[Finding]:
-    """Pictures that differ in nothing but their suffix take their labels from one file."""
+    """Images that differ only in their suffix take their labels from one file."""
     owner: dict[str, str] = {}
     for split, listed in paths.items():
         for path in listed:
@@ -129,8 +139,8 @@ def _shared_labels(paths: dict[str, list[str]], real: dict[str, str]) -> Iterato
                 yield Finding(label_path(path), 0, "label-shared", what, split)
 
 
-def _missing(paths: dict[str, list[str]], sources: dict[str, Sequence[Path]]) -> Iterator[Finding]:
-    """Pictures that a list names and that are not there, with the list's line, and links that lead nowhere."""
+def _missing(paths: Mapping[str, list[str]], sources: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
+    """Images that a list names and that are not there, with the list's line, and links that lead nowhere."""
     for split, listed in paths.items():
         absent = {path for path in listed if not os.path.exists(path)}
         for path in sorted(filter(os.path.islink, absent)):
@@ -143,7 +153,7 @@ def _missing(paths: dict[str, list[str]], sources: dict[str, Sequence[Path]]) ->
 
 
 def _list_lines(source: Path) -> Iterator[tuple[int, str]]:
-    """(line, name) of the pictures in a .txt list."""
+    """(line, name) of the images in a .txt list."""
     if source.is_file():
         for number, line in enumerate(read_text(source).splitlines(), 1):
             if is_image(line.strip()):
@@ -151,38 +161,38 @@ def _list_lines(source: Path) -> Iterator[tuple[int, str]]:
 
 
 def _orphans(paths: dict[str, list[str]]) -> Iterator[Finding]:
-    """Label files in the splits' label folders whose picture is nowhere: neither listed nor beside the listed ones."""
-    seen: set[str] = set()
+    """Label files in the splits' label folders whose image is nowhere: neither listed nor beside the listed ones."""
+    visited: set[str] = set()
     for split, listed in paths.items():
-        pictures: dict[str, str] = {}  # folder of labels -> folder of its pictures
+        images: dict[str, str] = {}  # folder of labels -> folder of its images
         stems: dict[str, set[str]] = {}
         for path in listed:
             labels, name = os.path.split(label_path(path))
-            pictures.setdefault(labels, os.path.dirname(path))
+            images.setdefault(labels, os.path.dirname(path))
             stems.setdefault(labels, set()).add(os.path.splitext(name)[0])
-        for labels in sorted(pictures):
-            if labels not in seen and os.path.isdir(labels):
-                beside = {os.path.splitext(name)[0] for name in os.listdir(pictures[labels]) if is_image(name)}
-                yield from _without_picture(labels, pictures[labels], stems[labels] | beside, split)
-            seen.add(labels)
+        for labels in sorted(images):
+            if labels not in visited and os.path.isdir(labels):
+                beside = {os.path.splitext(name)[0] for name in os.listdir(images[labels]) if is_image(name)}
+                yield from _without_image(labels, images[labels], stems[labels] | beside, split)
+            visited.add(labels)
 
 
-def _without_picture(labels: str, pictures: str, stems: set[str], split: str) -> Iterator[Finding]:
+def _without_image(labels: str, images: str, stems: set[str], split: str) -> Iterator[Finding]:
     by_lower = {stem.lower(): stem for stem in stems}
     for name in sorted(os.listdir(labels)):
         stem, suffix = os.path.splitext(name)
         if suffix != ".txt" or stem in stems or name.lower() in _NO_LABELS:
             continue
-        if labels == pictures and not _looks_like_labels(labels, name):
+        if labels == images and not _looks_like_labels(labels, name):
             continue
         twin = by_lower.get(stem.lower())
-        what = f"has no picture {stem}.* in {pictures}"
+        what = f"has no image {stem}.* in {images}"
         fix = f"rename it to {twin}.txt: names differ in upper and lower case" if twin else ""
         yield Finding(os.path.join(labels, name), 0, "label-orphan", what, split, fix)
 
 
 def _looks_like_labels(folder: str, name: str) -> bool:
-    """Whether a text file among pictures may be labels: its first row has five values or more, all numbers."""
+    """Whether a text file among images may be labels: its first row has five values or more, all numbers."""
     try:
         fields = read_text(os.path.join(folder, name)).split("\n", 1)[0].split()
         return len(fields) >= 5 and all(abs(float(field)) < 1e9 for field in fields)
@@ -190,17 +200,17 @@ def _looks_like_labels(folder: str, name: str) -> bool:
         return False
 
 
-def _other_formats(sources: dict[str, Iterable[Path]]) -> Iterator[Finding]:
-    """Pictures in the splits' folders that the reader passes over because of their format."""
-    seen: set[Path] = set()
+def _other_formats(sources: Mapping[str, Iterable[Path]]) -> Iterator[Finding]:
+    """Images in the splits' folders that are not read because of their format."""
+    visited: set[Path] = set()
     for split, places in sources.items():
         for place in places:
-            if place in seen or not place.is_dir():
+            if place in visited or not place.is_dir():
                 continue
-            seen.add(place)
+            visited.add(place)
             for parent, folders, names in os.walk(place):
                 folders.sort()
                 for name in sorted(names):
                     if name.lower().endswith(OTHER_FORMATS) and not name.startswith("."):
-                        what = f"is a {Path(name).suffix[1:].upper()} file, which is passed over"
+                        what = f"is a {Path(name).suffix[1:].upper()} file, which is not read"
                         yield Finding(os.path.join(parent, name), 0, "picture-other-format", what, split)

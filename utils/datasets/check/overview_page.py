@@ -1,4 +1,4 @@
-"""One page about a data set: classes, boxes against anchors and strides, picture sizes, findings and copies."""
+"""A page of plots about a dataset: classes, boxes with anchors and strides, image sizes, findings and copies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from utils.datasets.label_store import LabelStore
 from utils.plots.canvas import saved_figure
 
 SPLIT_COLORS = ("#3b6fb6", "#e08a1e", "#4f9d5d", "#8e5bb5", "#b5533c", "#4aa3b5")
-SPLIT_LINES = ("-", "--", ":", "-.")  # so that splits that lie on each other show
+SPLIT_LINES = ("-", "--", ":", "-.")  # so that curves of splits that coincide show
 LEVEL_COLORS = {"fault": "#c0392b", "warning": "#e3a008", "note": "#8a94a0"}
 _MOST_NAMED = 24
 _MOST_KINDS = 14
@@ -20,9 +20,20 @@ _DENSITY = "Blues"
 
 
 @dataclass(frozen=True)
-class Page:
-    """What the page shows. anchors: (n, 2) pixels, perhaps none; stores, fits: a split each; copies: split -> earlier or same
-    split -> pictures; kinds: (kind, level, count) of the findings; levels: findings of each level.
+class OverviewPage:
+    """What the page shows.
+
+    Attributes:
+        title: Name of the data yaml.
+        names: Class names.
+        head: Name of the model whose anchors and strides are shown.
+        strides: (nl,) pixels.
+        anchors: (n, 2) pixels, perhaps none.
+        stores: split -> images and labels.
+        fits: split -> how its boxes fit the head.
+        copies: split -> earlier or same split -> images that repeat one of it.
+        kinds: (kind, level, count) of the findings.
+        levels: level -> findings of it.
     """
 
     title: str
@@ -37,44 +48,48 @@ class Page:
     levels: Mapping[str, int]
 
 
-def plot_page(page: Page, file: Path | str) -> None:
-    """Write the page of nine plots to `file`."""
+def plot_page(page: OverviewPage, file: Path | str) -> None:
+    """Write the page of nine plots.
+
+    Args:
+        page: What it shows.
+        file: The image file.
+    """
     with saved_figure(file, 16, 13.5, dpi=110) as figure:
         grid = figure.subplots(3, 3)
-        pictures, objects = (
-            sum(map(len, parts)) for parts in (page.stores.values(), (one.cls for one in page.stores.values()))
-        )
+        images = sum(len(store) for store in page.stores.values())
+        objects = sum(len(store.cls) for store in page.stores.values())
         levels = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in page.levels.items())
-        title = f"{page.title}: {pictures:,} usable pictures, {objects:,} objects, {len(page.names)} classes; {levels}"
+        title = f"{page.title}: {images:,} usable images, {objects:,} objects, {len(page.names)} classes; {levels}"
         figure.suptitle(title, fontsize=15)
         _classes(grid[0, 0], page)
-        _objects_a_picture(grid[0, 1], page)
+        _objects_per_image(grid[0, 1], page)
         _findings(grid[0, 2], page)
         _sizes(grid[1, 0], page)
         _ratios(grid[1, 1], page)
         _scales(grid[1, 2], page)
-        _pictures(grid[2, 0], page)
-        _centres(grid[2, 1], page)
+        _image_sizes(grid[2, 0], page)
+        _centers(grid[2, 1], page)
         _copies(grid[2, 2], page)
 
 
-def _color(page: Page, split: str) -> str:
-    return SPLIT_COLORS[_place(page, split) % len(SPLIT_COLORS)]
+def _color(page: OverviewPage, split: str) -> str:
+    return SPLIT_COLORS[_split_rank(page, split) % len(SPLIT_COLORS)]
 
 
-def _line(page: Page, split: str) -> str:
-    return SPLIT_LINES[_place(page, split) % len(SPLIT_LINES)]
+def _line(page: OverviewPage, split: str) -> str:
+    return SPLIT_LINES[_split_rank(page, split) % len(SPLIT_LINES)]
 
 
-def _place(page: Page, split: str) -> int:
-    """Train, val and test have looks of their own, the others follow in their order."""
+def _split_rank(page: OverviewPage, split: str) -> int:
+    """Train, val and test have colors of their own, the others follow in their order."""
     return list(dict.fromkeys((*SPLITS, *page.stores))).index(split)
 
 
-def _classes(axes, page: Page) -> None:
-    """Objects of each class and split: bars by name for few classes, curves by rank for many."""
+def _classes(axes, page: OverviewPage) -> None:
+    """Objects per class and split: bars by name for few classes, curves by rank for many."""
     counts = {name: store.class_counts(len(page.names)) for name, store in page.stores.items()}
-    order = np.argsort(-sum(counts.values()), kind="stable")
+    order = np.argsort(-np.sum(list(counts.values()), axis=0), kind="stable")
     if len(page.names) > _MOST_NAMED:
         for name, values in counts.items():
             ranked = np.where(values[order], values[order], np.nan)
@@ -87,23 +102,23 @@ def _classes(axes, page: Page) -> None:
                 label=name,
                 linewidth=1,
             )
-        axes.set(yscale="log", xlabel="class, by number of objects", ylabel="objects", title="Objects of each class")
+        axes.set(yscale="log", xlabel="class, by number of objects", ylabel="objects", title="Objects per class")
         axes.legend(frameon=False)
         return
     height = 0.8 / len(counts)
-    for number, (name, values) in enumerate(counts.items()):
-        places = np.arange(len(order)) + (number - (len(counts) - 1) / 2) * height
+    for index, (name, values) in enumerate(counts.items()):
+        places = np.arange(len(order)) + (index - (len(counts) - 1) / 2) * height
         bars = axes.barh(places, values[order], height, color=_color(page, name), label=name)
         if len(order) <= 8:
             axes.bar_label(bars, [f"{value:,}" for value in values[order]], padding=3, fontsize=8)
     axes.set_yticks(range(len(order)), [page.names[index] for index in order])
     axes.invert_yaxis()
     axes.margins(x=0.14)
-    axes.set(xlabel="objects", title="Objects of each class")
+    axes.set(xlabel="objects", title="Objects per class")
     axes.legend(frameon=False, loc="lower right")
 
 
-def _objects_a_picture(axes, page: Page) -> None:
+def _objects_per_image(axes, page: OverviewPage) -> None:
     counts = {name: np.diff(store.offsets) for name, store in page.stores.items() if len(store)}
     most = max((int(values.max()) for values in counts.values()), default=0)
     bins = np.arange(-0.5, most + 1.5, max(1, most // 40))
@@ -120,13 +135,11 @@ def _objects_a_picture(axes, page: Page) -> None:
             linestyle=_line(page, name),
             label=f"{name}, mean {values.mean():.1f}",
         )
-    axes.set(
-        xlabel="objects in a picture", ylabel="% of pictures", title="Objects in a picture", xlim=(bins[0], bins[-1])
-    )
+    axes.set(xlabel="objects per image", ylabel="% of images", title="Objects per image", xlim=(bins[0], bins[-1]))
     axes.legend(frameon=False)
 
 
-def _findings(axes, page: Page) -> None:
+def _findings(axes, page: OverviewPage) -> None:
     """Findings of each kind, worst level first, on a logarithmic scale."""
     order = list(LEVEL_COLORS)
     kinds = sorted(page.kinds, key=lambda kind: (order.index(kind[1]), -kind[2]))[:_MOST_KINDS]
@@ -146,11 +159,11 @@ def _findings(axes, page: Page) -> None:
     axes.legend(handles, present, frameon=False, loc="lower right")
 
 
-def _all_sizes(page: Page) -> np.ndarray:
+def _all_sizes(page: OverviewPage) -> np.ndarray:
     return np.concatenate([fit.wh for fit in page.fits.values()])
 
 
-def _sizes(axes, page: Page) -> None:
+def _sizes(axes, page: OverviewPage) -> None:
     """Widths and heights in network pixels, with the anchors, the strides and the least side."""
     wh, fit = _all_sizes(page), next(iter(page.fits.values()))
     low, high = 1.0, max(fit.imgsz * 1.15, 64)
@@ -167,14 +180,14 @@ def _sizes(axes, page: Page) -> None:
             markeredgecolor="white",
             label=f"anchors of {page.head}",
         )
-    for number, stride in enumerate(page.strides):
+    for index, stride in enumerate(page.strides):
         axes.plot(
             [low, stride, stride],
             [stride, stride, low],
             color="#555555",
             linewidth=0.8,
             linestyle=":",
-            label="strides" if number == 0 else None,
+            label="strides" if index == 0 else None,
         )
     axes.plot([low, high], [fit.least_side] * 2, [fit.least_side] * 2, [low, high], color="#e3a008", linewidth=1)
     axes.plot([], [], color="#e3a008", label=f"{fit.least_side:g} pixels")
@@ -191,7 +204,7 @@ def _sizes(axes, page: Page) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
-def _ratios(axes, page: Page) -> None:
+def _ratios(axes, page: OverviewPage) -> None:
     """How far boxes are from their best anchor."""
     axes.set(
         title="Distance to the best anchor",
@@ -221,7 +234,7 @@ def _ratios(axes, page: Page) -> None:
     axes.text(
         limit,
         0.5,
-        f" anchor_t {limit:g}: none answers beyond",
+        f" anchor_t {limit:g}: no anchor matches beyond",
         rotation=90,
         ha="right",
         va="center",
@@ -233,8 +246,8 @@ def _ratios(axes, page: Page) -> None:
     axes.legend(frameon=False)
 
 
-def _scales(axes, page: Page) -> None:
-    """Share of boxes below a size: do the splits show objects of one size?"""
+def _scales(axes, page: OverviewPage) -> None:
+    """Share of boxes below a size: do the splits have objects of one size?"""
     for name, fit in page.fits.items():
         sides = np.sort(np.sqrt(fit.wh.prod(1))).clip(0.5)  # a box of no size would stretch the axis
         if len(sides):
@@ -254,14 +267,14 @@ def _scales(axes, page: Page) -> None:
         ylim=(0, 106),
         xlabel="square root of the area, pixels (dotted: strides)",
         ylabel="% of boxes that are smaller",
-        title="Object sizes of the splits",
+        title="Object sizes per split",
     )
     if axes.lines and any(len(fit.wh) for fit in page.fits.values()):
         axes.legend(loc="upper left", bbox_to_anchor=(0, 0.94), framealpha=0.9, edgecolor="none")
 
 
-def _pictures(axes, page: Page) -> None:
-    """Native sizes of the pictures; the larger a dot, the more pictures have that size."""
+def _image_sizes(axes, page: OverviewPage) -> None:
+    """Native sizes of the images; the larger a dot, the more images have that size."""
     largest = 1
     for name, store in page.stores.items():
         if len(store):
@@ -283,15 +296,15 @@ def _pictures(axes, page: Page) -> None:
         aspect="equal",
         xlabel="width, pixels",
         ylabel="height, pixels",
-        title="Sizes of the pictures",
+        title="Image sizes",
     )
     if axes.collections:
         for handle in axes.legend(frameon=False, loc="upper left").legend_handles:
             handle.set_sizes([60])
 
 
-def _centres(axes, page: Page) -> None:
-    """Where objects are, as a share of the picture's width and height."""
+def _centers(axes, page: OverviewPage) -> None:
+    """Centers of objects, as a share of the image's width and height."""
     xywhn = np.concatenate([store.xywhn for store in page.stores.values()])
     axes.hist2d(
         xywhn[:, 0], xywhn[:, 1], bins=40, range=((0, 1), (0, 1)), cmap=_DENSITY, cmin=1 if len(xywhn) else None
@@ -300,16 +313,16 @@ def _centres(axes, page: Page) -> None:
         xlim=(0, 1),
         ylim=(1, 0),
         aspect="equal",
-        xlabel="x of the centre",
-        ylabel="y of the centre",
-        title="Where objects are",
+        xlabel="x of the center",
+        ylabel="y of the center",
+        title="Centers of objects",
     )
 
 
-def _copies(axes, page: Page) -> None:
-    """Pictures of each split (rows) that repeat one of another or of their own."""
+def _copies(axes, page: OverviewPage) -> None:
+    """Images of each split (rows) that repeat one of another or of their own."""
     names = list(page.copies)
-    axes.set_title("Pictures that repeat another (same or near)")
+    axes.set_title("Images that repeat another (same or near)")
     for row, split in enumerate(names):
         for column, other in enumerate(names[: row + 1]):
             count = page.copies[split][other]
@@ -320,7 +333,7 @@ def _copies(axes, page: Page) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set(
-        xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal", xlabel="of", ylabel="picture in"
+        xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal", xlabel="of", ylabel="image in"
     )
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

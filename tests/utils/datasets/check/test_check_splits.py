@@ -1,4 +1,4 @@
-"""The check of a data set looks at whatever the data yaml names: splits of one's own, links, and what cameras write."""
+"""The check of a dataset looks at whatever the data yaml names: splits of one's own, links, and what cameras write."""
 
 import csv
 import json
@@ -12,10 +12,10 @@ from PIL import Image
 
 from utils.boxes import iou_matrix
 from utils.datasets import check
-from utils.datasets.check import checker as doctor
+from utils.datasets.check import checker
 from utils.datasets.check.__main__ import script
-from utils.datasets.check.findings import KINDS, table
-from utils.datasets.check.inspection import SAME_BOX, _on_one_place
+from utils.datasets.check.findings import KINDS, format_table
+from utils.datasets.check.inspection import SAME_BOX, _overlapping_pairs
 from utils.datasets.label_files import list_images, read_rows
 from utils.errors import DataError
 from utils.types import HeadGeometry
@@ -39,12 +39,12 @@ def quick(request, monkeypatch):
         ):
             monkeypatch.setattr(target, lambda *args, **kwargs: None)
     geometry = HeadGeometry(torch.tensor([[[4.0, 4.0], [2.0, 2.0]]]), torch.tensor([8.0]), 2)
-    monkeypatch.setattr(doctor, "_head", lambda config: doctor.Head("head.yaml", geometry, True))
+    monkeypatch.setattr(checker, "_head", lambda config: checker.ReferenceHead("head.yaml", geometry, True))
 
 
 @pytest.fixture
 def data(tmp_path):
-    """train, val and holdout of 3, 2 and 2 pictures, all different."""
+    """train, val and holdout of 3, 2 and 2 images, all different."""
     for seed, (split, name) in enumerate(
         (split, name) for split, names in (("train", "abc"), ("val", "de"), ("holdout", "fg")) for name in names
     ):
@@ -87,7 +87,7 @@ def test_a_leak_into_a_split_of_ones_own_is_found(data, pages):
     }
     assert content["copies"]["pictures"]["holdout"] == {"train": 1, "val": 0, "holdout": 0}
     assert (report.folder / "sheet_holdout.jpg").is_file() and (report.folder / "check.png").is_file()
-    titles, first = (line.split() for line in table(report.findings, data)[:2])
+    titles, first = (line.split() for line in format_table(report.findings, data)[:2])
     assert titles == ["level", "kind", "train", "val", "test", "holdout", "all", "first"]
     assert first[:3] == ["fault", "leak-same", "1"]
 
@@ -104,7 +104,7 @@ def test_a_leak_into_a_split_of_ones_own_is_found(data, pages):
     ],
 )
 def test_other_keys_are_no_splits(data, keys):
-    """Words, texts, the data set's own folder, folders that are not there or hold no picture."""
+    """Words, texts, the dataset's own folder, folders that are not there or hold no image."""
     (data / "terms.txt").write_text("CC BY 4.0\n")
     (data / "spare").mkdir()
     report = checked(data, **keys)
@@ -112,7 +112,7 @@ def test_other_keys_are_no_splits(data, keys):
 
 
 def test_many_splits_are_drawn(data, pages):
-    """There are more splits than colours and kinds of lines."""
+    """There are more splits than colors and kinds of lines."""
     more = {f"part{number}": f"images/part{number}" for number in range(6)}
     for seed, split in enumerate(more, 20):
         add(data, split, f"{split}.png", seed)
@@ -139,7 +139,7 @@ def test_a_link_that_leads_nowhere_is_told(data):
 
 @pytest.mark.parametrize(("orientation", "told"), [(0, False), (1, False), (3, True), (6, True), (99, False)])
 def test_only_orientations_that_turn_are_told(data, orientation, told):
-    """Cameras write 0 for "unknown"; a picture that is not turned is no reason for a warning."""
+    """Cameras write 0 for "unknown"; an image that is not turned is no reason for a warning."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     add(data, "train", "z.jpg", 50, exif=exif)
@@ -161,14 +161,14 @@ def test_what_is_wrong_on_the_command_line_is_named(words, named, capsys):
     assert f"unrecognized argument {named} " in capsys.readouterr().err
 
 
-def test_pairs_on_one_place_do_not_depend_on_blocks():
+def test_pairs_overlapping_pairs_do_not_depend_on_blocks():
     corners = np.random.default_rng(0).uniform(0, 40, (700, 2))
     boxes = np.concatenate((corners, corners + 60), 1)
     overlap = iou_matrix(boxes, boxes)
     expected = {
         (later, earlier) for later in range(700) for earlier in range(later) if overlap[later, earlier] >= SAME_BOX
     }
-    found = list(_on_one_place(boxes))
+    found = list(_overlapping_pairs(boxes))
     assert {(later, earlier) for later, earlier, _ in found} == expected and len(found) == len(expected) > 1000
     assert all(overlap[later, earlier] == share for later, earlier, share in found)
 
@@ -177,7 +177,7 @@ def test_a_crowd_is_looked_at_in_little_memory():
     boxes = np.random.default_rng(0).uniform(0, 4000, (6000, 4))
     boxes[:, 2:] = boxes[:, :2] + 20
     tracemalloc.start()
-    list(_on_one_place(boxes))
+    list(_overlapping_pairs(boxes))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 120 * 2**20  # the whole matrix of float64 alone is 275 MiB
@@ -187,8 +187,8 @@ def test_a_picture_in_place_of_a_list_is_told(data):
     """Read as a list of names it would only be said to hold none."""
     report = checked(data, train="images/train/a.png")
     (one,) = (one for one in report.findings if one.kind == "split-empty")
-    assert one.what == "train: is a picture; give its folder, or a .txt list that names it"
-    with pytest.raises(DataError, match=r"a\.png: is a picture; give its folder"):
+    assert one.what == "train: is an image; give its folder, or a .txt list that names it"
+    with pytest.raises(DataError, match=r"a\.png: is an image; give its folder"):
         list_images(data / "images" / "train" / "a.png")
 
 
