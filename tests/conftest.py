@@ -74,3 +74,26 @@ def plain_logger():
     logger.handlers, logger.propagate = [], True
     yield
     logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """Figures are saved as empty files: most of a short training is drawing them."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).write_bytes(b""))
+
+
+@pytest.fixture(scope="session")
+def measured_variants():
+    """The catalogue's figures of all variants, which take seconds."""
+    from models.zoo import catalogue
+
+    return catalogue.measure_variants()
+
+
+@pytest.fixture
+def measured_once(measured_variants, monkeypatch):
+    """The same, and what asks the catalogue for them gets these."""
+    monkeypatch.setattr("models.zoo.catalogue.measure_variants", lambda progress=False: measured_variants)
+    return measured_variants

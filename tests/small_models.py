@@ -1,12 +1,25 @@
-"""Models of changed yamls that are quick to build, for tests."""
+"""Models of changed yamls that are quick to build, and what tests of all shipped yamls share."""
 
+import re
+
+import pytest
 import torch
 import yaml
 
 from models.graph.architecture import read_yaml, render_yaml
+from models.graph.shapes import ShapeCache
 from models.yolo import Model
 
 BASE = read_yaml("yolov5n.yaml")
+CACHE = ShapeCache()  # equal layers of the shipped yamls are built and run once
+
+
+def in_tiers(paths):
+    """Yamls as parameters of a test: a variant's files at s, m, l and x are slow, its n and its plain one are fast."""
+    repeated = re.compile(r"yolov5[smlx]_")
+    return [
+        pytest.param(path, id=path.name, marks=pytest.mark.slow if repeated.match(path.name) else ()) for path in paths
+    ]
 
 
 def content(architecture):

@@ -56,6 +56,7 @@ def run(words: list[str], folder, *more: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_block_of_your_own_is_inserted_and_trained(tmp_path):
     """The README's block and its two commands, the training on 8 small pictures for one epoch."""
     (insert,) = [words for words in commands("README.md", "python -m models.zoo") if "--plugin" in words]
@@ -134,7 +135,7 @@ def test_every_variant_is_named_and_counted(name, start):
     assert re.search(rf"\b{len(zoo.load_variants())}\b", text.split(start)[0].split("## ")[-1])
 
 
-def test_list_prints_the_tables_figures():
+def test_list_prints_the_tables_figures(measured_once):
     """The list says what a variant adds, the table what that comes to."""
     printed = {
         line.split()[0]: [int(number.replace(",", "")) for number in line.split()[3:5]]

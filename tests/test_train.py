@@ -26,6 +26,7 @@ from utils.errors import CheckpointError, NonFiniteError, UserError
 from utils.files import ROOT
 from utils.metrics.average_precision import table_rows
 
+pytestmark = pytest.mark.usefixtures("blank_figures")  # `finished` draws its own
 SMALL = dict(
     cfg="models/yolov5n_CBAM.yaml", imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True
 )

@@ -452,6 +452,7 @@ def test_a_loss_that_cannot_be_says_so(wrong):
         BoxLoss(**wrong)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_evolution_keeps_the_box_loss(tmp_path):
     base = Hyperparameters(iou="SIoU", inner=0.7, focal=0.5).as_dict()
     seen = []
@@ -533,6 +534,7 @@ class Watch(Hook):
         self.validated.append(trainer.components.loss.box_loss.mean.item())
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_mean_is_saved_and_a_resumed_run_equals_a_whole_one(data, tmp_path, caplog):
     caplog.set_level("INFO", "yolo")
     (tmp_path / "my.yaml").write_text("iou: wiou\ninner: 0.8\n")
@@ -554,6 +556,7 @@ def test_the_mean_is_saved_and_a_resumed_run_equals_a_whole_one(data, tmp_path, 
     assert Hyperparameters.load(whole / "hyp.yaml").iou == "WIoUv3"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_file_of_before_the_loss_had_a_state_is_resumed(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_training(options(data, tmp_path), hooks=[StopBefore(1)])

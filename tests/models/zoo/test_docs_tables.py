@@ -67,7 +67,7 @@ def part(name: str, which: str) -> list[list[str]]:
 # ---- the pages as they are ----
 
 
-def test_the_pages_are_up_to_date():
+def test_the_pages_are_up_to_date(measured_once):
     """The pages are what `python -m models.zoo document` would write, and every phrase has a translation."""
     assert docs_tables.document(check=True) == ([], [])
 

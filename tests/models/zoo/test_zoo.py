@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 import yaml
+from small_models import CACHE, in_tiers
 from torch import nn
 
 from models.graph.architecture import Architecture, Row, insert_block, read_yaml, render_yaml, replace_block
-from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
+from models.graph.shapes import infer_shapes, load_spec, totals
 from models.graph.spec import read_spec
 from models.registry import registered
 from models.yolo import Model
@@ -22,7 +23,6 @@ from utils.profile import flops
 
 VARIANTS = zoo.load_variants()
 BASE = zoo.MODELS / "yolov5l.yaml"
-CACHE = ShapeCache()  # equal layers of the variants are built and run once
 TOTALS = {  # parameters with 80 classes at n, s, m, l, x
     "CoTA": (2_594_333, 10_113_341, 27_657_885, 58_054_013, 104_696_285),
     "DANet": (1_873_411, 7_239_939, 21_200_451, 46_580_995, 86_776_131),
@@ -177,7 +177,7 @@ def test_yamls_that_cannot_be_read_are_named(tmp_path, text, message):
 ALL_YAMLS = sorted([*zoo.MODELS.glob("yolo*.yaml"), *zoo.MODELS.glob("hub/*.yaml")])
 
 
-@pytest.mark.parametrize("path", ALL_YAMLS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", in_tiers(ALL_YAMLS))
 def test_writing_loses_nothing(path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if "backbone" in content:  # models/hub/anchors.yaml is no model
@@ -213,16 +213,19 @@ def test_committed_yamls_are_the_rendered_ones():
 
 
 def test_stale_files_are_found(tmp_path):
-    for base in {variant.base for variant in VARIANTS.values()}:
-        (tmp_path / base).parent.mkdir(exist_ok=True)
-        (tmp_path / base).write_bytes((zoo.MODELS / base).read_bytes())
-    written = zoo.write_yamls(tmp_path)
-    assert len(written) == 6 * len(VARIANTS) and zoo.find_stale(tmp_path) == [] and zoo.write_yamls(tmp_path) == []
+    table = tmp_path / "zoo.yaml"
+    table.write_text(
+        "CBAM: {insert: CBAM, at: before-sppf, paper: p}\n"
+        "CoTA: {replace: C3, at: [2], with: CoTAttention, place: q, paper: p}\n"
+    )
+    (tmp_path / BASE.name).write_bytes(BASE.read_bytes())
+    written = zoo.write_yamls(tmp_path, table)
+    assert len(written) == 6 * 2 and zoo.find_stale(tmp_path, table) == [] and zoo.write_yamls(tmp_path, table) == []
     (tmp_path / "yolov5s_CBAM.yaml").write_text("nc: 3\n")
     (tmp_path / "yolov5_CoTA.yaml").unlink()
     (tmp_path / "yolov5s_Gone.yaml").write_text(f"# {zoo.GENERATED_BY}\n")
     (tmp_path / "yolov5s_Mine.yaml").write_text("# a user's own\n")
-    assert {path.name for path in zoo.find_stale(tmp_path)} == {
+    assert {path.name for path in zoo.find_stale(tmp_path, table)} == {
         "yolov5s_CBAM.yaml",
         "yolov5_CoTA.yaml",
         "yolov5s_Gone.yaml",
@@ -260,7 +263,7 @@ def test_trains_evaluates_and_fuses_at_the_n_scale(name):
     assert sum(each.numel() for each in model.parameters()) == totals(infer_shapes(read_spec(path, nc=3), CACHE))[0]
     trains(model)
     with torch.no_grad():
-        for height, width in ((256, 256), (640, 384), (320, 416)):
+        for height, width in ((128, 128), (384, 256), (160, 224)):
             image = torch.rand(1, 3, height, width)
             decoded = model(image)[0]
             assert decoded.shape == (1, 3 * sum((height // side) * (width // side) for side in (8, 16, 32)), 8)
@@ -453,8 +456,8 @@ def test_a_line_may_be_a_yaml_as_it_is(tmp_path):
 # ---- the catalogue ----
 
 
-def test_the_catalogues_figures():
-    found = {record.tag: record for record in catalogue.measure_variants()}
+def test_the_catalogues_figures(measured_once):
+    found = {record.tag: record for record in measured_once}
     base = catalogue.measure_base()
     assert list(found) == list(VARIANTS) and base.parameters == {"n": 1_872_157, "l": 46_563_709}
     for name, totals_ in TOTALS.items():

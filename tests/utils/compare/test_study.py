@@ -252,6 +252,7 @@ def command(*words):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_study_continues_and_ends_like_one_that_was_not_killed(data, tmp_path, monkeypatch, capfd):
     """SIGKILL during a training: the study continues to its report, and its run is train.py's, bit for bit."""
     folder = tmp_path / "study"

@@ -18,6 +18,7 @@ from utils.engine.resume import load_optimizer
 from utils.engine.training import train as run_training
 from utils.errors import CheckpointError, UserError
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 NAMES = ["disc", "triangle", "square", "star"]
 
 

@@ -423,6 +423,7 @@ def _false_positives(world, variants, seeds, studies=500):
     return wrong / studies
 
 
+@pytest.mark.slow
 def test_false_positives_over_500_null_studies_of_three_seeds():
     """Two equal variants against a baseline; trainings scatter by about 1 point, images are drawn anew."""
     assert _false_positives(World(images=30, labels=1.0), 2, 3) <= 0.05

@@ -1,5 +1,6 @@
 """Weights that survive an inserted layer: alignment, transfer, freezing by the base model's numbers."""
 
+import copy
 import csv
 import dataclasses
 import functools
@@ -21,13 +22,13 @@ from utils.transfer.alignment import LayerSignature, align, base_numbers, gain, 
 from utils.transfer.pretrained import plan_transfer, transfer_weights
 
 VARIANTS = zoo.load_variants()
-SCALES = ("n", "s", "m", "l", "x")
+SCALES = ("n", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "smlx"))
 
 
 @functools.cache
 def described(name):
-    """The content and the shapes of a yaml in models/, built without numbers."""
-    with torch.device("meta"):
+    """The content and the shapes of a yaml in models/, built without numbers where these are many."""
+    with torch.device("cpu" if name.startswith("yolov5n") else "meta"):
         model = Model(name)
     return model.yaml, {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
@@ -51,56 +52,70 @@ def inserts_only(variant):
 INSERTED = sorted(name for name, variant in VARIANTS.items() if inserts_only(variant))
 
 
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", INSERTED)
-def test_every_tensor_of_the_base_finds_its_place_at_every_scale(name):
-    for scale in SCALES:
-        base, variant = described(f"yolov5{scale}.yaml"), described(f"yolov5{scale}_{name}.yaml")
-        report = plan_transfer(*variant, *base)
-        assert report.transferred == len(base[1]) and report.used == 1.0, scale
-        assert not [row for row in report.rows if row.status == "dropped"]
-        back = plan_transfer(*base, *variant)
-        assert back.transferred == back.total == len(base[1]), scale
-        for row in report.rows:  # nothing but attention is new
-            if row.status == "new":
-                assert "no counterpart" in row.reason or ".attention." in row.target
+def test_every_tensor_of_the_base_finds_its_place(name, scale):
+    base, variant = described(f"yolov5{scale}.yaml"), described(f"yolov5{scale}_{name}.yaml")
+    report = plan_transfer(*variant, *base)
+    assert report.transferred == len(base[1]) and report.used == 1.0
+    assert not [row for row in report.rows if row.status == "dropped"]
+    back = plan_transfer(*base, *variant)
+    assert back.transferred == back.total == len(base[1])
+    for row in report.rows:  # nothing but attention is new
+        if row.status == "new":
+            assert "no counterpart" in row.reason or ".attention." in row.target
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_with_its_attention_bypassed_a_variant_is_yolov5n(name, real):
-    """Identity start: the same decoded outputs as yolov5n's, bit for bit, wherever the base's layers are all there."""
-    if not keeps_the_base(name):
-        pytest.skip("the variant changes the width or replaces layers of the base")
+@pytest.fixture(scope="module")
+def official(real):
+    """The official yolov5n: its checkpoint and its outputs."""
     checkpoint = read_checkpoint(real("weights/yolov5n.pt"))
     base = Model(checkpoint.yaml)
     base.load_state_dict(checkpoint.state)
-    variant = Model(f"yolov5n_{name}.yaml", attention_start="identity")
-    report = transfer_weights(variant, checkpoint)
-    assert report.used == 1.0 and report.transferred == len(checkpoint.state)
-    assert torch.equal(outputs(variant), outputs(base))
-
-
-@functools.cache
-def started(name):
-    torch.manual_seed(3)
-    return Model(f"yolov5n{name}.yaml")
+    return checkpoint, outputs(base)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_with_one_seed_the_base_layers_start_alike_whatever_was_inserted(name):
+def test_with_its_attention_bypassed_a_variant_is_yolov5n(name, official):
+    """Identity start: the same decoded outputs as yolov5n's, bit for bit, wherever the base's layers are all there."""
+    if not keeps_the_base(name):
+        pytest.skip("the variant changes the width or replaces layers of the base")
+    checkpoint, expected = official
+    variant = Model(f"yolov5n_{name}.yaml", attention_start="identity")
+    report = transfer_weights(variant, checkpoint)
+    assert report.used == 1.0 and report.transferred == len(checkpoint.state)
+    assert torch.equal(outputs(variant), expected)
+
+
+def started(name, seed=3):
+    torch.manual_seed(seed)
+    return Model(f"yolov5n{name}.yaml")
+
+
+@pytest.fixture(scope="module")
+def base_starts():
+    """yolov5n from the seed of `started`, as a state dict, and from another."""
+    return started("").state_dict(), started("", seed=4)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_with_one_seed_the_base_layers_start_alike_whatever_was_inserted(name, base_starts):
     """Or variants would differ by their heads' chance starts too, seed by seed."""
     if not keeps_the_base(name):
         pytest.skip("the variant changes the width or replaces layers of the base")
-    base = Model("yolov5n.yaml")
+    expected, other = base_starts
+    base = copy.deepcopy(other)
     report = transfer_weights(base, taken(started(f"_{name}")))
     assert not report.left
-    for key, tensor in started("").state_dict().items():
-        assert torch.equal(base.state_dict()[key], tensor), key
+    found = base.state_dict()
+    assert [key for key, tensor in expected.items() if not torch.equal(found[key], tensor)] == []
 
 
+@functools.cache
 def keeps_the_base(name):
     """Whether a variant is its base with same-width attention put in between or inside C3s."""
-    rows = [row for row in read_yaml(f"yolov5n_{name}.yaml").rows]
-    numbers = base_numbers(content(read_yaml(f"yolov5n_{name}.yaml")))
+    architecture = read_yaml(f"yolov5n_{name}.yaml")
+    rows, numbers = architecture.rows, base_numbers(content(architecture))
     kept = [row.block for row, number in zip(rows, numbers, strict=True) if number is not None]
     keeps_width = not any(row.block == "DoubleAttentionLayer" for row in rows)
     return keeps_width and [{"C3Attention": "C3"}.get(block, block) for block in kept] == [
