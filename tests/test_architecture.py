@@ -1,6 +1,11 @@
-"""The rules of docs/architecture.md, read from the source: the order of packages, imports without effect, nothing executed."""
+"""The rules of docs/architecture.md, read from the source.
+
+The order of packages, imports without effect, nothing executed, unique names, documented parameters, and a page that says
+what is there. `python tests/test_architecture.py` writes the page's table of modules.
+"""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -52,6 +57,10 @@ ORDER = (
 LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect", "compare")
 PICTURES = {"cv2", "matplotlib", "PIL"}
 WITH_PICTURES = ("utils.images", "utils.plots", "utils.datasets", "utils.engine", "utils.compare")
+PAGE = ROOT / "docs" / "architecture.md"
+MARKERS = ("<!-- made by `python tests/test_architecture.py`: modules -->", "<!-- end: modules -->")
+COLLAPSED = {"models.attention": "one mechanism per file ([attention.md](attention.md))"}
+MAX_PARAMETERS = 8
 MAY_REPEAT = {"__init__", "__main__", "types"}
 CALLS_THAT_EXECUTE = ("eval", "exec", "os.system", "os.popen", "compile", "__import__")
 STATEMENTS_WITHOUT_EFFECT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
@@ -86,7 +95,7 @@ def place_of(module: str) -> int:
 
 
 def imports(module: str) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of what a module imports of ours; for `from package import name` the module that it is in."""
+    """Yield line and full name of what a module imports of ours, as modules where it imports names of one."""
     for node in ast.walk(sources()[module]):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
@@ -154,8 +163,8 @@ def executed_or_swallowed(module: str, tree: ast.Module) -> Iterator[str]:
             reraises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
             if caught in ("Exception", "BaseException") and not reraises:
                 yield f"{module}:{node.lineno} catches {caught}"
-        elif isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-            if module != "models.common":
+        elif isinstance(node, ast.ImportFrom) and module != "models.common":
+            if any(alias.name == "*" for alias in node.names):
                 yield f"{module}:{node.lineno} star import"
 
 
@@ -181,6 +190,112 @@ def is_guarded(node: ast.stmt) -> bool:
 
 def test_every_module_says_what_it_owns():
     assert [module for module, tree in sources().items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_the_page_has_the_modules_as_they_are():
+    """`python tests/test_architecture.py` writes the table."""
+    assert PAGE.read_text(encoding="utf-8") == with_module_table(PAGE.read_text(encoding="utf-8"))
+
+
+def with_module_table(page: str) -> str:
+    """Return the page with the table of packages and modules as the source has them."""
+    before, _, rest = page.partition(MARKERS[0])
+    _, _, after = rest.partition(MARKERS[1])
+    return f"{before}{MARKERS[0]}\n{module_table()}\n{MARKERS[1]}{after}"
+
+
+def module_table() -> str:
+    rows = ["| package | module | what it is |", "| --- | --- | --- |"]
+    for place, entry in enumerate(ORDER):
+        name = entry[0] if isinstance(entry, tuple) else entry
+        modules = sorted(module for module in sources() if place_in_table(module) == place)
+        shown = [module for module in modules if sources()[module].body]
+        if name in COLLAPSED:
+            rows.append(f"| `{name}` | {len(shown) - 1} files | {first_line(name)[:-1]}; {COLLAPSED[name]} |")
+            continue
+        rows += [f"| `{name}` | {short_name(module, name)} | {first_line(module)} |" for module in shown]
+    return "\n".join(rows)
+
+
+def place_in_table(module: str) -> int:
+    """A `__main__` stands with its package there."""
+    return place_of(module.removesuffix(".__main__"))
+
+
+def short_name(module: str, package: str) -> str:
+    if module == package:
+        return "–"
+    return f"`{module.removeprefix(package + '.') if package in module else module}`"
+
+
+def first_line(module: str) -> str:
+    return (ast.get_docstring(sources()[module]) or "").splitlines()[0].replace("|", "\\|")
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Return the names of all parameters but self and cls; `**options` and `*values` do not count."""
+    arguments = function.args
+    names = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, bool, tuple[str, ...]]]:
+    """Yield module, function, whether it is public, and the bases of its class."""
+    for module, tree in sources().items():
+        yield from functions_in(module, tree, True, ())
+
+
+def functions_in(module: str, node: ast.AST, public: bool, bases: tuple[str, ...]) -> Iterator:
+    for child in ast.iter_child_nodes(node):
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_function:
+            yield module, child, public and not child.name.startswith("_"), bases
+        inner = public and not is_function and not getattr(child, "name", "").startswith("_")
+        own_bases = tuple(ast.unparse(base) for base in child.bases) if isinstance(child, ast.ClassDef) else bases
+        yield from functions_in(module, child, inner, own_bases)
+
+
+def test_no_function_has_more_than_eight_parameters():
+    many = [
+        f"{module}:{function.lineno} {function.name} has {len(parameters(function))}"
+        for module, function, _, _ in functions()
+        if len(parameters(function)) > MAX_PARAMETERS
+    ]
+    assert not many
+
+
+def test_public_functions_describe_their_parameters():
+    """Two parameters or more: `Args:` names each, and `Returns:` or `Yields:` says what comes back.
+
+    A method that overrides a documented one of the tree (a hook) has its description there.
+    """
+    described = {function.name for _, function, public, _ in functions() if public and "Args:" in docstring(function)}
+    missing = [
+        f"{module}:{function.lineno} {function.name}: {fault}"
+        for module, function, public, bases in functions()
+        if public
+        and len(parameters(function)) > 1
+        and not (bases and function.name in described and not docstring(function))
+        for fault in docstring_faults(function)
+    ]
+    assert not missing
+
+
+def docstring(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    return ast.get_docstring(function) or ""
+
+
+def docstring_faults(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    text = docstring(function)
+    _, has_section, section = text.partition("Args:")
+    if not has_section:
+        yield "lacks Args:"
+    unnamed = [name for name in parameters(function) if not re.search(rf"^\s+\**{name}\b.*:", section, re.M)]
+    if has_section and unnamed:
+        yield f"Args lacks {', '.join(unnamed)}"
+    returns = ast.unparse(function.returns) if function.returns else "None"
+    if returns not in ("None", "NoReturn") and not re.search(r"^(Returns|Yields):", text, re.M):
+        yield "lacks Returns:"
 
 
 def test_module_names_are_unique():
@@ -220,3 +335,7 @@ def test_flags_are_answered_before_torch_is_imported(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_module_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
