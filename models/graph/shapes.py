@@ -122,6 +122,7 @@ class ShapeCache:
         """
         plan = entry.wiring([shape[0] for shape in shapes], spec.scale.repeats(row.repeats), spec.scale, row.args)
         key = (
+            entry.name,
             entry.cls,
             repr(plan),
             tuple(shapes),
