@@ -46,7 +46,7 @@ def literal_ap(correct, conf, labels):
     recalls = [r for r, _ in points]
     precisions = [max(p for _, p in points[k:]) for k in range(len(points))]
     samples = [np.interp(x / 100, recalls, precisions) for x in range(101)]
-    return sum((a + b) / 2 for a, b in zip(samples, samples[1:])) / 100
+    return sum((a + b) / 2 for a, b in zip(samples, samples[1:], strict=False)) / 100
 
 
 def random_images(count=12, nc=4, seed=3):

@@ -1,8 +1,9 @@
-"""Studies drawn from a known truth: evaluations of networks whose skill is set, with noise of seeds, images and objects.
+"""Studies drawn from a known truth: evaluations of networks of a given skill, with noise of seeds, images and objects.
 
-An object of image i with difficulty z is met by a network with quality q = skill + liking[variant, i] - z + noise; its box
-overlaps the better the higher q, its confidence follows q with noise, and false positives join. Skill is the variant's
-plus the seed's. Two variants of equal skill and equal scatter have the same expected AP, whatever the noise."""
+An object of image i with difficulty z is met by a network with quality q = skill + liking[variant, i] - z + noise; its
+box overlaps the better the higher q, its confidence follows q with noise, and false positives join. Skill is the
+variant's plus the seed's. Two variants of equal skill and equal scatter have the same expected AP, whatever the noise.
+"""
 
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from utils.statistics import MatchedDetections
 @dataclass(frozen=True)
 class World:
     """What a study is drawn from. seed_sd: scatter of skill between trainings (0.1 is about 2 points of mAP50-95);
-    liking_sd: how differently a variant takes to images, alike in all its seeds; labels: mean an image and class; clutter:
-    false positives an image, on average."""
+    liking_sd: how differently a variant takes to images, alike in all its seeds; labels: mean per image and class;
+    clutter: false positives per image, on average."""
 
     images: int = 40
     nc: int = 2
@@ -32,7 +33,7 @@ class World:
         difficulty = rng.normal(0, 1, len(image)) + rng.normal(0, 0.5, self.images)[image]
         seed_sds = [self.seed_sd] * len(skills) if seed_sds is None else seed_sds
         study = []
-        for skill, seed_sd in zip(skills, seed_sds):
+        for skill, seed_sd in zip(skills, seed_sds, strict=True):
             ease = skill + rng.normal(0, self.liking_sd, self.images)[image] - difficulty
             study.append(
                 {

@@ -75,7 +75,8 @@ def test_a_block_of_your_own_is_inserted_and_trained(tmp_path):
         "generate": {"generator": "shapes", "seed": 1, "train": 8, "val": 2, "test": 2, "size": 64},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec))
-    small = f"--data small.yaml --imgsz 64 --epochs 1 --batch-size 4 --workers 0 --noautoanchor --project {tmp_path} --name run"
+    small = "--data small.yaml --imgsz 64 --epochs 1 --batch-size 4 --workers 0 --noautoanchor"
+    small += f" --project {tmp_path} --name run"
     run(train, tmp_path, *small.split(), "--device", "cpu")
     assert (tmp_path / "run" / "weights" / "best.pt").is_file()
     assert len((tmp_path / "run" / "results.csv").read_text().splitlines()) == 2

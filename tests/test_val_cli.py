@@ -52,7 +52,7 @@ def data(tmp_path_factory) -> Path:
     """Six pictures of three shapes, two of one name in different folders, one without labels."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     names = ("1.jpg", "2.jpg", "a/same.jpg", "b/same.jpg", "wide é.jpg", "empty.jpg")
-    for name, (height, width) in zip(names, [(64, 64), (64, 64), (61, 95), (64, 96), (47, 97), (33, 64)]):
+    for name, (height, width) in zip(names, [(64, 64), (64, 64), (61, 95), (64, 96), (47, 97), (33, 64)], strict=True):
         picture, label = root / "images" / name, (root / "labels" / name).with_suffix(".txt")
         picture.parent.mkdir(parents=True, exist_ok=True)
         label.parent.mkdir(parents=True, exist_ok=True)
@@ -319,7 +319,7 @@ def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
     assert [Path(one.path).name for one in result.evaluation.results] == ["1.jpg", "2.jpg"]
     assert val.parse_opt(["--task", "holdout"]).task == "holdout"
     for wrong in ("holdot", "licence", "year", "images/holdout"):
-        assert run_guarded(lambda: val.run(**{**options, "data": str(own)}, task=wrong)) == 2
+        assert run_guarded(lambda task=wrong: val.run(**{**options, "data": str(own)}, task=task)) == 2
         error = capsys.readouterr().err
         assert f"no `{wrong}:` given" in error and "train, val, holdout" in error and error.count("\n") == 1
         assert ("did you mean holdout" in error) == (wrong == "holdot" or wrong == "images/holdout")

@@ -31,14 +31,29 @@ _FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
 class LossHyperparameters(Protocol):
     """The hyperparameters that the loss reads; gains are used as given (`Hyperparameters.scaled` scales them)."""
 
-    box: float
-    obj: float
-    cls: float
-    cls_pw: float
-    obj_pw: float
-    anchor_t: float
-    fl_gamma: float
-    label_smoothing: float
+    @property
+    def box(self) -> float: ...
+
+    @property
+    def obj(self) -> float: ...
+
+    @property
+    def cls(self) -> float: ...
+
+    @property
+    def cls_pw(self) -> float: ...
+
+    @property
+    def obj_pw(self) -> float: ...
+
+    @property
+    def anchor_t(self) -> float: ...
+
+    @property
+    def fl_gamma(self) -> float: ...
+
+    @property
+    def label_smoothing(self) -> float: ...
 
 
 class _Candidates(NamedTuple):

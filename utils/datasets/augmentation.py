@@ -330,9 +330,9 @@ class _Span:
 def _source_span(first: int, last: int, start: int, full: int, source: int) -> _Span:
     """Return which source pixels, resized to how many, give output pixels first..last.
 
-    The image has `source` pixels and covers `full` output pixels from `start`. The span grows by a few pixels to where a
-    boundary of output pixels meets one of source pixels, so that a resize of that part is in register with a resize of
-    the whole to a few hundredths of a pixel.
+    The image has `source` pixels and covers `full` output pixels from `start`. The span grows by a few pixels to where
+    a boundary of output pixels meets one of source pixels, so that a resize of that part is in register with a resize
+    of the whole to a few hundredths of a pixel.
     """
     ratio = source / full
     reach = SLACK + math.ceil(1 / ratio)

@@ -230,7 +230,7 @@ def test_other_files_are_refused(tiny_file, tmp_path):
         "nowhere": "no such file",
     }
     for name, words in expected.items():
-        text = message(lambda: read_checkpoint(tmp_path / f"{name}.pt"))
+        text = message(lambda file=tmp_path / f"{name}.pt": read_checkpoint(file))
         assert words in text and f"{name}.pt" in text, text
     assert "a folder" in message(lambda: read_checkpoint(tmp_path))
     assert not (tmp_path / "ran").exists()

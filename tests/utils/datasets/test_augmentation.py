@@ -51,7 +51,8 @@ def some_labels(seed, polygons=False):
     centre = (size / 2 + rng.uniform(0, 1, (6, 2)) * (1 - size)).astype(np.float32)
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     outlines = tuple(
-        (c + s / 2 * np.stack((np.cos(angles), np.sin(angles)), 1)).astype(np.float32) for c, s in zip(centre, size)
+        (c + s / 2 * np.stack((np.cos(angles), np.sin(angles)), 1)).astype(np.float32)
+        for c, s in zip(centre, size, strict=True)
     )
     return Labels(np.arange(6), np.concatenate((centre, size), 1), outlines if polygons else ())
 
@@ -115,7 +116,7 @@ def literal_boxes(album, scene):
     height, width = scene.view.canvas
     for tile in scene.tiles:
         labels = album.labels(tile.index)
-        for cls, (cx, cy, w, h) in zip(labels.cls, labels.xywhn.astype(np.float64)):
+        for cls, (cx, cy, w, h) in zip(labels.cls, labels.xywhn.astype(np.float64), strict=True):
             x0, y0 = (cx - w / 2) * tile.size[0] + tile.corner[0], (cy - h / 2) * tile.size[1] + tile.corner[1]
             x1, y1 = (cx + w / 2) * tile.size[0] + tile.corner[0], (cy + h / 2) * tile.size[1] + tile.corner[1]
             x0, x1 = (min(max(v, 0), width) for v in (x0, x1))
@@ -158,9 +159,9 @@ def test_snapping_moves_a_view_by_less_than_a_pixel():
         view = random_view((2 * SIDE, 2 * SIDE), (SIDE, SIDE), replace(STILL, scale=0.9, translate=0.3), rng)
         tiles = [Tile(0, (97, 181), side, (160, 107)) for side in ((-1, -1), (1, -1), (-1, 1), (1, 1))]
         moved, sized = snapped(view, tiles)
-        for old, new in zip(tiles, sized):
+        for old, new in zip(tiles, sized, strict=True):
             for before, after in zip(
-                old.visible(view.canvas)[:2] + old.visible(view.canvas)[2:], new.visible(view.canvas)
+                old.visible(view.canvas)[:2] + old.visible(view.canvas)[2:], new.visible(view.canvas), strict=True
             ):
                 assert abs(before - after) * view.scale < 1.01
             corner = transform(np.array([new.corner]), moved.matrix)

@@ -198,7 +198,7 @@ def test_real_boxes_stay_on_their_objects(real):
         sample = dataset[(0, index)]
         purple = sample.image[..., 2].astype(float) - sample.image[..., 1]
         mask = np.zeros(purple.shape, bool)
-        for cls, (x, y, w, h) in zip(sample.labels.cls, sample.labels.xywhn * 320):
+        for cls, (x, y, w, h) in zip(sample.labels.cls, sample.labels.xywhn * 320, strict=True):
             if cls == 1:  # the middle half of the box
                 mask[int(y - h / 4) : int(y + h / 4) + 1, int(x - w / 4) : int(x + w / 4) + 1] = True
         inside.append(purple[mask])

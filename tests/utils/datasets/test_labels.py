@@ -329,7 +329,7 @@ def test_cache_is_a_plain_archive_and_damage_is_survived(dataset, tmp_path, monk
 def test_splits_do_not_share_a_cache(dataset, tmp_path):
     train, val = dataset({"a": GOOD, "b": GOOD}), dataset({"c": GOOD}, "val")
     lists = [tmp_path / "train.txt", tmp_path / "val.txt"]
-    for file, names in zip(lists, ("./images/train/a.png", "./images/train/b.png")):
+    for file, names in zip(lists, ("./images/train/a.png", "./images/train/b.png"), strict=True):
         file.write_text(names)
     sources = (train, val, *lists, [train, val], [train, lists[0]], tmp_path / "images")
     places = [label_cache.cache_file(source) for source in sources]

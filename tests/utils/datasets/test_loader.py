@@ -23,7 +23,7 @@ def store(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     sizes = [(48, 64)] * 7 + [(64, 48)] * 4
     paths = [str(folder / f"{number}.png") for number in range(COUNT)]
-    for path, size in zip(paths, sizes):
+    for path, size in zip(paths, sizes, strict=True):
         write_image(path, rng.integers(0, 256, (*size, 3), dtype=np.uint8))
     labels = [Labels(np.full(number, number % 4), np.full((number, 4), 0.5, np.float32)) for number in range(COUNT)]
     return LabelStore.build(paths, sizes, labels)
@@ -46,7 +46,9 @@ def content(loader, epoch):
 
 
 def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(a, b) for key in one for a, b in zip(one[key], other[key]))
+    return one.keys() == other.keys() and all(
+        torch.equal(a, b) for key in one for a, b in zip(one[key], other[key], strict=True)
+    )
 
 
 def test_workers_and_batch_size_change_nothing(store, monkeypatch):
@@ -58,8 +60,7 @@ def test_workers_and_batch_size_change_nothing(store, monkeypatch):
         first = content(alone, 0)
         assert order(alone, 3) == order(together, 3)
         assert equal(content(alone, 3), content(together, 3))
-        for batch in together.epoch(4):  # an epoch that is left half way
-            break
+        next(together.epoch(4))  # an epoch that is left half way
         assert equal(first, content(together, 0))
         assert not equal(first, content(alone, 1))
     finally:
@@ -152,7 +153,10 @@ def test_quad_makes_a_quarter_as_many_twice_as_large(store):
         tuple(batch.images.shape) for batch in batches
     ] == [(1, 3, 128, 128), (2, 3, 128, 128)]
     again = list(Loader(training(store), LoaderOptions(8, 0, shuffle=True, quad=True)).epoch(0))
-    assert all(torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) for a, b in zip(batches, again))
+    assert all(
+        torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
+        for a, b in zip(batches, again, strict=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -211,7 +211,7 @@ def test_a_url_that_keeps_silent_is_given_up_in_time(monkeypatch):
     open_capture("clip.mp4")
     (address, backend, options), *others = asked
     assert (address, backend) == ("rtsp://host/x", cv2.CAP_FFMPEG) and others == [(0,), ("clip.mp4",)]
-    assert dict(zip(options[::2], options[1::2])) == {
+    assert dict(zip(options[::2], options[1::2], strict=True)) == {
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 10_000,
         cv2.CAP_PROP_READ_TIMEOUT_MSEC: 10_000,
     }

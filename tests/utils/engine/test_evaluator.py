@@ -93,7 +93,7 @@ def test_perfect_answers_reach_one_in_native_pixels():
     evaluation = evaluated(pictures, [range(12)], coco=True)
     assert evaluation.metrics.map > 0.97 and evaluation.metrics.images == 12
     assert evaluation.coco.ap > 0.97
-    for picture, result in zip(pictures, evaluation.results):
+    for picture, result in zip(pictures, evaluation.results, strict=True):
         assert result.native == NATIVE
         np.testing.assert_allclose(result.labels_xyxy, picture.xyxy, atol=1e-3)
         certain = result.detections.xyxy[result.detections.conf >= 0.3].numpy()
@@ -142,7 +142,7 @@ def test_hybrid_detections_hold_the_labels():
     pictures = scenes(noise=4)
     evaluation = evaluated(pictures, [range(6), range(6, 12)], hybrid=True)
     assert evaluation.metrics.mean_recall == 1
-    for picture, result in zip(pictures, evaluation.results):
+    for picture, result in zip(pictures, evaluation.results, strict=True):
         certain = result.detections.xyxy[result.detections.conf == 1].numpy()
         np.testing.assert_allclose(np.sort(certain, 0), np.sort(picture.xyxy, 0), atol=1e-3)
 

@@ -1,5 +1,8 @@
-"""Both evaluators against their originals on what a detector really finds: pycocotools run by itself on files, with its
-own summary, and YOLOv5's rules spelt out. The detections are yolov5n's on photographs, or of a drawn crowd without them."""
+"""Both evaluators against their originals on what a detector really finds.
+
+These are pycocotools run by itself on files, with its own summary, and YOLOv5's rules spelled out. The detections are
+yolov5n's on photographs, or of a drawn crowd without them.
+"""
 
 import json
 
@@ -67,7 +70,7 @@ def write_coco_files(results, nc, folder) -> tuple[str, str]:
     """Ground truth and results as one would hand them to pycocotools."""
     annotations, records = [], []
     for one in results:
-        for cls, (x1, y1, x2, y2) in zip(one.labels_cls.tolist(), one.labels_xyxy.astype(float).tolist()):
+        for cls, (x1, y1, x2, y2) in zip(one.labels_cls.tolist(), one.labels_xyxy.astype(float).tolist(), strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -79,7 +82,9 @@ def write_coco_files(results, nc, folder) -> tuple[str, str]:
                 }
             )
         found = one.detections
-        for (x1, y1, x2, y2), conf, cls in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist()):
+        for (x1, y1, x2, y2), conf, cls in zip(
+            found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist(), strict=True
+        ):
             records.append(
                 {"image_id": one.index, "category_id": cls, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": conf}
             )
@@ -150,7 +155,7 @@ def test_yolov5_figures_are_those_of_its_rules_spelt_out(scene):
         )
         for one in results
     ]
-    conf, cls, correct = (np.concatenate(column) for column in zip(*parts))
+    conf, cls, correct = (np.concatenate(column) for column in zip(*parts, strict=True))
     labels = np.bincount(np.concatenate([one.labels_cls for one in results]), minlength=nc)
     assert (metrics.labels == labels).all() and metrics.map50 > 0.1
     for c in np.flatnonzero(labels):

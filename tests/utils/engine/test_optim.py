@@ -223,7 +223,7 @@ def test_learning_rate_falls_from_first_to_last(cos_lr):
     rates = [plan.epoch_lr(epoch) for epoch in range(11)]
     assert rates[0] == pytest.approx(0.01) and rates[10] == pytest.approx(0.002)
     assert rates[5] == pytest.approx(0.006)
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:]))
+    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
     quarter = (1 + math.cos(math.pi * 0.2)) / 2 if cos_lr else 0.8
     assert rates[2] == pytest.approx(0.01 * (0.2 + 0.8 * quarter))
 

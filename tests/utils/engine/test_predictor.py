@@ -30,7 +30,7 @@ from utils.types import Detections, Speeds
 
 
 class RedFinder(nn.Module):
-    """Reports the bounding box of red pixels in its input as class 1, objectness 1, score 0.9; and notes what it was given."""
+    """Reports the bounding box of red pixels as class 1, objectness 1, score 0.9; and notes what it was given."""
 
     names = ["cat", "red thing"]
     stride = torch.tensor([8.0, 16.0, 32.0])

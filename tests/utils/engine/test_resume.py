@@ -1,8 +1,9 @@
-"""Resuming with gates, bit for bit, and trainings in a file that do not fit what is built: refused before the first step."""
+"""Resuming with gates, bit for bit, and trainings in a file that do not fit what is built: refused at once."""
 
 import copy
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_a_training_that_does_not_fit_is_refused_in_one_line(stopped, tmp_path, 
 
 
 def test_other_classes_are_refused_by_their_number(stopped, tmp_path):
-    spec = yaml.safe_load(open(stopped[0]["data"]).read())
+    spec = yaml.safe_load(Path(stopped[0]["data"]).read_text())
     file = tmp_path / "five.yaml"
     file.write_text(yaml.safe_dump({**spec, "names": [*NAMES, "moon"]}))
     run = rewritten(stopped[1], tmp_path / "run", lambda training: training["config"].update(data=str(file)))
