@@ -1,5 +1,6 @@
-"""Making sure a data set is there before anything reads it: drawn if the data yaml says how,
-downloaded if the user asked for that, and otherwise named as missing.
+"""Preparation of a dataset before anything reads it: drawn, downloaded, or reported as missing.
+
+It is drawn if the data yaml says how, and downloaded only if the user asked for that.
 """
 
 import shutil
@@ -17,14 +18,24 @@ from utils.log import LOGGER
 
 
 def ensure(spec: DatasetSpec, splits: Sequence[str] = ("train", "val"), download: bool = False) -> None:
-    """Return when every folder and list of `splits` exists.
+    """Return when every folder and list of the splits exists.
 
-    A data set with `generate:` is drawn on first use, and again where its options have changed.
-    Nothing is fetched unless `download` is given, and never by running code from a data yaml.
-    Raises DataError naming what is missing, where it was looked for, and how to get it.
+    A dataset with `generate:` is drawn on first use, and again if its options have changed. Code in a data yaml is
+    never run.
+
+    Args:
+        spec: The dataset.
+        splits: Names of the splits that are needed.
+        download: Whether an archive may be fetched from the address in the data yaml; otherwise nothing is.
+
+    Raises:
+        ConfigError: If `generate:` has an unknown key or a wrong value, or the classes are not those of the drawing.
+        DataError: If data are missing: names what, where it was looked for, and how to get it. Also if a folder in the
+            way has other content, or the archive cannot be unpacked.
+        UserError: If the archive cannot be fetched.
     """
     if spec.generate is not None:
-        _draw(spec, splits)
+        _draw(spec, shapes.ShapesOptions.read(spec.generate), splits)
     missing = _missing(spec, splits)
     if missing and download:
         _download(spec)
@@ -32,7 +43,7 @@ def ensure(spec: DatasetSpec, splits: Sequence[str] = ("train", "val"), download
     if missing:
         split, path = missing[0]
         raise DataError(
-            f"{spec.file or 'data'}: {split} images are missing: looked for {path}; {_advice(spec, download)}"
+            f"{spec.file or 'data'}: {split} images are missing: looked for {path}; {_remedy(spec, download)}"
         )
 
 
@@ -40,29 +51,30 @@ def _missing(spec: DatasetSpec, splits: Sequence[str]) -> list[tuple[str, Path]]
     return [(split, path) for split in splits for path in spec.paths(split) if not path.exists()]
 
 
-def _draw(spec: DatasetSpec, splits: Sequence[str]) -> None:
-    options = shapes.ShapesOptions.read(spec.generate)
-    if spec.names not in (shapes.CLASSES, ("item",)):  # item: the same data under --single-cls
+def _draw(spec: DatasetSpec, options: shapes.ShapesOptions, splits: Sequence[str]) -> None:
+    """Draw the dataset unless it is there with these options, or images of the user's own are."""
+    if spec.names not in (shapes.CLASSES, ("item",)):  # item: the same data with --single-cls
         raise ConfigError(
-            f"{spec.file or 'data'}: names must be {list(shapes.CLASSES)} for the shapes data set, "
+            f"{spec.file or 'data'}: names must be {list(shapes.CLASSES)} for the shapes dataset, "
             f"got {list(spec.names)}"
         )
-    own = shapes.is_drawn(spec.root) or _missing(spec, splits)  # pictures someone else put there are left alone
-    if own and not shapes.is_drawn(spec.root, options):
+    may_draw = shapes.is_drawn(spec.root) or _missing(spec, splits)  # images of the user's own are not replaced
+    if may_draw and not shapes.is_drawn(spec.root, options):
         shapes.draw_dataset(spec.root, options)
 
 
-def _address(spec: DatasetSpec) -> str | None:
-    """The address of a zip archive, or None where `download:` is anything else."""
+def _archive_address(spec: DatasetSpec) -> str | None:
+    """Return the address of a zip archive, or None if `download:` is anything else."""
     text = (spec.download or "").strip()
     plain = text.startswith(("https://", "http://")) and len(text.split()) == 1
     return text if plain and text.split("?")[0].lower().endswith(".zip") else None
 
 
-def _advice(spec: DatasetSpec, download: bool) -> str:
-    if _address(spec) and not download:
-        return f"--download fetches it from {_address(spec)}"
-    if spec.download and not _address(spec):
+def _remedy(spec: DatasetSpec, download: bool) -> str:
+    """Return how the user can get missing data."""
+    if _archive_address(spec) and not download:
+        return f"--download fetches it from {_archive_address(spec)}"
+    if spec.download and not _archive_address(spec):
         return (
             "its `download:` is a program or script, which is never run: fetch the data as it says and put it there, "
             "or give the address of a .zip instead"
@@ -72,7 +84,7 @@ def _advice(spec: DatasetSpec, download: bool) -> str:
 
 def _download(spec: DatasetSpec) -> None:
     """Fetch and unpack the archive; the data folder appears whole or not at all."""
-    address = _address(spec)
+    address = _archive_address(spec)
     if address is None:
         return
     root = spec.root
@@ -93,15 +105,21 @@ def _download(spec: DatasetSpec) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip archive below `folder`. Raises DataError where it is damaged, does not fit on the disk,
-    or names a file outside the folder or a link.
+    """Unpack a zip archive into a folder.
+
+    Args:
+        archive: The zip file.
+        folder: Where its files are written; it is created if missing.
+
+    Raises:
+        DataError: If the archive is damaged, does not fit on the disk, or names a link or a file outside the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as opened:
             members = opened.infolist()
             for member in members:
-                _refuse_unsafe(archive, member)
+                _reject_unsafe(archive, member)
             needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
             if needed > free:
                 raise DataError(
@@ -113,7 +131,8 @@ def unpack(archive: Path, folder: Path) -> None:
         raise DataError(f"{archive.name}: is not a readable zip archive: {error}") from None
 
 
-def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
+def _reject_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
+    """Raise DataError for a member that is a link or would be written outside the folder."""
     path = PurePosixPath(member.filename.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or path.parts and ":" in path.parts[0]:
         raise DataError(f"{archive.name}: refused: it names {member.filename!r}, a place outside its folder")

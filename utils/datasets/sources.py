@@ -1,4 +1,4 @@
-"""What --source may name: an image, a video, a folder, a glob, a list, a camera or a stream; read as one sequence of frames."""
+"""What `--source` names, read as one sequence of frames: images, videos, folders, globs, lists, cameras, streams."""
 
 import glob
 import re
@@ -15,7 +15,15 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from utils.datasets.streams import Backoff, StreamReader, public_address, read_streams, refuse_unsupported
+from utils.datasets.streams import (
+    DEFAULT_BACKOFF,
+    Backoff,
+    OpenCapture,
+    StreamReader,
+    public_address,
+    read_streams,
+    refuse_unsupported,
+)
 from utils.datasets.video import VideoReader, open_capture
 from utils.errors import DataError, nearest
 from utils.files import read_text
@@ -24,17 +32,24 @@ from utils.log import LOGGER
 
 _STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 _DOWNLOAD_TIMEOUT_S = 30
-_NAMED_FAILURES = 5
+_MAX_NAMED_FAILURES = 5
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to look at.
+    """One image to detect in.
 
-    image: (H, W, 3) uint8 RGB at native size; path: the file, camera number or URL it came from; name: a path relative to
-    the output folder, different for each input and equal for the frames of one; index and total: which input of how many;
-    number: the frame's number from 1 in a video or stream, 0 for images; frames: how many a video claims, else 0;
-    fps: the rate at which frames are delivered; seconds: when in the video or stream.
+    Attributes:
+        image: (H, W, 3) uint8 RGB at native size.
+        path: The file, camera number or URL that it came from, without a password.
+        name: Path relative to the output folder, different for each input and equal for the frames of one.
+        kind: What the input is.
+        index: Index of the input.
+        total: Number of inputs.
+        number: Frame number from 1 in a video or stream; 0 for images.
+        frames: Number of frames that a video claims; 0 otherwise.
+        fps: Rate at which frames are delivered; 0 for images.
+        seconds: Time in the video or stream; 0 for images.
     """
 
     image: np.ndarray
@@ -59,9 +74,16 @@ class Failure:
 
 @dataclass
 class FileSource:
-    """Images and videos, in the order given. What cannot be read is skipped, warned about and kept in `failures`.
+    """Images and videos, in the order given. An input that cannot be read is skipped with a warning.
 
-    Iterating raises DataError at the end when nothing at all could be read.
+    Iterating raises DataError at the end if no input could be read.
+
+    Attributes:
+        paths: Files and URLs.
+        names: Output name of each, relative to the output folder.
+        vid_stride: Read every n-th frame of videos.
+        failures: The inputs of the latest iteration that could not be read.
+        live: False: the inputs wait for their consumer.
     """
 
     paths: Sequence[str]
@@ -75,7 +97,7 @@ class FileSource:
 
     def __iter__(self) -> Iterator[Frame]:
         self.failures.clear()
-        for index, (path, name) in enumerate(zip(self.paths, self.names)):
+        for index, (path, name) in enumerate(zip(self.paths, self.names, strict=True)):
             try:
                 yield from (
                     self._video(index, path, name)
@@ -86,10 +108,10 @@ class FileSource:
                 shown, reason = public_address(path), public_address(str(error))
                 self.failures.append(Failure(shown, reason))
                 LOGGER.warning(f"WARNING: skipped {reason if shown in reason else f'{shown}: {reason}'}")
-        self._report()
+        self._report_failures()
 
     def close(self) -> None:
-        """Nothing stays open between frames of different files."""
+        """Do nothing: no file stays open after its last frame."""
 
     def _image(self, index: int, path: str, name: str) -> Iterator[Frame]:
         image = _fetch_image(path) if _is_url(path) else read_image(path)[0]
@@ -114,11 +136,14 @@ class FileSource:
         if number == 0:
             raise DataError(f"{path}: no frame of this video can be decoded")
 
-    def _report(self) -> None:
+    def _report_failures(self) -> None:
+        """Warn about the inputs that could not be read; raise DataError if none could."""
         if not self.failures:
             return
-        named = "; ".join(failure.path for failure in self.failures[:_NAMED_FAILURES])
-        more = f" and {len(self.failures) - _NAMED_FAILURES} more" if len(self.failures) > _NAMED_FAILURES else ""
+        named = "; ".join(failure.path for failure in self.failures[:_MAX_NAMED_FAILURES])
+        more = (
+            f" and {len(self.failures) - _MAX_NAMED_FAILURES} more" if len(self.failures) > _MAX_NAMED_FAILURES else ""
+        )
         if len(self.failures) == len(self.paths):
             raise DataError(f"none of the {len(self.paths)} inputs could be read: {self.failures[0].reason}")
         LOGGER.warning(f"WARNING: {len(self.failures)} of {len(self.paths)} inputs could not be read: {named}{more}")
@@ -127,7 +152,14 @@ class FileSource:
 class StreamSource:
     """Cameras and network streams, read together; yields the newest frame of each in turn until all have ended.
 
-    With `keep_all` every frame is delivered and none is dropped. Raises DataError when a stream does not answer at the start.
+    Iterating raises DataError if a stream does not answer at the start.
+
+    Args:
+        addresses: Camera numbers and URLs.
+        vid_stride: Deliver every n-th frame.
+        keep_all: Whether every frame is delivered and none is dropped.
+        backoff: When and how often to reconnect.
+        connect: Opens a capture for an address.
     """
 
     live = True
@@ -138,8 +170,8 @@ class StreamSource:
         *,
         vid_stride: int = 1,
         keep_all: bool = False,
-        backoff: Backoff = Backoff(),
-        connect=open_capture,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        connect: OpenCapture = open_capture,
     ):
         self.addresses = tuple(addresses)
         self.failures: list[Failure] = []
@@ -184,10 +216,21 @@ class StreamSource:
 
 
 def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = False) -> FileSource | StreamSource:
-    """Return the frames that --source `text` names; nothing is read before iterating.
+    """Return the source of frames that `--source` names; no frame is read before iterating.
 
-    A number is a camera; a URL a stream, or with a media suffix a file; *.txt a list of streams or of files, one a line;
-    a folder is searched recursively. Raises DataError when there is nothing of that kind.
+    A number is a camera. A URL is a stream, or a file if it is http(s) and has a media suffix. *.txt is a list of
+    streams or of files, one per line. A folder is searched recursively.
+
+    Args:
+        text: The value of `--source`.
+        vid_stride: Read every n-th frame of videos and streams; at least 1.
+        stream_buffer: Whether every frame of a stream is delivered; otherwise the newest.
+
+    Returns:
+        A source of files or of streams; iterating yields its frames.
+
+    Raises:
+        DataError: If there is no such input, a list is empty or mixes streams and files, or `vid_stride` is below 1.
     """
     text = str(text).strip()
     if not text:
@@ -205,8 +248,8 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
         raise DataError(f"{text}: a list holds either streams or files; {streams[0]} is a stream and others are not")
     if streams:
         return StreamSource(streams, vid_stride=vid_stride, keep_all=bool(stream_buffer))
-    said_by = f"{text}: " if listed else "--source "
-    found = [pair for entry in entries for pair in _expand(entry, said_by)]
+    origin = f"{text}: " if listed else "--source "
+    found = [pair for entry in entries for pair in _expand(entry, origin)]
     return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride)
 
 
@@ -219,50 +262,50 @@ def _is_url(text: str) -> bool:
 
 
 def _is_stream(text: str) -> bool:
-    """As v6.1: a number, or an address that does not end like a media file. rtsp and the like always are."""
+    """Return whether this is a camera number or a stream address, as v6.1: not an http(s) address of a media file."""
     if not _is_url(text):
         return text.isdigit() and not Path(text).exists()
     return not text.lower().startswith("http") or _suffix(text) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 def _read_list(file: str) -> list[str]:
-    """Return a list file's entries; blank lines and lines from # on are left out, paths are sought beside the list too."""
+    """Return the entries of a list file without blank lines and comments; paths are looked up beside the list too."""
     if not Path(file).is_file():
         raise DataError(f"--source {file}: no such list" + nearest(Path(file).name, _siblings(Path(file))))
     entries = [line.strip() for line in read_text(file).splitlines()]
     entries = [entry for entry in entries if entry and not entry.startswith("#")]
     if not entries:
-        raise DataError(f"{file}: the list is empty; write one stream address, image or video path a line")
+        raise DataError(f"{file}: the list is empty; write one stream address, image or video path per line")
     return [entry if _is_url(entry) or entry.isdigit() else _beside(file, entry) for entry in entries]
 
 
 def _beside(file: str, entry: str) -> str:
-    """`./` and paths that exist only there are relative to the list; others to the working directory."""
+    """Return the path of an entry: relative to the list if it starts with `./` or exists only there, else unchanged."""
     local = Path(file).parent / entry
     return str(local) if entry.startswith("./") or (not Path(entry).exists() and local.exists()) else entry
 
 
-def _expand(text: str, said_by: str) -> list[tuple[str, str]]:
-    """Return (path, output name) of each image and video that one entry means; `said_by` is how errors name its origin."""
+def _expand(text: str, origin: str) -> list[tuple[str, str]]:
+    """Return (path, output name) of each image and video that an entry names; error texts begin with `origin`."""
     if _is_url(text):
         return [(text, unquote(PurePosixPath(urlsplit(text).path).name))]
     path = Path(text).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _is_media(file))
         if not files:
-            raise DataError(f"{said_by}{text}: no image or video lies in this folder ({_suffix_help()})")
+            raise DataError(f"{origin}{text}: no image or video lies in this folder ({_suffix_help()})")
         return [(str(file), file.relative_to(path).as_posix()) for file in files]
     if path.is_file():
         if not _is_media(path):
             kind = path.suffix or "a file without suffix"
-            raise DataError(f"{said_by}{text}: {kind} is neither image nor video ({_suffix_help()})")
+            raise DataError(f"{origin}{text}: {kind} is neither image nor video ({_suffix_help()})")
         return [(str(path), path.name)]
     if glob.has_magic(text):
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if _is_media(Path(file)))
         if not files:
-            raise DataError(f"{said_by}{text}: no image or video matches this pattern ({_suffix_help()})")
+            raise DataError(f"{origin}{text}: no image or video matches this pattern ({_suffix_help()})")
         return [(str(file), file.name) for file in files]
-    raise DataError(f"{said_by}{text}: no such file or folder" + nearest(path.name, _siblings(path)))
+    raise DataError(f"{origin}{text}: no such file or folder" + nearest(path.name, _siblings(path)))
 
 
 def _siblings(path: Path) -> list[str]:
@@ -278,18 +321,17 @@ def _suffix_help() -> str:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Return `names`, changed by _2, _3, ... before the suffix where two would write the same output.
+    """Return the names, with _2, _3, ... before the suffix if two would write the same output.
 
-    Outputs share a stem (a.jpg and a.png both label a.txt) and a video's frames label stem_<number>.txt; letter case
-    does not tell files apart everywhere, so it is not counted as a difference.
+    Outputs share a stem (labels of a.jpg and a.png are both a.txt), and labels of a video's frames are
+    stem_<number>.txt. Names that differ only in letter case are equal here, as they are in some file systems.
     """
     result = [""] * len(names)
     taken: set[str] = set()
     is_video = [_suffix(name) in VIDEO_SUFFIXES for name in names]
-    for index in sorted(
-        range(len(names)), key=lambda index: is_video[index]
-    ):  # images first: a video then keeps clear of
-        path, numbered = PurePosixPath(names[index]), is_video[index]  # every image named like one of its frames
+    # Images first: a video then avoids every image that is named like one of its frames.
+    for index in sorted(range(len(names)), key=is_video.__getitem__):
+        path, numbered = PurePosixPath(names[index]), is_video[index]
         copy, candidate = 1, path
         while _clashes(str(candidate.with_suffix("")).lower(), taken, numbered):
             copy += 1
@@ -300,18 +342,19 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _clashes(stem: str, taken: set[str], numbered: bool) -> bool:
+    """Return whether a stem, or with `numbered` one of its frames' stems, is taken."""
     if stem in taken:
         return True
     return numbered and any(other.startswith(f"{stem}_") and other[len(stem) + 1 :].isdigit() for other in taken)
 
 
 def stream_stem(address: str) -> str:
-    """Return a file name for a stream: its address without credentials, other characters as underscores."""
+    """Return a file name for a stream: its address without user name and password, other characters as underscores."""
     return re.sub(r"[^\w.-]+", "_", public_address(address)).strip("_")[:100] or "stream"
 
 
 def _fetch_image(url: str) -> np.ndarray:
-    """Return the picture at an http(s) address; naming it as a source is the request to fetch it."""
+    """Return the image (H, W, 3) uint8 RGB at an http(s) address; naming it as a source is the request to fetch it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"image{_suffix(url)}"
         try:

@@ -1,4 +1,4 @@
-"""Cameras and network streams: read in a thread of their own, so that slow inference sees the newest frame."""
+"""Cameras and network streams, each read in its own thread, so that slow inference gets the newest frame."""
 
 import queue
 import re
@@ -11,18 +11,22 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from utils.datasets.video import DEFAULT_FPS, open_capture, sane_fps
+from utils.datasets.video import DEFAULT_FPS, fps_or_default, open_capture
 from utils.errors import DataError
 from utils.log import LOGGER
 
 _READ_ATTEMPTS = 3  # a camera may miss a frame without being gone
-_BUFFERED_FRAMES = 256  # with --stream-buffer the reader waits when this many are not yet consumed
+_BUFFERED_FRAMES = 256  # with --stream-buffer the reader waits while this many are not yet consumed
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before connecting again: `first` seconds, doubled each time up to `longest`;
-    a stream counts as over after `attempts` failures in a row.
+    """How long to wait before connecting again, and how often.
+
+    Attributes:
+        first: Seconds before the first new attempt; doubled for each further one.
+        longest: Upper limit of the delay in seconds.
+        attempts: Failures in a row after which the stream is given up.
     """
 
     first: float = 0.5
@@ -34,9 +38,19 @@ class Backoff:
         return min(self.first * 2 ** (failures - 1), self.longest)
 
 
+DEFAULT_BACKOFF = Backoff()
+OpenCapture = Callable[[str], cv2.VideoCapture]  # from an address
+
+
 @dataclass(frozen=True)
 class StreamFrame:
-    """image (H, W, 3) uint8 RGB; number from 1; seconds since the stream was first connected."""
+    """One frame of a stream.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        number: Frame number from 1, frames that the stride leaves out included.
+        seconds: Time since the stream was first connected.
+    """
 
     image: np.ndarray
     number: int
@@ -49,11 +63,23 @@ def public_address(address: str) -> str:
 
 
 class StreamReader:
-    """One stream, read by a daemon thread from `start()` until `close()` or until it stays away.
+    """One stream, read by a daemon thread from `start()` until `close()` or until reconnecting has failed too often.
 
-    Keeps the newest frame only; with `keep_all` every frame, and then the thread waits for the consumer.
-    `connect` opens a capture object (isOpened, read, get, release); `arrived` is notified of each frame and of the end.
+    Args:
+        address: A camera number or a URL.
+        arrived: Notified of each frame and of the end.
+        stride: Deliver every n-th frame.
+        keep_all: Whether every frame is kept, and the thread waits for the consumer; otherwise only the newest is.
+        backoff: When and how often to reconnect.
+        connect: Opens a capture for the address; isOpened, read, get and release of it are called.
+
+    Attributes:
+        fps: Frames per second that the stream claims; 30 before `start()` and if unknown.
+        connections: Number of connections that succeeded, from 1 once the thread runs.
+        finished: Whether the thread has ended.
     """
+
+    _capture: cv2.VideoCapture
 
     def __init__(
         self,
@@ -62,8 +88,8 @@ class StreamReader:
         arrived: threading.Condition,
         stride: int = 1,
         keep_all: bool = False,
-        backoff: Backoff = Backoff(),
-        connect: Callable = open_capture,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        connect: OpenCapture = open_capture,
     ):
         self.address = address
         self.fps = DEFAULT_FPS
@@ -79,17 +105,21 @@ class StreamReader:
         self._thread = threading.Thread(target=self._run, name=f"stream {public_address(address)}", daemon=True)
 
     def start(self) -> None:
-        """Connect, in the caller's thread, and begin to read. Raises DataError where there is no stream."""
+        """Connect, in the caller's thread, and start reading.
+
+        Raises:
+            DataError: If no stream answers.
+        """
         capture = self._connect(self.address)
         if not capture.isOpened():
             capture.release()
             raise DataError(f"{public_address(self.address)}: no camera or stream answers there")
-        self.fps = sane_fps(capture.get(cv2.CAP_PROP_FPS))
+        self.fps = fps_or_default(capture.get(cv2.CAP_PROP_FPS))
         self._capture = capture
         self._thread.start()
 
     def take(self) -> StreamFrame | None:
-        """Return the next frame if there is one, without waiting."""
+        """Return the next frame without waiting; None if there is none."""
         try:
             return self._frames.get_nowait()
         except queue.Empty:
@@ -97,7 +127,7 @@ class StreamReader:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no frame is left and none will come."""
+        """Whether no frame is left and the thread has ended."""
         return self.finished and self._frames.empty()
 
     def close(self, timeout: float = 2.0) -> None:
@@ -108,7 +138,8 @@ class StreamReader:
 
     def _run(self) -> None:
         started = time.monotonic()
-        number, failures, capture = 0, 0, self._capture
+        number, failures = 0, 0
+        capture: cv2.VideoCapture | None = self._capture
         self.connections = 1
         while not self._stop.is_set():
             image = _read(capture)
@@ -130,10 +161,10 @@ class StreamReader:
         if capture is not None:
             capture.release()
         self.finished = True
-        self._notify()
+        self._notify_arrived()
 
-    def _reconnect(self, capture, failures: int):
-        """Release what is left of the old connection, wait, and return a new one or None."""
+    def _reconnect(self, capture: cv2.VideoCapture | None, failures: int) -> cv2.VideoCapture | None:
+        """Release the old connection if there is one, wait, and return a new one or None."""
         if capture is not None:
             capture.release()
         delay = self._backoff.delay(failures)
@@ -151,6 +182,7 @@ class StreamReader:
         return None
 
     def _deliver(self, frame: StreamFrame) -> None:
+        """Queue a frame: wait for room with `keep_all`, otherwise replace the waiting one."""
         while not self._stop.is_set():
             try:
                 self._frames.put(frame, timeout=0.2 if self._keep_all else 0)
@@ -158,16 +190,18 @@ class StreamReader:
             except queue.Full:
                 if not self._keep_all:
                     self.take()  # the consumer is behind: the newest frame replaces the waiting one
-        self._notify()
+        self._notify_arrived()
 
-    def _notify(self) -> None:
+    def _notify_arrived(self) -> None:
         with self._arrived:
             self._arrived.notify_all()
 
 
-def _read(capture) -> np.ndarray | None:
-    """The next picture (BGR), or None where there is no connection or several reads in a row fail."""
-    for _ in range(_READ_ATTEMPTS if capture is not None else 0):
+def _read(capture: cv2.VideoCapture | None) -> np.ndarray | None:
+    """Return the next image (BGR), or None if there is no connection or several reads in a row fail."""
+    if capture is None:
+        return None
+    for _ in range(_READ_ATTEMPTS):
         read, image = capture.read()
         if read and image is not None:
             return image
@@ -175,7 +209,15 @@ def _read(capture) -> np.ndarray | None:
 
 
 def read_streams(readers: list[StreamReader], arrived: threading.Condition) -> Iterator[tuple[int, StreamFrame]]:
-    """Yield (which reader, frame) in turn as frames arrive, until every reader is exhausted or closed."""
+    """Yield frames of the readers in turn as they arrive, until every reader is exhausted or closed.
+
+    Args:
+        readers: Started readers.
+        arrived: The condition that these readers notify.
+
+    Yields:
+        Index of the reader, and its frame.
+    """
     while True:
         any_taken = False
         for index, reader in enumerate(readers):
@@ -192,7 +234,11 @@ def read_streams(readers: list[StreamReader], arrived: threading.Condition) -> I
 
 
 def refuse_unsupported(address: str) -> None:
-    """Raise DataError for addresses that are pages about a video, not a video."""
+    """Raise an error for the address of a web page that shows a video and is none itself.
+
+    Raises:
+        DataError: If the address is a YouTube page.
+    """
     host = (urlsplit(address).hostname or "").removeprefix("www.").removeprefix("m.")
     if host in ("youtube.com", "youtu.be", "youtube-nocookie.com"):
         raise DataError(

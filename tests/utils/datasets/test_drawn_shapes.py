@@ -1,4 +1,4 @@
-"""The drawn data set: the same from the same seed, labelled as drawn, made once; and data that is not there."""
+"""The drawn dataset: the same from the same seed, labeled as drawn, made once; and data that is not there."""
 
 import io
 import zipfile
@@ -55,15 +55,15 @@ def test_a_seed_decides_every_byte(tmp_path):
     assert _content(first) == _content(second) and len(_content(first)) == 2 * 7 + 1
     other = draw_dataset(tmp_path / "c", ShapesOptions.read({**SMALL, "seed": 4}))
     assert all(_content(other)[name] != raw for name, raw in _content(first).items() if name.endswith(".jpg"))
-    assert len({raw for name, raw in _content(first).items() if name.endswith(".jpg")}) == 7  # no picture twice
+    assert len({raw for name, raw in _content(first).items() if name.endswith(".jpg")}) == 7  # no image twice
 
 
 def test_scenes_look_as_promised():
     scenes = [draw_scene(np.random.default_rng([1, number]), 128) for number in range(40)]
     classes = np.concatenate([cls for _, cls, _ in scenes])
     assert set(classes.tolist()) == {0, 1, 2, 3} and np.bincount(classes).min() > 15
-    for picture, cls, outlines in scenes:
-        assert picture.shape == (128, 128, 3) and picture.dtype == np.uint8 and picture.std() > 5
+    for image, cls, outlines in scenes:
+        assert image.shape == (128, 128, 3) and image.dtype == np.uint8 and image.std() > 5
         assert len(cls) == len(outlines) <= 6
         for outline in outlines:
             assert outline.min() >= 0 and outline.max() <= 1
@@ -71,17 +71,17 @@ def test_scenes_look_as_promised():
 
 
 def test_outlines_lie_where_the_objects_are():
-    """Inside an outline the picture is nearer to one colour than outside of it: compare with a shifted outline."""
+    """Inside an outline the image is nearer to one color than outside of it: compare with a shifted outline."""
     inside, shifted = [], []
     for number in range(12):
-        picture, _, outlines = draw_scene(np.random.default_rng([2, number]), 128)
+        image, _, outlines = draw_scene(np.random.default_rng([2, number]), 128)
         for outline in outlines:
             for offset, spreads in ((0, inside), (40, shifted)):
                 mask = np.zeros((128, 128), np.uint8)
                 cv2.fillPoly(mask, [np.round(outline * 128).astype(np.int32)], 1)
                 mask = np.roll(cv2.erode(mask, np.ones((5, 5), np.uint8)), offset, 1).astype(bool)
                 if mask.sum() > 60:
-                    spreads.append(picture[mask].std(0).mean())
+                    spreads.append(image[mask].std(0).mean())
     assert np.median(inside) < 0.75 * np.median(shifted)
 
 
@@ -129,7 +129,7 @@ def test_drawing_happens_once_and_again_when_the_yaml_changes(tmp_path):
 def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     calls = []
 
-    def stop(path, picture):
+    def stop(path, image):
         calls.append(path)
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -148,7 +148,7 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path):
         ensure(_spec(root))
     for split in ("train", "val"):
         (root / "images" / split).mkdir(parents=True)
-    ensure(_spec(root))  # a whole data set of the user's is used as it is
+    ensure(_spec(root))  # a whole dataset of the user's is used as it is
     assert not (root / MANIFEST).exists() and (root / "mine.txt").read_text() == "keep"
 
 
@@ -281,7 +281,7 @@ def test_hyperparameter_files_load():
     assert files["VOC"]["warmup_momentum"] == 0.59032 and files["Objects365"]["cls_pw"] == 0.825
 
 
-def test_sample_pictures_are_small_and_readable():
-    pictures = sorted((ROOT / "data" / "images").iterdir())
-    assert len(pictures) == 2
-    assert all(path.stat().st_size < 60_000 and read_image(path)[1] == (320, 320) for path in pictures)
+def test_sample_images_are_small_and_readable():
+    images = sorted((ROOT / "data" / "images").iterdir())
+    assert len(images) == 2
+    assert all(path.stat().st_size < 60_000 and read_image(path)[1] == (320, 320) for path in images)

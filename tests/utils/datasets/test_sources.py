@@ -13,7 +13,7 @@ import pytest
 
 from utils.datasets.sources import FileSource, StreamSource, open_source, stream_stem, unique_names
 from utils.datasets.streams import Backoff, StreamReader, public_address
-from utils.datasets.video import VideoReader, open_capture, sane_fps
+from utils.datasets.video import VideoReader, fps_or_default, open_capture
 from utils.errors import DataError, UserError
 from utils.files import ROOT
 from utils.images import write_image
@@ -22,7 +22,7 @@ from utils.log import LOGGER
 FAST = Backoff(first=0.01, longest=0.02, attempts=3)
 
 
-def picture(red: int = 0, size: tuple[int, int] = (24, 32)) -> np.ndarray:
+def solid_image(red: int = 0, size: tuple[int, int] = (24, 32)) -> np.ndarray:
     image = np.zeros((*size, 3), np.uint8)
     image[..., 0] = red
     return image
@@ -30,11 +30,11 @@ def picture(red: int = 0, size: tuple[int, int] = (24, 32)) -> np.ndarray:
 
 @pytest.fixture
 def clip(tmp_path):
-    """A video of 12 frames whose red value is 20 times the frame's number, at 10 frames a second."""
+    """A video of 12 frames whose red value is 20 times the frame's number, at 10 frames per second."""
     file = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (32, 24))
     for number in range(1, 13):
-        writer.write(picture(20 * number)[..., ::-1])
+        writer.write(solid_image(20 * number)[..., ::-1])
     writer.release()
     return file
 
@@ -46,8 +46,8 @@ def shade(image: np.ndarray) -> int:
 def test_folder_is_searched_recursively_and_keeps_its_structure(tmp_path):
     for name in ("b.png", "a.JPG", "sub/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_image(tmp_path / name, picture(200))
-    (tmp_path / "sub/notes.md").write_text("no picture")
+        write_image(tmp_path / name, solid_image(200))
+    (tmp_path / "sub/notes.md").write_text("no image")
     source = open_source(tmp_path)
     frames = list(source)
     assert [frame.name for frame in frames] == ["a.JPG", "b.png", "sub/a.png"]
@@ -60,20 +60,20 @@ def test_folder_is_searched_recursively_and_keeps_its_structure(tmp_path):
 
 def test_single_image_glob_and_non_ascii_names(tmp_path):
     for name in ("图像.png", "x1.png", "x2.png"):
-        write_image(tmp_path / name, picture())
+        write_image(tmp_path / name, solid_image())
     assert [frame.name for frame in open_source(tmp_path / "图像.png")] == ["图像.png"]
     assert [frame.name for frame in open_source(str(tmp_path / "x*.png"))] == ["x1.png", "x2.png"]
     bracketed = tmp_path / "a[1].png"  # an existing file wins over its reading as a pattern
-    write_image(bracketed, picture())
+    write_image(bracketed, solid_image())
     assert [frame.name for frame in open_source(bracketed)] == ["a[1].png"]
 
 
 def test_list_of_files_relative_to_the_list(tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        write_image(tmp_path / folder / "same.png", picture())
+        write_image(tmp_path / folder / "same.png", solid_image())
     listing = tmp_path / "images.txt"
-    listing.write_text(f"# pictures\n./one/same.png\n\n{tmp_path}/two/same.png\ntwo\n")
+    listing.write_text(f"# images\n./one/same.png\n\n{tmp_path}/two/same.png\ntwo\n")
     assert [frame.name for frame in open_source(listing)] == ["same.png", "same_2.png", "same_3.png"]
 
 
@@ -93,8 +93,8 @@ def test_outputs_of_different_inputs_never_meet(names, expected):
 
 def test_unreadable_files_are_counted_named_and_skipped(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(LOGGER, "propagate", True)
-    write_image(tmp_path / "good.png", picture())
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    write_image(tmp_path / "good.png", solid_image())
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     source = open_source(tmp_path)
     assert [frame.name for frame in source] == ["good.png"]
@@ -103,7 +103,7 @@ def test_unreadable_files_are_counted_named_and_skipped(tmp_path, caplog, monkey
 
 
 def test_nothing_readable_is_an_error(tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match="none of the 1 inputs could be read: .*bad.jpg"):
         list(open_source(tmp_path))
 
@@ -127,7 +127,7 @@ def test_sources_that_do_not_exist(tmp_path, text, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.pdf").write_bytes(b"")
     (tmp_path / "blank.txt").write_text("\n# only a remark\n")
-    (tmp_path / "mixed.txt").write_text("rtsp://host/1\npicture.jpg\n")
+    (tmp_path / "mixed.txt").write_text("rtsp://host/1\nimage.jpg\n")
     with pytest.raises(DataError, match=message):
         open_source(text.format(tmp_path))
 
@@ -248,12 +248,12 @@ def test_a_list_with_a_missing_file_is_named(tmp_path):
         open_source(file)
 
 
-def test_sane_fps():
-    assert [sane_fps(fps) for fps in (25, 0, -1, float("inf"), float("nan"), 90000)] == [25.0, 30, 30, 30, 30, 30]
+def test_fps_or_default():
+    assert [fps_or_default(fps) for fps in (25, 0, -1, float("inf"), float("nan"), 90000)] == [25.0, 30, 30, 30, 30, 30]
 
 
 class Script:
-    """Stands in for cameras: each connection plays a list of frames (None: reading fails), then the next connection begins."""
+    """A fake for cameras: each connection plays a list of frames (None: reading fails), then the next one begins."""
 
     def __init__(self, *connections, pause: float = 0.0):
         self.connections = list(connections)
@@ -276,7 +276,7 @@ class Script:
             def read(self):
                 time.sleep(script.pause)
                 value = self.left.pop(0) if self.left else None
-                return (False, None) if value is None else (True, picture(value)[..., ::-1].copy())
+                return (False, None) if value is None else (True, solid_image(value)[..., ::-1].copy())
 
             def release(self):
                 script.released += 1
@@ -352,10 +352,10 @@ def test_reader_gives_up_waiting_when_closed():
 
 
 class Mjpeg(http.server.BaseHTTPRequestHandler):
-    """A camera's page: a multipart stream of JPEGs; /picture.jpg is one of them."""
+    """A camera's page: a multipart stream of JPEGs; /image.jpg is one of them."""
 
     def do_GET(self):
-        jpeg = cv2.imencode(".jpg", picture(100, (48, 64))[..., ::-1])[1].tobytes()
+        jpeg = cv2.imencode(".jpg", solid_image(100, (48, 64))[..., ::-1])[1].tobytes()
         self.send_response(200)
         if self.path.endswith(".jpg"):
             self.end_headers()
@@ -381,14 +381,14 @@ def server():
     server.server_close()
 
 
-def test_http_stream_and_picture(server):
+def test_http_stream_and_image(server):
     source = open_source(f"{server}/feed")
     for count, frame in enumerate(source):
         assert frame.image.shape == (48, 64, 3) and frame.kind == "stream"
         if count == 2:
             break
     source.close()
-    (frame,) = open_source(f"{server}/some/picture.jpg")
-    assert frame.name == "picture.jpg" and frame.image.shape == (48, 64, 3) and shade(frame.image) == 5
+    (frame,) = open_source(f"{server}/some/image.jpg")
+    assert frame.name == "image.jpg" and frame.image.shape == (48, 64, 3) and shade(frame.image) == 5
     with pytest.raises(DataError, match="cannot be fetched"):
-        list(open_source("http://127.0.0.1:9/picture.jpg"))
+        list(open_source("http://127.0.0.1:9/image.jpg"))
