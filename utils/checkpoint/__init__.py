@@ -1,4 +1,4 @@
-"""Checkpoints: our file format, its atomic writer and its readers, models made from them, and tools for the files.
+"""Checkpoints: our file format, its atomic writer and its readers, models built from them, and commands for the files.
 
 A file of ours is one dict of tensors and plain values, which torch.load(weights_only=True) reads as well:
 
@@ -7,11 +7,11 @@ A file of ours is one dict of tensors and plain values, which torch.load(weights
     stride            pixels per grid cell of each level
     state             the weights to use, by name (in training: the moving average), in full or half precision
     training          None, or what a resumed training needs: raw weights, optimizer, generators, ...
-    settings          how it was evaluated; free for the engine to fill
+    settings          how it was evaluated; the engine may add to them
     date, written_by  when, and by which torch
 
-Every file, ours too, is read by `utils.checkpoint.restricted`, which runs nothing in it, and official YOLOv5 files become the
-same record. The names below are fetched from their modules when they are first asked for, so that
+Every file, ours too, is read by `utils.checkpoint.restricted`, which runs nothing in it, and official YOLOv5 files
+become the same record. The names below are imported from their modules when they are first used, so that
 `python -m utils.checkpoint --help` answers without torch.
 """
 

@@ -1,12 +1,13 @@
-"""Checkpoint files from the command line. Inputs are only read, nothing in them is executed, and an output that is
-there already is refused without --force.
+"""Checkpoint files from the command line: show, convert, strip, average and compare them.
+
+Inputs are only read, nothing in them is executed, and an output that exists already is refused without --force.
 
     python -m utils.checkpoint show last.pt                          what it is, its layers, settings, sha256
     python -m utils.checkpoint convert yolov5s.pt ours.pt            an official YOLOv5 file (v5.0 to v7.0) to ours
     python -m utils.checkpoint convert best.pt plain.pt --to weights its weights as a state dict for other programs
     python -m utils.checkpoint strip last.pt small.pt                without training, in half precision
     python -m utils.checkpoint average epoch1*.pt --output mean.pt   the mean of several epochs
-    python -m utils.checkpoint diff a.pt b.pt                        what differs; exit code 1 where something does
+    python -m utils.checkpoint diff a.pt b.pt                        what differs; exit code 1 if something does
 """
 
 import argparse
@@ -20,6 +21,7 @@ from utils.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m utils.checkpoint`."""
     parser = argparse.ArgumentParser(
         "python -m utils.checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,9 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--to",
         choices=TARGETS,
         help="checkpoint: ours; weights: a plain state dict; safetensors "
-        "(default: checkpoint, or by the name .safetensors)",
+        "(default: safetensors for an output of that suffix, else checkpoint)",
     )
-    strip = commands.add_parser("strip", help="leave training away and halve the precision")
+    strip = commands.add_parser("strip", help="remove the training state and convert to half precision")
     strip.add_argument("file")
     strip.add_argument("output", nargs="?")
     strip.add_argument("--in-place", action="store_true", help="replace the file itself")
@@ -52,12 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
     diff.add_argument("second")
     diff.add_argument("--all", action="store_true", help="list every tensor that differs, not the 20 that differ most")
     for writing in (convert, strip, average):
-        writing.add_argument("--force", action="store_true", help="replace an output that is there already")
+        writing.add_argument("--force", action="store_true", help="replace an output that exists already")
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what a command line says and return the exit code."""
+    """Run the command of parsed options and return the exit code."""
     if options.command == "show":
         from utils.checkpoint.description import describe
 
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if options.command == "convert":
         output = tools.convert(options.file, options.output, options.to, options.force)
     elif options.command == "strip":
-        output = tools.stripped(options.file, options.output, options.in_place, options.force)
+        output = tools.strip_file(options.file, options.output, options.in_place, options.force)
     else:
         output = tools.average(options.files, options.output, options.force)
     print(f"{output}: {output.stat().st_size:,} bytes")
@@ -80,14 +82,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code (1: diff found differences, 2: an error of the user's)."""
+    """Run one command; return the exit code (1: diff found differences, 2: user error)."""
     options = build_parser().parse_args(argv)
     try:
         return run(options)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -1,9 +1,9 @@
-"""The zip around a checkpoint: checked before anything in it is believed, and read without a copy to spare.
+"""The zip archive of a checkpoint: names and sizes are checked first, and tensors are read without spare copies.
 
-torch.save writes a zip whose entries are stored as they are, in one folder: `data.pkl`, a pickle that describes the
-content, and `data/<key>`, the numbers of each storage. A tensor of the description is a `StoredTensor` until `Archive.tensor`
-reads its numbers: straight into their place, converted on the way where that is asked for. So reading a file costs its
-size once, twice where half precision becomes float32, and looking into it costs nothing like it.
+torch.save writes a zip whose entries are uncompressed, in one folder: `data.pkl`, a pickle that describes the content,
+and `data/<key>`, the elements of each storage. A tensor of the description is a `StoredTensor` until `Archive.tensor`
+reads its elements: straight into the tensor's memory, converted chunk by chunk if that is asked for. So reading a file
+takes its size in memory, or twice that if half precision becomes float32; reading only the description takes far less.
 """
 
 import re
@@ -12,25 +12,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from utils.errors import CheckpointError
 
-PICKLE_LIMIT = 16 * 1024**2  # bytes; the pickles of official models have under one megabyte
-_DIRECTORY_LIMIT = 16 * 1024**2  # bytes of the zip's list of entries, which becomes ten times as much in memory
-_ALLOWANCE = 1024**2  # bytes that may be read beyond twice the file's size
+PICKLE_LIMIT = 16 * 1024**2  # bytes; those of official models have less than one megabyte
+_DIRECTORY_LIMIT = 16 * 1024**2  # bytes of the zip's central directory, which takes ten times as much in memory
+_READ_ALLOWANCE = 1024**2  # bytes of tensors allowed beyond twice the file's size
 _CHUNK = 1024**2  # bytes read at a time
-_END, _END_64 = b"PK\x05\x06", b"PK\x06\x06"  # how a zip's last records begin
-_LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's own mark before version 1.6
-_CONTROL = re.compile(r"[^\x20-\x7e]")
+_END_RECORD, _END_RECORD_64 = b"PK\x05\x06", b"PK\x06\x06"  # signatures of the end of central directory
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # of torch.save before version 1.6
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A row of numbers in a file: its entry's key, their type and their number."""
+    """A storage in a file: the elements that one or more tensors are views of.
+
+    Attributes:
+        key: Name of its entry in the folder `data`.
+        dtype: Type of its elements.
+        count: Number of its elements.
+    """
 
     key: str
     dtype: torch.dtype
@@ -39,7 +45,14 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that still lies in its file: a view of a storage, known to lie inside it."""
+    """A tensor that is still in its file: a view that lies inside a storage.
+
+    Attributes:
+        storage: Where its elements are.
+        offset: Index of its first element in the storage.
+        shape: Its sides.
+        stride: Distance in the storage, in elements, between neighbors along each axis.
+    """
 
     storage: Storage
     offset: int
@@ -48,37 +61,48 @@ class StoredTensor:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Type of its elements in the file."""
         return self.storage.dtype
 
     def numel(self) -> int:
+        """Return its number of elements."""
         count = 1
         for side in self.shape:
             count *= side
         return count
 
     def nbytes(self) -> int:
+        """Return its size in bytes, of the type in the file."""
         return self.numel() * self.dtype.itemsize
 
 
 class Archive:
-    """A torch zip file whose entries have been checked: `pickle` is its description, `tensor` reads numbers.
+    """A zip file of torch.save whose entries have been checked; a context manager that closes the file.
 
-    Raises CheckpointError, in one line, for a file that is no such zip, is damaged, or lies about its sizes.
+    Args:
+        path: The file.
+
+    Attributes:
+        size: Bytes of the file.
+        pickle: Its description, the content of data.pkl.
+
+    Raises:
+        CheckpointError: If the file is no such zip, is damaged, or claims other sizes than it has; in one line.
     """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.size = 0
         self._zip = _open_zip(self.path)
-        self._read_before: dict[tuple[str, torch.dtype], Tensor] = {}
-        self._chunk: Tensor | None = None
+        self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._conversion_buffer: Tensor | None = None
         try:
             self.size = self.path.stat().st_size
-            self._budget = 2 * self.size + _ALLOWANCE
+            self._budget = 2 * self.size + _READ_ALLOWANCE
             self._folder = _checked_folder(self.path, self._zip)
-            self.pickle = self._entry("data.pkl")
+            self.pickle = self._read_entry("data.pkl")
             order = f"{self._folder}/byteorder"
-            if order in self._zip.namelist() and self._entry("byteorder") != b"little":
+            if order in self._zip.namelist() and self._read_entry("byteorder") != b"little":
                 raise CheckpointError(f"{self.path}: written on a big-endian machine; save it again on another")
         except BaseException:
             self._zip.close()
@@ -88,102 +112,113 @@ class Archive:
         return self
 
     def __exit__(self, *_):
-        self._read_before.clear()
+        self._storages.clear()
         self._zip.close()
 
     def check(self, storage: Storage) -> Storage:
-        """Return a storage as it is, or raise CheckpointError where its entry has not the bytes that it claims."""
+        """Return the storage itself; raise CheckpointError unless its entry has as many bytes as it claims."""
         try:
-            there = self._zip.getinfo(f"{self._folder}/data/{storage.key}").file_size
+            actual = self._zip.getinfo(f"{self._folder}/data/{storage.key}").file_size
         except KeyError:
-            raise CheckpointError(f"{self.path}: damaged: it has no entry data/{shown(storage.key)}") from None
+            raise CheckpointError(f"{self.path}: damaged: it has no entry data/{printable(storage.key)}") from None
         claimed = storage.count * storage.dtype.itemsize
-        if there != claimed:
+        if actual != claimed:
             raise CheckpointError(
-                f"{self.path}: damaged: data/{shown(storage.key)} has {there} bytes, expected {shown(str(claimed))}"
+                f"{self.path}: damaged: data/{printable(storage.key)} has {actual} bytes, "
+                f"expected {printable(str(claimed))}"
             )
         return storage
 
     def tensor(self, stored: StoredTensor, full: bool = False, keep: bool = True) -> Tensor:
-        """Return a tensor's numbers; `full` makes floating-point ones float32. Tensors that share a storage in the file
-        share it in memory; keep=False reads anew each time, for a caller that lets go of each tensor before the next.
+        """Read a tensor from the file.
 
-        Raises CheckpointError where all that was read would come to more than twice the file's size.
+        Args:
+            stored: The tensor, of this file.
+            full: Whether a floating-point tensor becomes float32.
+            keep: Whether the storage is kept until the archive is closed, so that tensors that share it in the file
+                share it in memory. Without, it is read anew each time, for a caller that frees each tensor before the
+                next.
+
+        Returns:
+            The tensor, on the CPU.
+
+        Raises:
+            CheckpointError: If the file is damaged, or all tensors read from it would take more than twice its size.
         """
         dtype = torch.float32 if full and stored.dtype.is_floating_point else stored.dtype
-        numbers = self._read_before.get((stored.storage.key, dtype))
-        if numbers is None:
-            self._spend(stored.storage.count * dtype.itemsize)
-            numbers = self._numbers(stored.storage, dtype)
+        elements = self._storages.get((stored.storage.key, dtype))
+        if elements is None:
+            self._charge_budget(stored.storage.count * dtype.itemsize)
+            elements = self._read_storage(stored.storage, dtype)
             if keep:
-                self._read_before[stored.storage.key, dtype] = numbers
-        view = numbers.as_strided(stored.shape, stored.stride, stored.offset)
+                self._storages[stored.storage.key, dtype] = elements
+        view = elements.as_strided(stored.shape, stored.stride, stored.offset)
         if stored.numel() == stored.storage.count:
             return view
-        self._spend(stored.numel() * dtype.itemsize)
+        self._charge_budget(stored.numel() * dtype.itemsize)
         return view.clone()  # so that a part does not hold the whole
 
-    def _spend(self, size: int) -> None:
+    def _charge_budget(self, size: int) -> None:
         self._budget -= size
         if self._budget < 0:
-            raise CheckpointError(f"{self.path}: refused: it makes more tensors of its numbers than a checkpoint has")
+            raise CheckpointError(f"{self.path}: refused: its tensors take more memory than those of a checkpoint")
 
-    def _numbers(self, storage: Storage, dtype: torch.dtype) -> Tensor:
-        """Return a storage as a flat tensor of type `dtype`, read and converted a chunk at a time."""
-        numbers = torch.empty(storage.count, dtype=dtype)
+    def _read_storage(self, storage: Storage, dtype: torch.dtype) -> Tensor:
+        """Return a storage as a flat tensor of type `dtype`, read and converted chunk by chunk."""
+        elements = torch.empty(storage.count, dtype=dtype)
         step = _CHUNK // storage.dtype.itemsize
-        with self._reading(f"data/{storage.key}") as stream:
+        with self._open_entry(f"data/{storage.key}") as stream:
             for start in range(0, storage.count, step):
-                part = numbers[start : start + step]
-                chunk = part if dtype == storage.dtype else self._buffer(storage.dtype)[: len(part)]
-                self._fill(stream, chunk)
+                part = elements[start : start + step]
+                chunk = part if dtype == storage.dtype else self._chunk_of(storage.dtype)[: len(part)]
+                self._read_into(stream, chunk)
                 if chunk is not part:
                     part.copy_(chunk)
-        return numbers
+        return elements
 
-    def _buffer(self, dtype: torch.dtype) -> Tensor:
-        """Return a chunk to convert from: one for all tensors, as aligned blocks that are freed are seldom used again."""
-        if self._chunk is None:
-            self._chunk = torch.empty(_CHUNK, dtype=torch.uint8)
-        return self._chunk.view(dtype)
+    def _chunk_of(self, dtype: torch.dtype) -> Tensor:
+        """Return a buffer to convert from: one for all tensors, since freed aligned blocks are seldom used again."""
+        if self._conversion_buffer is None:
+            self._conversion_buffer = torch.empty(_CHUNK, dtype=torch.uint8)
+        return self._conversion_buffer.view(dtype)
 
     @staticmethod
-    def _fill(stream: BinaryIO, chunk: Tensor) -> None:
+    def _read_into(stream: zipfile.ZipExtFile, chunk: Tensor) -> None:
         raw = chunk.view(torch.uint8)
         if stream.readinto(raw.numpy().data) != raw.numel():
             raise EOFError("it ends too early")
         if chunk.dtype == torch.bool:
-            raw.clamp_(max=1)  # what torch takes for granted
+            raw.clamp_(max=1)  # torch relies on 0 and 1
 
-    def _entry(self, name: str) -> bytes:
-        with self._reading(name) as stream:
+    def _read_entry(self, name: str) -> bytes:
+        with self._open_entry(name) as stream:
             return stream.read()
 
     @contextmanager
-    def _reading(self, name: str) -> Iterator[BinaryIO]:
-        """Open an entry; what goes wrong while it is read is damage, told in one line."""
+    def _open_entry(self, name: str) -> Iterator[zipfile.ZipExtFile]:
+        """Yield an open entry; errors while it is read become a CheckpointError of one line, as damage."""
         try:
             with self._zip.open(f"{self._folder}/{name}") as stream:
-                yield stream
+                yield cast("zipfile.ZipExtFile", stream)
         except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{self.path}: damaged: {shown(name)}: {shown(str(error))}") from None
+            raise CheckpointError(f"{self.path}: damaged: {printable(name)}: {printable(str(error))}") from None
 
 
-def shown(text: str) -> str:
-    """Return text from a file in a form that is safe to print: ASCII, one line, not long."""
-    safe = _CONTROL.sub(lambda character: ascii(character[0])[1:-1], text[:100])
+def printable(text: str) -> str:
+    """Return text of a file as it is safe to print: ASCII, one line, at most 100 characters."""
+    safe = _UNPRINTABLE.sub(lambda character: ascii(character[0])[1:-1], text[:100])
     return safe if len(safe) <= 100 and len(text) <= 100 else f"{safe[:97]}..."
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
-    """Return the open zip file, or raise CheckpointError that says what the file is instead."""
+    """Return the open zip file, or raise a CheckpointError that names what the file is instead."""
     try:
         with open(path, "rb") as stream:
-            start = stream.read(len(_LEGACY_START))
+            start = stream.read(len(_LEGACY_MAGIC))
             directory = _directory_size(stream)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    if start == _LEGACY_START:
+    if start == _LEGACY_MAGIC:
         raise CheckpointError(f"{path}: in the format of torch before 1.6; open it there and save it again")
     if directory > _DIRECTORY_LIMIT:
         raise CheckpointError(
@@ -197,19 +232,19 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _directory_size(stream: BinaryIO) -> int:
-    """Return the bytes of a zip's list of entries as its last record gives them; 0 where there is no such record."""
+    """Return the size of a zip's central directory in bytes, as its end record claims; 0 without an end record."""
     size = stream.seek(0, 2)
     stream.seek(max(0, size - 2**17))
     tail = stream.read()
-    at, at_64 = tail.rfind(_END), tail.rfind(_END_64)
+    at, at_64 = tail.rfind(_END_RECORD), tail.rfind(_END_RECORD_64)
     small = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
     return int.from_bytes(tail[at_64 + 40 : at_64 + 48], "little") if small == 0xFFFFFFFF and at_64 >= 0 else small
 
 
 def _checked_folder(path: Path, archive: zipfile.ZipFile) -> str:
-    """Return the one folder all entries lie in, having checked names and sizes.
+    """Check the names and sizes of all entries, and return the one folder that they are in.
 
-    Torch stores entries as they are; what claims more bytes than the file has is a bomb or damage.
+    Torch does not compress entries; what claims more bytes than the file has is a zip bomb or damage.
     """
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -224,10 +259,10 @@ def _checked_folder(path: Path, archive: zipfile.ZipFile) -> str:
             or "\\" in entry.filename
             or ":" in parts[0]
         ):
-            raise CheckpointError(f"{path}: refused: an entry is named {shown(entry.filename)}")
+            raise CheckpointError(f"{path}: refused: an entry is named {printable(entry.filename)}")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
             raise CheckpointError(
-                f"{path}: refused: {shown(entry.filename)} is compressed or encrypted, as torch never writes"
+                f"{path}: refused: {printable(entry.filename)} is compressed or encrypted, as torch never writes"
             )
     if len(set(names)) != len(names):
         raise CheckpointError(f"{path}: refused: two entries have the same name")

@@ -1,63 +1,97 @@
-"""YOLOv5's own detection checkpoints, v5.0 to v7.0, as the record that this program works with.
+"""Official YOLOv5 detection checkpoints, v5.0 to v7.0, converted to our record.
 
-What differs between the releases: the model's class (`models.yolo.Model`, since v6.2 `DetectionModel`), its names (a
-list, later a dict by number), a buffer `anchor_grid` that v6.1 no longer keeps, numpy numbers among the plain ones,
-and a moving average that is None once training has ended. What an equal network would need and is not built here, such
-as another activation, is refused: weights that load and give other boxes would be worse.
+The releases differ in the model's class (`models.yolo.Model`, since v6.2 `DetectionModel`), its names (a list, later a
+dict by class id), a buffer `anchor_grid` that v6.1 no longer keeps, NumPy scalars among the plain numbers, and a moving
+average that is None once training has ended. A network that cannot be built here, such as one with another activation,
+is refused: its weights would load and predict other boxes.
 """
 
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from utils.checkpoint.archive import Archive, StoredTensor, shown
-from utils.checkpoint.record import Checkpoint
+from utils.checkpoint.archive import Archive, StoredTensor, printable
+from utils.checkpoint.record import CheckpointOutline
 from utils.checkpoint.restricted import PickledObject, module_state, plain_value
 from utils.errors import CheckpointError
 
 DETECTORS = ("models.yolo.Model", "models.yolo.DetectionModel")
 NORM_EPS = 1e-3  # of all norms in YOLOv5
 CLASS_LIMIT = 100_000
-_OTHERS = {  # models that look like detectors from outside
+_OTHER_MODELS = {  # classes that are no detectors
     "models.yolo.SegmentationModel": "a YOLOv5 segmentation model; only detection models are read",
     "models.yolo.ClassificationModel": "a YOLOv5 classification model; only detection models are read",
     "models.common.AutoShape": "a model inside torch.hub's AutoShape wrapper; save its .model instead",
     "models.common.DetectMultiBackend": "a model inside YOLOv5's DetectMultiBackend wrapper; save its .model instead",
 }
-_LEFTOVERS = (
+_UNUSED_BUFFERS = (  # of v5.0's head, and of a profiler
     ".anchor_grid",
     ".total_ops",
     ".total_params",
     "total_ops",
     "total_params",
-)  # buffers of v5.0, and of a profiler
+)
 _ACTIVATIONS = ("torch.nn.modules.activation.SiLU", "torch.nn.modules.linear.Identity")
-# numpy's letters for types of numbers, and struct's
-_NUMBERS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "f2": "e", "f4": "f", "f8": "d"}
+# NumPy's codes of dtypes, and struct's
+_FORMATS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "f2": "e", "f4": "f", "f8": "d"}
 
 
-def official_checkpoint(content: object, archive: Archive) -> Checkpoint:
-    """Return an official checkpoint's moving average where it has one, else its model, tensors still in the file."""
+@dataclass(frozen=True)
+class OfficialFacts:
+    """What an official file holds beside the model.
+
+    Attributes:
+        model_class: Dotted name of the model's class.
+        has_average: Whether it holds a moving average beside the model.
+        has_optimizer: Whether it holds an optimizer, so that YOLOv5 could resume it.
+        progress: "epoch", "best_fitness" and "updates", as far as they are given.
+        options: Flags of the training.
+    """
+
+    model_class: str
+    has_average: bool
+    has_optimizer: bool
+    progress: dict[str, int | float]
+    options: dict[str, bool | int | float | str]
+
+
+def official_checkpoint(content: object, archive: Archive) -> CheckpointOutline:
+    """Return an official checkpoint's moving average if it has one, else its model, as an outline.
+
+    Args:
+        content: What `read_restricted` returned for the file.
+        archive: The file, open.
+
+    Returns:
+        The outline, its tensors still in the file.
+
+    Raises:
+        CheckpointError: If it holds no detection model of YOLOv5, or one that would compute something else here.
+    """
     path = archive.path
-    model, content = _model_in(content, path)
+    model, content = _find_model(content, path)
     modules = list(_modules(model))
-    _check_kind(model, modules, path)
+    head = _checked_head(model, modules, path)
     _check_network(modules, path)
-    yaml = plain_value(model.state.get("yaml"), path, other=_number)
+    yaml = plain_value(model.state.get("yaml"), path, convert=_python_number)
     if not isinstance(yaml, dict):
         raise CheckpointError(
-            f"{path}: holds no YOLOv5 detection model: {shown(model.name)} has no model description (yaml)"
+            f"{path}: holds no YOLOv5 detection model: {printable(model.name)} has no model description (yaml)"
         )
-    state = {name: tensor for name, tensor in module_state(model, path).items() if not name.endswith(_LEFTOVERS)}
-    stride = _small(archive, model.state.get("stride"))
-    _bring_to_grid(archive, _head(modules), state, stride, yaml)
-    yaml.pop("activation", None)  # a key of v7.0; what it led to has been checked
+    state: dict[str, Tensor | StoredTensor] = {
+        name: tensor for name, tensor in module_state(model, path).items() if not name.endswith(_UNUSED_BUFFERS)
+    }
+    stride = _small_tensor(archive, model.state.get("stride"))
+    _convert_pixel_anchors(archive, head, state, stride, yaml)
+    yaml.pop("activation", None)  # a key of v7.0; the modules themselves have been checked
     date = content.get("date")
-    return Checkpoint(
+    return CheckpointOutline(
         yaml,
         _names(model, yaml, path),
         state,
@@ -68,26 +102,36 @@ def official_checkpoint(content: object, archive: Archive) -> Checkpoint:
     )
 
 
-def official_facts(content: object, path: Path) -> dict[str, object]:
-    """Return what an official file says beside the model: epoch, best fitness, whether it can be resumed, its flags."""
-    model, content = _model_in(content, path)
-    facts: dict[str, object] = {"class": model.name, "average": isinstance(content.get("ema"), PickledObject)}
-    for key in ("epoch", "best_fitness", "updates"):
-        value = _number(content.get(key))
-        if value is not None:
-            facts[key] = value
-    facts["optimizer"] = isinstance(content.get("optimizer"), dict)
+def official_facts(content: object, path: Path) -> OfficialFacts:
+    """Return what an official file holds beside the model.
+
+    Args:
+        content: What `read_restricted` returned for it.
+        path: The file, for messages.
+
+    Returns:
+        The facts.
+
+    Raises:
+        CheckpointError: If it holds no model.
+    """
+    model, content = _find_model(content, path)
+    progress = {key: _python_number(content.get(key)) for key in ("epoch", "best_fitness", "updates")}
     options = content.get("opt")
     options = options.state if isinstance(options, PickledObject) and options.name == "argparse.Namespace" else options
-    if isinstance(options, dict):
-        facts["options"] = {
-            str(key): value for key, value in options.items() if isinstance(value, (bool, int, float, str))
-        }
-    return facts
+    return OfficialFacts(
+        model.name,
+        isinstance(content.get("ema"), PickledObject),
+        isinstance(content.get("optimizer"), dict),
+        {key: value for key, value in progress.items() if value is not None},
+        {str(key): value for key, value in options.items() if isinstance(value, (bool, int, float, str))}
+        if isinstance(options, dict)
+        else {},
+    )
 
 
-def _model_in(content: object, path: Path) -> tuple[PickledObject, dict]:
-    """Return the model and the dict around it; a model saved on its own has an empty one."""
+def _find_model(content: object, path: Path) -> tuple[PickledObject, dict]:
+    """Return the model and the dict around it, which is empty for a model that was saved on its own."""
     if isinstance(content, PickledObject):
         return content, {}
     content = content if isinstance(content, dict) else {}
@@ -98,8 +142,9 @@ def _model_in(content: object, path: Path) -> tuple[PickledObject, dict]:
 
 
 def _modules(model: PickledObject) -> Iterator[PickledObject]:
-    """Yield a model and the modules in it, in order; the last is the head. Each once, so that it ends."""
-    waiting, seen = [model], set()
+    """Yield a model and the modules in it in order, each once, so that cycles end."""
+    waiting: list[object] = [model]
+    seen: set[int] = set()
     while waiting:
         module = waiting.pop()
         if isinstance(module, PickledObject) and id(module) not in seen:
@@ -109,111 +154,119 @@ def _modules(model: PickledObject) -> Iterator[PickledObject]:
             waiting += reversed(children.values()) if isinstance(children, dict) else ()
 
 
-def _head(modules: list[PickledObject]) -> PickledObject | None:
-    """Return the module that holds anchors: the head, whatever its class."""
+def _find_head(modules: list[PickledObject]) -> PickledObject | None:
+    """Return the first module with anchors, which is the head whatever its class."""
     return next((module for module in modules if "anchors" in (module.state.get("_buffers") or {})), None)
 
 
-def _check_kind(model: PickledObject, modules: list[PickledObject], path: Path) -> None:
-    """Refuse what is no detection model of YOLOv5, saying what it is."""
-    if model.name in _OTHERS:
-        raise CheckpointError(f"{path}: {model.name} is {_OTHERS[model.name]}")
-    head = _head(modules)
+def _checked_head(model: PickledObject, modules: list[PickledObject], path: Path) -> PickledObject:
+    """Return the head of a YOLOv5 detection model; refuse any other model, and name it."""
+    if model.name in _OTHER_MODELS:
+        raise CheckpointError(f"{path}: {model.name} is {_OTHER_MODELS[model.name]}")
+    head = _find_head(modules)
     if model.name not in DETECTORS or head is None:
-        raise CheckpointError(f"{path}: holds no YOLOv5 detection model: its model is a {shown(model.name)}")
+        raise CheckpointError(f"{path}: holds no YOLOv5 detection model: its model is a {printable(model.name)}")
     if head.name != "models.yolo.Detect":
         other = " (YOLOv7's)" if head.name.startswith("models.yolo.I") else ""
-        raise CheckpointError(f"{path}: its head is a {shown(head.name)}{other}; only models.yolo.Detect is read")
+        raise CheckpointError(f"{path}: its head is a {printable(head.name)}{other}; only models.yolo.Detect is read")
+    return head
 
 
 def _check_network(modules: list[PickledObject], path: Path) -> None:
-    """Refuse a network whose weights would load here and compute something else."""
+    """Refuse a network whose weights would load here but compute something else."""
     for module in modules:
         children = module.state.get("_modules")
         act = children.get("act") if isinstance(children, dict) else None
         if isinstance(act, PickledObject) and act.name not in _ACTIVATIONS:
-            kind = shown(act.name.rpartition(".")[2])
+            kind = printable(act.name.rpartition(".")[2])
             raise CheckpointError(
-                f"{path}: its {shown(module.name)} has the activation {kind}, and SiLU is what is "
-                "built here; take weights of YOLOv5 v4.0 or later that were trained with SiLU"
+                f"{path}: its {printable(module.name)} has the activation {kind}, and SiLU is the one that "
+                "is built here; take weights of YOLOv5 v4.0 or later that were trained with SiLU"
             )
         eps = module.state.get("eps")
         if module.name.endswith("batchnorm.BatchNorm2d") and not (
             isinstance(eps, float) and math.isclose(eps, NORM_EPS)
         ):
             raise CheckpointError(
-                f"{path}: its norms add {shown(repr(eps))} to the variance, and {NORM_EPS} is added here"
+                f"{path}: its norms add {printable(repr(eps))} to the variance, and {NORM_EPS} is added here"
             )
 
 
 def _names(model: PickledObject, yaml: dict, path: Path) -> list[str]:
-    """Return one name a class: of a list, or of a dict by number; "class<number>" where one is missing."""
-    classes = yaml.get("nc") if _is_count(yaml.get("nc")) else _number(model.state.get("nc"))
-    if not _is_count(classes) or not 1 <= classes <= CLASS_LIMIT:
+    """Return one name per class, from a list or from a dict by class id; "class<id>" for a missing one."""
+    nc = yaml.get("nc") if _is_int(yaml.get("nc")) else _python_number(model.state.get("nc"))
+    if not _is_int(nc) or not 1 <= nc <= CLASS_LIMIT:
         raise CheckpointError(f"{path}: its model description does not give the number of classes (nc)")
-    given = plain_value(model.state.get("names"), path, "names", other=_number)
+    given = plain_value(model.state.get("names"), path, "names", convert=_python_number)
     if isinstance(given, dict):
-        return [str(given.get(number, f"class{number}")) for number in range(classes)]
-    if isinstance(given, (list, tuple)) and len(given) == classes:
+        return [str(given.get(class_id, f"class{class_id}")) for class_id in range(nc)]
+    if isinstance(given, (list, tuple)) and len(given) == nc:
         return [str(name) for name in given]
-    return [f"class{number}" for number in range(classes)]
+    return [f"class{class_id}" for class_id in range(nc)]
 
 
-def _is_count(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 # ---- anchors ----
 
 
-def _bring_to_grid(archive: Archive, head: PickledObject, state: dict, stride: Tensor | None, yaml: dict) -> None:
-    """Replace anchors that were left in pixels by their size in grid cells, which is what the state of a model holds."""
+def _convert_pixel_anchors(
+    archive: Archive,
+    head: PickledObject,
+    state: dict[str, Tensor | StoredTensor],
+    stride: Tensor | None,
+    yaml: dict,
+) -> None:
+    """Replace anchors in pixels by anchors in grid cells, the unit of a model's state."""
     name = next((name for name in state if name.endswith(".anchors")), None)
-    anchors = _small(archive, state.get(name))
-    if anchors is None or anchors.ndim != 3 or stride is None or stride.numel() != len(anchors):
+    anchors = _small_tensor(archive, state[name]) if name is not None else None
+    if name is None or anchors is None or anchors.ndim != 3 or stride is None or stride.numel() != len(anchors):
         return
-    pixels = _small(archive, (head.state.get("_buffers") or {}).get("anchor_grid"))
+    pixels = _small_tensor(archive, (head.state.get("_buffers") or {}).get("anchor_grid"))
     given = yaml.get("anchors")
     if pixels is None and isinstance(given, list) and all(isinstance(row, list) for row in given):
         flat = [side for row in given for side in row if isinstance(side, (int, float))]
         pixels = torch.tensor(flat, dtype=torch.float32)
     steps = stride.view(-1, 1, 1)
-    if pixels is not None and pixels.numel() == anchors.numel() and (steps > 1).all():
-        if torch.allclose(anchors, pixels.view_as(anchors), rtol=1e-3):
-            state[name] = anchors / steps
+    if pixels is None or pixels.numel() != anchors.numel() or not (steps > 1).all():
+        return
+    if torch.allclose(anchors, pixels.view_as(anchors), rtol=1e-3):
+        state[name] = anchors / steps
 
 
-def _small(archive: Archive, stored: object) -> Tensor | None:
-    """Return a tensor of few numbers in float32, or None where there is none."""
+def _small_tensor(archive: Archive, stored: object) -> Tensor | None:
+    """Return a stored tensor of at most 10,000 elements in float32, None for anything else."""
     if not isinstance(stored, StoredTensor) or stored.storage.count > 10_000:
         return None
     return archive.tensor(stored, full=True, keep=False)
 
 
-# ---- numpy's numbers ----
+# ---- NumPy scalars ----
 
 
-def _number(value: object) -> bool | int | float | None:
-    """Return a plain number, numpy's scalar or numpy's array of one element as a Python number, else None."""
+def _python_number(value: object) -> bool | int | float | None:
+    """Return a plain number, a NumPy scalar or a NumPy array of one element as a Python number, else None."""
     if isinstance(value, (bool, int, float)):
         return value
     if not isinstance(value, PickledObject):
         return None
     if value.name.endswith(".multiarray.scalar") and len(value.arguments) == 2:
-        kind, raw = value.arguments
+        dtype, raw = value.arguments
     elif (
         value.name.endswith(".multiarray._reconstruct")
         and isinstance(value.state.get(""), tuple)
         and len(value.state[""]) == 5
     ):
-        _, _, kind, _, raw = value.state[""]
+        _, _, dtype, _, raw = value.state[""]
     else:
         return None
-    return _unpacked(kind, raw)
+    return _unpack_number(dtype, raw)
 
 
-def _unpacked(kind: object, raw: object) -> bool | int | float | None:
-    """Return the one number in the bytes of a numpy type; Python 2's way to pickle bytes is as Latin-1 text."""
+def _unpack_number(dtype: object, raw: object) -> bool | int | float | None:
+    """Return the one number in the bytes of a NumPy dtype. Protocol 2 pickles bytes as Latin-1 text."""
     if (
         isinstance(raw, PickledObject)
         and raw.name == "_codecs.encode"
@@ -221,10 +274,10 @@ def _unpacked(kind: object, raw: object) -> bool | int | float | None:
         and isinstance(raw.arguments[0], str)
     ):
         raw = raw.arguments[0].encode("latin-1", errors="replace")
-    code = (
-        kind.arguments[0] if isinstance(kind, PickledObject) and kind.name == "numpy.dtype" and kind.arguments else None
-    )
-    letter = _NUMBERS.get(code.lstrip("<=|")) if isinstance(code, str) else None
+    if not isinstance(dtype, PickledObject) or dtype.name != "numpy.dtype" or not dtype.arguments:
+        return None
+    code = dtype.arguments[0]
+    letter = _FORMATS.get(code.lstrip("<=|")) if isinstance(code, str) else None
     if letter is None or not isinstance(raw, bytes) or len(raw) != struct.calcsize(letter):
         return None
     return struct.unpack(f"<{letter}", raw)[0]

@@ -1,29 +1,43 @@
-"""The record that every checkpoint becomes: a model's description and weights, and perhaps the state of its training."""
+"""The Checkpoint record: a model's description and weights, and the state of its training if the file has one."""
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from utils.checkpoint.archive import StoredTensor
+
+if TYPE_CHECKING:
+    from models.yolo import Model
 
 FORMAT = "yolov5-attention"
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A model's description and weights, and perhaps the state of its training.
+class CheckpointOutline:
+    """A checkpoint whose tensors may still be in the file.
 
-    state: float32 tensors (and integer counters) by name; names: one a class; stride: pixels per grid
-    cell of each level; training: None where the file holds weights only; source: the file, "" if none.
+    Attributes:
+        yaml: The model's description, as in a model yaml.
+        names: One per class.
+        state: Weights, statistics and integer counters by name.
+        stride: Pixels per grid cell of each level.
+        training: What a resumed training needs; None if the file holds weights only.
+        settings: Free remarks of the program that wrote it.
+        date: When it was written, in ISO 8601.
+        written_by: By which program or torch.
+        source: The file, "" if there is none.
     """
 
     yaml: dict
     names: list[str]
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor | StoredTensor]
     stride: tuple[float, ...]
     training: dict | None = None
     settings: dict = field(default_factory=dict)
@@ -33,18 +47,53 @@ class Checkpoint:
 
     @property
     def nc(self) -> int:
+        """Number of classes."""
         return len(self.names)
 
 
+@dataclass(frozen=True)
+class Checkpoint(CheckpointOutline):
+    """A model's description and weights, and the state of its training if the file has one.
+
+    Attributes:
+        yaml: The model's description, as in a model yaml.
+        names: One per class.
+        state: Weights, statistics and integer counters by name; float32 unless they were read with `full=False`.
+        stride: Pixels per grid cell of each level.
+        training: What a resumed training needs; None if the file holds weights only.
+        settings: Free remarks of the program that wrote it.
+        date: When it was written, in ISO 8601.
+        written_by: By which program or torch.
+        source: The file, "" if there is none.
+    """
+
+    state: dict[str, Tensor]
+
+
 def checkpoint_of(
-    model: nn.Module,
+    model: "Model",
     names: Sequence[str] | None = None,
     training: Mapping | None = None,
     settings: Mapping | None = None,
 ) -> Checkpoint:
-    """Return a model as a checkpoint. Its tensors are the model's own, not copies: write it before training goes on."""
+    """Return a model as a checkpoint.
+
+    Its tensors are the model's own, not copies: write it before training goes on.
+
+    Args:
+        model: The model.
+        names: One per class; None takes the model's.
+        training: What a resumed training needs: tensors and plain values.
+        settings: Free remarks: tensors and plain values.
+
+    Returns:
+        The checkpoint, dated now.
+
+    Raises:
+        TypeError: If the model's yaml holds something else than tensors and plain values.
+    """
     return Checkpoint(
-        yaml=plain(model.yaml, "yaml"),
+        yaml={key: plain(value, f"yaml.{key}") for key, value in model.yaml.items()},
         names=[str(name) for name in (model.names if names is None else names)],
         state={name: tensor.detach() for name, tensor in model.state_dict().items()},
         stride=tuple(float(pixels) for pixels in model.stride),
@@ -56,12 +105,24 @@ def checkpoint_of(
 
 
 def now() -> str:
+    """Return the local date and time in ISO 8601, to the second."""
     return datetime.datetime.now().isoformat(timespec="seconds")
 
 
 def plain(value: object, where: str) -> object:
-    """Return a copy of nested containers with tensors on the CPU and exact built-in types, which is what a
-    weights-only reader accepts. Raises TypeError that says where something else stands.
+    """Return a copy of nested containers with tensors on the CPU and exact built-in types.
+
+    These are what `torch.load(weights_only=True)` accepts. NumPy's scalars and paths are converted.
+
+    Args:
+        value: The containers.
+        where: Name of the value, for the message.
+
+    Returns:
+        The copy.
+
+    Raises:
+        TypeError: If it holds something else; names the place.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()

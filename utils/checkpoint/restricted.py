@@ -1,4 +1,4 @@
-"""Reads checkpoints, which are pickled Python objects, without running any of them.
+"""Restricted unpickler: reads checkpoints, which are pickled Python objects, without running any code in them.
 
 The pickle is interpreted here, one instruction at a time, over a fixed list of names. A name never becomes a
 function or a class: it stays a `Name`, and what the pickle builds from it is either a `StoredTensor`, a container,
@@ -11,17 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 
-from utils.checkpoint.archive import Archive, Storage, StoredTensor, shown
+from utils.checkpoint.archive import Archive, Storage, StoredTensor, printable
 from utils.errors import CheckpointError
 
 INSTRUCTION_LIMIT = 1_000_000  # of a pickle; yolov5n's has 34,000
 NODE_LIMIT = 200_000  # values in a tree that is copied
-DEPTH_LIMIT = 64
-MODULE_LIMIT = 100_000
-AXES_LIMIT = 16
+DEPTH_LIMIT = 64  # levels of such a tree
+MODULE_LIMIT = 100_000  # modules of a model
+AXES_LIMIT = 16  # axes of a tensor
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -34,7 +35,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_INERT = {
+_DATA_NAMES = {
     "_codecs.encode",
     "argparse.Namespace",
     "torch.device",
@@ -49,9 +50,9 @@ _INERT = {
     ),
     *(f"torch.{name}" for name in ("float16", "float32", "float64", "bfloat16", "int64")),
 }
-_INERT_CLASSES = re.compile(r"(torch\.nn\.modules\.[a-z_]+|models\.(yolo|common|experimental))\.[A-Za-z]\w*")
+_DATA_CLASSES = re.compile(r"(torch\.nn\.modules\.[a-z_]+|models\.(yolo|common|experimental))\.[A-Za-z]\w*")
 _STORAGE_NAMES = {f"torch.{name}" for name in _STORAGES}
-_KINDS = {  # how the names of well-known files begin, and what those files are
+_EXPLANATIONS = {  # prefixes of the names in well-known files, and what those files are
     "ultralytics.": "an Ultralytics model, YOLOv8 or later, is not a YOLOv5 network and cannot be used here",
     "models.": "the class is of a changed YOLOv5; save model.state_dict() and the yaml where that class is known",
     "utils.activations.": "activations of YOLOv5 before 4.0 are not built here; take a later release of the weights",
@@ -60,17 +61,25 @@ _KINDS = {  # how the names of well-known files begin, and what those files are
     "torch.nn.": "the model is not one of YOLOv5's; save its state_dict() instead",
 }
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Name:
-    """A global that a pickle mentions: its dotted name, and nothing behind it."""
+    """A global that a pickle mentions: its dotted name as text. The class or function itself is never looked up."""
 
     text: str
 
 
 @dataclass
 class PickledObject:
-    """An object of a pickle: the name of its class, what it was made from, and its attributes."""
+    """An object of a pickle, as data.
+
+    Attributes:
+        name: The dotted name of its class or of the function that would have made it.
+        arguments: What it would have been called with.
+        state: Its attributes by name; a state that is no dict is kept under the key "".
+    """
 
     name: str
     arguments: tuple = ()
@@ -80,28 +89,52 @@ class PickledObject:
 def read_restricted(archive: Archive) -> object:
     """Return what a pickled checkpoint holds: containers, plain values, `StoredTensor`s and `PickledObject`s.
 
-    Raises CheckpointError, naming it, for any global outside the fixed list, and for damage.
+    Raises:
+        CheckpointError: If the pickle names a global outside the fixed list (the message names it), uses another
+            instruction than torch writes, claims what the archive does not hold, or is damaged.
     """
-    machine = _Machine(archive)
+    interpreter = _Interpreter(archive)
     try:
-        return machine.run()
+        return interpreter.run()
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{archive.path}: damaged or not a checkpoint: {shown(str(error))}") from None
+        raise CheckpointError(f"{archive.path}: damaged or not a checkpoint: {printable(str(error))}") from None
 
 
 def module_state(model: PickledObject, source: Path | str) -> dict[str, StoredTensor]:
-    """Return the state dict of a pickled module: parameters and persistent buffers by dotted name, in torch's order."""
+    """Return the state dict of a pickled module: parameters and persistent buffers by dotted name, in torch's order.
+
+    Args:
+        model: The module.
+        source: The file's name, for messages.
+
+    Returns:
+        Tensors that are still in the file, by name.
+
+    Raises:
+        CheckpointError: If something that is no module stands among the modules, or modules nest without end.
+    """
     state: dict[str, StoredTensor] = {}
-    _collect(model, "", state, source, budget=[MODULE_LIMIT])
+    _collect_state(model, "", state, source, budget=[MODULE_LIMIT])
     return state
 
 
 def plain_value(
-    value: object, source: Path | str, what: str = "model description", other: Callable[[object], object] | None = None
-) -> object:
-    """Return a copy of nested containers and plain values. `other` gives the value of an item that is neither, or None.
+    value: T, source: Path | str, what: str = "model description", convert: Callable[[object], object] | None = None
+) -> T:
+    """Return a copy of nested containers and plain values.
 
-    Raises CheckpointError for what remains, and for a tree without end.
+    Args:
+        value: Lists, tuples and dicts of None, booleans, numbers and text, and items that `convert` knows.
+        source: The file's name, for messages.
+        what: What the value is, for messages.
+        convert: Returns the plain value of an item that is neither a container nor plain, or None if it has none.
+
+    Returns:
+        The copy. A container stays of its type; only an item that `convert` replaces may become another type.
+
+    Raises:
+        CheckpointError: If an item is neither plain nor converted, or if the tree has more than NODE_LIMIT values or
+            more than DEPTH_LIMIT levels.
     """
     budget = [NODE_LIMIT]
 
@@ -115,32 +148,32 @@ def plain_value(
             return type(item)(copy(part, depth + 1) for part in item)
         if isinstance(item, dict):
             return {key: copy(part, depth + 1) for key, part in item.items()}
-        value = other(item) if other else None
-        if value is not None:
-            return value
+        converted = convert(item) if convert else None
+        if converted is not None:
+            return converted
         kind = getattr(item, "name", None) or getattr(item, "text", None) or type(item).__name__
-        raise CheckpointError(f"{source}: its {what} holds a {shown(kind)}")
+        raise CheckpointError(f"{source}: its {what} holds a {printable(kind)}")
 
-    return copy(value, 0)
+    return cast("T", copy(value, 0))
 
 
-def _collect(
+def _collect_state(
     module: object, prefix: str, state: dict[str, StoredTensor], source: Path | str, budget: list[int]
 ) -> None:
-    """Add a module's own tensors to `state`, then its children's. `budget` holds how many modules may still come."""
+    """Add a module's own tensors to `state`, then its children's. `budget` holds how many more modules are allowed."""
     budget[0] -= 1
     if not isinstance(module, PickledObject) or prefix.count(".") > 32 or budget[0] < 0:
         raise CheckpointError(
-            f"{source}: damaged: {shown(prefix) or 'its model'} is not a module, or modules nest without end"
+            f"{source}: damaged: {printable(prefix) or 'its model'} is not a module, or modules nest without end"
         )
-    temporary = module.state.get("_non_persistent_buffers_set") or ()
+    non_persistent = module.state.get("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
         for name, tensor in _members(module, group, source):
-            if isinstance(tensor, StoredTensor) and not (group == "_buffers" and name in temporary):
+            if isinstance(tensor, StoredTensor) and not (group == "_buffers" and name in non_persistent):
                 state[f"{prefix}{name}"] = tensor
     for name, child in _members(module, "_modules", source):
         if child is not None:
-            _collect(child, f"{prefix}{name}.", state, source, budget)
+            _collect_state(child, f"{prefix}{name}.", state, source, budget)
 
 
 def _members(module: PickledObject, group: str, source: Path | str) -> list[tuple[str, object]]:
@@ -150,116 +183,119 @@ def _members(module: PickledObject, group: str, source: Path | str) -> list[tupl
     return list(members.items())
 
 
-class _Machine:
-    """Interprets a pickle's instructions. The stack holds values; `marks` the heights where groups began."""
+class _Interpreter:
+    """Interprets a pickle's instructions.
+
+    `stack` holds values, `marks` the heights of the stack at which groups begin, `memo` values to be pushed again.
+    """
 
     def __init__(self, archive: Archive):
         self.archive = archive
-        self.stack: list = []
+        self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
         self.storages: dict[tuple[str, str], Storage] = {}
 
     def run(self) -> object:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(self.archive.pickle)):
+        for index, (opcode, argument, _) in enumerate(pickletools.genops(self.archive.pickle)):
             if opcode.name == "STOP":
                 return self.stack.pop()
-            if number > INSTRUCTION_LIMIT:
+            if index > INSTRUCTION_LIMIT:
                 raise CheckpointError(
                     f"{self.archive.path}: refused: its description has over {INSTRUCTION_LIMIT} instructions"
                 )
-            if opcode.name in _VALUES:
+            if opcode.name in _LITERALS:
                 self.stack.append(argument)
             elif opcode.name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[opcode.name]())
-            elif opcode.name in _ACTIONS:
-                _ACTIONS[opcode.name](self, argument)
+            elif opcode.name in _STACK_OPERATIONS:
+                _STACK_OPERATIONS[opcode.name](self, argument)
             elif opcode.name not in ("PROTO", "FRAME"):
                 raise CheckpointError(f"{self.archive.path}: refused: it uses the pickle instruction {opcode.name}")
         raise ValueError("the pickle does not end")
 
-    def since_mark(self) -> list:
-        """Return and remove what was pushed since the last mark."""
+    def pop_to_mark(self) -> list:
+        """Remove and return what was pushed since the last mark."""
         height = self.marks.pop()
         group = self.stack[height:]
         del self.stack[height:]
         return group
 
-    def mark(self, _) -> None:
+    def push_mark(self, _: object) -> None:
         self.marks.append(len(self.stack))
 
-    def tuple_of(self, _, count: int | None = None) -> None:
-        group = self.since_mark() if count is None else [self.stack.pop() for _ in range(count)][::-1]
+    def push_tuple(self, _: object, count: int | None = None) -> None:
+        group = self.pop_to_mark() if count is None else [self.stack.pop() for _ in range(count)][::-1]
         self.stack.append(tuple(group))
 
-    def append(self, _) -> None:
-        self._extend([self.stack.pop()])
+    def append(self, _: object) -> None:
+        self._extend_top([self.stack.pop()])
 
-    def appends(self, _) -> None:
-        self._extend(self.since_mark())
+    def appends(self, _: object) -> None:
+        self._extend_top(self.pop_to_mark())
 
-    def _extend(self, items: list) -> None:
+    def _extend_top(self, items: list) -> None:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
-            target.update(map(_key, items))
+            target.update(map(_checked_key, items))
         else:
-            raise TypeError(f"append to {type(target).__name__}")
+            raise TypeError(f"append to {_kind(target)}")
 
-    def set_item(self, _) -> None:
+    def set_item(self, _: object) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._fill([key, value])
+        self._set_items([key, value])
 
-    def set_items(self, _) -> None:
-        self._fill(self.since_mark())
+    def set_items(self, _: object) -> None:
+        self._set_items(self.pop_to_mark())
 
-    def _fill(self, items: list) -> None:
+    def _set_items(self, items: list) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise TypeError(f"items set on {type(target).__name__}")
-        target.update(zip(map(_key, items[::2]), items[1::2]))
+            raise TypeError(f"items set on {_kind(target)}")
+        target.update(zip(map(_checked_key, items[::2]), items[1::2], strict=True))
 
-    def remember(self, argument: int | None) -> None:
+    def memoize(self, argument: int | None) -> None:
         self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
 
-    def recall(self, argument: int) -> None:
+    def push_memo(self, argument: int) -> None:
         self.stack.append(self.memo[argument])
 
-    def name(self, argument: str | None) -> None:
+    def push_name(self, argument: str | None) -> None:
         if argument is None:
             last, module = self.stack.pop(), self.stack.pop()
             argument = f"{module} {last}"
         text = argument.replace(" ", ".").replace("__builtin__.", "builtins.", 1)
         if (
-            text not in _MAKERS
-            and text not in _INERT
-            and not _INERT_CLASSES.fullmatch(text)
+            text not in _CONSTRUCTORS
+            and text not in _DATA_NAMES
+            and not _DATA_CLASSES.fullmatch(text)
             and text not in _STORAGE_NAMES
         ):
-            kind = next((f": {meaning}" for start, meaning in _KINDS.items() if text.startswith(start)), "")
+            kind = next((f": {meaning}" for start, meaning in _EXPLANATIONS.items() if text.startswith(start)), "")
             raise CheckpointError(
-                f"{self.archive.path}: refused: it names {shown(text)}, which no YOLOv5 detection checkpoint "
+                f"{self.archive.path}: refused: it names {printable(text)}, which no YOLOv5 detection checkpoint "
                 f"needs{kind}; nothing in the file was run"
             )
         self.stack.append(Name(text))
 
-    def make(self, _) -> None:
+    def construct(self, _: object) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
-            raise TypeError(f"call of {type(name).__name__}")
-        maker: Callable | None = _MAKERS.get(name.text)
-        self.stack.append(maker(self.archive, *arguments) if maker else PickledObject(name.text, arguments))
+            raise TypeError(f"call of {_kind(name)}")
+        constructor: Callable | None = _CONSTRUCTORS.get(name.text)
+        self.stack.append(constructor(self.archive, *arguments) if constructor else PickledObject(name.text, arguments))
 
-    def build(self, _) -> None:
-        """Give the object below its state; only records keep one, and only as data."""
+    def set_state(self, _: object) -> None:
+        """Set the state of the object below it on the stack; only a `PickledObject` keeps one, and only as data."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, PickledObject):
             target.state.update(state if isinstance(state, dict) else {"": state})
         elif not isinstance(target, dict):  # an OrderedDict's attributes are of no use here
-            raise TypeError(f"state for {type(target).__name__}")
+            raise TypeError(f"state for {_kind(target)}")
 
-    def storage(self, _) -> None:
+    def push_storage(self, _: object) -> None:
         kind, storage, key, _, count = self.stack.pop()
         if kind != "storage" or not isinstance(storage, Name) or not isinstance(key, str) or not isinstance(count, int):
             raise TypeError("a persistent id that is not a storage")
@@ -270,59 +306,70 @@ class _Machine:
         self.stack.append(found)
 
 
-def _key(value: object) -> object:
-    """Return a dict key or set member; nested ones are refused, because hashing them could take for ever."""
+def _kind(value: object) -> str:
+    """Return what a value of the pickle is, for messages."""
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _checked_key(value: object) -> object:
+    """Return a dict key or set member. Nested ones are refused, because hashing them could take exponential time."""
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise TypeError(f"{type(value).__name__} as a key")
+    raise TypeError(f"{_kind(value)} as a key")
 
 
-def _tensor(archive: Archive, storage: Storage, offset: int, size: tuple, stride: tuple, *_) -> StoredTensor:
-    """Return a tensor in a storage. A view that reaches past it or repeats it is refused."""
+def _make_tensor(archive: Archive, storage: Storage, offset: int, size: tuple, stride: tuple, *_) -> StoredTensor:
+    """Return a tensor in a storage. A view that reaches past the storage or has more elements than it is refused."""
     numbers = (offset, *size, *stride)
     whole = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
     if not isinstance(storage, Storage) or len(size) != len(stride) or not whole or len(size) > AXES_LIMIT:
         raise TypeError("a tensor that is not made of whole numbers")
     stored = StoredTensor(storage, offset, tuple(size), tuple(stride))
     count = stored.numel()
-    last = offset + sum((side - 1) * step for side, step in zip(size, stride)) if count else 0
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True)) if count else 0
     if count > storage.count or (count and last >= storage.count):
         raise ValueError(f"a tensor of {tuple(size)} in a storage of {storage.count} numbers")
     return stored
 
 
-def _parameter(archive: Archive, tensor: StoredTensor, *_) -> StoredTensor:
+def _make_parameter(archive: Archive, tensor: StoredTensor, *_) -> StoredTensor:
     if not isinstance(tensor, StoredTensor):
         raise TypeError("a parameter that is not a tensor")
     return tensor
 
 
-def _ordered_dict(archive: Archive, pairs: object = ()) -> dict:
+def _make_dict(archive: Archive, pairs: object = ()) -> dict:
     if not isinstance(pairs, (list, tuple)):
         raise TypeError("an OrderedDict of something else than pairs")
-    return {_key(key): value for key, value in pairs}
+    return {_checked_key(key): value for key, value in pairs}
 
 
-def _set(archive: Archive, members: object = ()) -> set:
+def _make_set(archive: Archive, members: object = ()) -> set:
     if not isinstance(members, (list, tuple)):
         raise TypeError("a set of something else than members")
-    return set(map(_key, members))
+    return set(map(_checked_key, members))
 
 
-def _size(archive: Archive, sides: object = ()) -> tuple:
+def _make_size(archive: Archive, sides: object = ()) -> tuple:
     if not isinstance(sides, (list, tuple)):
         raise TypeError("a size that is not made of sides")
     return tuple(sides)
 
 
-_MAKERS: dict[str, Callable] = {
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": _size,
-    "collections.OrderedDict": _ordered_dict,
-    "builtins.set": _set,
+_KINDS: dict[type, str] = {
+    Name: "a name",
+    PickledObject: "a pickled object",
+    Storage: "a storage",
+    StoredTensor: "a tensor",
 }
-_VALUES = {
+_CONSTRUCTORS: dict[str, Callable] = {
+    "torch._utils._rebuild_tensor_v2": _make_tensor,
+    "torch._utils._rebuild_parameter": _make_parameter,
+    "torch.Size": _make_size,
+    "collections.OrderedDict": _make_dict,
+    "builtins.set": _make_set,
+}
+_LITERALS = {
     "BININT",
     "BININT1",
     "BININT2",
@@ -346,26 +393,26 @@ _CONSTANTS: dict[str, Callable] = {
     "EMPTY_DICT": dict,
     "EMPTY_SET": set,
 }
-_ACTIONS: dict[str, Callable] = {
-    "MARK": _Machine.mark,
-    "TUPLE": _Machine.tuple_of,
-    "TUPLE1": partial(_Machine.tuple_of, count=1),
-    "TUPLE2": partial(_Machine.tuple_of, count=2),
-    "TUPLE3": partial(_Machine.tuple_of, count=3),
-    "APPEND": _Machine.append,
-    "APPENDS": _Machine.appends,
-    "ADDITEMS": _Machine.appends,
-    "SETITEM": _Machine.set_item,
-    "SETITEMS": _Machine.set_items,
-    "BINPUT": _Machine.remember,
-    "LONG_BINPUT": _Machine.remember,
-    "MEMOIZE": _Machine.remember,
-    "BINGET": _Machine.recall,
-    "LONG_BINGET": _Machine.recall,
-    "GLOBAL": _Machine.name,
-    "STACK_GLOBAL": _Machine.name,
-    "REDUCE": _Machine.make,
-    "NEWOBJ": _Machine.make,
-    "BUILD": _Machine.build,
-    "BINPERSID": _Machine.storage,
+_STACK_OPERATIONS: dict[str, Callable] = {
+    "MARK": _Interpreter.push_mark,
+    "TUPLE": _Interpreter.push_tuple,
+    "TUPLE1": partial(_Interpreter.push_tuple, count=1),
+    "TUPLE2": partial(_Interpreter.push_tuple, count=2),
+    "TUPLE3": partial(_Interpreter.push_tuple, count=3),
+    "APPEND": _Interpreter.append,
+    "APPENDS": _Interpreter.appends,
+    "ADDITEMS": _Interpreter.appends,
+    "SETITEM": _Interpreter.set_item,
+    "SETITEMS": _Interpreter.set_items,
+    "BINPUT": _Interpreter.memoize,
+    "LONG_BINPUT": _Interpreter.memoize,
+    "MEMOIZE": _Interpreter.memoize,
+    "BINGET": _Interpreter.push_memo,
+    "LONG_BINGET": _Interpreter.push_memo,
+    "GLOBAL": _Interpreter.push_name,
+    "STACK_GLOBAL": _Interpreter.push_name,
+    "REDUCE": _Interpreter.construct,
+    "NEWOBJ": _Interpreter.construct,
+    "BUILD": _Interpreter.set_state,
+    "BINPERSID": _Interpreter.push_storage,
 }

@@ -1,18 +1,18 @@
-"""Checkpoint files: written so that a crash leaves the old or the new one, found by name, read, and made into models."""
+"""Checkpoint files: written atomically, found by name, read, stripped, and built into models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
 
 from models.ensemble import Ensemble
 from models.yolo import Model
-from utils.checkpoint.archive import Archive, StoredTensor, shown
+from utils.checkpoint.archive import Archive, StoredTensor, printable
 from utils.checkpoint.official import official_checkpoint
-from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, plain
+from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, CheckpointOutline, plain
 from utils.checkpoint.restricted import PickledObject, plain_value, read_restricted
 from utils.download import fetch
 from utils.errors import CheckpointError, nearest
@@ -20,11 +20,31 @@ from utils.files import ROOT, write_atomically
 
 RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.1"
 PUBLISHED = tuple(f"yolov5{size}{head}.pt" for head in ("", "6") for size in "nsmlx")
+T = TypeVar("T")
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path | str) -> Path:
-    """Write a checkpoint so that a reader, or a crash, meets the old file or the new one. Raises TypeError for a
-    value that is neither a tensor nor plain, and CheckpointError where the disk refuses.
+    """Write a checkpoint atomically: a reader, or a crash, finds the old file or the new one.
+
+    Args:
+        checkpoint: What to write, in the precision that its tensors have.
+        path: The file; its folder exists.
+
+    Returns:
+        `path` as a Path.
+
+    Raises:
+        TypeError: If a value is neither a tensor nor plain; nothing is written.
+        CheckpointError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from models.yolo import Model
+        >>> from utils.checkpoint import checkpoint_of
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpoint = checkpoint_of(Model("yolov5n.yaml", nc=2), names=["cat", "dog"])
+        ...     read_checkpoint(write_checkpoint(checkpoint, f"{folder}/a.pt")).names
+        ['cat', 'dog']
     """
     content = {
         "format": FORMAT,
@@ -43,7 +63,15 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path | str) -> Path:
 
 
 def save_plain(content: dict, path: Path | str) -> None:
-    """torch.save, atomically, of tensors and plain values. Raises CheckpointError where the disk refuses."""
+    """Write a dict of tensors and plain values by torch.save, atomically.
+
+    Args:
+        content: The dict.
+        path: The file; its folder exists.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
     try:
         write_atomically(path, lambda stream: _save(content, stream))
     except OSError as error:
@@ -51,46 +79,73 @@ def save_plain(content: dict, path: Path | str) -> None:
 
 
 def _save(content: dict, stream: BinaryIO) -> None:
-    """torch.save, whose own complaint about a half-written archive hides why the stream refused."""
+    """Call torch.save; an error of the stream is raised instead of torch's own, which hides it."""
     try:
         torch.save(content, stream)
     except RuntimeError as error:
-        raise error.__context__ if isinstance(error.__context__, OSError) else error
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def read_checkpoint(path: Path | str, full: bool = True) -> Checkpoint:
-    """Return the checkpoint in a file of ours, or in an official YOLOv5 file, with weights in float32 on the CPU, or
-    as they are in the file where `full` is False.
+    """Return the checkpoint in a file of ours, or in an official YOLOv5 file (v5.0 to v7.0), on the CPU.
 
-    Nothing in the file is executed, and reading takes no more memory than twice the file. Raises CheckpointError, in
-    one line, for a file that is missing, damaged, of another kind, or that asks for more than tensors and known names.
+    Nothing in the file is executed, and its tensors take no more memory than twice the file.
+
+    Args:
+        path: The file.
+        full: Whether floating-point weights become float32; if not, they stay as they are in the file.
+
+    Returns:
+        The checkpoint, its tensors read.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of another kind, or asks for more than tensors and known
+            names; in one line.
     """
     with open_archive(path) as archive:
-        found = outline(archive, read_restricted(archive))
+        outline = outline_of(archive, read_restricted(archive))
         state = {
             name: archive.tensor(tensor, full) if isinstance(tensor, StoredTensor) else tensor
-            for name, tensor in found.state.items()
+            for name, tensor in outline.state.items()
         }
-        return replace(
-            found,
-            state=state,
-            training=_with_numbers(found.training, archive, "training"),
-            settings=_with_numbers(found.settings, archive, "settings"),
+        return Checkpoint(
+            outline.yaml,
+            outline.names,
+            state,
+            outline.stride,
+            training=_with_tensors(outline.training, archive, "training"),
+            settings=_with_tensors(outline.settings, archive, "settings"),
+            date=outline.date,
+            written_by=outline.written_by,
+            source=outline.source,
         )
 
 
 def open_archive(path: Path | str) -> Archive:
-    """Return the file as a checked archive. Raises CheckpointError where there is none."""
+    """Open a file as a checked archive. Raises CheckpointError if it does not exist or is none."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected a checkpoint (.pt)")
     return Archive(path)
 
 
-def outline(archive: Archive, content: object) -> Checkpoint:
-    """Return what `read_restricted` gave as a checkpoint whose tensors are still in the file (`StoredTensor`)."""
+def outline_of(archive: Archive, content: object) -> CheckpointOutline:
+    """Return the content of a file as a checkpoint whose tensors are still in the file.
+
+    Args:
+        archive: The file, open.
+        content: What `read_restricted` returned for it.
+
+    Returns:
+        The checked outline, of a file of ours or of an official one.
+
+    Raises:
+        CheckpointError: If the content is no checkpoint of ours and no detection checkpoint of YOLOv5.
+    """
     if is_ours(content):
-        return _from_ours(content, archive.path)
+        return _outline_of_ours(content, archive.path)
     models = [content.get("ema"), content.get("model")] if isinstance(content, dict) else [content]
     if any(isinstance(model, PickledObject) for model in models):
         return official_checkpoint(content, archive)
@@ -99,19 +154,33 @@ def outline(archive: Archive, content: object) -> Checkpoint:
     )
 
 
-def is_ours(content: object) -> bool:
+def is_ours(content: object) -> TypeGuard[dict[str, Any]]:
+    """Return whether the content of a file is in our own format."""
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _with_numbers(value: object, archive: Archive, what: str) -> object:
-    """Return nested plain values with their tensors read."""
+def _with_tensors(value: T, archive: Archive, what: str) -> T:
+    """Return nested plain values with their tensors read from the file."""
     return plain_value(
         value, archive.path, what, lambda item: archive.tensor(item) if isinstance(item, StoredTensor) else None
     )
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse: bool = False) -> Model:
-    """Return the checkpoint's model with its weights, in evaluation mode. Raises CheckpointError where they do not fit."""
+    """Return the checkpoint's model with its weights, in evaluation mode.
+
+    Args:
+        checkpoint: Description and weights.
+        device: Where the model is put.
+        fuse: Whether batch norms are folded into their convolutions.
+
+    Returns:
+        The model, in float32.
+
+    Raises:
+        CheckpointError: If the weights do not fit the description.
+        ModelError: If the description cannot be built.
+    """
     model = Model(checkpoint.yaml, ch=checkpoint.yaml.get("ch", 3), nc=checkpoint.nc)
     own = model.state_dict()
     name = next((name for name in own if name not in checkpoint.state), None)
@@ -120,7 +189,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse
     for name, tensor in checkpoint.state.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = f"expected {tuple(own[name].shape)}" if name in own else "not in its model description"
-            raise CheckpointError(f"{checkpoint.source}: {shown(name)} {tuple(tensor.shape)}: {expected}")
+            raise CheckpointError(f"{checkpoint.source}: {printable(name)} {tuple(tensor.shape)}: {expected}")
     model.load_state_dict(checkpoint.state)
     model.names = list(checkpoint.names)
     model.to(device).eval()
@@ -133,7 +202,21 @@ def load_models(
     fuse: bool = True,
     download: bool = False,
 ) -> Model | Ensemble:
-    """Return the model in a file, or the ensemble of several, ready to predict: float32, in evaluation mode."""
+    """Return the model in a file, or the ensemble of several, ready to predict: float32, in evaluation mode.
+
+    Args:
+        paths: Checkpoints as `--weights` names them, one or several.
+        device: Where the models are put.
+        fuse: Whether batch norms are folded into their convolutions.
+        download: Whether published weights that are not on disk may be downloaded.
+
+    Returns:
+        The model, or an ensemble whose predictions are those of all models together.
+
+    Raises:
+        CheckpointError: If a file cannot be found or read, or classes of an ensemble differ.
+        ModelError: If a description cannot be built.
+    """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise CheckpointError("no weights given; name a checkpoint (.pt) with --weights")
@@ -148,12 +231,25 @@ def load_models(
 
 
 def strip(path: Path | str, output: Path | str | None = None, settings: Mapping | None = None) -> Path:
-    """Rewrite a checkpoint (or write `output`) with what prediction needs: half-precision weights and no training state.
+    """Write a checkpoint with what prediction needs: weights in half precision and no training state.
 
-    Anchors, and tensors whose values half precision cannot hold, stay as they are. `settings` are added to the file's.
+    Anchors, and tensors with values beyond the range of half precision, stay in float32.
+
+    Args:
+        path: The checkpoint.
+        output: The file to write; None replaces `path`.
+        settings: Added to those of the file.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or the file cannot be written.
     """
     checkpoint = read_checkpoint(path)
-    state = {name: tensor if name.endswith(".anchors") else halved(tensor) for name, tensor in checkpoint.state.items()}
+    state = {
+        name: tensor if name.endswith(".anchors") else _to_half(tensor) for name, tensor in checkpoint.state.items()
+    }
     stripped = replace(checkpoint, state=state, training=None, settings={**checkpoint.settings, **(settings or {})})
     return write_checkpoint(stripped, output or path)
 
@@ -161,8 +257,15 @@ def strip(path: Path | str, output: Path | str | None = None, settings: Mapping 
 def find_weights(name: Path | str, download: bool = False) -> Path:
     """Return the file that --weights names: a path, or a file in the project's folder.
 
-    A published name that is not there is fetched where `download` allows it; else CheckpointError
-    says where it is published.
+    Args:
+        name: The path.
+        download: Whether published weights that are not on disk may be downloaded to `name`.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: If there is no such file; for published weights it names their address.
     """
     path = Path(name)
     for candidate in (path, ROOT / path):
@@ -175,18 +278,18 @@ def find_weights(name: Path | str, download: bool = False) -> Path:
         raise CheckpointError(f"{path}: not on disk; it is published at {address}, and --download fetches it")
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the checkpoint in it, such as {path / 'weights' / 'best.pt'}")
-    beside = [file.name for file in path.parent.glob("*.pt")] if path.parent.is_dir() else []
-    raise CheckpointError(f"{path}: no such checkpoint{nearest(path.name, [*beside, *PUBLISHED])}")
+    neighbors = [file.name for file in path.parent.glob("*.pt")] if path.parent.is_dir() else []
+    raise CheckpointError(f"{path}: no such checkpoint{nearest(path.name, [*neighbors, *PUBLISHED])}")
 
 
-def _from_ours(content: dict, path: Path) -> Checkpoint:
-    """Return the record in a file of ours, checked, its tensors still in the file."""
+def _outline_of_ours(content: dict[str, Any], path: Path) -> CheckpointOutline:
+    """Return the content of a file of ours, checked, as an outline."""
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
-        version = shown(str(content.get("version")))
+        version = printable(str(content.get("version")))
         raise CheckpointError(
             f"{path}: its format {version} is newer than this program, which knows {VERSION}; update it"
         )
-    expected = {
+    expected: dict[str, type | tuple[type, ...]] = {
         "yaml": dict,
         "names": list,
         "stride": list,
@@ -194,8 +297,8 @@ def _from_ours(content: dict, path: Path) -> Checkpoint:
         "training": (dict, type(None)),
         "settings": dict,
     }
-    for key, kind in expected.items():
-        if key not in content or not isinstance(content[key], kind):
+    for key, types in expected.items():
+        if key not in content or not isinstance(content[key], types):
             raise CheckpointError(f"{path}: damaged: its {key} is missing or of another kind")
     state = content["state"]
     if not all(isinstance(tensor, StoredTensor) and isinstance(name, str) for name, tensor in state.items()):
@@ -206,18 +309,18 @@ def _from_ours(content: dict, path: Path) -> Checkpoint:
     date, written_by = (
         value if isinstance(value, str) else "" for value in (content.get("date"), content.get("written_by"))
     )
-    settings, training = (plain_value(content[key], path, key, _kept) for key in ("settings", "training"))
-    return Checkpoint(
+    settings, training = (plain_value(content[key], path, key, _stored_tensor) for key in ("settings", "training"))
+    return CheckpointOutline(
         plain_value(content["yaml"], path), names, state, tuple(stride), training, settings, date, written_by, str(path)
     )
 
 
-def _kept(item: object) -> StoredTensor | None:
+def _stored_tensor(item: object) -> StoredTensor | None:
     return item if isinstance(item, StoredTensor) else None
 
 
-def halved(tensor: Tensor) -> Tensor:
-    """Return a floating-point tensor in half precision, unless that would turn numbers into infinities."""
+def _to_half(tensor: Tensor) -> Tensor:
+    """Return a floating-point tensor in half precision, or as it is if that would make finite values infinite."""
     if not tensor.is_floating_point():
         return tensor
     half = tensor.half()

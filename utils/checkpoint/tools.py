@@ -1,10 +1,10 @@
-"""What the commands write: official files converted, training left away, several files averaged, weights for others.
+"""The commands that write or compare files: convert, strip, average and diff.
 
-Inputs are only read. An output that is there already is refused unless `force`, and appears as a whole or not at all.
+Inputs are only read. An output that exists already is refused unless `force`, and is written atomically.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.checkpoint.archive import StoredTensor, shown
+from utils.checkpoint.archive import Archive, StoredTensor, printable
 from utils.checkpoint.record import Checkpoint, now
 from utils.checkpoint.restricted import read_restricted
 from utils.checkpoint.store import (
     build_model,
     is_ours,
     open_archive,
-    outline,
+    outline_of,
     read_checkpoint,
     save_plain,
     strip,
@@ -30,13 +30,27 @@ from utils.files import write_atomically
 
 
 def convert(source: Path | str, output: Path | str, target: str | None = None, force: bool = False) -> Path:
-    """Write an official file as a checkpoint of ours, or any checkpoint's weights as a plain state dict or as safetensors.
+    """Write an official file as a checkpoint of ours, or the weights of any checkpoint for other programs.
 
-    target: one of TARGETS; by default safetensors for a file of that name, else checkpoint. Numbers keep the precision
-    of the source. An official file is converted only if its model can be built here from what was read.
+    The precision of the source is kept. An official file is converted only if its model can be built from what was
+    read.
+
+    Args:
+        source: The checkpoint.
+        output: The file to write.
+        target: "checkpoint", "weights" (a plain state dict) or "safetensors"; None chooses safetensors for an output
+            of that suffix, else checkpoint.
+        force: Whether an existing output is replaced.
+
+    Returns:
+        `output` as a Path.
+
+    Raises:
+        CheckpointError: If the source cannot be read or is a checkpoint of ours already, its model cannot be built, or
+            the output exists or cannot be written.
     """
     target = target or ("safetensors" if Path(output).suffix == ".safetensors" else "checkpoint")
-    output = free_output(output, force)
+    output = checked_output(output, force)
     if target == "safetensors" and find_spec("safetensors") is None:
         raise CheckpointError(
             f"{output}: the package safetensors is not installed; pip install safetensors, or --to weights"
@@ -73,35 +87,61 @@ def check_buildable(checkpoint: Checkpoint) -> None:
         )
 
 
-def stripped(source: Path | str, output: Path | str | None, in_place: bool = False, force: bool = False) -> Path:
-    """Write a checkpoint without its training and in half precision, to `output` or, asked for, over the source."""
+def strip_file(source: Path | str, output: Path | str | None, in_place: bool = False, force: bool = False) -> Path:
+    """Write a checkpoint without its training state and in half precision.
+
+    Args:
+        source: The checkpoint.
+        output: The file to write; None if `in_place`.
+        in_place: Whether the source itself is replaced.
+        force: Whether an existing output is replaced.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        CheckpointError: If both or none of `output` and `in_place` are given, the source cannot be read, or the output
+            exists or cannot be written.
+    """
     if in_place == (output is not None):
         raise CheckpointError(f"{source}: name the file to write, or replace this one with --in-place (one of the two)")
-    return strip(source, Path(source).resolve() if in_place else free_output(output, force))
+    return strip(source, Path(source).resolve() if output is None else checked_output(output, force))
 
 
 def average(sources: Sequence[Path | str], output: Path | str, force: bool = False) -> Path:
     """Write the mean of several checkpoints of one model, such as a training's last epochs.
 
-    Sums are in float64. Integer counters, and everything beside the weights, are the last file's; no training is kept.
-    Raises CheckpointError where two files differ in model, classes, names or shapes, or hold what is no number.
+    Sums are in float64. Integer counters, and everything beside the weights, are the last file's. The training state is
+    left out.
+
+    Args:
+        sources: Two checkpoints or more.
+        output: The file to write.
+        force: Whether an existing output is replaced.
+
+    Returns:
+        `output` as a Path.
+
+    Raises:
+        CheckpointError: If files differ in model, classes, tensor names or shapes, weights are not finite, or the
+            output exists or cannot be written.
     """
     if len(sources) < 2:
         raise CheckpointError("average: takes two files or more")
-    output = free_output(output, force)
+    output = checked_output(output, force)
     sums: dict[str, Tensor] = {}
-    first = last = None
+    first: Checkpoint | None = None
     for source in sources:
         last = read_checkpoint(source)
         first = first or replace(
             last, state={name: tensor.to("meta") for name, tensor in last.state.items()}, training=None
         )
-        _check_alike(first, last)
+        _check_same_model(first, last)
         for name, tensor in last.state.items():
             if not tensor.is_floating_point():
                 continue
             if not torch.isfinite(tensor).all():
-                raise CheckpointError(f"{source}: {shown(name)} holds numbers that are not finite")
+                raise CheckpointError(f"{source}: {printable(name)} holds numbers that are not finite")
             sums[name] = sums[name].add_(tensor) if name in sums else tensor.double()
     state = {
         name: sums.pop(name).div_(len(sources)).float() if name in sums else tensor
@@ -116,50 +156,63 @@ def average(sources: Sequence[Path | str], output: Path | str, force: bool = Fal
     )
 
 
-def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
+def _check_same_model(first: Checkpoint, other: Checkpoint) -> None:
     """Raise CheckpointError unless two checkpoints are of one model."""
     pair = f"{other.source} and {first.source} cannot be averaged:"
     if other.names != first.names:
         raise CheckpointError(f"{pair} their classes differ")
     if other.yaml != first.yaml:
         keys = [key for key in {**first.yaml, **other.yaml} if first.yaml.get(key) != other.yaml.get(key)]
-        raise CheckpointError(f"{pair} their model descriptions differ in {shown(', '.join(map(str, keys)))}")
+        raise CheckpointError(f"{pair} their model descriptions differ in {printable(', '.join(map(str, keys)))}")
     if other.state.keys() != first.state.keys():
         name = next(iter(other.state.keys() ^ first.state.keys()))
-        raise CheckpointError(f"{pair} only one of them holds {shown(name)}")
+        raise CheckpointError(f"{pair} only one of them holds {printable(name)}")
     for name, tensor in other.state.items():
         if (
             tensor.shape != first.state[name].shape
             or tensor.is_floating_point() != first.state[name].is_floating_point()
         ):
-            raise CheckpointError(f"{pair} {shown(name)} is {tuple(tensor.shape)} and {tuple(first.state[name].shape)}")
+            raise CheckpointError(
+                f"{pair} {printable(name)} is {tuple(tensor.shape)} and {tuple(first.state[name].shape)}"
+            )
 
 
-def free_output(output: Path | str, force: bool) -> Path:
-    """Return the file to write. Raises CheckpointError where it is there already, unless `force`, or cannot be made."""
+def checked_output(output: Path | str, force: bool) -> Path:
+    """Return the file to write, checked before any work is done.
+
+    Args:
+        output: The file.
+        force: Whether an existing file may be replaced.
+
+    Returns:
+        `output` as a Path.
+
+    Raises:
+        CheckpointError: If it exists and may not be replaced, is a folder, or its folder does not exist.
+    """
     output = Path(output)
     if output.is_dir() or not output.parent.is_dir():
         raise CheckpointError(
-            f"{output}: {'a folder' if output.is_dir() else 'its folder is not there'}; name a file to write"
+            f"{output}: {'a folder' if output.is_dir() else 'its folder does not exist'}; name a file to write"
         )
     if output.exists() and not force:
-        raise CheckpointError(f"{output}: is there already; --force replaces it")
+        raise CheckpointError(f"{output}: exists already; --force replaces it")
     return output
 
 
 def _save_safetensors(checkpoint: Checkpoint, output: Path) -> None:
-    """Write weights as safetensors, with the model's description beside them as the format's metadata (text)."""
+    """Write weights as safetensors, with the model's description as the format's metadata (text)."""
     from safetensors.torch import save
 
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in checkpoint.state.items()}
-    about: Mapping[str, str] = {
+    metadata = {
         "format": "pt",
         "yaml": json.dumps(checkpoint.yaml),
         "names": json.dumps(checkpoint.names),
         "stride": json.dumps(checkpoint.stride),
     }
     try:
-        write_atomically(output, lambda stream: stream.write(save(tensors, dict(about))))
+        write_atomically(output, lambda stream: stream.write(save(tensors, metadata)))
     except OSError as error:
         raise CheckpointError(f"{output}: cannot be written: {error.strerror}") from None
 
@@ -168,19 +221,32 @@ def _save_safetensors(checkpoint: Checkpoint, output: Path) -> None:
 
 
 def differences(first: Path | str, second: Path | str, most: int | None = 20) -> list[str]:
-    """Return lines that say how two checkpoints differ, [] where they hold the same model, weights and settings.
+    """Return lines that list how two checkpoints differ.
 
-    Tensors are read one by one and listed by their largest absolute difference, at most `most` of them (None: all).
+    Tensors are read one by one and listed by their largest absolute difference, the largest first.
+
+    Args:
+        first: A checkpoint.
+        second: The checkpoint that it is compared with.
+        most: Largest number of tensors listed; None lists all.
+
+    Returns:
+        The lines; [] if both files hold the same model, weights and settings, and both or none a training state.
+
+    Raises:
+        CheckpointError: If a file cannot be read.
     """
     with open_archive(first) as left_file, open_archive(second) as right_file:
-        left, right = (outline(file, read_restricted(file)) for file in (left_file, right_file))
-        lines = _different_values("model", left.yaml, right.yaml) + _different_values("names", left.names, right.names)
-        lines += _different_values("stride", list(left.stride), list(right.stride))
-        lines += _different_values("settings", left.settings, right.settings)
+        left, right = (outline_of(file, read_restricted(file)) for file in (left_file, right_file))
+        lines = _value_differences("model", left.yaml, right.yaml) + _value_differences(
+            "names", left.names, right.names
+        )
+        lines += _value_differences("stride", list(left.stride), list(right.stride))
+        lines += _value_differences("settings", left.settings, right.settings)
         if bool(left.training) != bool(right.training):
             lines.append(f"training: only in {first if left.training else second}")
         lines += [
-            f"tensor {shown(name)}: only in {path}"
+            f"tensor {printable(name)}: only in {path}"
             for here, there, path in ((left, right, first), (right, left, second))
             for name in here.state
             if name not in there.state
@@ -189,41 +255,45 @@ def differences(first: Path | str, second: Path | str, most: int | None = 20) ->
         for name in left.state:
             if name in right.state:
                 row = _tensor_difference(
-                    shown(name),
-                    *(_read(file, side.state[name]) for file, side in ((left_file, left), (right_file, right))),
+                    printable(name),
+                    _read(left_file, left.state[name]),
+                    _read(right_file, right.state[name]),
                 )
                 rows += [row] if row else []
     rows.sort(key=lambda row: -row[0])
     hidden = len(rows) - len(rows[:most])
-    same = len(left.state.keys() & right.state.keys()) - len(rows)
+    equal = len(left.state.keys() & right.state.keys()) - len(rows)
     lines += [line for _, line in rows[:most]] + ([f"... and {hidden} tensors more (--all)"] if hidden else [])
-    return lines + [f"{len(rows)} tensors differ, {same} are equal"] if lines else []
+    return lines + [f"{len(rows)} tensors differ, {equal} are equal"] if lines else []
 
 
-def _read(file: object, tensor: Tensor | StoredTensor) -> Tensor:
-    return tensor if isinstance(tensor, Tensor) else file.tensor(tensor, keep=False)
+def _read(archive: Archive, tensor: Tensor | StoredTensor) -> Tensor:
+    return archive.tensor(tensor, keep=False) if isinstance(tensor, StoredTensor) else tensor
 
 
 def _tensor_difference(name: str, left: Tensor, right: Tensor) -> tuple[float, str] | None:
-    """Return (size of the difference, what differs), None for equal tensors; what is no number equals itself."""
+    """Return (size of the difference, line about it), or None for equal tensors; NaN equals NaN."""
     if left.shape != right.shape:
         return float("inf"), f"tensor {name}: shape {tuple(left.shape)} and {tuple(right.shape)}"
-    kinds = "" if left.dtype == right.dtype else f" ({shown_dtype(left)} and {shown_dtype(right)})"
+    dtypes = "" if left.dtype == right.dtype else f" ({_dtype_name(left)} and {_dtype_name(right)})"
     left, right = left.double(), right.double()
     differ = ~((left == right) | (left.isnan() & right.isnan()))
     if not differ.any():
-        return (0.0, f"tensor {name}: equal numbers{kinds}") if kinds else None
+        return (0.0, f"tensor {name}: equal numbers{dtypes}") if dtypes else None
     gap = (left - right)[differ].abs()
     size = float("inf") if gap.isnan().any() else float(gap.max())
-    return size, f"tensor {name}: max |difference| {size:.3g} in {int(differ.sum())} of {differ.numel()} numbers{kinds}"
+    return (
+        size,
+        f"tensor {name}: max |difference| {size:.3g} in {int(differ.sum())} of {differ.numel()} numbers{dtypes}",
+    )
 
 
-def shown_dtype(tensor: Tensor | StoredTensor) -> str:
+def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _different_values(where: str, left: object, right: object, depth: int = 0) -> list[str]:
-    """Return a line for each place where two nested values differ; at most a few levels deep."""
+def _value_differences(where: str, left: object, right: object, depth: int = 0) -> list[str]:
+    """Return a line for each place where two nested values differ, down to four levels."""
     if left == right:
         return []
     if depth < 4 and isinstance(left, dict) and isinstance(right, dict):
@@ -231,14 +301,14 @@ def _different_values(where: str, left: object, right: object, depth: int = 0) -
         return [
             line
             for key in keys
-            for line in _different_values(f"{where}.{shown(str(key))}", left.get(key), right.get(key), depth + 1)
+            for line in _value_differences(f"{where}.{printable(str(key))}", left.get(key), right.get(key), depth + 1)
         ]
     if depth < 4 and isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
         return [
             line
-            for index, pair in enumerate(zip(left, right))
-            for line in _different_values(f"{where}[{index}]", *pair, depth + 1)
+            for index, pair in enumerate(zip(left, right, strict=True))
+            for line in _value_differences(f"{where}[{index}]", *pair, depth + 1)
         ]
     if isinstance(left, list) and isinstance(right, list):
         return [f"{where}: {len(left)} entries and {len(right)}"]
-    return [f"{where}: {shown(repr(left))} and {shown(repr(right))}"]
+    return [f"{where}: {printable(repr(left))} and {printable(repr(right))}"]

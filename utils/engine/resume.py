@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import Checkpoint, read_checkpoint
-from utils.checkpoint.archive import shown
+from utils.checkpoint.archive import printable
 from utils.config import Hyperparameters, TrainConfig
 from utils.errors import CheckpointError
 from utils.files import ROOT
@@ -113,7 +113,7 @@ def restoring(source: str) -> Iterator[None]:
         reason = lines[min(1, len(lines) - 1)]  # the first of several is torch's title
         reason = f"{reason} is missing" if isinstance(error, KeyError) else reason
         raise CheckpointError(
-            f"{source}: its training cannot be resumed: {shown(reason)}; --weights {source} starts a new one from it"
+            f"{source}: its training cannot be resumed: {printable(reason)}; --weights {source} starts a new one from it"
         ) from None
 
 

@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 
+from models.yolo import Model
 from utils.checkpoint import checkpoint_of, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterbox import round_to_stride
@@ -231,7 +233,7 @@ def checkpoint_saver(config: TrainConfig, hyp: Hyperparameters) -> Callable[[Tra
             "config": config.as_dict(),
             "hyp": hyp.as_dict(),
         }
-        write_checkpoint(checkpoint_of(components.ema.module, training=training), path)
+        write_checkpoint(checkpoint_of(cast(Model, components.ema.module), training=training), path)
 
     return save
 

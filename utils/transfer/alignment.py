@@ -14,7 +14,7 @@ import torch
 
 from models.graph.architecture import Row, as_list, read_content, source_index
 from models.registry import find
-from utils.checkpoint.archive import shown
+from utils.checkpoint.archive import printable
 from utils.errors import CheckpointError, ModelError
 
 _TENSOR = re.compile(r"model\.(0|[1-9][0-9]{0,5})\.(.+)", re.DOTALL)
@@ -51,7 +51,7 @@ def layers_of(description: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> li
         found = _TENSOR.fullmatch(name)
         if not found or int(found[1]) >= len(rows):
             raise CheckpointError(
-                f"{shown(name)} belongs to no layer: the model description has {len(rows)}, "
+                f"{printable(name)} belongs to no layer: the model description has {len(rows)}, "
                 f"whose tensors are called model.<number>.<name>"
             )
         grouped[int(found[1])][found[2]] = shape

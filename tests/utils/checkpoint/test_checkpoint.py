@@ -20,10 +20,10 @@ from utils.checkpoint import (
     find_weights,
     load_models,
     read_checkpoint,
+    store,
     strip,
     write_checkpoint,
 )
-from utils.checkpoint import store as room
 from utils.download import fetch
 from utils.errors import CheckpointError, UserError
 
@@ -43,9 +43,9 @@ def tiny():
     model = Model(TINY)
     model.names = ["a", "b", "狗"]
     with torch.no_grad():
-        for number, (_, tensor) in enumerate(model.state_dict().items()):
+        for index, (_, tensor) in enumerate(model.state_dict().items()):
             if tensor.is_floating_point() and tensor.ndim:
-                tensor.add_(0.01 * number)  # no two alike
+                tensor.add_(0.01 * index)  # no two alike
     return model
 
 
@@ -160,14 +160,14 @@ def test_writing_is_all_or_nothing(tiny, tiny_file, monkeypatch):
 
 
 def test_a_full_disk_is_one_line(tiny, tmp_path, monkeypatch):
-    def no_room(path, write):
+    def to_full_disk(path, write):
         write(FullDisk())
 
     class FullDisk(io.BytesIO):
         def write(self, data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(room, "write_atomically", no_room)
+    monkeypatch.setattr(store, "write_atomically", to_full_disk)
     with pytest.raises(CheckpointError, match="last.pt: cannot be written: No space left on device"):
         write_checkpoint(checkpoint_of(tiny), tmp_path / "last.pt")
 
@@ -305,7 +305,7 @@ def test_a_checkpoint_needs_no_file(tiny):
 
 
 class Answer(io.BytesIO):
-    """What urlopen returns, with a length of our choosing."""
+    """What urlopen returns, with a chosen Content-Length."""
 
     def __init__(self, content: bytes, length: int | None = None):
         super().__init__(content)
@@ -333,7 +333,7 @@ def network(monkeypatch):
 
 def test_weights_are_found_without_network(tiny_file, network, monkeypatch, tmp_path):
     asked = network(OSError("asked"))
-    monkeypatch.setattr(room, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "ROOT", tmp_path)
     assert find_weights(tiny_file, download=True) == tiny_file
     assert find_weights("tiny.pt") == tmp_path / "tiny.pt"
     text = message(lambda: find_weights("yolov5s.pt"))
@@ -374,6 +374,6 @@ def test_a_file_address_is_fetched(tmp_path):
     assert fetch((tmp_path / "a").as_uri(), tmp_path / "b", minimum=1).read_bytes() == b"1234"
 
 
-def test_errors_are_of_the_rooms_kind(tmp_path):
+def test_missing_weights_are_a_checkpoint_error(tmp_path):
     with pytest.raises(CheckpointError):
         find_weights(tmp_path / "yolov5s.pt")

@@ -40,7 +40,7 @@ print(peak(describe, path), peak(read_checkpoint, path), peak(differences, path,
 def write(path: Path, sizes: list[int], dtype: torch.dtype, training: bool = False) -> Path:
     """A file whose tensors have `sizes` bytes; with training, half of them are the optimizer's."""
     tensors = {
-        f"model.{number}.weight": torch.ones(size // dtype.itemsize, dtype=dtype) for number, size in enumerate(sizes)
+        f"model.{index}.weight": torch.ones(size // dtype.itemsize, dtype=dtype) for index, size in enumerate(sizes)
     }
     half = len(sizes) // 2
     state = dict(list(tensors.items())[half:]) if training else tensors
@@ -86,7 +86,7 @@ def small(tmp_path):
 
 PARTS = [SIZE // 64] * 64
 needs_linux = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it"
+    not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc, which only Linux has"
 )
 
 

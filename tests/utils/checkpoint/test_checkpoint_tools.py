@@ -31,7 +31,7 @@ TINY = {
 def tiny_model(seed: int) -> Model:
     torch.manual_seed(seed)
     model = Model(TINY)
-    model.names = ["a", "b", "\x1b[31mred"]  # a name that would colour a terminal
+    model.names = ["a", "b", "\x1b[31mred"]  # a name that would color a terminal
     for name, tensor in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             tensor.fill_(10 * seed)
@@ -90,7 +90,7 @@ def run(capsys, *words) -> tuple[int, str, str]:
 # show ------------------------------------------------------------------------------------------------
 
 
-def test_show_tells_a_training_file(files, capsys):
+def test_show_describes_a_training_file(files, capsys):
     code, text, _ = run(capsys, "show", files[1])
     lines = {line[:11].strip(): line[12:] for line in text.splitlines()}
     assert code == 0
@@ -98,28 +98,28 @@ def test_show_tells_a_training_file(files, capsys):
     assert lines["written by"].startswith(f"torch {torch.__version__}, 20")
     assert lines["file"] == f"{files[1]}, {files[1].stat().st_size:,} bytes" and lines["sha256"] == digest(files[1])
     state = tiny_model(2).state_dict()
-    learnt = sum(parameter.numel() for parameter in tiny_model(2).parameters())
+    learned = sum(parameter.numel() for parameter in tiny_model(2).parameters())
     size = sum(tensor.nbytes for tensor in state.values())
     assert (
         lines["weights"]
-        == f"{len(state)} tensors ({len(state) - 4} float32, 4 int64), {size:,} bytes, {learnt:,} parameters"
+        == f"{len(state)} tensors ({len(state) - 4} float32, 4 int64), {size:,} bytes, {learned:,} parameters"
     )
     assert lines["classes"] == "3: a, b, \\x1b[31mred" and lines["strides"] == "8 16" and "\x1b" not in text
     assert lines["training"] == "epoch 2; best fitness 0.5; 1 tensors, 20 bytes in optimizer, config, state"
     assert lines["settings"] == "epochs=9, plugin=[]"
 
 
-def test_show_has_a_row_a_layer(files, models, capsys):
+def test_show_has_one_row_per_layer(files, models, capsys):
     text = run(capsys, "show", files[0], "--tensors")[1]
     rows = [line.split() for line in text.split("\n\n")[1].splitlines()]
     assert rows[0] == ["layer", "reads", "block", "repeats", "tensors", "parameters"]
-    for number, (row, layer) in enumerate(zip(rows[1:], models[0].model, strict=True)):
-        learnt = sum(parameter.numel() for parameter in layer.parameters())
-        assert row[0] == str(number) and row[-4:] == [
+    for index, (row, layer) in enumerate(zip(rows[1:], models[0].model, strict=True)):
+        learned = sum(parameter.numel() for parameter in layer.parameters())
+        assert row[0] == str(index) and row[-4:] == [
             type(layer).__name__,
             "1",
             str(len(layer.state_dict())),
-            f"{learnt:,}",
+            f"{learned:,}",
         ]
     listed = text.split("\n\n")[2].splitlines()
     assert "model.0.conv.weight  8x3x3x3  float32" in listed and len(listed) == len(models[0].state_dict())
@@ -224,20 +224,20 @@ def test_strip_in_place_only_when_asked(files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words", (["convert", "--to", "weights"], ["strip"], ["average", "--output"]))
-def test_an_output_that_is_there_stays(words, files, tmp_path, capsys):
+def test_an_existing_output_stays(words, files, tmp_path, capsys):
     command, *options = words
     there = tmp_path / "there.pt"
     there.write_bytes(b"precious")
     inputs = files[:2] if command == "average" else files[:1]
     line = [command, *inputs, *options, there] if command == "average" else [command, *inputs, there, *options]
-    assert "is there already; --force replaces it" in run(capsys, *line)[2] and there.read_bytes() == b"precious"
+    assert "exists already; --force replaces it" in run(capsys, *line)[2] and there.read_bytes() == b"precious"
     own = [str(files[0]) if word == there else word for word in line]  # an input as output
-    assert "is there already" in run(capsys, *own)[2]
+    assert "exists already" in run(capsys, *own)[2]
     assert run(capsys, *line, "--force")[0] == 0 and there.read_bytes() != b"precious"
     folder = [tmp_path if word == there else word for word in line]
     assert "a folder; name a file" in run(capsys, *folder)[2]
     nowhere = [tmp_path / "no" / "x.pt" if word == there else word for word in line]
-    assert "its folder is not there" in run(capsys, *nowhere)[2]
+    assert "its folder does not exist" in run(capsys, *nowhere)[2]
 
 
 # average ---------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_equal_files_have_no_difference(files, tmp_path, capsys):
     assert run(capsys, "diff", files[0], copy) == (0, "no difference\n", "")
 
 
-def test_what_differs_is_said(files, tmp_path, capsys):
+def test_each_difference_is_reported(files, tmp_path, capsys):
     one = read_checkpoint(files[0])
     state = dict(one.state)
     state["model.0.conv.weight"] = state["model.0.conv.weight"].clone()
@@ -345,7 +345,7 @@ def test_diff_shows_the_largest_first(files, capsys):
     assert short == [*whole[:5], f"... and {len(sizes) - 5} tensors more (--all)", whole[-1]]
 
 
-def test_numbers_that_are_none_equal_themselves(files, tmp_path):
+def test_nan_equals_nan(files, tmp_path):
     one = read_checkpoint(files[0])
     nan = {
         **one.state,
@@ -364,8 +364,8 @@ def test_numbers_that_are_none_equal_themselves(files, tmp_path):
 
 def test_help_needs_no_torch(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nimport utils.checkpoint.__main__ as room\n"
-        "try:\n    room.main(['--help'])\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\nimport utils.checkpoint.__main__ as command\n"
+        "try:\n    command.main(['--help'])\n"
         "except SystemExit:\n    print(sorted({'torch', 'numpy', 'cv2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, cwd=tmp_path)

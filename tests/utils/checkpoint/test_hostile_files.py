@@ -55,7 +55,7 @@ def test_a_call_anywhere_in_a_file_of_ours(key, tmp_path):
 
 
 def test_nested_pickles_stay_bytes(tmp_path):
-    """A pickle inside a pickle is a row of bytes; who would open it is not on the list."""
+    """A pickle inside a pickle is a row of bytes; what would open it is not on the list."""
     inner = pickle.dumps(shell(tmp_path))
     assert read(saved({"a": inner}, tmp_path / "a.pt"))["a"].name == "_codecs.encode"  # how protocol 2 writes bytes
     assert "its settings holds a _codecs.encode" in reading(saved(ours(settings={"a": inner}), tmp_path / "b.pt"))

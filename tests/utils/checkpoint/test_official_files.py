@@ -1,7 +1,7 @@
-"""Official files of every release: whole pickled models, arranged as v5.0 to v7.0 save them, become ours.
+"""Official files of every release: whole pickled models, arranged as v5.0 to v7.0 save them, are converted.
 
-Only two real files are at hand, so the others are made here: the modules of a model of ours are re-dressed as classes of
-the names that the releases use, in fake modules that stand in sys.modules while torch.save runs."""
+Only two real files are at hand, so the others are made here: the modules of a model of ours are saved as classes of the
+names that the releases use, in fake modules that are in sys.modules while torch.save runs."""
 
 import argparse
 import copy
@@ -73,8 +73,8 @@ def model():
 
 
 @pytest.fixture()
-def dressed(monkeypatch):
-    """dressed(module, "models.common.Conv") -> a fake object of that class with the module's state; `renamed` maps classes."""
+def disguised(monkeypatch):
+    """A function (module, renamed) -> a fake module with its state; `renamed` maps class names to dotted names."""
     packages: dict[str, types.ModuleType] = {}
 
     def fake_class(text: str) -> type:
@@ -90,7 +90,7 @@ def dressed(monkeypatch):
             setattr(packages[package], last, type(last, (nn.Module,), {"__module__": package}))
         return getattr(packages[package], last)
 
-    def dress(module: nn.Module, renamed: dict[str, str]) -> nn.Module:
+    def disguise(module: nn.Module, renamed: dict[str, str]) -> nn.Module:
         kind = type(module).__name__
         if type(module).__module__.startswith("torch."):
             twin = module
@@ -100,21 +100,23 @@ def dressed(monkeypatch):
         else:
             twin = fake_class(renamed.get(kind, f"models.common.{kind}"))()
             twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
-        twin._modules = {name: dress(child, renamed) for name, child in module._modules.items()}
+        twin._modules = {name: disguise(child, renamed) for name, child in module._modules.items()}
         return twin
 
-    dress.fake_class = fake_class
-    return dress
+    disguise.fake_class = fake_class
+    return disguise
 
 
-def official(dress, model, *, detector="Model", names=NAMES, half=True, grid=False, head="Detect", top="models.yolo"):
+def official(
+    disguise, model, *, detector="Model", names=NAMES, half=True, grid=False, head="Detect", top="models.yolo"
+):
     """An official model object: class, names, stride and buffers as a release has them."""
     source = copy.deepcopy(model)
     head_module = source.model[-1]
     if grid:  # v5.0 and v6.0 keep the anchors in pixels as well
         pixels = head_module.anchors * head_module.stride.view(-1, 1, 1)
         head_module.register_buffer("anchor_grid", pixels.view(3, 1, -1, 1, 1, 2))
-    made = dress(source, {"Model": f"{top}.{detector}", "Detect": f"models.yolo.{head}"})
+    made = disguise(source, {"Model": f"{top}.{detector}", "Detect": f"models.yolo.{head}"})
     made.yaml, made.names, made.stride = {**V50, "ch": 3}, names, torch.tensor([8.0, 16.0, 32.0])
     made.nc, made.hyp, made.gr, made.inplace = 3, {"lr0": 0.01}, 1.0, True
     made.class_weights = torch.ones(3)
@@ -174,9 +176,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form, old_numpy", [*((form, False) for form in FORMS), ("v6.0", True), ("v7.0", True)])
-def test_a_finished_file_of_each_release_is_the_same_network(form, old_numpy, model, dressed, tmp_path):
+def test_a_finished_file_of_each_release_is_the_same_network(form, old_numpy, model, disguised, tmp_path):
     settings, extra = FORMS[form]
-    path = save(finished(official(dressed, model, **settings), **extra), tmp_path / "a.pt", old_numpy)
+    path = save(finished(official(disguised, model, **settings), **extra), tmp_path / "a.pt", old_numpy)
     same_network(path, model, tmp_path)
     text = "\n".join(describe(path))
     assert f"models.yolo.{settings.get('detector', 'Model')}" in text and "3: RBC, WBC," in text
@@ -184,7 +186,7 @@ def test_a_finished_file_of_each_release_is_the_same_network(form, old_numpy, mo
 
 
 @pytest.mark.parametrize("detector", ("Model", "DetectionModel"))
-def test_an_unfinished_file_gives_its_average(detector, model, dressed, tmp_path):
+def test_an_unfinished_file_gives_its_average(detector, model, disguised, tmp_path):
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.model[0].conv.conv.weight.zero_()
@@ -192,8 +194,8 @@ def test_an_unfinished_file_gives_its_average(detector, model, dressed, tmp_path
     content = {
         "epoch": 2,
         "best_fitness": np.array([0.5]),
-        "model": official(dressed, other, detector=detector),
-        "ema": official(dressed, model, detector=detector),
+        "model": official(disguised, other, detector=detector),
+        "ema": official(disguised, model, detector=detector),
         "updates": 7,
         "optimizer": optimizer.state_dict(),
         "opt": None,
@@ -206,13 +208,13 @@ def test_an_unfinished_file_gives_its_average(detector, model, dressed, tmp_path
     )
 
 
-def test_a_model_without_a_dict_around_it(model, dressed, tmp_path):
-    same_network(save(official(dressed, model), tmp_path / "a.pt"), model, tmp_path)
+def test_a_model_without_a_dict_around_it(model, disguised, tmp_path):
+    same_network(save(official(disguised, model), tmp_path / "a.pt"), model, tmp_path)
 
 
-def test_names_of_the_v5_layers(model, dressed, tmp_path):
-    """Focus, SPP and C3 keep the names of their parts; the second table of anchors and a profiler's marks are left."""
-    made = official(dressed, model, grid=True)
+def test_names_of_the_v5_layers(model, disguised, tmp_path):
+    """Focus, SPP and C3 keep the names of their parts; anchor_grid and a profiler's buffers are left out."""
+    made = official(disguised, model, grid=True)
     made.model[1].register_buffer("total_ops", torch.zeros(1))
     state = read_checkpoint(save(finished(made), tmp_path / "a.pt")).state
     assert set(state) >= {
@@ -225,18 +227,18 @@ def test_names_of_the_v5_layers(model, dressed, tmp_path):
 
 
 @pytest.mark.parametrize("grid", (True, False))
-def test_anchors_in_pixels_come_to_the_grid(grid, model, dressed, tmp_path):
-    made = official(dressed, model, grid=grid, half=False)
+def test_anchors_in_pixels_become_grid_cells(grid, model, disguised, tmp_path):
+    made = official(disguised, model, grid=grid, half=False)
     made.model[-1].anchors = made.model[-1].anchors * made.stride.view(-1, 1, 1)
     same_network(save(finished(made), tmp_path / "a.pt"), model, tmp_path)
 
 
-def test_fitted_anchors_stay(model, dressed, tmp_path):
+def test_fitted_anchors_stay(model, disguised, tmp_path):
     """Autoanchor changes the buffers and not the yaml."""
     changed = copy.deepcopy(model).eval()
     changed.model[-1].anchors *= 1.25
     same_network(
-        save(finished(official(dressed, changed, grid=True, half=False)), tmp_path / "a.pt"), changed, tmp_path
+        save(finished(official(disguised, changed, grid=True, half=False)), tmp_path / "a.pt"), changed, tmp_path
     )
 
 
@@ -249,12 +251,12 @@ def test_fitted_anchors_stay(model, dressed, tmp_path):
         (None, ["class0", "class1", "class2"]),
     ],
 )
-def test_names_go_by_number(names, expected, model, dressed, tmp_path):
-    assert read_checkpoint(save(finished(official(dressed, model, names=names)), tmp_path / "a.pt")).names == expected
+def test_names_are_found_by_class_id(names, expected, model, disguised, tmp_path):
+    assert read_checkpoint(save(finished(official(disguised, model, names=names)), tmp_path / "a.pt")).names == expected
 
 
-def test_numpy_numbers_in_the_description(model, dressed, tmp_path):
-    made = official(dressed, model, half=False)
+def test_numpy_numbers_in_the_description(model, disguised, tmp_path):
+    made = official(disguised, model, half=False)
     made.yaml = {**made.yaml, "nc": np.int64(3), "width_multiple": np.float64(0.125), "activation": "nn.SiLU()"}
     same_network(save(finished(made), tmp_path / "a.pt"), model, tmp_path)
 
@@ -290,41 +292,41 @@ def refusal(content, path: Path) -> str:
         (dict(top="utils.torch_utils"), "names utils.torch_utils.Model"),
     ],
 )
-def test_other_networks_are_named(change, words, model, dressed, tmp_path):
-    assert words in refusal(finished(official(dressed, model, **change)), tmp_path / "a.pt")
+def test_other_networks_are_named(change, words, model, disguised, tmp_path):
+    assert words in refusal(finished(official(disguised, model, **change)), tmp_path / "a.pt")
 
 
-def test_a_network_that_would_load_and_compute_something_else(model, dressed, tmp_path):
-    made = official(dressed, model)
+def test_a_network_that_would_load_and_compute_something_else(model, disguised, tmp_path):
+    made = official(disguised, model)
     made.model[1].act = nn.LeakyReLU(0.1)
     assert "its models.common.Conv has the activation LeakyReLU, and SiLU is" in refusal(
         finished(made), tmp_path / "a.pt"
     )
-    made = official(dressed, model)
-    made.model[1].act = dressed.fake_class("utils.activations.Hardswish")()
+    made = official(disguised, model)
+    made.model[1].act = disguised.fake_class("utils.activations.Hardswish")()
     assert "names utils.activations.Hardswish" in refusal(finished(made), tmp_path / "b.pt")
-    made = official(dressed, model)
+    made = official(disguised, model)
     made.model[1].bn.eps = 1e-5
     assert "its norms add 1e-05 to the variance, and 0.001 is" in refusal(finished(made), tmp_path / "c.pt")
 
 
-def test_a_file_without_a_model(model, dressed, tmp_path):
+def test_a_file_without_a_model(model, disguised, tmp_path):
     assert "without a model's description" in refusal(finished(None), tmp_path / "a.pt")
-    made = official(dressed, model)
+    made = official(disguised, model)
     del made.yaml
     assert "has no model description (yaml)" in refusal(finished(made), tmp_path / "b.pt")
-    wrapped = nn.DataParallel(official(dressed, model))
+    wrapped = nn.DataParallel(official(disguised, model))
     assert "names torch.nn.parallel" in refusal(finished(wrapped), tmp_path / "c.pt")
 
 
-def test_convert_refuses_what_cannot_be_built(model, dressed, tmp_path):
-    """The class is in models.common and so may stand in a file, but nobody has registered it here."""
-    made = official(dressed, model)
+def test_convert_refuses_what_cannot_be_built(model, disguised, tmp_path):
+    """The class is in models.common and so may occur in a file, but it is not registered here."""
+    made = official(disguised, model)
     made.yaml = {**made.yaml, "backbone": [*made.yaml["backbone"][:9], [-1, 1, "SPPCSPC", [1024]]]}
     path = save(finished(made), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="cannot be built here: .*SPPCSPC"):
         convert(path, tmp_path / "b.pt")
-    made = official(dressed, model)
+    made = official(disguised, model)
     made.stride = torch.tensor([4.0, 8.0, 16.0])
     path = save(finished(made), tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="its strides are"):

@@ -50,9 +50,9 @@ def test_modules_become_state(tmp_path, protocol):
     model.register_buffer("dropped", torch.ones(1), persistent=False)
     torch.save(model, tmp_path / "a.pt", pickle_protocol=protocol)
     with Archive(tmp_path / "a.pt") as archive:
-        record = read_restricted(archive)
-        state = {key: archive.tensor(stored) for key, stored in module_state(record, "a.pt").items()}
-    assert record.name == "torch.nn.modules.container.Sequential"
+        module = read_restricted(archive)
+        state = {key: archive.tensor(stored) for key, stored in module_state(module, "a.pt").items()}
+    assert module.name == "torch.nn.modules.container.Sequential"
     expected = model.state_dict()
     assert list(state) == list(expected)
     assert all(torch.equal(state[key], expected[key]) for key in expected)
@@ -126,10 +126,10 @@ def test_the_list_of_names_has_no_gaps(tmp_path, text):
 
 
 def test_known_names_do_nothing_when_called(tmp_path):
-    """models.common.Conv is on the list, but stays a name: called and given state, it is a record and no more."""
+    """models.common.Conv is on the list, but stays a name: called and given state, it is a PickledObject."""
     data = b"\x80\x02" + name("models.common.Conv") + b"(X\x04\0\0\0touct" + b"R}X\x01\0\0\0aK\x01sb."
-    record = read(pt_file(tmp_path / "a.pt", data))
-    assert (record.name, record.arguments, record.state) == ("models.common.Conv", ("touc",), {"a": 1})
+    called = read(pt_file(tmp_path / "a.pt", data))
+    assert (called.name, called.arguments, called.state) == ("models.common.Conv", ("touc",), {"a": 1})
     assert (
         read(pt_file(tmp_path / "b.pt", b"\x80\x02" + name("argparse.Namespace") + b")R}b.")).name
         == "argparse.Namespace"
@@ -143,9 +143,9 @@ def test_known_names_do_nothing_when_called(tmp_path):
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x02(" + name("models.common.Conv") + b"o.", "OBJ"),
         (b"\x80\x02X\x01\0\0\0a)R.", "call of str"),
-        (b"\x80\x02" + name("models.common.Conv") + b")R)R.", "call of Record"),
-        (b"\x80\x02" + name("models.common.Conv") + b"}b.", "state for Name"),
-        (b"\x80\x02" + name("models.common.Conv") + b"]R.", "call of Name"),
+        (b"\x80\x02" + name("models.common.Conv") + b")R)R.", "call of a pickled object"),
+        (b"\x80\x02" + name("models.common.Conv") + b"}b.", "state for a name"),
+        (b"\x80\x02" + name("models.common.Conv") + b"]R.", "call of a name"),
         (b"\x80\x02]K\x01K\x02s.", "items set on list"),
         (b"\x80\x02})K\x01s.", "tuple as a key"),
         (b"\x80\x02K\x01Q.", "damaged"),
@@ -195,7 +195,7 @@ def test_one_storage_cannot_be_read_without_end(tmp_path):
     shared = read(pt_file(tmp_path / "a.pt", b"\x80\x02](" + whole * 20 + b"e.", numbers))
     assert len(shared) == 20 and len({one.data_ptr() for one in shared}) == 1
     assert len(read(pt_file(tmp_path / "b.pt", b"\x80\x02](" + part + b"e.", numbers))) == 1
-    assert "more tensors" in refusal(pt_file(tmp_path / "c.pt", b"\x80\x02](" + part * 20 + b"e.", numbers))
+    assert "more memory" in refusal(pt_file(tmp_path / "c.pt", b"\x80\x02](" + part * 20 + b"e.", numbers))
 
 
 @pytest.mark.parametrize("entry", ("/etc/x", "archive/../x", "../x", "archive\\x", "C:/x", "loose"))
@@ -215,7 +215,7 @@ def test_bombs_are_refused_unread(tmp_path):
     assert "same name" in refusal(twice)
 
 
-def test_other_files_are_told_apart(tmp_path):
+def test_other_files_are_named(tmp_path):
     pt_file(
         tmp_path / "script.pt",
         b"\x80\x02N.",
@@ -256,7 +256,7 @@ def test_structures_that_never_end_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="without end"):
         module_state(cycle, "a.pt")
     wide: object = PickledObject("torch.nn.modules.linear.Identity")
-    for _ in range(30):  # two names for each child: a billion paths to a handful of records
+    for _ in range(30):  # two names for each child: a billion paths to a handful of objects
         wide = PickledObject("torch.nn.modules.container.Sequential", state={"_modules": {"a": wide, "b": wide}})
     started = time.perf_counter()
     with pytest.raises(CheckpointError, match="without end"):
