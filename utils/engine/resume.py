@@ -113,7 +113,8 @@ def restoring(source: str) -> Iterator[None]:
         reason = lines[min(1, len(lines) - 1)]  # the first of several is torch's title
         reason = f"{reason} is missing" if isinstance(error, KeyError) else reason
         raise CheckpointError(
-            f"{source}: its training cannot be resumed: {printable(reason)}; --weights {source} starts a new one from it"
+            f"{source}: its training cannot be resumed: {printable(reason)}; "
+            f"--weights {source} starts a new one from it"
         ) from None
 
 
