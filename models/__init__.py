@@ -1,0 +1,1 @@
+"""Models: blocks, attention, yamls as graphs, networks, and the zoo of variants."""
