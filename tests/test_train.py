@@ -171,12 +171,14 @@ def test_two_and_two_epochs_equal_four(data, tmp_path, four_epochs):
     assert resumed == moved.resolve()
     left, right = states_of(four_epochs), states_of(resumed)
     assert left.keys() == right.keys() and len(left) > 700
+    # one process, one number of threads, the same kernels on the same shapes: every sum has one order
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
     assert (four_epochs / "results.csv").read_text() == (resumed / "results.csv").read_text()
 
 
 def test_workers_do_not_change_a_run(data, tmp_path, four_epochs):
     other = run_training(options(data, tmp_path, epochs=4, workers=2)).save_dir
+    # workers make the pictures, of whole numbers; the network runs in this process with as many threads as before
     assert (four_epochs / "results.csv").read_bytes() == (other / "results.csv").read_bytes()
 
 

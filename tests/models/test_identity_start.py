@@ -24,7 +24,7 @@ def test_a_zero_gate_is_the_identity_and_its_gradient_comes_first():
     torch.manual_seed(0)
     block = IdentityStart(torch.nn.Conv2d(6, 6, 3, padding=1), 6)
     x = torch.randn(2, 6, 5, 4)
-    assert torch.equal(block(x), x)
+    assert torch.equal(block(x), x)  # x and zero times what is finite: no rounding
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
     for step in range(2):
         optimizer.zero_grad()
@@ -146,7 +146,7 @@ def test_starts_as_the_identity_and_learns_from_the_second_step():
     torch.manual_seed(0)
     block, x = SHSA(32), torch.randn(2, 32, 6, 7, generator=torch.Generator().manual_seed(1))
     block.start_as_identity()
-    assert torch.equal(block.eval()(x), x)
+    assert torch.equal(block.eval()(x), x)  # x and zero times what is finite: no rounding
     assert moved(block, x, 2) == {name for name, _ in block.named_parameters()}
 
 
@@ -207,6 +207,7 @@ def test_a_forked_generator_leaves_the_outer_one_where_it_was():
     for offset in (0, 1, 1):
         with fork_rng(offset):
             inside.append(torch.rand(3))
+    # one generator, one state: the same numbers
     assert torch.equal(torch.rand(3), plain)
     assert not torch.equal(inside[0], inside[1]) and torch.equal(inside[1], inside[2])
     assert not torch.equal(inside[0], plain)

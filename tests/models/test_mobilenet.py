@@ -62,7 +62,7 @@ def copy_weights(ours, theirs):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_equals_torchvisions_network_layer_by_layer(size):
-    theirs, ours, x = reference(size), backbone(size), image(2, 3, 64, 96)
+    theirs, ours, x = reference(size).double(), backbone(size).double(), image(2, 3, 64, 96).double()
     copy_weights(ours, theirs)
     assert len(theirs) == len(ours)
     expected = got = x
@@ -70,7 +70,7 @@ def test_equals_torchvisions_network_layer_by_layer(size):
         for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
             expected, got = their(expected), our(got)
             torch.testing.assert_close(
-                got, expected, rtol=1e-4, atol=1e-5, msg=lambda text, index=index: f"layer {index}: {text}"
+                got, expected, rtol=1e-9, atol=1e-9, msg=lambda text, index=index: f"layer {index}: {text}"
             )
             if index in TAPS[size]:
                 width, stride = TAPS[size][index]
@@ -132,12 +132,13 @@ def test_trains_evaluates_and_fuses(size):
     optimizer.step()
     still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert not still and all(value.isfinite().all() for value in model.parameters())
+    model, x = model.double().eval(), x.double()
     with torch.no_grad():
-        expected = model.eval()(x)[0]
+        expected = model(x)[0]
         norms = sum(isinstance(each, nn.BatchNorm2d) for each in model.modules())
         got = model.fuse()(x)[0]
     assert norms > 40 and not [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
-    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,8 @@ def test_the_default_is_the_ciou_of_v61_bit_for_bit():
     a, b = (boxes.float() for boxes in random_boxes(200, 5))
     a.requires_grad_()
     costs, overlap = BoxLoss()(a, b, SIZE), paired_iou(a, b)
-    assert torch.equal(costs.cost, 1 - overlap) and torch.equal(costs.obj_target, overlap.detach().clamp(min=0))
+    # here and below: the same element-wise steps on the same numbers, and sums of one order in one process
+    assert torch.equal(costs.cost, 1 - overlap) and torch.equal(costs.overlap, overlap.detach().clamp(min=0))
     got, expected = (torch.autograd.grad(value.sum(), a)[0] for value in (costs.cost, 1 - overlap))
     assert torch.equal(got, expected)
     maps, targets = maps_and_targets()
@@ -260,8 +261,8 @@ def test_the_default_is_the_ciou_of_v61_bit_for_bit():
 def test_the_target_of_objectness_is_plain_iou_unless_the_kind_is_ciou(kind):
     a, b = (boxes.float() for boxes in random_boxes(60, 6))
     expected = paired_iou(a, b, "CIoU" if kind == "CIoU" else "IoU").clamp(min=0)
-    for inner, focal in FORMS:
-        assert torch.equal(made(kind, inner, focal)(a, b, SIZE).obj_target, expected)
+    for inner, focal in FORMS:  # the same element-wise steps on the same numbers
+        assert torch.equal(made(kind, inner, focal)(a, b, SIZE).overlap, expected)
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
@@ -547,6 +548,7 @@ def test_the_mean_is_saved_and_a_resumed_run_equals_a_whole_one(data, tmp_path, 
     halfway = tmp_path / "parts" / "run" / "weights" / "last.pt"
     assert read_checkpoint(halfway).training["loss"] == {"box_loss.mean": torch.tensor(watch.trained[0])}
     resumed = train.run(resume=str(halfway), device="cpu").save_dir
+    # one process, one number of threads, the same kernels on the same shapes: every sum has one order
     left, right = (read_checkpoint(folder / "weights" / "last.pt") for folder in (whole, resumed))
     assert left.training["loss"] == right.training["loss"] == {"box_loss.mean": torch.tensor(watch.trained[1])}
     assert all(

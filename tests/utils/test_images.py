@@ -42,7 +42,7 @@ def test_without_the_direct_rgb_flag_the_result_is_the_same(tmp_path, rgb, monke
     write_image(path, rgb)
     direct = read_image(path)[0]
     monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB", raising=False)
-    assert np.array_equal(read_image(path)[0], direct)
+    assert np.array_equal(read_image(path)[0], direct)  # one decoder, and channels that change places
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
@@ -87,8 +87,8 @@ def test_other_pixel_formats_become_rgb(tmp_path, rgb, mode):
         Image.fromarray(rgb).convert(mode).save(path)
     image, _ = read_image(path)
     assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
-    if mode in ("L", "LA", "I;16"):
-        assert np.array_equal(image, np.repeat(gray[..., None], 3, 2))
+    if mode in ("L", "LA", "I;16"):  # formats without loss, and whole numbers
+        assert np.array_equal(image, np.repeat(grey[..., None], 3, 2))
     if mode == "RGBA":
         assert np.array_equal(image, rgb)
 

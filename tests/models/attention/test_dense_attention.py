@@ -35,7 +35,7 @@ STARTS = [
 def test_starts_as_the_identity_and_learns(build):
     """Behind a second zero gate a block that starts as the identity would never learn."""
     block, x = apply_identity_start(build(16), 16, 16), image(2, 16, 5, 6)
-    assert torch.equal(block(x), x)
+    assert torch.equal(block(x), x)  # x and nothing, or x times one: no rounding
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -80,7 +80,7 @@ def test_areas_do_not_see_each_other_beyond_the_convolution():
     torch.nn.init.zeros_(block.position.bn.weight)
     x = image(1, 8, 8, 5).requires_grad_()
     (gradient,) = torch.autograd.grad(block(x)[:, :, 2:4].sum(), x)
-    seen = gradient.abs().sum((0, 1, 3)) > 0
+    seen = gradient.abs().sum((0, 1, 3)) > 0  # where nothing leads, a gradient is zero and not small
     assert seen.tolist() == [False, False, True, True, False, False, False, False]
 
 
@@ -105,6 +105,7 @@ def test_repeats_of_a_row_are_blocks_inside_c2psa():
 
 @pytest.mark.parametrize(("width", "value_width"), [(3, 8), (8, 3), (4, 4)])
 def test_attention_of_any_widths(width, value_width):
-    query, key, value = image(2, 3, 5, width), image(2, 3, 7, width, seed=2), image(2, 3, 7, value_width, seed=3)
+    shapes = (2, 3, 5, width), (2, 3, 7, width), (2, 3, 7, value_width)
+    query, key, value = (image(*shape, seed=seed).double() for seed, shape in enumerate(shapes, 1))
     expected = torch.softmax(0.7 * query @ key.transpose(2, 3), 3) @ value
     torch.testing.assert_close(attend(query, key, value, scale=0.7), expected)

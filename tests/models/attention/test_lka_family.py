@@ -21,13 +21,13 @@ def test_an_unbounded_gate_starts_around_one(block_class):
 
 def test_deformable_kernels_start_as_regular_ones():
     torch.manual_seed(0)
-    deformable, regular, x = DLKA(16).eval(), LKA(16).eval(), image(2, 16, 9, 14)
+    deformable, regular, x = DLKA(16).double().eval(), LKA(16).double().eval(), image(2, 16, 9, 14).double()
     with torch.no_grad():
-        for ours, theirs in ((deformable.conv0, regular.conv0), (deformable.conv_spatial, regular.conv_spatial)):
-            theirs.weight.copy_(ours.deform_conv.weight)
-            theirs.bias.zero_()
+        for own, other in ((deformable.conv0, regular.conv0), (deformable.conv_spatial, regular.conv_spatial)):
+            other.weight.copy_(own.deform_conv.weight)
+            other.bias.zero_()
         regular.conv1.load_state_dict(deformable.conv1.state_dict())
-        torch.testing.assert_close(deformable(x), regular(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(deformable(x), regular(x), rtol=1e-9, atol=1e-9)
 
 
 def test_a_deformed_kernel_samples_as_well_under_autocast():

@@ -160,6 +160,7 @@ def test_those_that_start_as_the_identity_do():
         x = torch.randn(2, 32, 5, 6)
         with torch.no_grad():
             out = module(x)
+        # where a zero gate hides the block, x and nothing: no rounding
         assert block.identity == (out.shape == x.shape and torch.equal(out, x)), block.name
         (row,) = [row for row in part("attention.md", "blocks") if f"`{block.name}`" in row[0]]
         assert row[3].endswith("Starts as the identity.") == block.identity

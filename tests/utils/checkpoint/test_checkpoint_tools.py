@@ -146,7 +146,7 @@ def test_the_real_file_converted_computes_the_same(real, tmp_path, capsys):
     source, output = real("weights/yolov5n.pt"), tmp_path / "ours.pt"
     assert run(capsys, "convert", source, output)[0] == 0
     image = torch.rand(1, 3, 320, 256, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
+    with torch.no_grad():  # the same kernels on the same numbers
         assert torch.equal(load_models(output)(image)[0], load_models(source)(image)[0])
     assert torch.load(output, weights_only=True)["state"]["model.0.conv.weight"].dtype == torch.float16
     assert output.stat().st_size < source.stat().st_size
@@ -250,6 +250,7 @@ def test_the_mean_of_three(files, models, tmp_path, capsys):
     for name, tensor in mean.state.items():
         stacked = torch.stack([state[name] for state in states])
         if tensor.is_floating_point():
+            # float64 holds the sum of three float32 numbers exactly, in any order
             assert torch.equal(tensor, stacked.double().mean(0).float()), name
         else:
             assert torch.equal(tensor, states[2][name]) and int(tensor) == 30, name

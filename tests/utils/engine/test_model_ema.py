@@ -73,7 +73,7 @@ def test_resumed_average_goes_on_bit_for_bit():
     resumed.update(model)
     assert resumed.updates == 4
     for ours, theirs in zip(straight.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+        assert torch.equal(ours, theirs)  # the same element-wise steps on the same numbers
 
 
 def test_average_looks_through_data_parallel_wrappers():

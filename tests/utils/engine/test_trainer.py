@@ -150,6 +150,7 @@ def test_two_and_two_epochs_equal_four_bit_for_bit():
     second.ema.updates = first.ema.updates
     second.optimizer.load_state_dict(optimizer)
     Trainer(second, TrainState(epoch=state.epoch, step=state.step), 4).fit()
+    # one process, one number of threads, the same kernels on the same shapes: every sum has one order
     assert same(snapshot(whole), snapshot(second))
 
 
@@ -199,6 +200,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     with pytest.raises(NonFiniteError, match="epoch 0, batch 2: the loss is nan.*every layer's output is finite"):
         trainer.fit()
     assert trainer.state.step == 2
+    # nothing wrote to them
     assert all(torch.equal(before[name], value) for name, value in components.model.named_parameters())
 
 
@@ -254,6 +256,7 @@ def test_network_input_keeps_memory_order_and_scale():
     block = torch.randint(0, 256, (2, 8, 6, 3), dtype=torch.uint8)
     images = network_input(block.permute(0, 3, 1, 2), CPU)
     assert images.is_contiguous(memory_format=torch.channels_last)
+    # a division is rounded in one way
     assert torch.equal(images, block.permute(0, 3, 1, 2).float() / 255)
 
 

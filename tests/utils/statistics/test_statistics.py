@@ -311,6 +311,7 @@ def test_the_half_width_by_its_formula():
 
 def test_a_model_does_not_differ_from_itself():
     study = World().study(np.random.default_rng(0), [0], 3)
+    # a number less itself
     for one in compare([study[0], study[0]], np.random.default_rng(1))["A"].values():
         assert (one.difference, one.interval, one.p, one.p_holm, one.verdict) == (
             0,
@@ -374,6 +375,7 @@ def test_three_seeds_that_scatter_more_than_they_differ_show_nothing_though_each
 def test_a_generator_decides_everything_and_runs_that_failed_are_left_out():
     study = World().study(np.random.default_rng(5), [0, 0.2, 0], 3)
     del study[1][1], study[2][0], study[2][1]
+    # one process, one seed: the same steps on the same numbers
     first, again = (compare(study, np.random.default_rng(9)) for _ in range(2))
     assert first == again and first != compare(study, np.random.default_rng(10))
     assert list(first["A"]["mAP50"].per_seed) == [0, 2] and "2 seeds" in first["A"]["mAP50"].sentence
