@@ -43,7 +43,7 @@ def test_reference_detections(golden, real, weights, tmp_path):
     for name, rows in expected.items():
         found = label_rows(folder / "labels" / name.replace(".jpg", ".txt"))
         rows = np.array(rows)
-        assert len(found) == len(rows)
+        assert len(found) == len(rows)  # the least confident has 0.27 where 0.25 is asked for
         picture, (height, width) = read_image(folder / name)
         nearest = np.abs(found[:, None, 1:5] - rows[None, :, 1:5]).sum(2).argmin(0)
         assert sorted(nearest) == list(range(len(rows)))
@@ -101,6 +101,7 @@ def test_same_names_nosave_and_exist_ok(real, weights, tmp_path):
     texts = {file.relative_to(first): file.read_text() for file in first.rglob("*.*")}
     assert sorted(map(str, texts)) == ["labels/one/same.txt", "labels/two/same.txt"]
     assert detect.run(**options) == first
+    # the same kernels on the same numbers in one process
     assert texts == {file.relative_to(first): file.read_text() for file in first.rglob("*.*")}
 
 

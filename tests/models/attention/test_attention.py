@@ -122,7 +122,8 @@ def test_equals_the_reference_figures(name, word, golden, fill):
         output = reference.from_map(block(reference.to_map(x))).numpy()
     expected = golden(f"attention_{word}.npz")["output"]
     assert output.shape == expected.shape
-    assert np.abs(output - expected).max() < 1e-4  # the figures are float32, whose rounding alone is left
+    # the figures are float32, whose rounding alone is left (measured: 20 of the largest value's)
+    assert np.abs(output - expected).max() < 64 * np.finfo(np.float32).eps * np.abs(expected).max()
 
 
 def test_every_reference_figure_is_compared(golden):

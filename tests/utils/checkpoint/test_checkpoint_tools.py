@@ -159,7 +159,7 @@ def test_the_real_file_converted_computes_the_same(real, tmp_path, capsys):
 def test_weights_for_other_programs(files, models, tmp_path, capsys):
     assert run(capsys, "convert", files[0], tmp_path / "state.pt", "--to", "weights")[0] == 0
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    expected = models[0].state_dict()
+    expected = models[0].state_dict()  # here and below tensors are copied, not computed
     assert list(state) == list(expected) and all(torch.equal(state[name], expected[name]) for name in state)
 
 

@@ -232,7 +232,7 @@ def test_torch_reads_our_files_as_we_do(tmp_path):
     expected, found = torch.load(path, weights_only=True)["training"], read_checkpoint(path).training
     assert list(found) == list(expected)
     for key, value in expected.items():
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor):  # read, not computed
             assert found[key].dtype == value.dtype and torch.equal(found[key], value), key
         elif key != "shared":
             assert found[key] == value and type(found[key]) is type(value), key

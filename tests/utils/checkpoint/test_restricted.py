@@ -36,7 +36,7 @@ def test_torchs_own_files_are_read_as_torch_reads_them(tmp_path, dtype):
     }
     torch.save(saved, tmp_path / "a.pt")
     back = read(tmp_path / "a.pt")
-    for key in ("whole", "view", "scalar", "parameter", "empty"):
+    for key in ("whole", "view", "scalar", "parameter", "empty"):  # here and below tensors are read, not computed
         assert back[key].dtype == saved[key].dtype and torch.equal(back[key], saved[key]), key
     assert back["size"] == (1, 2) and list(back["ordered"].items()) == [("b", 1), ("a", 2)]
     assert back["plain"][:-1] == saved["plain"][:-1]

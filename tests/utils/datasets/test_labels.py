@@ -287,6 +287,7 @@ def test_cache_is_believed_only_while_nothing_changed(dataset, tmp_path, monkeyp
     assert scans() == 3 and scans() == 0
     cached = scans.store
     assert scans(cache_labels=False) == 3
+    # what was read from a file is what was written to it
     for name in ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets", "problems", "summary"):
         assert np.array_equal(getattr(cached, name), getattr(scans.store, name)), name
     assert list(cached.paths) == list(scans.store.paths) and len(cached.problems) == 1
