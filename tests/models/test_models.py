@@ -153,7 +153,7 @@ def test_outputs_are_the_published_ones(published):
 
 
 def test_single_precision_is_double_precision_rounded(published):
-    """Every layer adds its rounding, and every processor rounds in its own way: by the largest value, not the last bit."""
+    """Every layer adds its rounding, and every processor rounds in its own way: compared by the largest value."""
     _, single, image = published
     double = copy.deepcopy(single).double()
     with torch.no_grad():

@@ -88,7 +88,7 @@ def test_other_pixel_formats_become_rgb(tmp_path, rgb, mode):
     image, _ = read_image(path)
     assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
     if mode in ("L", "LA", "I;16"):  # formats without loss, and whole numbers
-        assert np.array_equal(image, np.repeat(grey[..., None], 3, 2))
+        assert np.array_equal(image, np.repeat(gray[..., None], 3, 2))
     if mode == "RGBA":
         assert np.array_equal(image, rgb)
 

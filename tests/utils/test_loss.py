@@ -70,7 +70,7 @@ def assert_roundings_apart(ours, wanted, roundings):
 
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients_equal_the_reference(golden, case):
-    """In double precision, so that only the rounding of the figures is left, which are float32 (measured: 2.2 at most)."""
+    """In double precision, so that only the rounding of the float32 figures is left (measured: 2.2 at most)."""
     figures = golden(f"loss_{case}.npz")
     exact = reference_loss(figures, torch.float64)
     grads = [figures[f"grad{level}"] for level in range(len(exact[2]))]

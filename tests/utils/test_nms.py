@@ -106,7 +106,7 @@ def test_ties_keep_the_order_of_the_predictions():
 
 def test_half_precision_input_is_computed_in_float32():
     prediction = random_prediction().half()
-    for half, single in zip(non_max_suppression(prediction), non_max_suppression(prediction.float())):
+    for half, single in zip(non_max_suppression(prediction), non_max_suppression(prediction.float()), strict=True):
         # a half is a float32 number: the same steps on the same numbers
         assert half.xyxy.dtype == torch.float32 and torch.equal(half.rows(), single.rows())
 

@@ -80,7 +80,7 @@ def test_two_models_see_the_same_images_in_the_same_order(data, tmp_path):
     one, other, third = seen("yolov5n.yaml", 0), seen("yolov5n_CoTA.yaml", 0), seen("yolov5n.yaml", 1)
     assert len(one) == 6 and [batch[0] for batch in one] == [batch[0] for batch in other]
     # images are drawn and warped by one process from one seed, before any network sees them
-    assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(one, other))
+    assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(one, other, strict=True))
     assert [batch[0] for batch in one[:3]] != [batch[0] for batch in one[3:]]
     assert [batch[0] for batch in one] != [batch[0] for batch in third]
 

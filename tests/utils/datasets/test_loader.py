@@ -50,7 +50,9 @@ def equal(one, other):
 
     Each pixel is rounded from its own neighbours and each target from its own label: nothing is summed up over threads.
     """
-    return one.keys() == other.keys() and all(torch.equal(a, b) for key in one for a, b in zip(one[key], other[key]))
+    return one.keys() == other.keys() and all(
+        torch.equal(a, b) for key in one for a, b in zip(one[key], other[key], strict=True)
+    )
 
 
 def test_workers_and_batch_size_change_nothing(store, monkeypatch):
