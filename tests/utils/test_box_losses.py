@@ -249,7 +249,7 @@ def test_the_default_is_the_ciou_of_v61_bit_for_bit():
     a.requires_grad_()
     costs, overlap = BoxLoss()(a, b, SIZE), paired_iou(a, b)
     # here and below: the same element-wise steps on the same numbers, and sums of one order in one process
-    assert torch.equal(costs.cost, 1 - overlap) and torch.equal(costs.overlap, overlap.detach().clamp(min=0))
+    assert torch.equal(costs.cost, 1 - overlap) and torch.equal(costs.obj_target, overlap.detach().clamp(min=0))
     got, expected = (torch.autograd.grad(value.sum(), a)[0] for value in (costs.cost, 1 - overlap))
     assert torch.equal(got, expected)
     maps, targets = maps_and_targets()
@@ -262,7 +262,7 @@ def test_the_target_of_objectness_is_plain_iou_unless_the_kind_is_ciou(kind):
     a, b = (boxes.float() for boxes in random_boxes(60, 6))
     expected = paired_iou(a, b, "CIoU" if kind == "CIoU" else "IoU").clamp(min=0)
     for inner, focal in FORMS:  # the same element-wise steps on the same numbers
-        assert torch.equal(made(kind, inner, focal)(a, b, SIZE).overlap, expected)
+        assert torch.equal(made(kind, inner, focal)(a, b, SIZE).obj_target, expected)
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
