@@ -165,8 +165,8 @@ def test_printed_digits_do_not_depend_on_batch_size_or_workers(options, caplog):
             val.run(**{**options, "batch_size": batch, "workers": workers}, verbose=True)
         printed.append(figures_printed("\n".join(record.getMessage() for record in caplog.records)))
     assert len(printed[0]) >= 14 and {"all", "square", "disc"} <= {line.split()[0] for line in printed[0]}
-    # Another batch is other kernels, which move a confidence by 1e-7 of itself. A right box and a wrong one are 4e-5 apart,
-    # overlaps 5e-4 from where they count.
+    # Another batch is other kernels, which move a confidence by 1e-7 of itself. A right box and a wrong one are 4e-5
+    # apart, overlaps 5e-4 from where they count.
     assert all(other == printed[0] for other in printed[1:])
 
 
@@ -375,6 +375,6 @@ def test_real_weights_on_real_pictures_whatever_the_batch(real, tmp_path, monkey
     printed = [
         (table_rows(one.metrics, names, per_class=True), f"{one.coco.ap:.3g} {one.coco.ap75:.3g}") for one in rows
     ]
-    # Kernels move a confidence by 8e-6 of itself. A right box and a wrong one are 1e-3 apart, overlaps 1e-4 from where they
-    # count.
+    # Kernels move a confidence by 8e-6 of itself. A right box and a wrong one are 1e-3 apart, overlaps 1e-4 from
+    # where they count.
     assert printed[0] == printed[1] and len(printed[0][0]) > 10

@@ -45,8 +45,8 @@ def random_prediction(images=2, boxes=150, nc=4, seed=0):
     return prediction
 
 
-# Which boxes stay holds on every processor: products, differences and quotients, each rounded once, and no sum of many. The
-# nearest overlap of the reference figures lies 1.5e-6 from its threshold.
+# Which boxes stay holds on every processor: products, differences and quotients, each rounded once, and no sum of
+# many. The nearest overlap of the reference figures lies 1.5e-6 from its threshold.
 
 
 def test_equals_the_reference_figures(golden):

@@ -105,7 +105,7 @@ def draw_dataset(root: Path | str, options: ShapesOptions) -> Path:
     if root.exists() and any(root.iterdir()) and _read_manifest(root) is None:
         raise DataError(f"{root}: is not empty and was not drawn by this program; move it, or choose another `path:`")
     root.parent.mkdir(parents=True, exist_ok=True)
-    LOGGER.info(f"Drawing {options.train + options.val + options.test} pictures of the shapes data set into {root}")
+    LOGGER.info(f"Drawing {options.train + options.val + options.test} images of the shapes dataset into {root}")
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
         os.chmod(temporary, 0o755)

@@ -1,6 +1,7 @@
 """What `--source` names, read as one sequence of frames: images, videos, folders, globs, lists, cameras, streams."""
 
 import glob
+import http.client
 import re
 import shutil
 import tempfile
@@ -254,7 +255,15 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
 
 
 def _suffix(text: str) -> str:
-    return PurePosixPath(urlsplit(text).path if _is_url(text) else text.replace("\\", "/")).suffix.lower()
+    return PurePosixPath(_url_path(text) if _is_url(text) else text.replace("\\", "/")).suffix.lower()
+
+
+def _url_path(address: str) -> str:
+    """The path in an address. Raises DataError if it is none, such as http://[a/b.jpg."""
+    try:
+        return urlsplit(address).path
+    except ValueError as error:
+        raise DataError(f"{public_address(address)}: is not a valid address ({error})") from None
 
 
 def _is_url(text: str) -> bool:
@@ -288,7 +297,7 @@ def _beside(file: str, entry: str) -> str:
 def _expand(text: str, origin: str) -> list[tuple[str, str]]:
     """Return (path, output name) of each image and video that an entry names; error texts begin with `origin`."""
     if _is_url(text):
-        return [(text, unquote(PurePosixPath(urlsplit(text).path).name))]
+        return [(text, unquote(PurePosixPath(_url_path(text)).name))]
     path = Path(text).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _is_media(file))
@@ -360,6 +369,6 @@ def _fetch_image(url: str) -> np.ndarray:
         try:
             with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer, file.open("wb") as stream:
                 shutil.copyfileobj(answer, stream)
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as error:
             raise DataError(f"{public_address(url)}: cannot be fetched ({error})") from None
         return read_image(file)[0]

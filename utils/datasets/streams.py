@@ -239,7 +239,10 @@ def refuse_unsupported(address: str) -> None:
     Raises:
         DataError: If the address is a YouTube page.
     """
-    host = (urlsplit(address).hostname or "").removeprefix("www.").removeprefix("m.")
+    try:
+        host = (urlsplit(address).hostname or "").removeprefix("www.").removeprefix("m.")
+    except ValueError:  # a path or a damaged address, which whoever opens it will name
+        return
     if host in ("youtube.com", "youtu.be", "youtube-nocookie.com"):
         raise DataError(
             f"--source {address}: YouTube pages are not streams and nothing is downloaded from there; "

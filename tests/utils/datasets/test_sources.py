@@ -229,6 +229,21 @@ def test_opencv_adds_no_lines_of_its_own(tmp_path):
     assert (done.stdout, done.stderr) == (f"{file}: cannot be opened as a video\n", "")
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("http://[abc/x.jpg", "http://\\[abc/x.jpg: is not a valid address"),
+        ("rtsp://[x/y", "is not a valid address"),
+        ("//[a]/x*.jpg", "x\\*.jpg"),
+        ("http://127.0.0.1:9/a b.jpg", "cannot be fetched"),
+    ],
+)
+def test_damaged_addresses_end_in_one_line(source, words):
+    with pytest.raises(DataError, match=words) as caught:
+        list(open_source(source))
+    assert "\n" not in str(caught.value)
+
+
 def test_passwords_in_addresses_are_not_shown(caplog):
     source = open_source("http://user:secret@127.0.0.1:9/clip.mp4")
     with pytest.raises(DataError, match="http://127.0.0.1:9/clip.mp4: cannot be opened") as error:
