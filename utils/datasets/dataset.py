@@ -58,11 +58,6 @@ class DetectionDataset(Dataset):
         """(m, 2) float64 widths and heights of all objects, in pixels with the long side at `imgsz`."""
         return self.store.boxes_px(self.imgsz)
 
-    @property
-    def labels_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """cls (m,) and box_sizes (m, 2) of all objects."""
-        return self.store.cls, self.box_sizes
-
     # What augmentation reads (`augmentation.ImageSource`)
 
     def fitted(self, index: int) -> tuple[int, int]:

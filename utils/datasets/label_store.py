@@ -105,11 +105,6 @@ class LabelStore:
         return Labels(self.cls[first:last], self.xywhn[first:last], segments)
 
     @property
-    def has_segments(self) -> bool:
-        """Whether any object has a polygon."""
-        return len(self.points) > 0
-
-    @property
     def image_of(self) -> np.ndarray:
         """(m,) index of the image of each object."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
@@ -125,22 +120,6 @@ class LabelStore:
             sizes *= imgsz / sizes.max(1, keepdims=True)
         return self.xywhn[:, 2:] * sizes[self.image_of]
 
-    def subset(self, indices: Sequence[int]) -> "LabelStore":
-        """Return the same store with these images only, in this order."""
-        kept = np.asarray(indices, np.int64)
-        counts, objects = _gather(self.offsets, kept)
-        point_counts, points = _gather(self.point_offsets, objects)
-        return replace(
-            self,
-            paths=Texts(self.paths[int(index)] for index in kept),
-            sizes=self.sizes[kept],
-            offsets=_offsets(counts),
-            cls=self.cls[objects],
-            xywhn=self.xywhn[objects],
-            points=self.points[points],
-            point_offsets=_offsets(point_counts),
-        )
-
     def as_single_class(self) -> "LabelStore":
         """Return the same store with every object of class 0."""
         return replace(self, cls=np.zeros_like(self.cls))
@@ -148,10 +127,3 @@ class LabelStore:
 
 def _offsets(counts: Iterable[int]) -> np.ndarray:
     return np.concatenate(([0], np.cumsum(np.fromiter(counts, np.int64)))).astype(np.int64)
-
-
-def _gather(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the group sizes, the members' positions) of the groups `indices` of a flat array."""
-    counts = np.diff(offsets)[indices]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return counts, np.repeat(offsets[:-1][indices], counts) + within

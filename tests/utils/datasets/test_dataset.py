@@ -163,7 +163,7 @@ def test_a_picture_that_goes_or_changes_is_named(store):
 
 def test_single_class_and_statistics(store):
     dataset = DetectionDataset(store, SplitOptions(64, single_cls=True))
-    cls, wh = dataset.labels_all
+    cls, wh = dataset.store.cls, dataset.box_sizes
     assert (cls == 0).all() and len(wh) == len(store.cls) and (dataset[6].labels.cls == 0).all()
     first = store.labels(0).xywhn[0]
     assert wh[0] == pytest.approx([first[2] * 64, first[3] * 48])

@@ -369,7 +369,7 @@ def _store():
 
 def test_store_gives_back_what_it_was_built_from():
     store = _store()
-    assert len(store) == 3 and list(store.paths) == ["a", "ü", "c"] and store.paths[-1] == "c" and store.has_segments
+    assert len(store) == 3 and list(store.paths) == ["a", "ü", "c"] and store.paths[-1] == "c" and len(store.points)
     assert store.labels(0).cls.tolist() == [0, 2] and store.labels(0).segments == () and len(store.labels(1)) == 0
     assert [len(segment) for segment in store.labels(2).segments] == [3, 2]
     assert store.class_counts(4).tolist() == [1, 2, 1, 0] and store.image_of.tolist() == [0, 0, 2, 2]
@@ -380,20 +380,6 @@ def test_store_gives_back_what_it_was_built_from():
         store.paths[3]
     with pytest.raises(ValueError, match="expected sizes"):
         LabelStore(Texts(["a"]), store.sizes, store.offsets, store.cls, store.xywhn, store.points, store.point_offsets)
-
-
-@pytest.mark.parametrize("indices", [[2, 0], [1], [], [2, 2, 1, 0], np.array([0, 2])])
-def test_subset_equals_building_from_the_chosen(indices):
-    store = _store()
-    expected = LabelStore.build(
-        [store.paths[index] for index in indices],
-        [store.sizes[index] for index in indices],
-        [store.labels(index) for index in indices],
-    )
-    found = store.subset(indices)
-    assert list(found.paths) == list(expected.paths)
-    for name in ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets"):
-        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
 
 def test_real_labels(real, tmp_path):
