@@ -88,7 +88,7 @@ def test_a_block_registered_to_start_as_the_identity_does_so_alone_and_in_a_c3(w
     assert gate_strengths(model) == {"8.m.0.Mine": 0.0, "10.Mine": 0.0} and type(model.model[10].block) is mine
     assert gate_strengths(small(architecture, attention_start="plain")) == {}
     report = transfer_weights(model, checkpoint_of(small(architecture, attention_start="plain")))
-    assert report.used == 1 and {row.reason for row in report.rows if row.target.endswith("gate")} == {
+    assert report.used_share == 1 and {row.reason for row in report.rows if row.target.endswith("gate")} == {
         "gate that starts at zero"
     }
 

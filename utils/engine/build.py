@@ -24,7 +24,7 @@ from utils.errors import ConfigError
 from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
-from utils.transfer.alignment import base_numbers
+from utils.transfer.alignment import base_indices
 from utils.transfer.pretrained import TransferReport, transfer_weights
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
@@ -112,9 +112,9 @@ def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
     Raises:
         ConfigError: If the model has no such layer.
     """
-    base_indices = base_numbers(model.yaml)
-    frozen = _frozen_layers(base_indices, freeze, len(model.yaml["backbone"]))
-    for layer, base_index in zip(model.model, base_indices, strict=True):
+    indices = base_indices(model.yaml)
+    frozen = _frozen_layers(indices, freeze, len(model.yaml["backbone"]))
+    for layer, base_index in zip(model.model, indices, strict=True):
         if base_index in frozen:
             for name, parameter in layer.named_parameters():
                 if ".attention." not in name:
@@ -122,18 +122,18 @@ def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
                     LOGGER.info(f"freezing model.{layer.i}.{name}")
 
 
-def _frozen_layers(base_indices: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
+def _frozen_layers(indices: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
     """The base model's indices of the layers to freeze.
 
-    base_indices: per layer, None for inserted attention; backbone: how many of the layers are the backbone.
+    indices: per layer, None for inserted attention; backbone: how many of the layers are the backbone.
     """
     if freeze == ("backbone",):
-        return {index for index in base_indices[:backbone] if index is not None}
-    count = sum(index is not None for index in base_indices)
+        return {index for index in indices[:backbone] if index is not None}
+    count = sum(index is not None for index in indices)
     asked = [int(index) for index in freeze]
     layers = set(range(asked[0]) if len(asked) == 1 else asked)
     if layers and max(layers) >= count:
-        without = "" if count == len(base_indices) else " without its attention"
+        without = "" if count == len(indices) else " without its attention"
         raise ConfigError(f"--freeze {' '.join(map(str, freeze))}: the model{without} has layers 0 to {count - 1}")
     return layers
 

@@ -82,7 +82,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     save_dir = folder_of(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
     write_settings(config, hyp, save_dir)
     if transferred:
-        LOGGER.info(f"transfer report: {transferred.write(save_dir / 'transfer.csv')}")
+        LOGGER.info(f"transfer report: {transferred.write_csv(save_dir / 'transfer.csv')}")
     data = build_data(config, hyp, spec, model, save_dir)
     if not resumed:
         draw_labels(data, save_dir)

@@ -1,5 +1,5 @@
-"""Pretrained weights for a changed model: which layer of a checkpoint each layer is, and what it takes from it."""
+"""Transfer of pretrained weights to a changed model: layers are aligned, then tensors are copied."""
 
-from utils.transfer.pretrained import Transfer, TransferReport, plan_transfer, transfer_weights
+from utils.transfer.pretrained import TensorTransfer, TransferReport, plan_transfer, transfer_weights
 
-__all__ = ["Transfer", "TransferReport", "plan_transfer", "transfer_weights"]
+__all__ = ["TensorTransfer", "TransferReport", "plan_transfer", "transfer_weights"]

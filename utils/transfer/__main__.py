@@ -1,4 +1,4 @@
-"""The command: a checkpoint's weights in another model, without training.
+"""Command line of the weight transfer: puts a checkpoint's weights into another model, without training.
 
 python -m utils.transfer --cfg models/yolov5n_CBAM.yaml --weights yolov5n.pt --output cbam.pt --attention-start identity
 """
@@ -15,29 +15,39 @@ from models.yolo import Model
 from utils.checkpoint import checkpoint_of, find_weights, read_checkpoint, write_checkpoint
 from utils.errors import CheckpointError, ConfigError, UserError
 from utils.log import LOGGER, configure
-from utils.transfer.pretrained import WAYS, transfer_weights
+from utils.transfer.pretrained import TRANSFER_MODES, transfer_weights
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m utils.transfer`."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.transfer",
-        description="Bring a checkpoint's weights into another model, "
-        "without training: a variant that starts at the pretrained network.",
+        description="Transfer a checkpoint's weights to another model, "
+        "without training: a variant that starts as the pretrained network.",
     )
     parser.add_argument("--cfg", required=True, help="model yaml, such as models/yolov5n_CBAM.yaml")
     parser.add_argument("--weights", required=True, help="checkpoint to take weights from")
     parser.add_argument(
-        "--output", required=True, type=Path, help="checkpoint to write; its table goes beside it as .csv"
+        "--output",
+        required=True,
+        type=Path,
+        help="checkpoint to write; the transfer report is written beside it as .csv",
     )
     parser.add_argument("--attention-start", choices=("identity", "plain"), help="how inserted attention starts")
     parser.add_argument(
-        "--transfer", choices=WAYS, default="layers", help="align layers by what they are, or by key as v6.1"
+        "--transfer",
+        choices=TRANSFER_MODES,
+        default="layers",
+        help="align layers by type, shapes and order, or keys by name as v6.1",
     )
     parser.add_argument(
-        "--require-transfer", type=float, default=0.0, metavar="SHARE", help="least share that must find a place"
+        "--require-transfer",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="smallest share of the checkpoint's parameters that must be used, 0 to 1",
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides what is new")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tensors that are new")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers blocks of your own"
     )
@@ -52,18 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_plugins(options.plugin)
         if options.output.suffix != ".pt" or options.output.exists():
             raise CheckpointError(
-                f"--output {options.output}: " + ("is there already" if options.output.exists() else "must end in .pt")
+                f"--output {options.output}: " + ("exists already" if options.output.exists() else "must end in .pt")
             )
         if not 0 <= options.require_transfer <= 1:
             raise ConfigError(f"--require-transfer {options.require_transfer:g}: expected a share, 0 to 1")
         checkpoint = read_checkpoint(find_weights(options.weights))
         torch.manual_seed(options.seed)
         model = Model(options.cfg, nc=checkpoint.nc, attention_start=options.attention_start)
-        report = transfer_weights(model, checkpoint, way=options.transfer, require=options.require_transfer)
+        report = transfer_weights(model, checkpoint, mode=options.transfer, require=options.require_transfer)
         write_checkpoint(checkpoint_of(model, checkpoint.names), options.output)
-        LOGGER.info(
-            f"{options.output}, and what became of each tensor: {report.write(options.output.with_suffix('.csv'))}"
-        )
+        LOGGER.info(f"{options.output}, transfer report: {report.write_csv(options.output.with_suffix('.csv'))}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

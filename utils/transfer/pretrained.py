@@ -1,9 +1,8 @@
-"""Pretrained weights for a changed model: what a checkpoint gives each of its tensors.
+"""Transfer of a checkpoint's weights to a changed model, and the report of it.
 
-Keys carry layer numbers, and an inserted block moves every number behind it. So layers are aligned by what they are
-(utils/transfer/alignment.py), and inside a pair of layers tensors go by name and shape.
-
-    python -m utils.transfer --cfg models/yolov5n_CBAM.yaml --weights yolov5n.pt --output cbam.pt --attention-start identity
+Keys contain layer indices, and an inserted block shifts every index behind it. So layers are aligned by block type,
+shapes and order (utils/transfer/alignment.py), and within a pair of layers tensors are matched by name and shape.
+`python -m utils.transfer` is the command.
 """
 
 import csv
@@ -14,28 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.yolo import Model
 from utils.checkpoint import Checkpoint
 from utils.errors import CheckpointError
 from utils.files import write_text_atomically
 from utils.log import LOGGER
-from utils.transfer.alignment import LayerSignature, align, layers_of, matches
+from utils.transfer.alignment import LayerSignature, align_layers, layer_signatures, matching_tensors
 
-WAYS = ("layers", "keys")
-NORM_EPS = 1e-3  # of the norms in a detector
-LEAST_USED = 0.5  # share of the checkpoint's parameters below which a warning is due
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "anchors", "anchor_grid", "grid")
-_GATED = "attention that the checkpoint has open starts behind a zero gate here"
-_UNGATED = "attention that has a gate in the checkpoint starts without one here"
-_KEEPS = {_GATED: "plain", _UNGATED: "identity"}  # the --attention-start that would take it as it is
+TRANSFER_MODES = ("layers", "keys")
+NORM_EPS = 1e-3  # of the batch norms in a detector
+MIN_USED_SHARE = 0.5  # of the checkpoint's parameters; below, a warning is logged
+_NOT_LEARNED = ("running_mean", "running_var", "num_batches_tracked", "anchors", "anchor_grid", "grid")
+_GATE_ADDED = "attention without a gate in the checkpoint has a zero-initialized gate here"
+_GATE_REMOVED = "attention that has a gate in the checkpoint has none here"
+_MATCHING_START = {_GATE_ADDED: "plain", _GATE_REMOVED: "identity"}  # the --attention-start of the checkpoint
 _COLUMNS = ("status", "from", "to", "shape", "parameters", "reason")
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """What becomes of one tensor. status: transferred (same name), remapped, new (the model's, left as it was) or
-    dropped (the checkpoint's, not used); source and target: full names, "" where there is none.
+class TensorTransfer:
+    """One row of the transfer report: a tensor of the model, or one of the checkpoint that is not used.
+
+    Attributes:
+        status: "transferred" (to the same name), "remapped" (to another name), "new" (of the model, unchanged) or
+            "dropped" (of the checkpoint, not used).
+        source: Full name in the checkpoint, "" if there is none.
+        target: Full name in the model, "" if there is none.
+        shape: Its shape.
+        reason: Why, for the reader of the report.
     """
 
     status: str
@@ -46,58 +53,62 @@ class Transfer:
 
     @property
     def parameters(self) -> int:
-        """Learnt numbers in it; 0 for statistics and anchors, and for what is made up around a folded norm's bias."""
+        """Learned parameters in it; 0 for statistics, anchors, and the tensors that are set around a folded bias."""
         leaf = (self.target or self.source).rsplit(".", 1)[-1]
-        made_up = _is_folded(self) and leaf != "bias"
-        return 0 if made_up or leaf in _STATISTICS else torch.Size(self.shape).numel()
+        set_to_constant = _is_folded(self) and leaf != "bias"
+        return 0 if set_to_constant or leaf in _NOT_LEARNED else torch.Size(self.shape).numel()
 
 
 @dataclass(frozen=True)
 class TransferReport:
-    """Every tensor of a model and of a checkpoint, and what became of it. total: tensors of the model."""
+    """Transfer report: the status of every tensor of a model, and of every unused one of the checkpoint.
 
-    rows: tuple[Transfer, ...]
+    Attributes:
+        rows: Those of the model in its order, then the dropped ones of the checkpoint.
+        total: Number of the model's tensors.
+        source: The checkpoint's file.
+    """
+
+    rows: tuple[TensorTransfer, ...]
     total: int
     source: str
 
     @property
     def transferred(self) -> int:
-        """Tensors of the model that came from the checkpoint."""
+        """Number of the model's tensors that come from the checkpoint."""
         return sum(row.status in ("transferred", "remapped") for row in self.rows)
 
     @property
-    def left(self) -> tuple[str, ...]:
-        """Names of the model's tensors that stayed as they were."""
+    def new_tensors(self) -> tuple[str, ...]:
+        """Names of the model's tensors that are unchanged."""
         return tuple(row.target for row in self.rows if row.status == "new")
 
     @property
-    def used(self) -> float:
-        """Share of the checkpoint's parameters that are in the model now, 0..1."""
+    def used_share(self) -> float:
+        """Share of the checkpoint's parameters that are used in the model, 0..1."""
         used, dropped = (
-            sum(row.parameters for row in self.rows if row.status in kinds)
-            for kinds in (("transferred", "remapped"), ("dropped",))
+            sum(row.parameters for row in self.rows if row.status in statuses)
+            for statuses in (("transferred", "remapped"), ("dropped",))
         )
         return used / (used + dropped) if used + dropped else 0.0
 
-    def line(self) -> str:
-        """One line for the log."""
+    def summary(self) -> str:
+        """Return one line for the log."""
         counts = Counter(row.status for row in self.rows)
         details = ", ".join(f"{counts[status]} {status}" for status in ("remapped", "new", "dropped") if counts[status])
-        return (
-            f"Transferred {self.transferred}/{self.total} items from {self.source}: {self.used:.1%} of its parameters"
-            + (f" ({details})" if details else "")
-        )
+        line = f"Transferred {self.transferred}/{self.total} items from {self.source}"
+        return f"{line}: {self.used_share:.1%} of its parameters" + (f" ({details})" if details else "")
 
-    def why(self) -> str:
-        """The reason that left most of the checkpoint's parameters unused."""
+    def main_reason(self) -> str:
+        """Return the reason why most of the unused parameters were dropped."""
         reasons: Counter[str] = Counter()
         for row in self.rows:
             if row.status == "dropped":
                 reasons[row.reason] += row.parameters
         return reasons.most_common(1)[0][0] if reasons else "it has no parameters"
 
-    def write(self, path: Path) -> Path:
-        """Write transfer.csv: one row a tensor."""
+    def write_csv(self, path: Path) -> Path:
+        """Write transfer.csv, one row per tensor, and return its path."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(_COLUMNS)
@@ -109,36 +120,46 @@ class TransferReport:
 
 
 def transfer_weights(
-    model: nn.Module, checkpoint: Checkpoint, keep_anchors: bool = False, way: str = "layers", require: float = 0.0
+    model: Model, checkpoint: Checkpoint, keep_anchors: bool = False, mode: str = "layers", require: float = 0.0
 ) -> TransferReport:
-    """Copy into `model` what a checkpoint has for it, log one line, and return what became of every tensor.
+    """Copy the weights of a checkpoint that fit a model into it, log a summary, and return the transfer report.
 
-    keep_anchors: the model's anchors stay (a cfg or hyperparameters chose them); way: "layers" aligns layers by what
-    they are, "keys" takes the same name and shape only, as v6.1 does; require: least share of the checkpoint's
-    parameters that must find a place, else CheckpointError.
+    Args:
+        model: The model, whose tensors are changed.
+        checkpoint: Where weights are taken from.
+        keep_anchors: Whether the model's anchors stay, as those of a yaml or of hyperparameters do.
+        mode: "layers" aligns layers by block type, shapes and order; "keys" takes tensors of the same name and shape
+            only, as v6.1 does.
+        require: Smallest share of the checkpoint's parameters that must be used, 0..1.
+
+    Returns:
+        The transfer report.
+
+    Raises:
+        CheckpointError: If less than `require` is used, or a tensor of the checkpoint belongs to no layer.
     """
     own = model.state_dict()
     report = plan_transfer(
-        model.yaml, _shapes(own), checkpoint.yaml, _shapes(checkpoint.state), checkpoint.source, keep_anchors, way
+        model.yaml, _shapes(own), checkpoint.yaml, _shapes(checkpoint.state), checkpoint.source, keep_anchors, mode
     )
     _copy(own, checkpoint.state, report)
-    LOGGER.info(report.line())
-    if report.used < require:
+    LOGGER.info(report.summary())
+    if report.used_share < require:
         raise CheckpointError(
-            f"{checkpoint.source}: {report.used:.1%} of its parameters find a place in this model, "
-            f"--require-transfer asks for {require:.0%}; mostly because {report.why()}"
+            f"{checkpoint.source}: {report.used_share:.1%} of its parameters fit this model, "
+            f"--require-transfer asks for {require:.0%}; mostly because {report.main_reason()}"
         )
     if not report.transferred:
         LOGGER.warning(f"WARNING: nothing in {checkpoint.source} fits this model; it starts from random weights")
-    elif report.used < LEAST_USED:
+    elif report.used_share < MIN_USED_SHARE:
         LOGGER.warning(
-            f"WARNING: only {report.used:.1%} of the parameters in {checkpoint.source} are used: "
-            f"mostly because {report.why()}"
+            f"WARNING: only {report.used_share:.1%} of the parameters in {checkpoint.source} are used: "
+            f"mostly because {report.main_reason()}"
         )
-    for reason in sorted(_KEEPS.keys() & {row.reason for row in report.rows}):
+    for reason in sorted(_MATCHING_START.keys() & {row.reason for row in report.rows}):
         LOGGER.warning(
             f"WARNING: {reason}, so the network does not start as the checkpoint's; "
-            f"--attention-start {_KEEPS[reason]} would"
+            f"--attention-start {_MATCHING_START[reason]} would"
         )
     return report
 
@@ -150,91 +171,112 @@ def plan_transfer(
     source_shapes: Mapping[str, tuple[int, ...]],
     source: str = "",
     keep_anchors: bool = False,
-    way: str = "layers",
+    mode: str = "layers",
 ) -> TransferReport:
-    """Return what `transfer_weights` would do, from the descriptions and the shapes by name alone."""
-    target_layers, source_layers = layers_of(model_yaml, model_shapes), layers_of(source_yaml, source_shapes)
-    by_number = way == "keys"
+    """Return the report of a transfer, from the models' descriptions and tensor shapes alone.
+
+    Args:
+        model_yaml: Content of the model's yaml.
+        model_shapes: Shapes of the model's tensors by name.
+        source_yaml: Content of the checkpoint's model description.
+        source_shapes: Shapes of the checkpoint's tensors by name.
+        source: The checkpoint's file, for the report.
+        keep_anchors: As in `transfer_weights`.
+        mode: As in `transfer_weights`.
+
+    Returns:
+        The report of what `transfer_weights` copies.
+
+    Raises:
+        CheckpointError: If a description cannot be read, or a tensor belongs to no layer.
+    """
+    target_layers = layer_signatures(model_yaml, model_shapes)
+    source_layers = layer_signatures(source_yaml, source_shapes)
+    by_key = mode == "keys"
     pairs = (
         {index: index for index in range(min(len(target_layers), len(source_layers)))}
-        if by_number
-        else align(source_layers, target_layers)
+        if by_key
+        else align_layers(source_layers, target_layers)
     )
-    rows: list[Transfer] = []
+    rows: list[TensorTransfer] = []
     used: set[str] = set()
     for layer in target_layers:
         partner = source_layers[pairs[layer.index]] if layer.index in pairs else None
-        for row in _fill_layer(layer, partner, keep_anchors, by_number):
+        for row in _layer_rows(layer, partner, keep_anchors, by_key):
             rows.append(row)
             used.add(row.source)
-    homes = {index: layer for layer, index in ((target_layers[target], index) for target, index in pairs.items())}
+    partners = {index: target_layers[target] for target, index in pairs.items()}
     for layer in source_layers:
         rows += [
-            Transfer(
-                "dropped", f"model.{layer.index}.{rest}", "", shape, _why_dropped(layer, homes.get(layer.index), rest)
+            TensorTransfer(
+                "dropped",
+                f"model.{layer.index}.{name}",
+                "",
+                shape,
+                _dropped_reason(layer, partners.get(layer.index), name),
             )
-            for rest, shape in layer.shapes.items()
-            if f"model.{layer.index}.{rest}" not in used
+            for name, shape in layer.shapes.items()
+            if f"model.{layer.index}.{name}" not in used
         ]
     return TransferReport(tuple(rows), len(model_shapes), source)
 
 
-def _is_folded(row: Transfer) -> bool:
+def _is_folded(row: TensorTransfer) -> bool:
     return ".bn." in row.target and row.source.endswith(".conv.bias")
 
 
-def _fill_layer(
-    layer: LayerSignature, partner: LayerSignature | None, keep_anchors: bool, by_number: bool
-) -> Iterator[Transfer]:
-    """Yield what becomes of each tensor of a model's layer."""
+def _layer_rows(
+    layer: LayerSignature, partner: LayerSignature | None, keep_anchors: bool, by_key: bool
+) -> Iterator[TensorTransfer]:
+    """Yield the rows of the report for a layer of the model."""
     if partner is None:
-        origins = {}
-    elif by_number:
-        origins = {rest: rest for rest, shape in layer.shapes.items() if partner.shapes.get(rest) == shape}
+        origins: dict[str, str] = {}
+    elif by_key:
+        origins = {name: name for name, shape in layer.shapes.items() if partner.shapes.get(name) == shape}
     else:
-        origins = dict(matches(partner, layer))
-    for rest, shape in layer.shapes.items():
-        target = f"model.{layer.index}.{rest}"
-        if rest in origins and not (keep_anchors and rest == "anchors"):
-            source = f"model.{partner.index}.{origins[rest]}"
+        origins = dict(matching_tensors(partner, layer))
+    for name, shape in layer.shapes.items():
+        target = f"model.{layer.index}.{name}"
+        if partner is not None and name in origins and not (keep_anchors and name == "anchors"):
+            source = f"model.{partner.index}.{origins[name]}"
             status = "transferred" if source == target else "remapped"
-            yield Transfer(status, source, target, shape, _why_moved(layer, partner, rest, origins[rest]))
+            yield TensorTransfer(status, source, target, shape, _transfer_reason(layer, partner, name, origins[name]))
         else:
-            yield Transfer("new", "", target, shape, _why_new(layer, partner, rest, keep_anchors))
+            yield TensorTransfer("new", "", target, shape, _new_reason(layer, partner, name, keep_anchors))
 
 
-def _why_moved(layer: LayerSignature, partner: LayerSignature, rest: str, origin: str) -> str:
-    if rest.rpartition(".")[0].endswith("bn") and origin.endswith("conv.bias"):
+def _transfer_reason(layer: LayerSignature, partner: LayerSignature, name: str, origin: str) -> str:
+    if name.rpartition(".")[0].endswith("bn") and origin.endswith("conv.bias"):
         return "batch norm that the checkpoint has folded into its convolution"
-    if rest != origin:
-        return _GATED if len(rest) > len(origin) else _UNGATED
+    if name != origin:
+        return _GATE_ADDED if len(name) > len(origin) else _GATE_REMOVED
     return "same layer" if layer.index == partner.index else f"{partner} of the checkpoint is {layer} here"
 
 
-def _why_new(layer: LayerSignature, partner: LayerSignature | None, rest: str, keep_anchors: bool) -> str:
-    if rest == "anchors" and keep_anchors:
+def _new_reason(layer: LayerSignature, partner: LayerSignature | None, name: str, keep_anchors: bool) -> str:
+    if name == "anchors" and keep_anchors:
         return "the anchors of the model yaml or the hyperparameters stay"
     if (
-        rest.endswith("gate")
-        and rest.replace("gate", "block", 1) != rest
+        name.endswith("gate")
+        and name.replace("gate", "block", 1) != name
         and any(".block." in f".{other}" for other in layer.shapes)
     ):
         return "gate that starts at zero"
     if partner is None:
         return f"{layer} has no counterpart in the checkpoint"
-    if rest in partner.shapes:
-        return f"its shape differs from the checkpoint's {'x'.join(map(str, partner.shapes[rest]))}"
+    if name in partner.shapes:
+        return f"its shape differs from the checkpoint's {'x'.join(map(str, partner.shapes[name]))}"
     return f"{partner} of the checkpoint has no such tensor"
 
 
-def _why_dropped(layer: LayerSignature, home: LayerSignature | None, rest: str) -> str:
-    if home is None:
+def _dropped_reason(layer: LayerSignature, partner: LayerSignature | None, name: str) -> str:
+    if partner is None:
         return f"{layer} of the checkpoint has no counterpart in the model"
-    if rest == "anchors":
+    if name == "anchors":
         return "the model's own anchors stay"
-    if rest in home.shapes:
-        return f"{home} of the model has another shape there (another number of classes or channels)"
-    return f"{home} of the model has no such tensor"
+    if name in partner.shapes:
+        return f"{partner} of the model has another shape there (another number of classes or channels)"
+    return f"{partner} of the model has no such tensor"
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -243,7 +285,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def _copy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], report: TransferReport) -> None:
-    """Fill the model's tensors; a folded norm becomes one that does nothing but add its convolution's bias."""
+    """Copy tensors into the model; a folded batch norm becomes one that only adds its convolution's bias."""
     for row in report.rows:
         if row.status not in ("transferred", "remapped"):
             continue
@@ -255,6 +297,3 @@ def _copy(own: Mapping[str, Tensor], state: Mapping[str, Tensor], report: Transf
             target.fill_(
                 {"weight": 1.0, "running_mean": 0.0, "running_var": 1.0 - NORM_EPS, "num_batches_tracked": 0}[leaf]
             )
-
-
-# ---- the command ----

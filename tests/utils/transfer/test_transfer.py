@@ -1,4 +1,4 @@
-"""Weights that survive an inserted layer: alignment, transfer, freezing by the base model's numbers."""
+"""Transfer of weights across inserted layers: alignment, copying, freezing by the base model's indices."""
 
 import copy
 import csv
@@ -18,7 +18,7 @@ from utils.config.flags import from_options
 from utils.engine.build import freeze_layers
 from utils.errors import CheckpointError, ConfigError
 from utils.transfer.__main__ import main
-from utils.transfer.alignment import LayerSignature, align, base_numbers, gain, layers_of
+from utils.transfer.alignment import LayerSignature, align_layers, base_indices, layer_signatures, pairing_score
 from utils.transfer.pretrained import plan_transfer, transfer_weights
 
 VARIANTS = zoo.load_variants()
@@ -27,7 +27,7 @@ SCALES = ("n", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "smlx"
 
 @functools.cache
 def described(name):
-    """The content and the shapes of a yaml in models/, built without numbers where these are many."""
+    """The content and the shapes of a yaml in models/, built without weights if these are many."""
     with torch.device("cpu" if name.startswith("yolov5n") else "meta"):
         model = Model(name)
     return model.yaml, {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -55,10 +55,10 @@ INSERTED = sorted(name for name, variant in VARIANTS.items() if inserts_only(var
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", INSERTED)
-def test_every_tensor_of_the_base_finds_its_place(name, scale):
+def test_every_tensor_of_the_base_is_transferred(name, scale):
     base, variant = described(f"yolov5{scale}.yaml"), described(f"yolov5{scale}_{name}.yaml")
     report = plan_transfer(*variant, *base)
-    assert report.transferred == len(base[1]) and report.used == 1.0
+    assert report.transferred == len(base[1]) and report.used_share == 1.0
     assert not [row for row in report.rows if row.status == "dropped"]
     back = plan_transfer(*base, *variant)
     assert back.transferred == back.total == len(base[1])
@@ -84,7 +84,7 @@ def test_with_its_attention_bypassed_a_variant_is_yolov5n(name, official):
     checkpoint, expected = official
     variant = Model(f"yolov5n_{name}.yaml", attention_start="identity")
     report = transfer_weights(variant, checkpoint)
-    assert report.used == 1.0 and report.transferred == len(checkpoint.state)
+    assert report.used_share == 1.0 and report.transferred == len(checkpoint.state)
     # a closed gate adds zero, which rounds nothing, and the base's layers run the same kernels on the same numbers
     assert torch.equal(outputs(variant), expected)
 
@@ -108,7 +108,7 @@ def test_with_one_seed_the_base_layers_start_alike_whatever_was_inserted(name, b
     expected, other = base_starts
     base = copy.deepcopy(other)
     report = transfer_weights(base, taken(started(f"_{name}")))
-    assert not report.left
+    assert not report.new_tensors
     found = base.state_dict()
     assert [key for key, tensor in expected.items() if not torch.equal(found[key], tensor)] == []
 
@@ -117,26 +117,26 @@ def test_with_one_seed_the_base_layers_start_alike_whatever_was_inserted(name, b
 def keeps_the_base(name):
     """Whether a variant is its base with same-width attention put in between or inside C3s."""
     architecture = read_yaml(f"yolov5n_{name}.yaml")
-    rows, numbers = architecture.rows, base_numbers(content(architecture))
-    kept = [row.block for row, number in zip(rows, numbers, strict=True) if number is not None]
+    rows, indices = architecture.rows, base_indices(content(architecture))
+    kept = [row.block for row, index in zip(rows, indices, strict=True) if index is not None]
     keeps_width = not any(row.block == "DoubleAttentionLayer" for row in rows)
     return keeps_width and [{"C3Attention": "C3"}.get(block, block) for block in kept] == [
         row.block for row in BASE.rows
     ]
 
 
-# ---- what is aligned ----
+# ---- alignment ----
 
 
 @pytest.mark.parametrize("after", [[0], [9], [2, 4, 6], [8, 9, 17], [17, 20, 23][:2]])
-def test_insertions_anywhere_move_every_number_and_lose_nothing(after):
+def test_insertions_anywhere_shift_indices_and_lose_nothing(after):
     base, variant = small(BASE, seed=1), small(insert_block(BASE, "SEAttention", after))
     report = transfer_weights(variant, taken(base))
-    assert report.used == 1.0 and report.transferred == len(base.state_dict())
-    places = [number for number, row in enumerate(base_numbers(variant.yaml)) if row is not None]
+    assert report.used_share == 1.0 and report.transferred == len(base.state_dict())
+    moved_to = [index for index, base in enumerate(base_indices(variant.yaml)) if base is not None]
     for key, tensor in base.state_dict().items():
-        _, number, rest = key.split(".", 2)
-        assert torch.equal(variant.state_dict()[f"model.{places[int(number)]}.{rest}"], tensor), key
+        _, index, rest = key.split(".", 2)
+        assert torch.equal(variant.state_dict()[f"model.{moved_to[int(index)]}.{rest}"], tensor), key
     again = small(BASE, seed=2)
     assert transfer_weights(again, taken(variant)).transferred == len(again.state_dict())
     assert torch.equal(outputs(again), outputs(base))
@@ -146,8 +146,8 @@ def test_weights_go_into_the_bottlenecks_of_a_c3_with_attention_and_back():
     base = small(BASE, seed=1)
     inside = small(replace_block(BASE, "C3", [2, 4, 6, 8], "C3Attention", [[c, "CBAM"] for c in (128, 256, 512, 1024)]))
     report = transfer_weights(inside, taken(base))
-    assert report.used == 1.0
-    assert all(".attention." in name for name in report.left)
+    assert report.used_share == 1.0
+    assert all(".attention." in name for name in report.new_tensors)
     back = small(BASE, seed=3)
     transfer_weights(back, taken(inside))
     assert torch.equal(outputs(back), outputs(base))
@@ -155,15 +155,15 @@ def test_weights_go_into_the_bottlenecks_of_a_c3_with_attention_and_back():
 
 def test_the_key_alone_would_have_lost_most():
     base, variant = small(BASE, seed=1), small(insert_block(BASE, "CBAM", [2]))
-    by_key = transfer_weights(variant, taken(base), way="keys")
-    assert by_key.used < 0.2 < transfer_weights(variant, taken(base)).used
+    by_key = transfer_weights(variant, taken(base), mode="keys")
+    assert by_key.used_share < 0.2 < transfer_weights(variant, taken(base)).used_share
 
 
 def test_another_number_of_classes_leaves_the_head_as_it_was(caplog):
     base, other = small(BASE), small(insert_block(BASE, "CBAM", [8]), nc=7)
     report = transfer_weights(other, taken(base))
     head = {f"model.25.m.{level}.{kind}" for level in range(3) for kind in ("weight", "bias")}
-    assert {name for name in report.left if ".25." in name} == head
+    assert {name for name in report.new_tensors if ".25." in name} == head
     row = next(row for row in report.rows if row.target == "model.25.m.0.weight")
     assert row.status == "new" and "shape differs from the checkpoint's 27x" in row.reason
     dropped = [row for row in report.rows if row.status == "dropped"]
@@ -173,16 +173,16 @@ def test_another_number_of_classes_leaves_the_head_as_it_was(caplog):
 def test_five_strides_become_six():
     base, six = described("yolov5n.yaml"), described("yolov5n6.yaml")
     report = plan_transfer(*six, *base)
-    assert 0.7 < report.used < 1
-    pairs = align(layers_of(*base), layers_of(*six))
-    blocks = [layer.block for layer in layers_of(*six)]
-    assert all(blocks[target] == layers_of(*base)[source].block for target, source in pairs.items())
-    assert [pairs[number] for number in range(7)] == list(range(7))  # the backbone up to P4 is the same
+    assert 0.7 < report.used_share < 1
+    pairs = align_layers(layer_signatures(*base), layer_signatures(*six))
+    blocks = [layer.block for layer in layer_signatures(*six)]
+    assert all(blocks[target] == layer_signatures(*base)[source].block for target, source in pairs.items())
+    assert [pairs[index] for index in range(7)] == list(range(7))  # the backbone up to P4 is the same
 
 
 def test_a_checkpoint_of_another_width_is_not_scattered_over_chance_shapes(caplog):
     report = plan_transfer(*described("yolov5s.yaml"), *described("yolov5n.yaml"))
-    assert report.used < 0.01
+    assert report.used_share < 0.01
 
 
 def test_fused_weights_fill_an_unfused_variant():
@@ -191,7 +191,7 @@ def test_fused_weights_fill_an_unfused_variant():
     base.fuse()
     variant = small(insert_block(BASE, "CBAM", [8]), attention_start="identity").double()
     report = transfer_weights(variant, taken(base))
-    assert report.used == 1.0
+    assert report.used_share == 1.0
     assert {row.reason for row in report.rows if row.target.endswith("0.bn.weight")} >= {
         "batch norm that the checkpoint has folded into its convolution"
     }
@@ -208,7 +208,7 @@ def test_plain_and_identity_variants_exchange_weights(first, caplog):
     )
     report = transfer_weights(target, taken(source))
     gates = {"model.10.gate", "model.8.m.0.attention.gate"}
-    assert set(report.left) == (gates if second == "identity" else set())
+    assert set(report.new_tensors) == (gates if second == "identity" else set())
     assert {row.source for row in report.rows if row.status == "dropped"} == (gates if first == "identity" else set())
     ours, theirs = target.state_dict(), source.state_dict()
     keys = ["model.10.block.spatial_attention.conv.weight", "model.8.m.0.attention.block.spatial_attention.conv.weight"]
@@ -217,12 +217,12 @@ def test_plain_and_identity_variants_exchange_weights(first, caplog):
         assert torch.equal(ours[key if second == "identity" else plain], theirs[key if first == "identity" else plain])
     if second == "identity":
         assert {row.reason for row in report.rows if row.status == "new"} == {"gate that starts at zero"}
-    # a trained gate left away, or a zero one put before trained attention, makes another network: that is said
+    # a trained gate left away, or a zero one put before trained attention, makes another network: that is a warning
     assert f"--attention-start {first} would" in caplog.text and "does not start as the checkpoint's" in caplog.text
 
 
 @pytest.mark.parametrize("start", ["plain", "identity"])
-def test_nothing_is_said_about_gates_where_the_network_starts_as_the_checkpoints(start, caplog):
+def test_no_warning_about_gates_if_the_network_starts_as_the_checkpoint(start, caplog):
     architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
     target = small(architecture, attention_start=start)
     for source in (small(architecture, attention_start=start, seed=1), small(BASE, seed=1)):
@@ -241,13 +241,13 @@ def test_a_tensor_of_no_layer_is_refused_by_its_name(name):
         transfer_weights(base, dataclasses.replace(checkpoint, state={**checkpoint.state, name: torch.zeros(2)}))
 
 
-def brute_force(source, target, worth):
-    """The best order-keeping pairing by trying them all."""
+def brute_force(source, target, score):
+    """The score of the best order-preserving pairing, by trying them all."""
     if not source or not target:
         return 0.0
-    skip = max(brute_force(source[1:], target, worth), brute_force(source, target[1:], worth))
-    value = worth(source[0], target[0])
-    return max(skip, value + brute_force(source[1:], target[1:], worth)) if value else skip
+    skip = max(brute_force(source[1:], target, score), brute_force(source, target[1:], score))
+    value = score(source[0], target[0])
+    return max(skip, value + brute_force(source[1:], target[1:], score)) if value else skip
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -263,16 +263,16 @@ def test_the_alignment_is_the_best_of_all(seed):
 
     source, target = [layer(index) for index in range(6)], [layer(index) for index in range(6)]
     same = source[0].shapes == target[0].shapes
-    pairs = align(source, target)
-    total = sum(gain(source[left], target[right], same) for right, left in pairs.items())
-    assert total == brute_force(source, target, lambda left, right: gain(left, right, same))
+    pairs = align_layers(source, target)
+    total = sum(pairing_score(source[left], target[right], same) for right, left in pairs.items())
+    assert total == brute_force(source, target, lambda left, right: pairing_score(left, right, same))
     assert sorted(pairs.values()) == list(pairs.values()) and len(set(pairs.values())) == len(pairs)
 
 
-# ---- what is said ----
+# ---- the report and the log ----
 
 
-def test_the_table_and_the_line(tmp_path, caplog):
+def test_the_report_and_the_summary(tmp_path, caplog):
     caplog.set_level("INFO", "yolo")
     base, variant = small(BASE), small(insert_block(BASE, "CBAM", [8]))
     report = transfer_weights(variant, taken(base))
@@ -280,7 +280,7 @@ def test_the_table_and_the_line(tmp_path, caplog):
         f"Transferred {len(base.state_dict())}/{len(variant.state_dict())} items from base.pt: 100.0% of its parameters"
         in caplog.text
     )
-    with report.write(tmp_path / "transfer.csv").open(newline="") as stream:
+    with report.write_csv(tmp_path / "transfer.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == ["status", "from", "to", "shape", "parameters", "reason"]
     by_target = {row["to"]: row for row in rows}
@@ -301,7 +301,7 @@ def test_little_used_is_a_warning_and_too_little_an_error(caplog):
     caplog.set_level("INFO", "yolo")
     base, other = taken(small(BASE)), small(replace_block(BASE, "C3", [4, 6, 8], "CBAM"))
     report = transfer_weights(other, base)
-    assert 0.3 < report.used < 0.8
+    assert 0.3 < report.used_share < 0.8
     with pytest.raises(
         CheckpointError,
         match=r"--require-transfer asks for 90%; mostly because layer 8 \(C3\) of the checkpoint has no",
@@ -311,10 +311,10 @@ def test_little_used_is_a_warning_and_too_little_an_error(caplog):
     caplog.clear()
     transfer_weights(narrow, base)
     assert "WARNING" in caplog.text and "another shape" in caplog.text
-    assert transfer_weights(small(BASE), base, require=1.0).used == 1.0
+    assert transfer_weights(small(BASE), base, require=1.0).used_share == 1.0
 
 
-def test_a_checkpoint_without_fitting_weights_says_so(caplog):
+def test_a_checkpoint_without_fitting_weights_is_a_warning(caplog):
     base = small(BASE)
     transfer_weights(base, Checkpoint(base.yaml, ["a"] * 4, {}, (8.0,), source="empty.pt"))
     assert "nothing in empty.pt fits" in caplog.text
@@ -325,8 +325,8 @@ def test_anchors_stay_where_they_were_chosen():
     other.head.anchors.mul_(2)
     kept = other.head.anchors.clone()
     report = transfer_weights(other, taken(base), keep_anchors=True)
-    assert torch.equal(other.head.anchors, kept) and report.left == ("model.24.anchors",)
-    assert report.used == 1.0  # anchors are no parameters
+    assert torch.equal(other.head.anchors, kept) and report.new_tensors == ("model.24.anchors",)
+    assert report.used_share == 1.0  # anchors are no parameters
 
 
 # ---- freezing ----
@@ -334,8 +334,8 @@ def test_anchors_stay_where_they_were_chosen():
 
 def frozen(model):
     return {
-        number
-        for number, layer in enumerate(model.model)
+        index
+        for index, layer in enumerate(model.model)
         if any(True for _ in layer.parameters()) and not any(each.requires_grad for each in layer.parameters())
     }
 
@@ -365,8 +365,8 @@ def test_attention_inside_a_frozen_c3_goes_on_learning():
 
 
 def test_blocks_in_the_place_of_stages_count():
-    assert base_numbers(content(read_yaml("yolov5n_CBAM-C3.yaml"))) == list(range(25))
-    assert base_numbers(content(read_yaml("yolov5n_CBAM.yaml"))) == [*range(9), None, *range(9, 25)]
+    assert base_indices(content(read_yaml("yolov5n_CBAM-C3.yaml"))) == list(range(25))
+    assert base_indices(content(read_yaml("yolov5n_CBAM.yaml"))) == [*range(9), None, *range(9, 25)]
 
 
 def test_freeze_flags():
@@ -404,7 +404,7 @@ def test_a_variant_is_made_of_a_checkpoint_without_training(real, tmp_path, caps
     variant = Model(made.yaml)
     variant.load_state_dict(made.state)
     assert torch.equal(outputs(variant), outputs(base))
-    assert main(words) == 2 and "is there already" in capsys.readouterr().err
+    assert main(words) == 2 and "exists already" in capsys.readouterr().err
     assert main([*words[:5], str(tmp_path / "x.pth")]) == 2
 
 
