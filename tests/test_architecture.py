@@ -53,8 +53,8 @@ ORDER = (
     ("scripts", SCRIPTS),
 )
 LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect", "compare")
-PICTURES = {"cv2", "matplotlib", "PIL"}
-WITH_PICTURES = ("utils.images", "utils.plots", "utils.datasets", "utils.engine", "utils.compare")
+IMAGE_PACKAGES = {"cv2", "matplotlib", "PIL"}
+PACKAGES_WITH_IMAGES = ("utils.images", "utils.plots", "utils.datasets", "utils.engine", "utils.compare")
 PAGE = ROOT / "docs" / "architecture.md"
 MARKERS = ("<!-- made by `python tests/test_architecture.py`: modules -->", "<!-- end: modules -->")
 COLLAPSED = {"models.attention": "one mechanism per file ([attention.md](attention.md))"}
@@ -126,11 +126,11 @@ def test_images_and_plots_are_read_and_drawn_in_few_packages():
     outside = [
         f"{module}:{node.lineno}"
         for module, tree in sources().items()
-        if not module.startswith(WITH_PICTURES)
+        if not module.startswith(PACKAGES_WITH_IMAGES)
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])
-        if name.split(".")[0] in PICTURES
+        if name.split(".")[0] in IMAGE_PACKAGES
     ]
     assert not outside
 

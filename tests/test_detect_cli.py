@@ -44,7 +44,7 @@ def test_reference_detections(golden, real, weights, tmp_path):
         found = label_rows(folder / "labels" / name.replace(".jpg", ".txt"))
         rows = np.array(rows)
         assert len(found) == len(rows)  # the least confident has 0.27 where 0.25 is asked for
-        picture, (height, width) = read_image(folder / name)
+        image, (height, width) = read_image(folder / name)
         nearest = np.abs(found[:, None, 1:5] - rows[None, :, 1:5]).sum(2).argmin(0)
         assert sorted(nearest) == list(range(len(rows)))
         found = found[nearest]
@@ -52,7 +52,7 @@ def test_reference_detections(golden, real, weights, tmp_path):
         corners = xywh_to_xyxy(found[:, 1:5]) - xywh_to_xyxy(rows[:, 1:5])
         assert np.abs(corners * (width, height, width, height)).max() < 1.0
         assert np.abs(found[:, 5] - rows[:, 5]).max() < 0.005
-        assert np.abs(picture.astype(int) - read_image(real("images") / name)[0]).max() > 50  # something is drawn on it
+        assert np.abs(image.astype(int) - read_image(real("images") / name)[0]).max() > 50  # something is drawn on it
     records = json.loads((folder / "predictions.json").read_text())
     assert len(records) == sum(map(len, expected.values()))
     assert len((folder / "predictions.csv").read_text().splitlines()) == len(records) + 1
@@ -193,7 +193,7 @@ def test_update_writes_a_copy(tmp_path, real, weights):
 
 
 def test_a_run_that_wrote_nothing_leaves_no_folder(weights, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     options = dict(
         weights=(weights,), source=str(tmp_path / "broken.jpg"), project=str(tmp_path / "runs"), device="cpu"
     )

@@ -58,7 +58,7 @@ def run(words: list[str], folder, *more: str) -> str:
 
 @pytest.mark.slow
 def test_a_block_of_your_own_is_inserted_and_trained(tmp_path):
-    """The README's block and its two commands, the training on 8 small pictures for one epoch."""
+    """The README's block and its two commands, the training on 8 small images for one epoch."""
     (insert,) = [words for words in commands("README.md", "python -m models.zoo") if "--plugin" in words]
     (train,) = [words for words in commands("README.md", "python train.py") if "--plugin" in words]
     (source,) = fences("README.md", "python")

@@ -34,7 +34,7 @@ SMALL = dict(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A data yaml of 24 + 8 drawn pictures."""
+    """A data yaml of 24 + 8 drawn images."""
     folder = tmp_path_factory.mktemp("data")
     spec = {
         "path": str(folder / "shapes"),
@@ -179,7 +179,7 @@ def test_two_and_two_epochs_equal_four(data, tmp_path, four_epochs):
 
 def test_workers_do_not_change_a_run(data, tmp_path, four_epochs):
     other = run_training(options(data, tmp_path, epochs=4, workers=2)).save_dir
-    # workers make the pictures, of whole numbers; the network runs in this process with as many threads as before
+    # workers make the images, of whole numbers; the network runs in this process with as many threads as before
     assert (four_epochs / "results.csv").read_bytes() == (other / "results.csv").read_bytes()
 
 

@@ -49,14 +49,14 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Six pictures of three shapes, two of one name in different folders, one without labels."""
+    """Six images of three shapes, two of one name in different folders, one without labels."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     names = ("1.jpg", "2.jpg", "a/same.jpg", "b/same.jpg", "wide é.jpg", "empty.jpg")
     for name, (height, width) in zip(names, [(64, 64), (64, 64), (61, 95), (64, 96), (47, 97), (33, 64)], strict=True):
-        picture, label = root / "images" / name, (root / "labels" / name).with_suffix(".txt")
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        image, label = root / "images" / name, (root / "labels" / name).with_suffix(".txt")
+        image.parent.mkdir(parents=True, exist_ok=True)
         label.parent.mkdir(parents=True, exist_ok=True)
-        write_image(picture, rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        write_image(image, rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
         label.write_text("" if name == "empty.jpg" else "0 0.5 0.5 0.4 0.5\n1 0.2 0.3 0.2 0.2\n")
     yaml = root / "tiny.yaml"
     yaml.write_text(f"path: '{root.as_posix()}'\ntrain: images\nval: images\nnames: [square, disc]\n", encoding="utf-8")
@@ -79,7 +79,7 @@ def complete(weights, data, tmp_path_factory):
 
 @pytest.fixture
 def options(weights, data, tmp_path, monkeypatch) -> dict:
-    """The same without pictures, which cost most of a run's time."""
+    """The same without images, which cost most of a run's time."""
     without_pictures(monkeypatch)
     return options_of(weights, data, tmp_path / "runs")
 
@@ -359,7 +359,7 @@ def test_half_without_cuda_goes_on_in_single_precision(options, caplog):
 
 
 def test_real_weights_on_real_pictures_whatever_the_batch(real, tmp_path, monkeypatch):
-    """yolov5n.pt on the first 8 pictures of coco_val128 at 320."""
+    """yolov5n.pt on the first 8 images of coco_val128 at 320."""
     without_pictures(monkeypatch)
     folder = real("coco_val128")
     names = ["person", *map(str, range(1, 79)), "toothbrush"]

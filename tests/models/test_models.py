@@ -91,7 +91,7 @@ def nano() -> Model:
     return Model("yolov5n.yaml").eval()
 
 
-def picture(*shape: int, seed: int = 0) -> torch.Tensor:
+def random_image(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -179,7 +179,7 @@ def _training_maps(model: Model, image: torch.Tensor) -> list[torch.Tensor]:
 def test_decoding_against_a_loop_over_cells(small):
     head = small.eval().double().head
     with torch.no_grad():
-        decoded, raw = small(picture(2, 3, 64, 96).double())
+        decoded, raw = small(random_image(2, 3, 64, 96).double())
     rows = []
     for level, maps in enumerate(raw):
         stride = head.strides[level]
@@ -201,7 +201,7 @@ def test_decoding_against_a_loop_over_cells(small):
 
 
 def test_training_and_evaluation_outputs(small):
-    image = picture(1, 3, 64, 96)
+    image = random_image(1, 3, 64, 96)
     before = image.clone()
     raw = small(image.expand(2, -1, -1, -1))
     assert [tuple(maps.shape) for maps in raw] == [(2, 2, 16, 24, 8), (2, 2, 8, 12, 8)]
@@ -218,7 +218,7 @@ def test_building_leaves_norm_statistics_alone(small):
 
 
 def test_every_batch_size_agrees_with_one_image_at_a_time(nano):
-    model, images = copy.deepcopy(nano).double(), picture(3, 3, 64, 64).double()
+    model, images = copy.deepcopy(nano).double(), random_image(3, 3, 64, 64).double()
     with torch.no_grad():
         together = model(images)[0]
         alone = torch.cat([model(image[None])[0] for image in images])
@@ -226,7 +226,7 @@ def test_every_batch_size_agrees_with_one_image_at_a_time(nano):
 
 
 def test_precisions_and_memory_formats(nano):
-    image = picture(1, 3, 64, 64)
+    image = random_image(1, 3, 64, 64)
     with torch.no_grad():
         plain = nano(image)[0]
         double = copy.deepcopy(nano).double()(image.double())[0]
@@ -240,7 +240,7 @@ def test_precisions_and_memory_formats(nano):
     # 1e-4 is 800 roundings of float32
     torch.testing.assert_close(double.float(), plain, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(last, plain, atol=1e-3, rtol=1e-4)
-    # centres move by less than a tenth of the largest cell: coordinates are not rounded to 8 bits
+    # centers move by less than a tenth of the largest cell: coordinates are not rounded to 8 bits
     assert float((brain - plain)[..., :2].abs().max()) < 3.2 and float((mixed - plain)[..., :2].abs().max()) < 3.2
 
 
@@ -248,8 +248,8 @@ def test_gradients_after_inference_mode(small):
     """The remembered cell grid of a pass without gradients must serve one with them."""
     small.eval().double()
     with torch.inference_mode():
-        first = small(picture(1, 3, 64, 64).double())[0]
-    image = picture(1, 3, 64, 64).double().requires_grad_()
+        first = small(random_image(1, 3, 64, 64).double())[0]
+    image = random_image(1, 3, 64, 64).double().requires_grad_()
     second = small(image)[0]
     second.sum().backward()
     torch.testing.assert_close(first, second.detach(), atol=1e-9, rtol=1e-9)
@@ -262,19 +262,19 @@ def test_remembered_grids_are_bounded_and_follow_the_size(small):
         small(torch.zeros(1, 3, side, 8))
     assert len(small.head._grids) <= 64
     # the same kernels on the same numbers, whichever they are
-    assert torch.equal(small(picture(1, 3, 64, 32))[0], copy.deepcopy(small)(picture(1, 3, 64, 32))[0])
+    assert torch.equal(small(random_image(1, 3, 64, 32))[0], copy.deepcopy(small)(random_image(1, 3, 64, 32))[0])
 
 
 def test_traced_model_takes_other_sizes(small):
     small.eval().double()
-    traced = torch.jit.trace(small, picture(1, 3, 64, 64).double(), check_trace=False)
-    other = picture(2, 3, 32, 96).double()
+    traced = torch.jit.trace(small, random_image(1, 3, 64, 64).double(), check_trace=False)
+    other = random_image(2, 3, 32, 96).double()
     torch.testing.assert_close(traced(other)[0], small(other)[0], atol=1e-9, rtol=1e-9)
 
 
 def test_fuse_changes_nothing_but_rounding(fill):
     single = fill.fill_(Model("yolov5n.yaml"), 3).eval()
-    model, image = copy.deepcopy(single).double(), picture(1, 3, 96, 96).double()
+    model, image = copy.deepcopy(single).double(), random_image(1, 3, 96, 96).double()
     keys = set(model.state_dict())
     with torch.no_grad():
         # pixels of up to 322: a thousandth is 26 roundings of float32 (measured: 2.4)
@@ -307,7 +307,7 @@ def test_folding_keeps_the_convolution_s_options_and_the_norm_s_eps(options):
     conv = nn.Conv2d(8, 12, 3, **{"bias": False, **options}).double()
     norm = nn.BatchNorm2d(12, eps=0.3).double()
     randomize_norms(norm)
-    image = picture(2, 8, 11, 9).double()
+    image = random_image(2, 8, 11, 9).double()
     with torch.no_grad():
         torch.testing.assert_close(fold_norm(conv, norm)(image), norm.eval()(conv(image)), atol=1e-9, rtol=1e-9)
 
@@ -373,7 +373,7 @@ def test_bias_prior():
 
 def test_augmented_views_against_literal_ones(small):
     small.eval().double()
-    image = picture(2, 3, 64, 96).double()
+    image = random_image(2, 3, 64, 96).double()
     sizes = [small(image)[1][level][0, ..., 0].numel() for level in (0, 1)]
     views = [small(image)[0][:, : sizes[0]]]
     for scale, flip in AUGMENTED_VIEWS[1:]:
@@ -396,7 +396,7 @@ def test_augmented_views_against_literal_ones(small):
 def test_ensemble_joins_predictions(small):
     other = Model(SMALL).eval()
     both = Ensemble([small, other]).eval()
-    image = picture(1, 3, 64, 64)
+    image = random_image(1, 3, 64, 64)
     joined, nothing = both(image)
     # each network alone on the same image: the same kernels on the same numbers
     assert nothing is None and torch.equal(joined, torch.cat((small(image)[0], other(image)[0]), 1))
@@ -419,7 +419,7 @@ def test_repeats_may_change_the_width_once():
 
 
 def test_layers_against_their_definitions():
-    image = picture(2, 4, 6, 8)
+    image = random_image(2, 4, 6, 8)
     torch.testing.assert_close(Expand(2)(Contract(2)(image)), image)
     contracted = Contract(2)(image)
     assert contracted.shape == (2, 16, 3, 4) and torch.equal(contracted[:, 4 * 1 : 4 * 2], image[:, :, 0::2, 1::2])
@@ -441,7 +441,7 @@ def test_mixed_kernels_share_channels_or_weights():
     assert [conv.out_channels for conv in MixConv2d(8, 64, (1, 3, 5)).m] == [22, 21, 21]
     widths = [conv.out_channels for conv in MixConv2d(8, 64, (1, 3), equal_channels=False).m]
     assert sum(widths) == 64 and widths == [58, 6]
-    assert MixConv2d(8, 64, (1, 3), 2)(picture(2, 8, 8, 8)).shape == (2, 64, 4, 4)
+    assert MixConv2d(8, 64, (1, 3), 2)(random_image(2, 8, 8, 8)).shape == (2, 64, 4, 4)
     with pytest.raises(ValueError, match="cannot be divided"):
         MixConv2d(8, 2, (1, 3, 5))
 
@@ -461,14 +461,14 @@ def test_mixed_kernels_share_channels_or_weights():
 )
 def test_layers_reach_every_parameter_at_odd_sizes(layer):
     channels = next(layer.parameters()).shape[1] if not isinstance(layer, DWConv) else 8
-    output = layer.train()(picture(2, channels, 7, 5))
+    output = layer.train()(random_image(2, channels, 7, 5))
     assert output.shape == (2, 8, 7, 5)
-    (output * picture(2, 8, 7, 5, seed=5)).sum().backward()
+    (output * random_image(2, 8, 7, 5, seed=5)).sum().backward()
     assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in layer.parameters())
 
 
 def test_half_a_ghost_at_stride_two():
-    assert GhostBottleneck(8, 16, 3, 2)(picture(2, 8, 8, 6)).shape == (2, 16, 4, 3)
+    assert GhostBottleneck(8, 16, 3, 2)(random_image(2, 8, 8, 6)).shape == (2, 16, 4, 3)
 
 
 def test_command(monkeypatch, capsys):
@@ -539,5 +539,5 @@ def test_every_layer_can_stand_in_a_yaml(block, args, width, stride):
         stride = stride**2  # two copies in a row
     model = Model(content)
     assert model.stride.tolist() == [2 * stride] and model.head.m[0].in_channels == width
-    decoded, _ = model.eval()(picture(1, 3, 64, 32))
+    decoded, _ = model.eval()(random_image(1, 3, 64, 32))
     assert decoded.shape == (1, int(64 * 32 / (2 * stride) ** 2), 8) and bool(decoded.isfinite().all())

@@ -38,7 +38,7 @@ STILL = Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=
 
 
 def smooth_picture(height, width, seed):
-    """Slow waves of colour: an error of a tenth of a pixel changes a value by less than one."""
+    """Slow waves of color: an error of a tenth of a pixel changes a value by less than one."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 25.0
     waves = [np.sin(x * rng.uniform(0.5, 1.5) + y * rng.uniform(-1.5, 1.5) + rng.uniform(0, 6)) for _ in range(3)]
@@ -48,18 +48,18 @@ def smooth_picture(height, width, seed):
 def some_labels(seed, polygons=False):
     rng = np.random.default_rng(seed)
     size = rng.uniform(0.05, 0.4, (6, 2)).astype(np.float32)
-    centre = (size / 2 + rng.uniform(0, 1, (6, 2)) * (1 - size)).astype(np.float32)
+    center = (size / 2 + rng.uniform(0, 1, (6, 2)) * (1 - size)).astype(np.float32)
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     outlines = tuple(
         (c + s / 2 * np.stack((np.cos(angles), np.sin(angles)), 1)).astype(np.float32)
-        for c, s in zip(centre, size, strict=True)
+        for c, s in zip(center, size, strict=True)
     )
-    return Labels(np.arange(6), np.concatenate((centre, size), 1), outlines if polygons else ())
+    return Labels(np.arange(6), np.concatenate((center, size), 1), outlines if polygons else ())
 
 
 @dataclass
 class Album:
-    """Pictures in memory, at the size they train at unless `enlarged`."""
+    """Images in memory, at the size they train at unless `enlarged`."""
 
     polygons: bool = False
     enlarged: int = 1
@@ -102,7 +102,7 @@ def literal_canvas(album, scene):
 
 
 def literal_view(canvas, view):
-    """Every output pixel's centre taken back to the canvas."""
+    """Every output pixel's center taken back to the canvas."""
     height, width = view.shape
     y, x = np.mgrid[:height, :width] + 0.5
     points = np.stack((x, y, np.ones_like(x)), -1) @ np.linalg.inv(view.matrix).T
@@ -171,14 +171,14 @@ def test_snapping_moves_a_view_by_less_than_a_pixel():
 
 
 def test_centre_of_the_mosaic_stays_in_the_middle_half_and_the_view_is_centred():
-    album, centres = Album(), []
+    album, centers = Album(), []
     for seed in range(200):
         scene = mosaic_scene(album, 0, (SIDE, SIDE), STILL, np.random.default_rng(seed))
         assert 0 in [tile.index for tile in scene.tiles] and len({tile.anchor for tile in scene.tiles}) == 1
-        centres.append(scene.tiles[0].anchor)
+        centers.append(scene.tiles[0].anchor)
         assert scene.view.matrix == pytest.approx(np.array([[1, 0, -SIDE / 2], [0, 1, -SIDE / 2], [0, 0, 1]]))
-    centres = np.array(centres)
-    assert centres.min() >= SIDE / 2 and centres.max() < 3 * SIDE / 2 and centres.mean() == pytest.approx(SIDE, abs=6)
+    centers = np.array(centers)
+    assert centers.min() >= SIDE / 2 and centers.max() < 3 * SIDE / 2 and centers.mean() == pytest.approx(SIDE, abs=6)
 
 
 def test_view_matrix_turns_clockwise_zooms_and_shifts():
@@ -189,7 +189,7 @@ def test_view_matrix_turns_clockwise_zooms_and_shifts():
             return high if size is None else np.full(size, high)
 
     view = random_view((200, 300), (100, 150), replace(STILL, degrees=90, scale=0.5, translate=0.1), Fixed())
-    # the canvas centre goes to 0.6 of the output; a step right on the canvas becomes one and a half up
+    # the canvas center goes to 0.6 of the output; a step right on the canvas becomes one and a half up
     assert view.scale == 1.5
     assert transform(np.array([[150.0, 100], [151, 100]]), view.matrix) == pytest.approx(
         np.array([[90, 60], [90, 58.5]])
@@ -207,7 +207,7 @@ def test_tiles_out_of_view_are_not_read():
 
 
 def test_minified_tiles_are_averaged():
-    """Stripes of one pixel, shown at a fifth: grey, not whichever stripe is hit."""
+    """Stripes of one pixel, shown at a fifth: gray, not whichever stripe is hit."""
     album = Album()
     stripes = np.zeros((800, 800, 3), np.uint8)
     stripes[:, ::2] = 200
@@ -275,10 +275,10 @@ def test_worth_keeping():
 
 def test_copy_paste_draws_mirrored_objects_black_pixels_too():
     album = Album(polygons=True)
-    pictures = {2: np.full((160, 160, 3), 90, np.uint8)}
+    images = {2: np.full((160, 160, 3), 90, np.uint8)}
     polygon = np.array([[0.1, 0.1], [0.3, 0.1], [0.3, 0.4], [0.1, 0.4]], np.float32)
-    pictures[2][16:64, 16:48] = (0, 0, 0)
-    album.image = lambda index, zoom: pictures[index]
+    images[2][16:64, 16:48] = (0, 0, 0)
+    album.image = lambda index, zoom: images[index]
     album.labels = lambda index: Labels(np.array([5]), np.float32([[0.2, 0.25, 0.2, 0.3]]), (polygon,))
     tile = Tile(2, (0, 0), (1, 1), (160, 160))
     objects, pasted = copy_paste(
@@ -337,7 +337,7 @@ def test_jitter_while_painting_equals_jitter_afterwards(degrees):
     expected = np.empty_like(plain)
     jitter.apply(plain, expected)
     image, same, _ = render(Album(), scene, jitter)
-    difference = np.abs(image.astype(int) - expected)  # enlarged tiles take their colours before they are resized
+    difference = np.abs(image.astype(int) - expected)  # enlarged tiles take their colors before they are resized
     assert (
         difference.mean() < 0.7
         and np.quantile(difference, 0.99) <= 3

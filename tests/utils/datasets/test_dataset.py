@@ -22,7 +22,7 @@ SIZES = [(60, 80), (80, 60), (50, 50), (300, 400), (30, 90), (60, 80), (200, 101
 
 @pytest.fixture
 def store(tmp_path):
-    """Seven pictures on disk, of several sizes and kinds, with a few objects each and none on the third."""
+    """Seven images on disk, of several sizes and kinds, with a few objects each and none on the third."""
     folder = tmp_path / "data" / "images"
     folder.mkdir(parents=True)
     rng, paths, labels = np.random.default_rng(0), [], []
@@ -32,8 +32,8 @@ def store(tmp_path):
         count = 0 if number == 2 else number + 1
         size = rng.uniform(0.1, 0.5, (count, 2)).astype(np.float32)
         paths.append(str(path))
-        centre = size / 2 + rng.uniform(0, 1, (count, 2)).astype(np.float32) * (1 - size)
-        labels.append(Labels(np.arange(count) % 3, np.concatenate((centre, size), 1)))
+        center = size / 2 + rng.uniform(0, 1, (count, 2)).astype(np.float32) * (1 - size)
+        labels.append(Labels(np.arange(count) % 3, np.concatenate((center, size), 1)))
     return LabelStore.build(paths, SIZES, labels)
 
 
@@ -64,9 +64,9 @@ def test_validation_inputs_are_the_resized_picture_on_grey(store):
     dataset = DetectionDataset(store, SplitOptions(64, rect=True, pad=0.5, stride=32))
     assert dataset.shapes.tolist() == [[64, 96], [96, 64], [96, 96], [64, 96], [64, 96], [64, 96], [96, 64]]
     sample = dataset[0]
-    picture = cv2.resize(cv2.imread(store.paths[0])[..., ::-1], (64, 48), interpolation=cv2.INTER_AREA)
+    image = cv2.resize(cv2.imread(store.paths[0])[..., ::-1], (64, 48), interpolation=cv2.INTER_AREA)
     expected = np.full((64, 96, 3), 114, np.uint8)
-    expected[8:56, 16:80] = picture
+    expected[8:56, 16:80] = image
     assert (sample.image == expected).all() and sample.letterbox.pad == (16, 8)
     assert sample.index == 0 and sample.path == store.paths[0]
     x, y, w, h = store.labels(0).xywhn[0]
@@ -153,7 +153,7 @@ def test_a_picture_that_goes_or_changes_is_named(store):
     with pytest.raises(DataError, match=r"0\.png: is 20 x 20 pixels now, was 80 x 60"):
         dataset[0]
     with open(store.paths[1], "wb") as stream:
-        stream.write(b"no picture")
+        stream.write(b"no image")
     os.remove(store.paths[4])
     for index in (1, 4):
         with pytest.raises(DataError, match=rf"{index}\.png: ") as error:

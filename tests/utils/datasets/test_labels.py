@@ -168,7 +168,7 @@ def test_clip_cuts_polygons(tmp_path):
         ("/images/x/images/y/a.png", "/images/x/labels/y/a.txt"),
         ("images/a.png", "labels/a.txt"),
         ("/d/myimages/a.png", "/d/myimages/a.txt"),
-        ("/d/pictures/a.png", "/d/pictures/a.txt"),
+        ("/d/scans/a.png", "/d/scans/a.txt"),
     ],
 )
 def test_label_path(image, label):
@@ -303,7 +303,7 @@ def test_cache_is_believed_only_while_nothing_changed(dataset, tmp_path, monkeyp
     assert scans() == 3 and len(scans.store.labels(1)) == 1
     _image(folder / "c.png", 40, 30)  # one image more
     assert scans() == 4 and scans() == 0
-    _image(folder / "c.png", 50, 30)  # the same name, another picture
+    _image(folder / "c.png", 50, 30)  # the same name, another image
     assert scans() == 4 and scans.store.sizes[2].tolist() == [50, 30]
     (folder / "c.png").unlink()
     assert scans() == 3 and scans() == 0

@@ -6,7 +6,7 @@ import pytest
 from utils.datasets.letterbox import GRAY, fit, fitted_size, letterbox, minimal_shape
 
 
-def picture(height, width, value=200):
+def plain_image(height, width, value=200):
     return np.full((height, width, 3), value, np.uint8)
 
 
@@ -23,7 +23,7 @@ def picture(height, width, value=200):
     ],
 )
 def test_shapes_and_borders(native, auto, scale_up, shape, resized, pad):
-    canvas, record = letterbox(picture(*native), 640, auto=auto, scale_up=scale_up)
+    canvas, record = letterbox(plain_image(*native), 640, auto=auto, scale_up=scale_up)
     assert canvas.shape == (*shape, 3) and record.shape == shape and record.native == native
     assert record.pad == pad
     left, top = pad
@@ -33,7 +33,7 @@ def test_shapes_and_borders(native, auto, scale_up, shape, resized, pad):
 
 
 def test_record_maps_there_and_back():
-    _, record = letterbox(picture(431, 787), (416, 640), auto=False)
+    _, record = letterbox(plain_image(431, 787), (416, 640), auto=False)
     boxes = np.array([[0, 0, 787, 431], [10.5, 20.25, 300, 400]], np.float32)
     inside = record.from_native(boxes)
     assert inside[0] == pytest.approx(
@@ -68,7 +68,7 @@ def test_minimal_shape(native, pad, shape):
 
 def test_fit_averages_when_shrinking():
     """Stripes one pixel wide become their mean: no stripe is skipped."""
-    image = picture(64, 128, 0)
+    image = plain_image(64, 128, 0)
     image[:, ::2] = 200
     canvas, record = fit(image, (64, 128), 64, (64, 96))
     assert canvas.shape == (64, 96, 3) and record.pad == (16, 16) and record.ratio == (0.5, 0.5)

@@ -19,7 +19,7 @@ COUNT = 11
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Eleven pictures, the last four upright; picture i has i objects of class i % 4."""
+    """Eleven images, the last four upright; image i has i objects of class i % 4."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     sizes = [(48, 64)] * 7 + [(64, 48)] * 4
     paths = [str(folder / f"{number}.png") for number in range(COUNT)]

@@ -18,7 +18,7 @@ LETTERBOX = Letterbox(NATIVE, (0.6, 0.6), (4.0, 2.0), SHAPE)
 
 
 class Scene:
-    """One picture: its labels in native pixels and the answers of the network to it, (k, 8) decoded rows."""
+    """One image: its labels in native pixels and the answers of the network to it, (k, 8) decoded rows."""
 
     def __init__(self, index: int, rng: np.random.Generator, noise: float):
         self.index = index
@@ -43,7 +43,7 @@ class Scene:
 
 
 class Oracle(nn.Module):
-    """A network that reads a picture's number from its first pixel and knows the answer."""
+    """A network that reads a image's number from its first pixel and knows the answer."""
 
     def __init__(self, scenes):
         super().__init__()
@@ -89,23 +89,23 @@ def loss_of_indices(raw_maps, targets):
 
 
 def test_perfect_answers_reach_one_in_native_pixels():
-    pictures = scenes(noise=0)
-    evaluation = evaluated(pictures, [range(12)], coco=True)
+    images = scenes(noise=0)
+    evaluation = evaluated(images, [range(12)], coco=True)
     assert evaluation.metrics.map > 0.97 and evaluation.metrics.images == 12
     assert evaluation.coco.ap > 0.97
-    for picture, result in zip(pictures, evaluation.results, strict=True):
+    for image, result in zip(images, evaluation.results, strict=True):
         assert result.native == NATIVE
-        np.testing.assert_allclose(result.labels_xyxy, picture.xyxy, atol=1e-3)
+        np.testing.assert_allclose(result.labels_xyxy, image.xyxy, atol=1e-3)
         certain = result.detections.xyxy[result.detections.conf >= 0.3].numpy()
-        np.testing.assert_allclose(np.sort(certain, 0), np.sort(picture.xyxy, 0), atol=1e-3)
+        np.testing.assert_allclose(np.sort(certain, 0), np.sort(image.xyxy, 0), atol=1e-3)
 
 
 def test_figures_do_not_depend_on_batches_or_their_order():
-    pictures = scenes()
-    reference = evaluated(pictures, [[index] for index in range(12)], coco=True, loss=loss_of_indices)
+    images = scenes()
+    reference = evaluated(images, [[index] for index in range(12)], coco=True, loss=loss_of_indices)
     assert 0.2 < reference.metrics.map < 0.9
     for groups in ([list(range(12))], [[7, 3, 11, 0, 2], [1], [10, 9, 8, 4], [6, 5]]):
-        other = evaluated(pictures, groups, coco=True, loss=loss_of_indices)
+        other = evaluated(images, groups, coco=True, loss=loss_of_indices)
         # exact: this network looks its answers up, suppression works on an image alone, images are put into order first
         assert other.metrics.row() == reference.metrics.row() and (other.metrics.ap == reference.metrics.ap).all()
         assert other.coco.ap == reference.coco.ap and (other.confusion.matrix == reference.confusion.matrix).all()
@@ -114,17 +114,17 @@ def test_figures_do_not_depend_on_batches_or_their_order():
 
 
 def test_losses_are_means_over_images_and_only_where_asked():
-    pictures = scenes()
-    evaluation = evaluated(pictures, [[0, 1, 2], [9]], loss=loss_of_indices)
+    images = scenes()
+    evaluation = evaluated(images, [[0, 1, 2], [9]], loss=loss_of_indices)
     assert evaluation.losses.row() == pytest.approx((3, 6, 9))
     assert evaluation.row()[4:] == pytest.approx((3, 6, 9))
-    assert evaluated(pictures, [[0, 1]]).losses is None
-    assert evaluated(pictures, [[0, 1]], augment=True, loss=loss_of_indices).row()[4:] == (0, 0, 0)
+    assert evaluated(images, [[0, 1]]).losses is None
+    assert evaluated(images, [[0, 1]], augment=True, loss=loss_of_indices).row()[4:] == (0, 0, 0)
 
 
 def test_observers_see_every_batch_in_order():
-    pictures, seen = scenes(), []
-    evaluated(pictures, [[4, 1], [0]], observers=[seen.append])
+    images, seen = scenes(), []
+    evaluated(images, [[4, 1], [0]], observers=[seen.append])
     assert [(one.index, one.batch.indices) for one in seen] == [(0, (4, 1)), (1, (0,))]
     first = seen[0]
     assert [result.index for result in first.results] == [4, 1]
@@ -132,28 +132,28 @@ def test_observers_see_every_batch_in_order():
 
 
 def test_one_class_for_all():
-    pictures = scenes(noise=0)
-    for picture in pictures:
-        picture.cls = picture.cls * 0  # the data say item, the network still names its classes
-    evaluation = evaluated(pictures, [range(12)], single_cls=True, names=("item",))
+    images = scenes(noise=0)
+    for image in images:
+        image.cls = image.cls * 0  # the data say item, the network still names its classes
+    evaluation = evaluated(images, [range(12)], single_cls=True, names=("item",))
     assert evaluation.metrics.map > 0.97 and evaluation.confusion.matrix.shape == (2, 2)
 
 
 def test_hybrid_detections_hold_the_labels():
-    pictures = scenes(noise=4)
-    evaluation = evaluated(pictures, [range(6), range(6, 12)], hybrid=True)
+    images = scenes(noise=4)
+    evaluation = evaluated(images, [range(6), range(6, 12)], hybrid=True)
     assert evaluation.metrics.mean_recall == 1
-    for picture, result in zip(pictures, evaluation.results, strict=True):
+    for image, result in zip(images, evaluation.results, strict=True):
         certain = result.detections.xyxy[result.detections.conf == 1].numpy()
-        np.testing.assert_allclose(np.sort(certain, 0), np.sort(picture.xyxy, 0), atol=1e-3)
+        np.testing.assert_allclose(np.sort(certain, 0), np.sort(image.xyxy, 0), atol=1e-3)
 
 
 def test_the_model_comes_back_as_it_was():
-    pictures = scenes()
-    model = Oracle(pictures).train()
-    evaluate(model, Batches(pictures, [[0]]), NAMES)
+    images = scenes()
+    model = Oracle(images).train()
+    evaluate(model, Batches(images, [[0]]), NAMES)
     assert model.training
-    evaluate(model.eval(), Batches(pictures, [[0]]), NAMES)
+    evaluate(model.eval(), Batches(images, [[0]]), NAMES)
     assert not model.training and model.scale.requires_grad
 
 
@@ -167,11 +167,11 @@ def test_the_table_is_printed_and_the_two_evaluators_explained(caplog):
 
 
 def test_pictures_without_labels_are_warned_of_and_end_in_zeros(caplog):
-    pictures = scenes()
-    for picture in pictures:
-        picture.xyxy, picture.cls = picture.xyxy[:0], picture.cls[:0]
+    images = scenes()
+    for image in images:
+        image.xyxy, image.cls = image.xyxy[:0], image.cls[:0]
     with caplog.at_level(logging.WARNING, "yolo"):
-        evaluation = evaluated(pictures, [range(12)], coco=True)
+        evaluation = evaluated(images, [range(12)], coco=True)
     assert evaluation.metrics.row() == (0, 0, 0, 0) and "label" in caplog.text
     assert evaluation.confusion.matrix[:3, 3].sum() == evaluation.confusion.matrix.sum() > 0
 

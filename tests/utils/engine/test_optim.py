@@ -229,7 +229,7 @@ def test_learning_rate_falls_from_first_to_last(cos_lr):
 
 
 def interpolated(plan, step):
-    """The knobs of a step, by numpy's interpolation."""
+    """The settings of a step, by numpy's interpolation."""
     lr = plan.epoch_lr(step // plan.batches_per_epoch)
     span = [0, plan.warmup]
     weight = np.interp(step, span, [0, lr])
@@ -245,11 +245,11 @@ def test_knobs_of_every_step():
     assert plan.warmup == 300
     for step in range(1000):
         lr, momentum, accumulate = interpolated(plan, step)
-        knobs = plan.step_settings(step)
+        settings = plan.step_settings(step)
         assert (
-            knobs.lr == pytest.approx(lr)
-            and knobs.momentum == pytest.approx(momentum)
-            and knobs.accumulate == accumulate
+            settings.lr == pytest.approx(lr)
+            and settings.momentum == pytest.approx(momentum)
+            and settings.accumulate == accumulate
         )
     assert plan.step_settings(0) == StepSettings((0.0, 0.0, 0.1), 0.8, 1)
     assert plan.step_settings(300) == StepSettings((plan.epoch_lr(3),) * 3, 0.937, 4)
@@ -275,10 +275,10 @@ def test_warmup_has_a_floor_and_never_fills_a_training(epochs, batches, warmup_e
 
 def test_knobs_reach_the_optimizer():
     model = Odd()
-    knobs = StepSettings((0.1, 0.2, 0.3), 0.5, 1)
+    settings = StepSettings((0.1, 0.2, 0.3), 0.5, 1)
     for name in ("SGD", "Adam"):
         optimizer = build_optimizer(model, name, 0.01, 0.9, 0)
-        apply_step_settings(optimizer, knobs)
+        apply_step_settings(optimizer, settings)
         assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2, 0.3]
         assert all(group.get("momentum", group.get("betas", (0,))[0]) == 0.5 for group in optimizer.param_groups)
     with pytest.raises(ValueError):

@@ -53,7 +53,7 @@ class RedFinder(nn.Module):
 
 
 def scene(box=(200, 40, 500, 160), size=(300, 1000)) -> np.ndarray:
-    """A grey picture with a red box (xyxy)."""
+    """A gray image with a red box (xyxy)."""
     image = np.full((*size, 3), 90, np.uint8)
     left, top, right, bottom = box
     image[top:bottom, left:right] = (255, 0, 0)
@@ -84,7 +84,7 @@ def prediction_of(
             (20, 40, 60, 90),
             (320, 256),
             (320, 256),
-        ),  # smaller pictures are enlarged; 256/100 = 2.56 exactly fills
+        ),  # smaller images are enlarged; 256/100 = 2.56 exactly fills
         ((480, 640), (0, 0, 640, 480), 640, (480, 640)),
     ],
 )
@@ -217,8 +217,8 @@ def frames_of(file) -> tuple[list[np.ndarray], float]:
 def test_pictures_and_videos(tmp_path):
     writer = ImageWriter(tmp_path, Artist(line_thickness=2))
     writer.after_frame(prediction_of([[100, 30, 300, 90]], "sub/a.png"))
-    picture, _ = read_image(tmp_path / "sub/a.png")
-    assert picture.shape == (300, 1000, 3) and (picture != scene()).any()
+    image, _ = read_image(tmp_path / "sub/a.png")
+    assert image.shape == (300, 1000, 3) and (image != scene()).any()
     for name, count in (("one.avi", 9), ("two.mov", 5)):
         for number in range(1, count + 1):
             writer.after_frame(

@@ -40,7 +40,7 @@ class TwoLayers(nn.Module):
 
 
 class Squares:
-    """A loader of 5 batches; each picture holds one bright or dark square, decided by (epoch, batch)."""
+    """A loader of 5 batches; each image holds one bright or dark square, decided by (epoch, batch)."""
 
     def __init__(self, batches=5):
         self.batches = batches
