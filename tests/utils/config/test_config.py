@@ -249,11 +249,11 @@ def test_a_relative_root_is_the_projects_then_the_yamls(tmp_path, monkeypatch):
     nowhere = DatasetSpec.load(write(tmp_path, "path: ../datasets/nowhere\nnc: 1\n"))
     assert nowhere.root == (ROOT / "../datasets/nowhere").resolve()
     assert DatasetSpec.load(write(tmp_path, "path: data\nnc: 1\n")).root == ROOT / "data"
-    (tmp_path / "data" / "photos").mkdir(parents=True)
-    assert DatasetSpec.load(write(tmp_path, "path: data\ntrain: photos\nnc: 1\n")).root.is_dir()
-    assert DatasetSpec.load(write(tmp_path, "train: data/photos\nnc: 1\n")).root == tmp_path.resolve()
+    (tmp_path / "data" / "scans").mkdir(parents=True)
+    assert DatasetSpec.load(write(tmp_path, "path: data\ntrain: scans\nnc: 1\n")).root.is_dir()
+    assert DatasetSpec.load(write(tmp_path, "train: data/scans\nnc: 1\n")).root == tmp_path.resolve()
     monkeypatch.chdir(tmp_path)
-    assert DatasetSpec.load({"path": "data", "train": "photos", "nc": 1}).train[0].is_dir()
+    assert DatasetSpec.load({"path": "data", "train": "scans", "nc": 1}).train[0].is_dir()
 
 
 @pytest.mark.parametrize(
