@@ -138,7 +138,7 @@ def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
         mark = getattr(error, "problem_mark", None)
         location = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ModelError(f"{location}: not valid yaml: {getattr(error, 'problem', None) or 'cannot be read'}") from None
-    if not isinstance(content, dict):
+    if node is None or not isinstance(content, dict):
         raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(REQUIRED_KEYS)}")
     lines: dict[tuple[str, int], int] = {}
     for key, value in node.value:
