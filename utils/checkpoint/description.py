@@ -18,7 +18,7 @@ from utils.errors import ModelError
 
 _LAYER = re.compile(r"model\.(\d{1,6})\.")
 _NOT_LEARNED = ("running_mean", "running_var", "num_batches_tracked", "anchors")
-_TREE_LIMIT = 100_000  # values of a training state that are looked at
+_TREE_LIMIT = 100_000  # values of a training state that are visited
 
 
 def describe(path: Path | str, tensors: bool = False) -> list[str]:
@@ -137,11 +137,11 @@ def _listed(settings: Mapping) -> str:
 
 def _count_tensors(training: Mapping) -> tuple[int, int]:
     """Return number and bytes of the tensors in a training state."""
-    count = size = seen = 0
+    count = size = visited = 0
     waiting: list[object] = [training]
-    while waiting and seen < _TREE_LIMIT:
+    while waiting and visited < _TREE_LIMIT:
         item = waiting.pop()
-        seen += 1
+        visited += 1
         if isinstance(item, StoredTensor):
             count, size = count + 1, size + item.numel() * item.dtype.itemsize
         elif isinstance(item, dict):

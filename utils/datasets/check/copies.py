@@ -78,7 +78,7 @@ def find_copies(
                 taken.add(real[path])
                 images.append((path, split))
     same, first = _same_files(images, inspections)
-    return same + _near(images, first, inspections, similar, turned)
+    return same + _near_duplicates(images, first, inspections, similar, turned)
 
 
 def _same_files(
@@ -92,8 +92,8 @@ def _same_files(
         earlier = known.setdefault(inspections[path].digest, {})
         if not earlier:
             first.append(index)
-        for other_split, place in earlier.items():
-            partner = images[place][0]
+        for other_split, earlier_index in earlier.items():
+            partner = images[earlier_index][0]
             differ = not _same_labels(inspections[path].labels, inspections[partner].labels)
             copies.append(
                 Copy(
@@ -118,7 +118,7 @@ def _same_labels(one: Labels, other: Labels) -> bool:
     return bool(np.allclose(ordered[0], ordered[1], atol=1e-4))
 
 
-def _near(
+def _near_duplicates(
     images: list[tuple[str, str]],
     first: list[int],
     inspections: Mapping[str, ImageInspection],
@@ -129,8 +129,8 @@ def _near(
     if not first:
         return []
     splits = list(dict.fromkeys(split for _, split in images))
-    group = np.array([splits.index(images[place][1]) for place in first])
-    coefs = np.stack([inspections[images[place][0]].coefs for place in first])
+    group = np.array([splits.index(images[index][1]) for index in first])
+    coefs = np.stack([inspections[images[index][0]].coefs for index in first])
     own, earlier = duplicates.find_duplicates(coefs, group, similar=similar, turned=turned)
     copies = []
     for matches, kind in ((earlier, "leak-near"), (own, "copy-near")):

@@ -49,8 +49,8 @@ def list_splits(spec: DatasetSpec) -> Listing:
     paths: dict[str, list[str]] = {}
     findings: list[Finding] = []
     sources = _sources(spec)
-    for split, places in sources.items():
-        listed, found = _listed(spec, split, places)
+    for split, given in sources.items():
+        listed, found = _listed(spec, split, given)
         findings += found if split in SPLITS else []  # a key without images may mean anything
         if listed:
             paths[split] = listed
@@ -83,9 +83,9 @@ def _sources(spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     return {
         **{split: getattr(spec, split) for split in SPLITS},
         **{
-            name: places
-            for name, places in others.items()
-            if all(place.suffix == ".txt" or place.is_dir() and place.resolve() not in whole for place in places)
+            name: given
+            for name, given in others.items()
+            if all(path.suffix == ".txt" or path.is_dir() and path.resolve() not in whole for path in given)
         },
     }
 
@@ -146,18 +146,18 @@ def _missing(paths: Mapping[str, list[str]], sources: Mapping[str, Sequence[Path
         for path in sorted(filter(os.path.islink, absent)):
             yield Finding(path, 0, "picture-unreadable", f"is a link to {os.readlink(path)}, which is not there", split)
         for source in sources[split] if absent else ():
-            for number, name in _list_lines(source):
+            for line, name in _list_lines(source):
                 beside = os.path.abspath(source.parent / name)
                 if beside in absent or os.path.abspath(name) in absent:
-                    yield Finding(str(source), number, "listed-missing", f"{name} is not there", split)
+                    yield Finding(str(source), line, "listed-missing", f"{name} is not there", split)
 
 
 def _list_lines(source: Path) -> Iterator[tuple[int, str]]:
     """(line, name) of the images in a .txt list."""
     if source.is_file():
-        for number, line in enumerate(read_text(source).splitlines(), 1):
-            if is_image(line.strip()):
-                yield number, line.strip()
+        for line, text in enumerate(read_text(source).splitlines(), 1):
+            if is_image(text.strip()):
+                yield line, text.strip()
 
 
 def _orphans(paths: dict[str, list[str]]) -> Iterator[Finding]:
@@ -203,12 +203,12 @@ def _looks_like_labels(folder: str, name: str) -> bool:
 def _other_formats(sources: Mapping[str, Iterable[Path]]) -> Iterator[Finding]:
     """Images in the splits' folders that are not read because of their format."""
     visited: set[Path] = set()
-    for split, places in sources.items():
-        for place in places:
-            if place in visited or not place.is_dir():
+    for split, given in sources.items():
+        for source in given:
+            if source in visited or not source.is_dir():
                 continue
-            visited.add(place)
-            for parent, folders, names in os.walk(place):
+            visited.add(source)
+            for parent, folders, names in os.walk(source):
                 folders.sort()
                 for name in sorted(names):
                     if name.lower().endswith(OTHER_FORMATS) and not name.startswith("."):

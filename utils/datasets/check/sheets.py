@@ -106,15 +106,15 @@ def _spread(values: np.ndarray, most: int = 64) -> list[int]:
         return []
     values = values[np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int))]
     bits = max(int(len(values) - 1).bit_length(), 1)
-    mirrored = [int(f"{number:0{bits}b}"[::-1], 2) for number in range(2**bits)]
-    return [int(values[place]) for place in mirrored if place < len(values)]
+    bit_reversed = [int(f"{index:0{bits}b}"[::-1], 2) for index in range(2**bits)]
+    return [int(values[index]) for index in bit_reversed if index < len(values)]
 
 
 def _count_text(labels: Labels, names: Sequence[str], total: np.ndarray) -> str:
     """Text such as "1 WBC, 12 RBC", the split's rarest class first."""
     class_ids, counts = np.unique(labels.cls, return_counts=True)
     order = np.argsort(total[class_ids], kind="stable")
-    return ", ".join(f"{counts[place]} {names[class_ids[place]]}" for place in order) or "no objects"
+    return ", ".join(f"{counts[index]} {names[class_ids[index]]}" for index in order) or "no objects"
 
 
 def _cell(path: str, labels: Labels, names: Sequence[str], caption: str) -> np.ndarray:
@@ -130,9 +130,9 @@ def _cell(path: str, labels: Labels, names: Sequence[str], caption: str) -> np.n
     annotator = Annotator(small, line_width=2, font_size=11)
     named = len(labels) <= _MOST_LABELED
     boxes = xywhn_to_xyxy(labels.xywhn, width, height)
-    for place in np.argsort(-labels.xywhn[:, 2:].prod(1), kind="stable"):  # small boxes on top
-        class_id = int(labels.cls[place])
-        annotator.box(boxes[place], names[class_id] if named else "", class_color(class_id))
+    for index in np.argsort(-labels.xywhn[:, 2:].prod(1), kind="stable"):  # small boxes on top
+        class_id = int(labels.cls[index])
+        annotator.box(boxes[index], names[class_id] if named else "", class_color(class_id))
     top, left = (_HEIGHT - height) // 2, (_WIDTH - width) // 2
     canvas[top : top + height, left : left + width] = annotator.image
     return np.concatenate((_line(caption, _WIDTH), canvas))

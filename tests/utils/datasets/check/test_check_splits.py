@@ -30,7 +30,7 @@ def pages():
 
 @pytest.fixture(autouse=True)
 def quick(request, monkeypatch):
-    """Any head will do, so none is built; pages are drawn only where they are looked at."""
+    """Any head will do, so none is built; pages are drawn only if a test looks at them."""
     if "pages" not in request.fixturenames:
         for target in (
             "utils.datasets.check.overview_page.plot_page",
@@ -121,7 +121,7 @@ def test_many_splits_are_drawn(data, pages):
     assert (report.folder / "check.png").stat().st_size > 10_000
 
 
-def test_a_link_that_leads_nowhere_is_told(data):
+def test_a_broken_link_is_reported(data):
     """A training leaves it out; the check must not be silent about it."""
     (data / "images" / "train" / "lost.png").symlink_to("gone.png")
     report = checked(data)
@@ -137,13 +137,13 @@ def test_a_link_that_leads_nowhere_is_told(data):
         ]
 
 
-@pytest.mark.parametrize(("orientation", "told"), [(0, False), (1, False), (3, True), (6, True), (99, False)])
-def test_only_orientations_that_turn_are_told(data, orientation, told):
-    """Cameras write 0 for "unknown"; an image that is not turned is no reason for a warning."""
+@pytest.mark.parametrize(("orientation", "reported"), [(0, False), (1, False), (3, True), (6, True), (99, False)])
+def test_only_rotating_orientations_are_reported(data, orientation, reported):
+    """Cameras write 0 for "unknown"; an image that is not EXIF-rotated is no reason for a warning."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     add(data, "train", "z.jpg", 50, exif=exif)
-    assert (("picture-turned", "train") in kinds(checked(data))) is told
+    assert (("picture-turned", "train") in kinds(checked(data))) is reported
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_pairs_overlapping_pairs_do_not_depend_on_blocks():
     assert all(overlap[later, earlier] == share for later, earlier, share in found)
 
 
-def test_a_crowd_is_looked_at_in_little_memory():
+def test_a_crowd_is_compared_in_little_memory():
     boxes = np.random.default_rng(0).uniform(0, 4000, (6000, 4))
     boxes[:, 2:] = boxes[:, :2] + 20
     tracemalloc.start()
@@ -183,8 +183,8 @@ def test_a_crowd_is_looked_at_in_little_memory():
     assert peak < 120 * 2**20  # the whole matrix of float64 alone is 275 MiB
 
 
-def test_a_picture_in_place_of_a_list_is_told(data):
-    """Read as a list of names it would only be said to hold none."""
+def test_an_image_in_place_of_a_list_is_reported(data):
+    """Read as a list of names, it would only be reported as empty."""
     report = checked(data, train="images/train/a.png")
     (one,) = (one for one in report.findings if one.kind == "split-empty")
     assert one.what == "train: is an image; give its folder, or a .txt list that names it"
@@ -193,7 +193,7 @@ def test_a_picture_in_place_of_a_list_is_told(data):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"),
+    ("class_text", "kind"),
     [
         ("1.5", "row-format"),
         ("nan", "row-format"),
@@ -203,10 +203,10 @@ def test_a_picture_in_place_of_a_list_is_told(data):
         ("1e300", "class-unknown"),
     ],
 )
-def test_who_is_said_to_stop_training_stops_it(data, number, kind):
-    """A class that is no number of a class costs its row; one that the yaml does not have ends the run."""
+def test_a_kind_that_claims_to_stop_training_stops_it(data, class_text, kind):
+    """A class that is no integer costs its row; one that the yaml does not have ends the run."""
     label = data / "labels" / "train" / "a.txt"
-    label.write_text(f"{ROWS}{number} 0.5 0.5 0.1 0.1\n")
+    label.write_text(f"{ROWS}{class_text} 0.5 0.5 0.1 0.1\n")
     (one,) = (one for one in checked(data).findings if one.file == str(label))
     assert (one.kind, one.line) == (kind, 3) and ("training stops here" in KINDS[kind].fix) is (kind == "class-unknown")
     if kind == "class-unknown":

@@ -208,12 +208,12 @@ def test_boxes_that_end_at_the_edge_or_a_rounding_beyond_are_right(data):
 
 
 @pytest.mark.parametrize(
-    "width, beyond, told", [(128, 0.9, False), (128, 1.1, True), (10_000, 9.0, False), (10_000, 11.0, True)]
+    "width, beyond, reported", [(128, 0.9, False), (128, 1.1, True), (10_000, 9.0, False), (10_000, 11.0, True)]
 )
-def test_a_pixel_and_a_thousandth_are_let_pass(width, beyond, told):
+def test_a_pixel_and_a_thousandth_are_let_pass(width, beyond, reported):
     """`beyond` pixels behind the right edge of an image so wide."""
     labels = Labels(np.zeros(1, np.int64), np.array([[0.9 + beyond / width, 0.5, 0.2, 0.2]], np.float32))
-    assert len(list(_box_faults("a.txt", labels, np.ones(1, np.int64), (100, width), CLASSES))) == told
+    assert len(list(_box_faults("a.txt", labels, np.ones(1, np.int64), (100, width), CLASSES))) == reported
 
 
 def test_lines_of_usable_rows_are_kept_behind_bad_ones(tmp_path):
@@ -243,7 +243,7 @@ def test_classes_counted_from_one_are_seen_through(data):
 # images
 
 
-def test_odd_pictures_are_told_apart(data):
+def test_odd_images_are_distinguished(data):
     noise = np.random.default_rng(0).integers(0, 255, (128, 96, 3), np.uint8)
     places = {
         kind: data / "images/train" / f"{kind}.{suffix}"
@@ -281,7 +281,7 @@ def test_odd_pictures_are_told_apart(data):
     assert (figures["pictures"], figures["usable"]) == (48, 46)
 
 
-def test_labels_and_pictures_that_miss_each_other(data):
+def test_labels_and_images_without_each_other(data):
     label(data, "train", 0).unlink()
     label(data, "train", 1).write_text("\n")
     label(data, "train", 2).rename(label(data, "train", 2).with_name("00002.TXT"))
@@ -327,7 +327,7 @@ def test_a_file_in_two_splits_or_twice_in_one(data):
     gone = only(report, "listed-missing")
     assert (gone.file, gone.line, gone.split) == (str(data / "list.txt"), 5, "val")
     assert report.content["splits"]["val"]["pictures"] == 3
-    assert not [one for one in report.findings if one.kind.startswith(("leak", "copy"))]  # said once, as one file
+    assert not [one for one in report.findings if one.kind.startswith(("leak", "copy"))]  # reported once, as one file
     assert report.content["copies"]["pictures"] == {
         "train": {"train": 0},
         "val": {"train": 1, "val": 1},
@@ -378,7 +378,7 @@ def test_class_balance(data):
     assert report.content["splits"]["train"]["pictures_of_class"] == [40, 40, 0, 1, 0]
 
 
-def test_many_pictures_without_labels(data):
+def test_many_images_without_labels(data):
     for number in range(5):
         label(data, "train", number).unlink()
     assert "5 of 40 images" in only(checked(data, no_duplicates=True), "many-without-label").what  # 12.5 %
@@ -504,14 +504,14 @@ def test_planted_copies_are_found_and_nothing_else(data, pages):
     assert (report.folder / "duplicates.jpg").is_file()
 
 
-def test_unrelated_pictures_are_no_duplicates():
+def test_unrelated_images_are_no_duplicates():
     """200 drawn scenes, 19,900 pairs: none is taken for another, in any of eight orientations."""
     coefs = np.stack([duplicates.coefficients(scene(seed, 64)) for seed in range(200)])
     for matches in duplicates.find_duplicates(coefs, np.arange(200) // 100, turned=True):
         assert (matches.index == -1).all()
 
 
-def test_plain_and_dark_pictures_do_not_match():
+def test_plain_and_dark_images_do_not_match():
     rng = np.random.default_rng(0)
     dark = [rng.integers(0, 4, (96, 96, 3), np.uint8) for _ in range(30)]
     plain = [np.full((96, 96, 3), level, np.uint8) for level in range(0, 250, 25)]
@@ -603,12 +603,12 @@ def test_search_against_all_pairs(turned, monkeypatch):
 
 
 def test_one_scene_many_times_stays_bounded():
-    """1,500 images of one camera: each finds a partner, and no more than CANDIDATES pairs an image are looked at."""
+    """1,500 images of one camera: each finds a partner, and no more than CANDIDATES pairs per image are compared."""
     rng = np.random.default_rng(3)
     coefs = (rng.normal(0, 40, (1, 16, 16)) + rng.normal(0, 1, (1500, 16, 16))).astype(np.float16)
     base, group = duplicates.hashes(coefs), np.zeros(1500, np.int64)
-    looked = sum(len(images) for images, _ in duplicates._candidates(base, base, group, duplicates.RADIUS))
-    assert looked <= 1500 * duplicates.CANDIDATES
+    compared = sum(len(images) for images, _ in duplicates._candidates(base, base, group, duplicates.RADIUS))
+    assert compared <= 1500 * duplicates.CANDIDATES
     own, _ = duplicates.find_duplicates(coefs, group)
     assert own.index[0] == -1 and (own.index[1:] >= 0).all() and (own.index[1:] < np.arange(1, 1500)).all()
 
@@ -655,7 +655,7 @@ def test_findings_are_sorted_and_written(data):
     assert sort_findings(report.findings, ["row-format"]) == []
 
 
-def test_single_steps_do_not_need_labels_or_pictures():
+def test_single_steps_do_not_need_labels_or_images():
     assert duplicates.find_duplicates(np.zeros((0, 16, 16), np.float16), np.zeros(0, np.int64))[0].index.shape == (0,)
     assert copies.find_copies({}, {}, {}, similar=0.9) == [] and inspect_images([], CLASSES) == []
     assert not class_balance.counts_from_one([], 3)
@@ -678,8 +678,9 @@ def test_exit_codes_and_words(data, monkeypatch, capsys):
     assert "Clean: 0 faults, 0 warnings, 0 notes" in capsys.readouterr().out
     label(data, "train", 1).write_text("7 0.5 0.5 0.2 0.2\n")
     assert script([*words[1:], words[0]]) == 1
-    said = capsys.readouterr().out
-    assert "fault   class-unknown               1" in said and "00001.txt:1: class 7 must be one of 0 to 3" in said
+    printed = capsys.readouterr().out
+    assert "fault   class-unknown               1" in printed
+    assert "00001.txt:1: class 7 must be one of 0 to 3" in printed
     assert sorted(path.name for path in (data.parent / "runs").iterdir()) == ["exp", "exp2"]
     assert script([str(data.parent / "none.yaml")]) == 2
     assert "none.yaml: no such data yaml" in capsys.readouterr().err
@@ -692,10 +693,10 @@ def test_help_needs_no_torch_and_mistakes_are_one_line(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--imgsz" in done.stdout and "--ignore" in done.stdout
-    code, _, said = command("--ignore", "picture-gray", cwd=tmp_path)
-    assert code == 2 and said.count("\n") == 1 and "did you mean picture-grey" in said
-    code, _, said = command("a.yaml", "b.yaml", cwd=tmp_path)
-    assert code == 2 and "unrecognized argument b.yaml" in said
+    code, _, printed = command("--ignore", "picture-gray", cwd=tmp_path)
+    assert code == 2 and printed.count("\n") == 1 and "did you mean picture-grey" in printed
+    code, _, printed = command("a.yaml", "b.yaml", cwd=tmp_path)
+    assert code == 2 and "unrecognized argument b.yaml" in printed
 
 
 def test_options_from_python(data):
