@@ -1,4 +1,4 @@
-"""Validate weights on a data set: P, R and mAP by YOLOv5's rules and by COCO's.
+"""Validate weights on a dataset: P, R and mAP by YOLOv5's rules and by COCO's.
 
     python val.py --weights runs/train/exp/weights/best.pt --data data/shapes.yaml
 
@@ -15,7 +15,7 @@ from utils.config import ValConfig, from_options, parse
 if TYPE_CHECKING:
     from utils.engine.validation import Validation
 
-DESCRIPTION = "Validate weights on a data set."
+DESCRIPTION = "Validate weights on a dataset."
 
 
 def parse_opt(argv: Sequence[str] | None = None) -> ValConfig:

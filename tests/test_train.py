@@ -1,4 +1,4 @@
-"""train.py on a small drawn data set: a run from flags to its folder, resumed, refused, and compared bit for bit."""
+"""train.py on a small drawn dataset: a run from flags to its folder, resumed, refused, and compared bit for bit."""
 
 import csv
 import dataclasses

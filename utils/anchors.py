@@ -1,4 +1,4 @@
-"""AutoAnchor: whether a head's anchors fit the boxes of a data set, and better ones if they do not.
+"""AutoAnchor: whether a head's anchors fit the boxes of a dataset, and better ones if they do not.
 
 An anchor fits a box if neither side differs by a factor of `threshold` or more (the rule of the loss). The closeness of
 a box and an anchor is min(w/a_w, a_w/w, h/a_h, a_h/h), 0..1; it is computed as exp(-distance), distance being the
@@ -22,7 +22,7 @@ _MUTATED_SHARE, _MUTATION_SIGMA, _MUTATION_RANGE = 0.9, 0.1, (0.3, 3.0)
 
 @dataclass(frozen=True)
 class AnchorReport:
-    """How well a head's anchors fit a data set.
+    """How well a head's anchors fit a dataset.
 
     Attributes:
         bpr: Best possible recall, the share 0..1 of boxes that at least one anchor fits.

@@ -134,7 +134,7 @@ class Sample:
         labels: Relative to `image`, border included.
         path: The image file.
         letterbox: From the native image to `image`.
-        index: Position of the image in its data set.
+        index: Position of the image in its dataset.
     """
 
     image: np.ndarray
@@ -161,7 +161,7 @@ class Batch:
         targets: (M, 6) float32 rows: index of the image in the batch, class id, xywh normalized.
         paths: One image file per image.
         letterboxes: One per image.
-        indices: Position of each image in its data set.
+        indices: Position of each image in its dataset.
     """
 
     images: Tensor
@@ -279,7 +279,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """YOLOv5's metrics over a data set of nc classes; classes without labels hold zeros and do not enter the means.
+    """YOLOv5's metrics over a dataset of nc classes; classes without labels hold zeros and do not enter the means.
 
     Attributes:
         precision: (nc,) at `confidence`, 0..1.

@@ -94,14 +94,14 @@ def _is_finished(folder: Path, config: CompareConfig, manifest: Mapping[str, Any
 
 
 def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[CompareConfig, DatasetSpec, list[Path]]:
-    """Return the options with all paths absolute, the data set, and the checkpoints.
+    """Return the options with all paths absolute, the dataset, and the checkpoints.
 
     Args:
         config: The options.
         finished: Whether all runs are done, so that checkpoints need not exist.
 
     Returns:
-        The options, the data set (of one class with --single-cls), and the files of --weights.
+        The options, the dataset (of one class with --single-cls), and the files of --weights.
     """
     spec = DatasetSpec.load(config.data)
     weights = [
@@ -124,7 +124,7 @@ def check_networks(variants: Sequence[PlannedVariant], spec: DatasetSpec, config
 
     Args:
         variants: Variants with a yaml.
-        spec: The data set, for its number of classes.
+        spec: The dataset, for its number of classes.
         config: Input size and --attention-start.
 
     Returns:

@@ -24,7 +24,7 @@ def data_facts(config: CompareConfig, spec: DatasetSpec, split: str) -> dict[str
 
     Args:
         config: Input size, label policy and single-class mode; whether labels are cached and the data downloaded.
-        spec: The data set.
+        spec: The dataset.
         split: "train", "val" or "test".
 
     Returns:

@@ -175,7 +175,7 @@ class Study:
         names: Class names.
         settings: Settings of training and evaluation.
         versions: Versions of Python, the libraries and the project.
-        data: Name, hash and counts of the data set.
+        data: Name, hash and counts of the dataset.
         date: When the report was made.
         notes: What a reader must know: one seed only, failed runs, ...
         sample_grid: Image of qualitative results, the same images as each model detects them.

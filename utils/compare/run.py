@@ -153,7 +153,7 @@ def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -
         The evaluation.
 
     Raises:
-        ConfigError: The checkpoint has other classes than the data set.
+        ConfigError: The checkpoint has other classes than the dataset.
     """
     config, chosen = plan.config, select_device(device)
     spec = data_of(plan)
@@ -171,7 +171,7 @@ def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -
 
 
 def data_of(plan: StudyPlan) -> DatasetSpec:
-    """Return the data set as the study counts it."""
+    """Return the dataset as the study counts it."""
     spec = DatasetSpec.load(plan.config.data)
     return spec.as_single_class() if plan.config.single_cls else spec
 

@@ -27,7 +27,7 @@ def sample_indices(dataset: DetectionDataset, count: int = COLUMNS) -> list[int]
     """Return the indices of images evenly spaced over those with labels, or over all if none has any.
 
     Args:
-        dataset: The data set.
+        dataset: The dataset.
         count: At most so many images.
 
     Returns:

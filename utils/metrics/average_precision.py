@@ -1,7 +1,7 @@
 """YOLOv5's detection metrics: P, R, F1 and AP per class, from matched detections.
 
 `match` decides for one image which detections are correct at each IoU threshold; `DetectionAccumulator` collects this
-over a data set and computes `DetectionMetrics` and `Curves`. All in float64 on the host; the only loops are over
+over a dataset and computes `DetectionMetrics` and `Curves`. All in float64 on the host; the only loops are over
 classes and thresholds.
 """
 
@@ -26,7 +26,7 @@ class ImageResult:
     """The detections and labels of one image, both in native pixels.
 
     Attributes:
-        index: Position of the image in its data set.
+        index: Position of the image in its dataset.
         path: The image file.
         native: (height, width) in pixels.
         detections: On the host.
@@ -117,7 +117,7 @@ def ranking(conf: np.ndarray) -> np.ndarray:
 class DetectionAccumulator:
     """Collects detections and labels image by image and computes the metrics of all of them.
 
-    The rank of detections of equal confidence depends on the order of their images: update in the order of the data set
+    The rank of detections of equal confidence depends on the order of their images: update in the order of the dataset
     for results that do not depend on batches.
 
     Example:
@@ -139,7 +139,7 @@ class DetectionAccumulator:
         self._labels = np.zeros(nc, np.int64)
 
     def update(self, detections: Detections, labels_cls: np.ndarray | Tensor, labels_xyxy: np.ndarray | Tensor) -> None:
-        """Add one image. Detections of a class that the data set does not have are ignored.
+        """Add one image. Detections of a class that the dataset does not have are ignored.
 
         Args:
             detections: By falling confidence, on the host.
@@ -238,7 +238,7 @@ def table_rows(metrics: DetectionMetrics, names: list[str] | tuple[str, ...], pe
     """Return v6.1's lines of the validation table.
 
     Args:
-        metrics: Of the data set.
+        metrics: Of the dataset.
         names: Of the classes.
         per_class: Whether a line per class that has labels follows the line `all`; not if there is only one class.
 

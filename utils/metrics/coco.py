@@ -83,7 +83,7 @@ def coco_metrics(results: Sequence[ImageResult], nc: int) -> CocoMetrics:
 
 
 def _dataset(results: Sequence[ImageResult], nc: int, rows: np.ndarray) -> dict:
-    """A COCO data set of boxes; rows: (n, 7) image index, class, xyxy, score."""
+    """A COCO dataset of boxes; rows: (n, 7) image index, class, xyxy, score."""
     sides = rows[:, 4:6] - rows[:, 2:4]
     boxes = np.concatenate((rows[:, 2:4], sides), 1).tolist()
     columns = zip(rows[:, 0], rows[:, 1], boxes, sides.prod(1).tolist(), rows[:, 6].tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Plots of a data set's labels: objects per class, positions and sizes."""
+"""Plots of a dataset's labels: objects per class, positions and sizes."""
 
 from collections.abc import Sequence
 from pathlib import Path

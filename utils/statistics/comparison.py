@@ -99,7 +99,7 @@ def interval_half_width(seed_variance: float | None, freedom: float, covariance:
         seed_variance: Variance of the differences over seeds, None for one seed.
         freedom: Its degrees of freedom.
         covariance: (S, S) of the seeds' differences over resampled images.
-        images: Number of images in the data set, or of those that contain a class.
+        images: Number of images in the dataset, or of those that contain a class.
 
     Returns:
         In the unit of the differences; inf for fewer than two images.

@@ -66,7 +66,7 @@ def matches_of(results: Sequence[ImageResult], nc: int) -> MatchedDetections:
     """Return the detections matched with the labels and ranked, as DetectionAccumulator does it.
 
     Args:
-        results: All images in the order of the data set.
+        results: All images in the order of the dataset.
         nc: Number of classes; detections of others are ignored.
 
     Returns:
@@ -102,10 +102,10 @@ def _matched(result: ImageResult, index: int, labels_cls: np.ndarray, nc: int) -
 
 
 def average_precision(matches: MatchedDetections, weights: np.ndarray | None = None) -> AveragePrecision:
-    """Return the AP of a data set, or of a resampling of its images; equal to DetectionAccumulator's to rounding.
+    """Return the AP of a dataset, or of a resampling of its images; equal to DetectionAccumulator's to rounding.
 
     Args:
-        matches: The matched detections of the data set.
+        matches: The matched detections of the dataset.
         weights: (images,) whole numbers, how often each image occurs; once each by default.
 
     Returns:
@@ -141,7 +141,7 @@ def resampled_ap(matches: MatchedDetections, weights: np.ndarray, dtype: type = 
     """Return the AP of many resamplings of the images.
 
     Args:
-        matches: The matched detections of the data set.
+        matches: The matched detections of the dataset.
         weights: (R, images) whole numbers, how often each image occurs in each of R resamplings.
         dtype: np.float32, exact to about 1e-6, or np.float64, exact to rounding.
 
@@ -257,7 +257,7 @@ def interleave(baseline: MatchedDetections, variant: MatchedDetections) -> Match
     Weights (1 - z, z) draw the mixture that takes the images with z = 1 from the variant.
 
     Args:
-        baseline: Of the data set.
+        baseline: Of the dataset.
         variant: Of the same images and labels.
 
     Returns:

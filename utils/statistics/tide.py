@@ -39,7 +39,7 @@ BACKGROUND_IOU = 0.1
 
 @dataclass(frozen=True)
 class ErrorKinds:
-    """The errors of a detector over a data set.
+    """The errors of a detector over a dataset.
 
     Attributes:
         counts: (6, nc) in the order of KINDS, by class of the detection or of the missed label.
@@ -98,7 +98,7 @@ def error_kinds(results: Sequence[ImageResult], nc: int, confidence: float = 0.0
     """Return the errors of each kind and their costs.
 
     Args:
-        results: All images in the order of the data set.
+        results: All images in the order of the dataset.
         nc: Number of classes; detections of others are ignored.
         confidence: Detections below are left out. With 0, as in the paper, AP ranks them all, and most of the counted
             detections are ones that an application would not show: for counts, give the application's confidence.

@@ -16,7 +16,7 @@ class MatchedDetections:
     candidate for its label does not reach, up to its own IoU.
 
     Attributes:
-        image: (n,) int32 position of the image in the data set.
+        image: (n,) int32 position of the image in the dataset.
         conf: (n,) float32, 0..1.
         cls: (n,) int32 class ids.
         correct: (n, 10) bool at IoU 0.50, 0.55, ... 0.95.

@@ -1,4 +1,4 @@
-"""The data set: what a seed, an epoch and an index give, and that no cache changes it."""
+"""The dataset: what a seed, an epoch and an index give, and that no cache changes it."""
 
 import os
 import pickle

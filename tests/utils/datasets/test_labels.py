@@ -200,7 +200,7 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path):
     assert len(list_images(tmp_path / "images")) == 1
 
 
-# whole data sets
+# whole datasets
 
 
 def test_every_kind_of_image_is_counted_and_named(dataset, tmp_path, caplog):

@@ -75,7 +75,7 @@ def test_workers_and_batch_size_change_nothing(store, monkeypatch):
 
 
 def test_spawned_workers_share_the_memory_cache(store, monkeypatch):
-    """The start method of Windows and macOS (and forkserver, of Linux from Python 3.14 on) pickles the data set."""
+    """The start method of Windows and macOS (and forkserver, of Linux from Python 3.14 on) pickles the dataset."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
     before = torch.multiprocessing.get_start_method()
     expected = content(Loader(training(store, cache="ram"), LoaderOptions(6, 0)), 2)

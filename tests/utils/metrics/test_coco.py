@@ -1,4 +1,4 @@
-"""COCO's figures: the reference, cases worked out by hand, and empty data sets."""
+"""COCO's figures: the reference, cases worked out by hand, and empty datasets."""
 
 import dataclasses
 

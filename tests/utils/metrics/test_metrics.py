@@ -1,4 +1,4 @@
-"""P, R, F1 and AP: the reference figures, a literal oracle, and data sets with nothing in them."""
+"""P, R, F1 and AP: the reference figures, a literal oracle, and datasets with nothing in them."""
 
 import numpy as np
 import pytest
