@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +92,14 @@ def without_pictures(monkeypatch) -> None:
 def test_help_answers_at_once():
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run([sys.executable, ROOT / "val.py", "--help"], capture_output=True, text=True)
-        times.append(time.perf_counter() - started)
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert (
         done.returncode == 0 and "--save-hybrid" in done.stdout and "--task {train,val,test,speed,study}" in done.stdout
     )
-    assert min(times) < 0.6  # 0.1 s on a quiet machine; torch alone takes longer than this
+    assert min(times) < 0.6  # processor time, which other work on the machine hardly changes; torch alone takes longer
 
 
 def test_abbreviations_and_defaults_are_v61s():
