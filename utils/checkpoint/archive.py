@@ -94,7 +94,7 @@ class Archive:
         self.path = Path(path)
         self.size = 0
         self._zip = _open_zip(self.path)
-        self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._storages: dict[tuple[Storage, torch.dtype], Tensor] = {}
         self._conversion_buffer: Tensor | None = None
         try:
             self.size = self.path.stat().st_size
@@ -146,12 +146,12 @@ class Archive:
             CheckpointError: If the file is damaged, or all tensors read from it would take more than twice its size.
         """
         dtype = torch.float32 if full and stored.dtype.is_floating_point else stored.dtype
-        elements = self._storages.get((stored.storage.key, dtype))
+        elements = self._storages.get((stored.storage, dtype))
         if elements is None:
             self._charge_budget(stored.storage.count * dtype.itemsize)
             elements = self._read_storage(stored.storage, dtype)
             if keep:
-                self._storages[stored.storage.key, dtype] = elements
+                self._storages[stored.storage, dtype] = elements
         view = elements.as_strided(stored.shape, stored.stride, stored.offset)
         if stored.numel() == stored.storage.count:
             return view
@@ -204,10 +204,19 @@ class Archive:
             raise CheckpointError(f"{self.path}: damaged: {printable(name)}: {printable(str(error))}") from None
 
 
-def printable(text: str) -> str:
-    """Return text of a file as it is safe to print: ASCII, one line, at most 100 characters."""
-    safe = _UNPRINTABLE.sub(lambda character: ascii(character[0])[1:-1], text[:100])
-    return safe if len(safe) <= 100 and len(text) <= 100 else f"{safe[:97]}..."
+def printable(text: str, limit: int = 100) -> str:
+    """Return text of a file as it is safe to print: ASCII and one line.
+
+    Args:
+        text: The text; a value of another type is checked to be a plain one before it becomes text, because nested
+            containers may unfold without end.
+        limit: Largest number of characters; what is longer ends in dots.
+
+    Returns:
+        The text, with control characters and those beyond ASCII escaped.
+    """
+    safe = _UNPRINTABLE.sub(lambda character: ascii(character[0])[1:-1], text[:limit])
+    return safe if len(safe) <= limit and len(text) <= limit else f"{safe[: limit - 3]}..."
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

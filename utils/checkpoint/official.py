@@ -18,7 +18,7 @@ from torch import Tensor
 
 from utils.checkpoint.archive import Archive, StoredTensor, printable
 from utils.checkpoint.record import CheckpointOutline
-from utils.checkpoint.restricted import PickledObject, module_state, plain_value
+from utils.checkpoint.restricted import MEMBER_LIMIT, PickledObject, module_members, module_state, plain_value
 from utils.errors import CheckpointError
 
 DETECTORS = ("models.yolo.Model", "models.yolo.DetectionModel")
@@ -40,6 +40,7 @@ _UNUSED_BUFFERS = (  # of v5.0's head, and of a profiler
 _ACTIVATIONS = ("torch.nn.modules.activation.SiLU", "torch.nn.modules.linear.Identity")
 # NumPy's codes of dtypes, and struct's
 _FORMATS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "f2": "e", "f4": "f", "f8": "d"}
+_NUMBER_BYTES = 8  # of the largest of them
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def official_checkpoint(content: object, archive: Archive) -> CheckpointOutline:
     """
     path = archive.path
     model, content = _find_model(content, path)
-    modules = list(_modules(model))
+    modules = list(_modules(model, path))
     head = _checked_head(model, modules, path)
     _check_network(modules, path)
     yaml = plain_value(model.state.get("yaml"), path, convert=_python_number)
@@ -141,29 +142,33 @@ def _find_model(content: object, path: Path) -> tuple[PickledObject, dict]:
     return model, content
 
 
-def _modules(model: PickledObject) -> Iterator[PickledObject]:
+def _modules(model: PickledObject, path: Path) -> Iterator[PickledObject]:
     """Yield a model and the modules in it in order, each once, so that cycles end."""
     waiting: list[object] = [model]
     seen: set[int] = set()
+    found = 0
     while waiting:
         module = waiting.pop()
         if isinstance(module, PickledObject) and id(module) not in seen:
             seen.add(id(module))
             yield module
-            children = module.state.get("_modules")
-            waiting += reversed(children.values()) if isinstance(children, dict) else ()
+            children = module_members(module, "_modules", path)
+            found += len(children)
+            if found > MEMBER_LIMIT:  # modules may share their children
+                raise CheckpointError(f"{path}: damaged: its modules nest without end")
+            waiting += reversed(children.values())
 
 
-def _find_head(modules: list[PickledObject]) -> PickledObject | None:
+def _find_head(modules: list[PickledObject], path: Path) -> PickledObject | None:
     """Return the first module with anchors, which is the head whatever its class."""
-    return next((module for module in modules if "anchors" in (module.state.get("_buffers") or {})), None)
+    return next((module for module in modules if "anchors" in module_members(module, "_buffers", path)), None)
 
 
 def _checked_head(model: PickledObject, modules: list[PickledObject], path: Path) -> PickledObject:
     """Return the head of a YOLOv5 detection model; refuse any other model, and name it."""
     if model.name in _OTHER_MODELS:
         raise CheckpointError(f"{path}: {model.name} is {_OTHER_MODELS[model.name]}")
-    head = _find_head(modules)
+    head = _find_head(modules, path)
     if model.name not in DETECTORS or head is None:
         raise CheckpointError(f"{path}: holds no YOLOv5 detection model: its model is a {printable(model.name)}")
     if head.name != "models.yolo.Detect":
@@ -175,8 +180,7 @@ def _checked_head(model: PickledObject, modules: list[PickledObject], path: Path
 def _check_network(modules: list[PickledObject], path: Path) -> None:
     """Refuse a network whose weights would load here but compute something else."""
     for module in modules:
-        children = module.state.get("_modules")
-        act = children.get("act") if isinstance(children, dict) else None
+        act = module_members(module, "_modules", path).get("act")
         if isinstance(act, PickledObject) and act.name not in _ACTIVATIONS:
             kind = printable(act.name.rpartition(".")[2])
             raise CheckpointError(
@@ -187,9 +191,8 @@ def _check_network(modules: list[PickledObject], path: Path) -> None:
         if module.name.endswith("batchnorm.BatchNorm2d") and not (
             isinstance(eps, float) and math.isclose(eps, NORM_EPS)
         ):
-            raise CheckpointError(
-                f"{path}: its norms add {printable(repr(eps))} to the variance, and {NORM_EPS} is added here"
-            )
+            given = printable(repr(eps)) if isinstance(eps, (int, float)) else "what is no number"
+            raise CheckpointError(f"{path}: its norms add {given} to the variance, and {NORM_EPS} is added here")
 
 
 def _names(model: PickledObject, yaml: dict, path: Path) -> list[str]:
@@ -198,11 +201,14 @@ def _names(model: PickledObject, yaml: dict, path: Path) -> list[str]:
     if not _is_int(nc) or not 1 <= nc <= CLASS_LIMIT:
         raise CheckpointError(f"{path}: its model description does not give the number of classes (nc)")
     given = plain_value(model.state.get("names"), path, "names", convert=_python_number)
+    names: list[object] = [f"class{class_id}" for class_id in range(nc)]
     if isinstance(given, dict):
-        return [str(given.get(class_id, f"class{class_id}")) for class_id in range(nc)]
-    if isinstance(given, (list, tuple)) and len(given) == nc:
-        return [str(name) for name in given]
-    return [f"class{class_id}" for class_id in range(nc)]
+        names = [given.get(class_id, name) for class_id, name in enumerate(names)]
+    elif isinstance(given, (list, tuple)) and len(given) == nc:
+        names = list(given)
+    if not all(isinstance(name, (str, int, float)) for name in names):
+        raise CheckpointError(f"{path}: damaged: its names hold something else than text")
+    return [str(name) for name in names]
 
 
 def _is_int(value: object) -> TypeGuard[int]:
@@ -224,15 +230,15 @@ def _convert_pixel_anchors(
     anchors = _small_tensor(archive, state[name]) if name is not None else None
     if name is None or anchors is None or anchors.ndim != 3 or stride is None or stride.numel() != len(anchors):
         return
-    pixels = _small_tensor(archive, (head.state.get("_buffers") or {}).get("anchor_grid"))
+    pixels = _small_tensor(archive, module_members(head, "_buffers", archive.path).get("anchor_grid"))
     given = yaml.get("anchors")
     if pixels is None and isinstance(given, list) and all(isinstance(row, list) for row in given):
-        flat = [side for row in given for side in row if isinstance(side, (int, float))]
+        flat = [side for row in given for side in row if isinstance(side, float) or _is_int(side) and abs(side) < 2**31]
         pixels = torch.tensor(flat, dtype=torch.float32)
-    steps = stride.view(-1, 1, 1)
+    steps = stride.reshape(-1, 1, 1)
     if pixels is None or pixels.numel() != anchors.numel() or not (steps > 1).all():
         return
-    if torch.allclose(anchors, pixels.view_as(anchors), rtol=1e-3):
+    if torch.allclose(anchors, pixels.reshape(anchors.shape), rtol=1e-3):
         state[name] = anchors / steps
 
 
@@ -240,7 +246,7 @@ def _small_tensor(archive: Archive, stored: object) -> Tensor | None:
     """Return a stored tensor of at most 10,000 elements in float32, None for anything else."""
     if not isinstance(stored, StoredTensor) or stored.storage.count > 10_000:
         return None
-    return archive.tensor(stored, full=True, keep=False)
+    return archive.tensor(stored, full=True, keep=False).float()
 
 
 # ---- NumPy scalars ----
@@ -272,12 +278,13 @@ def _unpack_number(dtype: object, raw: object) -> bool | int | float | None:
         and raw.name == "_codecs.encode"
         and raw.arguments
         and isinstance(raw.arguments[0], str)
+        and len(raw.arguments[0]) <= _NUMBER_BYTES
     ):
         raw = raw.arguments[0].encode("latin-1", errors="replace")
     if not isinstance(dtype, PickledObject) or dtype.name != "numpy.dtype" or not dtype.arguments:
         return None
     code = dtype.arguments[0]
-    letter = _FORMATS.get(code.lstrip("<=|")) if isinstance(code, str) else None
+    letter = _FORMATS.get(code.lstrip("<=|")) if isinstance(code, str) and len(code) <= 4 else None
     if letter is None or not isinstance(raw, bytes) or len(raw) != struct.calcsize(letter):
         return None
     return struct.unpack(f"<{letter}", raw)[0]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT = "yolov5-attention"
 VERSION = 1
+_WHERE_LIMIT = 200  # characters of a place in nested values, for messages
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def plain(value: object, where: str) -> object:
     if isinstance(value, (str, Path)):
         return str(value)
     if isinstance(value, Mapping):
-        return {plain(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {plain(key, where): plain(item, f"{where}.{key}"[:_WHERE_LIMIT]) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         items: Iterable = (plain(item, f"{where}[{index}]") for index, item in enumerate(value))
         return list(items) if isinstance(value, list) else tuple(items)

@@ -15,13 +15,16 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from utils.checkpoint.archive import Archive, Storage, StoredTensor, printable
+from utils.checkpoint.archive import PICKLE_LIMIT, Archive, Storage, StoredTensor, printable
 from utils.errors import CheckpointError
 
 INSTRUCTION_LIMIT = 1_000_000  # of a pickle; yolov5n's has 34,000
+COPY_LIMIT = 1_000_000  # items that its calls and states copy, all together
+NAME_LIMIT = 200  # characters of a global's name or a module member's
 NODE_LIMIT = 200_000  # values in a tree that is copied
+TEXT_LIMIT = PICKLE_LIMIT  # characters in such a tree
 DEPTH_LIMIT = 64  # levels of such a tree
-MODULE_LIMIT = 100_000  # modules of a model
+MEMBER_LIMIT = 100_000  # modules and tensors of a model
 AXES_LIMIT = 16  # axes of a tensor
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -111,11 +114,36 @@ def module_state(model: PickledObject, source: Path | str) -> dict[str, StoredTe
         Tensors that are still in the file, by name.
 
     Raises:
-        CheckpointError: If something that is no module stands among the modules, or modules nest without end.
+        CheckpointError: If something that is no module stands among the modules, a module's members are malformed, or
+            modules nest without end.
     """
     state: dict[str, StoredTensor] = {}
-    _collect_state(model, "", state, source, budget=[MODULE_LIMIT])
+    _collect_state(model, "", state, source, budget=[MEMBER_LIMIT])
     return state
+
+
+def module_members(module: PickledObject, group: str, source: Path | str) -> dict[str, object]:
+    """Return the parameters, buffers or children of a pickled module by name.
+
+    Args:
+        module: The module.
+        group: "_parameters", "_buffers" or "_modules".
+        source: The file's name, for messages.
+
+    Returns:
+        The members, {} if it has no such attribute.
+
+    Raises:
+        CheckpointError: If the attribute is no dict, or a name in it is no text or has over NAME_LIMIT characters.
+    """
+    members = module.state.get(group)
+    if members is None:
+        return {}
+    if not isinstance(members, dict):
+        raise CheckpointError(f"{source}: damaged: a module's {group} are no dict")
+    if not all(isinstance(name, str) and len(name) <= NAME_LIMIT for name in members):
+        raise CheckpointError(f"{source}: damaged: a name in a module's {group} is no text or too long")
+    return members
 
 
 def plain_value(
@@ -133,15 +161,22 @@ def plain_value(
         The copy. A container stays of its type; only an item that `convert` replaces may become another type.
 
     Raises:
-        CheckpointError: If an item is neither plain nor converted, or if the tree has more than NODE_LIMIT values or
-            more than DEPTH_LIMIT levels.
+        CheckpointError: If an item is neither plain nor converted, or if the tree has more than NODE_LIMIT values,
+            TEXT_LIMIT characters or DEPTH_LIMIT levels. So the copy can be printed and compared.
     """
-    budget = [NODE_LIMIT]
+    nodes, characters = NODE_LIMIT, TEXT_LIMIT
 
     def copy(item: object, depth: int) -> object:
-        budget[0] -= 1
-        if depth > DEPTH_LIMIT or budget[0] < 0:
+        nonlocal nodes, characters
+        nodes -= 1
+        if isinstance(item, str):
+            characters -= len(item)
+        elif isinstance(item, dict):
+            characters -= sum(len(key) for key in item if isinstance(key, str))
+        if depth > DEPTH_LIMIT or nodes < 0:
             raise CheckpointError(f"{source}: damaged: its {what} nests without end")
+        if characters < 0:  # one text may stand in many places
+            raise CheckpointError(f"{source}: damaged: its {what} has over {TEXT_LIMIT} characters of text")
         if item is None or isinstance(item, (bool, int, float, str)):
             return item
         if isinstance(item, (list, tuple)):
@@ -160,33 +195,34 @@ def plain_value(
 def _collect_state(
     module: object, prefix: str, state: dict[str, StoredTensor], source: Path | str, budget: list[int]
 ) -> None:
-    """Add a module's own tensors to `state`, then its children's. `budget` holds how many more modules are allowed."""
-    budget[0] -= 1
-    if not isinstance(module, PickledObject) or prefix.count(".") > 32 or budget[0] < 0:
-        raise CheckpointError(
-            f"{source}: damaged: {printable(prefix) or 'its model'} is not a module, or modules nest without end"
-        )
-    non_persistent = module.state.get("_non_persistent_buffers_set") or ()
-    for group in ("_parameters", "_buffers"):
-        for name, tensor in _members(module, group, source):
-            if isinstance(tensor, StoredTensor) and not (group == "_buffers" and name in non_persistent):
+    """Add a module's own tensors to `state`, then its children's. `budget` holds how many more members are allowed."""
+    if not isinstance(module, PickledObject):
+        raise CheckpointError(f"{source}: damaged: {printable(prefix) or 'its model'} is not a module")
+    parameters, buffers, children = (
+        module_members(module, group, source) for group in ("_parameters", "_buffers", "_modules")
+    )
+    budget[0] -= len(parameters) + len(buffers) + len(children)
+    if prefix.count(".") > 32 or budget[0] < 0:
+        raise CheckpointError(f"{source}: damaged: at {printable(prefix) or 'its model'} modules nest without end")
+    non_persistent = module.state.get("_non_persistent_buffers_set")
+    if not isinstance(non_persistent, (set, type(None))):
+        raise CheckpointError(f"{source}: damaged: a module's non-persistent buffers are no set")
+    kept = {name: tensor for name, tensor in buffers.items() if name not in (non_persistent or ())}
+    for members in (parameters, kept):
+        for name, tensor in members.items():
+            if isinstance(tensor, StoredTensor):
                 state[f"{prefix}{name}"] = tensor
-    for name, child in _members(module, "_modules", source):
+    for name, child in children.items():
         if child is not None:
             _collect_state(child, f"{prefix}{name}.", state, source, budget)
-
-
-def _members(module: PickledObject, group: str, source: Path | str) -> list[tuple[str, object]]:
-    members = module.state.get(group) or {}
-    if not isinstance(members, dict):
-        raise CheckpointError(f"{source}: damaged: a module's {group} are a {type(members).__name__}")
-    return list(members.items())
 
 
 class _Interpreter:
     """Interprets a pickle's instructions.
 
     `stack` holds values, `marks` the heights of the stack at which groups begin, `memo` values to be pushed again.
+    An instruction makes one object and moves items that others pushed; what copies items of a memoized container is
+    charged to `copies_left`, so that memory and time stay in proportion to the file.
     """
 
     def __init__(self, archive: Archive):
@@ -194,7 +230,8 @@ class _Interpreter:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
-        self.storages: dict[tuple[str, str], Storage] = {}
+        self.storages: dict[str, Storage] = {}
+        self.copies_left = COPY_LIMIT
 
     def run(self) -> object:
         for index, (opcode, argument, _) in enumerate(pickletools.genops(self.archive.pickle)):
@@ -213,6 +250,14 @@ class _Interpreter:
             elif opcode.name not in ("PROTO", "FRAME"):
                 raise CheckpointError(f"{self.archive.path}: refused: it uses the pickle instruction {opcode.name}")
         raise ValueError("the pickle does not end")
+
+    def charge_copies(self, container: object) -> None:
+        """Take the items of a container off the budget of copied items."""
+        self.copies_left -= len(container) if isinstance(container, (list, tuple, dict)) else 0
+        if self.copies_left < 0:
+            raise CheckpointError(
+                f"{self.archive.path}: refused: its description copies over {COPY_LIMIT} items of its containers"
+            )
 
     def pop_to_mark(self) -> list:
         """Remove and return what was pushed since the last mark."""
@@ -265,7 +310,11 @@ class _Interpreter:
     def push_name(self, argument: str | None) -> None:
         if argument is None:
             last, module = self.stack.pop(), self.stack.pop()
-            argument = f"{module} {last}"
+            if not isinstance(module, str) or not isinstance(last, str):
+                raise TypeError(f"a name made of {_kind(module)} and {_kind(last)}")
+            argument = f"{module[:NAME_LIMIT]} {last[:NAME_LIMIT]}"  # whole, or refused as too long below
+        if len(argument) > NAME_LIMIT:
+            raise CheckpointError(f"{self.archive.path}: refused: it names {printable(argument)}, which is too long")
         text = argument.replace(" ", ".").replace("__builtin__.", "builtins.", 1)
         if (
             text not in _CONSTRUCTORS
@@ -285,12 +334,16 @@ class _Interpreter:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise TypeError(f"call of {_kind(name)}")
         constructor: Callable | None = _CONSTRUCTORS.get(name.text)
+        if constructor:  # which is called with its arguments, and may copy the items of the first
+            for container in (arguments, *arguments[:1]):
+                self.charge_copies(container)
         self.stack.append(constructor(self.archive, *arguments) if constructor else PickledObject(name.text, arguments))
 
     def set_state(self, _: object) -> None:
         """Set the state of the object below it on the stack; only a `PickledObject` keeps one, and only as data."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, PickledObject):
+            self.charge_copies(state)
             target.state.update(state if isinstance(state, dict) else {"": state})
         elif not isinstance(target, dict):  # an OrderedDict's attributes are of no use here
             raise TypeError(f"state for {_kind(target)}")
@@ -299,10 +352,14 @@ class _Interpreter:
         kind, storage, key, _, count = self.stack.pop()
         if kind != "storage" or not isinstance(storage, Name) or not isinstance(key, str) or not isinstance(count, int):
             raise TypeError("a persistent id that is not a storage")
-        found = self.storages.get((key, storage.text))
-        if found is None or found.count != count:
-            found = self.archive.check(Storage(key, _STORAGES[storage.text.removeprefix("torch.")], count))
-            self.storages[key, storage.text] = found
+        dtype = _STORAGES[storage.text.removeprefix("torch.")]
+        found = self.storages.get(key)
+        if found is None:
+            found = self.storages[key] = self.archive.check(Storage(key, dtype, count))
+        elif (found.dtype, found.count) != (dtype, count):
+            raise CheckpointError(
+                f"{self.archive.path}: damaged: it declares data/{printable(key)} twice, with different types or sizes"
+            )
         self.stack.append(found)
 
 
@@ -320,15 +377,17 @@ def _checked_key(value: object) -> object:
 
 def _make_tensor(archive: Archive, storage: Storage, offset: int, size: tuple, stride: tuple, *_) -> StoredTensor:
     """Return a tensor in a storage. A view that reaches past the storage or has more elements than it is refused."""
-    numbers = (offset, *size, *stride)
-    whole = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
-    if not isinstance(storage, Storage) or len(size) != len(stride) or not whole or len(size) > AXES_LIMIT:
+    if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise TypeError("a tensor that is not made of a storage and whole numbers")
+    if len(size) != len(stride) or len(size) > AXES_LIMIT:
+        raise TypeError(f"a tensor of {len(size)} axes and {len(stride)} strides, not as many whole numbers")
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (offset, *size, *stride)):
         raise TypeError("a tensor that is not made of whole numbers")
-    stored = StoredTensor(storage, offset, tuple(size), tuple(stride))
+    stored = StoredTensor(storage, offset, size, stride)
     count = stored.numel()
     last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True)) if count else 0
     if count > storage.count or (count and last >= storage.count):
-        raise ValueError(f"a tensor of {tuple(size)} in a storage of {storage.count} numbers")
+        raise ValueError(f"a tensor of {size} in a storage of {storage.count} numbers")
     return stored
 
 
