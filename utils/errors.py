@@ -43,5 +43,5 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         " (did you mean A, B?)", or "" if none is similar.
     """
     by_lower = {choice.lower(): choice for choice in sorted(choices)}
-    matches = difflib.get_close_matches(str(name).lower(), by_lower, n=count, cutoff=0.5)
+    matches = difflib.get_close_matches(str(name)[:100].lower(), by_lower, n=count, cutoff=0.5)
     return f" (did you mean {', '.join(by_lower[match] for match in matches)}?)" if matches else ""

@@ -107,7 +107,7 @@ def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[
         ModelError: If the yaml does not have the v6.1 form; names file, line, row and remedy.
     """
     if isinstance(cfg, Mapping):
-        file, content = str(cfg.get("yaml_file", "model yaml")), copy.deepcopy(dict(cfg))
+        file, content = str(cfg.get("yaml_file", "model yaml"))[:1000], copy.deepcopy(dict(cfg))
         lines: dict[tuple[str, int], int] = {}
     else:
         path = find_yaml(cfg)

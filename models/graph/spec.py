@@ -115,7 +115,7 @@ def read_spec(
 
 def _override(content: dict[str, Any], nc: int | None, anchors: int | float | list | None) -> None:
     if nc and nc != content["nc"]:
-        LOGGER.info(f"Overriding model.yaml nc={content['nc']} with nc={nc}")
+        LOGGER.info(f"Overriding model.yaml nc={content['nc']!a:.40} with nc={nc}")
         content["nc"] = int(nc)
     if anchors:
         LOGGER.info(f"Overriding model.yaml anchors with anchors={anchors}")

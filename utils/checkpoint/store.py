@@ -15,11 +15,12 @@ from utils.checkpoint.official import official_checkpoint
 from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, CheckpointOutline, plain
 from utils.checkpoint.restricted import PickledObject, plain_value, read_restricted
 from utils.download import fetch
-from utils.errors import CheckpointError, nearest
+from utils.errors import CheckpointError, ModelError, nearest
 from utils.files import ROOT, write_atomically
 
 RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.1"
 PUBLISHED = tuple(f"yolov5{size}{head}.pt" for head in ("", "6") for size in "nsmlx")
+_MESSAGE_LIMIT = 1000  # characters of an error about a model description
 T = TypeVar("T")
 
 
@@ -179,9 +180,12 @@ def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse
 
     Raises:
         CheckpointError: If the weights do not fit the description.
-        ModelError: If the description cannot be built.
+        ModelError: If the description cannot be built; the message is printable ASCII, whatever the description holds.
     """
-    model = Model(checkpoint.yaml, ch=checkpoint.yaml.get("ch", 3), nc=checkpoint.nc)
+    try:
+        model = Model(checkpoint.yaml, ch=checkpoint.yaml.get("ch", 3), nc=checkpoint.nc)
+    except ModelError as error:
+        raise ModelError(printable(str(error), _MESSAGE_LIMIT)) from None
     own = model.state_dict()
     name = next((name for name in own if name not in checkpoint.state), None)
     if name is not None:
@@ -284,10 +288,12 @@ def find_weights(name: Path | str, download: bool = False) -> Path:
 
 def _outline_of_ours(content: dict[str, Any], path: Path) -> CheckpointOutline:
     """Return the content of a file of ours, checked, as an outline."""
-    if not isinstance(content.get("version"), int) or content["version"] > VERSION:
-        version = printable(str(content.get("version")))
+    version = content.get("version")
+    if not isinstance(version, (str, int, float, type(None))):
+        raise CheckpointError(f"{path}: damaged: its format version is no number")
+    if not isinstance(version, int) or version > VERSION:
         raise CheckpointError(
-            f"{path}: its format {version} is newer than this program, which knows {VERSION}; update it"
+            f"{path}: its format {printable(str(version))} is newer than this program, which knows {VERSION}; update it"
         )
     expected: dict[str, type | tuple[type, ...]] = {
         "yaml": dict,

@@ -49,7 +49,7 @@ class LayerSignature:
     shapes: Mapping[str, tuple[int, ...]]
 
     def __str__(self) -> str:
-        return f"layer {self.index} ({self.block})"
+        return f"layer {self.index} ({printable(self.block)})"
 
 
 def layer_signatures(description: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> list[LayerSignature]:
@@ -68,7 +68,7 @@ def layer_signatures(description: Mapping, shapes: Mapping[str, tuple[int, ...]]
     try:
         rows = read_content(description)[2]
     except ModelError as error:
-        raise CheckpointError(f"its model description cannot be read: {error}") from None
+        raise CheckpointError(f"its model description cannot be read: {printable(str(error), 1000)}") from None
     grouped: list[dict[str, tuple[int, ...]]] = [{} for _ in rows]
     for name, shape in shapes.items():
         found = _TENSOR_NAME.fullmatch(name)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.yolo import Model
 from utils.checkpoint import Checkpoint
+from utils.checkpoint.archive import printable
 from utils.errors import CheckpointError
 from utils.files import write_text_atomically
 from utils.log import LOGGER
@@ -114,7 +115,14 @@ class TransferReport:
         table.writerow(_COLUMNS)
         for row in self.rows:
             table.writerow(
-                (row.status, row.source, row.target, "x".join(map(str, row.shape)), row.parameters, row.reason)
+                (
+                    row.status,
+                    printable(row.source),
+                    row.target,
+                    "x".join(map(str, row.shape)),
+                    row.parameters,
+                    row.reason,
+                )
             )
         return write_text_atomically(path, text.getvalue())
 
