@@ -6,10 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # processes share the cores, so each computes in one thread unless told otherwise
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # which torch and numpy read when they are imported
+# The workers share the cores, so each computes in one thread unless told otherwise; torch and numpy read this when they
+# are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -82,6 +82,18 @@ def blank_figures(monkeypatch):
     from matplotlib.figure import Figure
 
     monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).write_bytes(b""))
+
+
+@pytest.fixture
+def pages():
+    """The test of the data check looks at the pages and sheets, so they are drawn."""
+
+
+@pytest.fixture
+def no_check_pages(monkeypatch):
+    """The data check draws no pages and no sheets."""
+    for target in ("overview_page.plot_page", "sheets.sample_sheet", "sheets.pair_sheet"):
+        monkeypatch.setattr(f"utils.datasets.check.{target}", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="session")

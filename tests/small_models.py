@@ -59,3 +59,13 @@ def with_block(*row):
         "backbone": SMALL["backbone"][:3] + [[-1, 1, "Conv", [64, 3, 2]], list(row)],
         "head": [[-1, 1, "SPPF", [24]], [[2, 5], 1, "Detect", ["nc", "anchors"]]],
     }
+
+
+TINY = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
+    "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
+}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-import yaml
+from small_data import drawn_yaml
 from torch import nn
 
 from models.yolo import Model
@@ -67,14 +67,7 @@ def test_a_block_of_your_own_is_inserted_and_trained(tmp_path):
     (tmp_path / name).write_text(source)
     said = run(insert, tmp_path)
     assert "26 layers, 1 more than models/yolov5n.yaml" in said
-    spec = {
-        "path": str(tmp_path / "shapes"),
-        "train": "images/train",
-        "val": "images/val",
-        "names": ["disc", "triangle", "square", "star"],
-        "generate": {"generator": "shapes", "seed": 1, "train": 8, "val": 2, "test": 2, "size": 64},
-    }
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec))
+    drawn_yaml(tmp_path, train=8, val=2)
     small = "--data small.yaml --imgsz 64 --epochs 1 --batch-size 4 --workers 0 --noautoanchor"
     small += f" --project {tmp_path} --name run"
     run(train, tmp_path, *small.split(), "--device", "cpu")

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 from interruptions import StopAfter
+from small_data import drawn_yaml
 
 import train
 import val
 from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_options
 from utils.engine import hooks
-from utils.engine.hooks import RESULT_COLUMNS
 from utils.engine.trainer import Hook
 from utils.engine.training import train as run_training
 from utils.errors import CheckpointError, NonFiniteError, UserError
@@ -27,6 +27,22 @@ from utils.files import ROOT
 from utils.metrics.average_precision import table_rows
 
 pytestmark = pytest.mark.usefixtures("blank_figures")  # `finished` draws its own
+V61_COLUMNS = (
+    "epoch",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",
+    "x/lr1",
+    "x/lr2",
+)
 SMALL = dict(
     cfg="models/yolov5n_CBAM.yaml", imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True
 )
@@ -35,18 +51,7 @@ SMALL = dict(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A data yaml of 24 + 8 drawn images."""
-    folder = tmp_path_factory.mktemp("data")
-    spec = {
-        "path": str(folder / "shapes"),
-        "train": "images/train",
-        "val": "images/val",
-        "test": "images/test",
-        "names": ["disc", "triangle", "square", "star"],
-        "generate": {"generator": "shapes", "seed": 1, "train": 24, "val": 8, "test": 2, "size": 64},
-    }
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(spec))
-    return path
+    return drawn_yaml(tmp_path_factory.mktemp("data"), train=24, val=8, test=2)
 
 
 def options(data, tmp_path, **changes):
@@ -92,7 +97,7 @@ def test_the_run_folder_holds_v61_files(finished):
 
 def test_results_csv_has_v61_columns_and_widths(finished):
     header, rows = rows_of(finished.save_dir)
-    assert tuple(header) == RESULT_COLUMNS and len(header) == 14
+    assert tuple(header) == V61_COLUMNS
     assert [row[0] for row in rows] == [0, 1]
     lines = (finished.save_dir / "results.csv").read_text().splitlines()
     assert all(len(cell) == 20 for line in lines for cell in line.split(","))

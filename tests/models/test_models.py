@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+from small_models import SMALL
 from torch import nn
 
 from models.ensemble import Ensemble
@@ -63,20 +64,6 @@ NAMES = (
     "yolov5s-transformer",
 )
 FORWARDS = ("yolov3-tiny", "yolov5n", "yolov5s6", "yolov5s-ghost", "yolov5s-transformer")
-
-SMALL = {
-    "nc": 3,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[10, 13, 16, 30], [60, 70, 90, 80]],
-    "backbone": [
-        [-1, 1, "Conv", [8, 3, 2]],
-        [-1, 1, "Conv", [16, 3, 2]],
-        [-1, 1, "C3", [16]],
-        [-1, 1, "Conv", [24, 3, 2]],
-    ],
-    "head": [[-1, 1, "SPPF", [24]], [[2, 4], 1, "Detect", ["nc", "anchors"]]],
-}
 
 
 @pytest.fixture()

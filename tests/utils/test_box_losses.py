@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from small_data import drawn_yaml
 
 import train
 from utils.box_losses import BOX_LOSSES, WIOU_MOMENTUM, BoxLoss
@@ -476,21 +477,8 @@ def test_evolution_keeps_the_box_loss(tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    generate = {"generator": "shapes", "seed": 1, "train": 8, "val": 4, "test": 1, "size": 64}
-    (folder / "small.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "path": str(folder / "shapes"),
-                "train": "images/train",
-                "val": "images/val",
-                "test": "images/test",
-                "names": ["disc", "triangle", "square", "star"],
-                "generate": generate,
-            }
-        )
-    )
-    return folder / "small.yaml"
+    """A data yaml of 8 + 4 drawn images."""
+    return drawn_yaml(tmp_path_factory.mktemp("data"), train=8, val=4, test=1)
 
 
 def options(data, folder, **changes):

@@ -56,16 +56,10 @@ class CheckpointOutline:
 class Checkpoint(CheckpointOutline):
     """A model's description and weights, and the state of its training if the file has one.
 
+    All other attributes are those of `CheckpointOutline`.
+
     Attributes:
-        yaml: The model's description, as in a model yaml.
-        names: One per class.
         state: Weights, statistics and integer counters by name; float32 unless they were read with `full=False`.
-        stride: Pixels per grid cell of each level.
-        training: What a resumed training needs; None if the file holds weights only.
-        settings: Free remarks of the program that wrote it.
-        date: When it was written, in ISO 8601.
-        written_by: By which program or torch.
-        source: The file, "" if there is none.
     """
 
     state: dict[str, Tensor]

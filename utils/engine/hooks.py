@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
-RESULT_COLUMNS = (
-    "epoch",
-    "train/box_loss",
-    "train/obj_loss",
-    "train/cls_loss",
+VALIDATION_COLUMNS = (
     "metrics/precision",
     "metrics/recall",
     "metrics/mAP_0.5",
@@ -33,6 +29,13 @@ RESULT_COLUMNS = (
     "val/box_loss",
     "val/obj_loss",
     "val/cls_loss",
+)
+RESULT_COLUMNS = (
+    "epoch",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    *VALIDATION_COLUMNS,
     "x/lr0",
     "x/lr1",
     "x/lr2",

@@ -14,20 +14,11 @@ import numpy as np
 
 from utils.config import Hyperparameters, TrainConfig
 from utils.config.yaml_files import read_yaml
+from utils.engine.hooks import VALIDATION_COLUMNS
 from utils.engine.training import train
 from utils.errors import ConfigError, NonFiniteError
 from utils.files import new_run_dir, read_text, write_text_atomically
 from utils.log import LOGGER
-
-RESULTS = (
-    "metrics/precision",
-    "metrics/recall",
-    "metrics/mAP_0.5",
-    "metrics/mAP_0.5:0.95",
-    "val/box_loss",
-    "val/obj_loss",
-    "val/cls_loss",
-)
 
 # key: (strength of its mutation, lowest, highest); strength 0 never changes, but the range holds
 RANGES: dict[str, tuple[float, float, float]] = {
@@ -105,7 +96,7 @@ def evolve(
             results = tuple(map(float, train_once({**values, **texts})))
         except NonFiniteError as error:
             LOGGER.warning(f"WARNING: generation {generation} counts as fitness 0: {error}")
-            results = (0.0,) * len(RESULTS)
+            results = (0.0,) * len(VALIDATION_COLUMNS)
         append_generation(file, results, values)
         rows, fitnesses = read_generations(file, numbers)
         best = int(np.argmax(fitnesses))
@@ -189,7 +180,7 @@ def read_generations(file: Path, base: Mapping[str, float]) -> tuple[list[dict[s
     if not file.exists():
         return [], []
     header, *lines = [[cell.strip() for cell in line.split(",")] for line in read_text(file).splitlines()] or [[]]
-    if header != [*RESULTS, *base]:
+    if header != [*VALIDATION_COLUMNS, *base]:
         raise ConfigError(
             f"{file}:1: these are not the columns of this evolution's hyperparameters; "
             f"use another --name, or the same --hyp"
@@ -202,7 +193,7 @@ def read_generations(file: Path, base: Mapping[str, float]) -> tuple[list[dict[s
             values = []
         if len(values) != len(header):
             raise ConfigError(f"{file}:{number}: expected {len(header)} numbers; delete the line to go on")
-        rows.append(dict(zip(base, values[len(RESULTS) :], strict=True)))
+        rows.append(dict(zip(base, values[len(VALIDATION_COLUMNS) :], strict=True)))
         fitnesses.append(fitness(values))
     return rows, fitnesses
 
@@ -215,9 +206,9 @@ def append_generation(file: Path, results: Sequence[float], values: Mapping[str,
         results: P, R, mAP50, mAP50-95 and three losses.
         values: Hyperparameters by name.
     """
-    if len(results) != len(RESULTS):
-        raise ValueError(f"append_generation: expected {len(RESULTS)} results, got {len(results)}")
-    text = "" if file.exists() else ",".join(f"{name:>20}" for name in (*RESULTS, *values)) + "\n"
+    if len(results) != len(VALIDATION_COLUMNS):
+        raise ValueError(f"append_generation: expected {len(VALIDATION_COLUMNS)} results, got {len(results)}")
+    text = "" if file.exists() else ",".join(f"{name:>20}" for name in (*VALIDATION_COLUMNS, *values)) + "\n"
     text += ",".join(f"{value:20.5g}" for value in (*results, *values.values())) + "\n"
     with file.open("a", encoding="utf-8") as stream:
         stream.write(text)

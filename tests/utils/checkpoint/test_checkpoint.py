@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from small_models import TINY
 
 from models.yolo import Model
 from utils.checkpoint import (
@@ -26,15 +27,6 @@ from utils.checkpoint import (
 )
 from utils.download import fetch
 from utils.errors import CheckpointError, UserError
-
-TINY = {
-    "nc": 3,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
-    "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
-}
 
 
 @pytest.fixture()

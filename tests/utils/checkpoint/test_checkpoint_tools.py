@@ -11,21 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import TINY
 
 from models.yolo import Model
 from utils.checkpoint import build_model, checkpoint_of, load_models, read_checkpoint, write_checkpoint
 from utils.checkpoint.__main__ import main
 from utils.checkpoint.tools import average, convert, differences
 from utils.files import ROOT
-
-TINY = {
-    "nc": 3,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
-    "head": [[-1, 1, "Conv", [16, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
-}
 
 
 def tiny_model(seed: int) -> Model:

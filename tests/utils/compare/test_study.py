@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from small_data import drawn_yaml
 
 import compare
 import train
@@ -46,19 +47,8 @@ def content(width: float = 0.25) -> dict:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Return a data yaml of 24 + 8 drawn images."""
-    folder = tmp_path_factory.mktemp("data")
-    spec = {
-        "path": str(folder / "shapes"),
-        "train": "images/train",
-        "val": "images/val",
-        "test": "images/test",
-        "names": ["disc", "triangle", "square", "star"],
-        "generate": {"generator": "shapes", "seed": 1, "train": 24, "val": 8, "test": 4, "size": 64},
-    }
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(spec))
-    return path
+    """A data yaml of 24 + 8 drawn images."""
+    return drawn_yaml(tmp_path_factory.mktemp("data"), train=24, val=8, test=4)
 
 
 # ---- equal conditions ----

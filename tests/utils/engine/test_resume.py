@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from interruptions import StopAfter
+from small_data import SHAPES, drawn_yaml
 from small_models import BASE, content
 
 import train
@@ -20,27 +21,19 @@ from utils.engine.training import train as run_training
 from utils.errors import CheckpointError, UserError
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
-NAMES = ["disc", "triangle", "square", "star"]
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """Flags of a short training of a narrow variant with gates of every kind."""
     folder = tmp_path_factory.mktemp("restore")
-    spec = {
-        "path": str(folder / "shapes"),
-        "train": "images/train",
-        "val": "images/val",
-        "names": NAMES,
-        "generate": {"generator": "shapes", "seed": 1, "train": 16, "val": 4, "size": 64},
-    }
-    (folder / "small.yaml").write_text(yaml.safe_dump(spec))
+    data = drawn_yaml(folder, train=16, val=4)
     architecture = insert_block(replace_block(BASE, "C3", [8], "C3Attention", [1024, "CBAM"]), "CBAM", [9])
     variant = {**content(insert_block(architecture, "SHSA", [15])), "depth_multiple": 0.33, "width_multiple": 0.125}
     (folder / "gated.yaml").write_text(yaml.safe_dump(variant))
     return dict(
         cfg=str(folder / "gated.yaml"),
-        data=str(folder / "small.yaml"),
+        data=str(data),
         attention_start="identity",
         imgsz=64,
         epochs=3,
@@ -131,7 +124,7 @@ def test_a_training_that_does_not_fit_is_refused_in_one_line(stopped, tmp_path, 
 def test_other_classes_are_refused_by_their_number(stopped, tmp_path):
     spec = yaml.safe_load(Path(stopped[0]["data"]).read_text())
     file = tmp_path / "five.yaml"
-    file.write_text(yaml.safe_dump({**spec, "names": [*NAMES, "moon"]}))
+    file.write_text(yaml.safe_dump({**spec, "names": [*SHAPES, "moon"]}))
     run = rewritten(stopped[1], tmp_path / "run", lambda training: training["config"].update(data=str(file)))
     with pytest.raises(UserError, match="trained on 4 classes, and .*five.yaml has 5 now"):
         train.run(resume=run, device="cpu")

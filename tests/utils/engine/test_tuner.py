@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from utils.config import Hyperparameters
-from utils.engine.tuner import RANGES, RESULTS, append_generation, evolve, fitness, mutate, read_generations
+from utils.engine.hooks import VALIDATION_COLUMNS
+from utils.engine.tuner import RANGES, append_generation, evolve, fitness, mutate, read_generations
 from utils.errors import ConfigError, NonFiniteError
 
 BASE = Hyperparameters().as_dict()
@@ -67,7 +68,7 @@ def test_csv_has_v61s_form_and_comes_back(tmp_path):
     append_generation(file, results(0.25), BASE)
     append_generation(file, results(0.5), {**BASE, "lr0": 0.0123456})
     header, first, _ = file.read_text().splitlines()
-    assert [cell.strip() for cell in header.split(",")] == [*RESULTS, *BASE]
+    assert [cell.strip() for cell in header.split(",")] == [*VALIDATION_COLUMNS, *BASE]
     assert header.startswith("   metrics/precision,") and first.startswith(" " * 17 + "0.5,")
     rows, fitnesses = read_generations(file, BASE)
     assert rows[0] == BASE and rows[1]["lr0"] == 0.012346 and fitnesses == pytest.approx([0.25, 0.5])
@@ -129,7 +130,7 @@ def test_mistakes_in_the_csv_name_the_line(tmp_path):
         read_generations(file, {"lr0": 0.1})
     with file.open("a") as stream:
         stream.write("1, 2, oops\n")
-    with pytest.raises(ConfigError, match=f"evolve.csv:3: expected {len(RESULTS) + len(BASE)} numbers"):
+    with pytest.raises(ConfigError, match=f"evolve.csv:3: expected {len(VALIDATION_COLUMNS) + len(BASE)} numbers"):
         read_generations(file, BASE)
     with pytest.raises(ValueError, match="expected 7 results, got 3"):
         append_generation(file, (1, 2, 3), BASE)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.engine.hooks import RESULT_COLUMNS
 from utils.errors import DataError
 from utils.files import ROOT
 from utils.images import read_image
@@ -24,23 +25,6 @@ from utils.plots.features import save_features
 from utils.plots.label_statistics import plot_labels
 from utils.plots.sweeps import plot_evolution, plot_study
 from utils.types import Detections
-
-RESULTS_HEADER = (
-    "epoch",
-    "train/box_loss",
-    "train/obj_loss",
-    "train/cls_loss",
-    "metrics/precision",
-    "metrics/recall",
-    "metrics/mAP_0.5",
-    "metrics/mAP_0.5:0.95",
-    "val/box_loss",
-    "val/obj_loss",
-    "val/cls_loss",
-    "x/lr0",
-    "x/lr1",
-    "x/lr2",
-)
 
 
 def is_drawn(file, smallest: int = 200) -> bool:
@@ -140,13 +124,13 @@ def test_detections_below_a_quarter_are_not_drawn(tmp_path):
 def test_results(tmp_path):
     rows = [[epoch, *np.linspace(0.1, 1, 13) / (epoch + 1)] for epoch in range(30)]
     rows[4][9] = np.nan
-    write_table(tmp_path / "results.csv", RESULTS_HEADER, rows)
+    write_table(tmp_path / "results.csv", RESULT_COLUMNS, rows)
     columns = read_results(tmp_path / "results.csv")
-    assert list(columns) == list(RESULTS_HEADER) and columns["epoch"].tolist() == list(range(30))
+    assert list(columns) == list(RESULT_COLUMNS) and columns["epoch"].tolist() == list(range(30))
     assert plot_results(tmp_path / "results.csv") == tmp_path / "results.png" and is_drawn(tmp_path / "results.png")
-    write_table(tmp_path / "one.csv", RESULTS_HEADER, rows[:1])
+    write_table(tmp_path / "one.csv", RESULT_COLUMNS, rows[:1])
     assert is_drawn(plot_results(tmp_path / "one.csv"))
-    write_table(tmp_path / "none.csv", RESULTS_HEADER, [])
+    write_table(tmp_path / "none.csv", RESULT_COLUMNS, [])
     with pytest.raises(DataError, match="no epoch is recorded"):
         plot_results(tmp_path / "none.csv")
 
@@ -243,7 +227,7 @@ def test_labels(tmp_path, count):
 
 def test_evolution_study_and_features(tmp_path):
     rng = np.random.default_rng(0)
-    header = (*RESULTS_HEADER[4:11], "lr0", "lrf")
+    header = (*RESULT_COLUMNS[4:11], "lr0", "lrf")
     write_table(tmp_path / "evolve.csv", header, rng.uniform(size=(6, 9)))
     assert is_drawn(plot_evolution(tmp_path / "evolve.csv"))
     np.savetxt(tmp_path / "study_coco_yolov5n.txt", rng.uniform(size=(11, 10)), fmt="%10.4g")

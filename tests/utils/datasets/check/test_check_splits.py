@@ -23,21 +23,11 @@ from utils.types import HeadGeometry
 ROWS = "0 0.5 0.5 0.4 0.4\n1 0.3 0.3 0.2 0.2\n"
 
 
-@pytest.fixture
-def pages():
-    """The test looks at the pages and sheets."""
-
-
 @pytest.fixture(autouse=True)
 def quick(request, monkeypatch):
     """Any head will do, so none is built; pages are drawn only if a test looks at them."""
     if "pages" not in request.fixturenames:
-        for target in (
-            "utils.datasets.check.overview_page.plot_page",
-            "utils.datasets.check.sheets.sample_sheet",
-            "utils.datasets.check.sheets.pair_sheet",
-        ):
-            monkeypatch.setattr(target, lambda *args, **kwargs: None)
+        request.getfixturevalue("no_check_pages")
     geometry = HeadGeometry(torch.tensor([[[4.0, 4.0], [2.0, 2.0]]]), torch.tensor([8.0]), 2)
     monkeypatch.setattr(checker, "_head", lambda config: checker.ReferenceHead("head.yaml", geometry, True))
 

@@ -62,17 +62,7 @@ def quick(request, monkeypatch):
     if "heads" not in request.fixturenames:
         monkeypatch.setattr(checker, "_head", lambda config: HEAD)
     if "pages" not in request.fixturenames:
-        for target in (
-            "utils.datasets.check.overview_page.plot_page",
-            "utils.datasets.check.sheets.sample_sheet",
-            "utils.datasets.check.sheets.pair_sheet",
-        ):
-            monkeypatch.setattr(target, lambda *args, **kwargs: None)
-
-
-@pytest.fixture
-def pages():
-    """The test looks at the pages and sheets."""
+        request.getfixturevalue("no_check_pages")
 
 
 @pytest.fixture
