@@ -59,6 +59,7 @@ def run(placement: str, transfer: str, seed: int, options: argparse.Namespace) -
             weights=options.weights,
             data=options.data,
             imgsz=options.imgsz,
+            rect_pad=options.rect_pad,
             epochs=options.epochs,
             seed=seed,
             workers=options.workers,
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rect-pad", type=float, default=0.5)
     parser.add_argument("--project", default=str(ROOT / "runs" / "weights"))
     parser.add_argument("--part", default="1/1", help="which share of the runs to do, such as 1/2")
     options = parser.parse_args()

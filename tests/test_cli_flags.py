@@ -55,6 +55,7 @@ TRAIN = {
     "--amp": None,
     "--no-amp": None,
     "--download": False,
+    "--rect-pad": 0.5,
     "--labels": "skip",
     "--no-cache-labels": False,
     "--plugin": (),
@@ -89,6 +90,7 @@ VAL = {
     # ours
     "--max-det": 300,
     "--download": False,
+    "--rect-pad": 0.5,
     "--labels": "skip",
     "--no-cache-labels": False,
     "--plugin": (),

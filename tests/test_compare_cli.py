@@ -54,6 +54,7 @@ PASSED_THROUGH = {
     "attention_start",
     "transfer",
     "require_transfer",
+    "rect_pad",
 }
 
 

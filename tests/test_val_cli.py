@@ -18,6 +18,7 @@ import val
 from models.yolo import Model
 from utils.checkpoint import checkpoint_of, write_checkpoint
 from utils.cli import run_guarded
+from utils.datasets.splits import open_split
 from utils.engine.validation_files import COCO_IDS, category_ids, write_metrics
 from utils.files import ROOT
 from utils.images import write_image
@@ -49,7 +50,7 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Six images of three shapes, two of one name in different folders, one without labels."""
+    """Six images of two network inputs, two of one name in different folders, one without labels."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     names = ("1.jpg", "2.jpg", "a/same.jpg", "b/same.jpg", "wide é.jpg", "empty.jpg")
     for name, (height, width) in zip(names, [(64, 64), (64, 64), (61, 95), (64, 96), (47, 97), (33, 64)], strict=True):
@@ -127,7 +128,7 @@ def test_a_run_leaves_its_files_and_unpacks_as_v61s(complete):
     files = {file.name for file in complete.save_dir.iterdir()}
     curves = {"F1_curve.png", "P_curve.png", "R_curve.png", "PR_curve.png"}
     assert {"metrics.json", "confusion_matrix.png", "errors.png"} | curves <= files
-    assert {f"val_batch{number}_{kind}.jpg" for number in range(3) for kind in ("labels", "pred")} <= files
+    assert {f"val_batch{number}_{kind}.jpg" for number in range(2) for kind in ("labels", "pred")} <= files
 
 
 def test_metrics_json_holds_both_evaluators(complete):
@@ -294,6 +295,28 @@ def test_the_speed_task_times_each_file_at_detection_thresholds(options, weights
     for name in ("random", "other"):
         content = json.loads((result.save_dir / name / "metrics.json").read_text())
         assert content["settings"]["conf_thres"] == 0.25 and content["speed_ms_per_image"]["inference"] > 0
+        assert content["settings"]["rect_pad"] == 0
+
+
+def test_the_border_of_validation_images(options, monkeypatch):
+    """Of 64 x 96 pixels at imgsz 64, which are 43 x 64, with a largest stride of 32."""
+    opened = []
+
+    def opening(*arguments, **named):
+        opened.append(open_split(*arguments, **named))
+        return opened[-1]
+
+    monkeypatch.setattr("utils.engine.evaluator.open_split", opening)
+    for given in ({}, {"rect_pad": 0}, {"rect_pad": 2}, {"task": "speed"}, {"task": "speed", "rect_pad": 2}):
+        val.run(**options, **given)
+    place = [Path(path).name for path in opened[0].store.paths].index("same.jpg", 3)
+    assert [tuple(dataset.shapes[place].tolist()) for dataset in opened] == [
+        (64, 96),
+        (64, 64),
+        (128, 128),
+        (64, 64),
+        (128, 128),
+    ]
 
 
 def test_the_study_task_goes_through_sizes(options, monkeypatch):

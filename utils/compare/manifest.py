@@ -21,7 +21,7 @@ _KEPT_ELSEWHERE = (
     *("cfg", "weights", "data", "hyp", "plugin", "seeds", "control", "study", "split", "project", "name"),
     *CHANGEABLE,
 )
-_OF_EVALUATION = ("imgsz", "single_cls", "labels")  # the options that count if nothing is trained
+_OF_EVALUATION = ("imgsz", "rect_pad", "single_cls", "labels")  # the options that count if nothing is trained
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

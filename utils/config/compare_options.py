@@ -102,6 +102,7 @@ class CompareConfig(Options):
     deterministic: bool = train_flag("deterministic")
     amp: bool | None = train_flag("amp")
     download: bool = train_flag("download")
+    rect_pad: float = train_flag("rect_pad")
     labels: str = train_flag("labels")
     no_cache_labels: bool = train_flag("no_cache_labels")
     plugin: tuple[str, ...] = train_flag("plugin")

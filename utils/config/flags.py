@@ -90,7 +90,7 @@ class Options:
     """Base of the scripts' configurations: values are checked and made uniform when the record is made.
 
     Attributes:
-        given: Names of the options that stood on the command line, if `parse` made the record.
+        given: Names of the options that stood on the command line (`parse`) or were passed (`from_options`).
     """
 
     given: frozenset[str] = field(default=frozenset(), kw_only=True, repr=False, compare=False)
@@ -148,7 +148,7 @@ def from_options(config_class: type[ConfigType], **options) -> ConfigType:
             raise ConfigError(f"{name}: the option {names[name]} is given twice")
         else:
             known[names[name]] = value
-    return config_class(**known)
+    return config_class(**known, given=frozenset(known))
 
 
 def parse(

@@ -17,6 +17,9 @@ class SplitFlags(Protocol):
     def imgsz(self) -> int: ...
 
     @property
+    def rect_pad(self) -> float: ...
+
+    @property
     def single_cls(self) -> bool: ...
 
     @property
@@ -37,7 +40,7 @@ class SplitOptions:
         imgsz: Side in pixels of the square network input; with `rect` the longer side of each image.
         stride: Largest stride of the model in pixels; rectangular shapes are multiples of it.
         rect: Give each image its own smallest rectangle instead of a square.
-        pad: Strides of gray border added around rectangles.
+        pad: Strides of gray border added around rectangles; 0.5 is what YOLOv5 validates with.
         augment: Draw training samples (mosaic, random views, color jitter) instead of letterboxed images.
         single_cls: Count every object as class 0.
         labels: What becomes of a bad label row: "skip" drops it, "clip" cuts boxes that leave the image and drops the
@@ -65,6 +68,7 @@ class SplitOptions:
         """Return what a script's configuration says about reading any of its splits."""
         return cls(
             imgsz=flags.imgsz,
+            pad=flags.rect_pad,
             single_cls=flags.single_cls,
             labels=flags.labels,
             cache_labels=not flags.no_cache_labels,

@@ -14,6 +14,7 @@ _LABELS_HELP = (
     "what a bad label row does: skip leaves the row out, clip also pulls boxes into the image, strict ends the run"
 )
 _DOWNLOAD_HELP = "fetch published weights or a dataset that is not on disk; nothing is fetched without it"
+_RECT_PAD_HELP = "validation: gray border around each image's smallest rectangle, in strides of the model"
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
 _LOCAL = "nothing is sent to a cloud service here"
 
@@ -71,6 +72,7 @@ class TrainConfig(Options):
     )
     amp: bool | None = flag(None, "mixed precision; default: on for CUDA, off elsewhere", "choice", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
+    rect_pad: float = flag(0.5, _RECT_PAD_HELP, "number", low=0, high=4, new=True)
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
@@ -165,13 +167,15 @@ class ValConfig(Options):
         new=True,
     )
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
+    rect_pad: float = flag(0.5, _RECT_PAD_HELP, "number", low=0, high=4, new=True)
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
 
     def implied(self) -> dict[str, object]:
         save_txt, save_json = self.save_txt or self.save_hybrid, self.save_json or self.data.endswith("coco.yaml")
-        return {"save_txt": save_txt, "save_json": save_json}
+        rect_pad = 0.0 if self.task == "speed" and "rect_pad" not in self.given else self.rect_pad  # as v6.1
+        return {"save_txt": save_txt, "save_json": save_json, "rect_pad": rect_pad}
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, mod
         DataError: If a split cannot be read or has no usable label.
     """
     shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed)
-    options = replace(shared, stride=largest_stride(model), augment=True, rect=config.rect)
+    options = replace(shared, stride=largest_stride(model), augment=True, rect=config.rect, pad=0.0)
     dataset = open_split(spec, "train", options, hyp=hyp, report_dir=save_dir)
     pinned = next(model.parameters()).device.type == "cuda"
     order = LoaderOptions(config.batch_size, config.workers, True, config.seed, config.quad, pin_memory=pinned)

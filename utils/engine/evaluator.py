@@ -30,9 +30,6 @@ from utils.metrics.confusion import ConfusionMatrix
 from utils.nms import non_max_suppression
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
-# Strides of gray added around the smallest rectangle of a validation image. v6.1 adds half a stride to a shape that it
-# takes from the whole batch; an image's own shape without border is what detect.py gives the network, in any batch.
-RECT_PAD = 0.0
 BoxObjClsLoss = Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
 
 
@@ -99,7 +96,7 @@ class EvalSplit:
 
     Attributes:
         name: "val", or another split of the data yaml.
-        options: How images are read; shape, stride and border are the evaluation's own.
+        options: How images are read; shape and stride are the evaluation's own.
         batch_size: Images per batch.
         workers: Processes that load images.
         report_dir: Folder that gets labels_<split>.csv if labels have problems.
@@ -128,7 +125,7 @@ class EvalSplit:
 
 
 def as_evaluated(options: SplitOptions, stride: int) -> SplitOptions:
-    """Return how every evaluation shapes images: each in its own smallest rectangle.
+    """Return how every evaluation shapes images: each in its own smallest rectangle, with the border of `pad`.
 
     Args:
         options: How the split is read.
@@ -138,7 +135,7 @@ def as_evaluated(options: SplitOptions, stride: int) -> SplitOptions:
         The options with the image size raised to a multiple of the stride.
     """
     (imgsz,) = round_to_stride((options.imgsz,), stride)
-    return replace(options, imgsz=imgsz, stride=stride, rect=True, pad=RECT_PAD, augment=False)
+    return replace(options, imgsz=imgsz, stride=stride, rect=True, augment=False)
 
 
 def largest_stride(model: nn.Module) -> int:

@@ -5,6 +5,7 @@ yolov5n's on photographs, or of a drawn crowd without them.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ import torch
 from literal_metrics import literal_ap, literal_match
 
 from utils.boxes import iou_matrix
-from utils.config import LoaderOptions, SplitOptions
-from utils.engine.evaluator import evaluate
+from utils.checkpoint import load_models
+from utils.config import LoaderOptions, SplitOptions, ValConfig
+from utils.datasets.dataset import DetectionDataset
+from utils.datasets.labels import read_labels
+from utils.datasets.loader import Loader
+from utils.engine.evaluator import EvaluatedBatch, as_evaluated, evaluate
 from utils.metrics.average_precision import DetectionAccumulator, ImageResult
 from utils.metrics.coco import coco_metrics
-from utils.types import Detections
+from utils.types import Detections, Letterbox
 
 
 def drawn_results(nc: int = 4, images: int = 40) -> list[ImageResult]:
@@ -44,11 +49,6 @@ def drawn_results(nc: int = 4, images: int = 40) -> list[ImageResult]:
 
 def detected_results(real, folder) -> list[ImageResult]:
     """What yolov5n finds in 24 photographs at 320."""
-    from utils.checkpoint import load_models
-    from utils.datasets.dataset import DetectionDataset
-    from utils.datasets.labels import read_labels
-    from utils.datasets.loader import Loader
-
     model = load_models([real("weights/yolov5n.pt")], torch.device("cpu"))
     listed = folder / "some.txt"
     listed.write_text("".join(f"{path}\n" for path in sorted((real("coco_val128") / "images").glob("*.jpg"))[:24]))
@@ -162,3 +162,40 @@ def test_yolov5_figures_are_those_of_its_rules_spelt_out(scene):
         mine = cls == c
         expected = [literal_ap(correct[mine, t], conf[mine], labels[c]) if mine.any() else 0 for t in range(10)]
         np.testing.assert_allclose(metrics.ap[c], expected, atol=1e-6)
+
+
+def as_yolov5_maps_back(found: Detections, letterbox: Letterbox) -> Detections:
+    """Detections in native pixels by YOLOv5's record of the border, half of it, where the image lies on a whole pixel.
+
+    If the border is odd, each box is half a pixel too far to the left or too high. YOLOv5 puts labels into the network
+    input and back by the same half, so they stay right and the boxes alone move.
+    """
+    inner = [round(side * ratio) for side, ratio in zip(letterbox.native, letterbox.ratio[::-1], strict=True)]
+    top, left = ((outer - side) / 2 for outer, side in zip(letterbox.shape, inner, strict=True))
+    return found.to_native(replace(letterbox, pad=(left, top)))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "count"), [("first_16", 16), pytest.param("coco_val128", 128, marks=pytest.mark.slow)]
+)
+def test_figures_with_the_border_are_yolov5s_at_batch_size_1(real, golden, tmp_path, name, count):
+    published = golden("val_batch1.json")[name]
+    listed = tmp_path / "some.txt"
+    listed.write_text("".join(f"{file}\n" for file in sorted((real("coco_val128") / "images").glob("*.jpg"))[:count]))
+    store = read_labels(listed, 80, SplitOptions(cache_labels=False))
+    options = as_evaluated(SplitOptions.of(ValConfig()), 32)
+    shifted = DetectionAccumulator(80)
+
+    def observe(seen: EvaluatedBatch) -> None:
+        for found, letterbox, result in zip(seen.detections, seen.batch.letterboxes, seen.results, strict=True):
+            shifted.update(as_yolov5_maps_back(found, letterbox), result.labels_cls, result.labels_xyxy)
+
+    model = load_models([real("weights/yolov5n.pt")], torch.device("cpu"))
+    loader = Loader(DetectionDataset(store, options), LoaderOptions(1, 0))  # one by one: ties keep the order of images
+    metrics = evaluate(model, loader, model.names, observers=[observe]).metrics
+    ours, theirs = metrics.row(), tuple(published[key] for key in ("precision", "recall", "map50", "map50_95"))
+    assert shifted.compute().row() == pytest.approx(theirs, abs=1e-5)
+    assert ours[:2] == pytest.approx(theirs[:2], abs=1e-5)
+    assert ours[2] == pytest.approx(theirs[2], abs=1e-5 if count == 16 else 5e-5)  # 3e-5 are the half pixel
+    assert ours[3] - theirs[3] == pytest.approx(0.00334 if count == 16 else 0.00053, abs=2e-5)
