@@ -46,6 +46,7 @@ ORDER = (
     "utils.plots",
     "utils.datasets",
     "utils.datasets.check",
+    "utils.datasets.convert",
     "utils.engine",
     "utils.compare.results",
     "utils.compare.report",
