@@ -17,12 +17,13 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
+from models import aliases
 from models.identity_start import STARTS
 from utils.errors import ModelError, nearest
 
@@ -335,17 +336,50 @@ def registered() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry:
-    """Return the block of a yaml name; "nn.X" is torch.nn's module X.
+    """Return the block of a yaml name, or of an alias (models/aliases.py); "nn.X" is torch.nn's module X.
 
     Raises:
-        ModelError: If there is none; names the nearest ones.
+        ModelError: If there is none, which names the nearest ones, or if the alias means another class.
     """
     if name in _entries:
         return _entries[name]
     if str(name).startswith("nn."):
         return _find_torch(name)
-    similar = f" (did you mean nn.{name}?)" if hasattr(nn, name) else nearest(name, _entries)
-    raise ModelError(f"unknown block {name!r}{similar}; a block of your own needs @register() and --plugin its_file.py")
+    blocks = {key for key, entry in _entries.items() if "attention" in entry.module}
+    alias = aliases.lookup(name, blocks)
+    if alias and alias.builds and alias.block in _entries:
+        return _find_alias(alias)
+    own = "a block of your own needs @register() and --plugin its_file.py"
+    if alias:
+        raise ModelError(f"block {alias.refusal()}; {own}")
+    raise ModelError(f"unknown block {name!r}{_suggest(name, blocks)}; {own}")
+
+
+def _suggest(name: str, blocks: set[str]) -> str:
+    """Return a hint for an unknown name; attention is hinted at only by names that are surely misspelled."""
+    if hasattr(nn, name):
+        return f" (did you mean nn.{name}?)"
+    attention = aliases.suggest(name, blocks)
+    return f" (did you mean {', '.join(attention)}?)" if attention else nearest(name, _entries.keys() - blocks)
+
+
+def _find_alias(alias: aliases.Alias) -> Entry:
+    """Return the block of an alias that builds, wired with the arguments that the original has by default."""
+    entry = _entries[alias.block]
+    if alias.plain:
+        return entry
+
+    def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
+        plan = entry.wiring(channels, repeats, scale, args)
+        given = len(plan.args) - 1
+        if alias.takes is not None and given > alias.takes:
+            raise ValueError(
+                f"as {alias.name} it takes {alias.takes or 'no'} arguments after the channels, got {list(plan.args[1:])}; "
+                f"what follows means something else in {alias.block}, whose arguments can be given under that name"
+            )
+        return replace(plan, args=(*plan.args, *alias.args[given:]))
+
+    return replace(entry, wiring=wiring)
 
 
 def _find_torch(name: str) -> Entry:

@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import aliases
 from models.graph.architecture import IMAGE_SOURCE, as_list, check_sources, find_yaml
 from models.graph.construction import NetworkLayer, build_layer, checked_map
 from models.graph.spec import LayerRow, ModelSpec, read_spec
 from models.head import Detect, HeadOutput
-from models.registry import BLOCK_ERRORS, find
+from models.registry import BLOCK_ERRORS, find, registered
 from utils.errors import ModelError, UserError
 from utils.log import LOGGER, configure
 from utils.types import HeadGeometry
@@ -64,6 +65,8 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
             else:
                 outputs.append(_run_checked(layer, row, inputs, planned))
                 described.append(f"{entry.cls.__name__} {tuple(outputs[-1].shape)}")
+        for note in aliases.notes(row.block, row.args, registered()):
+            LOGGER.info(f"{row.where}: {note}")
         _set_attributes(layer, row, spec)
         built.append(layer)
         save += [source for given, source in zip(as_list(row.source), row.sources, strict=True) if given != -1]

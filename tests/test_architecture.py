@@ -29,6 +29,7 @@ ORDER = (
         (
             "models.identity_start",
             "models.norms",
+            "models.aliases",
             "models.registry",
             "models.layers",
             "models.mobilenet",

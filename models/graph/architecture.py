@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from models.aliases import canonical
 from utils.errors import ModelError, nearest
 from utils.files import ROOT, read_text
 
@@ -288,8 +289,8 @@ def replace_block(
     _check_layers(architecture, "at", at, len(architecture.rows))
     rows = list(architecture.rows)
     for index in at:
-        if rows[index].block != old:
-            found = [layer_index for layer_index, row in enumerate(rows) if row.block == old]
+        if canonical(rows[index].block) != canonical(old):
+            found = [layer_index for layer_index, row in enumerate(rows) if canonical(row.block) == canonical(old)]
             known = f"{old} is at {found}" if found else f"no layer is {old}{nearest(old, {row.block for row in rows})}"
             raise ModelError(f"{architecture.file}: layer {index} is {rows[index].block}, not {old}; {known}")
     per_place = [rows[index].args[:1] for index in at] if args is None else _args_per_place(architecture, at, args)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from models.graph.architecture import SCALES, Architecture
+from models.graph.architecture import SCALES, Architecture, as_list
 from models.graph.shapes import GraphLayer, ShapeCache, infer_shapes, load_spec
 from models.graph.spec import LayerRow, ModelSpec
 from models.registry import Scale
@@ -117,8 +117,85 @@ def _is_attention(layer: GraphLayer) -> bool:
 
 def _narrows(layer: GraphLayer, layers: Sequence[GraphLayer]) -> bool:
     """Return whether a layer is a 1x1 convolution that only the next downsampling reads, not a stage's finished map."""
-    is_pointwise = layer.row.block == "Conv" and (len(layer.row.args) < 2 or layer.row.args[1] == 1)
-    return is_pointwise and all(layers[reader].shape[1:] != layer.shape[1:] for reader in layer.readers)
+    return _is_pointwise(layer) and all(layers[reader].shape[1:] != layer.shape[1:] for reader in layer.readers)
+
+
+# ---- sources that did not move with the rows ----
+
+
+def _find_unmoved_sources(spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache) -> Iterator[Finding]:
+    """Find an index that means the layer before the one that a join should read, as after a row was inserted above.
+
+    Only sources written as an index can be such: a negative distance moves with its row. The layer read is then a
+    Concat or Upsample whose result the next rows finish, or a map that a 1x1 convolution narrows to the width of the
+    join's other source before it is upsampled.
+    """
+    for join in layers:
+        written = as_list(join.row.source)
+        if len(written) < 2 and not join.is_head:
+            continue
+        for source in (source for source in written if source >= 0):
+            right = _unfinished(layers, source) or _lateral(layers, join, source)
+            if right and right not in join.row.sources and right < join.index:
+                yield (
+                    join.index,
+                    LintFinding(
+                        join.row.where,
+                        f"it reads layer {source} {layers[source].row.block}, and layer {right} "
+                        f"{layers[right].row.block} makes the map of stride {layers[source].stride:g} to join of that; "
+                        f"indices count the rows that are inserted above them",
+                        f"read {right} instead",
+                    ),
+                )
+
+
+def _unfinished(layers: Sequence[GraphLayer], source: int) -> int | None:
+    """Return the first layer that makes more of a Concat or Upsample than a join of it; None for other layers."""
+    layer, passed = layers[source], {source}
+    if not _is_raw(layer):
+        return None
+    for later in layers[source + 1 :]:
+        if set(later.row.sources) & passed and later.shape[1:] == layer.shape[1:]:
+            if not _is_raw(later) and not _is_attention(later):
+                return later.index
+            passed.add(later.index)
+    return None
+
+
+def _is_raw(layer: GraphLayer) -> bool:
+    return layer.entry.wiring_name == "concatenated" or layer.row.block == "nn.Upsample"
+
+
+def _lateral(layers: Sequence[GraphLayer], join: GraphLayer, source: int) -> int | None:
+    """Return the 1x1 convolution of the top-down path that a join of the bottom-up path should read, if there is one.
+
+    It narrows the map at `source`, is upsampled, and is as wide as the downsampled map that the join reads, which the
+    map at `source` is not. Both are true of YOLOv5's necks. In necks that join the wide map on purpose, as YOLOv7's do,
+    the downsampled map is as wide as that, or there are two.
+    """
+    written = zip(as_list(join.row.source), join.row.sources, strict=True)
+    downsampled = [layers[each].shape for distance, each in written if distance < 0]
+    if len(downsampled) != 1 or downsampled[0][0] == layers[source].shape[0]:
+        return None
+    for reader in layers[source].readers:
+        past = [layers[each] for each in _readers_past_attention(layers, reader)]
+        upsampled = any(layer.shape and layer.stride < layers[reader].stride for layer in past)
+        if _is_pointwise(layers[reader]) and upsampled and layers[reader].shape == downsampled[0]:
+            return reader
+    return None
+
+
+def _is_pointwise(layer: GraphLayer) -> bool:
+    kernel = layer.row.args[1] if len(layer.row.args) > 1 else 1
+    return layer.row.block in ("Conv", "GhostConv", "DWConv") and kernel == 1
+
+
+def _readers_past_attention(layers: Sequence[GraphLayer], index: int) -> list[int]:
+    """Return the layers that read a layer, or attention on it."""
+    found: list[int] = []
+    for reader in layers[index].readers:
+        found += _readers_past_attention(layers, reader) if _is_attention(layers[reader]) else [reader]
+    return found
 
 
 # ---- dead layers ----
@@ -200,4 +277,10 @@ def _find_faults(spec: ModelSpec, cache: ShapeCache) -> list[tuple[LayerRow, str
     return faults
 
 
-RULES = (_find_bypassed_layers, _find_dead_layers, _find_unordered_levels, _find_single_scale_layers)
+RULES = (
+    _find_bypassed_layers,
+    _find_unmoved_sources,
+    _find_dead_layers,
+    _find_unordered_levels,
+    _find_single_scale_layers,
+)

@@ -21,9 +21,10 @@ from typing import Any
 
 import yaml
 
-from models.graph.architecture import Architecture, parse_list, read_yaml, render_yaml
+from models.aliases import lookup, notes
+from models.graph.architecture import Architecture, parse_list, read_content, read_yaml, render_yaml
 from models.graph.places import PLACES, STAGE_BLOCKS, insert_at, replace_at
-from models.zoo.table import changed_layers, check_costs, find_stale, load_variants, write_yamls
+from models.zoo.table import changed_layers, check_costs, find_stale, write_yamls
 from utils.errors import ModelError, UserError
 from utils.files import ROOT, write_text_atomically
 
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_edits(commands: Any) -> None:
     """Add the parsers of insert and replace."""
     inserting = commands.add_parser("insert", help="insert a block into any v6.1-format yaml")
-    inserting.add_argument("block", help="the block's name, such as CBAM")
+    inserting.add_argument("block", help="the block's name, such as CBAM, or one that tutorials and forks use")
     inserting.add_argument(
         "--at",
         "--after",
@@ -130,11 +131,18 @@ def _edit(options: argparse.Namespace) -> None:
 
 
 def _resolve_block(name: str) -> str:
-    """Return the registered name of a block, which may be given by a variant's tag, such as SE for SEAttention."""
-    from models.registry import registered
+    """Return the name of a block as the yaml has it: our own, if an alias such as SE means just that block.
 
-    variants = load_variants()
-    return variants[name].block if name not in registered() and name in variants else name
+    Raises:
+        ModelError: If the name is unknown, or means another class than ours; says how it differs.
+    """
+    from models.registry import find, registered
+
+    find(name)
+    alias = None if name in registered() else lookup(name)
+    if alias:
+        print(alias.note())
+    return alias.block if alias and alias.plain else name
 
 
 def _command_line(options: argparse.Namespace) -> str:
@@ -188,7 +196,15 @@ def _show(options: argparse.Namespace) -> None:
     from models.graph.shapes import format_graph, infer_shapes, load_spec
 
     spec = load_spec(options.yaml)
-    print(format_graph(spec, infer_shapes(spec)))
+    print("\n".join([format_graph(spec, infer_shapes(spec)), *_alias_notes(options.yaml)]))
+
+
+def _alias_notes(path: Path) -> list[str]:
+    """Return a line for each row that names its block by an alias."""
+    from models.registry import registered
+
+    rows = read_content(path)[2]
+    return [f"{row.where}: {note}" for row in rows for note in notes(row.block, row.args, registered())]
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -202,6 +218,8 @@ def _check(options: argparse.Namespace) -> int:
     for path in options.yaml:
         try:
             found += map(str, lint_yaml(path, cache))
+            for note in _alias_notes(path):
+                print(note)
         except ModelError as error:
             found.append(str(error))
     print("\n".join(found) or f"{len(options.yaml)} yaml{'s' * (len(options.yaml) > 1)}: no mistakes found")

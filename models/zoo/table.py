@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from models.aliases import variant_block
 from models.graph.architecture import SCALES, Architecture, read_yaml, render_yaml
 from models.graph.places import PLACES, describe_places, insert_at, replace_at
 from utils.config import yaml_files
@@ -39,7 +40,7 @@ class Variant:
     @property
     def block(self) -> str:
         """The block that the variant brings in."""
-        return self.edits.get("insert") or self.edits.get("with") or self.edits["block"]
+        return variant_block(self.edits)
 
     @property
     def base(self) -> str:
@@ -54,9 +55,13 @@ class Variant:
         """Return the variant's base yaml in `folder` with its edits applied."""
         edits, result = self.edits, read_yaml(folder / self.base)
         if "replace" in edits:
-            result = replace_at(result, edits["replace"], edits["at"], edits["with"], edits.get("args"))
+            result = replace_at(
+                result, edits["replace"], edits["at"], variant_block({"with": edits["with"]}), edits.get("args")
+            )
         if "insert" in edits:
-            result = insert_at(result, edits["insert"], self.insertion_places, edits.get("args", []))
+            result = insert_at(
+                result, variant_block({"insert": edits["insert"]}), self.insertion_places, edits.get("args", [])
+            )
         return result
 
     @property

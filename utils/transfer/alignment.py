@@ -14,6 +14,7 @@ from math import log2
 
 import torch
 
+from models.aliases import canonical
 from models.graph.architecture import Row, as_list, read_content, source_index
 from models.registry import find
 from utils.checkpoint.archive import printable
@@ -83,7 +84,9 @@ def layer_signatures(description: Mapping, shapes: Mapping[str, tuple[int, ...]]
     if any(after - before != 1 for before, after in pairwise(head_strides)):
         strides = [0.0] * len(rows)  # a block changes the stride in a way that its row does not show
     return [
-        LayerSignature(index, row.block, row.section, row.repeats, strides[index], _is_inserted(row), grouped[index])
+        LayerSignature(
+            index, canonical(row.block), row.section, row.repeats, strides[index], _is_inserted(row), grouped[index]
+        )
         for index, row in enumerate(rows)
     ]
 

@@ -1,16 +1,18 @@
 """Every lint rule on a yaml that breaks it and on one that only seems to; shipped yamls are clean; `show`."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from small_models import CACHE, in_tiers
 
-from models.graph.architecture import find_yaml, insert_block, read_yaml, render_yaml
+from models.graph.architecture import Row, find_yaml, insert_block, read_yaml, render_yaml
 from models.graph.lint import lint_yaml
 from models.graph.shapes import infer_shapes, load_spec, totals
 from models.yolo import Model
 from models.zoo import __main__ as commands
 from models.zoo import table as zoo
+from utils.errors import ModelError
 from utils.profile import flops
 
 SHIPPED = sorted([*zoo.MODELS.glob("yolo*.yaml"), *zoo.MODELS.glob("hub/yolo*.yaml")])
@@ -114,6 +116,85 @@ def test_branches_inside_a_stage_and_a_narrowing_before_the_next_are_no_mistake(
     )  # the branch before the join
     (line,) = found(path)
     assert "reads layer 8 Conv and so skips layer 9 Concat, 10 Conv, which" in line and line.endswith("read 10 instead")
+
+
+# ---- sources that were not moved after an insertion ----
+
+
+def inserted_by_hand(base, index, block, moved=()):
+    """A row put in at `index` with every source left as it was, but for those of the (old) layers `moved`."""
+    rows, right = list(base.rows), insert_block(base, block, [index - 1]).rows if index else ()
+    for layer in moved:
+        rows[layer] = replace(rows[layer], sources=right[layer + (layer >= index)].sources)
+    rows.insert(index, Row(-1, 1, block, [], rows[index].section))
+    return replace(base, rows=tuple(rows)), tuple(rows) != tuple(replace(row, note="") for row in right)
+
+
+def faults(architecture):
+    try:
+        return [str(finding) for finding in lint_yaml(architecture, CACHE)]
+    except ModelError as error:  # the maps do not even fit
+        return [str(error)]
+
+
+NECKS = ["yolov5s.yaml", "yolov5s6.yaml"]
+MORE_NECKS = ["yolov5n.yaml", "yolov5-p2.yaml", "yolov5-p34.yaml", "yolov5-p7.yaml", "yolov5-panet.yaml"]
+MORE_NECKS += ["yolov5-bifpn.yaml", "yolov5-fpn.yaml", "yolov5s-ghost.yaml", "yolov5s-transformer.yaml"]
+BASES = [*NECKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_NECKS)]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_row_inserted_by_hand_without_moving_the_sources_is_found_at_every_index(base):
+    """With all sources left, with Detect's moved, and with some joins' moved; and no correct one is flagged."""
+    all_ways = base != "yolov5s6.yaml"  # it has four levels, and takes its time
+    base = read_yaml(base)
+    joins = [index for index, row in enumerate(base.rows) if isinstance(row.sources, list)]
+    ways = ((), joins[-1:], joins[:-1], joins[::2])
+    wrong = 0
+    for index in range(len(base.rows)):
+        for moved in ways[: (4 if all_ways else 2) if index else 1]:
+            architecture, is_wrong = inserted_by_hand(base, index, "SimAM", moved)
+            assert bool(faults(architecture)) == is_wrong, (index, moved)
+            wrong += is_wrong
+        if index:
+            assert faults(insert_block(base, "SimAM", [index - 1])) == []
+    assert wrong > len(base.rows)
+
+
+@pytest.mark.parametrize("base", NECKS)
+def test_each_unmoved_concat_is_named_with_the_layer_to_read(base):
+    """Rows are inserted before SPPF and behind the last lateral convolution but one; only Concats stay unmoved."""
+    base = read_yaml(base)
+    laterals = [
+        index for index, row in enumerate(base.rows) if index > 9 and row.block == "Conv" and row.args[1:2] == [1]
+    ]
+    reading = {row.sources[1]: index for index, row in enumerate(base.rows) if row.block == "Concat"}
+    for lateral in laterals[:-1] if len(laterals) > 2 else laterals:
+        place = laterals[0] - 1
+        join = reading[lateral]
+        others = [index for index, row in enumerate(base.rows) if isinstance(row.sources, list) and index != join]
+        architecture, _ = inserted_by_hand(base, place, "CBAM", others)
+        (line,) = faults(architecture)
+        name = architecture.rows[lateral].block
+        assert f"layer {join + 1} (head row" in line and f"Concat: it reads layer {lateral} {name}, and layer" in line
+        assert line.endswith(f"read {lateral + 1} instead")
+
+
+def test_detect_left_at_the_concats_is_named(tmp_path):
+    path = changed(tmp_path, ("[[17, 20, 23], 1, Detect", "[[16, 20, 23], 1, Detect"))
+    (first,) = found(path)
+    assert "Detect: it reads layer 16 Concat, and layer 17 C3 makes the map of stride 8" in first
+    assert first.endswith("read 17 instead")
+
+
+def test_a_neck_that_joins_the_wide_map_on_purpose_is_no_mistake(tmp_path):
+    """As YOLOv7-tiny: the downsampled map is as wide as the one before the lateral convolution, not as that."""
+    path = changed(
+        tmp_path,
+        ("  - [-1, 1, Conv, [256, 3, 2]]  # 18", "  - [-1, 1, Conv, [512, 3, 2]]  # 18"),
+        ("[[-1, 14], 1, Concat", "[[-1, 13], 1, Concat"),
+    )
+    assert found(path) == []
 
 
 # ---- the other rules ----
