@@ -1,4 +1,4 @@
-"""Names from outside: each builds what ours builds, or is refused with ours and the difference; hints name no other paper."""
+"""Names from outside: each builds what ours builds, or is refused with ours and how it differs; hints name no other."""
 
 import inspect
 import logging
