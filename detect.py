@@ -21,15 +21,22 @@ def parse_opt(argv: Sequence[str] | None = None) -> DetectConfig:
 
 
 def run(**options: object) -> Path:
-    """Detect with the given options (named as the flags, with underscores) and return the run folder."""
-    return main(from_options(DetectConfig, **options))
+    """Detect with the given options (named as the flags, with underscores) and return the run folder.
+
+    Inputs that fail are skipped with a warning. Raises UserError kinds, also if every input fails.
+    """
+    from utils.engine.detection import detect
+
+    return detect(from_options(DetectConfig, **options)).save_dir
 
 
 def main(config: DetectConfig) -> Path:
-    """Detect as `config` says and return the run folder. Raises UserError kinds."""
+    """Detect as `config` says and return the run folder. Raises UserError kinds; PartialError if an input failed."""
     from utils.engine.detection import detect
 
-    return detect(config)
+    outcome = detect(config)
+    outcome.require_complete()
+    return outcome.save_dir
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def run_script(
         argv: The command line without the program's name.
 
     Returns:
-        0, 2 after a user error or a disk error (one line on standard error), or 130 after Ctrl-C. Other exceptions pass
-        with their traceback.
+        0, 2 after a user error or a disk error (one line on standard error), 1 if only some inputs of a run failed, or
+        130 after Ctrl-C. Other exceptions pass with their traceback.
     """
     config = parse_opt(argv)
     log.configure()
@@ -43,14 +43,15 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
         *arguments: Passed to it.
 
     Returns:
-        0, 2 after a user error or a disk error (one line on standard error), or 130 after Ctrl-C.
+        0, 2 after a user error or a disk error (one line on standard error), 1 if only some inputs of a run failed, or
+        130 after Ctrl-C.
     """
     try:
         function(*arguments)
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return FAILED
+        return error.exit_code
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 class UserError(Exception):
     """An input of the program is wrong.
 
-    The message is one line that names the file, the place in it and the fix; scripts print it and exit with code 2.
+    The message is one line that names the file, the place in it and the fix; scripts print it and exit with `exit_code`.
     """
+
+    exit_code = 2
 
 
 class ConfigError(UserError):
@@ -29,6 +31,12 @@ class CheckpointError(UserError):
 
 class NonFiniteError(UserError):
     """A loss or gradient of the training is not a finite number."""
+
+
+class PartialError(UserError):
+    """Some inputs of a run failed; the results of the others are complete."""
+
+    exit_code = 1
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:

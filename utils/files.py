@@ -1,18 +1,22 @@
 """Paths, text and atomic writes. Standard library only, so that every package may import it."""
 
+import errno
 import json
 import locale
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import UserError
+from utils.errors import DataError, UserError
 
+# What stops every file of a run from being written, not one: a full disk or quota, or a disk that is read-only.
+DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 ROOT = Path(__file__).resolve().parents[1]  # the project's folder: default paths are relative to it
 
 
@@ -26,6 +30,42 @@ def read_text(path: Path | str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         return raw.decode(locale.getpreferredencoding(False), errors="replace")
+
+
+def refuse_special(path: Path | str) -> None:
+    """Raise DataError if a path is a pipe, a socket, a device or a folder: reading one may never end.
+
+    A path that does not exist passes: opening it gives the reason.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    raise DataError(f"{path}: is a {kinds.get(stat.S_IFMT(mode), 'device')}, not a file")
+
+
+def walk_files(folder: Path | str, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """Yield the paths of the files below a folder; links are followed once, hidden files and folders are left out.
+
+    Args:
+        folder: Where to begin.
+        on_error: Called with the error of each folder that cannot be read; by default it is passed over.
+
+    Yields:
+        Paths that begin with `folder`, pipes and broken links included.
+    """
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(parent, name) for name in files if not name.startswith("."))
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> Path:

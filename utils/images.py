@@ -5,6 +5,8 @@ The user's files are never rewritten.
 """
 
 import io
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -13,9 +15,14 @@ import cv2
 import numpy as np
 
 from utils.errors import DataError
+from utils.files import DISK_ERRORS, refuse_special
 
 IMAGE_SUFFIXES = (".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
-VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".wmv")
+WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # the others are written as .jpg
+VIDEO_SUFFIXES = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
 FORMATS = ("BMP", "DNG", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of the formats with those suffixes
 MIN_SIDE = 10  # pixels; smaller images are not used, as in v6.1
 
@@ -86,26 +93,42 @@ def read_image(
     return _decode(raw, path, factor), (height, width)
 
 
+def writable_name(name: str) -> str:
+    """Return the name under which an image can be written: its own, or with .jpg in place of a suffix such as .dng."""
+    stem, suffix = os.path.splitext(name)
+    return name if suffix.lower() in WRITABLE_SUFFIXES else f"{stem}.jpg"
+
+
 def write_image(path: Path | str, rgb: np.ndarray) -> None:
-    """Write an image in the format of the path's suffix.
+    """Write an image in the format of the path's suffix; a file that cannot be written whole is removed.
 
     Args:
         path: The image file.
         rgb: RGB uint8 (H, W, 3).
 
     Raises:
-        DataError: The suffix is not an image's, or the file cannot be written.
+        DataError: The suffix is not one of WRITABLE_SUFFIXES, the format cannot hold an image of this size, or the file
+            cannot be written.
+        OSError: The disk is full or cannot be written to, so that no other file can be written either.
     """
     path = Path(path)
+    if path.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise DataError(f"{path}: cannot write an image as {path.suffix!r}; use one of {', '.join(WRITABLE_SUFFIXES)}")
     try:
-        good, encoded = cv2.imencode(path.suffix or ".", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        good, encoded = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     except cv2.error:
         good = False
     if not good:
-        raise DataError(f"{path}: cannot write an image as {path.suffix!r}; use one of {', '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"{path}: {rgb.shape[1]} x {rgb.shape[0]} pixels cannot be written as {path.suffix}")
     try:
+        refuse_special(path)
         path.write_bytes(encoded.tobytes())
     except OSError as error:
+        if error.errno in DISK_ERRORS:
+            with suppress(OSError):  # a part of an image is none
+                path.unlink()
+            error.filename = str(path)
+            raise
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
@@ -133,10 +156,11 @@ def inspect_image(path: Path | str) -> ImageHeader:
 
 
 def _read_bytes(path: Path | str) -> np.ndarray:
+    refuse_special(path)
     try:
         raw = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if raw.size == 0:
         raise DataError(f"{path}: is empty")
     return raw
@@ -197,6 +221,7 @@ def _reason(error: Exception) -> str:
 
 
 def _header_of_file(path: Path | str, verify: bool = False) -> ImageHeader:
+    refuse_special(path)
     try:
         with open(path, "rb") as stream:
             return _header(stream, path, verify)

@@ -7,6 +7,7 @@ the fields, `from_options` builds the same record from keyword arguments, and bo
 import argparse
 import difflib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -177,12 +178,17 @@ def parse(
     if unknown:
         flags = [name for each in flag_fields(config_class) for name in flag_names(each)]
         text = unknown[0].split("=")[0]
-        hint = _nearest_flag(text, flags) if text.startswith("-") else ""
+        hint = _nearest_flag(text, flags) if text.startswith("-") else _expanded_pattern_hint(text)
         parser.error(f"unrecognized argument {unknown[0]}{hint}")
     try:
         return config_class(**vars(options), given=frozenset(vars(options)))
     except ConfigError as error:
         parser.error(str(error))
+
+
+def _expanded_pattern_hint(text: str) -> str:
+    """What to do if a value too many is a file: the shell made several of a pattern such as images/*.jpg."""
+    return "; put a pattern in quotes, or name its folder: one source is read" if os.path.exists(text) else ""
 
 
 def build_parser(

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,13 +28,24 @@ from utils.datasets.streams import (
 )
 from utils.datasets.video import VideoReader, open_capture
 from utils.errors import DataError, nearest
-from utils.files import read_text
+from utils.files import read_text, refuse_special, walk_files
 from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from utils.log import LOGGER
 
 _STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 _DOWNLOAD_TIMEOUT_S = 30
-_MAX_NAMED_FAILURES = 5
+_TRANSPORT_SYNC = 0x47  # begins each packet of an MPEG transport stream
+_LIVE_SUFFIXES = frozenset((".flv", ".m2ts", ".mts", ".ts"))  # behind http(s), these are mostly streams without an end
+_LIST_SUFFIXES = (".txt", ".streams")
+_RESERVED_FOLDERS = ("crops", "labels")  # of a run folder: what lies in such a folder of a source goes beside them
+# What cameras and programs write beside what is read here: passed over in folders, but not in silence.
+_FOREIGN_SUFFIXES = frozenset(
+    (
+        *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".jpe", ".jfif", ".exr", ".hdr", ".pfm", ".pgm", ".ppm", ".tga"),
+        *(".arw", ".cr2", ".cr3", ".nef", ".orf", ".raf", ".rw2", ".psd", ".svg"),
+        *(".264", ".265", ".divx", ".f4v", ".h264", ".h265", ".hevc", ".insv", ".ivf", ".mpe", ".mxf", ".rm", ".y4m"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ class Frame:
         frames: Number of frames that a video claims; 0 otherwise.
         fps: Rate at which frames are delivered; 0 for images.
         seconds: Time in the video or stream; 0 for images.
+        pixel_aspect: Width of a pixel divided by its height: not 1 in anamorphic videos.
     """
 
     image: np.ndarray
@@ -63,11 +76,12 @@ class Frame:
     frames: int = 0
     fps: float = 0.0
     seconds: float = 0.0
+    pixel_aspect: float = 1.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An input that could not be read, and why."""
+    """An input that could not be read, or whose results could not be written, and why."""
 
     path: str
     reason: str
@@ -83,33 +97,50 @@ class FileSource:
         paths: Files and URLs.
         names: Output name of each, relative to the output folder.
         vid_stride: Read every n-th frame of videos.
-        failures: The inputs of the latest iteration that could not be read.
+        refused: Entries of a list that name no image or video; they count as inputs that failed.
+        failures: The inputs of the latest iteration that could not be read, or were given up by `fail`.
         live: False: the inputs wait for their consumer.
     """
 
     paths: Sequence[str]
     names: Sequence[str]
     vid_stride: int = 1
+    refused: Sequence[Failure] = ()
     failures: list[Failure] = field(default_factory=list)
     live: bool = False
+    _failed: set[int] = field(default_factory=set, repr=False)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.paths) + len(self.refused)
 
     def __iter__(self) -> Iterator[Frame]:
         self.failures.clear()
+        self._failed.clear()
+        for failure in self.refused:
+            self._note(failure)
         for index, (path, name) in enumerate(zip(self.paths, self.names, strict=True)):
+            frames = self._video if _suffix(path) in VIDEO_SUFFIXES else self._image
             try:
-                yield from (
-                    self._video(index, path, name)
-                    if _suffix(path) in VIDEO_SUFFIXES
-                    else self._image(index, path, name)
-                )
-            except (DataError, OSError) as error:
-                shown, reason = public_address(path), public_address(str(error))
-                self.failures.append(Failure(shown, reason))
-                LOGGER.warning(f"WARNING: skipped {reason if shown in reason else f'{shown}: {reason}'}")
-        self._report_failures()
+                yield from frames(index, path, name)
+            except (DataError, OSError, MemoryError) as error:
+                self.fail(index, error)
+        if self.failures and len(self.failures) == len(self):
+            raise DataError(f"none of the {len(self)} inputs could be read: {self.failures[0].reason}")
+
+    def fail(self, index: int, error: Exception) -> None:
+        """Note and log that an input failed; once per input.
+
+        Args:
+            index: The input's, as `Frame.index`.
+            error: Why.
+        """
+        if index not in self._failed:
+            self._failed.add(index)
+            self._note(_failure(self.paths[index], error))
+
+    def _note(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        LOGGER.warning(f"WARNING: skipped {failure.reason}")
 
     def close(self) -> None:
         """Do nothing: no file stays open after its last frame."""
@@ -120,8 +151,7 @@ class FileSource:
 
     def _video(self, index: int, path: str, name: str) -> Iterator[Frame]:
         reader = VideoReader(path)
-        number = 0
-        for number, image in reader.read(self.vid_stride):
+        for number, seconds, image in reader.read(self.vid_stride):
             yield Frame(
                 image,
                 public_address(path),
@@ -132,22 +162,15 @@ class FileSource:
                 number,
                 reader.frames,
                 reader.fps / self.vid_stride,
-                (number - 1) / reader.fps,
+                seconds,
+                reader.pixel_aspect,
             )
-        if number == 0:
-            raise DataError(f"{path}: no frame of this video can be decoded")
 
-    def _report_failures(self) -> None:
-        """Warn about the inputs that could not be read; raise DataError if none could."""
-        if not self.failures:
-            return
-        named = "; ".join(failure.path for failure in self.failures[:_MAX_NAMED_FAILURES])
-        more = (
-            f" and {len(self.failures) - _MAX_NAMED_FAILURES} more" if len(self.failures) > _MAX_NAMED_FAILURES else ""
-        )
-        if len(self.failures) == len(self.paths):
-            raise DataError(f"none of the {len(self.paths)} inputs could be read: {self.failures[0].reason}")
-        LOGGER.warning(f"WARNING: {len(self.failures)} of {len(self.paths)} inputs could not be read: {named}{more}")
+
+def _failure(path: str, error: Exception) -> Failure:
+    """A failure whose reason is one line that names the input, without a password."""
+    path, reason = (" ".join(public_address(text).split()) for text in (path, str(error) or type(error).__name__))
+    return Failure(path, reason if path in reason else f"{path}: {reason}")
 
 
 class StreamSource:
@@ -219,8 +242,8 @@ class StreamSource:
 def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = False) -> FileSource | StreamSource:
     """Return the source of frames that `--source` names; no frame is read before iterating.
 
-    A number is a camera. A URL is a stream, or a file if it is http(s) and has a media suffix. *.txt is a list of
-    streams or of files, one per line. A folder is searched recursively.
+    A number is a camera. A URL is a stream, or a file if it is http(s) and has a media suffix. *.txt and
+    *.streams are lists of streams or of files, one per line. A folder is searched recursively, hidden files left out.
 
     Args:
         text: The value of `--source`.
@@ -240,7 +263,7 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
         )
     if vid_stride < 1:
         raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
-    listed = _suffix(text) == ".txt" and not _is_url(text)
+    listed = _suffix(text) in _LIST_SUFFIXES and not _is_url(text)
     entries = _read_list(text) if listed else [text]
     for entry in entries:
         refuse_unsupported(entry)
@@ -249,9 +272,8 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
         raise DataError(f"{text}: a list holds either streams or files; {streams[0]} is a stream and others are not")
     if streams:
         return StreamSource(streams, vid_stride=vid_stride, keep_all=bool(stream_buffer))
-    origin = f"{text}: " if listed else "--source "
-    found = [pair for entry in entries for pair in _expand(entry, origin)]
-    return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride)
+    found, refused = _expand_list(entries, f"{text}: ") if listed else (_expand(text, "--source "), [])
+    return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride, refused)
 
 
 def _suffix(text: str) -> str:
@@ -273,12 +295,14 @@ def _is_url(text: str) -> bool:
 def _is_stream(text: str) -> bool:
     """Return whether this is a camera number or a stream address, as v6.1: not an http(s) address of a media file."""
     if not _is_url(text):
-        return text.isdigit() and not Path(text).exists()
-    return not text.lower().startswith("http") or _suffix(text) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+        return (text.isdigit() and not Path(text).exists()) or re.fullmatch(r"/dev/video\d+", text) is not None
+    files = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES} - _LIVE_SUFFIXES
+    return not text.lower().startswith("http") or _suffix(text) not in files
 
 
 def _read_list(file: str) -> list[str]:
     """Return the entries of a list file without blank lines and comments; paths are looked up beside the list too."""
+    refuse_special(file)
     if not Path(file).is_file():
         raise DataError(f"--source {file}: no such list" + nearest(Path(file).name, _siblings(Path(file))))
     entries = [line.strip() for line in read_text(file).splitlines()]
@@ -294,27 +318,76 @@ def _beside(file: str, entry: str) -> str:
     return str(local) if entry.startswith("./") or (not Path(entry).exists() and local.exists()) else entry
 
 
+def _expand_list(entries: Sequence[str], origin: str) -> tuple[list[tuple[str, str]], list[Failure]]:
+    """Return what the entries of a list name, and those that name nothing. Raises DataError if none names anything."""
+    found: list[tuple[str, str]] = []
+    refused: list[Failure] = []
+    for entry in entries:
+        try:
+            found += _expand(entry, origin)
+        except DataError as error:
+            if len(refused) + 1 == len(entries):
+                raise
+            refused.append(_failure(entry, error))
+    return found, refused
+
+
 def _expand(text: str, origin: str) -> list[tuple[str, str]]:
     """Return (path, output name) of each image and video that an entry names; error texts begin with `origin`."""
     if _is_url(text):
-        return [(text, unquote(PurePosixPath(_url_path(text)).name))]
+        return [(text, _name_of_address(text))]
     path = Path(text).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and _is_media(file))
-        if not files:
-            raise DataError(f"{origin}{text}: no image or video lies in this folder ({_suffix_help()})")
-        return [(str(file), file.relative_to(path).as_posix()) for file in files]
-    if path.is_file():
+        return _expand_folder(path, origin)
+    if path.exists():
         if not _is_media(path):
             kind = path.suffix or "a file without suffix"
             raise DataError(f"{origin}{text}: {kind} is neither image nor video ({_suffix_help()})")
         return [(str(path), path.name)]
     if glob.has_magic(text):
-        files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if _is_media(Path(file)))
+        matches = sorted(Path(file) for file in glob.glob(str(path), recursive=True))
+        files = [file for file in matches if _is_media(file) and not file.is_dir()]
         if not files:
             raise DataError(f"{origin}{text}: no image or video matches this pattern ({_suffix_help()})")
         return [(str(file), file.name) for file in files]
     raise DataError(f"{origin}{text}: no such file or folder" + nearest(path.name, _siblings(path)))
+
+
+def _expand_folder(folder: Path, origin: str) -> list[tuple[str, str]]:
+    """Return (path, output name) of the images and videos below a folder; warn about what is passed over."""
+
+    def unreadable(error: OSError) -> None:
+        LOGGER.warning(f"WARNING: {error.filename}: passed over, cannot be read: {error.strerror}")
+
+    every = sorted(Path(file) for file in walk_files(folder, unreadable))
+    files = [file for file in every if _is_media(file) and not _is_program_text(file)]
+    foreign = Counter(file.suffix.lower() for file in every if file.suffix.lower() in _FOREIGN_SUFFIXES)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
+    if not files:
+        others = f"; {kinds} cannot be read here, convert them" if foreign else ""
+        raise DataError(f"{origin}{folder}: no image or video lies in this folder ({_suffix_help()}){others}")
+    if foreign:
+        LOGGER.warning(f"WARNING: {folder}: passed over {kinds}, which cannot be read here; convert them to .jpg or .mp4")
+    return [(str(file), file.relative_to(folder).as_posix()) for file in files]
+
+
+def _is_program_text(file: Path) -> bool:
+    """Return whether a .ts or .mts file is no transport stream: TypeScript has these suffixes, too."""
+    if file.suffix.lower() not in (".ts", ".mts"):
+        return False
+    try:
+        refuse_special(file)
+        with file.open("rb") as stream:
+            start = stream.read(5)
+    except (DataError, OSError):
+        return False  # whoever reads it says why not
+    return bool(start) and _TRANSPORT_SYNC not in (start[0], start[-1])  # the fifth byte if time codes precede packets
+
+
+def _name_of_address(address: str) -> str:
+    """The file name in an address; "file" if it has none that is safe to write."""
+    name = PurePosixPath(unquote(_url_path(address)).replace("\\", "/").replace("\0", "")).name
+    return name if name.strip(". ") else f"file{_suffix(address)}"
 
 
 def _siblings(path: Path) -> list[str]:
@@ -335,26 +408,35 @@ def unique_names(names: Sequence[str]) -> list[str]:
     Outputs share a stem (labels of a.jpg and a.png are both a.txt), and labels of a video's frames are
     stem_<number>.txt. Names that differ only in letter case are equal here, as they are in some file systems.
     """
+    names = [_beside_reserved(name) for name in names]
     result = [""] * len(names)
     taken: set[str] = set()
+    frames_of: set[str] = set()  # stems that a video must not have, since a frame of it would be named like an image
+    copies: Counter[str] = Counter()
     is_video = [_suffix(name) in VIDEO_SUFFIXES for name in names]
     # Images first: a video then avoids every image that is named like one of its frames.
     for index in sorted(range(len(names)), key=is_video.__getitem__):
-        path, numbered = PurePosixPath(names[index]), is_video[index]
-        copy, candidate = 1, path
-        while _clashes(str(candidate.with_suffix("")).lower(), taken, numbered):
-            copy += 1
-            candidate = path.with_name(f"{path.stem}_{copy}{path.suffix}")
-        taken.add(str(candidate.with_suffix("")).lower())
+        path = PurePosixPath(names[index])
+        first = _stem(path)
+        candidate = path
+        while _stem(candidate) in taken or (is_video[index] and _stem(candidate) in frames_of):
+            copies[first] += 1
+            candidate = path.with_name(f"{path.stem}_{copies[first] + 1}{path.suffix}")
+        stem = _stem(candidate)
+        taken.add(stem)
+        frames_of.update(re.findall(r"(?s)\A(.*)_\d+\Z", stem))
         result[index] = str(candidate)
     return result
 
 
-def _clashes(stem: str, taken: set[str], numbered: bool) -> bool:
-    """Return whether a stem, or with `numbered` one of its frames' stems, is taken."""
-    if stem in taken:
-        return True
-    return numbered and any(other.startswith(f"{stem}_") and other[len(stem) + 1 :].isdigit() for other in taken)
+def _stem(path: PurePosixPath) -> str:
+    return str(path.with_suffix("")).lower()
+
+
+def _beside_reserved(name: str) -> str:
+    """The name, its first folder followed by _2 if the run folder has one of that name for other files."""
+    first, separator, rest = name.partition("/")
+    return f"{first}_2/{rest}" if separator and first.lower() in _RESERVED_FOLDERS else name
 
 
 def stream_stem(address: str) -> str:

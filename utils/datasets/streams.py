@@ -2,10 +2,12 @@
 
 import queue
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
@@ -62,6 +64,11 @@ def public_address(address: str) -> str:
     return re.sub(r"(?<=://)[^/]*@", "", address)
 
 
+def _web_page_hint(address: str) -> str:
+    page = address.lower().startswith(("http://", "https://"))
+    return "; a web page that shows a video is no stream: pass the address of the video itself" if page else ""
+
+
 class StreamReader:
     """One stream, read by a daemon thread from `start()` until `close()` or until reconnecting has failed too often.
 
@@ -113,7 +120,7 @@ class StreamReader:
         capture = self._connect(self.address)
         if not capture.isOpened():
             capture.release()
-            raise DataError(f"{public_address(self.address)}: no camera or stream answers there")
+            raise DataError(f"{public_address(self.address)}: no camera or stream answers there{_web_page_hint(self.address)}")
         self.fps = fps_or_default(capture.get(cv2.CAP_PROP_FPS))
         self._capture = capture
         self._thread.start()
@@ -234,17 +241,24 @@ def read_streams(readers: list[StreamReader], arrived: threading.Condition) -> I
 
 
 def refuse_unsupported(address: str) -> None:
-    """Raise an error for the address of a web page that shows a video and is none itself.
+    """Raise an error for what shows a video and is neither a file nor a stream: web pages, and the screen.
 
     Raises:
-        DataError: If the address is a YouTube page.
+        DataError: If the address is a YouTube page, or asks for the screen as later YOLOv5 releases do. Says what to do.
     """
+    if re.fullmatch(r"screen(\s+-?\d+)*", address, re.IGNORECASE) and not Path(address).exists():
+        raise DataError(
+            f"--source {address}: the screen is not read; record it and pass the file, for example with "
+            "ffmpeg -f x11grab -i :0 screen.mp4 (Windows: -f gdigrab -i desktop, macOS: -f avfoundation -i 1), "
+            "or let a program such as OBS show it as a virtual camera and pass the camera's number"
+        )
     try:
-        host = (urlsplit(address).hostname or "").removeprefix("www.").removeprefix("m.")
+        host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
     except ValueError:  # a path or a damaged address, which whoever opens it will name
         return
-    if host in ("youtube.com", "youtu.be", "youtube-nocookie.com"):
+    if re.fullmatch(r"([\w-]+\.)?(youtube(-nocookie)?\.com|youtu\.be)", host) and not Path(address).exists():
         raise DataError(
-            f"--source {address}: YouTube pages are not streams and nothing is downloaded from there; "
-            "save the video yourself and pass the file, or pass a direct http or rtsp stream address"
+            f"--source {address}: YouTube pages are not streams and nothing is downloaded from there; save the video "
+            f"yourself, for example with yt-dlp -f mp4 -o video.mp4 {shlex.quote(address)}, and pass the file, or pass "
+            "a direct http or rtsp stream address"
         )

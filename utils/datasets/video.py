@@ -8,13 +8,21 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from utils.datasets.mp4_boxes import read_mp4_track
 from utils.errors import DataError
+from utils.files import refuse_special
 from utils.log import LOGGER
 
 DEFAULT_FPS = 30.0  # if a container does not say
 _MAX_GAP = 30  # consecutive frames that may be undecodable before reading ends
 _OPEN_TIMEOUT_MS = 10_000
 _READ_TIMEOUT_MS = 10_000
+_MAX_ASPECT = 10  # of a pixel; what claims more is damaged
+# Codecs, by the four characters of containers, that OpenCV's FFmpeg opens without a decoder for them.
+_CODECS = {
+    **{"av01": "AV1", "vvc1": "H.266/VVC", "vvi1": "H.266/VVC", "h266": "H.266/VVC", "evc1": "EVC", "lvc1": "LC-EVC"},
+    **{"avs3": "AVS3", "apv1": "APV", "braw": "Blackmagic RAW", "crxd": "Canon RAW", "encv": "encrypted (DRM)"},
+}
 
 
 def open_capture(address: str) -> cv2.VideoCapture:
@@ -25,8 +33,8 @@ def open_capture(address: str) -> cv2.VideoCapture:
     _silence_opencv()
     if address.isdigit():
         return cv2.VideoCapture(int(address))
-    if "://" not in address:
-        return cv2.VideoCapture(address)
+    if "://" not in address:  # FFmpeg takes what precedes a colon, as in 2026-05-01T12:30.mp4, for a protocol
+        return cv2.VideoCapture(os.path.abspath(address) if ":" in address else address)
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
         return cv2.VideoCapture(address)
     # FFmpeg alone: the other backends would try it once more, without these timeouts
@@ -46,14 +54,15 @@ def _silence_opencv() -> None:
 
 
 class VideoReader:
-    """The frames of one video file or finite URL, oriented as its metadata says.
+    """The frames of one video file or finite URL, rotated and mirrored as its metadata says.
 
     Args:
         path: The file or URL.
 
     Attributes:
-        fps: Frames per second; 30 if unknown.
-        frames: Number of frames according to the container; 0 if unknown.
+        fps: Frames per second; 30 if unknown. The mean if the rate varies and the container knows it.
+        frames: Number of frames that are shown, according to the container; 0 if unknown.
+        pixel_aspect: Width of a pixel divided by its height, in the frames as they are read; 1 for most videos.
 
     Raises:
         DataError: If the file cannot be opened.
@@ -61,21 +70,30 @@ class VideoReader:
 
     def __init__(self, path: str):
         self.path = str(path)
+        refuse_special(self.path)
+        self._track = read_mp4_track(self.path)
         self._capture = open_capture(self.path)
         if not self._capture.isOpened():
-            raise DataError(f"{self.path}: cannot be opened as a video")
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+            raise DataError(f"{self.path}: {self._why_closed()}")
+        self._mirrored = self._track is not None and self._track.mirrored
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0 if self._mirrored else 1)
         self.fps = fps_or_default(self._capture.get(cv2.CAP_PROP_FPS))
+        self.pixel_aspect = self._pixel_aspect()
         claimed = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frames = int(claimed) if math.isfinite(claimed) and 0 < claimed < 2**31 else 0
+        self._coded = int(claimed) if math.isfinite(claimed) and 0 < claimed < 2**31 else 0
+        shown = round(self._track.shown_s * self.fps) if self._track else 0
+        self.frames = min(self._coded, shown) if shown else self._coded
 
-    def read(self, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (frame number from 1, image (H, W, 3) uint8 RGB) of frames 1, 1 + stride, 1 + 2·stride, ...
+    def read(self, stride: int = 1) -> Iterator[tuple[int, float, np.ndarray]]:
+        """Yield (frame number from 1, seconds, image (H, W, 3) uint8 RGB) of frames 1, 1 + stride, 1 + 2·stride, ...
 
         Reading ends at the end of the file, whatever count the container claims. Damaged frames in between are left
         out, and counted in a warning.
+
+        Raises:
+            DataError: If no frame can be decoded; says so if this OpenCV lacks the codec.
         """
-        number, gap, decoded = 0, 0, 0
+        number, gap, decoded, seconds = 0, 0, 0, 0.0
         try:
             while True:
                 number += 1
@@ -83,26 +101,78 @@ class VideoReader:
                 image = None
                 if self._capture.grab():
                     gap, decoded = 0, decoded + 1
+                    seconds = self._seconds(number, seconds)
                     _, image = self._capture.retrieve() if wanted else (False, None)
                 else:
                     gap += 1
-                    if number > self.frames or gap > _MAX_GAP:
-                        self._warn_about_losses(decoded, number - gap)
+                    if number > self._coded or gap > _MAX_GAP:
+                        self._check_losses(decoded, number - gap, seconds)
                         return
                 if image is not None:
-                    yield number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                    yield number, seconds, self._as_shown(image)
         finally:
             self.close()
-
-    def _warn_about_losses(self, decoded: int, last: int) -> None:
-        """Warn about missing frames: some before the last one, or many that the container claims after it."""
-        expected = max(self.frames, last)
-        if decoded < last or decoded < expected - max(_MAX_GAP // 10, expected // 50):  # claimed counts are estimates
-            LOGGER.warning(f"WARNING: {self.path}: damaged or cut short; {decoded} of {expected} frames could be read")
 
     def close(self) -> None:
         """Release the file."""
         self._capture.release()
+
+    def _as_shown(self, image: np.ndarray) -> np.ndarray:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return self._track.shown(image) if self._mirrored else image
+
+    def _seconds(self, number: int, before: float) -> float:
+        """The time of the frame just grabbed: the container's if it moves on, else that of a constant rate."""
+        at = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        return at if math.isfinite(at) and at > before else max((number - 1) / self.fps, before)
+
+    def _pixel_aspect(self) -> float:
+        width, height = (self._capture.get(flag) for flag in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+        if not (width > 0 and height > 0 and 1 / _MAX_ASPECT <= width / height <= _MAX_ASPECT):
+            return 1.0
+        quarter = self._capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270)
+        transposed = self._track.transposed if self._mirrored else quarter
+        return height / width if transposed else width / height
+
+    def _why_closed(self) -> str:
+        """Why the file cannot be opened, if its size or the name of its codec tells."""
+        if "://" not in self.path and os.path.getsize(self.path) == 0:
+            return "is empty"
+        codec = _CODECS.get(self._track.codec.lower(), "") if self._track else ""
+        return f"cannot be opened as a video{_lacking(codec) if codec else ''}"
+
+    def _check_losses(self, decoded: int, last: int, seconds: float) -> None:
+        """Warn about missing frames: some before the last one, or many after it. Raise DataError if none came."""
+        if not decoded:
+            code = int(self._capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+            codec = _CODECS.get(code.to_bytes(4, "little").decode("latin-1").lower(), "")
+            raise DataError(f"{self.path}: no frame of this video can be decoded{_lacking(codec) if codec else ''}")
+        expected = max(self.frames, last)
+        # Claimed counts are estimates, and so is a container's length in frames if the rate varies: time decides.
+        missing = expected - decoded - max(_MAX_GAP // 10, expected // 50)
+        lacking_s = self.frames / self.fps - (seconds + 1 / self.fps)
+        late = missing > 0 and lacking_s > max(_MAX_GAP // 10 / self.fps, self.frames / self.fps / 50)
+        if decoded < last or (late and self._counts_frames()):
+            LOGGER.warning(f"WARNING: {self.path}: damaged or cut short; {decoded} of {expected} frames could be read")
+        elif late:
+            LOGGER.warning(
+                f"WARNING: {self.path}: the last frame is at {seconds:.1f} s, and the file says that it lasts "
+                f"{self.frames / self.fps:.1f} s: it is cut short, or its sound is longer"
+            )
+
+    def _counts_frames(self) -> bool:
+        """Whether the container counts the frames of its video; others give a length in time, sound included."""
+        if "://" in self.path:
+            return False
+        with open(self.path, "rb") as stream:
+            return self._track is not None or stream.read(4) == b"RIFF"
+
+
+def _lacking(codec: str) -> str:
+    return (
+        f": its codec is {codec}, which this OpenCV ({cv2.__version__}) does not decode; convert it, for example with "
+        "ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
+    )
 
 
 def fps_or_default(fps: float) -> float:

@@ -1,19 +1,43 @@
 """What detect.py runs: every frame of a source predicted, and each result handed to the writers and views asked for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from models.registry import load_plugins
 from utils.checkpoint import find_weights, read_checkpoint, strip
 from utils.config import DetectConfig, PredictOptions
-from utils.datasets.sources import FileSource, StreamSource, open_source
+from utils.datasets.sources import Failure, FileSource, Frame, StreamSource, open_source
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, ImageWriter, JsonWriter, LabelWriter
 from utils.engine.predictor import PredictionHook, Predictor, load_predictor, predict
-from utils.errors import ConfigError
-from utils.files import run_folder
+from utils.errors import ConfigError, DataError, PartialError, UserError
+from utils.files import DISK_ERRORS, run_folder
 from utils.log import LOGGER
+
+_MAX_LISTED = 20
+
+
+@dataclass(frozen=True)
+class DetectionOutcome:
+    """What a detection run wrote, and the inputs that failed."""
+
+    save_dir: Path
+    inputs: int
+    failures: tuple[Failure, ...]
+
+    def require_complete(self) -> None:
+        """Raise PartialError, which lists the inputs that failed, if there are any."""
+        if not self.failures:
+            return
+        reasons = [failure.reason for failure in self.failures]
+        more = f"; and {len(reasons) - _MAX_LISTED} more, see the warnings above" if len(reasons) > _MAX_LISTED else ""
+        raise PartialError(
+            f"{len(reasons)} of {self.inputs} inputs failed, the others are complete: "
+            f"{'; '.join(reasons[:_MAX_LISTED])}{more}"
+        )
 
 
 @dataclass(frozen=True)
@@ -24,33 +48,69 @@ class Detection:
     predictor: Predictor
     source: FileSource | StreamSource
     hooks: Sequence[PredictionHook]
+    _given_up: set[tuple[int, PredictionHook]] = field(default_factory=set, repr=False)
 
     def run(self) -> None:
-        """Predict until the source ends or a hook stops; files and streams are closed whatever happens."""
+        """Predict until the source ends or a hook stops; files and streams are closed whatever happens.
+
+        An input that cannot be read, or whose results cannot be written, ends up in the source's failures.
+        """
         try:
-            self._predict_all()
+            with ExitStack() as at_end:
+                for closable in (*reversed(self.hooks), self.source):
+                    at_end.callback(closable.close)
+                self._predict_all()
         except KeyboardInterrupt:
             if not self.source.live:  # a camera has no other end: there, stopping is the normal way out
                 raise
-        finally:
-            self.source.close()
-            for hook in self.hooks:
-                hook.close()
 
     def _predict_all(self) -> None:
+        latest: int | None = None
         for prediction in predict(self.predictor, self.source, predict_options(self.config), self._before_frame):
+            index = prediction.frame.index
+            if latest not in (None, index):
+                self._end_input(latest)
+            latest = index
             for hook in self.hooks:
-                hook.after_frame(prediction)
+                self._attempt(index, hook, partial(hook.after_frame, prediction))
             if any(hook.should_stop() for hook in self.hooks):
-                return
+                break
+        self._end_input(latest)
+        self._require_results()
 
-    def _before_frame(self, frame) -> None:
+    def _before_frame(self, frame: Frame) -> None:
         for hook in self.hooks:
-            hook.before_frame(frame)
+            self._attempt(frame.index, hook, partial(hook.before_frame, frame))
+
+    def _end_input(self, index: int | None) -> None:
+        if isinstance(self.source, FileSource) and index is not None:
+            for hook in self.hooks:
+                self._attempt(index, hook, partial(hook.after_input, index))
+
+    def _attempt(self, index: int, hook: PredictionHook, step: Callable[[], None]) -> None:
+        """Let a hook do its step. If it cannot, the input has failed, and the hook sees no more of it.
+
+        What would fail for every input ends the run: a full disk, and whatever happens to a camera's results.
+        """
+        if (index, hook) in self._given_up:
+            return
+        try:
+            step()
+        except (UserError, OSError) as error:
+            if not isinstance(self.source, FileSource) or getattr(error, "errno", None) in DISK_ERRORS:
+                raise
+            self._given_up.add((index, hook))
+            self.source.fail(index, error)
+
+    def _require_results(self) -> None:
+        if self.source.failures and len(self.source.failures) == len(self.source):
+            raise DataError(
+                f"none of the {len(self.source)} inputs could be read and written: {self.source.failures[0].reason}"
+            )
 
 
-def detect(config: DetectConfig) -> Path:
-    """Detect as `config` says and return the run folder. Raises UserError kinds."""
+def detect(config: DetectConfig) -> DetectionOutcome:
+    """Detect as `config` says; inputs that fail are skipped. Raises UserError kinds, also if all inputs fail."""
     if config.dnn:
         raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
     load_plugins(config.plugin)
@@ -65,7 +125,7 @@ def detect(config: DetectConfig) -> Path:
     LOGGER.info(f"Results saved to {save_dir}")
     if config.update:
         strip_copies(config.weights, config.download)
-    return save_dir
+    return DetectionOutcome(save_dir, len(source), tuple(source.failures))
 
 
 def predict_options(config: DetectConfig) -> PredictOptions:

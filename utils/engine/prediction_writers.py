@@ -5,8 +5,11 @@ one name do not collide, and a second run into the same folder replaces its file
 """
 
 import csv
+import errno
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -14,14 +17,18 @@ import cv2
 import numpy as np
 
 from utils.boxes import clip
+from utils.datasets.sources import Frame
+from utils.datasets.video import open_capture
 from utils.engine.predictor import Prediction, PredictionHook
 from utils.errors import UserError
-from utils.images import write_image
+from utils.images import writable_name, write_image
 from utils.plots.annotate import Annotator
 from utils.plots.colors import class_color
 
 STREAM_FPS = 30.0
-_LONGEST_HOLD_S = 5.0  # a stream's saved video does not stand still longer than this
+_LONGEST_HOLD_S = 5.0  # a saved video does not stand still longer than this
+_ROUNDING = 0.3  # of a frame
+_NEARLY_FULL = 1 << 20  # bytes
 _FIELDS = ("file", "frame", "time", "class_id", "name", "confidence", "x1", "y1", "x2", "y2")
 
 
@@ -64,7 +71,9 @@ class Artist:
 class ImageWriter(PredictionHook):
     """Annotated images as save_dir/<name>, videos and streams as .mp4 there.
 
-    A video keeps its rate and every frame; that of a stream plays in real time: each frame stays until the next.
+    An image whose format cannot be written, such as .dng, is written as .jpg. A video keeps its rate and every frame;
+    a frame that stays longer, in a video of varying rate or in a stream, is repeated. Anamorphic videos are resampled to
+    square pixels, since many players ignore the shape of pixels that a file gives.
 
     Args:
         save_dir: The run folder.
@@ -78,58 +87,89 @@ class ImageWriter(PredictionHook):
 
     def after_frame(self, prediction: Prediction) -> None:
         frame = prediction.frame
-        target = self._save_dir / frame.name
         if frame.kind == "image":
+            target = self._save_dir / writable_name(frame.name)
             _refuse_to_replace_input(target, frame.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, self._artist(prediction))
             return
         if frame.name not in self._videos:
-            if frame.kind == "video":
-                self.close()  # files come one after the other: the last one is complete
-            target = target.with_suffix(".mp4")
+            target = (self._save_dir / frame.name).with_suffix(".mp4")
             _refuse_to_replace_input(target, frame.path)
-            height, width = frame.image.shape[:2]
-            self._videos[frame.name] = _Mp4(target, frame.fps if frame.kind == "video" else STREAM_FPS, (width, height))
-        video = self._videos[frame.name]
-        video.write(self._artist(prediction), None if frame.kind == "video" else frame.seconds)
+            fps = frame.fps if frame.kind == "video" else STREAM_FPS
+            self._videos[frame.name] = _Mp4(target, fps, display_size(frame), every_frame=frame.kind == "video")
+        self._videos[frame.name].write(self._artist(prediction), frame.seconds)
+
+    def after_input(self, index: int) -> None:
+        self.close()  # files come one after the other: the last one is complete
 
     def close(self) -> None:
-        for video in self._videos.values():
-            video.close()
-        self._videos.clear()
+        while self._videos:
+            self._videos.popitem()[1].close()
+
+
+def display_size(frame: Frame) -> tuple[int, int]:
+    """Return the (width, height) in square pixels that a frame is shown in: the side that gains pixels is stretched."""
+    height, width = frame.image.shape[:2]
+    if frame.pixel_aspect == 1:
+        return width, height
+    wide = frame.pixel_aspect > 1
+    stretched = width * frame.pixel_aspect if wide else height / frame.pixel_aspect
+    even = 2 * round(stretched / 2)  # what the codec takes
+    return (even, height) if wide else (width, even)
 
 
 class _Mp4:
-    """An mp4 file being written; frames of another size (of a stream that reconnected) are resized to the first's."""
+    """An mp4 file being written; frames of another size (of a stream that reconnected) are resized to the first's.
 
-    def __init__(self, file: Path, fps: float, size: tuple[int, int]):
+    Args:
+        file: The file.
+        fps: Its rate.
+        size: (width, height) in pixels.
+        every_frame: Whether each frame is written at least once, also if frames come faster than the rate.
+    """
+
+    def __init__(self, file: Path, fps: float, size: tuple[int, int], every_frame: bool = False):
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._fps, self._size, self._written = fps, size, 0
+        self._file, self._fps, self._size, self._least = file, fps, size, int(every_frame)
+        self._written = 0
         self._writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not self._writer.isOpened():
             raise UserError(f"{file}: this OpenCV cannot write mp4 videos here; use --nosave to go without")
         self._start: float | None = None
 
-    def write(self, image: np.ndarray, seconds: float | None) -> None:
-        """Append a frame; with `seconds`, as often as it takes to reach that time of the video."""
-        times = 1
-        if seconds is not None:
-            self._start = seconds if self._start is None else self._start
-            times = int((seconds - self._start) * self._fps) + 1 - self._written
-            longest = int(_LONGEST_HOLD_S * self._fps)
-            if times > longest:
-                self._start += (times - longest) / self._fps
-                times = longest
+    def write(self, image: np.ndarray, seconds: float) -> None:
+        """Append a frame as often as it takes to reach its time, in seconds, of the video."""
+        self._start = seconds if self._start is None else self._start
+        times = self._frame_at(seconds) + 1 - self._written
+        longest = max(int(_LONGEST_HOLD_S * self._fps), 1)
+        if times > longest:
+            self._start += (times - longest) / self._fps
+            times = longest
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        for _ in range(times):
+        for _ in range(max(times, self._least)):
             self._writer.write(bgr)
             self._written += 1
 
+    def _frame_at(self, seconds: float) -> int:
+        """The frame, from 0, that begins at or before a time; times of files are rounded to milliseconds."""
+        return int((seconds - (self._start or 0.0)) * self._fps + (_ROUNDING if self._least else 0.0))
+
     def close(self) -> None:
+        """Finish the file. Raises OSError if the disk is full, or UserError, if it is not whole; then it is removed."""
         self._writer.release()
+        capture = open_capture(str(self._file))
+        whole = capture.isOpened() and int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == self._written
+        capture.release()
+        if whole:
+            return
+        free = shutil.disk_usage(self._file.parent).free if self._file.parent.is_dir() else 0
+        self._file.unlink(missing_ok=True)
+        if free < _NEARLY_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
+        raise UserError(f"{self._file}: the video could not be written whole (largest file, quota, or folder removed?)")
 
 
 def _refuse_to_replace_input(target: Path, source: str) -> None:

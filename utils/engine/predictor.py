@@ -169,6 +169,9 @@ class PredictionHook:
     def after_frame(self, prediction: Prediction) -> None:
         """Run with every prediction, in order."""
 
+    def after_input(self, index: int) -> None:
+        """Run after the last frame of an image or a video file; `index` is the input's, as `Frame.index`."""
+
     def should_stop(self) -> bool:
         """Return whether to end the run after this frame."""
         return False

@@ -1,6 +1,7 @@
 """Sources: what --source may name, how files are read, and how streams survive interruptions."""
 
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from small_videos import write_video
 
 from utils.datasets.sources import FileSource, StreamSource, open_source, stream_stem, unique_names
 from utils.datasets.streams import Backoff, StreamReader, public_address
@@ -85,10 +87,19 @@ def test_list_of_files_relative_to_the_list(tmp_path):
         (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
         (["clip.mp4", "clip_7.jpg"], ["clip_2.mp4", "clip_7.jpg"]),  # frame 7 would label clip_7.txt
         (["clip.mp4", "clip.avi"], ["clip.mp4", "clip_2.avi"]),
+        (["a.mpo", "a.dng", "a.jpg"], ["a.mpo", "a_2.dng", "a_3.jpg"]),  # all three are written as .jpg
+        (["crops/cat/a.jpg", "Labels/a.jpg", "a.jpg"], ["crops_2/cat/a.jpg", "Labels_2/a.jpg", "a.jpg"]),
     ],
 )
 def test_outputs_of_different_inputs_never_meet(names, expected):
     assert unique_names(names) == expected
+
+
+def test_thousands_of_inputs_of_one_name_are_named_in_no_time():
+    started = time.process_time()
+    names = unique_names(["image.jpg"] * 5000 + ["image.mp4"] * 5000)
+    assert len({Path(name).stem for name in names}) == 10_000 and names[4999] == "image_5000.jpg"
+    assert time.process_time() - started < 5  # each name was compared with all before it: minutes
 
 
 def test_unreadable_files_are_counted_named_and_skipped(tmp_path, caplog, monkeypatch):
@@ -96,10 +107,71 @@ def test_unreadable_files_are_counted_named_and_skipped(tmp_path, caplog, monkey
     write_image(tmp_path / "good.png", solid_image())
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "bad.mp4").write_bytes(b"no video")
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "fifo.png")  # opening it would wait for whoever writes to it
+    (tmp_path / "link.png").symlink_to("gone.png")
     source = open_source(tmp_path)
     assert [frame.name for frame in source] == ["good.png"]
-    assert sorted(Path(failure.path).name for failure in source.failures) == ["bad.jpg", "bad.mp4"]
-    assert "2 of 3 inputs could not be read" in caplog.text and "bad.jpg" in caplog.text
+    reasons = {
+        "bad.jpg": "cannot be decoded: not an image, or damaged",
+        "bad.mp4": "cannot be opened as a video",
+        "empty.jpg": "is empty",
+        "fifo.png": "is a pipe, not a file",
+        "link.png": "cannot be read: No such file or directory",
+    }
+    expected = [f"{tmp_path / name}: {reason}" for name, reason in reasons.items()]
+    assert [failure.reason for failure in source.failures] == expected and len(source) == 6
+    assert caplog.messages == [f"WARNING: skipped {reason}" for reason in expected]
+    source.fail(0, DataError("once more"))
+    assert len(source.failures) == 5
+
+
+def test_folders_hold_other_files_too(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    for name in ("a.Jpg", "._a.jpg", ".thumbnails/a.jpg", "linked/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name, solid_image())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/folder").symlink_to("../linked")
+    (tmp_path / "in/folder/back").symlink_to("..")  # followed once, not for ever
+    (tmp_path / "a.Jpg").rename(tmp_path / "in/a.Jpg")
+    (tmp_path / "._a.jpg").rename(tmp_path / "in/._a.jpg")
+    for name in ("app.ts", "lib.mts", "phone.HEIC", "phone2.heic", "x.avif", "notes.pdf", "Thumbs.db"):
+        (tmp_path / "in" / name).write_text("const a = 1\n")
+    source = open_source(tmp_path / "in")
+    assert source.names == ["a.Jpg", "folder/b.png"]
+    assert caplog.messages == [
+        f"WARNING: {tmp_path}/in: passed over 1 .avif, 2 .heic, which cannot be read here; convert them to .jpg or .mp4"
+    ]
+    (tmp_path / "in/a.Jpg").unlink()
+    (tmp_path / "in/folder").unlink()
+    with pytest.raises(DataError, match=r"no image or video lies in .*; 1 .avif, 2 .heic cannot be read here"):
+        open_source(tmp_path / "in")
+
+
+def test_transport_streams_are_told_from_program_text(tmp_path):
+    write_video(tmp_path / "clip.ts", 3)
+    (tmp_path / "clip.mts").write_bytes(b"\0\0\0\0" + (tmp_path / "clip.ts").read_bytes())  # a time code before it
+    (tmp_path / "empty.ts").touch()  # a failure to be told
+    (tmp_path / "Game.ts").write_text("import x")
+    assert [Path(path).name for path in open_source(tmp_path).paths] == ["clip.mts", "clip.ts", "empty.ts"]
+
+
+def test_a_pattern_matches_files_alone(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    write_image(tmp_path / "a.jpg", solid_image())
+    (tmp_path / "deep").mkdir()
+    write_image(tmp_path / "deep/b.jpg", solid_image())
+    assert open_source(f"{tmp_path}/*.jpg").names == ["a.jpg"]
+    assert open_source(f"{tmp_path}/**/*.jpg").names == ["a.jpg", "b.jpg"]
+
+
+def test_a_folder_of_thousands_has_as_many_names(tmp_path):
+    for number in range(3000):
+        (tmp_path / f"{number % 1000}.{('jpg', 'PNG', 'dng')[number // 1000]}").touch()
+    source = open_source(tmp_path)
+    stems = [Path(name).stem for name in source.names]
+    assert len(source) == 3000 == len(set(stems)) and {stem.partition("_")[2] for stem in stems} == {"", "2", "3"}
 
 
 def test_nothing_readable_is_an_error(tmp_path):
@@ -119,7 +191,13 @@ def test_nothing_readable_is_an_error(tmp_path):
         ("{}/blank.txt", "the list is empty"),
         ("{}/mixed.txt", "either streams or files"),
         ("https://www.youtube.com/watch?v=x", "YouTube pages are not streams"),
-        ("https://youtu.be/x", "YouTube"),
+        ("https://youtu.be/x", "yt-dlp -f mp4 -o video.mp4 https://youtu.be/x, and pass the file"),
+        ("www.youtube.com/watch?v=x&t=1", "yt-dlp .* 'www.youtube.com/watch\\?v=x&t=1'"),
+        ("https://music.youtube.com/watch?v=x", "YouTube"),
+        ("screen", "the screen is not read; record it and pass the file, for example with ffmpeg -f x11grab"),
+        ("screen 0 100 100 512 256", "virtual camera"),
+        ("{}/pipe.jpg", "is a pipe"),
+        ("{}/pipe.txt", "is a pipe"),
     ],
 )
 def test_sources_that_do_not_exist(tmp_path, text, message):
@@ -128,8 +206,10 @@ def test_sources_that_do_not_exist(tmp_path, text, message):
     (tmp_path / "notes.pdf").write_bytes(b"")
     (tmp_path / "blank.txt").write_text("\n# only a remark\n")
     (tmp_path / "mixed.txt").write_text("rtsp://host/1\nimage.jpg\n")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(DataError, match=message):
-        open_source(text.format(tmp_path))
+        list(open_source(text.format(tmp_path)))
 
 
 def test_which_texts_are_streams(tmp_path):
@@ -140,7 +220,20 @@ def test_which_texts_are_streams(tmp_path):
     assert isinstance(open_source("http://host/video_feed"), StreamSource)
     assert isinstance(open_source("rtsp://host/clip.mp4"), StreamSource)
     assert isinstance(open_source("http://host/clip.mp4?x=1"), FileSource)
+    assert isinstance(open_source("http://host/clip.webm"), FileSource)
+    assert isinstance(open_source("http://host/live/1.ts"), StreamSource)  # mostly without an end
+    assert isinstance(open_source("/dev/video0"), StreamSource)
     assert open_source("http://host/a%20b.jpg?x=1").names == ["a b.jpg"]
+
+
+@pytest.mark.parametrize("path", ["..%2f..%2fb.jpg", "..%5C..%5Cb.jpg", "b%00.jpg"])
+def test_an_address_names_a_file_in_the_run_folder_alone(path):
+    assert open_source(f"http://host/a/{path}").names == ["b.jpg"]
+
+
+def test_a_page_without_a_stream_says_what_to_pass():
+    with pytest.raises(DataError, match="http://host/watch: no camera or stream answers there; a web page that shows"):
+        list(StreamSource(["http://host/watch"], connect=Script()))
 
 
 def test_passwords_are_in_no_name():
@@ -261,6 +354,22 @@ def test_a_list_with_a_missing_file_is_named(tmp_path):
     file.write_text("gone.jpg\n")
     with pytest.raises(DataError, match=f"{file}: gone.jpg: no such file"):
         open_source(file)
+
+
+def test_entries_of_a_list_that_name_nothing_do_not_stop_the_others(tmp_path):
+    write_image(tmp_path / "a.png", solid_image())
+    (tmp_path / "notes.pdf").touch()
+    (tmp_path / "void").mkdir()
+    file = tmp_path / "list.streams"
+    file.write_text("gone.jpg\n./a.png\n./notes.pdf\n./void\n")
+    source = open_source(file)
+    assert [frame.name for frame in source] == ["a.png"] and len(source) == 4
+    assert [failure.reason.split(":")[2].split(" (")[0].strip() for failure in source.failures] == [
+        "no such file or folder",
+        ".pdf is neither image nor video",
+        "no image or video lies in this folder",
+    ]
+    assert all(failure.reason.startswith(f"{file}: ") for failure in source.failures)
 
 
 def test_fps_or_default():
