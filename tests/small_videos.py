@@ -13,7 +13,7 @@ _BITS = 6
 
 
 def numbered_frame(number: int, size: tuple[int, int] = (96, 160)) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: a red corner at the upper left, a blue one below it, the number as bars across the middle."""
+    """(H, W, 3) uint8 RGB: a red corner at the upper left, a blue one below it, the number as bars in the middle."""
     height, width = size
     image = np.full((*size, 3), 90, np.uint8)
     image[: height // 4, : width // 4] = (255, 0, 0)

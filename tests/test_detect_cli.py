@@ -9,6 +9,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from small_videos import write_video
 
 import detect
 from utils.boxes import xywh_to_xyxy
@@ -169,6 +170,36 @@ def test_exit_code_and_message(tmp_path):
     command = [sys.executable, "detect.py", "--source", str(tmp_path / "nothing")]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+
+
+def test_inputs_that_fail_are_listed_and_the_exit_code_is_one(tmp_path, real, weights):
+    """With 24 open files, few of which are left to a run of several inputs."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.JPG", "c.mpo"):
+        shutil.copy(real("images/zidane.jpg"), tmp_path / "in" / name)
+    (tmp_path / "in/bad.dng").write_bytes(b"no image")
+    (tmp_path / "in/phone.heic").write_bytes(b"not read here")
+    write_video(tmp_path / "in/clip.webm", 3, codec="VP80")
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)); del sys.argv[0]; "
+    command = [sys.executable, "-c", f"{limit}runpy.run_path('detect.py', run_name='__main__')", "detect.py"]
+    flags = f"--weights {weights} --source {tmp_path}/in --imgsz 64 --project {tmp_path}/out --device cpu --save-txt"
+    answer = subprocess.run([*command, *flags.split()], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        f"error: 1 of 5 inputs failed, the others are complete: {tmp_path}/in/bad.dng: cannot be decoded: "
+        "not an image, or damaged\n"
+    )
+    assert f"{tmp_path}/in: passed over 1 .heic, which cannot be read here" in answer.stdout
+    written = sorted(file.name for file in (tmp_path / "out/exp").iterdir())
+    assert written == ["a.jpg", "b.JPG", "c.jpg", "clip.mp4", "labels"]
+
+
+def test_a_pattern_that_the_shell_expanded_is_named(tmp_path, capsys):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit):
+        detect.parse_opt(["--source", str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")])
+    assert "b.jpg; put a pattern in quotes, or name its folder: one source is read" in capsys.readouterr().err
 
 
 def test_update_writes_a_copy(tmp_path, real, weights):

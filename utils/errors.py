@@ -7,7 +7,8 @@ from collections.abc import Iterable
 class UserError(Exception):
     """An input of the program is wrong.
 
-    The message is one line that names the file, the place in it and the fix; scripts print it and exit with `exit_code`.
+    The message is one line that names the file, the place in it and the fix; scripts print it and exit with
+    `exit_code`.
     """
 
     exit_code = 2

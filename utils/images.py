@@ -32,6 +32,7 @@ _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 EXIF_ROTATED = range(2, 9)  # EXIF orientations other than upright; some cameras write 0, which means nothing
 _TRANSPOSED = (5, 6, 7, 8)  # the orientations that exchange width and height
+_OF_SEVERAL = (".dng", ".png", ".tif", ".tiff", ".webp")  # suffixes of animations and of files with pages
 _WITHOUT_CHECKSUM = ("BMP", "DNG", "TIFF")  # nor an end marker: only decoding shows damage
 
 
@@ -132,6 +133,22 @@ def write_image(path: Path | str, rgb: np.ndarray) -> None:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def count_images(path: Path | str) -> int:
+    """Return how many frames or pages an image file holds, of which `read_image` returns the first; 1 if unknown.
+
+    The second view of a stereo .mpo is not counted.
+    """
+    if not str(path).lower().endswith(_OF_SEVERAL):
+        return 1
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return getattr(opened, "n_frames", 1)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        return 1
+
+
 def image_size(path: Path | str) -> tuple[int, int]:
     """Return an image's (height, width) after its EXIF orientation, from the header alone if that is possible."""
     return _header_of_file(path).size
@@ -225,8 +242,8 @@ def _header_of_file(path: Path | str, verify: bool = False) -> ImageHeader:
     try:
         with open(path, "rb") as stream:
             return _header(stream, path, verify)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _header(source: np.ndarray | BinaryIO, path: Path | str, verify: bool = False) -> ImageHeader:

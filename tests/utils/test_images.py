@@ -1,6 +1,8 @@
 """Images of every format, whole or damaged, are read as RGB uint8, or refused in one line that says why."""
 
+import errno
 import io
+import os
 
 import cv2
 import numpy as np
@@ -8,7 +10,16 @@ import pytest
 from PIL import Image
 
 from utils.errors import DataError
-from utils.images import image_size, inspect_image, is_image, is_video, read_image, write_image
+from utils.images import (
+    IMAGE_SUFFIXES,
+    image_size,
+    inspect_image,
+    is_image,
+    is_video,
+    read_image,
+    writable_name,
+    write_image,
+)
 
 HEIGHT, WIDTH = 48, 80
 
@@ -208,3 +219,47 @@ def test_images_without_checksums_that_are_cut_short_are_refused(tmp_path, rgb, 
 def test_suffixes():
     assert is_image("a/B.JPG") and is_image("x.webp") and not is_image("x.txt") and not is_image("x.gif")
     assert is_video("x.MP4") and is_video("x.gif") and not is_video("x.jpg")
+
+
+@pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".heic", ".JPG", ""])
+def test_names_under_which_images_can_be_written(tmp_path, suffix):
+    rgb, name = np.full((12, 16, 3), 90, np.uint8), f"a.b{suffix}"
+    if writable_name(name) == name:
+        write_image(tmp_path / name, rgb)
+        assert read_image(tmp_path / name)[1] == (12, 16)
+        return
+    with pytest.raises(DataError) as caught:
+        write_image(tmp_path / name, rgb)
+    # .b or nothing was refused, and no suffix that is refused is listed as one to use
+    assert suffix not in str(caught.value).partition("use one of")[2].split(", ") and not list(tmp_path.iterdir())
+    write_image(tmp_path / writable_name(name), rgb)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".jpg"]
+
+
+def test_an_image_too_large_for_its_format_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"a.jpg: 70000 x 2 pixels cannot be written as .jpg"):
+        write_image(tmp_path / "a.jpg", np.zeros((2, 70_000, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_not_the_images_fault(tmp_path, monkeypatch, number):
+    def half(path, content):
+        path.open("wb").close()
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", half)
+    with pytest.raises(OSError) as caught:
+        write_image(tmp_path / "a.png", np.zeros((12, 16, 3), np.uint8))
+    assert caught.value.filename == str(tmp_path / "a.png") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, inspect_image])
+def test_what_is_no_file_is_not_opened(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for whoever writes to it
+    (tmp_path / "folder.jpg").mkdir()
+    for name, kind in (("pipe.jpg", "pipe"), ("folder.jpg", "folder")):
+        with pytest.raises(DataError, match=f"{name}: is a {kind}, not a file"):
+            read(tmp_path / name)
+    with pytest.raises(DataError, match="cannot be read: embedded null"):
+        read("a\0.jpg")

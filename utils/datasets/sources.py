@@ -29,7 +29,7 @@ from utils.datasets.streams import (
 from utils.datasets.video import VideoReader, open_capture
 from utils.errors import DataError, nearest
 from utils.files import read_text, refuse_special, walk_files
-from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
+from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, count_images, read_image
 from utils.log import LOGGER
 
 _STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
@@ -147,6 +147,9 @@ class FileSource:
 
     def _image(self, index: int, path: str, name: str) -> Iterator[Frame]:
         image = _fetch_image(path) if _is_url(path) else read_image(path)[0]
+        held = 1 if _is_url(path) else count_images(path)
+        if held > 1:
+            LOGGER.warning(f"WARNING: {path}: holds {held} frames or pages; the first is used")
         yield Frame(image, public_address(path), name, "image", index, len(self.paths))
 
     def _video(self, index: int, path: str, name: str) -> Iterator[Frame]:
@@ -169,7 +172,10 @@ class FileSource:
 
 def _failure(path: str, error: Exception) -> Failure:
     """A failure whose reason is one line that names the input, without a password."""
-    path, reason = (" ".join(public_address(text).split()) for text in (path, str(error) or type(error).__name__))
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    path, reason = (" ".join(public_address(part).split()) for part in (path, text))
     return Failure(path, reason if path in reason else f"{path}: {reason}")
 
 
@@ -367,7 +373,9 @@ def _expand_folder(folder: Path, origin: str) -> list[tuple[str, str]]:
         others = f"; {kinds} cannot be read here, convert them" if foreign else ""
         raise DataError(f"{origin}{folder}: no image or video lies in this folder ({_suffix_help()}){others}")
     if foreign:
-        LOGGER.warning(f"WARNING: {folder}: passed over {kinds}, which cannot be read here; convert them to .jpg or .mp4")
+        LOGGER.warning(
+            f"WARNING: {folder}: passed over {kinds}, which cannot be read here; convert them to .jpg or .mp4"
+        )
     return [(str(file), file.relative_to(folder).as_posix()) for file in files]
 
 
@@ -399,6 +407,7 @@ def _is_media(path: Path) -> bool:
 
 
 def _suffix_help() -> str:
+    """Which suffixes are read, for messages."""
     return "images: " + " ".join(sorted(IMAGE_SUFFIXES)) + "; videos: " + " ".join(sorted(VIDEO_SUFFIXES))
 
 

@@ -120,7 +120,9 @@ class StreamReader:
         capture = self._connect(self.address)
         if not capture.isOpened():
             capture.release()
-            raise DataError(f"{public_address(self.address)}: no camera or stream answers there{_web_page_hint(self.address)}")
+            raise DataError(
+                f"{public_address(self.address)}: no camera or stream answers there{_web_page_hint(self.address)}"
+            )
         self.fps = fps_or_default(capture.get(cv2.CAP_PROP_FPS))
         self._capture = capture
         self._thread.start()

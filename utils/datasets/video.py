@@ -75,8 +75,8 @@ class VideoReader:
         self._capture = open_capture(self.path)
         if not self._capture.isOpened():
             raise DataError(f"{self.path}: {self._why_closed()}")
-        self._mirrored = self._track is not None and self._track.mirrored
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0 if self._mirrored else 1)
+        self._mirror = self._track if self._track and self._track.mirrored else None
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0 if self._mirror else 1)
         self.fps = fps_or_default(self._capture.get(cv2.CAP_PROP_FPS))
         self.pixel_aspect = self._pixel_aspect()
         claimed = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -119,7 +119,7 @@ class VideoReader:
 
     def _as_shown(self, image: np.ndarray) -> np.ndarray:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return self._track.shown(image) if self._mirrored else image
+        return self._mirror.shown(image) if self._mirror else image
 
     def _seconds(self, number: int, before: float) -> float:
         """The time of the frame just grabbed: the container's if it moves on, else that of a constant rate."""
@@ -131,7 +131,7 @@ class VideoReader:
         if not (width > 0 and height > 0 and 1 / _MAX_ASPECT <= width / height <= _MAX_ASPECT):
             return 1.0
         quarter = self._capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270)
-        transposed = self._track.transposed if self._mirrored else quarter
+        transposed = self._mirror.transposed if self._mirror else quarter
         return height / width if transposed else width / height
 
     def _why_closed(self) -> str:

@@ -72,8 +72,8 @@ class ImageWriter(PredictionHook):
     """Annotated images as save_dir/<name>, videos and streams as .mp4 there.
 
     An image whose format cannot be written, such as .dng, is written as .jpg. A video keeps its rate and every frame;
-    a frame that stays longer, in a video of varying rate or in a stream, is repeated. Anamorphic videos are resampled to
-    square pixels, since many players ignore the shape of pixels that a file gives.
+    a frame that stays longer, in a video of varying rate or in a stream, is repeated. Anamorphic videos are resampled
+    to square pixels, since many players ignore the shape of pixels that a file gives.
 
     Args:
         save_dir: The run folder.
@@ -137,9 +137,10 @@ class _Mp4:
         if not self._writer.isOpened():
             raise UserError(f"{file}: this OpenCV cannot write mp4 videos here; use --nosave to go without")
         self._start: float | None = None
+        self._held: np.ndarray | None = None
 
     def write(self, image: np.ndarray, seconds: float) -> None:
-        """Append a frame as often as it takes to reach its time, in seconds, of the video."""
+        """Append the last frame again as often as it takes to reach a frame's time, in seconds, then that frame."""
         self._start = seconds if self._start is None else self._start
         times = self._frame_at(seconds) + 1 - self._written
         longest = max(int(_LONGEST_HOLD_S * self._fps), 1)
@@ -149,9 +150,11 @@ class _Mp4:
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        for _ in range(max(times, self._least)):
-            self._writer.write(bgr)
+        times = max(times, self._least)
+        for repeat in range(times):
+            self._writer.write(bgr if self._held is None or repeat == times - 1 else self._held)
             self._written += 1
+        self._held = bgr
 
     def _frame_at(self, seconds: float) -> int:
         """The frame, from 0, that begins at or before a time; times of files are rounded to milliseconds."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from small_videos import write_video
 
 from utils.datasets.sources import FileSource, StreamSource, open_source, stream_stem, unique_names
@@ -147,6 +148,17 @@ def test_folders_hold_other_files_too(tmp_path, caplog, monkeypatch):
     (tmp_path / "in/folder").unlink()
     with pytest.raises(DataError, match=r"no image or video lies in .*; 1 .avif, 2 .heic cannot be read here"):
         open_source(tmp_path / "in")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".tif", ".dng"])
+def test_of_several_frames_or_pages_the_first_is_used_and_that_is_said(tmp_path, caplog, monkeypatch, suffix):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    first, *others = (Image.fromarray(solid_image(red)) for red in (40, 120, 200))
+    kind = "TIFF" if suffix == ".dng" else None
+    first.save(tmp_path / f"one{suffix}", format=kind)
+    first.save(tmp_path / f"several{suffix}", format=kind, save_all=True, append_images=others)
+    assert [shade(frame.image) for frame in open_source(tmp_path)] == [2, 2]
+    assert caplog.messages == [f"WARNING: {tmp_path}/several{suffix}: holds 3 frames or pages; the first is used"]
 
 
 def test_transport_streams_are_told_from_program_text(tmp_path):

@@ -2,13 +2,16 @@
 
 import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
+from red_finder import RedFinder, scene
+from small_videos import number_of, numbered_frame
 
 from utils.config import PredictOptions
 from utils.datasets.sources import Frame
@@ -24,40 +27,9 @@ from utils.engine.prediction_writers import (
 )
 from utils.engine.predictor import Prediction, as_predictor, predict
 from utils.errors import UserError
-from utils.images import read_image, write_image
+from utils.images import IMAGE_SUFFIXES, read_image, write_image
 from utils.log import LOGGER
 from utils.types import Detections, Speeds
-
-
-class RedFinder(nn.Module):
-    """Reports the bounding box of red pixels as class 1, objectness 1, score 0.9; and notes what it was given."""
-
-    names = ["cat", "red thing"]
-    stride = torch.tensor([8.0, 16.0, 32.0])
-
-    def __init__(self):
-        super().__init__()
-        self.model = nn.Sequential(nn.Conv2d(3, 40, 3, 2), nn.Conv2d(40, 4, 1), nn.Identity())
-        self.inputs: list[torch.Tensor] = []
-
-    def forward(self, image, augment=False):
-        self.inputs.append(image)
-        self.model(image)
-        red = (image[0, 0] > 0.6) & (image[0, 1] < 0.3)
-        rows, columns = red.nonzero(as_tuple=True)
-        if not len(rows):
-            return torch.zeros(1, 0, 7), None
-        left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-        box = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, 1.0, 0.02, 0.9]
-        return torch.tensor(box)[None, None], None
-
-
-def scene(box=(200, 40, 500, 160), size=(300, 1000)) -> np.ndarray:
-    """A gray image with a red box (xyxy)."""
-    image = np.full((*size, 3), 90, np.uint8)
-    left, top, right, bottom = box
-    image[top:bottom, left:right] = (255, 0, 0)
-    return image
 
 
 @pytest.fixture
@@ -221,9 +193,9 @@ def test_pictures_and_videos(tmp_path):
     assert image.shape == (300, 1000, 3) and (image != scene()).any()
     for name, count in (("one.avi", 9), ("two.mov", 5)):
         for number in range(1, count + 1):
-            writer.after_frame(
-                prediction_of([], name, "video", number, image=scene((number * 20, 40, 500, 160), (120, 160)), fps=12.5)
-            )
+            image, at = scene((number * 20, 40, 500, 160), (120, 160)), (number - 1) / 12.5
+            writer.after_frame(prediction_of([], name, "video", number, image=image, fps=12.5, seconds=at))
+        writer.after_input(0)
     writer.close()
     for name, count in (("one.mp4", 9), ("two.mp4", 5)):
         frames, fps = frames_of(tmp_path / name)
@@ -239,6 +211,108 @@ def test_a_streams_video_plays_in_real_time(tmp_path):
     writer.close()
     frames, fps = frames_of(tmp_path / "cam.mp4")
     assert fps == pytest.approx(30) and abs(len(frames) - (31 + 150)) <= 1 and frames[-1].shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+@pytest.mark.parametrize("upper", [False, True])
+def test_every_suffix_that_is_allowed_is_read_and_has_an_annotated_image(tmp_path, finder, suffix, upper):
+    """Inputs by Pillow; .dng is a TIFF and .mpo a JPEG to it. Results that cannot have the suffix are .jpg."""
+    file = tmp_path / "in" / f"shot{suffix.upper() if upper else suffix}"
+    file.parent.mkdir()
+    kind = {".dng": "TIFF", ".mpo": "MPO"}.get(suffix)
+    Image.fromarray(scene((20, 40, 60, 90), (120, 100))).save(
+        file, format=kind, **({"quality": 95} if "j" in suffix else {})
+    )
+    writer = ImageWriter(tmp_path / "out", Artist(2, hide_labels=True))
+    (prediction,) = predict(finder, file, PredictOptions(imgsz=128))
+    assert prediction.rows()[0, :4].tolist() == pytest.approx([20, 40, 60, 90], abs=2)
+    writer.after_frame(prediction)
+    (written,) = (tmp_path / "out").iterdir()
+    assert written.name == (f"shot{file.suffix}" if suffix not in (".dng", ".mpo") else "shot.jpg")
+    image, size = read_image(written)
+    assert size == (120, 100) and np.abs(image[100:, 70:].astype(int) - 90).max() < 20
+    assert np.abs(image[65, 20].astype(int) - scene()[0, 0]).max() > 60  # the box is drawn
+
+
+def test_images_of_one_name_and_several_suffixes_all_have_results(tmp_path, finder):
+    (tmp_path / "in").mkdir()
+    for suffix in IMAGE_SUFFIXES:
+        kind = {".dng": "TIFF", ".mpo": "MPO"}.get(suffix)
+        Image.fromarray(scene((20, 40, 60, 90), (120, 100))).save(tmp_path / "in" / f"a{suffix}", format=kind)
+    images, labels = ImageWriter(tmp_path / "out", Artist()), LabelWriter(tmp_path / "out")
+    for prediction in predict(finder, tmp_path / "in", PredictOptions(imgsz=128)):
+        images.after_frame(prediction)
+        labels.after_frame(prediction)
+    stems = ["a", *(f"a_{copy}" for copy in range(2, len(IMAGE_SUFFIXES) + 1))]
+    assert sorted(file.stem for file in (tmp_path / "out").glob("a*")) == sorted(stems)
+    assert sorted(file.stem for file in (tmp_path / "out/labels").iterdir()) == sorted(stems)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"), [(16 / 11, (144, 256)), (64 / 45, (144, 250)), (11 / 16, (210, 176)), (1.0, (144, 176))]
+)
+def test_a_saved_video_has_square_pixels(tmp_path, aspect, size):
+    """A round disc of 720 x 576 with wide pixels is stored narrow, and is round again in the copy."""
+    stored = np.full((144, 176, 3), 90, np.uint8)
+    across, down = (40 / aspect, 40) if aspect > 1 else (40, 40 * aspect)
+    cv2.ellipse(stored, (88, 72), (round(across), round(down)), 0, 0, 360, (255, 255, 255), -1)
+    prediction = prediction_of([], "pal.mp4", "video", 1, image=stored, fps=25.0)
+    frame = replace(prediction.frame, pixel_aspect=aspect)
+    writer = ImageWriter(tmp_path, Artist())
+    writer.after_frame(replace(prediction, frame=frame))
+    writer.close()
+    (image,), _ = frames_of(tmp_path / "pal.mp4")
+    rows, columns = (image[..., 0] > 170).nonzero()
+    assert image.shape[:2] == size
+    assert np.ptp(columns) == pytest.approx(np.ptp(rows), abs=4)
+
+
+def test_a_video_of_varying_rate_lasts_as_long_as_its_source(tmp_path):
+    """Three frames at the rate of the file, then three at a third of it: each stays until the next."""
+    writer = ImageWriter(tmp_path, Artist())
+    times = [0, 0.033, 0.067, 0.1, 0.2, 0.3]  # Matroska rounds to milliseconds
+    for number, seconds in enumerate(times, 1):
+        image = numbered_frame(number)
+        writer.after_frame(prediction_of([], "screen.mkv", "video", number, image=image, seconds=seconds, fps=30.0))
+    writer.close()
+    frames, _ = frames_of(tmp_path / "screen.mp4")
+    assert [number_of(frame) for frame in frames] == [1, 2, 3, 4, 4, 4, 5, 5, 5, 6]
+
+
+def test_every_frame_of_a_video_is_written_if_they_come_faster_than_its_mean_rate(tmp_path):
+    writer = ImageWriter(tmp_path, Artist())
+    for number, seconds in enumerate([0, 0.03, 0.06, 0.09, 0.12, 0.5], 1):
+        image = numbered_frame(number)
+        writer.after_frame(prediction_of([], "phone.mp4", "video", number, image=image, seconds=seconds, fps=10.0))
+    writer.close()
+    assert [number_of(frame) for frame in frames_of(tmp_path / "phone.mp4")[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def written_video(folder, frames=40):
+    writer = ImageWriter(folder, Artist())
+    rng = np.random.default_rng(0)
+    for number in range(1, frames + 1):
+        image = rng.integers(0, 256, (96, 160, 3), np.uint8)
+        at = (number - 1) / 10
+        writer.after_frame(prediction_of([], "a.avi", "video", number, image=image, seconds=at, fps=10.0))
+    writer.after_input(0)
+
+
+def test_a_video_that_is_not_whole_is_an_error_and_is_removed(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most))
+    try:
+        with pytest.raises(UserError, match=r"a.mp4: the video could not be written whole"):
+            written_video(tmp_path)
+        assert not list(tmp_path.iterdir())
+        monkeypatch.setattr("utils.engine.prediction_writers.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(OSError, match=r"No space left on device: .*a.mp4"):
+            written_video(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    written_video(tmp_path)
+    assert len(frames_of(tmp_path / "a.mp4")[0]) == 40
 
 
 def test_an_input_is_never_replaced(tmp_path):
