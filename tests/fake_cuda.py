@@ -3,8 +3,8 @@
 Under torch's FakeTensorMode every operator computes shapes, data types and devices and no values. What depends on
 values (`.item()`, `nonzero`, a number of unique entries) and arithmetic between devices raise. Three faults pass
 without a word, so `DeviceWatch` looks for them: copies to the host, which wait for the device; indices on the host or a
-mask; and operators over two floating-point types that a GPU's kernel refuses. Autocast turns itself off where no driver is, so `mixed_precision`
-says for a moment that there is one, and its users assert that half precision was really used.
+mask; and operators over two floating-point types that a GPU's kernel refuses. Autocast turns itself off where no driver
+is, so `mixed_precision` says for a moment that there is one, and its users assert that half precision was really used.
 
 Backward passes ask the driver for a device and do not run here.
 """
