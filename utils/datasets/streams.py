@@ -246,7 +246,7 @@ def refuse_unsupported(address: str) -> None:
     """Raise an error for what shows a video and is neither a file nor a stream: web pages, and the screen.
 
     Raises:
-        DataError: If the address is a YouTube page, or asks for the screen as later YOLOv5 releases do. Says what to do.
+        DataError: If the address is a YouTube page, or asks for the screen; says what to do instead.
     """
     if re.fullmatch(r"screen(\s+-?\d+)*", address, re.IGNORECASE) and not Path(address).exists():
         raise DataError(

@@ -1,4 +1,4 @@
-"""Videos as cameras and editing programs write them: trimmed, anamorphic, mirrored, of every suffix, of no known codec."""
+"""Videos as cameras and programs write them: trimmed, anamorphic, mirrored, of every suffix, of no known codec."""
 
 import os
 

@@ -137,8 +137,8 @@ def test_the_run_lists_what_failed(images, tmp_path, monkeypatch, caplog):
     with pytest.raises(PartialError) as caught:
         outcome.require_complete()
     assert str(caught.value) == (
-        f"2 of 5 inputs failed, the others are complete: {images}/bad.jpg: cannot be decoded: not an image, or damaged; "
-        f"{images}/fifo.png: is a pipe, not a file"
+        f"2 of 5 inputs failed, the others are complete: {images}/bad.jpg: cannot be decoded: "
+        f"not an image, or damaged; {images}/fifo.png: is a pipe, not a file"
     )
     assert caught.value.exit_code == 1
 
