@@ -1,4 +1,4 @@
-"""Names of tutorials, forks and papers for our blocks: which build, which are refused, and what a near miss may suggest.
+"""Names of tutorials, forks and papers for our blocks: which build, which are refused, what a misspelling may mean.
 
 An alias builds if its class computes what our block computes; otherwise it is refused with the name of ours and the
 difference, since a silently other form makes a comparison worthless. Registered names are found first, so a plugin may
@@ -83,7 +83,9 @@ def _absent(names: str, source: str, reason: str) -> list[Alias]:
     return _differs(names, "", source, reason)
 
 
-HALVED = "many copies halve the hidden width of the bottlenecks inside (they leave its expansion at 0.5), ours keeps that of C3"
+HALVED = (
+    "many copies halve the hidden width of the bottlenecks inside (their expansion stays 0.5), ours keeps that of C3"
+)
 
 _SAME = [
     *_same(
@@ -179,22 +181,15 @@ _SAME = [
 ]
 
 _IN_A_CSP = [
-    *_differs(
-        "C3SE SEBottleneck", "C3Attention", "forks of YOLOv5", f"{HALVED}; write C3Attention [channels, SEAttention]"
-    ),
-    *_differs(
-        "C3ECA ECABottleneck", "C3Attention", "forks of YOLOv5", f"{HALVED}; write C3Attention [channels, ECAAttention]"
-    ),
-    *_differs(
-        "C3CA CABottleneck", "C3Attention", "forks of YOLOv5", f"{HALVED}; write C3Attention [channels, CoordAtt]"
-    ),
+    *_differs("C3SE", "C3Attention", "forks of YOLOv5", f"{HALVED}; write C3Attention [channels, SEAttention]"),
+    *_differs("C3ECA", "C3Attention", "forks of YOLOv5", f"{HALVED}; write C3Attention [channels, ECAAttention]"),
+    *_differs("C3CA", "C3Attention", "forks of YOLOv5", f"{HALVED}; write C3Attention [channels, CoordAtt]"),
     *_differs("C3CBAM", "C3Attention", "forks of YOLOv5", f"{HALVED}; write C3Attention [channels, CBAM]"),
     *_differs(
-        "CBAMBottleneck",
+        "SEBottleneck ECABottleneck CABottleneck CBAMBottleneck",
         "C3Attention",
         "forks of YOLOv5",
-        "there it is one bottleneck with CBAM before its sum, without the second branch of a C3; the nearest is "
-        "C3Attention [channels, CBAM]",
+        "there it is one bottleneck with the gate before its sum, not a C3; the nearest is C3Attention with that block",
     ),
     *_differs(
         "CBAMC3",
@@ -207,8 +202,8 @@ _IN_A_CSP = [
         "C3_CBAM",
         "C3Attention",
         "newer forks of YOLOv5",
-        "three forms have that name; C3Attention [channels, CBAM] gates inside its bottlenecks, others gate the whole C3 "
-        "(write the rows C3 and CBAM) or put CBAM in place of a convolution",
+        "three forms have that name; C3Attention [channels, CBAM] gates inside its bottlenecks, others gate the "
+        "whole C3 (write the rows C3 and CBAM) or put CBAM in place of a convolution",
     ),
     *_differs(
         "CoT3",
@@ -220,8 +215,8 @@ _IN_A_CSP = [
         "BoT3 CTR3",
         "BoT",
         "yoloair, yolo_research",
-        "there it is a C3 whose bottlenecks attend without positions by default; BoT [] is the paper's block with relative "
-        "positions, as a row after a C3",
+        "there it is a C3 whose bottlenecks attend without positions by default; BoT [] is the paper's block with "
+        "relative positions, as a row after a C3",
     ),
     *_differs(
         "C3GC",
@@ -243,8 +238,8 @@ _OTHER_FORM = [
         "GAM_Attention GAMAttention",
         "GAM",
         "the circulated code of GAM",
-        "there the channel gate has no sigmoid and some copies' 7x7 convolutions are dense (in ours groups: 1); ours is the "
-        "paper's",
+        "there the channel gate has no sigmoid and some copies' 7x7 convolutions are dense (in ours groups: 1); ours "
+        "is the paper's",
     ),
     *_differs(
         "CA_Block",
@@ -285,8 +280,8 @@ _OTHER_FORM = [
         "BAMBlock",
         "BAM",
         "External-Attention-pytorch",
-        "there the channel gate has three hidden layers and three convolutions are dilated by 2; ours is the paper's: one "
-        "hidden layer, two convolutions dilated by 4",
+        "there the channel gate has three hidden layers and three convolutions are dilated by 2; ours is the "
+        "paper's: one hidden layer, two convolutions dilated by 4",
     ),
     *_differs(
         "DoubleAttention",
@@ -299,15 +294,15 @@ _OTHER_FORM = [
         "DANet",
         "DualAttention",
         "a tag of models/zoo.yaml after a tutorial, and another paper",
-        "two papers have that name: DualAttention is the Dual Attention Network's, the tutorial yolov5_DANet.yaml holds "
-        "DoubleAttentionLayer [c_m, c_n] of A^2-Nets",
+        "two papers have that name: DualAttention is the Dual Attention Network's, the tutorial yolov5_DANet.yaml "
+        "holds DoubleAttentionLayer [c_m, c_n] of A^2-Nets",
     ),
     *_differs(
         "DAHead DANetHead DAModule PAM_Module CAM_Module PAM CAM",
         "DualAttention",
         "junfu1115/DANet and copies",
-        "there it is a segmentation head, one of its two branches, or a copy for maps of 7x7 with 512 channels; ours is both "
-        "branches with their convolutions",
+        "there it is a segmentation head, one of its two branches, or a copy for maps of 7x7 with 512 channels; ours "
+        "is both branches with their convolutions",
     ),
     *_differs(
         "RCCAModule",
@@ -345,7 +340,8 @@ _OTHER_FORM = [
         "PSAModule",
         "EPSA",
         "murufeng/EPSANet",
-        "there the scales are joined in reverse, the widths are multiples of 64 and the second argument is the output width",
+        "there the scales are joined in reverse, the widths are multiples of 64 and the second argument is the "
+        "output width",
     ),
     *_differs(
         "BiFormer",
@@ -364,15 +360,15 @@ _OTHER_FORM = [
         "SwinTransformer SwinTransformerBlock SwinTransformerLayer SwinTransformer_Layer SwinTransformer2Block",
         "WindowAttention",
         "Swin and forks",
-        "there an MLP follows each attention, and version 2 attends by cosines; ours is the pair of plain and shifted window "
-        "attention",
+        "there an MLP follows each attention, and version 2 attends by cosines; ours is the pair of plain and "
+        "shifted window attention",
     ),
     *_differs(
         "DAttention DeformableAttention DeformableAttention2D",
         "DAttentionBaseline",
         "forks, lucidrains",
-        "there the second argument is a map size, heads are 8 and groups 4, or the positions are biased by an MLP; ours is "
-        "DAttentionBaseline [n_heads, n_groups, ...]",
+        "there the second argument is a map size, heads are 8 and groups 4, or the positions are biased by an MLP; "
+        "ours is DAttentionBaseline [n_heads, n_groups, ...]",
     ),
     *_differs(
         "MultiDilatelocalAttention MultiDilateLocalAttention",
@@ -390,8 +386,8 @@ _OTHER_FORM = [
         "AAttn ABlock A2C2f",
         "AreaAttention",
         "YOLOv12",
-        "AAttn has no residual, ABlock has an MLP behind it and A2C2f is a stage of them; ours is the attention with its "
-        "residual",
+        "AAttn has no residual, ABlock has an MLP behind it and A2C2f is a stage of them; ours is the attention with "
+        "its residual",
     ),
     *_differs(
         "HAB CAB",
@@ -532,8 +528,8 @@ def _lookup_in_c3(name: str, blocks: Collection[str]) -> Alias | None:
     if not block or block not in blocks:
         return None
     reason = (
-        f"three forms have such names; C3Attention [channels, {block}] gates inside its bottlenecks, others gate the whole "
-        f"stage (write the rows C3 and {block}) or put {block} in place of a convolution"
+        f"three forms have such names; C3Attention [channels, {block}] gates inside its bottlenecks, others gate the "
+        f"whole stage (write the rows C3 and {block}) or put {block} in place of a convolution"
     )
     return Alias(name, "C3Attention", "forks", reason)
 

@@ -374,8 +374,9 @@ def _find_alias(alias: aliases.Alias) -> Entry:
         given = len(plan.args) - 1
         if alias.takes is not None and given > alias.takes:
             raise ValueError(
-                f"as {alias.name} it takes {alias.takes or 'no'} arguments after the channels, got {list(plan.args[1:])}; "
-                f"what follows means something else in {alias.block}, whose arguments can be given under that name"
+                f"as {alias.name} it takes {alias.takes or 'no'} arguments after the channels, got "
+                f"{list(plan.args[1:])}; what follows means something else in {alias.block}, "
+                f"whose arguments can be given under that name"
             )
         return replace(plan, args=(*plan.args, *alias.args[given:]))
 

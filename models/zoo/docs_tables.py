@@ -1,4 +1,4 @@
-"""The tables of docs/attention.md and its Chinese edition: figures of the catalogue, arguments of a yaml row, memory.
+"""The tables of docs/attention.md and its Chinese edition: figures, arguments of a row, memory, names from elsewhere.
 
 A page is written by hand except for the parts between markers, which `python -m models.zoo document` rewrites:
 
@@ -13,13 +13,14 @@ translation.
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from models import aliases
 from models.graph.architecture import read_yaml
 from models.graph.places import insert_at
 from models.graph.shapes import ShapeCache, infer_shapes, load_spec
@@ -79,6 +80,7 @@ def render_pages(folder: Path = DOCS) -> tuple[dict[Path, str], list[str]]:
             "variants": render_variants(found, translate),
             "memory": render_memory(memory, translate),
             "blocks": render_blocks(blocks, translate),
+            "names": render_names(aliases.ALIASES.values(), translate),
         }
         texts[folder / name] = replace_tables(read_text(folder / name), tables, name)
         missing += translate.missing
@@ -308,3 +310,30 @@ def render_blocks(blocks: Sequence[BlockDescription], translate: Translator) -> 
         words = " ".join(translate(note) for note in notes)
         rows.append([_link(f"`{block.name}`", block.file), translate(block.does), block.arguments, words])
     return _render_table(heads, rows)
+
+
+# ---- names from elsewhere ----
+
+
+def render_names(found: Iterable[aliases.Alias], translate: Translator) -> str:
+    """Return the table of names that tutorials, forks and papers use: what each is here.
+
+    Args:
+        found: The aliases; those that share all but their name share a row.
+        translate: The page's language.
+
+    Returns:
+        The table in Markdown.
+    """
+    rows: dict[aliases.Alias, list[str]] = {}
+    for alias in found:
+        rows.setdefault(replace(alias, name=""), []).append(f"`{alias.name}`")
+    heads = [translate(head) for head in ("name elsewhere", "from", "here", "same or different")]
+    return _render_table(heads, [_name_cells(names, alias, translate) for alias, names in rows.items()])
+
+
+def _name_cells(names: Sequence[str], alias: aliases.Alias, translate: Translator) -> list[str]:
+    default = f" `{list(alias.args)}`" if alias.args else ""
+    here = f"`{alias.block}`{default}" if alias.block else "–"
+    verdict = "builds:" if alias.builds else "refused:"
+    return [", ".join(names), alias.source, here, f"{translate(verdict)} {translate(alias.reason)}"]

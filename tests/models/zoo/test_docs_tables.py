@@ -235,7 +235,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(docs_tables, "describe_blocks", lambda: [block])
     marks = "\n\n".join(
         f"<!-- made by `{docs_tables.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
-        for which in ("variants", "memory", "blocks")
+        for which in ("variants", "memory", "blocks", "names")
     )
     for name in PAGES:
         (tmp_path / name).write_text(f"# By hand é\n\n{marks}\n\nthe end\n", encoding="utf-8")
