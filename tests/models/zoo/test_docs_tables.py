@@ -233,6 +233,9 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(docs_tables.catalogue, "measure_base", lambda: record)
     monkeypatch.setattr(docs_tables, "measure_map_memory", lambda: {"MHSA": [(1, 10**6)] * 3})
     monkeypatch.setattr(docs_tables, "describe_blocks", lambda: [block])
+    built = [docs_tables.aliases.Alias(name, "CBAM", "forks", "Odd kernels.", True, (8,)) for name in ("One", "Two")]
+    names = {each.name: each for each in (*built, docs_tables.aliases.Alias("Three", "", "forks", "It gates."))}
+    monkeypatch.setattr(docs_tables.aliases, "ALIASES", names)
     marks = "\n\n".join(
         f"<!-- made by `{docs_tables.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
         for which in ("variants", "memory", "blocks", "names")
@@ -256,6 +259,10 @@ def test_only_the_parts_between_markers_are_written(small):
         assert "[A \\| B](https://arxiv.org/abs/1)" in text and "+5 / -7 | +0.25 / +1.00" in text
     assert "| It gates. | `ratio=16` | Odd kernels. Starts as the identity. |" in english
     assert "| 门控。 | `ratio=16` | Odd kernels. Starts as the identity. |" in chinese
+    assert (
+        "| `One`, `Two` | forks | `CBAM` `[8]` | builds: Odd kernels. |\n| `Three` | forks | – | refused: 门控。 |"
+        in chinese
+    )
     assert "Odd kernels." in missing and "before SPPF" in missing and "It gates." not in missing
     assert not list(small.glob(".*"))
 
