@@ -50,7 +50,7 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
         function(*arguments)
     except UserError as error:
         sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {log.without_controls(' '.join(str(error).split()))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in _DISK_ERRORS:

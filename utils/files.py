@@ -1,5 +1,6 @@
 """Paths, text and atomic writes. Standard library only, so that every package may import it."""
 
+import codecs
 import errno
 import json
 import locale
@@ -23,9 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]  # the project's folder: default path
 def read_text(path: Path | str) -> str:
     """Return a text file's content, read as UTF-8 without its byte order mark.
 
-    A file that is not UTF-8 is read in the machine's own encoding.
+    A file whose mark is that of UTF-16, as PowerShell writes lists, is read so; any other that is not UTF-8 is read in
+    the machine's own encoding.
     """
     raw = Path(path).read_bytes()
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", errors="replace")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:

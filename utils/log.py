@@ -4,20 +4,40 @@ Nothing is configured at import: a script calls `configure()` in its main, a pro
 logging configuration.
 """
 
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable
 
 LOGGER = logging.getLogger("yolo")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a surrogate: a byte of a name, not UTF-8
 _warned: set[str] = set()
 
 
+class _PlainFormatter(logging.Formatter):
+    """Formats a message without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
+
+
+def without_controls(text: str) -> str:
+    """Return a text with an escape, as repr writes it, in place of each control character but tabs and line ends."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def configure(level: int = logging.INFO) -> None:
-    """Send the project's messages to standard output, once, as plain lines."""
+    """Send the project's messages to standard output, once, as plain lines.
+
+    Characters that the terminal's encoding lacks, or that would control it, are escaped: names of files hold any.
+    """
     if not LOGGER.handlers:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_PlainFormatter("%(message)s"))
         LOGGER.addHandler(handler)
         LOGGER.propagate = False
     LOGGER.setLevel(level)

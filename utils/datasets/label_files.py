@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DataError
-from utils.files import read_text
+from utils.files import read_text, walk_files
 from utils.images import IMAGE_SUFFIXES, is_image
 
 POLICIES = ("skip", "clip", "strict")
@@ -69,7 +69,7 @@ def list_images(sources: Path | str | Sequence[Path | str]) -> list[str]:
     found = []
     for source in map(Path, several):
         if source.is_dir():
-            paths = _walk(source)
+            paths = [path for path in walk_files(source) if is_image(path)]
         elif is_image(source) and source.is_file():
             raise DataError(f"{source}: is an image; give its folder, or a .txt list that names it")
         elif source.is_file():
@@ -80,21 +80,6 @@ def list_images(sources: Path | str | Sequence[Path | str]) -> list[str]:
             raise DataError(f"{source}: holds no image; looked for names that end in {' '.join(IMAGE_SUFFIXES)}")
         found += paths
     return sorted(found)
-
-
-def _walk(folder: Path) -> list[str]:
-    """Images below a folder; hidden files and folders are left out, links are followed once."""
-    visited: set[str] = set()
-    paths: list[str] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [os.path.join(parent, name) for name in files if is_image(name) and not name.startswith(".")]
-    return paths
 
 
 def _listed(file: Path) -> list[str]:

@@ -58,7 +58,7 @@ def read_mp4_track(file: str) -> Mp4Track | None:
             if stream.read(8)[4:] not in _TOP_LEVEL:
                 return None
             return _track(stream, stream.seek(0, 2))
-    except (OSError, struct.error):
+    except (OSError, ValueError, struct.error):  # ValueError: a null byte in the path
         return None
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 
@@ -269,6 +270,7 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
         )
     if vid_stride < 1:
         raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
+    text = _local_path(text)
     listed = _suffix(text) in _LIST_SUFFIXES and not _is_url(text)
     entries = _read_list(text) if listed else [text]
     for entry in entries:
@@ -280,6 +282,11 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
         return StreamSource(streams, vid_stride=vid_stride, keep_all=bool(stream_buffer))
     found, refused = _expand_list(entries, f"{text}: ") if listed else (_expand(text, "--source "), [])
     return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride, refused)
+
+
+def _local_path(text: str) -> str:
+    """The path in a file:// address; any other text unchanged."""
+    return url2pathname(urlsplit(text).path) if text.lower().startswith("file://") else text
 
 
 def _suffix(text: str) -> str:
@@ -311,7 +318,7 @@ def _read_list(file: str) -> list[str]:
     refuse_special(file)
     if not Path(file).is_file():
         raise DataError(f"--source {file}: no such list" + nearest(Path(file).name, _siblings(Path(file))))
-    entries = [line.strip() for line in read_text(file).splitlines()]
+    entries = [_local_path(line.strip()) for line in read_text(file).splitlines()]
     entries = [entry for entry in entries if entry and not entry.startswith("#")]
     if not entries:
         raise DataError(f"{file}: the list is empty; write one stream address, image or video path per line")
@@ -319,9 +326,18 @@ def _read_list(file: str) -> list[str]:
 
 
 def _beside(file: str, entry: str) -> str:
-    """Return the path of an entry: relative to the list if it starts with `./` or exists only there, else unchanged."""
-    local = Path(file).parent / entry
-    return str(local) if entry.startswith("./") or (not Path(entry).exists() and local.exists()) else entry
+    """Return the path of an entry: relative to the list if it starts with `./` or exists only there, else unchanged.
+
+    Quotes around it are dropped; backslashes are folders if that makes it exist.
+    """
+    entry = entry[1:-1] if len(entry) > 2 and entry[0] == entry[-1] and entry[0] in "'\"" else entry
+    for text in (entry, entry.replace("\\", "/")):
+        local = Path(file).parent / text
+        if text.startswith("./") or (not Path(text).exists() and local.exists()):
+            return str(local)
+        if Path(text).exists():
+            return text
+    return entry
 
 
 def _expand_list(entries: Sequence[str], origin: str) -> tuple[list[tuple[str, str]], list[Failure]]:
@@ -348,7 +364,8 @@ def _expand(text: str, origin: str) -> list[tuple[str, str]]:
     if path.exists():
         if not _is_media(path):
             kind = path.suffix or "a file without suffix"
-            raise DataError(f"{origin}{text}: {kind} is neither image nor video ({_suffix_help()})")
+            remedy = "cannot be read here, convert it to .jpg or .mp4" if kind.lower() in _FOREIGN_SUFFIXES else ""
+            raise DataError(f"{origin}{text}: {kind} {remedy or 'is neither image nor video'} ({_suffix_help()})")
         return [(str(path), path.name)]
     if glob.has_magic(text):
         matches = sorted(Path(file) for file in glob.glob(str(path), recursive=True))

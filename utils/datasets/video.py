@@ -3,7 +3,9 @@
 import functools
 import math
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ DEFAULT_FPS = 30.0  # if a container does not say
 _MAX_GAP = 30  # consecutive frames that may be undecodable before reading ends
 _OPEN_TIMEOUT_MS = 10_000
 _READ_TIMEOUT_MS = 10_000
+_MATROSKA_HEADERS = 1 << 16  # bytes at the start of an .mkv or .webm that hold the names of its codecs
 _MAX_ASPECT = 10  # of a pixel; what claims more is damaged
 # Codecs, by the four characters of containers, that OpenCV's FFmpeg opens without a decoder for them.
 _CODECS = {
@@ -34,7 +37,8 @@ def open_capture(address: str) -> cv2.VideoCapture:
     if address.isdigit():
         return cv2.VideoCapture(int(address))
     if "://" not in address:  # FFmpeg takes what precedes a colon, as in 2026-05-01T12:30.mp4, for a protocol
-        return cv2.VideoCapture(os.path.abspath(address) if ":" in address else address)
+        with path_for_opencv(os.path.abspath(address) if ":" in address else address) as path:
+            return cv2.VideoCapture(path)
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
         return cv2.VideoCapture(address)
     # FFmpeg alone: the other backends would try it once more, without these timeouts
@@ -43,6 +47,25 @@ def open_capture(address: str) -> cv2.VideoCapture:
         cv2.CAP_FFMPEG,
         [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS],
     )
+
+
+@contextmanager
+def path_for_opencv(path: str) -> Iterator[str]:
+    """Yield a path that OpenCV can open, and that may be gone once it is open.
+
+    A name with bytes that are not UTF-8, as in archives from other systems, would end the process (OpenCV 5.0.0), so it
+    is opened by a link of another name.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            suffix = os.path.splitext(path)[1]
+            link = os.path.join(folder, f"video{suffix if suffix.isascii() else ''}")
+            os.symlink(os.path.abspath(path), link)
+            yield link
+    else:
+        yield path
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,10 +158,17 @@ class VideoReader:
         return height / width if transposed else width / height
 
     def _why_closed(self) -> str:
-        """Why the file cannot be opened, if its size or the name of its codec tells."""
-        if "://" not in self.path and os.path.getsize(self.path) == 0:
-            return "is empty"
-        codec = _CODECS.get(self._track.codec.lower(), "") if self._track else ""
+        """Why the file cannot be opened, if the system, its size or the name of its codec tells."""
+        start = b""
+        if "://" not in self.path:
+            try:
+                with open(self.path, "rb") as stream:
+                    start = stream.read(_MATROSKA_HEADERS)
+            except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+                return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            if not start:
+                return "is empty"
+        codec = _CODECS.get(self._track.codec.lower(), "") if self._track else "AV1" if b"V_AV1" in start else ""
         return f"cannot be opened as a video{_lacking(codec) if codec else ''}"
 
     def _check_losses(self, decoded: int, last: int, seconds: float) -> None:

@@ -62,7 +62,10 @@ class Window(PredictionHook):
         if not self._works:
             return
         try:
-            cv2.imshow(prediction.frame.name, cv2.cvtColor(self._artist(prediction), cv2.COLOR_RGB2BGR))
+            title = prediction.frame.name.encode("utf-8", "backslashreplace").decode(
+                "utf-8"
+            )  # OpenCV takes UTF-8 alone
+            cv2.imshow(title, cv2.cvtColor(self._artist(prediction), cv2.COLOR_RGB2BGR))
             self.closed = cv2.waitKey(1) & 0xFF == ord("q")
         except cv2.error:
             self._works = False

@@ -18,7 +18,7 @@ import numpy as np
 
 from utils.boxes import clip
 from utils.datasets.sources import Frame
-from utils.datasets.video import open_capture
+from utils.datasets.video import open_capture, path_for_opencv
 from utils.engine.predictor import Prediction, PredictionHook
 from utils.errors import UserError
 from utils.images import writable_name, write_image
@@ -133,7 +133,8 @@ class _Mp4:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file, self._fps, self._size, self._least = file, fps, size, int(every_frame)
         self._written = 0
-        self._writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        with path_for_opencv(str(file)) as path:
+            self._writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not self._writer.isOpened():
             raise UserError(f"{file}: this OpenCV cannot write mp4 videos here; use --nosave to go without")
         self._start: float | None = None
@@ -265,10 +266,10 @@ def safe_name(name: str) -> str:
 
 
 class CsvWriter(PredictionHook):
-    """predictions.csv: one row per detection."""
+    """predictions.csv: one row per detection. A byte of a file name that is not UTF-8 is escaped."""
 
     def __init__(self, save_dir: Path):
-        self._stream = (save_dir / "predictions.csv").open("w", newline="", encoding="utf-8")
+        self._stream = (save_dir / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace")
         self._table = csv.DictWriter(self._stream, _FIELDS)
         self._table.writeheader()
 
@@ -280,10 +281,13 @@ class CsvWriter(PredictionHook):
 
 
 class JsonWriter(PredictionHook):
-    """predictions.json: a list of the same records, written as they come."""
+    """predictions.json: a list of the same records, written as they come.
+
+    A byte of a file name that is not UTF-8 stands as JSON's escape of the surrogate that Python reads it as.
+    """
 
     def __init__(self, save_dir: Path):
-        self._stream = (save_dir / "predictions.json").open("w", encoding="utf-8")
+        self._stream = (save_dir / "predictions.json").open("w", encoding="utf-8", errors="backslashreplace")
         self._lines = self._separators()
 
     def after_frame(self, prediction: Prediction) -> None:

@@ -199,6 +199,7 @@ def test_nothing_readable_is_an_error(tmp_path):
         ("{}/empty", "no image or video lies in this folder"),
         ("{}/empty/*.jpg", "no image or video matches this pattern"),
         ("{}/notes.pdf", r"\.pdf is neither image nor video"),
+        ("{}/phone.HEIC", ".HEIC cannot be read here, convert it to .jpg"),
         ("{}/missing.txt", "no such list"),
         ("{}/blank.txt", "the list is empty"),
         ("{}/mixed.txt", "either streams or files"),
@@ -216,6 +217,7 @@ def test_sources_that_do_not_exist(tmp_path, text, message):
     (tmp_path / "images").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.pdf").write_bytes(b"")
+    (tmp_path / "phone.HEIC").write_bytes(b"")
     (tmp_path / "blank.txt").write_text("\n# only a remark\n")
     (tmp_path / "mixed.txt").write_text("rtsp://host/1\nimage.jpg\n")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -366,6 +368,18 @@ def test_a_list_with_a_missing_file_is_named(tmp_path):
     file.write_text("gone.jpg\n")
     with pytest.raises(DataError, match=f"{file}: gone.jpg: no such file"):
         open_source(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_as_other_programs_write_them(tmp_path, encoding):
+    """PowerShell writes UTF-16 and backslashes, explorers put paths in quotes, browsers give addresses."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png", "c d.png", "图.png"):
+        write_image(tmp_path / "in" / name, solid_image())
+    lines = ["in\\a.png", f'"{tmp_path}/in/b.png"', (tmp_path / "in/c d.png").as_uri(), "./in/图.png"]
+    (tmp_path / "list.txt").write_text("\r\n".join(lines), encoding=encoding, newline="")
+    assert open_source(tmp_path / "list.txt").names == ["a.png", "b.png", "c d.png", "图.png"]
+    assert open_source((tmp_path / "in/c d.png").as_uri()).names == ["c d.png"]
 
 
 def test_entries_of_a_list_that_name_nothing_do_not_stop_the_others(tmp_path):

@@ -161,3 +161,22 @@ def test_a_time_of_day_in_the_name_is_no_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "2026-05-01T12:30.mp4", 3)
     assert len(list(VideoReader("2026-05-01T12:30.mp4").read())) == 3
+
+
+def test_a_name_that_is_not_utf8_is_opened_by_another(tmp_path):
+    """As in archives from other systems: OpenCV itself would end the process."""
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/vid\xe9o.mp4")
+    os.rename(write_video(tmp_path / "video.mp4", 3), file)
+    assert [number_of(image) for _, _, image in VideoReader(file).read()] == [1, 2, 3]
+
+
+def test_why_a_video_cannot_be_opened(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"gone.mp4: cannot be read: No such file or directory"):
+        VideoReader(str(tmp_path / "gone.mp4"))
+    monkeypatch.setattr("utils.datasets.video.open_capture", lambda path: cv2.VideoCapture())  # as an older OpenCV
+    set_codec(write_video(tmp_path / "a.mp4", 3), b"av01")
+    (tmp_path / "a.webm").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(99) + b"\x86\x85V_AV1")
+    (tmp_path / "b.webm").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(99) + b"\x86\x85V_VP8")
+    for name, words in (("a.mp4", ": its codec is AV1"), ("a.webm", ": its codec is AV1"), ("b.webm", "$")):
+        with pytest.raises(DataError, match=f"{name}: cannot be opened as a video{words}"):
+            VideoReader(str(tmp_path / name))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -174,6 +175,22 @@ def test_csv_and_json_hold_the_same_records(tmp_path):
     writer = JsonWriter(tmp_path)
     writer.close()
     assert json.loads((tmp_path / "predictions.json").read_text()) == []
+
+
+def test_names_that_are_not_utf8_have_results(tmp_path):
+    """As in archives from other systems; tables stay UTF-8 and hold an escape."""
+    name, image = os.fsdecode(b"na\xefve.jpg"), np.zeros((96, 160, 3), np.uint8)
+    writers = [CsvWriter(tmp_path), JsonWriter(tmp_path), LabelWriter(tmp_path), CropWriter(tmp_path)]
+    writers += [ImageWriter(tmp_path, Artist())]
+    for writer in writers:
+        writer.after_frame(prediction_of([[1, 2, 30, 40]], name, image=image))
+        writer.after_frame(prediction_of([], os.fsdecode(b"vid\xe9o.avi"), "video", 1, image=image, fps=10.0))
+        writer.close()
+    written = {os.fsencode(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}
+    tables, naive = {b"predictions.csv", b"predictions.json"}, {b"na\xefve.jpg", b"labels/na\xefve.txt"}
+    assert written == tables | naive | {b"vid\xe9o.mp4", b"crops/red thing/na\xefve.jpg"}
+    assert json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))[0]["file"] == f"in/{name}"
+    assert "in/na\\udcefve.jpg" in (tmp_path / "predictions.csv").read_text(encoding="utf-8")
 
 
 def frames_of(file) -> tuple[list[np.ndarray], float]:
