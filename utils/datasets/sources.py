@@ -271,7 +271,7 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
     if vid_stride < 1:
         raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
     text = _local_path(text)
-    listed = _suffix(text) in _LIST_SUFFIXES and not _is_url(text)
+    listed = _suffix(text) in _LIST_SUFFIXES and not _is_url(text) and not Path(text).is_dir()
     entries = _read_list(text) if listed else [text]
     for entry in entries:
         refuse_unsupported(entry)

@@ -117,8 +117,11 @@ def detect(config: DetectConfig) -> DetectionOutcome:
     source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
     predictor = load_predictor(config.weights, config.device, config.half, config.download)
     with run_folder(config.project, config.name, config.exist_ok) as save_dir:
-        labels = LabelWriter(save_dir, config.save_conf) if config.save_txt else None
-        hooks = [*build_hooks(config, save_dir, predictor), *([labels] if labels else [])]
+        try:
+            labels = LabelWriter(save_dir, config.save_conf) if config.save_txt else None
+            hooks = [*build_hooks(config, save_dir, predictor), *([labels] if labels else [])]
+        except OSError as error:  # such as a file of an earlier run that another program holds, or that is a folder
+            raise UserError(f"{error.filename}: {error.strerror}; choose another --project or --name") from None
         Detection(config, predictor, source, hooks).run()
         if labels:
             LOGGER.info(f"{labels.written} labels saved to {labels.folder}")

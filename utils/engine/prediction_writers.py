@@ -27,6 +27,7 @@ from utils.plots.colors import class_color
 
 STREAM_FPS = 30.0
 _LONGEST_HOLD_S = 5.0  # a saved video does not stand still longer than this
+_LONGEST_NAME = 60  # letters of a class name in a folder's name, which file systems limit to 255 bytes
 _ROUNDING = 0.3  # of a frame
 _NEARLY_FULL = 1 << 20  # bytes
 _FIELDS = ("file", "frame", "time", "class_id", "name", "confidence", "x1", "y1", "x2", "y2")
@@ -261,8 +262,8 @@ class CropWriter(PredictionHook):
 
 
 def safe_name(name: str) -> str:
-    """Return a class name as a folder name on every system: no separators, no reserved characters, not empty."""
-    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .") or "_"
+    """Return a class name as a folder name on every system: no separators or reserved characters, not empty, short."""
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name)[:_LONGEST_NAME].strip(" .") or "_"
 
 
 class CsvWriter(PredictionHook):

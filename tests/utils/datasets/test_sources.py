@@ -169,6 +169,19 @@ def test_transport_streams_are_told_from_program_text(tmp_path):
     assert [Path(path).name for path in open_source(tmp_path).paths] == ["clip.mts", "clip.ts", "empty.ts"]
 
 
+def test_a_folder_is_a_folder_whatever_its_suffix(tmp_path):
+    for name in ("images.txt", "clip.mp4"):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "a.jpg", solid_image())
+        assert open_source(tmp_path / name).names == ["a.jpg"]
+
+
+def test_a_still_gif_is_a_video_of_one_frame(tmp_path):
+    Image.fromarray(solid_image(100)).save(tmp_path / "a.gif")
+    ((kind, image),) = [(frame.kind, frame.image) for frame in open_source(tmp_path)]
+    assert kind == "video" and shade(image) == 5
+
+
 def test_a_pattern_matches_files_alone(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     write_image(tmp_path / "a.jpg", solid_image())

@@ -12,7 +12,7 @@ from utils.engine import detection
 from utils.engine.detection import Detection, DetectionOutcome, detect
 from utils.engine.prediction_writers import Artist, CropWriter, ImageWriter, LabelWriter
 from utils.engine.predictor import PredictionHook, as_predictor
-from utils.errors import DataError, PartialError
+from utils.errors import DataError, PartialError, UserError
 from utils.images import write_image
 
 SIZE = (96, 128)
@@ -147,3 +147,16 @@ def test_a_long_list_is_cut(tmp_path):
     failures = [detection.Failure(str(number), f"{number}: is empty") for number in range(25)]
     with pytest.raises(PartialError, match=r"^25 of 30 inputs failed.*19: is empty; and 5 more, see the warnings"):
         DetectionOutcome(tmp_path, 30, tuple(failures)).require_complete()
+
+
+@pytest.mark.parametrize(("name", "flag"), [("labels", "save_txt"), ("predictions.csv", "save_csv")])
+def test_a_run_folder_that_cannot_take_the_results_is_named(images, tmp_path, monkeypatch, name, flag):
+    monkeypatch.setattr(detection, "load_predictor", lambda *_: as_predictor(RedFinder().eval()))
+    taken = tmp_path / "runs/mine" / name
+    taken.parent.mkdir(parents=True)
+    taken.touch() if name == "labels" else taken.mkdir()
+    config = DetectConfig(
+        source=str(images), imgsz=(128,), project=str(tmp_path / "runs"), name="mine", exist_ok=True, **{flag: True}
+    )
+    with pytest.raises(UserError, match=f"{taken}: .*; choose another --project or --name"):
+        detect(config)

@@ -142,6 +142,7 @@ def test_crops(tmp_path):
     # 200 * 1.02 + 10 = 214 wide, 60 * 1.02 + 10 = 71.2 high; at the corner 50.5 + 5 and 40.4 + 5 remain
     assert first.shape[1] == 214 and first.shape[0] in (71, 72) and second.shape[:2] == (45, 55)
     assert [safe_name(name) for name in ("a/b", "..", "con: x", "红")] == ["a_b", "_", "con_ x", "红"]
+    assert len(os.fsencode(safe_name("红" * 300) + "10000.jpg")) < 255
 
 
 def test_csv_and_json_hold_the_same_records(tmp_path):
