@@ -183,7 +183,8 @@ def _failure(path: str, error: Exception) -> Failure:
 class StreamSource:
     """Cameras and network streams, read together; yields the newest frame of each in turn until all have ended.
 
-    Iterating raises DataError if a stream does not answer at the start.
+    A stream that does not answer at the start is skipped with a warning and counted in `failures`; iterating raises
+    DataError if none answers.
 
     Args:
         addresses: Camera numbers and URLs.
@@ -221,10 +222,9 @@ class StreamSource:
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            for reader in self._readers:
-                reader.start()
-                LOGGER.info(f"{public_address(reader.address)}: connected, {reader.fps:.2f} frames/s")
-            for index, frame in read_streams(self._readers, self._arrived):
+            started = self._start()
+            for position, frame in read_streams([self._readers[index] for index in started], self._arrived):
+                index = started[position]
                 yield Frame(
                     frame.image,
                     public_address(self.addresses[index]),
@@ -239,6 +239,23 @@ class StreamSource:
                 )
         finally:
             self.close()
+
+    def _start(self) -> list[int]:
+        """Start the streams and return the indices of those that answer. Raises DataError if none does."""
+        self.failures.clear()
+        started = []
+        for index, reader in enumerate(self._readers):
+            try:
+                reader.start()
+            except DataError as error:
+                if len(self.failures) + 1 == len(self):
+                    raise
+                self.failures.append(_failure(reader.address, error))
+                LOGGER.warning(f"WARNING: skipped {self.failures[-1].reason}")
+            else:
+                started.append(index)
+                LOGGER.info(f"{public_address(reader.address)}: connected, {reader.fps:.2f} frames/s")
+        return started
 
     def close(self) -> None:
         """End the reading threads; safe to call twice."""

@@ -500,6 +500,18 @@ def test_no_stream_at_the_start_is_an_error():
         list(StreamSource(["rtsp://u:p@host/x"], connect=Script()))
 
 
+def test_a_camera_that_does_not_answer_stops_no_other(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    scripts = {"rtsp://u:p@a": Script(), "b": Script([20, 40])}
+    source = StreamSource(list(scripts), keep_all=True, backoff=FAST, connect=lambda name: scripts[name](name))
+    assert [(frame.index, frame.total, frame.name, shade(frame.image)) for frame in source] == [
+        (1, 2, "b.mp4", 1),
+        (1, 2, "b.mp4", 2),
+    ]
+    assert [failure.reason for failure in source.failures] == ["rtsp://a: no camera or stream answers there"]
+    assert "WARNING: skipped rtsp://a: no camera or stream answers there" in caplog.messages
+
+
 def test_backoff_grows_to_its_limit():
     assert [Backoff(0.5, 15, 8).delay(failures) for failures in (1, 2, 3, 6, 20)] == [0.5, 1.0, 2.0, 15.0, 15.0]
 
