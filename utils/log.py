@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 
 LOGGER = logging.getLogger("yolo")
@@ -39,6 +40,9 @@ def configure(level: int = logging.INFO) -> None:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_PlainFormatter("%(message)s"))
         LOGGER.addHandler(handler)
+        warnings.filterwarnings(
+            "ignore", category=UserWarning, module=r"PIL\."
+        )  # of damaged images: ours name the file
         LOGGER.propagate = False
     LOGGER.setLevel(level)
 

@@ -27,7 +27,7 @@ from utils.datasets.streams import (
     read_streams,
     refuse_unsupported,
 )
-from utils.datasets.video import VideoReader, open_capture
+from utils.datasets.video import VideoReader, open_capture, silence_opencv
 from utils.errors import DataError, nearest
 from utils.files import read_text, refuse_special, walk_files
 from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, count_images, read_image
@@ -115,6 +115,7 @@ class FileSource:
         return len(self.paths) + len(self.refused)
 
     def __iter__(self) -> Iterator[Frame]:
+        silence_opencv()  # a damaged file is one line, ours
         self.failures.clear()
         self._failed.clear()
         for failure in self.refused:

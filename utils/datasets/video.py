@@ -33,7 +33,7 @@ def open_capture(address: str) -> cv2.VideoCapture:
 
     Errors are reported by the caller; OpenCV and FFmpeg print nothing.
     """
-    _silence_opencv()
+    silence_opencv()
     if address.isdigit():
         return cv2.VideoCapture(int(address))
     if "://" not in address:  # FFmpeg takes what precedes a colon, as in 2026-05-01T12:30.mp4, for a protocol
@@ -69,8 +69,8 @@ def path_for_opencv(path: str) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _silence_opencv() -> None:
-    """Switch off the console messages of OpenCV's video part, unless its environment variables ask for them."""
+def silence_opencv() -> None:
+    """Switch off the console messages of OpenCV and its decoders, unless its environment variables ask for them."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's "quiet"; read when the first video is opened
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -337,16 +337,22 @@ def test_a_url_that_keeps_silent_is_given_up_in_time(monkeypatch):
     }
 
 
-def test_opencv_adds_no_lines_of_its_own(tmp_path):
+def test_decoders_add_no_lines_of_their_own(tmp_path):
     """In a process of its own: FFmpeg reads how much to say when a process opens its first video."""
-    file = tmp_path / "broken.mp4"
-    file.write_bytes(b"no video at all")
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    Image.fromarray(solid_image()).save(tmp_path / "whole.tif", compression="tiff_lzw")
+    content = (tmp_path / "whole.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[: len(content) - 60])  # Pillow writes the directory before the pixels
     code = (
-        "from utils.datasets.video import VideoReader\nfrom utils.errors import DataError\n"
-        f"try:\n    VideoReader({str(file)!r})\nexcept DataError as error:\n    print(error)\n"
+        "from utils.datasets.sources import open_source\nfrom utils import log\nlog.configure()\n"
+        f"source = open_source({str(tmp_path)!r})\nprint([frame.name for frame in source])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (f"{file}: cannot be opened as a video\n", "")
+    lines = done.stdout.splitlines()
+    assert [line.split(": ")[1] for line in lines[:-1]] == [
+        f"skipped {tmp_path}/{name}" for name in ("broken.mp4", "cut.tif")
+    ]
+    assert (lines[-1], done.stderr) == ("['whole.tif']", "")
 
 
 @pytest.mark.parametrize(
