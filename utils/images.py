@@ -165,8 +165,8 @@ def inspect_image(path: Path | str) -> ImageHeader:
         raise DataError(f"{path}: is a {header.format} file; use one of {', '.join(FORMATS)}")
     if min(header.size) < MIN_SIDE:
         raise DataError(f"{path}: {header.size[1]} x {header.size[0]} pixels, each side must have at least {MIN_SIDE}")
-    if header.format in ("JPEG", "MPO") and not _ends_like_jpeg(path):
-        return replace(header, warning=_damage_of_jpeg(path))
+    if header.format in ("JPEG", "MPO"):
+        return replace(header, warning=jpeg_damage(path))
     if header.format in _WITHOUT_CHECKSUM:
         read_image(path)
     return header
@@ -286,8 +286,13 @@ def _ends_like_jpeg(path: Path | str) -> bool:
         return stream.read() == _JPEG_END
 
 
-def _damage_of_jpeg(path: Path | str) -> str:
-    """What is wrong with a JPEG that does not end like one; "" if only something follows its end."""
+def jpeg_damage(path: Path | str) -> str:
+    """Return what is wrong with a JPEG that does not end like one; "" if only something follows its end.
+
+    Raises DataError if it cannot be decoded.
+    """
+    if _ends_like_jpeg(path):
+        return ""
     raw = _read_bytes(path)
     if _decode_cv2(raw, 8) is not None:
         return ""

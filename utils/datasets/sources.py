@@ -30,13 +30,14 @@ from utils.datasets.streams import (
 from utils.datasets.video import VideoReader, open_capture, silence_opencv
 from utils.errors import DataError, nearest
 from utils.files import read_text, refuse_special, walk_files
-from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, count_images, read_image
+from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, count_images, jpeg_damage, read_image
 from utils.log import LOGGER
 
 _STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 _DOWNLOAD_TIMEOUT_S = 30
 _TRANSPORT_SYNC = 0x47  # begins each packet of an MPEG transport stream
 _LIVE_SUFFIXES = frozenset((".flv", ".m2ts", ".mts", ".ts"))  # behind http(s), these are mostly streams without an end
+_JPEG_SUFFIXES = (".jpeg", ".jpg", ".mpo")
 _LIST_SUFFIXES = (".txt", ".streams")
 _RESERVED_FOLDERS = ("crops", "labels")  # of a run folder: what lies in such a folder of a source goes beside them
 # What cameras and programs write beside what is read here: passed over in folders, but not in silence.
@@ -149,9 +150,9 @@ class FileSource:
 
     def _image(self, index: int, path: str, name: str) -> Iterator[Frame]:
         image = _fetch_image(path) if _is_url(path) else read_image(path)[0]
-        held = 1 if _is_url(path) else count_images(path)
-        if held > 1:
-            LOGGER.warning(f"WARNING: {path}: holds {held} frames or pages; the first is used")
+        remark = "" if _is_url(path) else _remark(path)
+        if remark:
+            LOGGER.warning(f"WARNING: {path}: {remark}")
         yield Frame(image, public_address(path), name, "image", index, len(self.paths))
 
     def _video(self, index: int, path: str, name: str) -> Iterator[Frame]:
@@ -170,6 +171,14 @@ class FileSource:
                 seconds,
                 reader.pixel_aspect,
             )
+
+
+def _remark(path: str) -> str:
+    """What is to be known of an image file that was read, or ""."""
+    held = count_images(path)
+    if held > 1:
+        return f"holds {held} frames or pages; the first is used"
+    return jpeg_damage(path) if _suffix(path) in _JPEG_SUFFIXES else ""
 
 
 def _failure(path: str, error: Exception) -> Failure:

@@ -161,6 +161,17 @@ def test_of_several_frames_or_pages_the_first_is_used_and_that_is_said(tmp_path,
     assert caplog.messages == [f"WARNING: {tmp_path}/several{suffix}: holds 3 frames or pages; the first is used"]
 
 
+def test_a_jpeg_cut_short_is_used_and_that_is_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (96, 96, 3), np.uint8)).save(tmp_path / "cut.jpg")
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "padded.jpg").write_bytes(whole + bytes(9))  # something behind its end, as phones append
+    assert [frame.image.shape for frame in open_source(tmp_path)] == [(96, 96, 3)] * 2
+    assert caplog.messages == [f"WARNING: {tmp_path}/cut.jpg: JPEG is cut short: what is missing is filled with gray"]
+
+
 def test_transport_streams_are_told_from_program_text(tmp_path):
     write_video(tmp_path / "clip.ts", 3)
     (tmp_path / "clip.mts").write_bytes(b"\0\0\0\0" + (tmp_path / "clip.ts").read_bytes())  # a time code before it
