@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -51,6 +52,49 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+AMP_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def amp_dtype(device: torch.device, amp: bool | None, wanted: str = "auto") -> torch.dtype | None:
+    """Return the type of mixed precision in which a training computes, None for float32 alone.
+
+    Args:
+        device: Where it runs.
+        amp: `--amp` (True), `--no-amp` (False), or neither (None): where it is faster.
+        wanted: `--amp-type`: "fp16", "bf16", or "auto", which is float16 as in v6.1.
+
+    Returns:
+        None on other devices than CUDA; on GPUs without matrix units for float16 (compute capability below 7.0) None
+        unless `amp` is True.
+
+    Raises:
+        ConfigError: If the GPU does not compute in bfloat16 (compute capability below 8.0).
+    """
+    if amp is False or device.type != "cuda":
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if wanted == "bf16":
+        if capability < (8, 0):
+            found = ".".join(map(str, capability))
+            raise ConfigError(f"--amp-type bf16: needs compute capability 8.0, this GPU has {found}; use fp16")
+        return torch.bfloat16
+    return torch.float16 if amp or wanted == "fp16" or capability >= (7, 0) else None
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 in float32: no TF32, whose products keep 10 bits and which convolutions use by default."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager:

@@ -21,7 +21,7 @@ from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
 from utils.datasets.letterbox import round_to_stride
 from utils.datasets.loader import Loader
 from utils.datasets.splits import open_split
-from utils.device import Timer, autocast, network_input
+from utils.device import Timer, autocast, full_float32, network_input
 from utils.errors import ConfigError
 from utils.log import LOGGER, progress, shares_terminal, warn_once
 from utils.metrics.average_precision import Curves, DetectionAccumulator, ImageResult, table_header, table_rows
@@ -230,6 +230,7 @@ def evaluate_weights(
             loader.close()
 
 
+@full_float32()
 @torch.no_grad()  # not inference_mode: what a network caches must stay usable for training
 def evaluate(
     model: nn.Module,
