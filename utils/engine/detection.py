@@ -9,7 +9,8 @@ from pathlib import Path
 from models.registry import load_plugins
 from utils.checkpoint import find_weights, read_checkpoint, strip
 from utils.config import DetectConfig, PredictOptions
-from utils.datasets.sources import Failure, FileSource, Frame, StreamSource, open_source
+from utils.datasets.source_entries import Failure
+from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, ImageWriter, JsonWriter, LabelWriter
 from utils.engine.predictor import PredictionHook, Predictor, load_predictor, predict

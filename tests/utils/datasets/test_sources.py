@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from small_videos import write_video
 
-from utils.datasets.sources import FileSource, StreamSource, open_source, stream_stem, unique_names
+from utils.datasets.output_names import stream_stem, unique_names
+from utils.datasets.sources import FileSource, StreamSource, open_source
 from utils.datasets.streams import Backoff, StreamReader, public_address
 from utils.datasets.video import VideoReader, fps_or_default, open_capture
 from utils.errors import DataError, UserError
@@ -371,6 +372,7 @@ def test_decoders_add_no_lines_of_their_own(tmp_path):
     [
         ("http://[abc/x.jpg", "http://\\[abc/x.jpg: is not a valid address"),
         ("rtsp://[x/y", "is not a valid address"),
+        ("file://[x/y.jpg", "is not a valid address"),
         ("//[a]/x*.jpg", "x\\*.jpg"),
         ("http://127.0.0.1:9/a b.jpg", "cannot be fetched"),
     ],
