@@ -86,15 +86,13 @@ def amp_dtype(device: torch.device, amp: bool | None, wanted: str = "auto") -> t
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Compute float32 in float32: no TF32, whose products keep 10 bits and which convolutions use by default."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
     try:
-        for backend in backends:
-            backend.allow_tf32 = False
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
         yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager:
