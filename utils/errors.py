@@ -1,7 +1,12 @@
 """User errors: shown as one line, never as a traceback."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+VALUE_LIMIT = 200  # characters of a value or a path in a message
+CHOICES_LIMIT = 2000  # characters of a list of what could be chosen
+_MOST_COMPARED = 5000  # choices among which the nearest is looked for
 
 
 class UserError(Exception):
@@ -40,6 +45,55 @@ class PartialError(UserError):
     exit_code = 1
 
 
+class _BoundedRepr(reprlib.Repr):
+    """Python's repr of the first items of a value only, so that its length and its time are bounded."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxother = 4, VALUE_LIMIT
+        self.maxstring = self.maxlong = VALUE_LIMIT + 10  # longer than what is shown, so that the cut is at the end
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 20
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x[: self.maxstring])
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write a whole number of several thousand digits."""
+        return repr(x) if x.bit_length() < 1000 else f"<a whole number of {x.bit_length()} bits>"
+
+
+def shown(value: object, limit: int = VALUE_LIMIT) -> str:
+    """Return a value of a file as Python writes it, for a message: one line of at most `limit` characters.
+
+    Args:
+        value: What a file holds; however large or nested it is, only its beginning is looked at.
+        limit: Largest number of characters; what is longer ends in dots.
+
+    Returns:
+        The text, with control characters escaped.
+    """
+    return cut(_BoundedRepr().repr(value), limit)
+
+
+def cut(text: object, limit: int = VALUE_LIMIT) -> str:
+    r"""Return text of a file, or a path, as it is safe to print: one line of at most `limit` characters.
+
+    Args:
+        text: The text.
+        limit: Largest number of characters; what is longer ends in dots.
+
+    Returns:
+        The text, with control characters and marks of writing direction escaped.
+
+    Example:
+        >>> cut("a\x1b[2Jb")
+        'a\\x1b[2Jb'
+    """
+    start = str(text)[: limit + 1]
+    safe = start if start.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in start)
+    return safe if len(safe) <= limit else f"{safe[: limit - 3]}..."
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """Return a hint for an error message that names the choices that look like `name`.
 
@@ -51,6 +105,6 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     Returns:
         " (did you mean A, B?)", or "" if none is similar.
     """
-    by_lower = {choice.lower(): choice for choice in sorted(choices)}
+    by_lower = {str(choice)[:100].lower(): str(choice) for choice in sorted(choices, key=str)[:_MOST_COMPARED]}
     matches = difflib.get_close_matches(str(name)[:100].lower(), by_lower, n=count, cutoff=0.5)
-    return f" (did you mean {', '.join(by_lower[match] for match in matches)}?)" if matches else ""
+    return f" (did you mean {', '.join(cut(by_lower[match]) for match in matches)}?)" if matches else ""

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import DataError, UserError
+from utils.errors import DataError, UserError, cut
 
 # What stops every file of a run from being written, not one: a full disk or quota, or a disk that is read-only.
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+_POINTER_START = b"version https://git-lfs.github.com/spec/"
 ROOT = Path(__file__).resolve().parents[1]  # the project's folder: default paths are relative to it
 
 
@@ -25,9 +26,10 @@ def read_text(path: Path | str) -> str:
     """Return a text file's content, read as UTF-8 without its byte order mark.
 
     A file whose mark is that of UTF-16, as PowerShell writes lists, is read so; any other that is not UTF-8 is read in
-    the machine's own encoding.
+    the machine's own encoding. Raises DataError for a git-lfs pointer.
     """
     raw = Path(path).read_bytes()
+    reject_pointer(raw, path)
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16", errors="replace")
     try:
@@ -70,6 +72,53 @@ def walk_files(folder: Path | str, on_error: Callable[[OSError], object] | None 
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.join(parent, name) for name in files if not name.startswith("."))
+
+
+def pointer_problem(start: bytes) -> str:
+    """Return what is wrong with a file that git-lfs has not fetched, from its first bytes; "" for any other file."""
+    if not start.startswith(_POINTER_START):
+        return ""
+    size = next((line[5:].decode("ascii", "replace") for line in start.splitlines() if line.startswith(b"size ")), "")
+    return (
+        f"a git-lfs pointer, which stands for a file{f' of {cut(size, 20)} bytes' if size else ''} that is not here; "
+        "fetch it with `git lfs pull` in its repository"
+    )
+
+
+def reject_pointer(start: bytes, path: Path | str) -> None:
+    """Raise DataError that names the file if its first bytes are those of a git-lfs pointer.
+
+    Args:
+        start: The first bytes, at least 200 if the file has them.
+        path: The file, for the message.
+    """
+    problem = pointer_problem(start)
+    if problem:
+        raise DataError(f"{cut(path)}: {problem}")
+
+
+def is_file(path: Path | str) -> bool:
+    """Return whether a path is a file; one that the system refuses, such as one too long, is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def exists(path: Path | str) -> bool:
+    """Return whether there is something at a path; at one that the system refuses there is nothing."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def expand_home(path: Path | str) -> Path:
+    """Return a path with ~ replaced by the home folder, or as it is if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> Path:

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import yaml
 
 from models.aliases import canonical
-from utils.errors import ModelError, nearest
-from utils.files import ROOT, read_text
+from utils.config.yaml_files import parse_yaml
+from utils.errors import CHOICES_LIMIT, ModelError, cut, nearest, shown
+from utils.files import ROOT, exists, is_file, read_text
 
 SECTIONS = ("backbone", "head")
 LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # written first, in this order
@@ -127,18 +128,10 @@ def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[
 def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
     """Return a yaml's content and the line of each row by (section, position in it)."""
     try:
-        loader = yaml.SafeLoader(read_text(path))
-        try:
-            node = loader.get_single_node()
-            content = loader.construct_document(node) if node is not None else None
-        finally:
-            loader.dispose()
+        text = read_text(path)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        location = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ModelError(f"{location}: not valid yaml: {getattr(error, 'problem', None) or 'cannot be read'}") from None
+        raise ModelError(f"{cut(path)}: cannot be read: {error.strerror}") from None
+    content, node = parse_yaml(text, path, error_class=ModelError)
     if node is None or not isinstance(content, dict):
         raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(REQUIRED_KEYS)}")
     lines: dict[tuple[str, int], int] = {}

@@ -11,8 +11,8 @@ from typing import Any
 from utils.config.flags import Options, flag, flag_fields, from_options
 from utils.config.options import TrainConfig
 from utils.config.yaml_files import read_yaml
-from utils.errors import ConfigError
-from utils.files import ROOT
+from utils.errors import ConfigError, cut
+from utils.files import ROOT, exists
 
 STUDY_FILE = "study.yaml"
 # Options that may change between the starts of a study.
@@ -204,7 +204,7 @@ def read_study(path: Path, requested: CompareConfig) -> CompareConfig:
     content = read_yaml(path)
     for name in _LOCATION:
         if name in content:
-            raise ConfigError(f"{path}: {name}: is no option of a study yaml; the study is in the folder of study.yaml")
+            raise ConfigError(f"{cut(path)}: {name}: is no option of a study yaml; the study is in the folder of study.yaml")
     values = vars(requested)
     given = {
         each.name: values[each.name]
@@ -221,7 +221,7 @@ def read_study(path: Path, requested: CompareConfig) -> CompareConfig:
         changed = {name: given[name] for name in CHANGEABLE if name in given}
         return from_options(CompareConfig, **{**config.as_dict(), **changed})
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{cut(path)}: {error}") from None
 
 
 def _resolve_paths(content: Mapping[str, object], folder: Path) -> dict[str, object]:
@@ -230,7 +230,7 @@ def _resolve_paths(content: Mapping[str, object], folder: Path) -> dict[str, obj
     def resolve(value: object) -> object:
         if isinstance(value, (list, tuple)):
             return [resolve(item) for item in value]
-        beside = folder / str(value)
-        return str(beside.resolve()) if value and beside.exists() else value
+        beside = folder / str(value) if isinstance(value, str | Path) and value else None
+        return str(beside.resolve()) if beside and exists(beside) else value
 
     return {str(name): resolve(value) if name in PATHS else value for name, value in content.items()}

@@ -1,15 +1,16 @@
 """The description of a dataset: what a data yaml says, checked, with its paths resolved."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from utils.config.yaml_files import find_yaml, read_yaml
-from utils.errors import ConfigError, DataError, nearest
-from utils.files import ROOT
+from utils.config.yaml_files import MOST_CLASSES, find_yaml, read_yaml
+from utils.errors import ConfigError, DataError, cut, nearest, shown
+from utils.files import ROOT, exists, expand_home, is_dir
 
 SPLITS = ("train", "val", "test")
-_KEYS = (*SPLITS, "path", "nc", "names", "download", "generate")
+_KEYS = (*SPLITS, "path", "nc", "names", "download", "sha256", "generate")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class DatasetSpec:
         nc: Number of classes.
         names: One per class.
         download: How the dataset can be fetched.
+        sha256: SHA-256 of the archive at `download`, 64 hexadecimal digits, or None.
         generate: How it can be drawn.
         others: Every further key that may name a split, such as holdout.
     """
@@ -37,6 +39,7 @@ class DatasetSpec:
     nc: int
     names: tuple[str, ...]
     download: str | None = None
+    sha256: str | None = None
     generate: dict | None = None
     others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
@@ -51,7 +54,7 @@ class DatasetSpec:
         else:
             file = find_yaml(source, "data", "data yaml").absolute()
             content, texts = read_yaml(file), read_yaml(file, texts_only=True)
-        where = str(file or "data")
+        where = cut(file or "data")
         entries = {split: _entries(where, split, content.get(split)) for split in SPLITS}
         root = _root(where, content.get("path"), file, entries)
         nc, names = _classes(where, content.get("nc"), texts.get("names"))
@@ -60,9 +63,20 @@ class DatasetSpec:
             raise ConfigError(f"{where}: download: expected text, got {type(download).__name__}")
         if generate is not None and not isinstance(generate, dict):
             raise ConfigError(f"{where}: generate: expected a mapping, got {type(generate).__name__}")
+        sha256 = _checksum(where, texts.get("sha256"), download)
         paths = {split: tuple(root / entry for entry in entries[split]) for split in SPLITS}
         others = {key: tuple(root / text for text in texts) for key, texts in _other_entries(content).items()}
-        return cls(file, root, nc=nc, names=names, download=download or None, generate=generate, others=others, **paths)
+        return cls(
+            file,
+            root,
+            nc=nc,
+            names=names,
+            download=download or None,
+            sha256=sha256,
+            generate=generate,
+            others=others,
+            **paths,
+        )
 
     def paths(self, split: str) -> tuple[Path, ...]:
         """Return the folders and lists of a split. Raises DataError if the yaml names none."""
@@ -70,14 +84,14 @@ class DatasetSpec:
         if not found:
             known = self.splits()
             raise DataError(
-                f"{self.file or 'data'}: no `{split}:` given{nearest(split, known)}; add the folder or .txt list "
-                f"of its images, or take a split that is there: {', '.join(known) or 'none'}"
+                f"{cut(self.file or 'data')}: no `{cut(split)}:` given{nearest(split, known)}; add the folder or .txt list "
+                f"of its images, or take a split that is there: {cut(', '.join(known)) or 'none'}"
             )
         return found
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits given; of other keys than train, val and test, those whose paths exist."""
-        others = (name for name, paths in self.others.items() if all(path.exists() for path in paths))
+        others = (name for name, paths in self.others.items() if all(exists(path) for path in paths))
         return (*(split for split in SPLITS if getattr(self, split)), *others)
 
     def as_single_class(self) -> "DatasetSpec":
@@ -90,7 +104,7 @@ def _entries(where: str, split: str, value: object) -> tuple[str, ...]:
     values = value if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
     for entry in values:
         if not isinstance(entry, (str, Path)) or not str(entry):
-            raise ConfigError(f"{where}: {split}: expected a path or a list of paths, got {entry!r}")
+            raise ConfigError(f"{where}: {split}: expected a path or a list of paths, got {shown(entry)}")
     return tuple(str(entry) for entry in values)
 
 
@@ -112,26 +126,40 @@ def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tu
     the current one. Without `path:` the same folders are tried for the first split.
     """
     if value is not None and not isinstance(value, (str, Path)):
-        raise ConfigError(f"{where}: path: expected a folder, got {value!r}")
-    path = Path(value or "").expanduser()
+        raise ConfigError(f"{where}: path: expected a folder, got {shown(value)}")
+    path = expand_home(value or "")
     if path.is_absolute():
         return path
     roots = [(base / path).resolve() for base in (ROOT, *([file.parent] if file else []), Path.cwd())]
     first = next((entry for split in SPLITS for entry in entries[split]), "")
     for root in roots:
-        if first and (root / first).exists():
+        if first and exists(root / first):
             return root
     if value:
         for root in roots:
-            if root.is_dir():
+            if is_dir(root):
                 return root
     return roots[0]
+
+
+def _checksum(where: str, value: object, download: object) -> str | None:
+    """Return the SHA-256 of the archive in lower case, None if the yaml gives none."""
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ConfigError(f"{where}: sha256: expected 64 hexadecimal digits, got {shown(value)}")
+    if not download:
+        raise ConfigError(f"{where}: sha256: is that of the archive at `download:`, which is not given")
+    return value.lower()
 
 
 def _classes(where: str, count: object, names: object) -> tuple[int, tuple[str, ...]]:
     """Return nc and the class names, from a list, a mapping of class ids to names, or nc alone."""
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ConfigError(f"{where}: nc: expected a whole number of at least 1, got {count!r}")
+        raise ConfigError(f"{where}: nc: expected a whole number of at least 1, got {shown(count)}")
+    for number in (count or 0, len(names) if isinstance(names, (list, tuple, Mapping)) else 0):
+        if number > MOST_CLASSES:
+            raise ConfigError(f"{where}: {shown(number)} classes; a dataset here has at most {MOST_CLASSES}")
     if names in (None, "", [], {}):
         if count is None:
             raise ConfigError(f"{where}: neither nc nor names given; add `names:` with one name per class")
@@ -139,10 +167,10 @@ def _classes(where: str, count: object, names: object) -> tuple[int, tuple[str, 
     if isinstance(names, Mapping):
         names = _in_order(where, names)
     if not isinstance(names, (list, tuple)):
-        raise ConfigError(f"{where}: names: expected a list, or a mapping of class numbers to names, got {names!r}")
+        raise ConfigError(f"{where}: names: expected a list, or a mapping of class numbers to names, got {shown(names)}")
     for name in names:
         if isinstance(name, (list, tuple, Mapping)):
-            raise ConfigError(f"{where}: names: expected one name per class, got {name!r}")
+            raise ConfigError(f"{where}: names: expected one name per class, got {shown(name)}")
     if count is not None and count != len(names):
         raise ConfigError(f"{where}: nc is {count} but there are {len(names)} names; make them agree, or leave nc out")
     return len(names), tuple(str(name) for name in names)
@@ -153,7 +181,7 @@ def _in_order(where: str, names: Mapping) -> list:
     try:
         by_number = {int(key): name for key, name in names.items()}
     except (TypeError, ValueError):
-        keys = ", ".join(map(str, names))[:80]
+        keys = cut(", ".join(str(key)[:80] for key in list(names)[:20]), 80)
         raise ConfigError(f"{where}: names: expected class numbers 0, 1, ... as keys, got {keys}") from None
     missing = next((number for number in range(len(names)) if number not in by_number), None)
     if missing is not None:

@@ -14,7 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from utils.errors import ConfigError, nearest
+from utils.errors import ConfigError, cut, nearest, shown
 from utils.files import ROOT
 
 ConfigType = TypeVar("ConfigType", bound="Options")
@@ -144,7 +144,7 @@ def from_options(config_class: type[ConfigType], **options) -> ConfigType:
             if value not in (None, "", False, -1, "latest"):  # v6.1's defaults: asked for nothing
                 raise ConfigError(f"{name}: {refused[name]}")
         elif name not in names:
-            raise ConfigError(f"{name}: no such option{nearest(name, names)}")
+            raise ConfigError(f"{cut(name)}: no such option{nearest(name, names)}")
         elif names[name] in known:
             raise ConfigError(f"{name}: the option {names[name]} is given twice")
         else:
@@ -315,7 +315,7 @@ def _checked(each: Field, value: Any) -> object:
         return ()
     if spec.kind in ("switch", "choice"):
         if not isinstance(value, bool) and not (value is None and spec.kind == "choice"):
-            raise ConfigError(f"{name}: expected True or False, got {value!r}")
+            raise ConfigError(f"{name}: expected True or False, got {shown(value)}")
         return value
     if spec.many or spec.repeatable:
         if value is None and each.default is None:
@@ -342,9 +342,9 @@ def _single(name: str, spec: Flag, value: Any) -> object:
         right = plain and (spec.kind == "number" or int(value) == value if math.isfinite(value) else False)
     if not right:
         expected = " or ".join((_EXPECTED[spec.kind], *spec.words))
-        raise ConfigError(f"{name}: expected {expected}, got {value!r}{nearest(str(value), spec.words)}")
+        raise ConfigError(f"{name}: expected {expected}, got {shown(value)}{nearest(str(value), spec.words)}")
     if spec.choices is not None and not spec.open_choices and value not in spec.choices:
-        raise ConfigError(f"{name} {value}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}")
+        raise ConfigError(f"{name} {cut(value)}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}")
     if spec.kind == "text":
         return value
     if not spec.low <= value <= spec.high:

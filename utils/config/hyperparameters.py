@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.yaml_files import find_yaml, read_yaml
-from utils.errors import ConfigError, nearest
+from utils.errors import ConfigError, cut, nearest, shown
 from utils.log import LOGGER
 
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
@@ -154,7 +154,7 @@ def _checked(each, value: object) -> float | str | None:
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise ConfigError(f"{each.name}: expected a number, got {value!r}")
+        raise ConfigError(f"{each.name}: expected a number, got {shown(value)}")
     value = float(value)
     if not math.isfinite(value) or not low <= value <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
@@ -164,8 +164,8 @@ def _checked(each, value: object) -> float | str | None:
 
 def _box_loss(value: object) -> str:
     """Return the box loss of this name, in any case and with or without - and _, or raise ConfigError."""
-    name = _BY_PLAIN_NAME.get(str(value).lower().replace("-", "").replace("_", ""))
+    name = _BY_PLAIN_NAME.get(str(value)[:100].lower().replace("-", "").replace("_", ""))
     if name is None:
         hint = nearest(str(value), BOX_LOSSES)
-        raise ConfigError(f"iou: no box loss is called {value!r}{hint}; there are {', '.join(BOX_LOSSES)}")
+        raise ConfigError(f"iou: no box loss is called {shown(value)}{hint}; there are {', '.join(BOX_LOSSES)}")
     return name
