@@ -105,6 +105,14 @@ def is_file(path: Path | str) -> bool:
         return False
 
 
+def is_dir(path: Path | str) -> bool:
+    """Return whether a path is a folder; one that the system refuses is none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def exists(path: Path | str) -> bool:
     """Return whether there is something at a path; at one that the system refuses there is nothing."""
     try:

@@ -18,12 +18,14 @@ import yaml
 from models.aliases import canonical
 from utils.config.yaml_files import parse_yaml
 from utils.errors import CHOICES_LIMIT, ModelError, cut, nearest, shown
-from utils.files import ROOT, exists, is_file, read_text
+from utils.files import ROOT, is_dir, is_file, read_text
 
 SECTIONS = ("backbone", "head")
 LEADING_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors")  # written first, in this order
 REQUIRED_KEYS = (*LEADING_KEYS, *SECTIONS)
 OPTIONAL_KEYS = ("ch", "inplace", "names", "attention_start")
+MOST_LAYERS = 1000
+MOST_REPEATS = 100  # of a row, before depth_multiple; v6.1 has 9
 YAML_FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
 IMAGE_SOURCE = -1  # the source of layer 0
 SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}  # depth, width
@@ -76,12 +78,12 @@ def find_yaml(path: Path | str) -> Path:
     """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
-        raise ModelError(f"{path} is not a model yaml: its name must end in .yaml (weights are given by --weights)")
+        raise ModelError(f"{cut(path)} is not a model yaml: its name must end in .yaml (weights are given by --weights)")
     for candidate in (path, ROOT / path, *(folder / path.name for folder in YAML_FOLDERS if path.parent == Path("."))):
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate
-    there = [item.name for folder in (path.parent, *YAML_FOLDERS) if folder.is_dir() for item in folder.glob("*.yaml")]
-    raise ModelError(f"{path} does not exist{nearest(path.name, there)}; model yamls are in models/ and models/hub/")
+    there = [item.name for folder in (path.parent, *YAML_FOLDERS) if is_dir(folder) for item in folder.glob("*.yaml")]
+    raise ModelError(f"{cut(path)} does not exist{nearest(path.name, there)}; model yamls are in models/ and models/hub/")
 
 
 def read_yaml(path: Path | str) -> Architecture:
@@ -109,7 +111,7 @@ def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[
         ModelError: If the yaml does not have the v6.1 form; names file, line, row and remedy.
     """
     if isinstance(cfg, Mapping):
-        file, content = str(cfg.get("yaml_file", "model yaml"))[:1000], copy.deepcopy(dict(cfg))
+        file, content = cut(cfg.get("yaml_file", "model yaml")), copy.deepcopy(dict(cfg))
         lines: dict[tuple[str, int], int] = {}
     else:
         path = find_yaml(cfg)
@@ -120,7 +122,8 @@ def read_content(cfg: Path | str | Mapping) -> tuple[str, dict[str, Any], tuple[
     for section in SECTIONS:
         for position, raw in enumerate(content[section]):
             line = lines.get((section, position))
-            where = f"{file if line is None else f'{file}:{line}'}: layer {len(rows)} ({section} row {position + 1})"
+            place = cut(file) if line is None else f"{cut(file)}:{line}"
+            where = f"{place}: layer {len(rows)} ({section} row {position + 1})"
             rows.append(_parse_row(where, raw, section))
     return file, content, tuple(rows)
 
@@ -133,7 +136,7 @@ def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
         raise ModelError(f"{cut(path)}: cannot be read: {error.strerror}") from None
     content, node = parse_yaml(text, path, error_class=ModelError)
     if node is None or not isinstance(content, dict):
-        raise ModelError(f"{path}: not a model yaml: it must hold the keys {', '.join(REQUIRED_KEYS)}")
+        raise ModelError(f"{cut(path)}: not a model yaml: it must hold the keys {', '.join(REQUIRED_KEYS)}")
     lines: dict[tuple[str, int], int] = {}
     for key, value in node.value:
         if key.value in SECTIONS and isinstance(value, yaml.SequenceNode):
@@ -142,6 +145,7 @@ def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
 
 
 def _check_keys(file: str, content: dict[str, Any]) -> None:
+    file = cut(file)
     unknown = [str(key) for key in content if key not in REQUIRED_KEYS and key not in OPTIONAL_KEYS]
     for key in REQUIRED_KEYS:
         if key not in content:
@@ -152,24 +156,29 @@ def _check_keys(file: str, content: dict[str, Any]) -> None:
     for section in SECTIONS:
         if not isinstance(content[section], list) or not content[section]:
             raise ModelError(f"{file}: {section} must be a list of [from, number, module, args] rows")
+    count = sum(len(content[section]) for section in SECTIONS)
+    if count > MOST_LAYERS:
+        raise ModelError(f"{file}: {count} rows; a model has at most {MOST_LAYERS} layers")
 
 
 def _parse_row(where: str, raw: Any, section: str) -> Row:
     if not isinstance(raw, list) or len(raw) != 4:
-        raise ModelError(f"{where}: a row is [from, number, module, args], got {raw!r}")
+        raise ModelError(f"{where}: a row is [from, number, module, args], got {shown(raw)}")
     sources, repeats, block, args = raw
     if not isinstance(block, str):
-        raise ModelError(f"{where}: the third entry is the block's name, got {block!r}")
-    where = f"{where} {block}"
+        raise ModelError(f"{where}: the third entry is the block's name, got {shown(block)}")
+    where = f"{where} {cut(block, 100)}"
     if not is_number(repeats, int) or repeats < 1:
-        raise ModelError(f"{where}: the second entry is how often it repeats, at least 1, got {repeats!r}")
+        raise ModelError(f"{where}: the second entry is how often it repeats, at least 1, got {shown(repeats)}")
+    if repeats > MOST_REPEATS:
+        raise ModelError(f"{where}: the second entry is how often it repeats, at most {MOST_REPEATS}, got {repeats}")
     if not isinstance(args, list):
-        raise ModelError(f"{where}: the fourth entry is a list of arguments, [] for none, got {args!r}")
+        raise ModelError(f"{where}: the fourth entry is a list of arguments, [] for none, got {shown(args)}")
     if sources == []:
         raise ModelError(f"{where}: it reads no layer; -1 is the one before")
     for source in as_list(sources):
         if not is_number(source, int):
-            raise ModelError(f"{where}: a source is a layer's index or -1 for the one before, got {source!r}")
+            raise ModelError(f"{where}: a source is a layer's index or -1 for the one before, got {shown(source)}")
     return Row(sources, repeats, block, args, section, where=where)
 
 
@@ -220,14 +229,14 @@ def check_sources(sources: int | list[int], earlier: Sequence[str]) -> None:
         if 0 <= layer < index or index == 0 and layer == IMAGE_SOURCE:
             continue
         if index == 0:
-            raise ValueError(f"source {source} is not the image; the first layer reads the image, -1")
+            raise ValueError(f"source {shown(source)} is not the image; the first layer reads the image, -1")
         if layer < 0:
-            reason = f"reaches {-layer} before layer 0; -1 to -{index} exist"
+            reason = f"reaches {shown(-layer)} before layer 0; -1 to -{index} exist"
         else:
             reason = "is the layer itself" if layer == index else "comes later in the file"
             reason += f"; it may read -1 or layers 0 to {index - 1}"
         choices = ", ".join(f"{layer_index} {description}" for layer_index, description in enumerate(earlier))
-        raise ValueError(f"source {source} {reason}: {choices}")
+        raise ValueError(f"source {shown(source)} {reason}: {cut(choices, CHOICES_LIMIT)}")
 
 
 # ---- changing ----
@@ -294,7 +303,7 @@ def replace_block(
 
 def _check_layers(architecture: Architecture, word: str, layers: Any, end: int) -> None:
     if not isinstance(layers, (list, tuple)) or not layers or not all(type(layer) is int for layer in layers):
-        raise ModelError(f"{architecture.file}: {word} must be a list of layer indices, got {layers!r}")
+        raise ModelError(f"{architecture.file}: {word} must be a list of layer indices, got {shown(layers)}")
     for layer in layers:
         if not 0 <= layer < end:
             raise ModelError(f"{architecture.file}: {word} {layer}: there are layers 0 to {end - 1} to choose from")
@@ -304,7 +313,7 @@ def _check_layers(architecture: Architecture, word: str, layers: Any, end: int) 
 
 def _args_per_place(architecture: Architecture, places: Sequence[int], args: Sequence[Any]) -> list[list[Any]]:
     if not isinstance(args, (list, tuple)):
-        raise ModelError(f"{architecture.file}: args must be a list, got {args!r}")
+        raise ModelError(f"{architecture.file}: args must be a list, got {shown(args)}")
     if args and all(isinstance(each, (list, tuple)) for each in args):
         if len(args) != len(places):
             raise ModelError(f"{architecture.file}: {len(args)} lists of args for {len(places)} places")
@@ -344,12 +353,9 @@ def parse_list(where: str, text: str) -> list[Any]:
     Raises:
         ModelError: If the text is not a list.
     """
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
+    value, _ = parse_yaml(text, where, error_class=ModelError)
     if not isinstance(value, list):
-        raise ModelError(f'{where}: {text!r} is not a list; write for example "[1024, 16]"')
+        raise ModelError(f'{where}: {shown(text)} is not a list; write for example "[1024, 16]"')
     return value
 
 

@@ -5,6 +5,7 @@ The format itself is known to models/graph/architecture.py. Nothing in a yaml is
 """
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,13 @@ from typing import Any
 from models.graph.architecture import as_list, is_number, read_content, source_index
 from models.identity_start import STARTS
 from models.registry import Scale
-from utils.errors import ModelError
+from utils.config.yaml_files import MOST_CLASSES
+from utils.errors import ModelError, shown
 from utils.log import LOGGER
+
+MOST_CHANNELS = 65_536  # of a row, before width_multiple; also the largest of any number in a row
+MOST_MULTIPLE = 10  # depth_multiple and width_multiple; v6.1's go to 1.33
+MOST_ANCHORS = 100  # per level
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def read_spec(
             tuple(source_index(source, index) for source in as_list(row.sources)),
             row.repeats,
             row.block,
-            tuple(_read_arg(arg, names) for arg in row.args),
+            _read_args(row.where, row.args, names),
             row.where,
         )
         for index, row in enumerate(rows)
@@ -115,31 +121,69 @@ def read_spec(
 
 def _override(content: dict[str, Any], nc: int | None, anchors: int | float | list | None) -> None:
     if nc and nc != content["nc"]:
-        LOGGER.info(f"Overriding model.yaml nc={content['nc']!a:.40} with nc={nc}")
+        LOGGER.info(f"Overriding model.yaml nc={shown(content['nc'], 40)} with nc={nc}")
         content["nc"] = int(nc)
     if anchors:
-        LOGGER.info(f"Overriding model.yaml anchors with anchors={anchors}")
+        LOGGER.info(f"Overriding model.yaml anchors with anchors={shown(anchors)}")
         content["anchors"] = round(anchors) if isinstance(anchors, (int, float)) else anchors
 
 
 def _check_settings(file: str, content: dict[str, Any]) -> None:
-    for key in ("nc", "ch"):
+    for key, most in (("nc", MOST_CLASSES), ("ch", MOST_CHANNELS)):
         if not is_number(content[key], int) or content[key] < 1:
-            raise ModelError(f"{file}: {key} must be a whole number of at least 1, got {content[key]!r}")
-    if content.get("attention_start") not in (None, *STARTS):
-        raise ModelError(f"{file}: attention_start must be {' or '.join(STARTS)}, got {content['attention_start']!r}")
+            raise ModelError(f"{file}: {key} must be a whole number of at least 1, got {shown(content[key])}")
+        if content[key] > most:
+            raise ModelError(f"{file}: {key} must be at most {most}, got {shown(content[key])}")
+    start = content.get("attention_start")
+    if start is not None and (not isinstance(start, str) or start not in STARTS):
+        raise ModelError(f"{file}: attention_start must be {' or '.join(STARTS)}, got {shown(start)}")
     for key in ("depth_multiple", "width_multiple"):
-        if not is_number(content[key]) or content[key] <= 0:
-            raise ModelError(f"{file}: {key} must be a number above 0, got {content[key]!r}")
-    anchors = content["anchors"]
-    if is_number(anchors, int) and anchors >= 1:
-        return
+        if not is_number(content[key]) or not 0 < content[key] <= MOST_MULTIPLE:
+            raise ModelError(
+                f"{file}: {key} must be a number above 0, at most {MOST_MULTIPLE}, got {shown(content[key])}"
+            )
+    _check_anchors(file, content["anchors"])
+
+
+def _check_anchors(file: str, anchors: Any) -> None:
+    """Raise ModelError unless `anchors` is a table of sides in pixels, or a number of anchors per level."""
     table = isinstance(anchors, list) and anchors and all(isinstance(row, list) and len(row) >= 2 for row in anchors)
-    if not table or not all(is_number(side) for row in anchors for side in row):
+    if is_number(anchors, int) and anchors >= 1:
+        count = anchors
+    elif table and all(is_number(side) for row in anchors for side in row):
+        count = max(len(row) for row in anchors) // 2
+        if not all(math.isfinite(side) for row in anchors for side in row):
+            raise ModelError(f"{file}: anchors must be finite numbers, got {shown(anchors)}")
+    else:
         raise ModelError(
             f"{file}: anchors must be a list of [w,h, w,h, ...] rows in pixels, "
-            f"or their number per level, got {anchors!r}"
+            f"or their number per level, got {shown(anchors)}"
         )
+    if count > MOST_ANCHORS:
+        raise ModelError(f"{file}: a level has at most {MOST_ANCHORS} anchors, got {shown(count)}")
+
+
+def _read_args(where: str, args: list[Any], names: dict[str, Any]) -> tuple[Any, ...]:
+    """Return a row's arguments with names and literals read. Raises ModelError for a number beyond any channels."""
+    read = tuple(_read_arg(arg, names) for arg in args)
+    for arg, value in zip(args, read, strict=True):
+        if not isinstance(arg, str) or arg not in names:
+            number = _largest(value)
+            if number > MOST_CHANNELS:
+                raise ModelError(
+                    f"{where}: {shown(number)} in its arguments {shown(args)}: channels and all other numbers of a row "
+                    f"are at most {MOST_CHANNELS}"
+                )
+    return read
+
+
+def _largest(value: Any) -> float:
+    """Return the largest size of a number in an argument, 0 if it holds none; infinity counts as none."""
+    if isinstance(value, list | tuple | set):
+        return max((_largest(item) for item in value), default=0)
+    if isinstance(value, dict):
+        return max((_largest(item) for item in value.values()), default=0)
+    return abs(value) if is_number(value) and math.isfinite(value) else 0
 
 
 def _read_arg(value: Any, names: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 4_000_000  # of a yaml file
 MOST_LEVELS = 32  # lists and mappings inside one another
 MOST_REPEATED = 1_000_000  # characters that aliases add to those written, so that a few lines do not become gigabytes
+MOST_CLASSES = 65_536  # of a data yaml and of a model yaml
 MOST_BITS = 1000  # of a whole number, so that it has a floating-point value
 _MOST_DIGITS = 400  # of a number's text; PyYAML takes 1:30:00 for a number and needs quadratic time for a long one
 _TOO_LARGE = 1 << (MOST_BITS + 1)
