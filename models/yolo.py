@@ -28,7 +28,7 @@ from models.graph.construction import NetworkLayer, build_layer, checked_map
 from models.graph.spec import LayerRow, ModelSpec, read_spec
 from models.head import Detect, HeadOutput
 from models.registry import BLOCK_ERRORS, find, registered
-from utils.errors import ModelError, UserError
+from utils.errors import CHOICES_LIMIT, ModelError, UserError, cut
 from utils.log import LOGGER, configure
 from utils.types import HeadGeometry
 
@@ -83,13 +83,13 @@ def _located_errors(row: LayerRow, image: Tensor, described: Sequence[str]) -> I
     try:
         yield
     except (*BLOCK_ERRORS, ModelError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = cut(" ".join(str(error).split()), CHOICES_LIMIT) or type(error).__name__
         sources = [
             f"the image {tuple(image.shape)}" if source == IMAGE_SOURCE else f"layer {source} {described[source]}"
             for source in row.sources
             if (IMAGE_SOURCE if row.index == 0 else 0) <= source < len(described)
         ]
-        reads = f" [it reads {', '.join(sources)}]" if sources else ""
+        reads = f" [it reads {cut(', '.join(sources))}]" if sources else ""
         raise ModelError(f"{row.where}: {reason}{reads}") from error
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from models.aliases import canonical
-from utils.config.yaml_files import parse_yaml
+from utils.config.yaml_loader import parse_yaml
 from utils.errors import CHOICES_LIMIT, ModelError, cut, nearest, shown
 from utils.files import ROOT, is_dir, is_file, read_text
 
@@ -78,12 +78,17 @@ def find_yaml(path: Path | str) -> Path:
     """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
-        raise ModelError(f"{cut(path)} is not a model yaml: its name must end in .yaml (weights are given by --weights)")
+        raise ModelError(
+            f"{cut(path)} is not a model yaml: its name must end in .yaml (weights are given by --weights)"
+        )
     for candidate in (path, ROOT / path, *(folder / path.name for folder in YAML_FOLDERS if path.parent == Path("."))):
         if is_file(candidate):
             return candidate
-    there = [item.name for folder in (path.parent, *YAML_FOLDERS) if is_dir(folder) for item in folder.glob("*.yaml")]
-    raise ModelError(f"{cut(path)} does not exist{nearest(path.name, there)}; model yamls are in models/ and models/hub/")
+    folders = [folder for folder in (path.parent, *YAML_FOLDERS) if is_dir(folder)]
+    there = [item.name for folder in folders for item in folder.glob("*.yaml")]
+    raise ModelError(
+        f"{cut(path)} does not exist{nearest(path.name, there)}; model yamls are in models/ and models/hub/"
+    )
 
 
 def read_yaml(path: Path | str) -> Architecture:

@@ -21,7 +21,7 @@ from models.graph.construction import build_layer, checked_map
 from models.graph.flops import flop_counter
 from models.graph.spec import LayerRow, ModelSpec, read_spec
 from models.registry import BLOCK_ERRORS, Entry, find, registered
-from utils.errors import ModelError
+from utils.errors import CHOICES_LIMIT, ModelError, cut
 
 IMGSZ = 640
 FINEST_QUADRATIC_STRIDE = 8  # up to this stride N x N attention maps are refused
@@ -207,9 +207,9 @@ def infer_shapes(
         try:
             stats = cache.measure(entry, row, spec, inputs)
         except (*BLOCK_ERRORS, ModelError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = cut(" ".join(str(error).split()), CHOICES_LIMIT) or type(error).__name__
             if faults is None:
-                raise ModelError(f"{row.where}: {reason} [it reads {_describe_inputs(row, inputs)}]") from error
+                raise ModelError(f"{row.where}: {reason} [it reads {cut(_describe_inputs(row, inputs))}]") from error
             faults.append((row, reason))
             stats = LayerStats(inputs[0], 0, 0)
         shapes.append(stats.shape)

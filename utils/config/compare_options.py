@@ -204,7 +204,9 @@ def read_study(path: Path, requested: CompareConfig) -> CompareConfig:
     content = read_yaml(path)
     for name in _LOCATION:
         if name in content:
-            raise ConfigError(f"{cut(path)}: {name}: is no option of a study yaml; the study is in the folder of study.yaml")
+            raise ConfigError(
+                f"{cut(path)}: {name}: is no option of a study yaml; the study is in the folder of study.yaml"
+            )
     values = vars(requested)
     given = {
         each.name: values[each.name]

@@ -84,8 +84,8 @@ class DatasetSpec:
         if not found:
             known = self.splits()
             raise DataError(
-                f"{cut(self.file or 'data')}: no `{cut(split)}:` given{nearest(split, known)}; add the folder or .txt list "
-                f"of its images, or take a split that is there: {cut(', '.join(known)) or 'none'}"
+                f"{cut(self.file or 'data')}: no `{cut(split)}:` given{nearest(split, known)}; add the folder or "
+                f".txt list of its images, or take a split that is there: {cut(', '.join(known)) or 'none'}"
             )
         return found
 
@@ -127,6 +127,8 @@ def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tu
     """
     if value is not None and not isinstance(value, (str, Path)):
         raise ConfigError(f"{where}: path: expected a folder, got {shown(value)}")
+    if "\0" in str(value or ""):
+        raise ConfigError(f"{where}: path: no folder's name holds a null character, got {shown(value)}")
     path = expand_home(value or "")
     if path.is_absolute():
         return path
@@ -157,9 +159,7 @@ def _classes(where: str, count: object, names: object) -> tuple[int, tuple[str, 
     """Return nc and the class names, from a list, a mapping of class ids to names, or nc alone."""
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise ConfigError(f"{where}: nc: expected a whole number of at least 1, got {shown(count)}")
-    for number in (count or 0, len(names) if isinstance(names, (list, tuple, Mapping)) else 0):
-        if number > MOST_CLASSES:
-            raise ConfigError(f"{where}: {shown(number)} classes; a dataset here has at most {MOST_CLASSES}")
+    _limit_classes(where, count or 0)
     if names in (None, "", [], {}):
         if count is None:
             raise ConfigError(f"{where}: neither nc nor names given; add `names:` with one name per class")
@@ -167,13 +167,21 @@ def _classes(where: str, count: object, names: object) -> tuple[int, tuple[str, 
     if isinstance(names, Mapping):
         names = _in_order(where, names)
     if not isinstance(names, (list, tuple)):
-        raise ConfigError(f"{where}: names: expected a list, or a mapping of class numbers to names, got {shown(names)}")
+        raise ConfigError(
+            f"{where}: names: expected a list, or a mapping of class numbers to names, got {shown(names)}"
+        )
+    _limit_classes(where, len(names))
     for name in names:
         if isinstance(name, (list, tuple, Mapping)):
             raise ConfigError(f"{where}: names: expected one name per class, got {shown(name)}")
     if count is not None and count != len(names):
         raise ConfigError(f"{where}: nc is {count} but there are {len(names)} names; make them agree, or leave nc out")
     return len(names), tuple(str(name) for name in names)
+
+
+def _limit_classes(where: str, count: int) -> None:
+    if count > MOST_CLASSES:
+        raise ConfigError(f"{where}: {shown(count)} classes; a dataset here has at most {MOST_CLASSES}")
 
 
 def _in_order(where: str, names: Mapping) -> list:

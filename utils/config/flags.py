@@ -273,8 +273,8 @@ def _help(each: Field) -> str:
         default = " ".join(str(value) for value in default)
     text = each.metadata["flag"].help
     if default not in (None, False, ""):
-        shown = str(default).removeprefix(f"{ROOT}{'/' if '/' in str(ROOT) else chr(92)}")
-        text += f" (default: {shown})"
+        relative = str(default).removeprefix(f"{ROOT}{'/' if '/' in str(ROOT) else chr(92)}")
+        text += f" (default: {relative})"
     return text.replace("%", "%%")
 
 
@@ -344,7 +344,9 @@ def _single(name: str, spec: Flag, value: Any) -> object:
         expected = " or ".join((_EXPECTED[spec.kind], *spec.words))
         raise ConfigError(f"{name}: expected {expected}, got {shown(value)}{nearest(str(value), spec.words)}")
     if spec.choices is not None and not spec.open_choices and value not in spec.choices:
-        raise ConfigError(f"{name} {cut(value)}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}")
+        raise ConfigError(
+            f"{name} {cut(value)}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}"
+        )
     if spec.kind == "text":
         return value
     if not spec.low <= value <= spec.high:

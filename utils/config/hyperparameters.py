@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.yaml_files import find_yaml, read_yaml
-from utils.errors import ConfigError, cut, nearest, shown
+from utils.errors import ConfigError, nearest, shown
 from utils.log import LOGGER
 
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
