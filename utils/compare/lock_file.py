@@ -1,19 +1,26 @@
 """Lock files, so that two processes never do the same job of a study.
 
-A lock file names the process, its host and when the process began, and is removed with the job. If its process is gone
-(or, on another host, has not touched the file for a while), the next process takes the lock over.
+A lock file names the process, the machine, and when the process began; it is removed with the job. If its process is
+gone, the next one takes the lock over. Whether it is gone can be seen only from where its number means something: on
+the same host, since the same start of the system, in the same PID namespace. Containers often share a host name, or a
+volume, and not these. From anywhere else the heartbeat decides: the holder touches the file at intervals. Its age is
+measured by the clock of the file system, which all machines share, whatever their own clocks say.
 """
 
 import contextlib
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-STALE_AFTER = 600.0  # seconds without a touch after which a lock of another host is taken over
+from utils.files import write_text_atomically
+
+STALE_AFTER = 600.0  # seconds without a touch after which a lock of another machine is taken over
 TOUCH_INTERVAL = 30.0  # seconds between touches
+_MACHINE = ("host", "boot", "pid_namespace")  # where a process number means the same process
 
 
 class LockedError(Exception):
@@ -24,28 +31,65 @@ class LockedError(Exception):
 def hold_lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path` while the block runs. Raises LockedError if another living process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    own = _this_process()
     with _exclusive(path.with_name(f"{path.name}.guard")):
         holder = lock_holder(path)
         if holder:
             raise LockedError(holder)
-        path.write_text(json.dumps(_this_process()), encoding="utf-8")
+        write_text_atomically(path, json.dumps(own))  # a reader never finds half a lock, which would count as none
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if _read(path) == own:  # not that of another, which took it over when this one was suspended for long
+            path.unlink(missing_ok=True)
 
 
 def lock_holder(path: Path) -> str:
     """Return who holds the lock file `path`, such as "process 123 on host", or "" if no living process does."""
+    content = _read(path)
+    try:
+        pid, host, start = int(str(content["pid"])), str(content["host"]), content["born"]
+    except (ValueError, KeyError):  # none, or one whose writer died while writing
+        return ""
+    own = _this_process()
+    if all(content.get(key) == own[key] for key in _MACHINE):
+        now = _start_time(pid)
+        is_hidden = start and not now  # of another user, on a system that shows each user only their own
+        alive = _is_running(pid) and (_beats(path) if is_hidden else now == start)
+    else:
+        alive = _beats(path)
+    return f"process {pid} on {host}" if alive else ""
+
+
+def _read(path: Path) -> dict[str, object]:
+    """Return the content of a lock file; nothing if there is none, or it is no lock file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _beats(path: Path) -> bool:
+    """Return whether the holder of a lock file has touched it lately."""
+    try:
         touched = path.stat().st_mtime
-        pid, host, start = int(content["pid"]), str(content["host"]), content["born"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or one whose writer died while writing
-        return ""
-    is_local = host == socket.gethostname()
-    alive = _is_running(pid) and _start_time(pid) == start if is_local else time.time() - touched < STALE_AFTER
-    return f"process {pid} on {host}" if alive else ""
+    except OSError:  # removed meanwhile
+        return False
+    return _file_system_time(path.parent) - touched < STALE_AFTER
+
+
+def _file_system_time(folder: Path) -> float:
+    """Return the time that a file touched now in the folder gets: of a network file system, the server's.
+
+    It is this machine's own time if nothing can be written there.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
+            os.utime(probe.name)  # without times: the file system sets its own
+            return os.stat(probe.name).st_mtime
+    except OSError:
+        return time.time()
 
 
 def touch_lock(path: Path) -> None:
@@ -55,13 +99,35 @@ def touch_lock(path: Path) -> None:
 
 
 def _this_process() -> dict[str, object]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "born": _start_time(os.getpid())}
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "pid_namespace": _pid_namespace(),
+        "born": _start_time(os.getpid()),
+    }
+
+
+def _boot_id() -> str:
+    """Return what tells one start of a Linux kernel from any other, "" elsewhere: host names repeat."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    """Return the namespace that process numbers belong to, as Linux names it, "" elsewhere: a container has its own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # gone, or no number that a process can have
         return False
     except PermissionError:
         return True
@@ -89,5 +155,6 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
         return
     with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # some network file systems have no such locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield

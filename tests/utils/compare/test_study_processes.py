@@ -53,10 +53,11 @@ def test_a_lock_is_held_while_its_process_lives(tmp_path):
 
 def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    content = {"pid": child.pid, "host": socket.gethostname(), "born": locks._start_time(child.pid)}
+    content = {**locks._this_process(), "pid": child.pid, "born": locks._start_time(child.pid)}
     path = tmp_path / "lock"
     child.wait()
-    for stale in (content, {**content, "pid": os.getpid(), "born": "1"}, {"pid": 3}):  # gone; its id used again; torn
+    # gone; its id used again; no process number; torn; no lock file
+    for stale in (content, {**content, "pid": os.getpid(), "born": "1"}, {**content, "pid": 10**30}, {"pid": 3}, [1]):
         path.write_text(json.dumps(stale))
         with locks.hold_lock(path):
             assert json.loads(path.read_text())["pid"] == os.getpid()
@@ -71,6 +72,90 @@ def test_a_lock_of_another_host_lives_by_its_touches(tmp_path):
     assert locks.lock_holder(path) == ""
     locks.touch_lock(path)
     assert locks.lock_holder(path)
+
+
+MACHINE = {"host": "elsewhere", "boot": "another start of the system", "pid_namespace": "pid:[1]"}
+
+
+@pytest.mark.parametrize("key", MACHINE)
+@pytest.mark.parametrize("is_living_here", [False, True])
+def test_a_process_number_means_nothing_in_another_container_host_or_boot(tmp_path, key, is_living_here):
+    """The number of a process there may be free here, or that of another process; only the touches count."""
+    pid = os.getpid() if is_living_here else 2**22 - 1
+    content = {**locks._this_process(), "pid": pid, key: MACHINE[key]}
+    path = tmp_path / "lock"
+    path.write_text(json.dumps(content))
+    with pytest.raises(locks.LockedError, match=f"process {pid} on "), locks.hold_lock(path):
+        pass
+    old = time.time() - locks.STALE_AFTER - 1
+    os.utime(path, (old, old))
+    with locks.hold_lock(path):
+        assert json.loads(path.read_text()) == locks._this_process()
+
+
+def test_a_lock_of_an_older_version_lives_by_its_touches(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"pid": 2**22 - 1, "host": socket.gethostname(), "born": "5"}))
+    assert locks.lock_holder(path)
+    os.utime(path, (1, 1))
+    assert not locks.lock_holder(path)
+
+
+def test_the_age_of_a_lock_is_measured_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
+    """This machine's clock is an hour ahead, or behind: neither gives a lock away, nor keeps a stale one."""
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({**locks._this_process(), "host": "elsewhere"}))
+    now = time.time()
+    for error in (3600, -3600):
+        monkeypatch.setattr(locks.time, "time", lambda error=error: now + error)
+        locks.touch_lock(path)
+        assert locks.lock_holder(path)
+        os.utime(path, (now - locks.STALE_AFTER - 60, now - locks.STALE_AFTER - 60))
+        assert not locks.lock_holder(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_process_that_another_user_hides_lives_by_its_touches(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    path.write_text(json.dumps(locks._this_process()))
+    monkeypatch.setattr(locks, "_start_time", lambda pid: "")
+    assert locks.lock_holder(path)
+    os.utime(path, (1, 1))
+    assert not locks.lock_holder(path)
+
+
+def test_a_lock_that_was_taken_over_is_left_to_its_new_holder(tmp_path):
+    path = tmp_path / "lock"
+    with locks.hold_lock(path):
+        path.write_text(json.dumps({**locks._this_process(), "host": "elsewhere"}))
+    assert locks.lock_holder(path).endswith("on elsewhere")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PID namespaces are Linux's")
+def test_a_lock_holds_in_another_pid_namespace(tmp_path):
+    """A real second namespace with the same host name and boot: there, this process's number is another's or free."""
+    script = (
+        "import sys; from pathlib import Path; from utils.compare.lock_file import lock_holder\n"
+        "print(lock_holder(Path(sys.argv[1])))"
+    )
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    try:
+        possible = subprocess.run([*unshare, "true"], capture_output=True, timeout=30).returncode == 0
+    except FileNotFoundError:
+        possible = False
+    if not possible:
+        pytest.skip("this system makes no namespaces")
+    path = tmp_path / "lock"
+    with locks.hold_lock(path):
+        seen = subprocess.run(
+            [*unshare, sys.executable, "-c", script, str(path)], capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+        assert seen.stdout.strip() == f"process {os.getpid()} on {socket.gethostname()}", seen.stderr
+        os.utime(path, (1, 1))
+        seen = subprocess.run(
+            [*unshare, sys.executable, "-c", script, str(path)], capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+        assert seen.stdout.strip() == "", seen.stderr
 
 
 # ---- processes ----
