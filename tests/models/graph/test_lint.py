@@ -127,7 +127,7 @@ def inserted_by_hand(base, index, block, moved=()):
     for layer in moved:
         rows[layer] = replace(rows[layer], sources=right[layer + (layer >= index)].sources)
     rows.insert(index, Row(-1, 1, block, [], rows[index].section))
-    return replace(base, rows=tuple(rows)), tuple(rows) != tuple(replace(row, note="") for row in right)
+    return replace(base, rows=tuple(rows)), [row.sources for row in rows] != [row.sources for row in right]
 
 
 def faults(architecture):
