@@ -26,9 +26,9 @@ class DatasetSpec:
         nc: Number of classes.
         names: One per class.
         download: How the dataset can be fetched.
-        sha256: SHA-256 of the archive at `download`, 64 hexadecimal digits, or None.
         generate: How it can be drawn.
         others: Every further key that may name a split, such as holdout.
+        sha256: SHA-256 of the archive at `download`, 64 hexadecimal digits, or None.
     """
 
     file: Path | None
@@ -39,9 +39,9 @@ class DatasetSpec:
     nc: int
     names: tuple[str, ...]
     download: str | None = None
-    sha256: str | None = None
     generate: dict | None = None
     others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    sha256: str | None = None
 
     @classmethod
     def load(cls, source: Path | str | Mapping) -> "DatasetSpec":

@@ -3,18 +3,27 @@
 It is drawn if the data yaml says how, and downloaded only if the user asked for that.
 """
 
+import lzma
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from utils.config import DatasetSpec
 from utils.datasets import drawn_shapes as shapes
-from utils.download import fetch
-from utils.errors import ConfigError, DataError
+from utils.download import fetch, public_address
+from utils.errors import ConfigError, DataError, cut, shown
 from utils.log import LOGGER
+
+# What zipfile and the decompressors raise for damaged members, and the system for names that it cannot write.
+_UNPACK_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error),
+    *(NotImplementedError, RuntimeError, ValueError, OSError),
+)
 
 
 def ensure(spec: DatasetSpec, splits: Sequence[str] = ("train", "val"), download: bool = False) -> None:
@@ -73,7 +82,7 @@ def _archive_address(spec: DatasetSpec) -> str | None:
 def _remedy(spec: DatasetSpec, download: bool) -> str:
     """Return how the user can get missing data."""
     if _archive_address(spec) and not download:
-        return f"--download fetches it from {_archive_address(spec)}"
+        return f"--download fetches it from {public_address(_archive_address(spec) or '')}"
     if spec.download and not _archive_address(spec):
         return (
             "its `download:` is a program or script, which is never run: fetch the data as it says and put it there, "
@@ -92,8 +101,15 @@ def _download(spec: DatasetSpec) -> None:
         raise DataError(f"{root}: exists but is incomplete; move it away and --download fetches it anew")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
-        archive = fetch(address, Path(temporary) / "archive.zip", kind="a zip archive", minimum=1)
-        unpack(archive, Path(temporary) / "content")
+        archive = fetch(
+            address,
+            Path(temporary) / "archive.zip",
+            kind="a zip archive",
+            minimum=1,
+            sha256=spec.sha256,
+            remedy=f"fetch it elsewhere and unpack it at {cut(root)}",
+        )
+        unpack(archive, Path(temporary) / "content", public_address(address))
         content = Path(temporary) / "content"
         entries = [entry for entry in content.iterdir() if entry.name != "__MACOSX"]
         if len(entries) == 1 and entries[0].is_dir() and not (content / "images").exists():
@@ -104,37 +120,41 @@ def _download(spec: DatasetSpec) -> None:
     LOGGER.info(f"Unpacked to {root}")
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, origin: str = "") -> None:
     """Unpack a zip archive into a folder.
 
     Args:
         archive: The zip file.
         folder: Where its files are written; it is created if missing.
+        origin: Where it comes from, for the error; the file's name if empty.
 
     Raises:
         DataError: If the archive is damaged, does not fit on the disk, or names a link or a file outside the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    origin, member = cut(origin or archive.name), None
     try:
         with zipfile.ZipFile(archive) as opened:
             members = opened.infolist()
-            for member in members:
-                _reject_unsafe(archive, member)
+            for each in members:
+                _reject_unsafe(origin, each)
             needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
             if needed > free:
                 raise DataError(
-                    f"{archive.name}: needs {needed / 1e9:.1f} GB to unpack, "
-                    f"{free / 1e9:.1f} GB are free in {folder.parent}"
+                    f"{origin}: needs {needed / 1e9:.1f} GB to unpack, {free / 1e9:.1f} GB are free in {folder.parent}"
                 )
-            opened.extractall(folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{archive.name}: is not a readable zip archive: {error}") from None
+            for member in members:
+                opened.extract(member, folder)
+    except _UNPACK_ERRORS as error:
+        place = f"; the first that cannot be unpacked is {shown(member.filename)}" if member else ""
+        reason = cut(getattr(error, "strerror", None) or error or type(error).__name__)
+        raise DataError(f"{origin}: is not a readable zip archive: {reason}{place}") from None
 
 
-def _reject_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
+def _reject_unsafe(origin: str, member: zipfile.ZipInfo) -> None:
     """Raise DataError for a member that is a link or would be written outside the folder."""
     path = PurePosixPath(member.filename.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or path.parts and ":" in path.parts[0]:
-        raise DataError(f"{archive.name}: refused: it names {member.filename!r}, a place outside its folder")
+        raise DataError(f"{origin}: refused: it names {shown(member.filename)}, a place outside its folder")
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise DataError(f"{archive.name}: refused: {member.filename!r} is a link")
+        raise DataError(f"{origin}: refused: {shown(member.filename)} is a link")

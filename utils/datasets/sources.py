@@ -1,11 +1,7 @@
 """What `--source` names, read as one sequence of frames: images, videos, folders, globs, lists, cameras, streams."""
 
-import http.client
-import shutil
 import tempfile
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,11 +32,11 @@ from utils.datasets.streams import (
     refuse_unsupported,
 )
 from utils.datasets.video import VideoReader, open_capture, silence_opencv
-from utils.errors import DataError
+from utils.download import fetch
+from utils.errors import DataError, UserError
 from utils.images import VIDEO_SUFFIXES, count_images, jpeg_damage, read_image
 from utils.log import LOGGER
 
-_DOWNLOAD_TIMEOUT_S = 30
 _JPEG_SUFFIXES = (".jpeg", ".jpg", ".mpo")
 
 
@@ -293,8 +289,7 @@ def _fetch_image(url: str) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"image{suffix_of(url)}"
         try:
-            with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer, file.open("wb") as stream:
-                shutil.copyfileobj(answer, stream)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as error:
-            raise DataError(f"{public_address(url)}: cannot be fetched ({error})") from None
-        return read_image(file)[0]
+            fetch(url, file, "an image", minimum=1, quiet=True, remedy="save it and pass the file")
+            return read_image(file)[0]
+        except UserError as error:  # of one input; the others are read
+            raise DataError(str(error).replace(str(file), public_address(url))) from None

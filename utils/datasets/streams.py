@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from utils.datasets.video import DEFAULT_FPS, fps_or_default, open_capture
+from utils.download import public_address
 from utils.errors import DataError
 from utils.log import LOGGER
 
@@ -57,11 +58,6 @@ class StreamFrame:
     image: np.ndarray
     number: int
     seconds: float
-
-
-def public_address(address: str) -> str:
-    """Return `address` without a user name and password, for messages and file names."""
-    return re.sub(r"(?<=://)[^/]*@", "", address)
 
 
 def _web_page_hint(address: str) -> str:

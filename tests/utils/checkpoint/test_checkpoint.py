@@ -312,7 +312,7 @@ def network(monkeypatch):
     """A network that records what it is asked and gives the answer put into it; nothing leaves the machine."""
     asked = []
 
-    def urlopen(address, timeout):
+    def open_address(address, deadline):
         asked.append(address)
         if isinstance(network.answer, Exception):
             raise network.answer
@@ -322,7 +322,7 @@ def network(monkeypatch):
         network.answer = answer
         return asked
 
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr("utils.download._open", open_address)
     return network
 
 
