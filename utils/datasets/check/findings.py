@@ -38,6 +38,13 @@ KINDS: dict[str, Kind] = {
     "picture-unreadable": Kind("fault", IMAGES, "replace or remove the image; it is left out"),
     "picture-too-small": Kind("fault", IMAGES, "replace or remove the image; it is left out"),
     "picture-damaged": Kind("warning", IMAGES, "replace the image; the missing part is trained on as gray"),
+    "picture-preview": Kind(
+        "fault", IMAGES, "save the full image as a file of its own: the preview would be trained on"
+    ),
+    "picture-pages": Kind("warning", IMAGES, "save the labeled page as a file of its own; only the first is read"),
+    "picture-unused-range": Kind(
+        "warning", IMAGES, "scale the samples to the full range or save 8 bits: only the high byte is read"
+    ),
     "picture-huge": Kind("warning", IMAGES, "cut it into tiles or reduce it: reading it costs time in every epoch"),
     "picture-thin": Kind("warning", IMAGES, "cut it into tiles: at the training size its short side is a few pixels"),
     "picture-blank": Kind("warning", IMAGES, "look at it; an image of one color teaches nothing"),

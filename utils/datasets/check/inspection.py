@@ -1,7 +1,8 @@
 """Inspection of each image of a dataset and of its label file: what is wrong, and what the later checks need.
 
-Every image is opened once and decoded small (a JPEG at 1/8 to 1/1, long side at least 128 pixels). Threads share the
-work, as most of it is waiting for files and decoding, which let others run; results come in the order of the paths.
+Every image is opened and decoded, small (a JPEG at 1/8 to 1/1, long side at least 128 pixels), so that damaged data are
+found that the scan before a training, which reads headers, does not see. Threads share the work, as most of it is
+waiting for files and decoding, which let others run; results come in the order of the paths.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import numpy as np
 from utils.boxes import iou_matrix, xywh_to_xyxy
 from utils.datasets.check import duplicates
 from utils.datasets.check.findings import Finding
+from utils.datasets.check.image_contents import content_findings
 from utils.datasets.label_files import Rows, label_path, read_rows
 from utils.errors import DataError
 from utils.images import EXIF_ROTATED, MIN_SIDE, ImageHeader, inspect_image, read_image
@@ -128,6 +130,7 @@ def _oddities(path: str, header: ImageHeader, pixels: np.ndarray) -> Iterator[Fi
     height, width = header.size
     if header.warning:
         yield Finding(path, 0, "picture-damaged", header.warning)
+    yield from content_findings(path, header, pixels)
     if header.orientation in EXIF_ROTATED:
         what = f"is EXIF-rotated (orientation {header.orientation}); it is read upright, {width} x {height}"
         yield Finding(path, 0, "picture-turned", what)
