@@ -39,7 +39,7 @@ class _Structure:
 
 
 def jpeg_damage(raw: bytes) -> str:
-    """Return what is wrong with the data of a JPEG file, "" if nothing is found, or if it has no sound header or end."""
+    """Return what is wrong with the data of a JPEG file, "" if nothing is found or its header or end is not sound."""
     from PIL import Image
 
     found = _structure(raw)
