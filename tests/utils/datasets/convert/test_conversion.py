@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from utils.datasets import check
 from utils.datasets.convert import run
 from utils.datasets.convert.__main__ import script
 from utils.datasets.convert.image_finder import ImageAmbiguous, ImageFinder
@@ -27,6 +28,7 @@ from utils.datasets.convert.outlines import (
 )
 from utils.datasets.convert.safe_xml import iter_elements
 from utils.datasets.convert.split_assignment import assign_splits, split_in_name
+from utils.datasets.drawn_shapes import draw_scene
 from utils.datasets.label_files import read_rows
 from utils.errors import ConfigError, DataError
 
@@ -614,6 +616,23 @@ def test_command_line(source, capsys):
         with pytest.raises(SystemExit) as ended:
             script(argv)
         assert ended.value.code == 2
+
+
+def test_the_checker_finds_nothing_in_a_converted_dataset(tmp_path, no_check_pages):
+    for number in range(12):
+        stem = tmp_path / "in" / "ab"[number % 2] / f"{number}"
+        Image.fromarray(draw_scene(np.random.default_rng(number), 128)[0]).save(draw(stem.with_suffix(".png")))
+        voc(
+            stem.with_suffix(".xml"),
+            voc_object("dog", 10, 20, 60, 70) + voc_object("cat", 50, 60, 140, 120),
+            (128, 128),
+        )
+    report = converted("voc", tmp_path / "in", split=[0.5, 0.25, 0.25])
+    assert counts(report) == {"clipped": 12}
+    found = check.run(data=report.data, imgsz=128, workers=0, project=tmp_path / "runs", ignore=["class-rare"])
+    assert found.clean and not found.findings
+    assert {split: one["usable"] for split, one in found.content["splits"].items()} == {"train": 6, "val": 3, "test": 3}
+    assert [one["objects_of_class"] for one in found.content["splits"].values()] == [[6, 6], [3, 3], [3, 3]]
 
 
 # outlines
