@@ -5,10 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.arguments import RowForm
 from models.identity_start import apply_identity_start, fork_rng
 from models.layers import C3, Bottleneck
 from models.registry import Entry, Scale, WiringPlan, find, register, stacked
 
+EXPANSION = 0.5  # hidden width of a C3 per channel
 NEUTRAL = Scale()  # widths inside a C3 are scaled already
 
 
@@ -49,7 +51,7 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     return WiringPlan((*plan.args, shortcut, *rest), plan.channels_out)
 
 
-@register(_wiring)
+@register(_wiring, form=RowForm(wired=4, reads_keywords=True))
 class C3Attention(C3):
     """C3 with a registered block in its bottlenecks: (B, c_in, H, W) to (B, c_out, H, W).
 
@@ -92,12 +94,19 @@ class C3Attention(C3):
                 bottleneck.attention = apply_identity_start(bottleneck.attention, width, width)
 
 
+def plan_inner_block(plan: WiringPlan) -> tuple[Entry, WiringPlan, int]:
+    """Return the block in the bottlenecks of a planned C3Attention, how it is built, and the channels it works on."""
+    _, c_out, _, _, name, *args = plan.args
+    block, hidden = find(name), int(c_out * EXPANSION)
+    return block, block.plan([hidden], 1, NEUTRAL, args), hidden
+
+
 def _build_block(block: Entry, channels: int, args: Sequence[Any]) -> nn.Module:
     """Return a block for `channels` channels, built from a forked random generator."""
-    plan = block.wiring([channels], 1, NEUTRAL, args)
+    plan = block.plan([channels], 1, NEUTRAL, args)
     if plan.channels_out != channels:
         raise ValueError(
             f"{block.name} maps {channels} channels to {plan.channels_out}; a bottleneck needs a block that keeps them"
         )
     with fork_rng():
-        return block.cls(*plan.args)
+        return block.cls(*plan.args, **plan.keywords)

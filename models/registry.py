@@ -7,7 +7,8 @@ A block says how its yaml arguments become constructor arguments when it registe
         def __init__(self, channels, reduction=16): ...
 
 A *wiring* maps (channels of each source, repeats, scale, yaml args) to a `WiringPlan`. The six named ones are in
-`WIRINGS`; a block that needs another passes its own function.
+`WIRINGS`; a block that needs another passes its own function. What the arguments after the widths mean is declared by
+`form` (models/arguments.py) and read by `Entry.plan` (models/row_reading.py).
 """
 
 import hashlib
@@ -16,15 +17,17 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from models import aliases
+from models.arguments import Argument, RowForm, infer_arguments, is_whole
 from models.identity_start import STARTS
+from models.row_reading import LEAST_WIDTH, RowReader, split_keywords
 from utils.errors import ModelError, nearest
 
 # The errors that the code of a block or plugin may raise because of the arguments it was given.
@@ -78,11 +81,13 @@ class WiringPlan:
         args: The block's constructor arguments.
         channels_out: Number of channels of its output.
         copies: Number of copies in sequence; 1 if the block repeats inside itself.
+        keywords: Constructor arguments by name, from the row's mapping of keywords.
     """
 
     args: tuple[Any, ...]
     channels_out: int
     copies: int = 1
+    keywords: Mapping[str, Any] = field(default_factory=dict)
 
 
 Wiring = Callable[[Sequence[int], int, Scale, Sequence[Any]], WiringPlan]
@@ -101,6 +106,9 @@ class Entry:
         wiring_name: Name of that function.
         cost: How the cost grows with the number of positions, one of `COSTS`.
         start: "identity" if a zero-initialized gate is put around it unless a yaml decides, else "plain".
+        form: How its rows are read.
+        arguments: The arguments that a row may give.
+        alias: The name from elsewhere that the block was found by, if it has arguments of its own.
     """
 
     name: str
@@ -109,6 +117,9 @@ class Entry:
     wiring_name: str
     cost: str = "linear"
     start: str = "plain"
+    form: RowForm = field(default_factory=RowForm, compare=False)
+    arguments: tuple[Argument, ...] = field(default=(), compare=False)
+    alias: aliases.Alias | None = None
 
     @property
     def module(self) -> str:
@@ -129,6 +140,50 @@ class Entry:
         keeps = self.wiring_name == "same_width" and not self.module.startswith("torch.")
         return self.attention or keeps or self.start == "identity"
 
+    def plan(self, channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
+        """Return how the block is built from a row.
+
+        Args:
+            channels: Channels of each source.
+            repeats: Repeats of the row, scaled.
+            scale: The yaml's scaling.
+            args: The row's arguments, of which the last may be a mapping of keywords.
+
+        Returns:
+            What the wiring plans, with an output width left out and keywords added.
+
+        Raises:
+            ValueError: If the wiring refuses the arguments, or they have two meanings.
+        """
+        if self.form.reads_keywords:
+            return self.wiring(channels, repeats, scale, args)
+        positional, keywords = split_keywords(args)
+        plan = self.wiring(channels, repeats, scale, positional)
+        wired = self._count_wired(len(plan.args))
+        values = plan.args[wired:]
+        reader = RowReader(self.arguments, self.form, channels[0], scale, len(values) < len(positional))
+        values, keywords = reader.read(values, keywords)
+        if self.alias:
+            values, keywords = _fill_in(self.alias, self.arguments, values, keywords)
+        return replace(plan, args=(*plan.args[:wired], *values), keywords=keywords)
+
+    def _count_wired(self, given: int) -> int:
+        return min(count_wired(self.form, self.wiring_name), given)
+
+    def bind(self, plan: WiringPlan) -> dict[str, Any]:
+        """Return what a plan makes of each argument that a row may give, defaults included.
+
+        Args:
+            plan: What `plan` returned.
+
+        Returns:
+            Argument -> value, in the constructor's order.
+        """
+        given = plan.args[self._count_wired(len(plan.args)) :]
+        names = [argument.name for argument in self.arguments if argument.positional]
+        bound = {**dict(zip(names, given, strict=False)), **plan.keywords}
+        return {argument.name: bound.get(argument.name, argument.default) for argument in self.arguments}
+
 
 def one_source(channels: Sequence[int]) -> int:
     """Return the channels of the only source; raise ValueError if there are several."""
@@ -144,12 +199,8 @@ def no_repeats(repeats: int) -> int:
     return 1
 
 
-def _is_channels(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _channels_out(scale: Scale, args: Sequence[Any]) -> int:
-    if not args or not _is_channels(args[0]) or args[0] < 1:
+    if not args or not is_whole(args[0]) or args[0] < 1:
         raise ValueError(f"its first argument must be the number of output channels, got {list(args)}")
     return scale(args[0])
 
@@ -157,7 +208,8 @@ def _channels_out(scale: Scale, args: Sequence[Any]) -> int:
 def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
     """Plan `[...]` -> Block(c_in, ...), which returns c_in channels.
 
-    `[c, ...]` is understood as well if c, scaled or as written, equals c_in.
+    `[c, ...]` is understood as well if c, scaled or as written, equals c_in; and `[c, c, ...]`, in which the second is
+    the output width.
 
     Args:
         channels: Channels of each source.
@@ -173,10 +225,11 @@ def same_width(channels: Sequence[int], repeats: int, scale: Scale, args: Sequen
     """
     c_in = one_source(channels)
     rest = list(args)
-    if rest and _is_channels(rest[0]):
+    if rest and is_whole(rest[0]):
         if rest[0] == c_in or rest[0] % 8 == 0 and scale(rest[0]) == c_in:
-            rest = rest[1:]
-        elif rest[0] >= 64:  # no kernel, head count or reduction: a width that does not fit
+            twice = len(rest) > 1 and is_whole(rest[1]) and rest[1] == rest[0]
+            rest = rest[2 if twice else 1 :]
+        elif rest[0] >= LEAST_WIDTH:  # a width that does not fit
             raise ValueError(
                 f"is given {rest[0]} channels ({scale(rest[0])} at this width_multiple) but {c_in} arrive; "
                 f"leave the number out, the block takes what arrives"
@@ -282,6 +335,23 @@ WIRINGS: dict[str, Wiring] = {
     wiring.__name__: wiring for wiring in (same_width, widened, stacked, untouched, concatenated, detection)
 }
 
+# Leading constructor arguments that a wiring fills in.
+_WIRED = {"same_width": 1, "widened": 2, "stacked": 3, "untouched": 0, "concatenated": 0, "detection": 3}
+
+
+def count_wired(form: RowForm, wiring_name: str) -> int:
+    """Return how many leading constructor arguments the wiring fills in: 1 if nothing else is known.
+
+    Args:
+        form: The block's form, which may say it.
+        wiring_name: Name of the wiring.
+
+    Returns:
+        The number.
+    """
+    return _WIRED.get(wiring_name, 1) if form.wired is None else form.wired
+
+
 # torch.nn modules that take the number of input channels; all others are built from their yaml args alone.
 _TORCH_WIRINGS = {"BatchNorm2d": "same_width", "Conv2d": "widened", "ConvTranspose2d": "widened"}
 
@@ -289,7 +359,11 @@ _entries: dict[str, Entry] = {}
 
 
 def register(
-    wiring: str | Wiring = "same_width", name: str | None = None, cost: str = "linear", start: str = "plain"
+    wiring: str | Wiring = "same_width",
+    name: str | None = None,
+    cost: str = "linear",
+    start: str = "plain",
+    form: RowForm | None = None,
 ) -> Callable[[BlockClass], BlockClass]:
     """Return a class decorator that makes a block known to model yamls.
 
@@ -301,6 +375,7 @@ def register(
             it computes by an attribute `heads`.
         start: "identity" puts a zero-initialized gate around the block (see models/identity_start.py) if a yaml has
             no attention_start.
+        form: How rows of the block are read: kinds of arguments, orders of other implementations.
 
     Returns:
         The decorator, which returns the class as it is.
@@ -315,9 +390,11 @@ def register(
     if start not in STARTS:
         raise ModelError(f"unknown start {start!r}{nearest(str(start), STARTS)}: one of {', '.join(STARTS)}")
     rule = wiring if callable(wiring) else WIRINGS[wiring]
+    form = form or RowForm()
 
     def add(cls: BlockClass) -> BlockClass:
-        entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost, start)
+        arguments = infer_arguments(cls, count_wired(form, rule.__name__), form.kinds)
+        entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost, start, form, arguments)
         taken = _entries.get(entry.name)
         if taken and (taken.module, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ModelError(
@@ -364,23 +441,25 @@ def _suggest(name: str, blocks: set[str]) -> str:
 
 
 def _find_alias(alias: aliases.Alias) -> Entry:
-    """Return the block of an alias that builds, wired with the arguments that the original has by default."""
+    """Return the block of an alias that builds; its rows are read in the order of the original."""
     entry = _entries[alias.block]
-    if alias.plain:
-        return entry
+    return entry if alias.plain else replace(entry, alias=alias, form=replace(entry.form, orders=()))
 
-    def wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
-        plan = entry.wiring(channels, repeats, scale, args)
-        given = len(plan.args) - 1
-        if alias.takes is not None and given > alias.takes:
-            raise ValueError(
-                f"as {alias.name} it takes {alias.takes or 'no'} arguments after the channels, got "
-                f"{list(plan.args[1:])}; what follows means something else in {alias.block}, "
-                f"whose arguments can be given under that name"
-            )
-        return replace(plan, args=(*plan.args, *alias.args[given:]))
 
-    return replace(entry, wiring=wiring)
+def _fill_in(
+    alias: aliases.Alias, arguments: Sequence[Argument], values: Sequence[Any], keywords: Mapping[str, Any]
+) -> tuple[list[Any], Mapping[str, Any]]:
+    """Return values and keywords with the defaults of an alias; raise ValueError for values that it does not take."""
+    if alias.takes is not None and len(values) > alias.takes:
+        raise ValueError(
+            f"as {alias.name} it takes {alias.takes or 'no'} arguments after the channels, got {list(values)}; what "
+            f"follows means something else in {alias.block}, whose arguments can be given under that name"
+        )
+    filled = alias.args[len(values) :]
+    if not keywords:
+        return [*values, *filled], keywords
+    names = (argument.name for argument in arguments[len(values) :])
+    return list(values), {**dict(zip(names, filled, strict=False)), **keywords}
 
 
 def _find_torch(name: str) -> Entry:
@@ -391,7 +470,8 @@ def _find_torch(name: str) -> Entry:
         ]
         raise ModelError(f"unknown block {name!r}{nearest(name, known)}; torch.nn has no such module")
     wiring_name = _TORCH_WIRINGS.get(cls.__name__, "untouched")
-    return Entry(name, cls, WIRINGS[wiring_name], wiring_name)
+    arguments = infer_arguments(cls, count_wired(RowForm(), wiring_name), {})
+    return Entry(name, cls, WIRINGS[wiring_name], wiring_name, arguments=arguments)
 
 
 def load_plugins(files: Sequence[str | Path]) -> None:

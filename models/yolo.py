@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from models import aliases
 from models.graph.architecture import IMAGE_SOURCE, as_list, check_sources, find_yaml
 from models.graph.construction import NetworkLayer, build_layer, checked_map
+from models.graph.row_report import read_block_row
 from models.graph.spec import LayerRow, ModelSpec, read_spec
 from models.head import Detect, HeadOutput
-from models.registry import BLOCK_ERRORS, find, registered
+from models.registry import BLOCK_ERRORS, Entry, find, registered
 from utils.errors import CHOICES_LIMIT, ModelError, UserError, cut
 from utils.log import LOGGER, configure
 from utils.types import HeadGeometry
@@ -64,6 +65,7 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
                 cast("Detect", layer).set_strides(_measure_strides(spec, row, built, inputs))
             else:
                 outputs.append(_run_checked(layer, row, inputs, planned))
+                _log_arguments(row, entry, spec, inputs)
                 described.append(f"{entry.cls.__name__} {tuple(outputs[-1].shape)}")
         for note in aliases.notes(row.block, row.args, registered()):
             LOGGER.info(f"{row.where}: {note}")
@@ -71,6 +73,15 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
         built.append(layer)
         save += [source for given, source in zip(as_list(row.source), row.sources, strict=True) if given != -1]
     return nn.Sequential(*built), sorted(save)
+
+
+def _log_arguments(row: LayerRow, entry: Entry, spec: ModelSpec, inputs: Sequence[Tensor]) -> None:
+    """Log what each number of an attention row became, and warn of those that are implausible."""
+    block = read_block_row(row, entry, spec, [source.shape[1] for source in inputs])
+    if block is not None:
+        LOGGER.info(block.describe())
+        for _, problem in block.implausible():
+            LOGGER.warning(f"{row.where}: {problem}")
 
 
 def _select_inputs(row: LayerRow, image: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -30,6 +30,8 @@ ORDER = (
             "models.identity_start",
             "models.norms",
             "models.aliases",
+            "models.arguments",
+            "models.row_reading",
             "models.registry",
             "models.layers",
             "models.mobilenet",

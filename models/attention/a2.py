@@ -12,13 +12,14 @@ softmax without an axis and normalize over the batch. W_R starts at zero, so the
 
 from torch import Tensor, nn
 
+from models.arguments import WIDTH, RowForm
 from models.attention.double_attention import DoubleAttentionLayer
 from models.attention.ops.numerics import reduced_width, require_positive
 from models.identity_start import ZeroInitResidual
 from models.registry import register
 
 
-@register()
+@register(form=RowForm(kinds={"c_m": WIDTH, "c_n": WIDTH}))
 class A2(ZeroInitResidual, DoubleAttentionLayer):
     """Double attention of the paper with its residual: (B, in_channels, H, W) to the same shape, any H and W.
 

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, cat, nn
 
+from models.arguments import KERNEL, RowForm
 from models.attention.ops.neighbourhood import neighborhood_attention
 from models.attention.ops.numerics import require_odd, require_positive, resolve_divisor
 from models.registry import Scale, WiringPlan, one_source, register
@@ -59,7 +60,7 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     return WiringPlan((c_in, c_out, *rest), c_out, repeats)
 
 
-@register(_wiring)
+@register(_wiring, form=RowForm(wired=2, kinds={"kernel_att": KERNEL, "kernel_conv": KERNEL}))
 class ACmix(nn.Module):
     """Local self-attention plus shift convolution over shared 1x1 projections.
 

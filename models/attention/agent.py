@@ -18,6 +18,7 @@ import math
 
 from torch import Tensor, nn
 
+from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_flag, require_positive, resolve_divisor
 from models.attention.ops.pooling import cell_mean_matrix
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
@@ -25,7 +26,12 @@ from models.registry import register
 from utils.errors import ModelError
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={"agent_num": whole_kind("agents", 1, 1024), "num_patches": whole_kind("positions", 49, 2**16)},
+        orders=(("num_patches",), ("num_patches", "num_heads")),
+    ),
+)
 class Agent(nn.Module):
     """Agent attention with a residual: (B, dim, H, W) to the same shape, any H and W.
 

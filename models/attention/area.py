@@ -19,6 +19,7 @@ to divide the width; no cast to half precision.
 
 from torch import Tensor, cat, nn
 
+from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_positive, resolve_divisor
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
@@ -27,7 +28,7 @@ from models.registry import register
 HEAD_WIDTH = 32  # the paper's
 
 
-@register(cost="quadratic")
+@register(cost="quadratic", form=RowForm(kinds={"area": whole_kind("areas", 1, 64)}))
 class AreaAttention(nn.Module):
     """Self-attention within areas, with a residual: (B, dim, H, W) to the same shape, any H and W.
 

@@ -18,13 +18,14 @@ three layers, without the padding it needs. `fuse` folds the norms.
 import torch
 from torch import Tensor, nn
 
+from models.arguments import RowForm
 from models.attention.ops.numerics import reduced_width, require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
 from models.registry import register
 
 
-@register()
+@register(form=RowForm(elsewhere={"num_layers": "forks take three of dilation 2: {dilation: 2, num_layers: 3}"}))
 class BAM(nn.Module):
     """Bottleneck attention, x times 1 + its gate: (B, channel, H, W) to the same shape.
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from models.arguments import KERNEL, RowForm, whole_kind
 from models.attention.ops.numerics import autocast_disabled, require_odd, require_positive, resolve_divisor, upcast
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.registry import register
@@ -28,7 +29,7 @@ from models.registry import register
 HEAD_CHANNELS = 32  # of the paper
 
 
-@register(cost="windowed")
+@register(cost="windowed", form=RowForm(kinds={"topk": whole_kind("regions", 1, 64), "side_dwconv": KERNEL}))
 class BRA(nn.Module):
     """Bi-level routing attention: (B, dim, H, W) to the same shape, any H and W.
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, cat, nn
 
+from models.arguments import SHARE, RowForm
 from models.attention.ops.numerics import require_number, require_positive, resolve_divisor
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
@@ -79,7 +80,7 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(x)
 
 
-@register(_wiring, cost="quadratic")
+@register(_wiring, cost="quadratic", form=RowForm(wired=2, kinds={"e": SHARE}))
 class C2PSA(nn.Module):
     """Partial self-attention, `n` blocks on a part of the channels: (B, c1, H, W) to the same shape, any H and W.
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from models.arguments import RowForm
 from models.attention.ops.numerics import require_odd, require_positive
 from models.registry import register
 
@@ -61,7 +62,7 @@ class spatial_attention(nn.Module):  # noqa: N801 - the tutorials' name
         return torch.sigmoid(self.conv(torch.cat((peak, mean), dim=1))) * x
 
 
-@register()
+@register(form=RowForm(orders=(("kernel_size",),)))
 class CBAM(nn.Module):
     """Channel gate, then spatial gate: (B, c1, H, W) to the same shape.
 

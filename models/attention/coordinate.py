@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.arguments import RowForm
 from models.attention.ops.numerics import require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
@@ -37,12 +38,10 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     """
     plan = same_width(channels, repeats, scale, args)
     c_in, *rest = plan.args
-    if len(rest) < len(args) and rest and isinstance(rest[0], int) and c_in in (rest[0], scale(rest[0])):
-        rest = rest[1:]
     return WiringPlan((c_in, c_in, *rest), c_in, repeats)
 
 
-@register(_wiring)
+@register(_wiring, form=RowForm(wired=2))
 class CoordAtt(nn.Module):
     """Coordinate attention, a gate per row times a gate per column: (B, inp, H, W) to the same shape.
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, relu
 
+from models.arguments import REDUCTION, RowForm
 from models.attention.ops.numerics import require_positive
 from models.registry import register
 
@@ -44,7 +45,7 @@ class ChannelPrior(nn.Module):
         return torch.sigmoid(self.fc2(relu(self.fc1(mean)))) + torch.sigmoid(self.fc2(relu(self.fc1(peak))))
 
 
-@register()
+@register(form=RowForm(kinds={"channelAttention_reduce": REDUCTION}))
 class CPCA(nn.Module):
     """Channel gate, then a gate from strip convolutions: (B, channels, H, W) to the same shape.
 

@@ -19,12 +19,13 @@ The bias of K, which softmax ignores, is kept for the published count.
 import torch
 from torch import Tensor, cat, einsum, nn
 
+from models.arguments import RowForm
 from models.attention.ops.numerics import autocast_disabled, reduced_width, require_positive, softmax, upcast
 from models.identity_start import ZeroInitResidual
 from models.registry import register
 
 
-@register(cost="windowed")
+@register(cost="windowed", form=RowForm(elsewhere={"recurrence": "the paper's two; a single pass is {recurrence: 1}"}))
 class CrissCross(ZeroInitResidual):
     """Criss-cross attention with a residual: (B, in_dim, H, W) to the same shape, any H and W.
 

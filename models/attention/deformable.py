@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
+from models.arguments import SIDE, WIDTH, RowForm, list_kind, number_kind
 from models.attention.ops.numerics import (
     require_flag,
     require_number,
@@ -57,7 +58,18 @@ class OffsetNorm(nn.Module):
         return self.norm(x)
 
 
-@register(cost="quadratic")
+@register(
+    cost="quadratic",
+    form=RowForm(
+        kinds={
+            "offset_range_factor": number_kind("factor", -1, 16, including=True),
+            "q_size": list_kind("size", SIDE),
+            "n_head_channels": WIDTH,
+        },
+        orders=(("q_size",), ("q_size", "n_heads"), ("q_size", "n_heads", "n_groups")),
+        elsewhere={"offset_range_factor": "forks take {offset_range_factor: 4}"},
+    ),
+)
 class DAttentionBaseline(nn.Module):
     """Deformable attention: (B, dim, H, W) to the same shape, any H and W.
 

@@ -23,8 +23,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from models.arguments import WIDTH, RowForm, shorten
 from models.attention.ops.numerics import require_flag, require_positive, softmax
 from models.registry import Scale, WiringPlan, one_source, register
+from models.row_reading import split_keywords
 
 
 def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[Any]) -> WiringPlan:
@@ -32,6 +34,7 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
 
     `[c_m, c_n, True]` leaves c_in.
     """
+    args = _place_keywords(args)
     if len(args) not in (2, 3) or not all(isinstance(each, int) and not isinstance(each, bool) for each in args[:2]):
         raise ValueError(f"expects [c_m, c_n] or [c_m, c_n, reconstruct], such as [128, 3], got {list(args)}")
     c_in, c_m, rest = one_source(channels), scale(args[0]), args[1:]
@@ -41,7 +44,20 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     return WiringPlan((c_in, c_m, *rest), c_out, repeats)
 
 
-@register(_wiring)
+def _place_keywords(args: Sequence[Any]) -> list[Any]:
+    """Return the arguments of a row by position; c_n and reconstruct, which decides the width, may be keywords."""
+    positional, keywords = split_keywords(args)
+    for place, name in enumerate(("c_n", "reconstruct"), start=1):
+        if name in keywords and len(positional) == place:
+            positional.append(keywords.pop(name))
+    if keywords:
+        name = next(iter(keywords))
+        reason = "is out of place or given twice" if name in ("c_n", "reconstruct") else "is no argument"
+        raise ValueError(f"{shorten(name)} {reason}; its rows are [c_m, c_n] or [c_m, c_n, {{reconstruct: true}}]")
+    return positional
+
+
+@register(_wiring, form=RowForm(wired=2, kinds={"c_n": WIDTH}, reads_keywords=True))
 class DoubleAttentionLayer(nn.Module):
     """Double attention as in the tutorials, without a residual.
 

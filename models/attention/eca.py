@@ -17,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.arguments import FACTOR, RowForm, number_kind
 from models.attention.ops.numerics import require_number, require_odd, require_positive
 from models.registry import register
 
@@ -42,7 +43,12 @@ def adaptive_kernel(block: str, channels: int, gamma: float, b: float) -> int:
     return whole if whole % 2 else whole + 1
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={"gamma": FACTOR, "b": number_kind("summand", -16, 16, including=True)},
+        elsewhere={"k_size": "computed from the width; the published class alone takes {k_size: 3}"},
+    ),
+)
 class ECAAttention(nn.Module):
     """Efficient channel attention, each channel times its gate: (B, channel, H, W) to the same shape.
 

@@ -20,11 +20,12 @@ zero, so the gate there is the sigmoid of the norm's bias.
 import torch
 from torch import Tensor, nn
 
+from models.arguments import GROUPS, RowForm
 from models.attention.ops.numerics import require_odd, resolve_divisor
 from models.registry import register
 
 
-@register()
+@register(form=RowForm(kinds={"num_group": GROUPS}))
 class ELA(nn.Module):
     """Efficient local attention, a gate per row times a gate per column: (B, in_channels, H, W) to the same shape.
 

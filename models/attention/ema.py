@@ -23,6 +23,7 @@ moving average of weights, `ModelEMA`, has nothing to do with it.
 import torch
 from torch import Tensor, nn
 
+from models.arguments import GROUPS, RowForm
 from models.attention.ops.numerics import resolve_divisor, softmax
 from models.registry import register
 
@@ -32,7 +33,11 @@ def _default_factor(channels: int) -> int:
     return next((factor for factor in (32, 16, 8, 4, 2) if channels % factor == 0 and channels >= 4 * factor), 1)
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={"factor": GROUPS}, elsewhere={"factor": "the largest of 32, 16, 8, 4 that fits; forks take {factor: 8}"}
+    )
+)
 class EMA(nn.Module):
     """Efficient multi-scale attention, each group times its gate: (B, channels, H, W) to the same shape.
 

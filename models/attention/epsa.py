@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from models.arguments import RowForm, list_kind, whole_kind
 from models.attention.ops.numerics import (
     reduced_width,
     require_multiple,
@@ -55,7 +56,12 @@ class SEWeight(nn.Module):
         return torch.sigmoid(self.fc2(relu(self.fc1(x.mean((2, 3), keepdim=True)))))
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={"conv_groups": list_kind("groups", whole_kind("groups", 1, 64))},
+        orders=(("conv_kernels", "stride"), ("conv_kernels", "stride", "conv_groups")),
+    ),
+)
 class EPSA(nn.Module):
     """Pyramid squeeze attention, scales weighted per channel: (B, inplans, H, W) to the same shape.
 

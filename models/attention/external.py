@@ -20,11 +20,12 @@ of about 1 / N is ever divided by another.
 import torch
 from torch import Tensor, nn
 
+from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_positive, softmax, upcast
 from models.registry import register
 
 
-@register()
+@register(form=RowForm(kinds={"S": whole_kind("memory", 1, 4096)}))
 class ExternalAttention(nn.Module):
     """Attention to a learned memory, with a residual: (B, d_model, H, W) to the same shape, any H and W.
 

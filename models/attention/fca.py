@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.arguments import SIDE, WIDTH, RowForm, list_kind, whole_kind
 from models.attention.ops.numerics import require_positive, upcast
 from models.attention.se import excitation
 from models.registry import register
@@ -37,7 +38,17 @@ def _lowest_frequencies(count: int) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: (pair[0] ** 2 + pair[1] ** 2, pair))[:count]
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={
+            "num_freq": WIDTH,
+            "frequencies": list_kind("frequencies", list_kind("pair", whole_kind("half waves", 0, 255))),
+            "dct_h": SIDE,
+            "dct_w": SIDE,
+        },
+        orders=(("dct_h", "dct_w"), ("dct_h", "dct_w", "reduction")),
+    ),
+)
 class FcaNet(nn.Module):
     """Frequency channel attention, each channel times its gate: (B, channel, H, W) to the same shape, any H and W.
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from models.arguments import FACTOR, SIDE, RowForm, either_kind, list_kind, whole_kind
 from models.attention.ops.linear_attention import linear_attention
 from models.attention.ops.numerics import require_flag, require_number, require_odd, resolve_divisor, upcast
 from models.attention.ops.positions import parse_position_grid, position_maps
@@ -27,7 +28,14 @@ from models.attention.ops.softmax_attention import project
 from models.registry import register
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={
+            "num_patches": either_kind(whole_kind("positions", 1, 2**16), list_kind("size", SIDE)),
+            "focusing_factor": FACTOR,
+        }
+    ),
+)
 class FocusedLinearAttention(nn.Module):
     """Focused linear attention: (B, dim, H, W) to the same shape, any H and W.
 

@@ -23,6 +23,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.arguments import FLAG, RowForm
 from models.attention.ops.numerics import reduced_width, require_positive, resolve_divisor
 from models.layers import fold_norm
 from models.norms import BatchNorm
@@ -31,7 +32,16 @@ from models.registry import register
 KERNEL = 7
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={"group": FLAG},
+        orders=(("group",), ("group", "rate")),
+        elsewhere={
+            "groups": "four, as the light form; the dense one is {groups: 1}",
+            "group": "is groups here: [] is the light form, [{groups: 1}] the dense one",
+        },
+    ),
+)
 class GAM(nn.Module):
     """Channel gate, then spatial gate, without pooling: (B, in_channels, H, W) to the same shape.
 

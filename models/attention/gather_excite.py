@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.arguments import RowForm, choice_kind
 from models.attention.ops.numerics import reduced_width, require_flag, require_positive
 from models.attention.ops.positions import interpolate_map
 from models.norms import BatchNorm
@@ -28,7 +29,7 @@ from models.registry import register
 from utils.errors import ModelError
 
 
-@register()
+@register(form=RowForm(kinds={"extent": choice_kind("extent", (0, 2, 4, 8, 16, 32, 64))}))
 class GatherExcite(nn.Module):
     """Gather-excite, each neighborhood times its gate: (B, channels, H, W) to the same shape, any H and W.
 

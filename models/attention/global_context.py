@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn, sigmoid
 
+from models.arguments import SHARE, RowForm, choice_kind
 from models.attention.ops.numerics import reduced_width, require_choice, require_number, require_positive, softmax
 from models.identity_start import ZeroInitResidual
 from models.norms import ChannelNorm
@@ -25,7 +26,15 @@ from models.registry import register
 FUSIONS = ("channel_add", "channel_mul")
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={
+            "ratio": SHARE,
+            "pooling_type": choice_kind("pooling", ("att", "avg")),
+            "fusion_types": choice_kind("fusion", FUSIONS),
+        }
+    ),
+)
 class GlobalContext(ZeroInitResidual):
     """Global context block, one pooled vector fused into every position: (B, inplanes, H, W) to the same shape.
 

@@ -19,6 +19,7 @@ the MLP widens by 2. The paper's overlapping cross-attention is a block of its o
 
 from torch import Tensor, nn
 
+from models.arguments import REDUCTION, SHARE, RowForm, whole_kind
 from models.attention.ops.numerics import require_number, require_positive
 from models.attention.swin import WindowMSA
 from models.norms import ChannelNorm
@@ -48,7 +49,17 @@ class ChannelAttentionBlock(nn.Module):
         return self.gate(mixed.mean((2, 3), keepdim=True)) * mixed
 
 
-@register(cost="windowed")
+@register(
+    cost="windowed",
+    form=RowForm(
+        kinds={
+            "shift_size": whole_kind("shift", 0, 64),
+            "compress_ratio": REDUCTION,
+            "squeeze_factor": REDUCTION,
+            "conv_scale": SHARE,
+        }
+    ),
+)
 class HAT(nn.Module):
     """Hybrid attention block: (B, dim, H, W) to the same shape, any H and W.
 

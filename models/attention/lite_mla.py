@@ -18,13 +18,20 @@ from collections.abc import Sequence
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu
 
+from models.arguments import GROUPS, KERNELS, RowForm
 from models.attention.ops.linear_attention import linear_attention
 from models.attention.ops.numerics import require_number, require_odd_list, resolve_divisor
 from models.layers import Conv
 from models.registry import register
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={"dim": GROUPS, "scales": KERNELS},
+        orders=(("heads",),),
+        elsewhere={"heads": "is the number of channels divided by dim"},
+    ),
+)
 class LiteMLA(nn.Module):
     """Multi-scale linear attention with a residual: (B, in_channels, H, W) to the same shape, any H and W.
 

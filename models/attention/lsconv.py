@@ -15,6 +15,7 @@ below 8 that divide the channels.
 
 from torch import Tensor, nn
 
+from models.arguments import KERNEL, RowForm
 from models.attention.ops.neighbourhood import neighbors, weighted_sum
 from models.attention.ops.numerics import require_odd, resolve_divisor
 from models.layers import Conv
@@ -47,7 +48,7 @@ class LargeKernelPerception(nn.Module):
         return kernels.unflatten(1, (self.norm.num_groups, -1))
 
 
-@register()
+@register(form=RowForm(kinds={"lks": KERNEL, "sks": KERNEL}))
 class LSConv(nn.Module):
     """Large-small convolution with a residual: (B, dim, H, W) to the same shape, any H and W.
 

@@ -20,13 +20,14 @@ starts around one and not around zero. State dict and arithmetic are the publish
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from models.arguments import RowForm, choice_kind
 from models.attention.ops.numerics import require_choice, require_positive
 from models.registry import register
 
 DILATIONS = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}  # of the paper's kernel sizes
 
 
-@register()
+@register(form=RowForm(kinds={"k_size": choice_kind("kernel", tuple(DILATIONS))}))
 class LSKA(nn.Module):
     """Large separable kernel attention, gate times input: (B, dim, H, W) to the same shape.
 
@@ -58,7 +59,7 @@ class LSKA(nn.Module):
         return self.conv1(far) * x
 
 
-@register()
+@register(form=RowForm(kinds={"k_size": choice_kind("kernel", tuple(DILATIONS))}))
 class LSKA_Attention(nn.Module):  # noqa: N801 - the registered name
     """LSKA between two 1x1 convolutions, with a residual: (B, d_model, H, W) to the same shape.
 

@@ -20,13 +20,23 @@ reproducible gradient on GPUs, and no operation that exporters refuse.
 import torch
 from torch import Tensor, nn
 
+from models.arguments import FACTOR, WINDOW, RowForm, number_kind
 from models.attention.eca import adaptive_kernel
 from models.attention.ops.numerics import require_number, require_positive
 from models.attention.ops.pooling import cell_mean_matrix
 from models.registry import register
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={
+            "local_size": WINDOW,
+            "gamma": FACTOR,
+            "b": number_kind("summand", -16, 16, including=True),
+            "local_weight": number_kind("share", 0, 1, including=True),
+        }
+    ),
+)
 class MLCA(nn.Module):
     """Mixed local channel attention: (B, in_size, H, W) to the same shape.
 

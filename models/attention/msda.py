@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, cat, nn
 
+from models.arguments import DILATION, RowForm, either_kind, list_kind
 from models.attention.ops.neighbourhood import neighborhood_attention, neighbors
 from models.attention.ops.numerics import (
     largest_divisor,
@@ -33,7 +34,13 @@ from models.registry import register
 from utils.errors import ModelError
 
 
-@register(cost="windowed")
+@register(
+    cost="windowed",
+    form=RowForm(
+        kinds={"dilation": either_kind(list_kind("dilations", DILATION), DILATION)},
+        orders=(("num_heads", "qkv_bias"),),
+    ),
+)
 class MSDA(nn.Module):
     """Multi-scale dilated attention: (B, dim, H, W) to the same shape, any H and W.
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
+from models.arguments import WINDOW, RowForm, either_kind, whole_kind
 from models.attention.ops.numerics import (
     require_flag,
     require_multiple,
@@ -36,7 +37,7 @@ from models.registry import register
 from utils.errors import ModelError
 
 
-@register()
+@register(form=RowForm(kinds={"window_size": either_kind(WINDOW, whole_kind("whole map", -1, -1))}))
 class SCSA(nn.Module):
     """Spatial gates, then channel self-attention: (B, dim, H, W) to the same shape, any H and W.
 

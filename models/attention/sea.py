@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn.functional import relu6
 
+from models.arguments import WIDTH, RowForm, choice_kind
 from models.attention.ops.numerics import require_choice, require_positive
 from models.attention.ops.positions import interpolate
 from models.attention.ops.softmax_attention import attend
@@ -76,7 +77,14 @@ class Position(nn.Module):
         return line + interpolate(self.pos_embed, line.shape[2]).to(line.dtype)
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={
+            "key_dim": WIDTH,
+            "activation": choice_kind("activation", ("ReLU6", "ReLU", "SiLU", "GELU", "Hardswish")),
+        }
+    ),
+)
 class Sea_Attention(nn.Module):  # noqa: N801 - the published name
     """Squeeze-enhanced axial attention, no residual: (B, dim, H, W) to the same shape, any H and W.
 

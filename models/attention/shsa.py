@@ -16,6 +16,7 @@ as published: the block starts as the identity.
 
 from torch import Tensor, cat, nn
 
+from models.arguments import WIDTH, RowForm
 from models.attention.ops.numerics import require_positive
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import ZeroInitResidual
@@ -24,7 +25,7 @@ from models.registry import register
 from utils.errors import ModelError
 
 
-@register(cost="quadratic")
+@register(cost="quadratic", form=RowForm(kinds={"qk_dim": WIDTH, "pdim": WIDTH}))
 class SHSA(ZeroInitResidual):
     """Single-head self-attention with a residual: (B, dim, H, W) to the same shape, any H and W.
 

@@ -20,11 +20,24 @@ and one group can be trained.
 import torch
 from torch import Tensor, nn
 
+from models.arguments import ArgumentKind, RowForm, is_whole
 from models.attention.ops.numerics import require_multiple, resolve_divisor
 from models.registry import register
 
+HALF_GROUPS = ArgumentKind(
+    "groups",
+    lambda value, channels: is_whole(value) and value >= 1 and channels % (2 * value) == 0,
+    lambda channels: f"a divisor of {channels // 2}, half of the channels",
+    whole=True,
+)
 
-@register()
+
+@register(
+    form=RowForm(
+        kinds={"G": HALF_GROUPS},
+        orders=(("reduction",), ("reduction", "G")),
+    ),
+)
 class ShuffleAttention(nn.Module):
     """Shuffle attention: (B, channel, H, W) to the same shape.
 

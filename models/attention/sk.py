@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import reduced_width, require_odd_list, require_positive, resolve_divisor, softmax
 from models.layers import fold_norm
 from models.norms import BatchNorm
@@ -60,7 +61,15 @@ class SelectiveBranch(nn.Module):
             self.conv, self.bn = fold_norm(self.conv, self.bn), None
 
 
-@register()
+@register(
+    form=RowForm(
+        kinds={"L": whole_kind("width", 1, 1024)},
+        elsewhere={
+            "kernels": "the paper's two grouped branches; forks' dense ones, 84 C^2 parameters, are "
+            "{kernels: [1, 3, 5, 7]}"
+        },
+    ),
+)
 class SKAttention(nn.Module):
     """Selective kernel attention: (B, channel, H, W) to the same shape.
 

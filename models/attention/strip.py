@@ -15,11 +15,12 @@ starts around one and not around zero.
 
 from torch import Tensor, nn
 
+from models.arguments import KERNEL, RowForm
 from models.attention.ops.numerics import require_odd, require_positive
 from models.registry import register
 
 
-@register()
+@register(form=RowForm(kinds={"k1": KERNEL, "k2": KERNEL}))
 class Strip(nn.Module):
     """Large strip convolution gate, gate times input: (B, dim, H, W) to the same shape.
 

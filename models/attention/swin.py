@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_flag, require_positive, resolve_divisor
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.norms import ChannelNorm
@@ -102,7 +103,7 @@ class WindowMSA(nn.Module):
         return bias.flatten(0, 1)
 
 
-@register(cost="windowed")
+@register(cost="windowed", form=RowForm(kinds={"shift_size": whole_kind("shift", 0, 64)}))
 class WindowAttention(nn.Module):
     """Window attention and shifted window attention, each with a residual: (B, dim, H, W) to the same shape.
 

@@ -54,15 +54,15 @@ def build_layer(entry: Entry, row: LayerRow, spec: ModelSpec, channels: Sequence
         ValueError: If the block's wiring refuses the arguments or they do not fit its constructor.
     """
     repeats = spec.scale.repeats(row.repeats)
-    plan = entry.wiring(channels, repeats, spec.scale, row.args)
+    plan = entry.plan(channels, repeats, spec.scale, row.args)
     with fork_rng(row.index) if entry.inserted else contextlib.nullcontext():
         copies = [_construct(entry, plan, channels, spec)]
         while len(copies) < plan.copies:  # copies in sequence: each takes the channels of the one before
-            further = entry.wiring([plan.channels_out], repeats, spec.scale, row.args)
+            further = entry.plan([plan.channels_out], repeats, spec.scale, row.args)
             copies.append(_construct(entry, further, [plan.channels_out], spec))
     layer = copies[0] if len(copies) == 1 else nn.Sequential(*copies)
     named = cast("NetworkLayer", layer)
-    named.arguments = str(list(plan.args))
+    named.arguments = _write_arguments(plan)
     named.type = f"{entry.cls.__module__}.{entry.cls.__name__}"
     return layer, plan.channels_out
 
@@ -71,20 +71,24 @@ def _construct(entry: Entry, plan: WiringPlan, channels: Sequence[int], spec: Mo
     """Return one copy of a block, attention behind a zero-initialized gate if that is asked for."""
     signature = inspect.signature(entry.cls)
     try:
-        signature.bind(*plan.args)
+        signature.bind(*plan.args, **plan.keywords)
     except TypeError as error:
         raise ValueError(
-            f"its arguments do not fit: {error}; after wiring they are {list(plan.args)}, "
+            f"its arguments do not fit: {error}; after wiring they are {_write_arguments(plan)}, "
             f"it takes {', '.join(signature.parameters)}"
         ) from None
     try:
-        layer = entry.cls(*plan.args)
+        layer = entry.cls(*plan.args, **plan.keywords)
     except BLOCK_ERRORS as error:
-        raise ValueError(f"cannot be built from {list(plan.args)}: {error}") from error
+        raise ValueError(f"cannot be built from {_write_arguments(plan)}: {error}") from error
     inner = getattr(layer, "block", None)  # of a C3Attention, whose attention decides
     start = spec.attention_start or (inner.start if isinstance(inner, Entry) else entry.start)
     gated = start == "identity" and (entry.inserted or hasattr(layer, "start_as_identity"))
     return apply_identity_start(layer, channels[0], plan.channels_out) if gated else layer
+
+
+def _write_arguments(plan: WiringPlan) -> str:
+    return str([*plan.args, *[dict(plan.keywords)] * bool(plan.keywords)])
 
 
 def checked_map(output: object, row: LayerRow, planned: int) -> Tensor:

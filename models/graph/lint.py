@@ -1,16 +1,18 @@
 """Mistakes in a model yaml that builds all the same.
 
 Stages and attention that are bypassed, layers that no other reads, levels in the wrong order, widths that fit one
-scale only. A rule is a function (spec, layers, cache) that yields (layer index, finding).
+scale only, numbers that no one means. A rule is a function (spec, layers, cache) that yields (layer index, finding).
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from models.graph.architecture import SCALES, Architecture, as_list
-from models.graph.shapes import GraphLayer, ShapeCache, infer_shapes, load_spec
+from models.graph.row_report import read_block_row
+from models.graph.shapes import GraphLayer, ShapeCache, infer_shapes, input_channels, load_spec
 from models.graph.spec import LayerRow, ModelSpec
 from models.registry import Scale
 from utils.errors import ModelError
@@ -277,10 +279,24 @@ def _find_faults(spec: ModelSpec, cache: ShapeCache) -> list[tuple[LayerRow, str
     return faults
 
 
+# ---- implausible arguments ----
+
+
+def _find_implausible_arguments(spec: ModelSpec, layers: Sequence[GraphLayer], cache: ShapeCache) -> Iterator[Finding]:
+    """Find numbers of an attention row that are outside the range of what they were read as."""
+    for layer in layers:
+        block = read_block_row(layer.row, layer.entry, spec, input_channels(layer.row, spec, layers))
+        for argument, problem in block.implausible() if block else ():
+            default = "" if argument.default in (None, inspect.Parameter.empty) else f", which is {argument.default}"
+            fix = f"leave it out for the default{default}, or name what is meant: {{{argument.name}: ...}}"
+            yield layer.index, LintFinding(layer.row.where, problem, fix)
+
+
 RULES = (
     _find_bypassed_layers,
     _find_unmoved_sources,
     _find_dead_layers,
     _find_unordered_levels,
     _find_single_scale_layers,
+    _find_implausible_arguments,
 )

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from models.graph.architecture import IMAGE_SOURCE, Architecture, check_sources, render_yaml
 from models.graph.construction import build_layer, checked_map
 from models.graph.flops import flop_counter
+from models.graph.row_report import read_block_row
 from models.graph.spec import LayerRow, ModelSpec, read_spec
 from models.registry import BLOCK_ERRORS, Entry, find, registered
 from utils.errors import CHOICES_LIMIT, ModelError, cut
@@ -120,7 +121,7 @@ class ShapeCache:
         Raises:
             ValueError: If the block cannot be built or does not run on these shapes; a block's own error passes on.
         """
-        plan = entry.wiring([shape[0] for shape in shapes], spec.scale.repeats(row.repeats), spec.scale, row.args)
+        plan = entry.plan([shape[0] for shape in shapes], spec.scale.repeats(row.repeats), spec.scale, row.args)
         key = (
             entry.name,
             entry.cls,
@@ -236,6 +237,20 @@ def _input_shapes(row: LayerRow, spec: ModelSpec, shapes: Sequence[Shape], imgsz
     return [(spec.ch, imgsz, imgsz) if source == IMAGE_SOURCE else shapes[source] for source in row.sources]
 
 
+def input_channels(row: LayerRow, spec: ModelSpec, layers: Sequence[GraphLayer]) -> list[int]:
+    """Return the channels of each source of a row.
+
+    Args:
+        row: The row.
+        spec: The model yaml.
+        layers: Its graph.
+
+    Returns:
+        Numbers of channels.
+    """
+    return [spec.ch if source == IMAGE_SOURCE else layers[source].shape[0] for source in row.sources]
+
+
 def _describe_inputs(row: LayerRow, inputs: Sequence[Shape]) -> str:
     return ", ".join(
         f"{'the image' if source == IMAGE_SOURCE else f'layer {source}'} {shape}"
@@ -283,7 +298,7 @@ def _format_bytes(count: int) -> str:
 
 
 def format_graph(spec: ModelSpec, layers: Sequence[GraphLayer]) -> str:
-    """Return a model graph as text: one line per layer, the layers that no other reads, and the totals.
+    """Return a model graph as text: one line per layer, one per attention row, the unused layers, and the totals.
 
     Args:
         spec: The model yaml.
@@ -313,6 +328,8 @@ def format_graph(spec: ModelSpec, layers: Sequence[GraphLayer]) -> str:
     lines = [
         "  ".join(_fit_column(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    blocks = [read_block_row(layer.row, layer.entry, spec, input_channels(layer.row, spec, layers)) for layer in layers]
+    lines += [block.describe() for block in blocks if block]
     unused = [layer for layer in layers if not layer.readers and not layer.is_head]
     names = ", ".join(f"{layer.index} {layer.row.block}" for layer in unused)
     parameters, flops = totals(layers)

@@ -187,6 +187,8 @@ def _largest(value: Any) -> float:
 
 
 def _read_arg(value: Any, names: dict[str, Any]) -> Any:
+    if isinstance(value, Mapping):  # keywords
+        return {key: _read_arg(each, names) for key, each in value.items()}
     if not isinstance(value, str):
         return value
     if value in names:

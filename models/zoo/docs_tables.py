@@ -284,7 +284,7 @@ def _value(default: Any) -> str:
 def starts_as_identity(entry: Entry) -> bool:
     """Return whether a fresh block of `WIDTH` channels returns its input unchanged, to the last bit."""
     try:
-        plan = entry.wiring([WIDTH], 1, SCALE, [])
+        plan = entry.plan([WIDTH], 1, SCALE, [])
     except ValueError:  # it needs a width of its own
         return False
     block = entry.cls(*plan.args).eval()

@@ -66,9 +66,9 @@ WIDTH = 256  # channels; the official sa_layer has 64 groups of two halves
 def built(block, args):
     """The block of a row for WIDTH channels, from the same random numbers each time."""
     entry = find(block)
-    plan = entry.wiring([WIDTH], 1, Scale(), args)
+    plan = entry.plan([WIDTH], 1, Scale(), args)
     torch.manual_seed(0)
-    return entry.cls(*plan.args).eval(), plan
+    return entry.cls(*plan.args, **plan.keywords).eval(), (entry.bind(plan), plan.channels_out, plan.copies)
 
 
 @pytest.mark.parametrize("name", sorted(BUILT))
@@ -76,7 +76,8 @@ def test_an_alias_that_builds_equals_our_block(name):
     alias = BUILT[name]
     args = GIVEN.get(alias.block, [])
     theirs, plan = built(name, args)
-    ours, expected = built(alias.block, [WIDTH, *alias.args] if alias.args else args)
+    keywords = dict(zip((each.name for each in find(alias.block).arguments), alias.args, strict=False))
+    ours, expected = built(alias.block, [WIDTH, keywords] if alias.args else args)
     assert type(theirs) is registered()[alias.block].cls and plan == expected
     shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (theirs, ours)]
     assert shapes[0] == shapes[1]
