@@ -63,7 +63,7 @@ class SelectiveBranch(nn.Module):
 
 @register(
     form=RowForm(
-        kinds={"L": whole_kind("width", 1, 1024)},
+        kinds={"L": whole_kind("least length", 1, 1024)},
         elsewhere={
             "kernels": "the paper's two grouped branches; forks' dense ones, 84 C^2 parameters, are "
             "{kernels: [1, 3, 5, 7]}"
