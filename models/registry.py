@@ -162,10 +162,10 @@ class Entry:
         wired = self._count_wired(len(plan.args))
         values = plan.args[wired:]
         reader = RowReader(self.arguments, self.form, channels[0], scale, len(values) < len(positional))
-        values, keywords = reader.read(values, keywords)
+        read, named = reader.read(values, keywords)
         if self.alias:
-            values, keywords = _fill_in(self.alias, self.arguments, values, keywords)
-        return replace(plan, args=(*plan.args[:wired], *values), keywords=keywords)
+            read, named = _fill_in(self.alias, self.arguments, read, named)
+        return replace(plan, args=(*plan.args[:wired], *read), keywords=named)
 
     def _count_wired(self, given: int) -> int:
         return min(count_wired(self.form, self.wiring_name), given)
@@ -448,7 +448,7 @@ def _find_alias(alias: aliases.Alias) -> Entry:
 
 def _fill_in(
     alias: aliases.Alias, arguments: Sequence[Argument], values: Sequence[Any], keywords: Mapping[str, Any]
-) -> tuple[list[Any], Mapping[str, Any]]:
+) -> tuple[list[Any], dict[str, Any]]:
     """Return values and keywords with the defaults of an alias; raise ValueError for values that it does not take."""
     if alias.takes is not None and len(values) > alias.takes:
         raise ValueError(
@@ -457,7 +457,7 @@ def _fill_in(
         )
     filled = alias.args[len(values) :]
     if not keywords:
-        return [*values, *filled], keywords
+        return [*values, *filled], {}
     names = (argument.name for argument in arguments[len(values) :])
     return list(values), {**dict(zip(names, filled, strict=False)), **keywords}
 

@@ -179,6 +179,8 @@ def _read_args(where: str, args: list[Any], names: dict[str, Any]) -> tuple[Any,
 
 def _largest(value: Any) -> float:
     """Return the largest size of a number in an argument, 0 if it holds none; infinity counts as none."""
+    if isinstance(value, Mapping):
+        return _largest(list(value.values()))
     if isinstance(value, list | tuple | set):
         return max((_largest(item) for item in value), default=0)
     if isinstance(value, dict):

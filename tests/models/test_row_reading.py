@@ -152,6 +152,11 @@ def test_keywords_that_do_not_fit_are_one_line(name, args, message):
     assert message in text and "\n" not in text and len(text) < 300
 
 
+def test_a_number_beyond_all_limits_is_refused_as_a_keyword_too():
+    with pytest.raises(ModelError, match="are at most"):
+        read_spec(block_yaml("ExternalAttention", [{"S": 10**9}]))
+
+
 def test_keyword_only_arguments_of_a_plugin_are_keywords(restored_registry):
     @register()
     class Own(torch.nn.Module):
@@ -289,8 +294,20 @@ def row_args(name, keywords):
     return [*CASES[name].args(WIDTH), keywords] if name != "DoubleAttentionLayer" else [WIDTH, {"c_n": 3, **keywords}]
 
 
+WIDE_UNFOLD = ("MSDA", "ACmix", "CoT", "LSConv")  # k^2 copies of the map, which take seconds at 33
+
+
 @pytest.mark.parametrize(
-    ("name", "argument"), arguments(), ids=[f"{name}-{argument.name}" for name, argument in arguments()]
+    ("name", "argument"),
+    [
+        pytest.param(
+            name,
+            argument,
+            id=f"{name}-{argument.name}",
+            marks=pytest.mark.slow if name in WIDE_UNFOLD and argument.kind is KERNEL else (),
+        )
+        for name, argument in arguments()
+    ],
 )
 def test_zoo_check_flags_each_value_outside_its_range(name, argument):
     value = IMPLAUSIBLE[argument.kind.name]
@@ -382,7 +399,9 @@ def test_widths_of_a_row_are_printed_too():
 # ---- rows that were there before ----
 
 
-@pytest.mark.parametrize("path", sorted([*MODELS.glob("yolov5l*.yaml"), *MODELS.glob("hub/*5*.yaml")]), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted([*MODELS.glob("yolov5l*.yaml"), *MODELS.glob("hub/*5*.yaml")]), ids=lambda path: path.name
+)
 def test_rows_of_shipped_yamls_are_read_as_the_wiring_alone_reads_them(path):
     spec = load_spec(path)
     layers = infer_shapes(spec, CACHE)

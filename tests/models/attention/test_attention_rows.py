@@ -11,7 +11,7 @@ TUTORIAL_ROWS = [  # yaml block, yaml args, nominal input channels, constructor 
     ("CoTAttention", [512], 512, ()),
     ("CoTAttention", [512, 3], 512, (3,)),
     ("CBAM", [1024], 1024, ()),
-    ("CBAM", [1024, 7], 1024, (7,)),
+    ("CBAM", [1024, 8], 1024, (8,)),
     ("CBAM", [1024, 16, 7], 1024, (16, 7)),
     ("MHSA", [1024], 1024, ()),
     ("MHSA", [1024, 14, 14, 4], 1024, (14, 14, 4)),
@@ -28,9 +28,9 @@ TUTORIAL_ROWS = [  # yaml block, yaml args, nominal input channels, constructor 
 def test_the_tutorials_rows_fit_every_scale(name, args, nominal, rest, width):
     scale = Scale(width=width)
     arriving = scale(nominal)
-    assert find(name).wiring([arriving], 1, scale, args).args == (arriving, *rest)
+    assert find(name).plan([arriving], 1, scale, args).args == (arriving, *rest)
     if args:  # channels as they really are
-        assert find(name).wiring([arriving], 1, scale, [arriving, *args[1:]]).args == (arriving, *rest)
+        assert find(name).plan([arriving], 1, scale, [arriving, *args[1:]]).args == (arriving, *rest)
 
 
 @pytest.mark.parametrize("width", [0.25, 0.5, 0.75, 1.0, 1.25])
