@@ -19,6 +19,7 @@ TRAIN = {
     "--cfg": "",
     "--data": "ROOT/data/shapes.yaml",  # v6.1: coco128.yaml
     "--hyp": "ROOT/data/hyps/hyp.scratch-low.yaml",
+    "--hyp-unknown": "refuse",  # ours
     "--epochs": 300,
     "--batch-size": 16,
     "--imgsz": 640,

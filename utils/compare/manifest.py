@@ -96,7 +96,7 @@ def make_manifest(plan: StudyPlan, previous: Mapping[str, Any]) -> dict[str, Any
     start = plan.variants[0].weights if plan.trains else None
     return {
         "settings": training_settings(plan.config),
-        "hyp": Hyperparameters.load(plan.config.hyp).as_dict() if plan.trains else {},
+        "hyp": Hyperparameters.load(plan.config.hyp, plan.config.hyp_unknown).as_dict() if plan.trains else {},
         "weights": {start.name: hash_of("weights", start)} if start else {},
         "plugins": {path.name: hash_of("plugins", path) for path in map(Path, plan.config.plugin)},
         "variants": {

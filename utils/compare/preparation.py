@@ -107,7 +107,7 @@ def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[Compar
     weights = [
         (Path(name) if finished else find_weights(name, config.download)).absolute() for name in config.checkpoints
     ]
-    Hyperparameters.load(config.hyp)
+    Hyperparameters.load(config.hyp, config.hyp_unknown)
     hyp = find_yaml(config.hyp, "data/hyps", "hyperparameter file").absolute()
     config = dataclasses.replace(
         config,

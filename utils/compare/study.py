@@ -273,7 +273,8 @@ def command_of(plan: StudyPlan) -> str:
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             words += [flag, *map(_short_path, values)]
-    own_hyp = plan.trains and Hyperparameters.load(plan.config.hyp) != Hyperparameters.load(CompareConfig.hyp)
+    hyp = Hyperparameters.load(plan.config.hyp, plan.config.hyp_unknown) if plan.trains else None
+    own_hyp = hyp is not None and hyp != Hyperparameters.load(CompareConfig.hyp)
     return shlex.join(words) + (f" --hyp {plan.folder.name}/{HYP_FILE}" if own_hyp else "")
 
 

@@ -84,6 +84,7 @@ class CompareConfig(Options):
     name: str = flag("", "folder of the study in --project, continued if it exists; '' makes a new one")
     device: str = flag("", "cpu, or CUDA device numbers such as 0 or 0,1; '' is every GPU, or cpu without one")
     hyp: str = train_flag("hyp")
+    hyp_unknown: str = train_flag("hyp_unknown")
     epochs: int = train_flag("epochs")
     batch_size: int = flag(16, "images per batch", "integer", low=1)
     imgsz: int = train_flag("imgsz")
@@ -118,6 +119,10 @@ class CompareConfig(Options):
             "--resume": "a study continues with --study FOLDER",
             "--evolve": "hyperparameters evolved on one variant favor it; evolve them with train.py on the baseline",
         }
+
+    @classmethod
+    def retired(cls) -> Mapping[str, str]:
+        return TrainConfig.retired()
 
     def check(self) -> None:
         if self.study and (self.cfg or self.project != CompareConfig.project or self.name):

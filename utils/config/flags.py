@@ -9,7 +9,7 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -40,6 +40,7 @@ class Flag:
         low: Inclusive lower bound.
         high: Inclusive upper bound.
         new: v6.1 does not have it.
+        surplus: What to do if several values are given and it takes one.
     """
 
     help: str
@@ -54,6 +55,7 @@ class Flag:
     low: float = -math.inf
     high: float = math.inf
     new: bool = False
+    surplus: str = ""
 
 
 def flag(default: Default, help: str, kind: str = "text", **details: Any) -> Default:
@@ -101,6 +103,11 @@ class Options:
         """Return the flags of v6.1 that are answered with advice instead of being accepted."""
         return {}
 
+    @classmethod
+    def retired(cls) -> Mapping[str, str]:
+        """Return the flags of other versions and of forks, with what each is here; only whole names count."""
+        return {}
+
     def __post_init__(self):
         for each in flag_fields(self):
             object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
@@ -139,12 +146,16 @@ def from_options(config_class: type[ConfigType], **options) -> ConfigType:
         names.update({alias.lstrip("-").replace("-", "_"): each.name for alias in each.metadata["flag"].aliases})
     refused = {text.lstrip("-").replace("-", "_"): advice for text, advice in config_class.refused().items()}
     known: dict[str, Any] = {}
+    retired = config_class.retired()
     for name, value in options.items():
         if name in refused:
             if value not in (None, "", False, -1, "latest"):  # v6.1's defaults: asked for nothing
                 raise ConfigError(f"{name}: {refused[name]}")
         elif name not in names:
-            raise ConfigError(f"{cut(name)}: no such option{nearest(name, names)}")
+            advice = next(
+                (retired[text] for text in (f"--{name}", f"--{name.replace('_', '-')}") if text in retired), ""
+            )
+            raise ConfigError(f"{cut(name)}: {advice or f'no such option{nearest(name, names)}'}")
         elif names[name] in known:
             raise ConfigError(f"{name}: the option {names[name]} is given twice")
         else:
@@ -174,16 +185,59 @@ def parse(
     """
     parser = build_parser(config_class, description, prog)
     argv = list(sys.argv[1:] if argv is None else argv)
-    options, unknown = parser.parse_known_args(_with_old_prefixes(config_class, argv))
+    argv = _with_old_prefixes(config_class, argv)
+    problem = _retired_problem(config_class, argv)
+    if problem:
+        parser.error(problem)
+    options, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = [name for each in flag_fields(config_class) for name in flag_names(each)]
-        text = unknown[0].split("=")[0]
-        hint = _nearest_flag(text, flags) if text.startswith("-") else _expanded_pattern_hint(text)
-        parser.error(f"unrecognized argument {unknown[0]}{hint}")
+        parser.error(_unknown_problem(config_class, argv, unknown[0]))
     try:
         return config_class(**vars(options), given=frozenset(vars(options)))
     except ConfigError as error:
         parser.error(str(error))
+
+
+def _retired_problem(config_class: type[Options], argv: list[str]) -> str:
+    """Return what the first flag of another version in a command line is here, "" if it has none."""
+    retired = config_class.retired()
+    current = {name for each in flag_fields(config_class) for name in flag_names(each)}
+    for word in argv:
+        name = word.partition("=")[0]
+        if name in retired and name not in current:
+            return f"{name}: {retired[name]}"
+    return ""
+
+
+def _unknown_problem(config_class: type[Options], argv: list[str], word: str) -> str:
+    """Return what is wrong with a word that no flag of a command line takes, and what to write instead."""
+    by_name = {name: each for each in flag_fields(config_class) for name in flag_names(each)}
+    text, equals, value = word.partition("=")
+    problem = f"unrecognized argument {cut(word)}"
+    if text.startswith("-"):
+        return problem + _nearest_flag(text, list(by_name))
+    name = f"--{text.replace('_', '-')}"
+    if equals and name in config_class.retired():
+        return f"{problem}; {name}: {config_class.retired()[name]}"
+    if equals and _with_old_prefixes(config_class, [name])[0] in by_name:
+        return f"{problem}; flags are written with dashes: {cut(f'{name} {value}')}"
+    given, values = _flag_before(argv, word, by_name)
+    surplus = by_name[given].metadata["flag"].surplus if given else ""
+    hint = f"; {surplus}" if surplus else _expanded_pattern_hint(text)
+    return f"{problem}: {given} takes one value, got {cut(' '.join(values))}{hint}" if given else problem + hint
+
+
+def _flag_before(argv: list[str], word: str, known: Mapping[str, Field]) -> tuple[str, list[str]]:
+    """Return the flag of one value that a word is one value too many of, and all its values; "" if there is none."""
+    at, given = 0, ""
+    for index, each in enumerate(argv):
+        if each.startswith("--"):
+            at, given = index, each
+        elif each == word and index > at + 1 and given in known:
+            spec: Flag = known[given].metadata["flag"]
+            if not spec.many and spec.kind not in ("switch", "choice"):
+                return given, argv[at + 1 : index + 1]
+    return "", []
 
 
 def _expanded_pattern_hint(text: str) -> str:
@@ -342,7 +396,8 @@ def _single(name: str, spec: Flag, value: Any) -> object:
         right = plain and (spec.kind == "number" or int(value) == value if math.isfinite(value) else False)
     if not right:
         expected = " or ".join((_EXPECTED[spec.kind], *spec.words))
-        raise ConfigError(f"{name}: expected {expected}, got {shown(value)}{nearest(str(value), spec.words)}")
+        surplus = f"; {spec.surplus}" if spec.surplus and isinstance(value, list | tuple) else ""
+        raise ConfigError(f"{name}: expected {expected}, got {shown(value)}{nearest(str(value), spec.words)}{surplus}")
     if spec.choices is not None and not spec.open_choices and value not in spec.choices:
         raise ConfigError(
             f"{name} {cut(value)}: expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}"

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.yaml_files import find_yaml, read_yaml
-from utils.errors import ConfigError, nearest, shown
-from utils.log import LOGGER
+from utils.errors import ConfigError, cut, nearest, shown
+from utils.log import LOGGER, warn_once
 
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
 _BY_PLAIN_NAME = {**{name.lower(): name for name in BOX_LOSSES}, "wiou": "WIoUv3"}
+_RENAMED = {"giou": "box"}  # of YOLOv5 v1 to v3.0
 # keys that not all files of v6.1 have: written only if they differ from their default
 _OPTIONAL = ("anchors", "label_smoothing", "iou", "inner", "focal", "gate_lr")
 
@@ -78,11 +79,22 @@ class Hyperparameters:
             object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
 
     @classmethod
-    def load(cls, source: "Path | str | Mapping | Hyperparameters | None" = None) -> "Hyperparameters":
+    def load(
+        cls, source: "Path | str | Mapping | Hyperparameters | None" = None, unknown: str = "refuse"
+    ) -> "Hyperparameters":
         """Return the hyperparameters of a yaml file, of a mapping, or the defaults for None.
 
-        A file is a path or a name in data/hyps, a mapping for example a row of evolve.csv. A missing key takes its
-        default, which is logged. Raises ConfigError that names the file, the key and the range or the nearest key.
+        A missing key takes its default, and a key of an older version its name of today; both are logged.
+
+        Args:
+            source: A path or a name in data/hyps, or a mapping, for example a row of evolve.csv.
+            unknown: What a key that is not known here does: "refuse" it, or "ignore" it with a warning.
+
+        Returns:
+            The hyperparameters.
+
+        Raises:
+            ConfigError: Naming the file, the key and the range or the nearest key.
         """
         if isinstance(source, Hyperparameters):
             return source
@@ -93,16 +105,14 @@ class Hyperparameters:
             where = file = find_yaml(source, "data/hyps", "hyperparameter file")
             source = read_yaml(file)
         known = [each.name for each in fields(cls)]
-        for key in source:
-            if key not in known:
-                raise ConfigError(f"{where}: {key}: no such hyperparameter{nearest(key, known)}")
+        source = _known_keys(cut(where), source, known, unknown)
         missing = [name for name in known if name not in source and name not in _OPTIONAL]
         if missing:
             LOGGER.info(f"{where}: not given, so the default is taken: {', '.join(missing)}")
         try:
             return cls(**source)
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{cut(where)}: {error}") from None
 
     def as_dict(self) -> dict[str, float | str]:
         """Return plain values as v6.1's files hold them; keys that not all files have only if not at their default."""
@@ -137,6 +147,26 @@ class Hyperparameters:
             obj=self.obj * (imgsz / 640) ** 2 * per_level,
             label_smoothing=label_smoothing,
         )
+
+
+def _known_keys(where: str, source: Mapping, known: list[str], unknown: str) -> dict[str, Any]:
+    """Return the hyperparameters of a file under their names of today, without those that are not known here."""
+    content = dict(source)
+    for old, name in _RENAMED.items():
+        if old in content:
+            if name in content:
+                raise ConfigError(f"{where}: {old}: is {name} here, which is given too; leave one out")
+            content[name] = content.pop(old)
+            LOGGER.info(f"{where}: {old} is read as {name}; the box loss itself is chosen by `iou:`, by default CIoU")
+    others = [key for key in content if key not in known]
+    if not others:
+        return content
+    named = cut(", ".join(f"{cut(key, 60)}{nearest(str(key), known)}" for key in others[:20]), 600)
+    if unknown != "ignore":
+        what = "no such hyperparameter" if len(others) == 1 else "no such hyperparameters"
+        raise ConfigError(f"{where}: {named}: {what}; --hyp-unknown ignore leaves out keys of other programs")
+    warn_once(f"{where}: not known here and ignored: {named}")
+    return {key: value for key, value in content.items() if key in known}
 
 
 def _checked(each, value: object) -> float | str | None:

@@ -1,7 +1,9 @@
 """The options of train.py, val.py and detect.py: YOLOv5 v6.1's flags with their defaults, and a few more."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from utils.config import old_flags
 from utils.config.flags import Options, flag
 from utils.errors import ConfigError
 from utils.files import ROOT
@@ -29,9 +31,22 @@ class TrainConfig(Options):
     )
     data: str = flag(_DATA, "dataset yaml")
     hyp: str = flag(str(ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"), "hyperparameter yaml")
+    hyp_unknown: str = flag(
+        "refuse",
+        "what a key of --hyp that is not known here does: refuse ends the run, ignore names it and goes on",
+        choices=("refuse", "ignore"),
+        new=True,
+    )
     epochs: int = flag(300, "passes over the training images", "integer", low=1)
     batch_size: int = flag(16, "images per batch; -1 picks what fits the GPU", "integer", low=-1)
-    imgsz: int = flag(640, "side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
+    imgsz: int = flag(
+        640,
+        "side of the network input in pixels",
+        "integer",
+        low=32,
+        aliases=_SIZE_ALIASES,
+        surplus="one size serves training and validation, so give the first; val.py --imgsz validates at another",
+    )
     rect: bool = flag(False, "train on rectangular batches, without mosaics", "switch")
     resume: str | bool = flag(False, "continue the newest run, or the last.pt named", const=True)
     nosave: bool = flag(False, "save the last checkpoint only", "switch")
@@ -104,6 +119,10 @@ class TrainConfig(Options):
             "--artifact_alias": f"{_LOCAL}; --name and --project say where a run's weights are kept",
         }
 
+    @classmethod
+    def retired(cls) -> Mapping[str, str]:
+        return {**old_flags.EVERYWHERE, **old_flags.TRAIN}
+
     def check(self) -> None:
         if "backbone" in self.freeze and len(self.freeze) > 1:
             raise ConfigError("--freeze: backbone is given alone, or numbers")
@@ -126,7 +145,14 @@ class ValConfig(Options):
     data: str = flag(_DATA, "dataset yaml")
     weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
     batch_size: int = flag(32, "images per batch", "integer", low=1)
-    imgsz: int = flag(640, "longer side of the network input in pixels", "integer", low=32, aliases=_SIZE_ALIASES)
+    imgsz: int = flag(
+        640,
+        "longer side of the network input in pixels",
+        "integer",
+        low=32,
+        aliases=_SIZE_ALIASES,
+        surplus="the shorter side of each image follows from its shape, so give the longer",
+    )
     conf_thres: float = flag(0.001, "least confidence of a detection", "number", low=0, high=1)
     iou_thres: float = flag(0.6, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
     task: str = flag(
@@ -171,6 +197,10 @@ class ValConfig(Options):
     labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+
+    @classmethod
+    def retired(cls) -> Mapping[str, str]:
+        return {**old_flags.EVERYWHERE, **old_flags.VAL}
 
     def implied(self) -> dict[str, object]:
         save_txt, save_json = self.save_txt or self.save_hybrid, self.save_json or self.data.endswith("coco.yaml")
@@ -228,6 +258,10 @@ class DetectConfig(Options):
     save_json: bool = flag(False, "write all detections to one json", "switch", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+
+    @classmethod
+    def retired(cls) -> Mapping[str, str]:
+        return {**old_flags.EVERYWHERE, **old_flags.DETECT}
 
     def implied(self) -> dict[str, object]:
         return {"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {}

@@ -72,7 +72,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     """
     config, resumed = resolve_config(config)
     prepare_process(config)
-    hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp)
+    hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp, config.hyp_unknown)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
     spec = load_dataset_spec(config)
     device = select_device(config.device)

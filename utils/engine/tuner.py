@@ -241,7 +241,7 @@ def evolve_training(config: TrainConfig) -> None:
     """
     project = config.project[: -len("train")] + "evolve" if config.project.endswith("train") else config.project
     save_dir = new_run_dir(project, config.name, exist_ok=config.exist_ok or bool(config.resume))
-    base = Hyperparameters.load(config.hyp)
+    base = Hyperparameters.load(config.hyp, config.hyp_unknown)
     trial = dataclasses.replace(
         config, evolve=None, resume=False, noval=True, nosave=True, project=str(save_dir), name="trial", exist_ok=True
     )
