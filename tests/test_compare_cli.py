@@ -31,6 +31,7 @@ OWN = {
 PASSED_THROUGH = {
     "data",
     "hyp",
+    "hyp_unknown",
     "epochs",
     "imgsz",
     "rect",
