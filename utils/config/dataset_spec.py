@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from utils.config.moved_paths import find_moved
 from utils.config.yaml_files import MOST_CLASSES, find_yaml, read_yaml
 from utils.errors import ConfigError, DataError, cut, nearest, shown
 from utils.files import ROOT, exists, expand_home, is_dir
+from utils.log import warn_once
 
 SPLITS = ("train", "val", "test")
 _KEYS = (*SPLITS, "path", "nc", "names", "download", "sha256", "generate")
@@ -29,6 +31,8 @@ class DatasetSpec:
         generate: How it can be drawn.
         others: Every further key that may name a split, such as holdout.
         sha256: SHA-256 of the archive at `download`, 64 hexadecimal digits, or None.
+        keypoints: `kpt_shape`: number of key points of each row and numbers of each (2 or 3); None if not given.
+        moved: What was done to find paths that do not exist as they are written, one line each.
     """
 
     file: Path | None
@@ -42,12 +46,15 @@ class DatasetSpec:
     generate: dict | None = None
     others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     sha256: str | None = None
+    keypoints: tuple[int, int] | None = None
+    moved: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, source: Path | str | Mapping) -> "DatasetSpec":
         """Return the description in a data yaml (a path, or a name in data/) or in a mapping of the same keys.
 
-        Nothing of the data is read. Raises ConfigError that names the file, the key and the fix.
+        Nothing of the data is read. A folder or list that is not where the yaml says but beside the yaml, as after an
+        export, is taken there, and a warning says so. Raises ConfigError that names the file, the key and the fix.
         """
         if isinstance(source, Mapping):
             file, content, texts = None, dict(source), dict(source)
@@ -64,8 +71,12 @@ class DatasetSpec:
         if generate is not None and not isinstance(generate, dict):
             raise ConfigError(f"{where}: generate: expected a mapping, got {type(generate).__name__}")
         sha256 = _checksum(where, texts.get("sha256"), download)
-        paths = {split: tuple(root / entry for entry in entries[split]) for split in SPLITS}
-        others = {key: tuple(root / text for text in texts) for key, texts in _other_entries(content).items()}
+        will_come = generate is not None or download is not None and not is_dir(root)  # drawn or fetched later
+        finder = _PathFinder(file, root, may_move=not will_come)
+        paths = {split: finder.find(split, entries[split]) for split in SPLITS}
+        others = {key: finder.find(key, texts) for key, texts in _other_entries(content).items()}
+        for note in finder.moved:
+            warn_once(note)
         return cls(
             file,
             root,
@@ -75,6 +86,8 @@ class DatasetSpec:
             sha256=sha256,
             generate=generate,
             others=others,
+            keypoints=_keypoints(where, content),
+            moved=tuple(finder.moved),
             **paths,
         )
 
@@ -97,6 +110,47 @@ class DatasetSpec:
     def as_single_class(self) -> "DatasetSpec":
         """Return the same data with all classes taken as one, named item unless there was one only."""
         return self if self.nc == 1 else replace(self, nc=1, names=("item",))
+
+
+@dataclass
+class _PathFinder:
+    """Finds the folders and lists of a data yaml, also those that its exporter named as seen from elsewhere."""
+
+    file: Path | None
+    root: Path
+    may_move: bool
+    moved: list[str] = field(default_factory=list)
+
+    def find(self, split: str, entries: tuple[str, ...]) -> tuple[Path, ...]:
+        """Return the paths of a split; what was done to find one is kept in `moved`."""
+        return tuple(self._find(split, entry) for entry in entries)
+
+    def _find(self, split: str, entry: str) -> Path:
+        path = self.root / entry
+        if not self.may_move or exists(path) or "/" not in entry and "\\" not in entry and split not in SPLITS:
+            return path
+        beside = [self.file.parent] if self.file else []
+        is_foreign = Path(entry).is_absolute() or not is_dir(self.root)
+        for base in beside if is_foreign else dict.fromkeys((self.root, *beside)):
+            is_beside = is_foreign and exists(base / entry)
+            found = (base / entry, "beside this yaml") if is_beside else find_moved(base, entry)
+            if found:
+                self.moved.append(
+                    f"{self.file or 'data'}: {split}: {path} is not there; {found[0]} is taken ({found[1]})"
+                )
+                return found[0]
+        return path
+
+
+def _keypoints(where: str, content: Mapping) -> tuple[int, int] | None:
+    """Return `kpt_shape`, which data yamls of key points have: [how many per row, numbers of each]."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return None
+    numbers = [number for number in shape if type(number) is int] if isinstance(shape, list) and len(shape) == 2 else []
+    if len(numbers) != 2 or numbers[0] < 1 or numbers[1] not in (2, 3):
+        raise ConfigError(f"{where}: kpt_shape: expected [number of key points, 2 or 3], got {shown(shape)}")
+    return numbers[0], numbers[1]
 
 
 def _entries(where: str, split: str, value: object) -> tuple[str, ...]:
@@ -137,6 +191,8 @@ def _root(where: str, value: object, file: Path | None, entries: Mapping[str, tu
     for root in roots:
         if first and exists(root / first):
             return root
+    if file and first and not value and find_moved(file.parent, first):
+        return file.parent
     if value:
         for root in roots:
             if is_dir(root):

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 
 from utils.config import old_flags
 from utils.config.flags import Options, flag
+from utils.config.label_reading import LabelReading, labels_flag
 from utils.errors import ConfigError
 from utils.files import ROOT
 
 _SIZE_ALIASES = ("--img", "--img-size")
 _DATA = str(ROOT / "data" / "shapes.yaml")
 _PUBLISHED = str(ROOT / "yolov5s.pt")
-_LABEL_POLICIES = ("skip", "clip", "strict")
-_LABELS_HELP = (
-    "what a bad label row does: skip leaves the row out, clip also pulls boxes into the image, strict ends the run"
-)
 _DOWNLOAD_HELP = "fetch published weights or a dataset that is not on disk; nothing is fetched without it"
 _RECT_PAD_HELP = "validation: gray border around each image's smallest rectangle, in strides of the model"
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
@@ -88,7 +85,7 @@ class TrainConfig(Options):
     amp: bool | None = flag(None, "mixed precision; default: on for CUDA, off elsewhere", "choice", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     rect_pad: float = flag(0.5, _RECT_PAD_HELP, "number", low=0, high=4, new=True)
-    labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
+    labels: str = labels_flag()
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     attention_start: str = flag(
@@ -124,6 +121,7 @@ class TrainConfig(Options):
         return {**old_flags.EVERYWHERE, **old_flags.TRAIN}
 
     def check(self) -> None:
+        LabelReading.of(self.labels)
         if "backbone" in self.freeze and len(self.freeze) > 1:
             raise ConfigError("--freeze: backbone is given alone, or numbers")
         if self.batch_size == 0:
@@ -194,7 +192,7 @@ class ValConfig(Options):
     )
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     rect_pad: float = flag(0.5, _RECT_PAD_HELP, "number", low=0, high=4, new=True)
-    labels: str = flag("skip", _LABELS_HELP, choices=_LABEL_POLICIES, new=True)
+    labels: str = labels_flag()
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
 
@@ -206,6 +204,9 @@ class ValConfig(Options):
         save_txt, save_json = self.save_txt or self.save_hybrid, self.save_json or self.data.endswith("coco.yaml")
         rect_pad = 0.0 if self.task == "speed" and "rect_pad" not in self.given else self.rect_pad  # as v6.1
         return {"save_txt": save_txt, "save_json": save_json, "rect_pad": rect_pad}
+
+    def check(self) -> None:
+        LabelReading.of(self.labels)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """A cache of checked labels: a plain .npz (no pickle) beside the labels.
 
 A cache is used only if its key fits. The key covers the format's version, the classes, the
-policy, and path, size and modification time of every image and label file, so that any
+way of reading, and path, size and modification time of every image and label file, so that any
 change of files, labels, classes or format is noticed.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.label_files import Problem, label_path
+from utils.datasets.label_files import label_path
+from utils.datasets.label_problems import Problem
 from utils.datasets.label_store import LabelStore, Texts
+from utils.datasets.row_reader import RowRules
 from utils.files import write_atomically
 from utils.log import LOGGER
 
-VERSION = 2
+VERSION = 3
 _ARRAYS = ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets")
 
 
@@ -42,23 +45,20 @@ def cache_file(sources: Path | str | Sequence[Path | str]) -> Path:
     return place
 
 
-def cache_key(
-    images: Iterable[str], labels: Iterable[str], nc: int, names: Sequence[str], policy: str, single_cls: bool
-) -> str:
+def cache_key(images: Iterable[str], labels: Iterable[str], nc: int, rules: RowRules) -> str:
     """Return a digest of all that the checked labels depend on.
 
     Args:
         images: The image files.
         labels: Their label files.
         nc: Number of classes.
-        names: Class names.
-        policy: What becomes of bad rows.
-        single_cls: Whether all objects are class 0.
+        rules: How rows are read; its `nc` is None if all objects are class 0.
 
     Returns:
         Hexadecimal SHA-256.
     """
-    digest = hashlib.sha256(json.dumps([VERSION, nc, list(names), policy, single_cls]).encode())
+    settings = [VERSION, nc, rules.nc, list(rules.names), vars(rules.reading), rules.keypoints]
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for image, label in zip(images, labels, strict=True):
         digest.update(f"{image}\0{_stamp(image)}\0{_stamp(label)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -115,7 +115,7 @@ def save(file: Path, key: str, paths: Sequence[str], store: LabelStore) -> bool:
     kept = np.array([indices[path] for path in store.paths], np.int64)
     notes = {
         "summary": store.summary,
-        "problems": [(problem.file, problem.line, problem.reason, problem.action) for problem in store.problems],
+        "problems": [dataclasses.astuple(problem) for problem in store.problems],
     }
     arrays = {name: getattr(store, name) for name in _ARRAYS}
     arrays.update(key=np.array(key), kept=kept, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.datasets.label_files import Problem
+from utils.datasets.label_problems import Problem
 from utils.types import Labels
 
 

@@ -14,21 +14,14 @@ from itertools import chain
 from pathlib import Path
 
 from utils.config import SplitOptions
-from utils.datasets import label_cache
-from utils.datasets.label_files import (
-    CLIPPED,
-    DROPPED,
-    LEFT_OUT,
-    POLICIES,
-    REFUSED,
-    USED,
-    Problem,
-    label_path,
-    list_images,
-    read_rows,
-)
+from utils.config.label_reading import LabelReading
+from utils.datasets import class_numbers, label_cache
+from utils.datasets.label_files import label_path, list_images
+from utils.datasets.label_problems import BOX_READ, CLIPPED, DROPPED, LEFT_OUT, NOTES, REFUSED, USED, Problem
 from utils.datasets.label_store import LabelStore
-from utils.errors import ConfigError, DataError, nearest
+from utils.datasets.long_rows import LongRows
+from utils.datasets.row_reader import RowRules, UnknownClass, interpret, read_rows
+from utils.errors import DataError
 from utils.files import write_text_atomically
 from utils.images import inspect_image
 from utils.log import LOGGER, progress
@@ -47,12 +40,16 @@ class ScannedImage:
         labels: Its objects.
         state: "found", "missing", "empty" or "corrupt".
         problems: What is wrong.
+        unknown: Rows whose class the data yaml does not have.
+        long: What rows of more than five values have in common.
     """
 
     size: tuple[int, int] | None
     labels: Labels
     state: str
     problems: tuple[Problem, ...] = ()
+    unknown: tuple[UnknownClass, ...] = ()
+    long: LongRows = LongRows()
 
 
 def read_labels(
@@ -64,6 +61,7 @@ def read_labels(
     report_dir: Path | str | None = None,
     split: str = "data",
     require: bool = True,
+    keypoints: tuple[int, int] | None = None,
 ) -> LabelStore:
     """Return the labels of all images of a split, checked.
 
@@ -71,33 +69,37 @@ def read_labels(
         sources: Folders or .txt lists of images, one or several.
         nc: Number of classes.
         options: `labels`, `single_cls` and `cache_labels` are read; `SplitOptions()` if None.
-        names: Class names; a cache made with other names does not fit.
+        names: Class names, for rows that begin with one; a cache made with other names does not fit.
         report_dir: Folder that gets labels_<split>.csv if there are problems.
         split: The split's name in messages.
         require: Whether no label at all is an error.
+        keypoints: Number of key points of each row and numbers of each, if the data yaml gives them.
 
     Returns:
         The labels of every image that can be used.
 
     Raises:
-        DataError: If nothing can be used, and for a class that is not in 0..nc-1, whatever the policy.
-        ConfigError: For an unknown policy.
+        DataError: If nothing can be used, for a class that is not in 0..nc-1, whatever the policy, and for rows that
+            may be key points or polygons if nothing says which.
+        ConfigError: For an unknown word of `options.labels`.
     """
     options = options or SplitOptions()
-    policy, single_cls, cache = options.labels, options.single_cls, options.cache_labels
-    if policy not in POLICIES:
-        raise ConfigError(f"--labels {policy}: must be one of {', '.join(POLICIES)}{nearest(policy, POLICIES)}")
+    reading, single_cls, cache = LabelReading.of(options.labels), options.single_cls, options.cache_labels
+    rules = RowRules(None if single_cls else nc, tuple(names), reading, keypoints)
     paths = list_images(sources)
-    key = label_cache.cache_key(paths, map(label_path, paths), nc, names, policy, single_cls)
+    key = label_cache.cache_key(paths, map(label_path, paths), nc, rules)
     file = label_cache.cache_file(sources)
     store = label_cache.load(file, key, paths) if cache else None
     if store is None:
-        store = _scan(paths, None if single_cls else nc, policy, split)
+        store = _read_all(paths, rules, split)
         if single_cls:
             store = store.as_single_class()
         if cache and len(store.cls) + len(store.problems):
             label_cache.save(file, key, paths, store)
-    _report(store, split, policy, report_dir)
+    _report(store, split, reading.policy, report_dir)
+    dropped = next((problem for problem in store.problems if problem.action == DROPPED), None)
+    if require and not len(store.cls) and dropped:
+        raise DataError(f"{split}: none of {len(paths)} images has a usable label, for example {dropped}")
     if require and not len(store.cls):
         raise DataError(
             f"{split}: none of {len(paths)} images has a usable label, for example {paths[0]} has its labels in "
@@ -108,13 +110,12 @@ def read_labels(
     return store
 
 
-def scan_image(image: str, nc: int | None, policy: str) -> ScannedImage:
+def scan_image(image: str, rules: RowRules) -> ScannedImage:
     """Check one image and read its labels.
 
     Args:
         image: The image file.
-        nc: Number of classes; None does not check class ids against it.
-        policy: What becomes of bad rows.
+        rules: How rows are read.
 
     Returns:
         Its size, its objects and what is wrong.
@@ -128,42 +129,70 @@ def scan_image(image: str, nc: int | None, policy: str) -> ScannedImage:
     file = label_path(image)
     if not os.path.isfile(file):
         return ScannedImage(header.size, Labels.none(), "missing", tuple(notes))
-    rows = read_rows(file, nc, policy)
+    rows = read_rows(file, rules)
     empty = not len(rows.cls) and not rows.problems
     labels = Labels(rows.cls, rows.xywhn, tuple(rows.segments))
-    return ScannedImage(header.size, labels, "empty" if empty else "found", (*notes, *rows.problems))
+    state = "empty" if empty else "found"
+    return ScannedImage(header.size, labels, state, (*notes, *rows.problems), rows.unknown, rows.long)
 
 
-def _scan(paths: list[str], nc: int | None, policy: str, split: str) -> LabelStore:
-    """Check every image and label file; threads, because most of the time is spent waiting for files."""
-
-    def scan_chunk(chunk: list[str]) -> list[ScannedImage]:
-        return [scan_image(image, nc, policy) for image in chunk]
-
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(scan_chunk, chunks)
-        try:
-            scanned = list(progress(chain.from_iterable(results), len(paths), f"Scanning {split} labels"))
-        except DataError:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _read_all(paths: list[str], rules: RowRules, split: str) -> LabelStore:
+    """The store of all images; rows that turn out to be key points are read again, as boxes."""
+    scanned = _scan(paths, rules, split)
+    long = sum((result.long for result in scanned), LongRows())
+    meaning = interpret(long, rules)
+    if meaning.ambiguity:
+        raise DataError(f"{split}: {meaning.ambiguity}")
+    if meaning.rules is not rules:
+        scanned = _scan(paths, meaning.rules, split)
+    _refuse_unknown(scanned, rules, split)
     kept = [(path, result.size, result.labels) for path, result in zip(paths, scanned, strict=True) if result.size]
     return LabelStore.build(
         [path for path, _, _ in kept],
         [size for _, size, _ in kept],
         [labels for _, _, labels in kept],
-        summary=_summary(scanned),
-        problems=tuple(problem for result in scanned for problem in result.problems),
+        summary=_summary(scanned, meaning.notes),
+        problems=(*meaning.notes, *(problem for result in scanned for problem in result.problems)),
     )
 
 
-def _summary(scanned: list[ScannedImage]) -> str:
+def _refuse_unknown(scanned: list[ScannedImage], rules: RowRules, split: str) -> None:
+    """Raise DataError for the first class that the data yaml does not have, with what all of them seem to be."""
+    unknown = [one for result in scanned for one in result.unknown]
+    if not unknown:
+        return
+    used = {one.value for one in unknown}.union(*(result.labels.cls.tolist() for result in scanned))
+    remedy = class_numbers.explain(used, rules.nc) if rules.nc is not None else ""
+    first, more = unknown[0], f" ({len(unknown)} such rows)" if len(unknown) > 1 else ""
+    raise DataError(
+        f"{first.file}:{first.line} {first.reason}{more}; "
+        f"{remedy or 'correct the label or nc and names in the data yaml'}"
+    )
+
+
+def _scan(paths: list[str], rules: RowRules, split: str) -> list[ScannedImage]:
+    """Check every image and label file; threads, because most of the time is spent waiting for files."""
+
+    def scan_chunk(chunk: list[str]) -> list[ScannedImage]:
+        return [scan_image(image, rules) for image in chunk]
+
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(scan_chunk, chunks)
+        try:
+            return list(progress(chain.from_iterable(results), len(paths), f"Scanning {split} labels"))
+        except DataError:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _summary(scanned: list[ScannedImage], notes: Sequence[Problem]) -> str:
     """v6.1's line, and after it what happened to rows."""
     states = [result.state for result in scanned]
-    actions = [problem.action for result in scanned for problem in result.problems]
+    problems = [*notes, *(problem for result in scanned for problem in result.problems)]
     line = ", ".join(f"{states.count(state)} {state}" for state in ("found", "missing", "empty", "corrupt"))
-    for count, words in ((actions.count(DROPPED), "dropped"), (actions.count(CLIPPED), "clipped")):
+    for action, words in ((DROPPED, "dropped"), (CLIPPED, "clipped"), (BOX_READ, "read as the box in front")):
+        count = sum(problem.rows for problem in problems if problem.action == action)
         if count:
             line += f", {count} row{'s' * (count > 1)} {words}"
     return line
@@ -176,16 +205,20 @@ def _report(store: LabelStore, split: str, policy: str, report_dir: Path | str |
     if not store.problems:
         return
     where = f"; all in {report}" if report else ""
-    bad = [problem for problem in store.problems if problem.action in (DROPPED, LEFT_OUT)]
+    for note in store.problems:
+        if note.action in NOTES:
+            LOGGER.warning(f"NOTE: {split}: {note}")
+    problems = [problem for problem in store.problems if problem.action not in NOTES]
+    bad = [problem for problem in problems if problem.action in (DROPPED, LEFT_OUT)]
     if policy == "strict" and bad:
         raise DataError(
             f"{split}: {len(bad)} problems with --labels strict: {'; '.join(map(str, bad[:SHOWN]))}"
             f"{' ...' if len(bad) > SHOWN else ''}{where}"
         )
-    more = len(store.problems) - SHOWN
-    for problem in store.problems[:SHOWN]:
+    more = len(problems) - SHOWN
+    for problem in problems[:SHOWN]:
         LOGGER.warning(f"WARNING: {problem} ({problem.action})")
-    if more > 0 or report:
+    if more > 0 or problems and report:
         LOGGER.warning(f"WARNING: {f'{more} more problems' if more > 0 else 'problems'} with {split} labels{where}")
 
 

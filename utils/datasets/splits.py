@@ -1,11 +1,31 @@
 """From the description of a dataset to a split that is ready to be read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.config import DatasetSpec, Hyperparameters, SplitOptions
 from utils.datasets.dataset import DetectionDataset
+from utils.datasets.label_files import has_images, list_images
 from utils.datasets.labels import read_labels
 from utils.datasets.prepare import ensure
+
+
+def require_images(spec: DatasetSpec, splits: Sequence[str], download: bool = False) -> None:
+    """Return if each split has images, so that wrong paths are reported before a model is built.
+
+    Args:
+        spec: The dataset.
+        splits: Names of the splits.
+        download: Whether a dataset that is not on disk may be fetched.
+
+    Raises:
+        DataError: A folder or list is not there, holds no image, or none of the images that a list names exists.
+    """
+    ensure(spec, splits, download=download)
+    for split in splits:
+        for source in spec.paths(split):
+            if not has_images(source):
+                list_images(source)  # raises the error that reading the split would
 
 
 def open_split(
@@ -34,5 +54,13 @@ def open_split(
     """
     options = options or SplitOptions()
     ensure(spec, (split,), download=options.download)
-    store = read_labels(spec.paths(split), spec.nc, options, names=spec.names, report_dir=report_dir, split=split)
+    store = read_labels(
+        spec.paths(split),
+        spec.nc,
+        options,
+        names=spec.names,
+        report_dir=report_dir,
+        split=split,
+        keypoints=spec.keypoints,
+    )
     return DetectionDataset(store, options, hyp)

@@ -14,6 +14,7 @@ from models.yolo import Model
 from utils.checkpoint import checkpoint_of, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterbox import round_to_stride
+from utils.datasets.splits import require_images
 from utils.device import select_device
 from utils.engine.autobatch import auto_batch_size
 from utils.engine.build import (
@@ -75,6 +76,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
     hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp, config.hyp_unknown)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
     spec = load_dataset_spec(config)
+    require_images(spec, ("train", "val"), config.download)
     device = select_device(config.device)
     model, transferred = build_detector(config, hyp, spec, resumed, device)
     config = with_full_paths(resolve_sizes(config, model, device), spec)

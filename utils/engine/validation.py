@@ -12,6 +12,7 @@ from torch import nn
 
 from models.registry import load_plugins
 from utils.config import DatasetSpec, EvalOptions, SplitOptions, ValConfig
+from utils.datasets.splits import require_images
 from utils.device import select_device
 from utils.engine.evaluator import (
     EvalSplit,
@@ -74,8 +75,8 @@ def validate(config: ValConfig) -> Validation:
         raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
     load_plugins(config.plugin)
     spec = DatasetSpec.load(config.data)
-    if config.task not in TIMED_TASKS:
-        spec.paths(config.task)  # a split that is missing is reported before anything is loaded
+    split = "val" if config.task in TIMED_TASKS else config.task
+    require_images(spec, (split,), config.download)  # reported before anything is loaded
     device = select_device(config.device)
     timed = config.task == "speed"
     config = dataclasses.replace(config, half=device.type == "cuda" if timed else usable_half(config.half, device))

@@ -1,6 +1,7 @@
 """Configuration records: values are checked, names are forgiving where v6.1 was, and errors are one line."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -292,3 +293,82 @@ def test_a_yaml_runs_nothing(tmp_path):
     file = write(tmp_path, f"nc: 1\nnames: !!python/object/apply:pathlib.Path.touch [{mark}]\n")
     assert "not valid yaml" in message(lambda: DatasetSpec.load(file))
     assert not mark.exists()
+
+
+# data yamls as they are exported
+
+
+def exported(tmp_path, text, *folders):
+    for folder in folders:
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    file = tmp_path / "set" / "data.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+ROBOFLOW = ("train/images", "valid/images", "test/images")
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ("../train/images", "without the leading '../'"),
+        ("../../train/images", "without the leading '../../'"),
+        ("..\\train\\images", "without the leading '../' and with backslashes as slashes"),
+        ("/content/set-1/train/images", "without the leading 'content/set-1/'"),
+        ("C:\\sets\\train\\images", "without the leading 'C:/sets/' and with backslashes as slashes"),
+        ("Train/Images", "with upper and lower case as on this disk"),
+    ],
+)
+def test_splits_beside_the_yaml_are_found_whatever_leads_to_them(tmp_path, monkeypatch, train, words):
+    text = f"train: {train}\nval: [{train.lower().replace('train', 'valid')}]\ntest: ../test/images\nnames: [a]\n"
+    file = exported(tmp_path, text, *ROBOFLOW)
+    monkeypatch.chdir(tmp_path)
+    spec = DatasetSpec.load(file)
+    root = file.parent
+    assert (spec.train, spec.test) == ((root / "train/images",), (root / "test/images",))
+    assert spec.val == (root / "valid/images",)
+    assert words in spec.moved[0] and str(root / "train/images") in spec.moved[0]
+
+
+def test_a_list_of_folders_and_a_split_of_ones_own_are_found_too(tmp_path):
+    text = "train: [../train/images, ../more/images]\nval: ../valid/images\nholdout: ../test/images\nnames: [a]\n"
+    spec = DatasetSpec.load(exported(tmp_path, text, *ROBOFLOW, "more/images"))
+    root = tmp_path / "set"
+    assert spec.train == (root / "train/images", root / "more/images")
+    assert spec.paths("holdout") == (root / "test/images",) and len(spec.moved) == 4
+
+
+def test_a_path_that_exists_as_it_is_written_is_taken(tmp_path, monkeypatch):
+    file = exported(tmp_path, "train: ../train/images\nval: ../train/images\nnames: [a]\n", *ROBOFLOW)
+    (tmp_path / "train" / "images").mkdir(parents=True)
+    spec = DatasetSpec.load(file)
+    assert spec.train[0].resolve() == tmp_path / "train" / "images" and spec.moved == ()
+
+
+def test_a_root_of_another_machine_is_replaced_by_the_yamls_folder(tmp_path):
+    text = "path: /content/set\ntrain: train/images\nval: valid/images\nnames: [a]\n"
+    spec = DatasetSpec.load(exported(tmp_path, text, *ROBOFLOW))
+    assert spec.train == (tmp_path / "set" / "train/images",) and "beside this yaml" in spec.moved[0]
+
+
+def test_what_is_nowhere_is_reported_as_it_was_written(tmp_path):
+    spec = DatasetSpec.load(exported(tmp_path, "train: ../train/images\nval: ../val\nnames: [a]\n"))
+    assert str(spec.train[0]).endswith("../train/images") and spec.moved == ()
+
+
+def test_data_that_will_be_fetched_or_drawn_is_not_looked_for_elsewhere(tmp_path):
+    more = "path: /gone\ndownload: https://example.org/a.zip\n"
+    spec = DatasetSpec.load(
+        exported(tmp_path, f"train: train/images\nval: valid/images\nnames: [a]\n{more}", *ROBOFLOW)
+    )
+    assert spec.train == (Path("/gone/train/images"),) and spec.moved == ()
+
+
+def test_kpt_shape(tmp_path):
+    text = "train: x\nval: x\nnames: [a]\nkpt_shape: {}\n"
+    assert DatasetSpec.load(exported(tmp_path, text.format("[17, 3]"))).keypoints == (17, 3)
+    for wrong in ("[17, 4]", "[0, 3]", "17", "[a, 3]", "[true, 3]"):
+        with pytest.raises(ConfigError, match=r"kpt_shape: expected \[number of key points, 2 or 3\]"):
+            DatasetSpec.load(exported(tmp_path, text.format(wrong)))

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from utils.config import SplitOptions
+from utils.config.label_reading import LabelReading
 from utils.datasets import label_cache, labels
-from utils.datasets.label_files import label_path, list_images, read_rows
+from utils.datasets.label_files import label_path, list_images
 from utils.datasets.label_store import LabelStore, Texts
 from utils.datasets.labels import read_labels
+from utils.datasets.row_reader import RowRules, read_rows
 from utils.errors import ConfigError, DataError
 from utils.images import write_image
 from utils.types import Labels
@@ -19,10 +21,10 @@ from utils.types import Labels
 GOOD = "1 0.5 0.5 0.2 0.3\n"
 
 
-def _rows(tmp_path, text, **options):
+def _rows(tmp_path, text, reading="skip", **rules):
     file = tmp_path / "a.txt"
     file.write_text(text, encoding="utf-8")
-    return read_rows(str(file), options.pop("nc", 3), **options)
+    return read_rows(str(file), RowRules(**{"nc": 3, "reading": LabelReading.of(reading), **rules}))
 
 
 def _image(path, height=20, width=30):
@@ -54,7 +56,7 @@ def dataset(tmp_path):
     [
         ("1 0.5 0.5 0.2", "4 values"),
         ("1 0.5 0.5 0.2 0.3 0.9", "6 values"),
-        ("1 0.5 0.5 0.2 0.3 0.9 0.1", "7 values"),
+        ("1 0.5 0.5 0.2 0.3 0.9 0.1 0.1", "8 values"),
         ("1", "1 values"),
         ("1 0.5 0.5 0.2 abc", "abc"),
         ("1 0.5 0.5 nan 0.2", "finite"),
@@ -81,10 +83,11 @@ def test_a_bad_row_costs_that_row_only(tmp_path, row, reason):
 
 
 @pytest.mark.parametrize("policy", ["skip", "clip", "strict"])
-@pytest.mark.parametrize("cls", ["3", "-1", "80"])
-def test_a_class_outside_the_yaml_stops_the_run_and_names_the_line(tmp_path, cls, policy):
-    with pytest.raises(DataError, match=rf"a\.txt:2 class {cls} must be one of 0 to 2"):
-        _rows(tmp_path, f"{GOOD}{cls} 0.5 0.5 0.1 0.1\n", policy=policy)
+@pytest.mark.parametrize("cls", ["3", "-1", "80", "1e300"])
+def test_a_class_outside_the_yaml_stops_the_run_and_names_the_line(dataset, cls, policy):
+    folder = dataset({"a": f"{GOOD}{cls} 0.5 0.5 0.1 0.1\n0 0.2 0.2 0.1 0.1\n"})
+    with pytest.raises(DataError, match=rf"a\.txt:2 class {cls} must be one of 0 to 2; correct the label or nc"):
+        read_labels(folder, 3, SplitOptions(labels=policy))
 
 
 def test_clean_rows_and_their_spelling(tmp_path):
@@ -98,22 +101,21 @@ def test_clean_rows_and_their_spelling(tmp_path):
 
 def test_a_tiny_overshoot_is_always_set_to_the_edge(tmp_path):
     for policy in ("skip", "clip", "strict"):
-        rows = _rows(tmp_path, "0 -0.0005 0.5 0.2 0.2\n0 0.5 1.0009 0.1 1.001\n", policy=policy)
+        rows = _rows(tmp_path, "0 -0.0005 0.5 0.2 0.2\n0 0.5 1.0009 0.1 1.001\n", reading=policy)
         assert np.allclose(rows.xywhn, [[0, 0.5, 0.2, 0.2], [0.5, 1, 0.1, 1]]) and not rows.problems
     assert len(_rows(tmp_path, "0 0.5 1.0011 0.1 0.1\n").cls) == 0
 
 
 def test_clip_cuts_boxes_to_the_picture(tmp_path):
     rows = _rows(
-        tmp_path, "0 1.02 0.5 0.2 0.2\n1 0.5 0.5 1.4 0.2\n2 1.5 0.5 0.2 0.2\n0 0.5 0.5 -0.2 0.1\n", policy="clip"
+        tmp_path, "0 1.02 0.5 0.2 0.2\n1 0.5 0.5 1.4 0.2\n2 1.5 0.5 0.2 0.2\n0 0.5 0.5 -0.2 0.1\n", reading="clip"
     )
     assert rows.cls.tolist() == [0, 1]
     assert np.allclose(rows.xywhn, [[0.96, 0.5, 0.08, 0.2], [0.5, 0.5, 1, 0.2]], atol=1e-6)
-    assert [(problem.line, problem.action) for problem in rows.problems] == [
-        (1, "clipped"),
-        (2, "clipped"),
-        (3, "row dropped"),
-        (4, "row dropped"),
+    assert [(problem.line, problem.action, problem.rows) for problem in rows.problems] == [
+        (1, "clipped", 2),
+        (3, "row dropped", 1),
+        (4, "row dropped", 1),
     ]
 
 
@@ -151,7 +153,7 @@ def test_a_bad_polygon_costs_that_polygon_only(tmp_path, row, reason):
 
 
 def test_clip_cuts_polygons(tmp_path):
-    rows = _rows(tmp_path, "1 0.5 0.2 1.5 0.2 1.5 0.6 0.5 0.6\n", policy="clip")
+    rows = _rows(tmp_path, "1 0.5 0.2 1.5 0.2 1.5 0.6 0.5 0.6\n", reading="clip")
     assert np.allclose(rows.xywhn, [[0.75, 0.4, 0.5, 0.4]]) and rows.segments[0].max() == 1
     assert rows.problems[0].action == "clipped"
 

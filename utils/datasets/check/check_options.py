@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from utils.config.flags import Options, flag
+from utils.config.label_reading import LabelReading, labels_flag
 from utils.datasets.check.findings import KINDS
 from utils.errors import ConfigError, nearest
 from utils.files import ROOT
@@ -33,6 +34,7 @@ class CheckConfig(Options):
         False, "also look for mirrored and rotated copies (the search takes eight times as long)", "switch"
     )
     no_duplicates: bool = flag(False, "do not look for duplicate images", "switch")
+    labels: str = labels_flag()
     ignore: tuple[str, ...] = flag(
         (), "kinds of findings to leave out, such as picture-turned; may be repeated", repeatable=True
     )
@@ -47,6 +49,7 @@ class CheckConfig(Options):
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
 
     def check(self) -> None:
+        LabelReading.of(self.labels)
         for kind in self.ignore:
             if kind not in KINDS:
                 raise ConfigError(f"--ignore {kind}: no such kind of finding{nearest(kind, KINDS)}")

@@ -10,14 +10,17 @@ from models.registry import load_plugins
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
 from utils.config import DatasetSpec
+from utils.config.label_reading import LabelReading
 from utils.datasets.check import box_fit, class_balance, copies, findings
 from utils.datasets.check.check_options import CheckConfig
 from utils.datasets.check.findings import Finding
 from utils.datasets.check.inspection import ImageInspection, inspect_images
 from utils.datasets.check.listing import Listing, list_splits
+from utils.datasets.check.row_meaning import find_meaning
 from utils.datasets.label_files import label_path
 from utils.datasets.label_store import LabelStore
 from utils.datasets.prepare import ensure
+from utils.datasets.row_reader import RowRules
 from utils.errors import DataError
 from utils.files import ROOT, run_folder, write_json_atomically
 from utils.log import LOGGER
@@ -94,15 +97,18 @@ class Report:
 def check(config: CheckConfig) -> Report:
     """Check a dataset, write the run folder and log the result. Raises DataError if nothing can be checked."""
     load_plugins(config.plugin)
-    spec, head = DatasetSpec.load(config.data), _head(config)
+    spec = DatasetSpec.load(config.data)
     if spec.generate is not None:
         ensure(spec)
     listing = list_splits(spec)
     if not listing.paths:
         why = "; ".join(f"{one.file}: {one.what}" for one in listing.findings[:2])
         raise DataError(f"{spec.file}: there is no image to check; {why}")
+    head = _head(config)
     with run_folder(config.project, config.name, config.exist_ok) as folder:
-        splits, inspections = _inspect_splits(listing, spec, head, config)
+        rules, read = _row_rules(listing, spec, config)
+        listing = replace(listing, findings=(*listing.findings, *read))
+        splits, inspections = _inspect_splits(listing, spec, head, config, rules)
         repeated = (
             ()
             if config.no_duplicates
@@ -130,12 +136,21 @@ def _head(config: CheckConfig) -> ReferenceHead:
     return ReferenceHead(name, model.geometry, not model.head.placeholder_anchors)
 
 
+def _row_rules(listing: Listing, spec: DatasetSpec, config: CheckConfig) -> tuple[RowRules, list[Finding]]:
+    """How label rows are read, and what is to be reported about that."""
+    rules = RowRules(spec.nc, spec.names, LabelReading.of(config.labels), spec.keypoints)
+    every = list(dict.fromkeys(path for listed in listing.paths.values() for path in listed))
+    rules, found = find_meaning(every, rules, config.workers)
+    splits = {label_path(path): split for split, listed in listing.paths.items() for path in listed}
+    return rules, [replace(finding, split=splits[finding.file]) for finding in found]
+
+
 def _inspect_splits(
-    listing: Listing, spec: DatasetSpec, head: ReferenceHead, config: CheckConfig
+    listing: Listing, spec: DatasetSpec, head: ReferenceHead, config: CheckConfig, rules: RowRules
 ) -> tuple[dict[str, CheckedSplit], dict[str, ImageInspection]]:
     """Inspect every listed path once; return the splits and path -> its inspection."""
     every = list(dict.fromkeys(path for listed in listing.paths.values() for path in listed))
-    inspections = dict(zip(every, inspect_images(every, spec.names, config.workers), strict=True))
+    inspections = dict(zip(every, inspect_images(every, spec.names, config.workers, rules), strict=True))
     splits = {name: _split(name, listed, inspections, spec, head, config) for name, listed in listing.paths.items()}
     return splits, inspections
 
@@ -192,9 +207,8 @@ def _all_findings(
 
 def _inspection_findings(splits: Mapping[str, CheckedSplit], nc: int) -> Iterator[Finding]:
     """What the inspection of each image and label file found, with the split."""
-    hint = ""
-    if class_balance.counts_from_one([one for split in splits.values() for one in split.inspections], nc):
-        hint = "the labels seem to count classes from 1: subtract 1 from every class, in all files"
+    every = [one for split in splits.values() for one in split.inspections]
+    hint = class_balance.explain_unknown(every, nc)
     for split in splits.values():
         for one in split.inspections:
             for finding in one.findings:

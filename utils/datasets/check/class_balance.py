@@ -1,12 +1,12 @@
 """Class balance: how the objects of a dataset are distributed over classes and splits."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from utils.datasets import class_numbers
 from utils.datasets.check.findings import Finding
 from utils.datasets.check.inspection import ImageInspection
 from utils.datasets.label_store import LabelStore
@@ -135,20 +135,20 @@ def label_findings(
         yield Finding(yaml, 0, "many-without-label", what, split)
 
 
-def counts_from_one(inspections: Sequence[ImageInspection], nc: int) -> bool:
-    """Return whether the labels seem to count classes from 1.
-
-    Then class nc occurs, no other unknown class, and never class 0.
+def explain_unknown(inspections: Sequence[ImageInspection], nc: int) -> str:
+    """Return what the class numbers that the data yaml does not have seem to be, "" if nothing is known that fits.
 
     Args:
         inspections: All images.
         nc: Number of classes.
 
     Returns:
-        Whether it seems so.
+        One clause for the user.
     """
-    unknown = {value for one in inspections for value in one.unknown if math.isfinite(value)}
-    return unknown == {float(nc)} and not any((one.labels.cls == 0).any() for one in inspections)
+    unknown = {value for one in inspections for value in one.unknown}
+    return (
+        class_numbers.explain(unknown.union(*(one.labels.cls.tolist() for one in inspections)), nc) if unknown else ""
+    )
 
 
 def _plural(count: int, noun: str) -> str:

@@ -34,6 +34,9 @@ KINDS: dict[str, Kind] = {
     "split-unlabelled": Kind("fault", DATA, "put the labels where the message says, one .txt per image"),
     "in-two-splits": Kind("fault", DATA, "keep it in one split: an image that is trained on cannot measure"),
     "listed-twice": Kind("warning", DATA, "name it once: it counts twice in training and in the metrics"),
+    "paths-moved": Kind(
+        "warning", DATA, "write in the data yaml or list where the images are, so that others find them"
+    ),
     "listed-missing": Kind("fault", DATA, "put the image there, or take the line out of the list"),
     "picture-unreadable": Kind("fault", IMAGES, "replace or remove the image; it is left out"),
     "picture-too-small": Kind("fault", IMAGES, "replace or remove the image; it is left out"),
@@ -54,6 +57,10 @@ KINDS: dict[str, Kind] = {
     "picture-grey": Kind("note", IMAGES, "nothing, if the camera is gray; it becomes three equal channels"),
     "picture-other-format": Kind("warning", IMAGES, "convert it to JPEG or PNG; files of this format are not read"),
     "row-format": Kind("fault", LABELS, "write class x_center y_center width height, or a polygon; the row is dropped"),
+    "row-class-name": Kind("fault", LABELS, "give --labels names, or write class numbers; the row is dropped"),
+    "rows-ambiguous": Kind("fault", LABELS, "give --labels boxes or --labels polygons; training stops here without it"),
+    "rows-keypoints": Kind("warning", LABELS, "nothing, if boxes are meant; what stands behind them is not read"),
+    "rows-oriented": Kind("note", LABELS, "nothing, if upright boxes are meant; the outer box of each is read"),
     "row-outside": Kind("fault", LABELS, "divide by the image's width and height, and clip; the row is dropped"),
     "row-no-size": Kind("fault", LABELS, "draw the box again or delete the row; it is dropped"),
     "row-repeated": Kind("warning", LABELS, "delete one of the rows; it is dropped"),

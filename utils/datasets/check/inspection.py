@@ -20,7 +20,8 @@ from utils.boxes import iou_matrix, xywh_to_xyxy
 from utils.datasets.check import duplicates
 from utils.datasets.check.findings import Finding
 from utils.datasets.check.image_contents import content_findings
-from utils.datasets.label_files import Rows, label_path, read_rows
+from utils.datasets.label_files import label_path
+from utils.datasets.row_reader import RowRules, Rows, read_rows
 from utils.errors import DataError
 from utils.images import EXIF_ROTATED, MIN_SIDE, ImageHeader, inspect_image, read_image
 from utils.log import progress
@@ -35,6 +36,8 @@ _ROWS = 256  # boxes of an image that are compared with the others at once
 _LEAST_EDGE = 1e-3  # of the image: boxes may leave it by so much, or by a pixel
 _REASONS = (  # words in the reader's reasons, and the kind that each means
     ("class", "must be", "class-unknown"),
+    ("begins with the class name", "", "row-class-name"),
+    ("leaves the image", "", "box-leaves-picture"),
     ("is outside 0..1", "", "row-outside"),
     ("is zero", "", "row-no-size"),
     ("is negative", "", "row-no-size"),
@@ -53,7 +56,7 @@ class ImageInspection:
         state: Of the label file: "found", "missing", "empty" or "unreadable".
         coefs: (16, 16) float16 for near duplicates.
         digest: Of the file's bytes.
-        unknown: Class ids that the data yaml does not have, one per row.
+        unknown: Class numbers that the data yaml does not have, one per row.
         findings: What is wrong, without a split.
     """
 
@@ -63,24 +66,27 @@ class ImageInspection:
     state: str
     coefs: np.ndarray
     digest: bytes
-    unknown: tuple[float, ...] = ()
+    unknown: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = field(default=())
 
 
-def inspect_images(paths: Sequence[str], names: Sequence[str], workers: int = 8) -> list[ImageInspection]:
+def inspect_images(
+    paths: Sequence[str], names: Sequence[str], workers: int = 8, rules: RowRules | None = None
+) -> list[ImageInspection]:
     """Return the inspection of every image.
 
     Args:
         paths: The images.
         names: Class names.
         workers: Threads; 0 uses none.
+        rules: How rows are read; by default as the rows themselves say.
 
     Returns:
         One inspection per path, in their order.
     """
 
     def inspect_chunk(chunk: Sequence[str]) -> list[ImageInspection]:
-        return [inspect_image_and_labels(path, names) for path in chunk]
+        return [inspect_image_and_labels(path, names, rules) for path in chunk]
 
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     if not workers:
@@ -94,18 +100,19 @@ def inspect_images(paths: Sequence[str], names: Sequence[str], workers: int = 8)
             raise
 
 
-def inspect_image_and_labels(path: str, names: Sequence[str]) -> ImageInspection:
+def inspect_image_and_labels(path: str, names: Sequence[str], rules: RowRules | None = None) -> ImageInspection:
     """Return the inspection of one image and its label file.
 
     Args:
         path: The image.
         names: Class names.
+        rules: How rows are read; by default as the rows themselves say.
 
     Returns:
         What is wrong, and what the later checks need.
     """
     size, coefs, findings = _inspect_pixels(path)
-    rows, state, unknown, faults = _rows(path, names)
+    rows, state, unknown, faults = _rows(path, rules or RowRules(len(names), tuple(names)))
     labels = Labels(rows.cls, rows.xywhn, tuple(rows.segments)) if rows else Labels.none()
     lines = rows.lines if rows else np.zeros(0, np.int64)
     if size is not None:
@@ -162,20 +169,19 @@ def _digest(path: str) -> bytes:
         return b""
 
 
-def _rows(path: str, names: Sequence[str]) -> tuple[Rows | None, str, tuple[float, ...], list[Finding]]:
+def _rows(path: str, rules: RowRules) -> tuple[Rows | None, str, tuple[int, ...], list[Finding]]:
     """(rows or None, state, unknown classes, findings) of an image's label file."""
     file = label_path(path)
     if not os.path.lexists(file):
         return None, "missing", (), [Finding(path, 0, "label-missing", f"has no label file {file}")]
     try:
-        rows = read_rows(file, len(names), stop=False)
+        rows = read_rows(file, rules)
     except DataError as error:
         return None, "unreadable", (), [Finding(file, 0, "label-unreadable", str(error).removeprefix(f"{file}: "))]
     if not len(rows.cls) and not rows.problems:
         return rows, "empty", (), [Finding(file, 0, "label-empty", "has no row")]
     findings = [Finding(file, problem.line, _kind_of(problem.reason), problem.reason) for problem in rows.problems]
-    unknown = [one.what.split()[1] for one in findings if one.kind == "class-unknown"]
-    return rows, "found", tuple(map(float, unknown)), findings
+    return rows, "found", tuple(one.value for one in rows.unknown), findings
 
 
 def _kind_of(reason: str) -> str:

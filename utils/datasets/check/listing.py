@@ -11,6 +11,7 @@ from pathlib import Path
 from utils.config import DatasetSpec
 from utils.config.dataset_spec import SPLITS
 from utils.datasets.check.findings import Finding
+from utils.datasets.image_lists import read_image_list
 from utils.datasets.label_files import label_path, list_images
 from utils.errors import DataError
 from utils.files import read_text
@@ -99,11 +100,17 @@ def _listed(spec: DatasetSpec, split: str, sources: Sequence[Path]) -> tuple[lis
         fix = "add its folder or list to the data yaml"
         findings.append(Finding(yaml, 0, "split-missing", f"no `{split}:` given", split, fix))
     for source in sources:
+        note = next((note for note in spec.moved if f" {source} is taken " in note), "")
+        if note:
+            findings.append(Finding(yaml, 0, "paths-moved", note.removeprefix(f"{yaml}: "), split))
         if not source.exists():
             findings.append(Finding(str(source), 0, "split-missing", f"{split}: no such folder or list", split))
             continue
         try:
             paths += list_images(source)
+            moved = read_image_list(source).note if source.is_file() else ""
+            if moved:
+                findings.append(Finding(str(source), 0, "paths-moved", f"{split}: {moved}", split))
         except DataError as error:
             what = str(error).removeprefix(f"{source}: ")
             findings.append(Finding(str(source), 0, "split-empty", f"{split}: {what}", split))

@@ -24,8 +24,8 @@ from utils.datasets.check.findings import KINDS, Finding, sort_findings
 from utils.datasets.check.inspection import _box_faults, inspect_image_and_labels, inspect_images
 from utils.datasets.check.sheets import choose_samples
 from utils.datasets.drawn_shapes import CLASSES, ShapesOptions, draw_dataset, draw_scene
-from utils.datasets.label_files import read_rows
 from utils.datasets.label_store import LabelStore
+from utils.datasets.row_reader import RowRules, read_rows
 from utils.errors import ConfigError, DataError
 from utils.files import ROOT
 from utils.images import write_image
@@ -209,13 +209,12 @@ def test_a_pixel_and_a_thousandth_are_let_pass(width, beyond, reported):
 def test_lines_of_usable_rows_are_kept_behind_bad_ones(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("0 0.5 0.5 0.2 0.2\n\nx\n9 0.5 0.5 0.2 0.2\n1 0.4 0.4 0.1 0.1\n")
-    rows = read_rows(str(file), 3, stop=False)
+    rows = read_rows(str(file), RowRules(3))
     assert rows.lines.tolist() == [1, 5] and rows.cls.tolist() == [0, 1]
     assert [problem.line for problem in rows.problems] == [3, 4]
-    with pytest.raises(DataError, match=":4 class 9"):
-        read_rows(str(file), 3)
+    assert [(one.line, one.value) for one in rows.unknown] == [(4, 9)]
     file.write_text("\n0 0.5 0.5 0.2 0.2\n\n1 0.4 0.4 0.1 0.1\n")
-    assert read_rows(str(file), 3).lines.tolist() == [2, 4]
+    assert read_rows(str(file), RowRules(3)).lines.tolist() == [2, 4]
 
 
 def test_classes_counted_from_one_are_seen_through(data):
@@ -648,7 +647,7 @@ def test_findings_are_sorted_and_written(data):
 def test_single_steps_do_not_need_labels_or_images():
     assert duplicates.find_duplicates(np.zeros((0, 16, 16), np.float16), np.zeros(0, np.int64))[0].index.shape == (0,)
     assert copies.find_copies({}, {}, {}, similar=0.9) == [] and inspect_images([], CLASSES) == []
-    assert not class_balance.counts_from_one([], 3)
+    assert not class_balance.explain_unknown([], 3)
 
 
 def command(*words, cwd):

@@ -29,7 +29,7 @@ from utils.datasets.convert.outlines import (
 from utils.datasets.convert.safe_xml import iter_elements
 from utils.datasets.convert.split_assignment import assign_splits, split_in_name
 from utils.datasets.drawn_shapes import draw_scene
-from utils.datasets.label_files import read_rows
+from utils.datasets.row_reader import RowRules, read_rows
 from utils.errors import ConfigError, DataError
 
 
@@ -302,7 +302,7 @@ def test_labelme_shapes(source):
         shape("dog", "rectangle", [[60, 0]]),
     )
     report = converted("labelme", source)
-    found = read_rows(str(report.folder / "labels" / "train" / "a.txt"), 2)
+    found = read_rows(str(report.folder / "labels" / "train" / "a.txt"), RowRules(2))
     assert found.cls.tolist() == [1, 0, 0, 0, 1, 0] and not found.problems
     expected = [
         (0.25, 0.5, 0.3, 0.5),
@@ -361,7 +361,7 @@ def test_cvat_shapes_and_order_of_labels(source):
         "0 0.550000 0.375000 0.550000 0.625000 0.450000 0.625000 0.450000 0.375000",
         "1 0.100000 0.100000 0.500000 0.100000 0.300000 0.500000",
     ]
-    found = read_rows(str(report.folder / "labels" / "train" / "a.txt"), 2)
+    found = read_rows(str(report.folder / "labels" / "train" / "a.txt"), RowRules(2))
     assert np.abs(found.xywhn[3:] - np.array([(0.5, 0.5, 0.2, 0.2), (0.215, 0.3875, 0.03, 0.025)])).max() < 1e-6
     assert rows(report, "b") == []
     assert counts(report) == {"object-broken": 1, "no-area": 3}
