@@ -385,21 +385,21 @@ def render_yaml(architecture: Architecture, header: Sequence[str] = ()) -> str:
         lines += ["", f"{section}:", "  # [from, number, module, args]"]
         for index, row in enumerate(architecture.rows):
             if row.section == section:
-                body = _format_value([row.sources, row.repeats, row.block, row.args])
+                body = format_value([row.sources, row.repeats, row.block, row.args])
                 lines.append(f"  - {body}  # {index}" + (f" {row.note}" if row.note else ""))
     return "\n".join(lines) + "\n"
 
 
 def _format_setting(key: str, value: Any) -> list[str]:
     if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
-        return [f"{key}:"] + [f"  - {_format_value(each)}" for each in value]
-    return [f"{key}: {_format_value(value)}"]
+        return [f"{key}:"] + [f"  - {format_value(each)}" for each in value]
+    return [f"{key}: {format_value(value)}"]
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value in yaml's one-line form, which reads back as the same value."""
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_format_value(each) for each in value) + "]"
+        return "[" + ", ".join(format_value(each) for each in value) + "]"
     if isinstance(value, str) and PLAIN_SCALAR.fullmatch(value) and yaml.safe_load(value) == value:
         return value
     return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).replace("\n...", "").strip()

@@ -328,8 +328,7 @@ def format_graph(spec: ModelSpec, layers: Sequence[GraphLayer]) -> str:
     lines = [
         "  ".join(_fit_column(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    blocks = [read_block_row(layer.row, layer.entry, spec, input_channels(layer.row, spec, layers)) for layer in layers]
-    lines += [block.describe() for block in blocks if block]
+    lines += describe_rows(spec, layers)
     unused = [layer for layer in layers if not layer.readers and not layer.is_head]
     names = ", ".join(f"{layer.index} {layer.row.block}" for layer in unused)
     parameters, flops = totals(layers)
@@ -340,6 +339,20 @@ def format_graph(spec: ModelSpec, layers: Sequence[GraphLayer]) -> str:
             f"{spec.file}: {len(layers)} layers, {parameters:,} parameters, {flops / 1e9:.1f} GFLOPs at {IMGSZ}",
         ]
     )
+
+
+def describe_rows(spec: ModelSpec, layers: Sequence[GraphLayer]) -> list[str]:
+    """Return a line for each attention row that says what its numbers became.
+
+    Args:
+        spec: The model yaml.
+        layers: Its graph.
+
+    Returns:
+        Lines such as "layer 9 CBAM: ratio 16, kernel_size 7".
+    """
+    blocks = [read_block_row(layer.row, layer.entry, spec, input_channels(layer.row, spec, layers)) for layer in layers]
+    return [block.describe() for block in blocks if block]
 
 
 def _fit_column(cell: str, width: int) -> str:

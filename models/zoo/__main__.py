@@ -122,12 +122,13 @@ def _edit(options: argparse.Namespace) -> None:
         block = _resolve_block(options.new)
         result = replace_at(source, options.block, options.at, block, args, stage_blocks)
     text = render_yaml(result, [f"Made by `python -m models.zoo {_command_line(options)}`"])
-    parameters = _verify(text, block, options, result)
+    parameters, readings = _verify(text, block, options, result)
     write_text_atomically(options.output, text)
     print(
         f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
         f"{parameters:,} parameters"
     )
+    print("\n".join(readings))
 
 
 def _resolve_block(name: str) -> str:
@@ -171,12 +172,12 @@ def _load_plugins(plugins: Sequence[str]) -> set[str]:
     return {*STAGE_BLOCKS, *(name for name, entry in registered().items() if entry.wiring_name == "stacked")}
 
 
-def _verify(text: str, block: str, options: argparse.Namespace, result: Architecture) -> int:
-    """Build the model yaml `text` once and return its number of parameters.
+def _verify(text: str, block: str, options: argparse.Namespace, result: Architecture) -> tuple[int, list[str]]:
+    """Build the model yaml `text` once and return its number of parameters and what its attention rows became.
 
     Raises ModelError if `block` is unknown, a layer fails, or `block` would compute an N x N map at a fine stride.
     """
-    from models.graph.shapes import check_quadratic_attention, infer_shapes, load_spec
+    from models.graph.shapes import check_quadratic_attention, describe_rows, infer_shapes, load_spec
     from models.registry import find
     from models.yolo import Model
 
@@ -184,11 +185,13 @@ def _verify(text: str, block: str, options: argparse.Namespace, result: Architec
     content = {**yaml.safe_load(text), "yaml_file": str(options.output)}
     try:
         model = Model(content)
+        spec = load_spec(content)
+        layers = infer_shapes(spec)
         if not options.force:
-            check_quadratic_attention(infer_shapes(load_spec(content)), changed_layers(result), "confirm with --force")
+            check_quadratic_attention(layers, changed_layers(result), "confirm with --force")
     except ModelError as error:
         raise ModelError(f"not written: {error}") from None
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters()), describe_rows(spec, layers)
 
 
 def _show(options: argparse.Namespace) -> None:

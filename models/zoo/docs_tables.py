@@ -21,12 +21,13 @@ import torch
 from torch import nn
 
 from models import aliases
-from models.graph.architecture import read_yaml
+from models.graph.architecture import format_value, read_yaml
 from models.graph.places import insert_at
 from models.graph.shapes import ShapeCache, infer_shapes, load_spec
 from models.registry import Entry, Scale, registered
 from models.zoo import catalogue
 from models.zoo.table import MODELS, load_variants
+from models.zoo.wild_rows import WildReading, read_wild_rows
 from utils.config import yaml_files
 from utils.errors import ModelError
 from utils.files import ROOT, read_text, write_text_atomically
@@ -71,7 +72,7 @@ def render_pages(folder: Path = DOCS) -> tuple[dict[Path, str], list[str]]:
     """
     chinese = {pair["en"]: pair["zh"] for pair in yaml_files.read_yaml(folder / WORDS)["words"]}
     found = catalogue.measure_variants(progress=True)
-    memory, blocks = measure_map_memory(), describe_blocks()
+    memory, blocks, readings = measure_map_memory(), describe_blocks(), list(read_wild_rows())
     texts: dict[Path, str] = {}
     missing: list[str] = []
     for name, language in PAGES.items():
@@ -81,6 +82,7 @@ def render_pages(folder: Path = DOCS) -> tuple[dict[Path, str], list[str]]:
             "memory": render_memory(memory, translate),
             "blocks": render_blocks(blocks, translate),
             "names": render_names(aliases.ALIASES.values(), translate),
+            "rows": render_rows(readings, translate),
         }
         texts[folder / name] = replace_tables(read_text(folder / name), tables, name)
         missing += translate.missing
@@ -337,3 +339,27 @@ def _name_cells(names: Sequence[str], alias: aliases.Alias, translate: Translato
     here = f"`{alias.block}`{default}" if alias.block else "–"
     verdict = "builds:" if alias.builds else "refused:"
     return [", ".join(names), alias.source, here, f"{translate(verdict)} {translate(alias.reason)}"]
+
+
+# ---- rows from elsewhere ----
+
+
+def render_rows(readings: Sequence[WildReading], translate: Translator) -> str:
+    """Return the table of rows as tutorials and forks write them: what each number becomes, as the build prints it.
+
+    Args:
+        readings: What `read_wild_rows` yields.
+        translate: The page's language; what is printed stays as it is.
+
+    Returns:
+        The table in Markdown.
+    """
+    heads = [translate(head) for head in ("row", "channels that arrive", "from", "here", "parameters")]
+    rows = []
+    for reading in readings:
+        row, args = reading.row, format_value(reading.row.args)
+        meaning = f"`{reading.meaning}`" if reading.built else f"{translate('refused:')} `{reading.meaning}`"
+        count = f"{reading.parameters:,}" if reading.built else "–"
+        arrives = f"{Scale(width=row.width)(row.arrives)}"
+        rows.append([f"`{row.block} {args}`", arrives, translate(row.source), meaning, count])
+    return _render_table(heads, rows)

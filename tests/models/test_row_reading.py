@@ -389,6 +389,15 @@ def test_show_and_check_print_it(tmp_path, capsys):
     assert "layer 2 (backbone row 3) C3Attention: ratio 40 is no plausible reduction" in capsys.readouterr().out
 
 
+def test_insert_prints_what_the_numbers_became(tmp_path, capsys):
+    output = str(tmp_path / "mine.yaml")
+    command = ["insert", "CBAM", "--at", "before-sppf", "--into", "yolov5n.yaml", "--output", output]
+    assert commands.main([*command, "--args", "[{kernel_size: 3}]"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "layer 9 CBAM: ratio 16, kernel_size 3"
+    assert commands.main([*command, "--args", "[1024, 7]"]) == 2
+    assert "not written" in (error := capsys.readouterr().err) and "write [{kernel_size: 7}]" in error
+
+
 def test_widths_of_a_row_are_printed_too():
     assert find_description(block_yaml("DoubleAttentionLayer", [WIDTH, 3])) == (
         "layer 4 DoubleAttentionLayer: c_m 64, c_n 3, reconstruct False"

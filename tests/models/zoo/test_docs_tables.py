@@ -10,7 +10,7 @@ from blocks import cases
 from models.registry import find, registered
 from models.yolo import Model  # noqa: F401  fills the registry
 from models.zoo import __main__ as commands
-from models.zoo import docs_tables
+from models.zoo import docs_tables, wild_rows
 from models.zoo import table as zoo
 from models.zoo.catalogue import CatalogueEntry
 from utils.errors import ModelError
@@ -236,9 +236,10 @@ def small(tmp_path, monkeypatch):
     built = [docs_tables.aliases.Alias(name, "CBAM", "forks", "Odd kernels.", True, (8,)) for name in ("One", "Two")]
     names = {each.name: each for each in (*built, docs_tables.aliases.Alias("Three", "", "forks", "It gates."))}
     monkeypatch.setattr(docs_tables.aliases, "ALIASES", names)
+    monkeypatch.setattr(wild_rows, "WILD_ROWS", wild_rows.WILD_ROWS[:1])
     marks = "\n\n".join(
         f"<!-- made by `{docs_tables.COMMAND}`: {which} -->\nold\n<!-- end: {which} -->"
-        for which in ("variants", "memory", "blocks", "names")
+        for which in ("variants", "memory", "blocks", "names", "rows")
     )
     for name in PAGES:
         (tmp_path / name).write_text(f"# By hand é\n\n{marks}\n\nthe end\n", encoding="utf-8")
