@@ -128,7 +128,8 @@ def _edit(options: argparse.Namespace) -> None:
         f"{options.output}: {len(result.rows)} layers, {len(result.rows) - len(source.rows)} more than {options.into}; "
         f"{parameters:,} parameters"
     )
-    print("\n".join(readings))
+    for line in readings:
+        print(line)
 
 
 def _resolve_block(name: str) -> str:
