@@ -60,6 +60,7 @@ TRAIN = {
     "--labels": "skip",
     "--no-cache-labels": False,
     "--plugin": (),
+    "--font": "",
     "--attention-start": "",
     "--transfer": "layers",
     "--require-transfer": 0.0,
@@ -95,6 +96,7 @@ VAL = {
     "--labels": "skip",
     "--no-cache-labels": False,
     "--plugin": (),
+    "--font": "",
     "--confusion-conf": 0.25,
     "--confusion-iou": 0.45,
 }
@@ -122,7 +124,7 @@ DETECT = {
     "--project": "ROOT/runs/detect",
     "--name": "exp",
     "--exist-ok": False,
-    "--line-thickness": 3,
+    "--line-thickness": None,
     "--hide-labels": False,
     "--hide-conf": False,
     "--half": False,
@@ -134,6 +136,7 @@ DETECT = {
     "--save-json": False,
     "--download": False,
     "--plugin": (),
+    "--font": "",
 }
 CLOUD = ("--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--artifact_alias")
 

@@ -143,7 +143,7 @@ def test_flags_and_defaults():
     assert (config.classes, config.save_txt) == ((0, 2), True)
     defaults = detect.parse_opt([])
     assert (defaults.imgsz, defaults.conf_thres, defaults.iou_thres) == ((640, 640), 0.25, 0.45)
-    assert (defaults.max_det, defaults.line_thickness) == (1000, 3)
+    assert (defaults.max_det, defaults.line_thickness) == (1000, None)
     assert not (defaults.save_txt or defaults.nosave or defaults.view_img or defaults.update or defaults.stream_buffer)
 
 

@@ -115,6 +115,7 @@ def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[Compar
         weights=tuple(map(str, weights)) or None,
         hyp=str(hyp),
         plugin=tuple(str(Path(name).resolve()) for name in config.plugin),
+        font=str(Path(config.font).resolve()) if config.font else "",
     )
     return config, spec.as_single_class() if config.single_cls else spec, weights
 

@@ -71,7 +71,7 @@ def finish_training(plan: StudyPlan, variant: PlannedVariant, seed: int, device:
         weights = _starting_weights(plan, variant, seed, files)
         train(dataclasses.replace(config, weights=weights), hooks=[ProgressWriter(files)])
     elif not _has_ended(state, config):
-        train(TrainConfig(resume=str(files.last), device=device), hooks=[ProgressWriter(files)])
+        train(TrainConfig(resume=str(files.last), device=device, font=plan.config.font), hooks=[ProgressWriter(files)])
     strip(files.best)  # a training that ended here has done so; a second time changes nothing
     state = read_train_state(files.last)
     write_json_atomically(

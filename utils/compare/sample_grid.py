@@ -14,8 +14,9 @@ from utils.datasets.letterbox import resize
 from utils.device import network_input
 from utils.images import read_image, write_image
 from utils.nms import non_max_suppression
-from utils.plots.annotate import Annotator, text_patch
+from utils.plots.annotate import Annotator, DrawingStyle, text_patch
 from utils.plots.colors import class_color
+from utils.plots.fonts import class_labels
 
 COLUMNS = 4  # images
 SIDE = 320  # of an image in the grid, in pixels
@@ -55,7 +56,7 @@ def draw_sample_grid(
     Returns:
         `file`.
     """
-    indices = sample_indices(dataset)
+    indices, names = sample_indices(dataset), class_labels(names, file.parent)
     rows = [("labels", [_draw_labels(dataset, index, names) for index in indices])]
     for name, model in models.items():
         rows.append((name, [_draw_detections(model, dataset, index, names, device) for index in indices]))
@@ -99,9 +100,8 @@ def _read_sample(dataset: DetectionDataset, image_index: int) -> np.ndarray:
 
 def _draw_boxes(image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     """Return the image with boxes in xyxy pixels."""
-    canvas = Annotator(image, line_width=2, font_size=11)
-    for box, class_id, text in zip(boxes, classes, texts, strict=True):
-        canvas.box(box, text, class_color(int(class_id)))
+    canvas = Annotator(image, DrawingStyle.of(image.shape, len(boxes)))
+    canvas.boxes(boxes, texts, [class_color(int(class_id)) for class_id in classes])
     return canvas.image
 
 

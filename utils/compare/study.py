@@ -34,6 +34,7 @@ from utils.engine.evaluator import as_evaluated, largest_stride
 from utils.errors import UserError
 from utils.files import write_json_atomically
 from utils.log import LOGGER
+from utils.plots.fonts import drawing_fonts
 
 COSTS_FILE, SAMPLE_GRID_FILE, MEASURE_LOG = "costs.json", "strip.jpg", "measure.log"
 BASELINE_LINE = "the baseline is {}; continue with: python compare.py --study {}"
@@ -46,18 +47,19 @@ def compare(requested: CompareConfig) -> Study:
     """
     folder, config = open_study(requested)
     keep_study = bool(requested.study) and (folder / STUDY_FILE).resolve() in _study_files(requested.study)
-    try:
-        plan = prepare(folder, config, keep_study)
-    except UserError:
-        _remove_if_empty(folder)
-        raise
-    run_missing(plan)
-    measure_missing(plan)
-    study = assemble(plan)
-    files = write_report(study)
-    LOGGER.info(
-        f"\n{console_table(study)}\n\nreport: {files[0]}, and beside it {', '.join(file.name for file in files[1:])}"
-    )
+    with contextlib.ExitStack() as at_end:
+        try:
+            at_end.enter_context(drawing_fonts(config.font))
+            plan = prepare(folder, config, keep_study)
+        except UserError:
+            _remove_if_empty(folder)
+            raise
+        run_missing(plan)
+        measure_missing(plan)
+        study = assemble(plan)
+        files = write_report(study)
+        beside = ", ".join(file.name for file in files[1:])
+        LOGGER.info(f"\n{console_table(study)}\n\nreport: {files[0]}, and beside it {beside}")
     return study
 
 
@@ -190,7 +192,8 @@ def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
     stride = max(largest_stride(model) for model in models.values())
     options = dataclasses.replace(SplitOptions.of(config), download=False)  # it is there since the plan was made
     dataset = open_split(spec, config.split, as_evaluated(options, stride))
-    draw_sample_grid(models, dataset, spec.names, chosen, plan.folder / SAMPLE_GRID_FILE)
+    with drawing_fonts(config.font):
+        draw_sample_grid(models, dataset, spec.names, chosen, plan.folder / SAMPLE_GRID_FILE)
 
 
 # ---- the study ----

@@ -26,8 +26,9 @@ CHANGEABLE = (
     "no_cache_labels",
     "title",
     "cost_seconds",
+    "font",
 )
-PATHS = ("data", "hyp", "cfg", "weights", "plugin")
+PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font")
 _LOCATION = ("study", "project", "name")  # where a study is: given by its folder, not by its yaml
 _NOT_OF_TRAINING = (
     "cfg",
@@ -107,6 +108,7 @@ class CompareConfig(Options):
     labels: str = train_flag("labels")
     no_cache_labels: bool = train_flag("no_cache_labels")
     plugin: tuple[str, ...] = train_flag("plugin")
+    font: str = train_flag("font")
     attention_start: str = train_flag("attention_start")
     transfer: str = train_flag("transfer")
     require_transfer: float = train_flag("require_transfer")

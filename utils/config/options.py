@@ -15,6 +15,7 @@ _PUBLISHED = str(ROOT / "yolov5s.pt")
 _DOWNLOAD_HELP = "fetch published weights or a dataset that is not on disk; nothing is fetched without it"
 _RECT_PAD_HELP = "validation: gray border around each image's smallest rectangle, in strides of the model"
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
+_FONT_HELP = "font file for class names, if the fonts of this computer lack their script; also YOLO_FONT=FILE"
 _LOCAL = "nothing is sent to a cloud service here"
 
 
@@ -88,6 +89,7 @@ class TrainConfig(Options):
     labels: str = labels_flag()
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+    font: str = flag("", _FONT_HELP, new=True)
     attention_start: str = flag(
         "",
         "how inserted attention starts: identity behind a zero-initialized gate per channel, plain as published; "
@@ -195,6 +197,7 @@ class ValConfig(Options):
     labels: str = labels_flag()
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+    font: str = flag("", _FONT_HELP, new=True)
 
     @classmethod
     def retired(cls) -> Mapping[str, str]:
@@ -246,7 +249,12 @@ class DetectConfig(Options):
     project: str = flag(str(ROOT / "runs" / "detect"), "folder of the run folders")
     name: str = flag("exp", "name of the run folder; numbered if it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
-    line_thickness: int = flag(3, "width of the drawn boxes in pixels", "integer", low=1)
+    line_thickness: int | None = flag(
+        None,
+        "width of the drawn boxes in pixels; default: by the image's size and the number of boxes",
+        "integer",
+        low=1,
+    )
     hide_labels: bool = flag(False, "draw boxes without text", "switch")
     hide_conf: bool = flag(False, "draw class names without confidences", "switch")
     half: bool = flag(False, "compute in half precision", "switch")
@@ -259,6 +267,7 @@ class DetectConfig(Options):
     save_json: bool = flag(False, "write all detections to one json", "switch", new=True)
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+    font: str = flag("", _FONT_HELP, new=True)
 
     @classmethod
     def retired(cls) -> Mapping[str, str]:

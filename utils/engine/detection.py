@@ -17,6 +17,7 @@ from utils.engine.predictor import PredictionHook, Predictor, load_predictor, pr
 from utils.errors import ConfigError, DataError, PartialError, UserError
 from utils.files import DISK_ERRORS, run_folder
 from utils.log import LOGGER
+from utils.plots.fonts import drawing_fonts
 
 _MAX_LISTED = 20
 
@@ -112,6 +113,11 @@ class Detection:
 
 def detect(config: DetectConfig) -> DetectionOutcome:
     """Detect as `config` says; inputs that fail are skipped. Raises UserError kinds, also if all inputs fail."""
+    with drawing_fonts(config.font):
+        return _detect(config)
+
+
+def _detect(config: DetectConfig) -> DetectionOutcome:
     if config.dnn:
         raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
     load_plugins(config.plugin)
@@ -156,7 +162,7 @@ def build_hooks(config: DetectConfig, save_dir: Path, predictor: Predictor) -> l
     Returns:
         One hook per output; what is not asked for is not in it.
     """
-    artist = Artist(config.line_thickness, config.hide_labels, config.hide_conf)
+    artist = Artist(save_dir, config.line_thickness, config.hide_labels, config.hide_conf)
     wanted: list[tuple[bool, Callable[[], PredictionHook]]] = [
         (True, ConsoleReporter),
         (not config.nosave, lambda: ImageWriter(save_dir, artist)),

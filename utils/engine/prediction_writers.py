@@ -22,8 +22,9 @@ from utils.datasets.video import open_capture, path_for_opencv
 from utils.engine.predictor import Prediction, PredictionHook
 from utils.errors import UserError
 from utils.images import writable_name, write_image
-from utils.plots.annotate import Annotator
+from utils.plots.annotate import Annotator, DrawingStyle
 from utils.plots.colors import class_color
+from utils.plots.fonts import class_labels
 
 STREAM_FPS = 30.0
 _LONGEST_HOLD_S = 5.0  # a saved video does not stand still longer than this
@@ -43,12 +44,16 @@ class Artist:
     """Draws predictions; the window and the files share the image drawn last.
 
     Args:
-        line_thickness: Width of the boxes in pixels.
+        folder: The run folder, for classes.txt if class names cannot be written.
+        line_thickness: Width of the boxes in pixels; by default it follows from the image and the number of boxes.
         hide_labels: Draw boxes without text.
         hide_conf: Draw class names without confidences.
     """
 
-    def __init__(self, line_thickness: int = 3, hide_labels: bool = False, hide_conf: bool = False):
+    def __init__(
+        self, folder: Path, line_thickness: int | None = None, hide_labels: bool = False, hide_conf: bool = False
+    ):
+        self._folder = folder
         self._line_thickness = line_thickness
         self._hide_labels = hide_labels
         self._hide_conf = hide_conf
@@ -61,12 +66,22 @@ class Artist:
         return self._last[1]
 
     def _draw(self, prediction: Prediction) -> np.ndarray:
-        annotator = Annotator(prediction.frame.image, self._line_thickness)
-        for *xyxy, confidence, class_id in reversed(prediction.rows().tolist()):
-            name = prediction.name_of(int(class_id))
-            label = "" if self._hide_labels else name if self._hide_conf else f"{name} {confidence:.2f}"
-            annotator.box(xyxy, label, class_color(int(class_id)))
+        image, found = prediction.frame.image, prediction.detections
+        annotator = Annotator(image, DrawingStyle.of(image.shape, len(found), self._line_thickness))
+        ids = found.cls.tolist()
+        annotator.boxes(found.xyxy.numpy(), self._labels(prediction), [class_color(class_id) for class_id in ids])
         return annotator.image
+
+    def _labels(self, prediction: Prediction) -> list[str]:
+        """The text of each detection, its class as a number if no font can write the name."""
+        ids, confidences = prediction.detections.cls.tolist(), prediction.detections.conf.tolist()
+        if self._hide_labels:
+            return [""] * len(ids)
+        names = class_labels(prediction.names, self._folder)
+        texts = [names[class_id] if class_id < len(names) else str(class_id) for class_id in ids]
+        if self._hide_conf:
+            return texts
+        return [f"{text} {confidence:.2f}" for text, confidence in zip(texts, confidences, strict=True)]
 
 
 class ImageWriter(PredictionHook):

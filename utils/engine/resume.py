@@ -16,7 +16,7 @@ from utils.checkpoint import Checkpoint, read_checkpoint
 from utils.checkpoint.archive import printable
 from utils.config import Hyperparameters, TrainConfig
 from utils.errors import CheckpointError
-from utils.files import ROOT
+from utils.files import ROOT, is_file
 from utils.log import LOGGER
 from utils.types import TrainState
 
@@ -39,7 +39,8 @@ def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]
         LOGGER.info(
             f"epochs {saved.epochs} -> {epochs}: from here on the learning rate follows the new number's schedule"
         )
-    settings = dataclasses.replace(saved, resume=str(path), device=config.device, epochs=epochs)
+    font = config.font or (saved.font if is_file(saved.font) else "")  # perhaps another computer's
+    settings = dataclasses.replace(saved, resume=str(path), device=config.device, epochs=epochs, font=font)
     if done >= settings.epochs:
         raise CheckpointError(
             f"{path}: its {done} epochs are done; --epochs N with N over {done} goes on, "

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from models.yolo import Model
-from utils.checkpoint import checkpoint_of, strip, write_checkpoint
+from utils.checkpoint import Checkpoint, checkpoint_of, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterbox import round_to_stride
 from utils.datasets.splits import require_images
@@ -35,6 +35,7 @@ from utils.engine.validation import FEW_CLASSES, ReportOptions, has_pycocotools,
 from utils.engine.validation_files import ValBatchImages
 from utils.files import new_run_dir, write_text_atomically
 from utils.log import LOGGER
+from utils.plots.fonts import drawing_fonts
 from utils.types import TrainState
 
 
@@ -72,6 +73,14 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
         UserError: Of the kind that names what cannot be read, built or trained.
     """
     config, resumed = resolve_config(config)
+    with drawing_fonts(config.font):
+        return _train(config, resumed, hyp, hooks)
+
+
+def _train(
+    config: TrainConfig, resumed: Checkpoint | None, hyp: Hyperparameters | None, hooks: Sequence[Hook]
+) -> TrainResult:
+    """Train with settings that are in force, from the start or from a checkpoint."""
     prepare_process(config)
     hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp, config.hyp_unknown)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
@@ -175,11 +184,12 @@ def with_full_paths(config: TrainConfig, spec: DatasetSpec) -> TrainConfig:
         spec: The dataset that they name.
 
     Returns:
-        The config with `data` and `plugin` absolute.
+        The config with `data`, `plugin` and `font` absolute.
     """
     plugins = tuple(str(Path(name).resolve()) for name in config.plugin)
     data = str(spec.file.resolve()) if spec.file else config.data
-    return dataclasses.replace(config, data=data, plugin=plugins)
+    font = str(Path(config.font).resolve()) if config.font else ""
+    return dataclasses.replace(config, data=data, plugin=plugins, font=font)
 
 
 def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) -> None:

@@ -19,6 +19,7 @@ from utils.engine.training import train
 from utils.errors import ConfigError, NonFiniteError
 from utils.files import new_run_dir, read_text, write_text_atomically
 from utils.log import LOGGER
+from utils.plots.fonts import drawing_fonts
 
 # key: (strength of its mutation, lowest, highest); strength 0 never changes, but the range holds
 RANGES: dict[str, tuple[float, float, float]] = {
@@ -239,6 +240,11 @@ def evolve_training(config: TrainConfig) -> None:
     runs/train becomes runs/evolve, as in v6.1; --resume goes on in the folder --name. The folder holds
     evolve.csv (results and hyperparameters of each generation), hyp_evolve.yaml (the best) and evolve.png.
     """
+    with drawing_fonts(config.font):
+        _evolve_training(config)
+
+
+def _evolve_training(config: TrainConfig) -> None:
     project = config.project[: -len("train")] + "evolve" if config.project.endswith("train") else config.project
     save_dir = new_run_dir(project, config.name, exist_ok=config.exist_ok or bool(config.resume))
     base = Hyperparameters.load(config.hyp, config.hyp_unknown)

@@ -29,6 +29,7 @@ from utils.errors import ConfigError
 from utils.files import run_folder
 from utils.log import LOGGER, warn_once
 from utils.metrics.confusion import ConfusionMatrix
+from utils.plots.fonts import drawing_fonts
 
 SPEED_CONF, SPEED_IOU = 0.25, 0.45  # those of detect.py
 STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
@@ -85,7 +86,7 @@ def validate(config: ValConfig) -> Validation:
             f"WARNING: --conf-thres {config.conf_thres:g} is over 0.001: P, R and mAP miss what lies below it"
         )
     task = TIMED_TASKS.get(config.task, _validate_split)
-    with run_folder(config.project, config.name, config.exist_ok) as save_dir:
+    with drawing_fonts(config.font), run_folder(config.project, config.name, config.exist_ok) as save_dir:
         return Validation(save_dir, task(config, spec, device, save_dir))
 
 

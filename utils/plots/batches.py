@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from utils.images import write_image
-from utils.plots.annotate import Annotator
+from utils.plots.annotate import Annotator, DrawingStyle
 from utils.plots.colors import class_color
+from utils.plots.fonts import class_labels
 from utils.types import Detections
 
 _SHOWN_CONFIDENCE = 0.25
-_Boxes = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # xyxy in pixels (n, 4), cls (n,), conf (n,) or None
+_MOST_BOXES = 100  # per image: more hide it
+# xyxy in pixels (n, 4), cls (n,), conf (n,) or None; the best box first
+_Boxes = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def plot_batch(
@@ -33,7 +36,7 @@ def plot_batch(
         targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
         paths: The image files, whose names are written below the images.
         file: The image to write.
-        names: Of the classes; a class without a name is written as its id.
+        names: Of the classes; a class whose name is missing or cannot be written is written as its id.
         max_images: Number of images in the grid, at most.
         max_size: Longer side of the grid in pixels, at most.
     """
@@ -41,10 +44,13 @@ def plot_batch(
     rows = targets.detach().cpu().float().numpy()
     center, half = rows[:, 2:4], rows[:, 4:6] / 2
     xyxy = np.concatenate((center - half, center + half), 1) * (width, height, width, height)
+    order = np.argsort(-rows[:, 4] * rows[:, 5], kind="stable")  # large objects first: of a crowd they are drawn
+    rows, xyxy = rows[order], xyxy[order]
     boxes: list[_Boxes] = [
         (xyxy[rows[:, 0] == index], rows[rows[:, 0] == index, 1], None) for index in range(len(images))
     ]
-    write_image(file, _grid(images, boxes, paths, names, max_images, max_size))
+    labels = class_labels(names, Path(file).parent)
+    write_image(file, _grid(images, boxes, paths, labels, max_images, max_size))
 
 
 def plot_detections(
@@ -63,16 +69,18 @@ def plot_detections(
         detections: One per image, in pixels of `images`.
         paths: The image files, whose names are written below the images.
         file: The image to write.
-        names: Of the classes; a class without a name is written as its id.
+        names: Of the classes; a class whose name is missing or cannot be written is written as its id.
         max_images: Number of images in the grid, at most.
         max_size: Longer side of the grid in pixels, at most.
     """
     boxes: list[_Boxes] = []
     for found in detections[:max_images]:
         found = found.cpu()
-        keep = found.conf >= _SHOWN_CONFIDENCE
+        keep = torch.argsort(found.conf, descending=True, stable=True)
+        keep = keep[found.conf[keep] >= _SHOWN_CONFIDENCE]
         boxes.append((found.xyxy[keep].float().numpy(), found.cls[keep].numpy(), found.conf[keep].float().numpy()))
-    write_image(file, _grid(images, boxes, paths, names, max_images, max_size))
+    labels = class_labels(names, Path(file).parent)
+    write_image(file, _grid(images, boxes, paths, labels, max_images, max_size))
 
 
 def _grid(
@@ -104,14 +112,17 @@ def _as_uint8(image: Tensor) -> np.ndarray:
 
 
 def _draw_cell(image: np.ndarray, scale: float, boxes: _Boxes, path: str, names: Sequence[str]) -> np.ndarray:
-    """Draw one cell; the boxes are in unscaled pixels."""
-    font_size = max(min(image.shape[:2]) // 26, 10)
-    annotator = Annotator(image, line_width=max(font_size // 8, 1), font_size=font_size)
+    """Draw one cell; the boxes are in unscaled pixels, the best first."""
     xyxy, classes, confidences = boxes
-    for index, (box, class_id) in enumerate(zip(xyxy * scale, classes.astype(int), strict=True)):
-        name = names[class_id] if class_id < len(names) else str(class_id)
-        label = name if confidences is None else f"{name} {confidences[index]:.1f}"
-        annotator.box(box, label, class_color(class_id))
-    annotator.text(2, image.shape[0], Path(path).name[:40])  # moved up to fit: the lower left corner
+    count, ids = len(xyxy), classes[:_MOST_BOXES].astype(int).tolist()
+    annotator = Annotator(image, DrawingStyle.of(image.shape, len(ids)))
+    labels = [names[class_id] if class_id < len(names) else str(class_id) for class_id in ids]
+    if confidences is not None:
+        labels = [f"{label} {confidence:.1f}" for label, confidence in zip(labels, confidences, strict=False)]
+    annotator.boxes(xyxy[:_MOST_BOXES] * scale, labels, [class_color(class_id) for class_id in ids])
+    which = "best" if confidences is not None else "largest"
+    note = f", {which} {_MOST_BOXES} of {count}" if count > _MOST_BOXES else ""
+    caption = f"{Path(path).name[:40]}{note}"
+    annotator.text(2, image.shape[0], caption)  # moved up to fit: the lower left corner
     cv2.rectangle(annotator.image, (0, 0), (image.shape[1] - 1, image.shape[0] - 1), (255, 255, 255), 1)
     return annotator.image

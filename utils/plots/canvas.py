@@ -1,19 +1,23 @@
 """Creation and saving of all matplotlib figures: drawn off screen, without pyplot's global state."""
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.plots.fonts import cjk_font
+from utils.plots.fonts import class_labels, current_fonts, plots_shape
+from utils.plots.legible_canvas import font_families, legible_canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @contextlib.contextmanager
-def saved_figure(file: Path | str, width: float, height: float, dpi: int = 150) -> "Iterator[Figure]":
+def saved_figure(
+    file: Path | str, width: float, height: float, dpi: int = 150, names: Sequence[str] = ()
+) -> "Iterator[Figure]":
     """Yield an empty figure, which is saved when the block ends without an error.
 
     Args:
@@ -21,32 +25,54 @@ def saved_figure(file: Path | str, width: float, height: float, dpi: int = 150) 
         width: Inches.
         height: Inches.
         dpi: Pixels per inch.
+        names: Class names: a text that is one which cannot be written shows the class's number instead, while an svg
+            that is made of the figure keeps the name.
 
     Yields:
         A matplotlib Figure.
     """
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"font.family": _families(), "axes.unicode_minus": False}), warnings.catch_warnings():
+    labels = class_labels(names, Path(file).parent, in_plot=True)
+    numbers = {name: label for name, label in zip(names, labels, strict=True) if name != label}
+    with matplotlib.rc_context({"axes.unicode_minus": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
+        legible_canvas(figure, functools.partial(_drawn_text, numbers))
+        matplotlib.rcParams["font.family"] = font_families()
         yield figure
+        _read_no_mathematics(figure)
+        _use_found_fonts(figure)
         figure.savefig(file, dpi=dpi)
 
 
-def _families() -> list[str]:
-    """DejaVu Sans, followed by the system's CJK font if there is one."""
-    families = ["DejaVu Sans"]
-    file = cjk_font()
-    if file is not None:
-        from matplotlib import font_manager
+def _read_no_mathematics(figure: "Figure") -> None:
+    """Let dollar signs in names be dollar signs; powers of ten on logarithmic axes are mathematics."""
+    from matplotlib.text import Text
 
-        font_manager.fontManager.addfont(file)
-        families.append(font_manager.FontProperties(fname=str(file)).get_name())
-    return families
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis) if axis.get_scale() == "log"]
+    powers = {id(text) for axis in axes for text in axis.findobj(Text)}
+    for text in figure.findobj(Text):
+        if id(text) not in powers:
+            text.set_parse_math(False)
+
+
+def _use_found_fonts(figure: "Figure") -> None:
+    """Let texts whose letters were not known when the figure was made, such as titles, use the fonts that have them."""
+    from matplotlib.text import Text
+
+    texts, before = figure.findobj(Text), font_families()
+    for text in texts:
+        current_fonts().can_write(text.get_text(), shaped=True)
+    if font_families() != before:
+        for text in texts:
+            text.set_fontfamily(font_families())
+
+
+def _drawn_text(numbers: Mapping[str, str], text: str) -> str:
+    """What is drawn for a text: numbers for names that cannot be written, question marks for other letters."""
+    return numbers.get(text) or current_fonts().legible(text, plots_shape())
 
 
 def unit_color(rgb: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from utils.errors import DataError
 from utils.metrics.average_precision import Curves
 from utils.plots.canvas import saved_figure, unit_color
 from utils.plots.colors import class_color
+from utils.plots.fonts import class_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,7 @@ def plot_threshold_curves(curves: Curves, names: Sequence[str], save_dir: Path |
         names: Of all classes; a class without a name is written as its id.
         save_dir: The folder to write to.
     """
-    folder = Path(save_dir)
+    folder, names = Path(save_dir), class_labels(names, save_dir, in_plot=True)
     labels = [names[class_id] if class_id < len(names) else str(class_id) for class_id in curves.classes]
     _plot_against_confidence(curves, curves.f1, "F1", labels, folder / "F1_curve.png")
     _plot_against_confidence(curves, curves.precision, "Precision", labels, folder / "P_curve.png")

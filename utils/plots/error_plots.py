@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.plots.canvas import saved_figure, unit_color
 from utils.plots.colors import class_color
+from utils.plots.fonts import class_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ def plot_confusion(
         note: A second line of the title, such as the thresholds.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
-    count = len(matrix)
+    count, names = len(matrix), class_labels(names, Path(file).parent, in_plot=True)
     shown = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix
     labels = [*(names[index] if index < len(names) else str(index) for index in range(count - 1)), "background"]
     size = min(max(4.5 + 0.42 * count, 6.0), 22.0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.plots.canvas import saved_figure, unit_color
 from utils.plots.colors import class_color
+from utils.plots.fonts import class_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,8 @@ def plot_labels(cls: np.ndarray, xywhn: np.ndarray, names: Sequence[str], save_d
     """
     cls = np.asarray(cls).astype(int).reshape(-1)
     xywhn = np.asarray(xywhn, dtype=np.float64).reshape(-1, 4)
-    _plot_overview(cls, xywhn, names, Path(save_dir) / "labels.jpg")
+    labels = class_labels(names, save_dir, in_plot=True)
+    _plot_overview(cls, xywhn, labels, Path(save_dir) / "labels.jpg")
     _plot_correlogram(xywhn, Path(save_dir) / "labels_correlogram.jpg")
 
 

@@ -185,7 +185,8 @@ def plot_class_differences(models: Sequence[ClassDifferences], names: Sequence[s
     columns = min(len(models), _PANELS_PER_ROW)
     rows = math.ceil(len(models) / columns)
     height = rows * (0.95 + 0.26 * len(names)) + 0.4
-    with saved_figure(file, max(2.4 * columns + 1.6, 5.0), height) as figure:
+    shown = [_shortened(name, 22) for name in names]
+    with saved_figure(file, max(2.4 * columns + 1.6, 5.0), height, names=shown) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         limit = axis_limit(models)
         grid[0, 0].set_xlim(-limit, limit)
@@ -196,7 +197,7 @@ def plot_class_differences(models: Sequence[ClassDifferences], names: Sequence[s
         for axes in list(grid.flat)[len(models) :]:
             axes.axis("off")
         # the rows are shared by all panels
-        grid[0, 0].set_yticks(range(len(names)), [_shortened(name, 22) for name in names], parse_math=False)
+        grid[0, 0].set_yticks(range(len(names)), shown, parse_math=False)
         grid[0, 0].set_ylim(len(names) - 0.4, -0.6)
         figure.supxlabel(x_label, fontsize=9, color=FAINT)
         return _svg(figure, file)

@@ -69,7 +69,7 @@ def test_hooks_see_each_input_end_before_the_next_begins(images):
 def test_a_result_that_cannot_be_written_stops_no_other(images, tmp_path):
     out = tmp_path / "out"
     (out / "b.png").mkdir(parents=True)  # a folder stands where the image belongs
-    source = run(images, ImageWriter(out, Artist()), labels := LabelWriter(out))
+    source = run(images, ImageWriter(out, Artist(out)), labels := LabelWriter(out))
     assert sorted(file.name for file in out.iterdir()) == ["a.png", "b.png", "c.png", "labels"] and labels.written == 3
     assert [failure.reason for failure in source.failures] == [f"{images}/b.png: {out}/b.png: is a folder, not a file"]
     with pytest.raises(PartialError, match=r"^1 of 3 inputs failed, the others are complete: .*b.png: is a folder"):
@@ -121,7 +121,7 @@ def test_names_as_long_as_the_file_system_takes(images, tmp_path):
     long = "n" * 251 + ".png"
     write_image(images / long, scene((20, 30, 90, 80), SIZE))
     write_image(images / ("n" * 251 + ".jpg"), scene((20, 30, 90, 80), SIZE))  # becomes n...n_2
-    source = run(images, ImageWriter(tmp_path / "out", Artist()), CropWriter(tmp_path / "out"))
+    source = run(images, ImageWriter(tmp_path / "out", Artist(tmp_path / "out")), CropWriter(tmp_path / "out"))
     assert len(source.failures) == 1 and "File name too long" in source.failures[0].reason
     assert len(list((tmp_path / "out").glob("*.png"))) + len(list((tmp_path / "out").glob("*.jpg"))) == 4
 

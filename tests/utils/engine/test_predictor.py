@@ -182,7 +182,7 @@ def test_names_that_are_not_utf8_have_results(tmp_path):
     """As in archives from other systems; tables stay UTF-8 and hold an escape."""
     name, image = os.fsdecode(b"na\xefve.jpg"), np.zeros((96, 160, 3), np.uint8)
     writers = [CsvWriter(tmp_path), JsonWriter(tmp_path), LabelWriter(tmp_path), CropWriter(tmp_path)]
-    writers += [ImageWriter(tmp_path, Artist())]
+    writers += [ImageWriter(tmp_path, Artist(tmp_path))]
     for writer in writers:
         writer.after_frame(prediction_of([[1, 2, 30, 40]], name, image=image))
         writer.after_frame(prediction_of([], os.fsdecode(b"vid\xe9o.avi"), "video", 1, image=image, fps=10.0))
@@ -205,7 +205,7 @@ def frames_of(file) -> tuple[list[np.ndarray], float]:
 
 
 def test_pictures_and_videos(tmp_path):
-    writer = ImageWriter(tmp_path, Artist(line_thickness=2))
+    writer = ImageWriter(tmp_path, Artist(tmp_path, line_thickness=2))
     writer.after_frame(prediction_of([[100, 30, 300, 90]], "sub/a.png"))
     image, _ = read_image(tmp_path / "sub/a.png")
     assert image.shape == (300, 1000, 3) and (image != scene()).any()
@@ -221,7 +221,7 @@ def test_pictures_and_videos(tmp_path):
 
 
 def test_a_streams_video_plays_in_real_time(tmp_path):
-    writer = ImageWriter(tmp_path, Artist())
+    writer = ImageWriter(tmp_path, Artist(tmp_path))
     small = np.zeros((48, 64, 3), np.uint8)
     for number, seconds in enumerate((3.0, 3.1, 3.2, 4.0, 100.0), 1):  # the last one came after a long interruption
         image = small if number < 4 else np.zeros((96, 64, 3), np.uint8)
@@ -241,7 +241,7 @@ def test_every_suffix_that_is_allowed_is_read_and_has_an_annotated_image(tmp_pat
     Image.fromarray(scene((20, 40, 60, 90), (120, 100))).save(
         file, format=kind, **({"quality": 95} if "j" in suffix else {})
     )
-    writer = ImageWriter(tmp_path / "out", Artist(2, hide_labels=True))
+    writer = ImageWriter(tmp_path / "out", Artist(tmp_path / "out", 2, hide_labels=True))
     (prediction,) = predict(finder, file, PredictOptions(imgsz=128))
     assert prediction.rows()[0, :4].tolist() == pytest.approx([20, 40, 60, 90], abs=2)
     writer.after_frame(prediction)
@@ -257,7 +257,7 @@ def test_images_of_one_name_and_several_suffixes_all_have_results(tmp_path, find
     for suffix in IMAGE_SUFFIXES:
         kind = {".dng": "TIFF", ".mpo": "MPO"}.get(suffix)
         Image.fromarray(scene((20, 40, 60, 90), (120, 100))).save(tmp_path / "in" / f"a{suffix}", format=kind)
-    images, labels = ImageWriter(tmp_path / "out", Artist()), LabelWriter(tmp_path / "out")
+    images, labels = ImageWriter(tmp_path / "out", Artist(tmp_path / "out")), LabelWriter(tmp_path / "out")
     for prediction in predict(finder, tmp_path / "in", PredictOptions(imgsz=128)):
         images.after_frame(prediction)
         labels.after_frame(prediction)
@@ -276,7 +276,7 @@ def test_a_saved_video_has_square_pixels(tmp_path, aspect, size):
     cv2.ellipse(stored, (88, 72), (round(across), round(down)), 0, 0, 360, (255, 255, 255), -1)
     prediction = prediction_of([], "pal.mp4", "video", 1, image=stored, fps=25.0)
     frame = replace(prediction.frame, pixel_aspect=aspect)
-    writer = ImageWriter(tmp_path, Artist())
+    writer = ImageWriter(tmp_path, Artist(tmp_path))
     writer.after_frame(replace(prediction, frame=frame))
     writer.close()
     (image,), _ = frames_of(tmp_path / "pal.mp4")
@@ -287,7 +287,7 @@ def test_a_saved_video_has_square_pixels(tmp_path, aspect, size):
 
 def test_a_video_of_varying_rate_lasts_as_long_as_its_source(tmp_path):
     """Three frames at the rate of the file, then three at a third of it: each stays until the next."""
-    writer = ImageWriter(tmp_path, Artist())
+    writer = ImageWriter(tmp_path, Artist(tmp_path))
     times = [0, 0.033, 0.067, 0.1, 0.2, 0.3]  # Matroska rounds to milliseconds
     for number, seconds in enumerate(times, 1):
         image = numbered_frame(number)
@@ -298,7 +298,7 @@ def test_a_video_of_varying_rate_lasts_as_long_as_its_source(tmp_path):
 
 
 def test_every_frame_of_a_video_is_written_if_they_come_faster_than_its_mean_rate(tmp_path):
-    writer = ImageWriter(tmp_path, Artist())
+    writer = ImageWriter(tmp_path, Artist(tmp_path))
     for number, seconds in enumerate([0, 0.03, 0.06, 0.09, 0.12, 0.5], 1):
         image = numbered_frame(number)
         writer.after_frame(prediction_of([], "phone.mp4", "video", number, image=image, seconds=seconds, fps=10.0))
@@ -307,7 +307,7 @@ def test_every_frame_of_a_video_is_written_if_they_come_faster_than_its_mean_rat
 
 
 def written_video(folder, frames=40):
-    writer = ImageWriter(folder, Artist())
+    writer = ImageWriter(folder, Artist(folder))
     rng = np.random.default_rng(0)
     for number in range(1, frames + 1):
         image = rng.integers(0, 256, (96, 160, 3), np.uint8)
@@ -337,15 +337,15 @@ def test_an_input_is_never_replaced(tmp_path):
     write_image(tmp_path / "a.jpg", scene())
     with pytest.raises(UserError, match="would replace the input"):
         for prediction in predict(RedFinder().eval(), tmp_path / "a.jpg"):
-            ImageWriter(tmp_path, Artist()).after_frame(prediction)
+            ImageWriter(tmp_path, Artist(tmp_path)).after_frame(prediction)
 
 
 @pytest.mark.parametrize(
     "options, marks_text", [({}, True), ({"hide_conf": True}, True), ({"hide_labels": True}, False)]
 )
-def test_drawing(options, marks_text):
+def test_drawing(tmp_path, options, marks_text):
     prediction = prediction_of([[100, 100, 300, 200]], image=np.zeros((300, 1000, 3), np.uint8))
-    artist = Artist(3, **options)
+    artist = Artist(tmp_path, 3, **options)
     drawn = artist(prediction)
     assert drawn is artist(prediction) and not prediction.frame.image.any()
     assert drawn[98:103, 200].any() and not drawn[150, 200].any()
@@ -366,13 +366,13 @@ def test_console(caplog, monkeypatch):
     ]
 
 
-def test_no_display_is_survived(monkeypatch, caplog):
+def test_no_display_is_survived(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(LOGGER, "propagate", True)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr("utils.engine.prediction_views.sys", SimpleNamespace(platform="linux"))
     monkeypatch.setattr("utils.log._warned", set())
-    window = Window(Artist())
+    window = Window(Artist(tmp_path))
     window.after_frame(prediction_of([]))
     window.close()
     assert not window.closed and "there is no display" in caplog.text

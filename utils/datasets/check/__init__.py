@@ -17,5 +17,7 @@ def run(**options: object) -> "Report":
 def main(config: CheckConfig) -> "Report":
     """Check as `config` says. Raises UserError kinds if nothing can be checked."""
     from utils.datasets.check.checker import check
+    from utils.plots.fonts import drawing_fonts
 
-    return check(config)
+    with drawing_fonts(config.font):
+        return check(config)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from utils.config.compare_options import train_flag
 from utils.config.flags import Options, flag
 from utils.config.label_reading import LabelReading, labels_flag
 from utils.datasets.check.findings import KINDS
@@ -44,6 +45,7 @@ class CheckConfig(Options):
         "a Python file of your own to import first, such as one that registers a block; may be repeated",
         repeatable=True,
     )
+    font: str = train_flag("font")
     project: str = flag(str(ROOT / "runs" / "check"), "folder of the run folders")
     name: str = flag("exp", "name of the run folder; numbered if it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")

@@ -10,6 +10,7 @@ from utils.config.dataset_spec import SPLITS
 from utils.datasets.check.box_fit import BoxFit
 from utils.datasets.label_store import LabelStore
 from utils.plots.canvas import saved_figure
+from utils.plots.fonts import class_labels
 
 SPLIT_COLORS = ("#3b6fb6", "#e08a1e", "#4f9d5d", "#8e5bb5", "#b5533c", "#4aa3b5")
 SPLIT_LINES = ("-", "--", ":", "-.")  # so that curves of splits that coincide show
@@ -62,7 +63,7 @@ def plot_page(page: OverviewPage, file: Path | str) -> None:
         levels = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in page.levels.items())
         title = f"{page.title}: {images:,} usable images, {objects:,} objects, {len(page.names)} classes; {levels}"
         figure.suptitle(title, fontsize=15)
-        _classes(grid[0, 0], page)
+        _classes(grid[0, 0], page, class_labels(page.names, Path(file).parent, in_plot=True))
         _objects_per_image(grid[0, 1], page)
         _findings(grid[0, 2], page)
         _sizes(grid[1, 0], page)
@@ -86,7 +87,7 @@ def _split_rank(page: OverviewPage, split: str) -> int:
     return list(dict.fromkeys((*SPLITS, *page.stores))).index(split)
 
 
-def _classes(axes, page: OverviewPage) -> None:
+def _classes(axes, page: OverviewPage, labels: Sequence[str]) -> None:
     """Objects per class and split: bars by name for few classes, curves by rank for many."""
     counts = {name: store.class_counts(len(page.names)) for name, store in page.stores.items()}
     order = np.argsort(-np.sum(list(counts.values()), axis=0), kind="stable")
@@ -111,7 +112,7 @@ def _classes(axes, page: OverviewPage) -> None:
         bars = axes.barh(places, values[order], height, color=_color(page, name), label=name)
         if len(order) <= 8:
             axes.bar_label(bars, [f"{value:,}" for value in values[order]], padding=3, fontsize=8)
-    axes.set_yticks(range(len(order)), [page.names[index] for index in order])
+    axes.set_yticks(range(len(order)), [labels[index] for index in order])
     axes.invert_yaxis()
     axes.margins(x=0.14)
     axes.set(xlabel="objects", title="Objects per class")

@@ -11,14 +11,14 @@ from utils.boxes import xywhn_to_xyxy
 from utils.datasets.label_store import LabelStore
 from utils.errors import DataError
 from utils.images import read_image, write_image
-from utils.plots.annotate import Annotator, text_patch
+from utils.plots.annotate import Annotator, DrawingStyle, text_patch
 from utils.plots.colors import class_color
+from utils.plots.fonts import class_labels
 from utils.types import Labels
 
 _WIDTH, _HEIGHT, _CAPTION = 480, 380, 26  # pixels of the image in a cell and of the line above it
 _GAP = 6
 _PAPER, _INK, _MAT = (255, 255, 255), (30, 30, 30), (236, 238, 240)
-_MOST_LABELED = 40  # boxes of an image above which names would hide the objects
 
 
 def sample_sheet(
@@ -40,11 +40,14 @@ def sample_sheet(
     chosen = choose_samples(store, len(names), set(remarks), count)
     if not chosen:
         return
+    labeled = class_labels(names, Path(file).parent)
+    counted = [label if label == name else f"class {label}" for label, name in zip(labeled, names, strict=True)]
     cells, total = [], store.class_counts(len(names))
     for index in chosen:
         labels, path = store.labels(index), store.paths[index]
         remark = f"{remarks[path]}, " if path in remarks else ""
-        cells.append(_cell(path, labels, names, f"{Path(path).name}: {remark}{_count_text(labels, names, total)}"))
+        caption = f"{Path(path).name}: {remark}{_count_text(labels, counted, total)}"
+        cells.append(_cell(path, labels, labeled, caption))
     write_image(file, _grid(cells, min(4, int(np.ceil(np.sqrt(len(cells)))))))
 
 
@@ -59,7 +62,7 @@ def pair_sheet(
         names: Class names.
         file: The sheet.
     """
-    rows = []
+    rows, names = [], class_labels(names, Path(file).parent)
     for caption, paths in pairs:
         images = [_cell(path, labels[path], names, "")[_CAPTION:] for path in paths]
         both = np.concatenate((images[0], np.full((_HEIGHT, _GAP, 3), 255, np.uint8), images[1]), 1)
@@ -127,12 +130,10 @@ def _cell(path: str, labels: Labels, names: Sequence[str], caption: str) -> np.n
     scale = min(_HEIGHT / image.shape[0], _WIDTH / image.shape[1])
     height, width = (max(int(round(side * scale)), 1) for side in image.shape[:2])
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    annotator = Annotator(small, line_width=2, font_size=11)
-    named = len(labels) <= _MOST_LABELED
-    boxes = xywhn_to_xyxy(labels.xywhn, width, height)
-    for index in np.argsort(-labels.xywhn[:, 2:].prod(1), kind="stable"):  # small boxes on top
-        class_id = int(labels.cls[index])
-        annotator.box(boxes[index], names[class_id] if named else "", class_color(class_id))
+    annotator = Annotator(small, DrawingStyle.of(small.shape, len(labels)))
+    order = np.argsort(labels.xywhn[:, 2:].prod(1), kind="stable")  # small boxes on top
+    boxes, ids = xywhn_to_xyxy(labels.xywhn[order], width, height), labels.cls[order].astype(int).tolist()
+    annotator.boxes(boxes, [names[class_id] for class_id in ids], [class_color(class_id) for class_id in ids])
     top, left = (_HEIGHT - height) // 2, (_WIDTH - width) // 2
     canvas[top : top + height, left : left + width] = annotator.image
     return np.concatenate((_line(caption, _WIDTH), canvas))
