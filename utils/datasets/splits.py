@@ -8,10 +8,13 @@ from utils.datasets.dataset import DetectionDataset
 from utils.datasets.label_files import has_images, list_images
 from utils.datasets.labels import read_labels
 from utils.datasets.prepare import ensure
+from utils.files import exists
 
 
 def require_images(spec: DatasetSpec, splits: Sequence[str], download: bool = False) -> None:
     """Return if each split has images, so that wrong paths are reported before a model is built.
+
+    A dataset that is to be drawn or fetched passes: that takes time, and happens when its splits are opened.
 
     Args:
         spec: The dataset.
@@ -21,11 +24,14 @@ def require_images(spec: DatasetSpec, splits: Sequence[str], download: bool = Fa
     Raises:
         DataError: A folder or list is not there, holds no image, or none of the images that a list names exists.
     """
-    ensure(spec, splits, download=download)
-    for split in splits:
-        for source in spec.paths(split):
-            if not has_images(source):
-                list_images(source)  # raises the error that reading the split would
+    sources = [source for split in splits for source in spec.paths(split)]
+    will_be_fetched = download and spec.download is not None and not all(map(exists, sources))
+    if spec.generate is not None or will_be_fetched:
+        return
+    ensure(spec, splits)
+    for source in sources:
+        if not has_images(source):
+            list_images(source)  # raises the error that reading the split would
 
 
 def open_split(
