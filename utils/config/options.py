@@ -36,7 +36,7 @@ class TrainConfig(Options):
         new=True,
     )
     epochs: int = flag(300, "passes over the training images", "integer", low=1)
-    batch_size: int = flag(16, "images per batch; -1 picks what fits the GPU", "integer", low=-1)
+    batch_size: int = flag(16, "images per batch; -1 picks what fits into the memory of the device", "integer", low=-1)
     imgsz: int = flag(
         640,
         "side of the network input in pixels",
@@ -127,7 +127,7 @@ class TrainConfig(Options):
         if "backbone" in self.freeze and len(self.freeze) > 1:
             raise ConfigError("--freeze: backbone is given alone, or numbers")
         if self.batch_size == 0:
-            raise ConfigError("--batch-size 0: expected at least 1, or -1 to pick what fits the GPU")
+            raise ConfigError("--batch-size 0: expected at least 1, or -1 to pick what fits into memory")
         if self.save_period == 0:
             raise ConfigError("--save-period 0: expected at least 1, or -1 to keep no extra checkpoints")
         if self.sync_bn:

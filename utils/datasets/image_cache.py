@@ -17,6 +17,7 @@ import torch
 from utils.datasets.letterbox import fitted_size, resize
 from utils.errors import ConfigError, DataError
 from utils.files import write_atomically
+from utils.free_memory import available_memory
 from utils.images import read_image
 from utils.log import LOGGER, progress
 
@@ -209,20 +210,6 @@ def open_images(
     if cache not in ("ram", "disk"):
         raise ConfigError(f"--cache {cache}: expected ram or disk")
     return ImagesInMemory(files) if cache == "ram" else ImagesOnDisk(files)
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that programs can still take, or None if the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _shared_bytes(count: int) -> torch.Tensor:

@@ -170,10 +170,10 @@ def resolve_sizes(config: TrainConfig, model: nn.Module, device: torch.device) -
         The config with `imgsz` and `batch_size` resolved.
     """
     (imgsz,) = round_to_stride((config.imgsz,), largest_stride(model), cells=2)
-    batch = config.batch_size
-    if batch == -1:
-        batch = auto_batch_size(model, imgsz, device, amp=config.amp is not False)
-    return dataclasses.replace(config, imgsz=imgsz, batch_size=batch)
+    config = dataclasses.replace(config, imgsz=imgsz)
+    if config.batch_size != -1:
+        return config
+    return dataclasses.replace(config, batch_size=auto_batch_size(model, config, device))
 
 
 def with_full_paths(config: TrainConfig, spec: DatasetSpec) -> TrainConfig:
