@@ -4,6 +4,9 @@ An object is assigned to every anchor whose width and height are within a factor
 contains its center and in the neighbors nearer than half a cell. The box term is a loss of `utils.box_losses` (1 - CIoU
 by default); the class and objectness terms are binary cross-entropy, objectness with the predicted box's IoU as target.
 
+Of several processes each computes its images' share of the loss of the global batch: the counts by which sums are
+divided are those of all processes.
+
 Loops run over head levels only. On an accelerator nothing waits for the device: the assignment keeps one row per
 (neighbor, anchor, object) and a mask, instead of reading back how many rows are valid. On the CPU, where this is free,
 invalid rows are dropped first.
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.box_losses import BoxLoss
+from utils.processes import ALONE, Processes
 from utils.types import Assignment, HeadGeometry, LossParts
 
 # Offsets (x, y) in cells from an object's center to a point in each cell that may be assigned to it: its own, left,
@@ -67,6 +71,20 @@ class _Candidates(NamedTuple):
         keep = self.valid.nonzero().squeeze(1)
         rows = {field.name: getattr(self.rows, field.name)[keep] for field in fields(Assignment)}
         return _Candidates(Assignment(**rows), self.valid[keep])
+
+
+class _BatchCounts(NamedTuple):
+    """What the sums over a batch are divided by.
+
+    Attributes:
+        divisors: () per level: positive anchors of all processes, at least 1.
+        images: Images of all processes.
+        share: Share of them that are this process's.
+    """
+
+    divisors: list[Tensor]
+    images: int | Tensor
+    share: float | Tensor
 
 
 def assign(
@@ -137,6 +155,7 @@ class DetectionLoss:
         hyp: Gains and weights, used as given.
         device: The maps' device.
         box_loss: The loss of predicted boxes; v6.1's CIoU by default.
+        processes: Those that hold a part of each training batch.
     """
 
     def __init__(
@@ -145,26 +164,30 @@ class DetectionLoss:
         hyp: LossHyperparameters,
         device: torch.device | str,
         box_loss: BoxLoss | None = None,
+        processes: Processes = ALONE,
     ):
         self.anchors = geometry.anchors.detach().to(device, torch.float32)
         self.nc = geometry.nc
         self.hyp = hyp
         self.box_loss = box_loss or BoxLoss(device=device)
+        self.processes = processes
         self.balance = _BALANCE_THREE_LEVELS if geometry.levels == 3 else _BALANCE
         self.negative = 0.5 * hyp.label_smoothing
         self.positive = 1.0 - self.negative
         self.cls_weight = torch.tensor(float(hyp.cls_pw), device=device)
         self.obj_weight = torch.tensor(float(hyp.obj_pw), device=device)
 
-    def __call__(self, raw_maps: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, LossParts]:
+    def __call__(self, raw_maps: Sequence[Tensor], targets: Tensor, counts: bool = True) -> tuple[Tensor, LossParts]:
         """Return the loss to differentiate, and its terms.
 
-        The running mean of the box loss, if it has one, is updated only if the maps need a gradient: in training, not
-        in validation.
+        If the maps need a gradient, in training, the running mean of the box loss, if it has one, is updated, and of
+        several processes all take part: the mean of their totals is the loss of the global batch, since its gradient is
+        what they average, and each gets the global terms.
 
         Args:
             raw_maps: (B, na, H, W, 5+nc) per level, any float type; computed in float32.
             targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized; M may be 0.
+            counts: Whether the images count; if not they stand in for none, have no targets, and add 0.
 
         Returns:
             () the sum of the terms times the batch size, and the terms, detached.
@@ -174,13 +197,20 @@ class DetectionLoss:
         """
         self._check(raw_maps)
         targets = targets.to(self.anchors.device, torch.float32)
-        levels = [self._level(raw_map, targets, level) for level, raw_map in enumerate(raw_maps)]
+        found = [self._found(raw_map, targets, level) for level, raw_map in enumerate(raw_maps)]
+        batch = self._shared(raw_maps, found, counts)
+        levels = [
+            self._level(raw_map, candidates, level, divisor)
+            for level, (raw_map, candidates, divisor) in enumerate(zip(raw_maps, found, batch.divisors, strict=True))
+        ]
         box, obj, cls, iou_loss, positives = (torch.stack(terms).sum() for terms in zip(*levels, strict=True))
+        box, obj, cls = box * self.hyp.box, obj * self.hyp.obj * batch.share, cls * self.hyp.cls
+        total, terms = (box + obj + cls) * batch.images, torch.stack((box, obj, cls, iou_loss, positives)).detach()
         if box.requires_grad:
-            self.box_loss.update_mean(iou_loss, positives)
-        box, obj, cls = box * self.hyp.box, obj * self.hyp.obj, cls * self.hyp.cls
-        total = (box + obj + cls) * raw_maps[0].shape[0]
-        return total, LossParts(box.detach(), obj.detach(), cls.detach())
+            terms = self.processes.sum(terms)
+            self.box_loss.update_mean(terms[3], terms[4])
+            total = total * self.processes.world.size if self.processes.is_several else total
+        return total, LossParts(*terms[:3])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state that a resumed training needs: empty except for WIoU v2 and v3."""
@@ -201,16 +231,29 @@ class DetectionLoss:
                     f"got {len(raw_maps)} with one of {tuple(raw_map.shape)}"
                 )
 
-    def _level(self, raw_map: Tensor, targets: Tensor, level: int) -> tuple[Tensor, ...]:
-        """The (box, obj, cls) terms of one level before gains, its positive anchors' sum of 1 - IoU, their number."""
+    def _found(self, raw_map: Tensor, targets: Tensor, level: int) -> _Candidates:
+        """The candidates of one level; on the CPU only the valid ones."""
         size = raw_map.shape[2], raw_map.shape[3]
         candidates = _candidates(targets, self.anchors[level], size, self.hyp.anchor_t)
-        if raw_map.device.type == "cpu":
-            candidates = candidates.compact()
+        return candidates.compact() if raw_map.device.type == "cpu" else candidates
+
+    def _shared(self, raw_maps: Sequence[Tensor], found: Sequence[_Candidates], counts: bool) -> _BatchCounts:
+        """What the terms are divided by: of this batch alone, or in training of all processes' batches together."""
+        positives = [candidates.valid.sum() for candidates in found]
+        images = raw_maps[0].shape[0]
+        if not (self.processes.is_several and raw_maps[0].requires_grad):
+            return _BatchCounts([count.clamp(min=1) for count in positives], images, 1.0)
+        own = images if counts else 0
+        # one exchange; float64 holds any count
+        sums = self.processes.sum(torch.stack([*positives, positives[0].new_tensor(own)]).double())
+        return _BatchCounts(list(sums[:-1].float().clamp(min=1)), sums[-1].float(), (own / sums[-1]).float())
+
+    def _level(self, raw_map: Tensor, candidates: _Candidates, level: int, divisor: Tensor) -> tuple[Tensor, ...]:
+        """The (box, obj, cls) terms of one level before gains, its positive anchors' sum of 1 - IoU, their number."""
+        size = raw_map.shape[2], raw_map.shape[3]
         rows, valid = candidates
         logits = raw_map[rows.image, rows.anchor, rows.row, rows.column].float()  # (K, 5+nc)
         count = valid.sum()
-        divisor = count.clamp(min=1)
 
         boxes = self.box_loss(decode(logits[:, :4], rows.anchor_wh), rows.xywh, size)
         box = boxes.cost.where(valid, 0).sum() / divisor
