@@ -21,6 +21,13 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position of a (B, C, H, W) map; weight and bias are (C,)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class SyncedBatchNorm(BatchNorm):
     """Batch norm whose statistics in training are those of all processes' images, on any device.
 

@@ -65,7 +65,7 @@ class Processes:
             dist.all_reduce(torch.zeros(1), group=self._patient)
 
     def gather(self, record: Record) -> list[Record]:
-        """Return the records of all processes in the order of their ranks, to all of them. Records must be picklable."""
+        """Return the records of all processes in the order of their ranks, to all of them."""
         if not self.is_several:
             return [record]
         records: list[Any] = [None] * self.world.size

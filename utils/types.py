@@ -4,7 +4,7 @@ A record checks its shapes when it is made; a ValueError says what was expected 
 only inside `.rows()` and `.row()`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -162,6 +162,8 @@ class Batch:
         paths: One image file per image.
         letterboxes: One per image.
         indices: Position of each image in its dataset.
+        counts: Whether the images count. A process without a part of a small batch gets one that stands in, without
+            targets, because it takes part in every step.
     """
 
     images: Tensor
@@ -169,6 +171,7 @@ class Batch:
     paths: tuple[str, ...]
     letterboxes: tuple[Letterbox, ...]
     indices: tuple[int, ...]
+    counts: bool = True
 
     def __post_init__(self):
         count = len(self.paths)
@@ -194,7 +197,7 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Return a copy in page-locked memory, for asynchronous transfer; the DataLoader calls this."""
-        return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.paths, self.letterboxes, self.indices)
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The processes of one training as a launcher such as torchrun started them. No torch, so that scripts may ask early."""
+"""The processes of one training as a launcher such as torchrun started them. Needs no torch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,9 @@ class World:
         `variables` are those of the environment by default. Raises ConfigError if only some of them are set, or if they
         contradict each other.
         """
-        found = {name: text for name in _VARIABLES if (text := (os.environ if variables is None else variables).get(name))}
+        found = {
+            name: text for name in _VARIABLES if (text := (os.environ if variables is None else variables).get(name))
+        }
         if int_of(found, "WORLD_SIZE", 1) == 1 or "RANK" not in found:
             return cls()
         missing = [name for name in _VARIABLES if name not in found]

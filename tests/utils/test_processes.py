@@ -51,7 +51,7 @@ def test_one_process_exchanges_nothing():
 
 def failing(processes):
     if processes.world.rank == 1:
-        raise DataError("photo.jpg: cannot be read")
+        raise DataError("cells.jpg: cannot be read")
     processes.sum(torch.zeros(1))
 
 
@@ -68,7 +68,7 @@ def killed(processes):
 def test_the_reason_of_one_is_given_by_the_others():
     with pytest.raises(AssertionError) as raised:
         run_several(2, failing)
-    assert "OtherProcessError: process 1 of 2 ended: photo.jpg: cannot be read" in str(raised.value)
+    assert "OtherProcessError: process 1 of 2 ended: cells.jpg: cannot be read" in str(raised.value)
 
 
 def test_a_killed_process_ends_the_others():

@@ -38,7 +38,13 @@ def loss_of(processes, kind: str, images: int) -> dict:
     total, parts = loss(maps, rows, counts=bool(len(own)))
     total.backward()
     state = {name: value.item() for name, value in loss.state_dict().items()}
-    return {"total": total.item(), "parts": parts.row(), "gradients": [m.grad for m in maps], "state": state, "own": own}
+    return {
+        "total": total.item(),
+        "parts": parts.row(),
+        "gradients": [m.grad for m in maps],
+        "state": state,
+        "own": own,
+    }
 
 
 @pytest.mark.parametrize("kind, images, size", [("CIoU", 5, 2), ("WIoUv3", 5, 2), ("CIoU", 1, 2), ("CIoU", 4, 3)])

@@ -45,7 +45,9 @@ def test_shares_are_the_whole_in_order(size, count):
     assert lengths == sorted(lengths, reverse=True) and lengths[0] - lengths[-1] <= 1
 
 
-@pytest.mark.parametrize("count, expected", [(8, [[0, 1, 2, 3], [4, 5, 6, 7]]), (7, [[0, 1, 2, 3], []]), (2, [[0, 1], []])])
+@pytest.mark.parametrize(
+    "count, expected", [(8, [[0, 1, 2, 3], [4, 5, 6, 7]]), (7, [[0, 1, 2, 3], []]), (2, [[0, 1], []])]
+)
 def test_groups_of_four_stay_together(count, expected):
     assert [list(World(rank, 2, 0, 1).own(count, 4)) for rank in range(2)] == expected
 

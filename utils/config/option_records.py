@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from utils.errors import ConfigError
+from utils.world import World
 
 
 class SplitFlags(Protocol):
@@ -88,6 +89,7 @@ class LoaderOptions:
         quad: Join four inputs to one of twice the size.
         pin_memory: Put batches in page-locked memory, for asynchronous transfer to CUDA.
         drop_last: Leave out a last batch that is not full.
+        world: The processes that take a part of each batch of a training order; `batch_size` is theirs together.
     """
 
     batch_size: int = 16
@@ -97,6 +99,7 @@ class LoaderOptions:
     quad: bool = False
     pin_memory: bool = False
     drop_last: bool = False
+    world: World = World()
 
     def __post_init__(self):
         if self.batch_size < 1:

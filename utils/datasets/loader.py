@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -26,7 +27,8 @@ _ORDER, _SHEETS = 1, 2  # which stream of random numbers of a (seed, epoch)
 class Loader:
     """Batches of one dataset: `for batch in loader.epoch(e)` gives those of epoch e, `len(loader)` in every epoch.
 
-    A batch holds images of one shape; without `shuffle` the order is by shape, then as in the dataset.
+    A batch holds images of one shape; without `shuffle` the order is by shape, then as in the dataset. Of several
+    processes (`options.world`) each gets its part of every batch; the batches do not depend on how many there are.
 
     Args:
         dataset: What is loaded.
@@ -43,7 +45,8 @@ class Loader:
         _, groups = np.unique(dataset.shapes, axis=0, return_inverse=True)
         self._group: np.ndarray = groups.reshape(-1)
         self._length = len(self._batches(np.arange(len(dataset))))
-        self.workers = _useful_workers(self.options.workers, self.batch_size, self._length)
+        own = len(self.options.world.own(self.batch_size, self._multiple)) or 1
+        self.workers = _useful_workers(self.options.workers, own, self._length)
         self._sampler = _EpochSampler(self._length)
         self._loader: DataLoader | None = None
 
@@ -60,10 +63,28 @@ class Loader:
     def __len__(self) -> int:
         return self._length
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch. Raises DataError naming an image that cannot be read."""
+    @property
+    def _multiple(self) -> int:
+        """Images that stay together."""
+        return 4 if self.options.quad else 1
+
+    def epoch(self, number: int, batches: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Yield the batches of an epoch.
+
+        Args:
+            number: Which epoch.
+            batches: Which of its batches, in this order; all if None.
+
+        Yields:
+            The batches, or this process's parts of them.
+
+        Raises:
+            DataError: If an image cannot be read; names it.
+        """
         self._loader = self._loader or self._open()
-        self._sampler.keys = [[(number, index) for index in batch] for batch in self._planned(number)]
+        planned = self._planned(number)
+        chosen = planned if batches is None else [planned[index] for index in batches]
+        self._sampler.parts = [self._own_part(number, batch) for batch in chosen]
         try:
             for batch in self._loader:
                 if isinstance(batch, UserError):
@@ -121,6 +142,12 @@ class Loader:
         batches = self._batches(order)
         return [batches[index] for index in generator.permutation(len(batches))] if self.options.shuffle else batches
 
+    def _own_part(self, epoch: int, batch: list[int]) -> "_Part":
+        """This process's part of a batch; if it has none, a first group of images that stand in."""
+        own = self.options.world.own(len(batch), self._multiple)
+        indices = [batch[place] for place in own] or batch[: self._multiple]
+        return _Part(epoch, indices, batch[0], own.start // self._multiple, bool(own))
+
     def _batches(self, order: np.ndarray) -> list[list[int]]:
         """Cut an order of images into batches of one shape each."""
         batches = []
@@ -159,15 +186,34 @@ def sampling_weights(store: LabelStore, nc: int | None = None, class_map: Sequen
     return weights if weights.sum() > 0 else np.ones(len(store))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What a process loads of a batch.
+
+    Attributes:
+        epoch: Index of the epoch.
+        indices: Of its images in the dataset.
+        first: Index of the first image of the whole batch, which decides its random numbers.
+        groups_before: Groups of four that other processes load before it.
+        counts: Whether the images count, or stand in.
+    """
+
+    epoch: int
+    indices: list[int]
+    first: int
+    groups_before: int
+    counts: bool
+
+
 class _EpochSampler:
-    """The batches of the current epoch, as the dataset's keys: what `Loader.epoch` last put here."""
+    """The parts of the batches of the current epoch: what `Loader.epoch` last put here."""
 
     def __init__(self, length: int):
         self.length = length
-        self.keys: list[list[tuple[int, int]]] = []
+        self.parts: list[_Part] = []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.keys)
+    def __iter__(self) -> Iterator[list[_Part]]:
+        return ([part] for part in self.parts)
 
     def __len__(self) -> int:
         return self.length
@@ -179,12 +225,22 @@ class _BatchDataset(Dataset):
     def __init__(self, dataset: DetectionDataset, seed: int, quad: bool):
         self.dataset, self.seed, self.quad = dataset, seed, quad
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | UserError:
+    def __getitems__(self, parts: list[_Part]) -> Batch | UserError:
+        (part,) = parts
         try:
-            samples = [self.dataset[key] for key in keys]
+            samples = [self.dataset[part.epoch, index] for index in part.indices]
         except UserError as error:  # raised as it is in the main process; torch would wrap it in a traceback
             return error
-        return collate(collate_quad(samples, _generator(self.seed, *keys[0], _SHEETS)) if self.quad else samples)
+        if self.quad:
+            samples = collate_quad(samples, self._sheets(part))
+        batch = collate(samples)
+        return batch if part.counts else replace(batch, targets=batch.targets[:0], counts=False)
+
+    def _sheets(self, part: _Part) -> np.random.Generator:
+        """The random numbers of a batch's groups of four, past those of other processes."""
+        generator = _generator(self.seed, part.epoch, part.first, _SHEETS)
+        generator.random(part.groups_before)
+        return generator
 
 
 def collate_quad(samples: Sequence[Sample], generator: np.random.Generator) -> list[Sample]:
