@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from utils import log
-from utils.compare.lock_file import TOUCH_INTERVAL, LockedError, hold_lock, touch_lock
 from utils.errors import UserError
+from utils.lock_file import TOUCH_INTERVAL, LockedError, hold_lock, touch_lock
 
 EXIT_USER_ERROR, EXIT_LOCKED = 2, 75  # exit codes; 75 is sysexits' "try again later"
 RETRY_AFTER = 5.0  # seconds before a job that another process has locked is retried

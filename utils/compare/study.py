@@ -13,7 +13,6 @@ import torch
 from models.registry import load_plugins
 from utils.checkpoint import load_models
 from utils.compare.cost import measure_costs, with_training_time
-from utils.compare.lock_file import lock_holder
 from utils.compare.manifest import HYP_FILE, training_settings
 from utils.compare.plan import PlannedVariant, StudyPlan, open_study
 from utils.compare.preparation import prepare
@@ -33,6 +32,7 @@ from utils.device import select_device
 from utils.engine.evaluator import as_evaluated, largest_stride
 from utils.errors import UserError
 from utils.files import write_json_atomically
+from utils.lock_file import lock_holder
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
 

@@ -1,8 +1,8 @@
 """The memory that a training step takes, estimated on shapes: the batch of --batch-size -1, and the one that would fit.
 
-Bytes are counted on tensors without data (utils.profile.memory), so the estimate is the same on the CPU and on a GPU and
-costs some seconds, whatever the model's size. The kernels' scratch space and the allocator's gaps are not counted: for
-them a share of the free memory is left.
+Bytes are counted on tensors without data (utils.profile.memory), so the estimate is the same on the CPU and on a GPU,
+and takes some seconds, whatever the size of the model. The scratch space of kernels and the gaps of the allocator are not
+counted: for them a share of the free memory is left.
 """
 
 from dataclasses import dataclass
@@ -103,8 +103,8 @@ def auto_batch_size(model: nn.Module, config: TrainConfig, device: torch.device,
     batch = min(max(fitting, 1), LARGEST)
     more = f" (the most; {fitting} would fit)" if fitting > LARGEST else ""
     LOGGER.info(
-        f"--batch-size -1: {free / 1e9:.2f} GB are free on {device.type}, of which {SHARE:.0%} may be used; {estimate}: "
-        f"using {batch}{more}"
+        f"--batch-size -1: {free / 1e9:.2f} GB are free on {device.type}, of which {SHARE:.0%} may be used; "
+        f"{estimate}: using {batch}{more}"
     )
     if not fitting:
         LOGGER.warning("WARNING: --batch-size -1: not even one image fits by this estimate; lower --imgsz")

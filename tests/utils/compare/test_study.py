@@ -17,9 +17,9 @@ from small_data import drawn_yaml
 import compare
 import train
 from models.yolo import Model
+from utils import lock_file as locks
 from utils import log
 from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
-from utils.compare import lock_file as locks
 from utils.compare.manifest import make_manifest, manifest_changes
 from utils.compare.plan import PlannedVariant, StudyPlan, open_study, planned_variants
 from utils.compare.preparation import prepare

@@ -10,7 +10,7 @@ import time
 import pytest
 from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
 
-from utils.compare import lock_file as locks
+from utils import lock_file as locks
 from utils.compare.process_pool import Job, ProcessPool
 from utils.compare.study import devices_of
 from utils.config.compare_options import CompareConfig
@@ -135,7 +135,7 @@ def test_a_lock_that_was_taken_over_is_left_to_its_new_holder(tmp_path):
 def test_a_lock_holds_in_another_pid_namespace(tmp_path):
     """A real second namespace with the same host name and boot: there, this process's number is another's or free."""
     script = (
-        "import sys; from pathlib import Path; from utils.compare.lock_file import lock_holder\n"
+        "import sys; from pathlib import Path; from utils.lock_file import lock_holder\n"
         "print(lock_holder(Path(sys.argv[1])))"
     )
     unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]

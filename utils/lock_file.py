@@ -1,4 +1,4 @@
-"""Lock files, so that two processes never do the same job of a study.
+"""Lock files, so that two processes never do the same job or write into one run folder at a time.
 
 A lock file names the process, the machine, and when the process began; it is removed with the job. If its process is
 gone, the next one takes the lock over. Whether it is gone can be seen only from where its number means something: on
