@@ -38,6 +38,27 @@ def split_keywords(args: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
     return positional, keywords
 
 
+def argument_of(args: Sequence[Any], index: int, name: str, default: Any) -> Any:
+    """Return one argument of a row as it is written, by position or by keyword.
+
+    Args:
+        args: The row's arguments.
+        index: Its position.
+        name: Its keyword.
+        default: The value if the row does not say it.
+
+    Returns:
+        The value.
+
+    Example:
+        >>> argument_of([64, {"stride": 2}], 2, "stride", 1), argument_of([64, 3, 2], 2, "stride", 1)
+        (2, 2)
+    """
+    keywords = args[-1] if args and isinstance(args[-1], Mapping) else {}
+    count = len(args) - 1 if keywords else len(args)
+    return args[index] if index < count else keywords.get(name, default)
+
+
 @dataclass(frozen=True)
 class RowReader:
     """Reads what follows the width in rows of one block.

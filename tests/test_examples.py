@@ -8,6 +8,7 @@ import pytest
 MODULES = (
     "models.graph.places",
     "models.graph.shapes",
+    "models.row_reading",
     "models.yolo",
     "utils.boxes",
     "utils.checkpoint.store",

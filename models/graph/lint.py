@@ -15,6 +15,7 @@ from models.graph.row_report import read_block_row
 from models.graph.shapes import GraphLayer, ShapeCache, infer_shapes, input_channels, load_spec
 from models.graph.spec import LayerRow, ModelSpec
 from models.registry import Scale
+from models.row_reading import argument_of
 from utils.errors import ModelError
 
 
@@ -188,8 +189,7 @@ def _lateral(layers: Sequence[GraphLayer], join: GraphLayer, source: int) -> int
 
 
 def _is_pointwise(layer: GraphLayer) -> bool:
-    kernel = layer.row.args[1] if len(layer.row.args) > 1 else 1
-    return layer.row.block in ("Conv", "GhostConv", "DWConv") and kernel == 1
+    return layer.row.block in ("Conv", "GhostConv", "DWConv") and argument_of(layer.row.args, 1, "kernel", 1) == 1
 
 
 def _readers_past_attention(layers: Sequence[GraphLayer], index: int) -> list[int]:

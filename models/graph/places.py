@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from models.graph.architecture import SECTIONS, Architecture, as_list, insert_block, replace_block, source_index
+from models.row_reading import argument_of
 from utils.errors import ModelError, nearest
 
 STAGE_BLOCKS = frozenset(("BottleneckCSP", "C3", "C3Attention", "C3Ghost", "C3SPP", "C3TR"))  # the CSP family
@@ -193,7 +194,7 @@ def _trace_stage(architecture: Architecture, layer: int | None, stage_blocks: Co
         row = architecture.rows[layer]
         if row.block in stage_blocks:
             return layer
-        if row.block == "nn.Upsample" or row.block.endswith("Conv") and len(row.args) > 2 and row.args[2] != 1:
+        if row.block == "nn.Upsample" or row.block.endswith("Conv") and argument_of(row.args, 2, "stride", 1) != 1:
             return None
         layer = _only_source(architecture, layer)
     return None

@@ -256,3 +256,19 @@ def test_a_users_own_stage_counts_as_a_c3(tmp_path):
 
 def test_every_place_is_explained():
     assert all(PLACES.values()) and set(PLACES) == {*NAMES, "in-c3"}
+
+
+@pytest.mark.parametrize(
+    ("written", "neck"),
+    [
+        ("[1024, 1, 1]", [17, 20, 23]),
+        ("[1024, 1, {stride: 1}]", [17, 20, 23]),
+        ("[1024, 3, 2]", [17, 20]),  # what is read through a stride is no stage of Detect's level
+        ("[1024, 3, {stride: 2}]", [17, 20]),
+        ("[1024, {kernel: 3, stride: 2}]", [17, 20]),
+    ],
+)
+def test_a_stride_is_read_by_position_and_by_keyword(tmp_path, written, neck):
+    head = f"- [-1, 1, Conv, {written}]\n  - [[17, 20, 24], 1, Detect"
+    (tmp_path / "one.yaml").write_text(BASE.read_text().replace("- [[17, 20, 23], 1, Detect", head))
+    assert layers_at(read_yaml(tmp_path / "one.yaml"), "neck") == neck
