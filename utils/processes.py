@@ -23,7 +23,7 @@ Record = TypeVar("Record")
 STEP_SECONDS = 60  # a partner that is silent for so long in a step is taken for dead
 PATIENT_SECONDS = 6 * 3600
 _LEAVING_SECONDS = 2  # in which a process that failed tells the others why
-_REASON = "ended"  # key of the reason why the first process failed
+_REASON = "reason"  # key of why the first process failed
 
 
 class OtherProcessError(UserError):
@@ -71,6 +71,14 @@ class Processes:
         records: list[Any] = [None] * self.world.size
         dist.all_gather_object(records, record, group=self._patient)
         return records
+
+    def gather_to_first(self, record: Record) -> list[Record]:
+        """Return the records of all processes in the order of their ranks to the first one, none to the others."""
+        if not self.is_several:
+            return [record]
+        records: list[Any] | None = [None] * self.world.size if self.is_first else None
+        dist.gather_object(record, records, dst=0, group=self._patient)
+        return records or []
 
     def from_first(self, record: Record) -> Record:
         """Return the first process's record."""
@@ -158,7 +166,8 @@ def joined(world: World, device: torch.device) -> Iterator[Processes]:
         The processes, `ALONE` if there is one.
 
     Raises:
-        OtherProcessError: If another process ended, or did not answer.
+        OtherProcessError: If another process was killed, or did not answer.
+        SystemExit: If another process has reported why the training ends.
     """
     if not world.is_several:
         yield ALONE
@@ -209,19 +218,25 @@ def _use_threads(world: World) -> None:
 
 
 def _report(error: BaseException, world: World, store: dist.Store) -> None:
-    """Tell the others why this process ends; if another one ended before, raise its reason instead."""
-    is_ours = not _is_of_connection(error)
-    with contextlib.suppress(RuntimeError):  # the store may have gone with the process that kept it
+    """Let the first process that fails raise its error; the others, which fail because of it, end without a word.
+
+    Its reason is left at the store, for what they raise. The store may have gone with the process that kept it.
+    """
+    told, reason = 1, b""
+    with contextlib.suppress(RuntimeError):
         store.set_timeout(datetime.timedelta(seconds=_LEAVING_SECONDS))
-        is_earlier = store.check([_REASON])
-        if is_earlier and (not is_ours or isinstance(error, KeyboardInterrupt)):
-            raise OtherProcessError(store.get(_REASON).decode()) from None
-        if is_ours and not is_earlier:
-            store.set(_REASON, f"process {world.rank} of {world.size} ended: {_in_words(error)}")
-    if not is_ours:
+        if not _is_of_connection(error):
+            reason = f"process {world.rank} of {world.size} ended: {_in_words(error)}".encode()
+        told = store.add("ended", 1)
+        if told == 1:
+            store.set(_REASON, reason)
+        else:
+            reason = store.get(_REASON)
+    if told > 1:
+        raise SystemExit(getattr(error, "exit_code", 1)) from OtherProcessError(reason.decode())
+    if _is_of_connection(error):
         raise OtherProcessError(
-            f"process {world.rank} of {world.size}: another process ended or was killed, or did not answer for "
-            f"{STEP_SECONDS} s; see its own messages"
+            f"process {world.rank} of {world.size}: another process was killed, or did not answer for {STEP_SECONDS} s"
         ) from None
 
 

@@ -6,7 +6,7 @@ Its figures do not depend on how images were batched or by how many workers: box
 native pixels, and images enter the metrics in the order of the dataset.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,10 @@ from utils.metrics.average_precision import Curves, DetectionAccumulator, ImageR
 from utils.metrics.coco import CocoMetrics, coco_metrics, explain_difference
 from utils.metrics.confusion import ConfusionMatrix
 from utils.nms import non_max_suppression
+from utils.processes import ALONE, Processes
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
+
+DRAWN_BATCHES = 3  # val_batch0 to val_batch2
 
 BoxObjClsLoss = Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
 
@@ -201,6 +204,7 @@ def evaluate_weights(
     *,
     loss: BoxObjClsLoss | None = None,
     observers: Sequence[Observer] = (),
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Evaluate checkpoints on a split: what val.py, the end of a training and each run of a study do.
 
@@ -212,6 +216,7 @@ def evaluate_weights(
         device: Where the network runs.
         loss: Also compute this loss.
         observers: Called with every batch, in order.
+        processes: Those that share the batches, see `evaluate`.
 
     Returns:
         All figures of the evaluation.
@@ -224,7 +229,7 @@ def evaluate_weights(
     names = spec.as_single_class().names if options.single_cls else spec.names
     loader = split.open(spec, model) if isinstance(split, EvalSplit) else split
     try:
-        return evaluate(model, loader, names, options, loss=loss, observers=observers)
+        return evaluate(model, loader, names, options, loss=loss, observers=observers, processes=processes)
     finally:
         if loader is not split:
             loader.close()
@@ -240,6 +245,7 @@ def evaluate(
     *,
     loss: BoxObjClsLoss | None = None,
     observers: Sequence[Observer] = (),
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Run a network over one pass of a loader, log v6.1's table and return all figures.
 
@@ -249,10 +255,12 @@ def evaluate(
         names: Class names of the dataset.
         options: Thresholds and what is computed; `EvalOptions()` if None.
         loss: Also compute this loss of (raw maps, targets), each batch weighted by its images; not with `augment`.
-        observers: Called with every batch, in order.
+        observers: Called with every batch, in order; of several processes with the batches of this one.
+        processes: Those that share the batches. Each runs the same network over whole batches of its own, the first one
+            computes the figures of all, and the others get them without the results per image.
 
     Returns:
-        All figures. They do not depend on the batch size or the number of workers.
+        All figures. They do not depend on the batch size, the number of workers or of processes.
     """
     options = options or EvalOptions()
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
@@ -264,13 +272,14 @@ def evaluate(
     model.eval()
     try:
         titles = table_header() if shares_terminal() else "validating"
-        for index, batch in enumerate(progress(loader.epoch(0), len(loader), titles)):
+        numbers, batches = _own_batches(loader, processes)
+        for index, batch in zip(numbers, progress(batches, len(numbers), titles), strict=False):
             with timers[0]:
                 images = network_input(batch.images, device, half=dtype == torch.float16)
             with timers[1]:
                 with autocast(device, mixed):
                     decoded, raw_maps = model(images, augment=options.augment)
-                losses.add(raw_maps, batch)
+                losses.add(index, raw_maps, batch)
             with timers[2]:
                 detections = _suppressed(decoded, batch, options)
             of_batch = _image_results(batch, detections)
@@ -279,32 +288,92 @@ def evaluate(
                 observer(EvaluatedBatch(index, batch, detections, of_batch))
     finally:
         model.train(was_training)
-    results.sort(key=lambda result: result.index)
-    speeds = Speeds(*(1000 * timer.seconds / max(len(results), 1) for timer in timers))
-    evaluation = _evaluation(results, len(names), losses.parts(), speeds, options.coco)
-    if isinstance(loader, Loader):
+    own = _ProcessResults(tuple(results), losses.terms(), tuple(timer.seconds for timer in timers))
+    every = processes.gather_to_first(own)
+    evaluation = _evaluation(every, len(names), options.coco) if every else None
+    if evaluation is not None and isinstance(loader, Loader):
         evaluation = replace(evaluation, input_shape=loader.input_shape)
+    if processes.is_several:
+        evaluation = _shared(evaluation, processes)
+    if evaluation is None:  # the first process has one, and the others have got it
+        raise RuntimeError("the first process sent no evaluation")
     _log_table(evaluation, names, options.verbose)
     return evaluation
 
 
+def _own_batches(loader: BatchSource, processes: Processes) -> tuple[Sequence[int], Iterator[Batch]]:
+    """The numbers of the batches that this process evaluates, and those batches.
+
+    Whole batches, as one process would make them: so every figure is the same to the last bit. The first ones, which
+    are drawn, are the first process's.
+    """
+    count = len(loader)
+    if not processes.is_several:
+        return range(count), loader.epoch(0)
+    if not isinstance(loader, Loader):
+        raise TypeError("several processes share the batches of a Loader only")
+    size, rank = processes.world.size, processes.world.rank
+    own = [index for index in range(count) if (0 if index < DRAWN_BATCHES else index % size) == rank]
+    return own, loader.epoch(0, own)
+
+
+def _shared(evaluation: Evaluation | None, processes: Processes) -> Evaluation | None:
+    """The first process's evaluation; only there it has the results per image, which may be large."""
+    light = replace(evaluation, results=()) if evaluation is not None else None
+    received = processes.from_first(light)
+    return evaluation if processes.is_first else received
+
+
+@dataclass(frozen=True)
+class _BatchLoss:
+    """The loss of one batch.
+
+    index: Of the batch in the pass; images: How many it has; terms: Sums over them of box, obj and cls.
+    """
+
+    index: int
+    images: int
+    terms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _ProcessResults:
+    """What one process found: results per image, losses per batch, and seconds for input, network and suppression."""
+
+    results: tuple[ImageResult, ...]
+    losses: tuple[_BatchLoss, ...]
+    seconds: tuple[float, ...]
+
+
 class _LossMean:
-    """Adds up the loss on the device, so that no batch waits for it; off without a loss."""
+    """Collects the losses of batches on the device, so that no batch waits for it; none without a loss."""
 
     def __init__(self, loss: BoxObjClsLoss | None, device: torch.device):
         self.loss, self.device = loss, device
-        self.sum, self.images = torch.zeros(3, device=device), 0
+        self.batches: list[tuple[int, int]] = []
+        self.sums: list[Tensor] = []
 
-    def add(self, raw_maps: list[Tensor] | None, batch: Batch) -> None:
+    def add(self, index: int, raw_maps: list[Tensor] | None, batch: Batch) -> None:
         if self.loss is None or raw_maps is None:
             return
         parts = self.loss([raw.float() for raw in raw_maps], batch.targets.to(self.device, non_blocking=True))[1]
         values = [torch.as_tensor(part, device=self.device).float() for part in (parts.box, parts.obj, parts.cls)]
-        self.sum += len(batch) * torch.stack(values)
-        self.images += len(batch)
+        self.sums.append(len(batch) * torch.stack(values))
+        self.batches.append((index, len(batch)))
 
-    def parts(self) -> LossParts | None:
-        return LossParts(*(self.sum / self.images).tolist()) if self.images else None
+    def terms(self) -> tuple[_BatchLoss, ...]:
+        """Return what was added, on the host."""
+        rows = torch.stack(self.sums).tolist() if self.sums else []
+        return tuple(_BatchLoss(*batch, tuple(row)) for batch, row in zip(self.batches, rows, strict=True))
+
+
+def _mean_loss(losses: Iterable[_BatchLoss]) -> LossParts | None:
+    """The mean per image, added up batch after batch; None of no batch."""
+    total, images = torch.zeros(3), 0
+    for batch in sorted(losses, key=lambda each: each.index):
+        total += torch.tensor(batch.terms)
+        images += batch.images
+    return LossParts(*(total / images).tolist()) if images else None
 
 
 def _suppressed(decoded: Tensor, batch: Batch, options: EvalOptions) -> tuple[Detections, ...]:
@@ -353,17 +422,18 @@ def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[Imag
     return tuple(results)
 
 
-def _evaluation(
-    results: list[ImageResult], nc: int, losses: LossParts | None, speeds: Speeds, coco: bool
-) -> Evaluation:
+def _evaluation(found: Sequence[_ProcessResults], nc: int, coco: bool) -> Evaluation:
+    """All figures of what the processes found."""
+    results = sorted((result for each in found for result in each.results), key=lambda result: result.index)
+    seconds = [sum(times) for times in zip(*(each.seconds for each in found), strict=True)]
     accumulator, confusion = DetectionAccumulator(nc), ConfusionMatrix(nc)
     for result in results:
         accumulator.update(result.detections, result.labels_cls, result.labels_xyxy)
         confusion.update(result.detections, result.labels_cls, result.labels_xyxy)
     return Evaluation(
         accumulator.compute(),
-        losses,
-        speeds,
+        _mean_loss(loss for each in found for loss in each.losses),
+        Speeds(*(1000 * each / max(len(results), 1) for each in seconds)),
         coco_metrics(results, nc) if coco else None,
         confusion,
         accumulator.curves(),

@@ -4,6 +4,7 @@ Hooks see what happens (the console, tables, images and checkpoints are hooks); 
 absent. A loss that is not finite stops the run before the optimizer's step.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +13,21 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models.identity_start import gate_strengths
+from models.norms import count_images
 from utils.device import autocast, network_input, resize_long_side
 from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
 from utils.engine.nonfinite import describe_gradients, describe_outputs
 from utils.engine.optim import apply_step_settings
 from utils.errors import NonFiniteError
+from utils.processes import ALONE, Processes, checksum
 from utils.types import Batch, LossParts, StepSettings, TrainState
 
 GRADIENT_CLIP = 10.0  # largest norm of all gradients together
+CHECKED_STEPS = 3  # first steps in which processes compare their gradients
 
 
 class EpochLoader(Protocol):
@@ -36,7 +41,7 @@ class EpochLoader(Protocol):
 class TrainingLoss(Protocol):
     """A loss with a state of its own, such as the running mean of Wise-IoU."""
 
-    def __call__(self, raw_maps: list[Tensor], targets: Tensor) -> tuple[Tensor, LossParts]: ...
+    def __call__(self, raw_maps: list[Tensor], targets: Tensor, counts: bool = True) -> tuple[Tensor, LossParts]: ...
 
     def state_dict(self) -> dict: ...
 
@@ -57,6 +62,8 @@ class TrainingComponents:
         amp: Whether the forward pass runs in mixed precision.
         image_size: (epoch, batch index) -> side in pixels that a batch is resized to, or None to leave it.
         stride: Largest stride of the model in pixels.
+        processes: Those that train together.
+        wrapper: The model as the training pass runs it in several processes, which averages their gradients.
     """
 
     model: nn.Module
@@ -70,6 +77,27 @@ class TrainingComponents:
     amp: bool = False
     image_size: Callable[[int, int], int | None] = lambda epoch, batch: None
     stride: int = 32
+    processes: Processes = ALONE
+    wrapper: DistributedDataParallel | None = None
+
+    def forward(self, images: Tensor, counts: bool) -> list[Tensor]:
+        """Return the raw maps of a training pass.
+
+        Args:
+            images: (B, 3, H, W) of this process.
+            counts: Whether they enter the statistics of batch norm, or only stand in.
+
+        Returns:
+            Raw maps (B, na, H, W, 5+nc) per level.
+        """
+        if self.wrapper is None:
+            return self.model(images)
+        count_images(self.model, counts)
+        return self.wrapper(images)
+
+    def averaging(self, is_due: bool) -> contextlib.AbstractContextManager:
+        """Return a context for forward and backward, in which gradients are averaged only if a step is due."""
+        return contextlib.nullcontext() if is_due or self.wrapper is None else self.wrapper.no_sync()
 
 
 @dataclass(frozen=True)
@@ -215,6 +243,7 @@ class Trainer:
         self.hooks, self.evaluate = tuple(hooks), evaluate
         self.should_evaluate, self.should_stop = should_evaluate, should_stop
         self.losses = LossReader(components.device)
+        self.checked_steps = 0
 
     def fit(self) -> TrainState:
         """Run the remaining epochs and return the final state."""
@@ -259,10 +288,12 @@ class Trainer:
         for index, batch in enumerate(components.loader.epoch(epoch)):
             settings = components.step_settings(self.state.step)
             apply_step_settings(components.optimizer, settings)
-            progress.shape = self.backward(batch, epoch, index, progress)
             pending += 1
             # the epoch's last gradients are applied too: each image counts once, and an epoch leaves nothing behind
-            if pending >= settings.accumulate or index + 1 == progress.batches:
+            is_due = pending >= settings.accumulate or index + 1 == progress.batches
+            with components.averaging(is_due):
+                progress.shape = self.backward(batch, epoch, index, progress)
+            if is_due:
                 self.optimizer_step()
                 pending = 0
             self.state.step += 1
@@ -290,20 +321,34 @@ class Trainer:
         images = resize_long_side(images, components.image_size(epoch, index), components.stride)
         targets = batch.targets.to(components.device, non_blocking=True)
         with autocast(components.device, components.amp):
-            total, loss_parts = components.loss(components.model(images), targets)
+            total, loss_parts = components.loss(components.forward(images, batch.counts), targets, batch.counts)
         self.losses.queue(total, loss_parts)
         components.scaler.scale(total).backward()
         value, *losses = self.losses.read()
         if not all(map(math.isfinite, (value, *losses))):
             cause = describe_outputs(components.model, images)
             box, obj, cls = losses
-            raise NonFiniteError(
+            raise self.shared_error(
                 f"epoch {epoch}, batch {index}: the loss is {value} (box {box:g}, obj {obj:g}, cls {cls:g}); {cause}; "
-                f"images: {', '.join(batch.paths[:4])}; lower lr0 or check these labels"
+                f"images: {', '.join(batch.paths[:4])}; lower lr0 or check these labels",
+                is_own=not math.isfinite(value),
             )
         progress.add(losses)
         height, width = images.shape[2:]
         return height, width
+
+    def shared_error(self, message: str, is_own: bool) -> NonFiniteError:
+        """Return the error that all processes raise: of the first whose own part of the loss is not finite.
+
+        Args:
+            message: What this process would say.
+            is_own: Whether its own part is not finite.
+
+        Returns:
+            The error.
+        """
+        found = self.components.processes.gather((message, is_own))
+        return NonFiniteError(next((text for text, is_cause in found if is_cause), message))
 
     def optimizer_step(self) -> None:
         """Clip the gradients, step, and update the EMA.
@@ -314,6 +359,7 @@ class Trainer:
         components = self.components
         components.scaler.unscale_(components.optimizer)
         weights = [parameter for group in components.optimizer.param_groups for parameter in group["params"]]
+        self.check_averaged(weights)
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if components.device.type == "cpu" and not bool(torch.isfinite(norm)):
             cause = describe_gradients(components.model)
@@ -323,6 +369,16 @@ class Trainer:
         components.scaler.update()
         components.optimizer.zero_grad(set_to_none=True)
         components.ema.update(components.model)
+
+    def check_averaged(self, weights: Sequence[Tensor]) -> None:
+        """Raise RuntimeError if, in a first step, gradients were not averaged: other processes would drift unnoticed."""
+        if self.components.wrapper is None or self.checked_steps >= CHECKED_STEPS:
+            return
+        self.checked_steps += 1
+        own = checksum([weight.grad for weight in weights if weight.grad is not None]).tolist()
+        sums = self.components.processes.gather(own)
+        if any(each != own for each in sums) and all(map(math.isfinite, sum(sums, []))):
+            raise RuntimeError(f"step {self.state.step}: gradients differ between processes: their sums are {sums}")
 
     def _update_best(self, evaluation: Evaluation, epoch: int) -> bool:
         """Note AP per class, and the fitness if it is the best; return whether it is."""
