@@ -28,7 +28,8 @@ from models import aliases
 from models.arguments import Argument, RowForm, infer_arguments, is_whole
 from models.identity_start import STARTS
 from models.row_reading import LEAST_WIDTH, RowReader, split_keywords
-from utils.errors import ModelError, nearest
+from utils.errors import ModelError, cut, nearest
+from utils.files import is_dir, is_file, reject_pointer
 
 # The errors that the code of a block or plugin may raise because of the arguments it was given.
 BLOCK_ERRORS = (
@@ -489,9 +490,11 @@ def load_plugin(path: str | Path) -> None:
         ModelError: If the file is missing or raises an error; names file and line.
     """
     path = Path(path)
-    if not path.is_file():
-        others = [item.name for item in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ModelError(f"plugin {path} does not exist{nearest(path.name, others)}")
+    if not is_file(path):
+        others = [item.name for item in path.parent.glob("*.py")] if is_dir(path.parent) else []
+        raise ModelError(f"plugin {cut(path)} does not exist{nearest(path.name, others)}")
+    with path.open("rb") as stream:
+        reject_pointer(stream.read(200), path)
     resolved = path.resolve()
     module_name = f"yolo_plugin_{path.stem}_{hashlib.sha1(str(resolved).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:

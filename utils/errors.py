@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Iterable
 
 VALUE_LIMIT = 200  # characters of a value or a path in a message
+NAME_LIMIT = 60  # characters of a class name in a table or a plot
 CHOICES_LIMIT = 2000  # characters of a list of what could be chosen
 _MOST_COMPARED = 5000  # choices among which the nearest is looked for
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from utils.errors import DataError
-from utils.files import DISK_ERRORS, refuse_special
+from utils.files import DISK_ERRORS, refuse_special, reject_pointer
 
 IMAGE_SUFFIXES = (".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
 WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # the others are written as .jpg
@@ -180,6 +180,7 @@ def _read_bytes(path: Path | str) -> np.ndarray:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if raw.size == 0:
         raise DataError(f"{path}: is empty")
+    reject_pointer(raw[:200].tobytes(), path)
     return raw
 
 
@@ -241,6 +242,8 @@ def _header_of_file(path: Path | str, verify: bool = False) -> ImageHeader:
     refuse_special(path)
     try:
         with open(path, "rb") as stream:
+            reject_pointer(stream.read(200), path)
+            stream.seek(0)
             return _header(stream, path, verify)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -17,7 +17,8 @@ from typing import BinaryIO, cast
 import torch
 from torch import Tensor
 
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, cut
+from utils.files import pointer_problem
 
 PICKLE_LIMIT = 16 * 1024**2  # bytes; those of official models have less than one megabyte
 _DIRECTORY_LIMIT = 16 * 1024**2  # bytes of the zip's central directory, which takes ten times as much in memory
@@ -223,11 +224,13 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     """Return the open zip file, or raise a CheckpointError that names what the file is instead."""
     try:
         with open(path, "rb") as stream:
-            start = stream.read(len(_LEGACY_MAGIC))
+            start = stream.read(200)
             directory = _directory_size(stream)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    if start == _LEGACY_MAGIC:
+    if pointer_problem(start):
+        raise CheckpointError(f"{cut(path)}: {pointer_problem(start)}")
+    if start.startswith(_LEGACY_MAGIC):
         raise CheckpointError(f"{path}: in the format of torch before 1.6; open it there and save it again")
     if directory > _DIRECTORY_LIMIT:
         raise CheckpointError(

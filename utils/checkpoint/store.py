@@ -15,8 +15,8 @@ from utils.checkpoint.official import official_checkpoint
 from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, CheckpointOutline, plain
 from utils.checkpoint.restricted import PickledObject, plain_value, read_restricted
 from utils.download import fetch
-from utils.errors import CheckpointError, ModelError, nearest
-from utils.files import ROOT, write_atomically
+from utils.errors import CheckpointError, ModelError, cut, nearest
+from utils.files import ROOT, is_dir, is_file, write_atomically
 
 RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.1"
 PUBLISHED = tuple(f"yolov5{size}{head}.pt" for head in ("", "6") for size in "nsmlx")
@@ -127,8 +127,10 @@ def read_checkpoint(path: Path | str, full: bool = True) -> Checkpoint:
 def open_archive(path: Path | str) -> Archive:
     """Open a file as a checked archive. Raises CheckpointError if it does not exist or is none."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected a checkpoint (.pt)")
+    if not is_file(path):
+        raise CheckpointError(
+            f"{cut(path)}: {'a folder' if is_dir(path) else 'no such file'}; expected a checkpoint (.pt)"
+        )
     return Archive(path)
 
 
@@ -273,17 +275,19 @@ def find_weights(name: Path | str, download: bool = False) -> Path:
     """
     path = Path(name)
     for candidate in (path, ROOT / path):
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate
     if path.name in PUBLISHED:
         address = f"{RELEASE}/{path.name}"
         if download:
             return fetch(address, path, "a checkpoint")
-        raise CheckpointError(f"{path}: not on disk; it is published at {address}, and --download fetches it")
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder; name the checkpoint in it, such as {path / 'weights' / 'best.pt'}")
-    neighbors = [file.name for file in path.parent.glob("*.pt")] if path.parent.is_dir() else []
-    raise CheckpointError(f"{path}: no such checkpoint{nearest(path.name, [*neighbors, *PUBLISHED])}")
+        raise CheckpointError(f"{cut(path)}: not on disk; it is published at {address}, and --download fetches it")
+    if is_dir(path):
+        raise CheckpointError(
+            f"{cut(path)}: a folder; name the checkpoint in it, such as {path / 'weights' / 'best.pt'}"
+        )
+    neighbors = [file.name for file in path.parent.glob("*.pt")] if is_dir(path.parent) else []
+    raise CheckpointError(f"{cut(path)}: no such checkpoint{nearest(path.name, [*neighbors, *PUBLISHED])}")
 
 
 def _outline_of_ours(content: dict[str, Any], path: Path) -> CheckpointOutline:

@@ -19,8 +19,8 @@ from utils.compare.results import BASELINE, PARAMETER_MATCHED, VARIANT
 from utils.compare.run_dir import RunFiles
 from utils.config.compare_options import STUDY_FILE, CompareConfig, read_study
 from utils.config.yaml_files import read_yaml
-from utils.errors import ConfigError
-from utils.files import new_run_dir, read_text
+from utils.errors import ConfigError, cut
+from utils.files import is_dir, is_file, new_run_dir, read_text
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def open_study(requested: CompareConfig) -> tuple[Path, CompareConfig]:
         folder = Path(project) / name if name else new_run_dir(project, "exp")
         return folder.resolve(), requested
     path = Path(requested.study)
-    file = path / STUDY_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise ConfigError(f"--study {path}: no such file or folder; a study's folder holds {STUDY_FILE}")
+    file = path / STUDY_FILE if is_dir(path) else path
+    if not is_file(file):
+        raise ConfigError(f"--study {cut(path)}: no such file or folder; a study's folder holds {STUDY_FILE}")
     folder = file.parent if file.name == STUDY_FILE else Path(requested.project) / file.stem
     return folder.resolve(), read_study(file, requested)
 

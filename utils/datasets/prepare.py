@@ -17,6 +17,7 @@ from utils.config import DatasetSpec
 from utils.datasets import drawn_shapes as shapes
 from utils.download import fetch, public_address
 from utils.errors import ConfigError, DataError, cut, shown
+from utils.files import exists
 from utils.log import LOGGER
 
 # What zipfile and the decompressors raise for damaged members, and the system for names that it cannot write.
@@ -52,12 +53,12 @@ def ensure(spec: DatasetSpec, splits: Sequence[str] = ("train", "val"), download
     if missing:
         split, path = missing[0]
         raise DataError(
-            f"{spec.file or 'data'}: {split} images are missing: looked for {path}; {_remedy(spec, download)}"
+            f"{cut(spec.file or 'data')}: {split} images are missing: looked for {cut(path)}; {_remedy(spec, download)}"
         )
 
 
 def _missing(spec: DatasetSpec, splits: Sequence[str]) -> list[tuple[str, Path]]:
-    return [(split, path) for split in splits for path in spec.paths(split) if not path.exists()]
+    return [(split, path) for split in splits for path in spec.paths(split) if not exists(path)]
 
 
 def _draw(spec: DatasetSpec, options: shapes.ShapesOptions, splits: Sequence[str]) -> None:
@@ -97,7 +98,7 @@ def _download(spec: DatasetSpec) -> None:
     if address is None:
         return
     root = spec.root
-    if root.exists() and any(root.iterdir()):
+    if exists(root) and any(root.iterdir()):
         raise DataError(f"{root}: exists but is incomplete; move it away and --download fetches it anew")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
@@ -114,7 +115,7 @@ def _download(spec: DatasetSpec) -> None:
         entries = [entry for entry in content.iterdir() if entry.name != "__MACOSX"]
         if len(entries) == 1 and entries[0].is_dir() and not (content / "images").exists():
             content = entries[0]  # the archive holds the data folder itself
-        if root.exists():
+        if exists(root):
             root.rmdir()
         shutil.move(content, root)
     LOGGER.info(f"Unpacked to {root}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.datasets.mp4_boxes import read_mp4_track
 from utils.errors import DataError
-from utils.files import refuse_special
+from utils.files import pointer_problem, refuse_special
 from utils.log import LOGGER
 
 DEFAULT_FPS = 30.0  # if a container does not say
@@ -169,6 +169,8 @@ class VideoReader:
             if not start:
                 return "is empty"
         codec = _CODECS.get(self._track.codec.lower(), "") if self._track else "AV1" if b"V_AV1" in start else ""
+        if pointer_problem(start):
+            return pointer_problem(start)
         return f"cannot be opened as a video{_lacking(codec) if codec else ''}"
 
     def _check_losses(self, decoded: int, last: int, seconds: float) -> None:

@@ -16,7 +16,7 @@ from utils.datasets.letterbox import letterbox, round_to_stride
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.device import Timer, network_input, select_device
 from utils.engine.evaluator import largest_stride, usable_half
-from utils.errors import ConfigError
+from utils.errors import NAME_LIMIT, ConfigError, cut
 from utils.nms import non_max_suppression
 from utils.types import Detections, Speeds
 
@@ -80,7 +80,7 @@ class Prediction:
         """Return "4 persons, 1 bus, " in order of class id, or "" if nothing was found."""
         counts = Counter(self.detections.cls.tolist())
         return "".join(
-            f"{counts[class_id]} {self.name_of(class_id)}{'s' * (counts[class_id] > 1)}, "
+            f"{counts[class_id]} {cut(self.name_of(class_id), NAME_LIMIT)}{'s' * (counts[class_id] > 1)}, "
             for class_id in sorted(counts)
         )
 

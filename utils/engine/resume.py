@@ -15,8 +15,8 @@ from torch import Tensor
 from utils.checkpoint import Checkpoint, read_checkpoint
 from utils.checkpoint.archive import printable
 from utils.config import Hyperparameters, TrainConfig
-from utils.errors import CheckpointError
-from utils.files import ROOT, is_file
+from utils.errors import CheckpointError, cut
+from utils.files import ROOT, exists, is_dir, is_file
 from utils.log import LOGGER
 from utils.types import TrainState
 
@@ -57,9 +57,9 @@ def resume_file(config: TrainConfig) -> Path:
     """
     if isinstance(config.resume, str):
         path = Path(config.resume)
-        path = path / "weights" / "last.pt" if path.is_dir() else path
-        if not path.exists():
-            raise CheckpointError(f"--resume {path}: no such file; give a run's weights/last.pt")
+        path = path / "weights" / "last.pt" if is_dir(path) else path
+        if not exists(path):
+            raise CheckpointError(f"--resume {cut(path)}: no such file; give a run's weights/last.pt")
         return path
     places = {Path(config.project), ROOT / "runs"}
     found = [path for place in places if place.is_dir() for path in place.rglob("last*.pt")]

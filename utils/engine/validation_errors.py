@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.engine.evaluator import Evaluation
+from utils.errors import NAME_LIMIT, cut
 from utils.metrics.average_precision import ImageResult
 from utils.statistics.tide import ErrorKinds, error_kinds
 
@@ -37,7 +38,7 @@ def best_f1_lines(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
     rows: list[tuple[str, list[float]]] = [("all", means)]
     rows += [(names[class_id], list(figures.values())) for class_id, figures in best_f1(evaluation).items()]
     titles = "".join(f"{title:>11}" for title in ("F1", "conf", "P", "R"))
-    lines = [f"{name:>20}" + "".join(f"{value:11.3g}" for value in values) for name, values in rows]
+    lines = [f"{cut(name, NAME_LIMIT):>20}" + "".join(f"{value:11.3g}" for value in values) for name, values in rows]
     return [f"{'Best F1 at IoU .5':>20}{titles}", *lines]
 
 

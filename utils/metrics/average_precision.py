@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.boxes import iou_matrix
+from utils.errors import NAME_LIMIT, cut
 from utils.types import DetectionMetrics, Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -261,4 +262,4 @@ def table_rows(metrics: DetectionMetrics, names: list[str] | tuple[str, ...], pe
 
 
 def _table_row(name: str, images: int, labels: int, figures: tuple[float, ...]) -> str:
-    return f"{name:>20}{images:>11}{labels:>11}" + "".join(f"{figure:>11.3g}" for figure in figures)
+    return f"{cut(name, NAME_LIMIT):>20}{images:>11}{labels:>11}" + "".join(f"{figure:>11.3g}" for figure in figures)

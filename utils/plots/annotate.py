@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from utils.errors import cut
 from utils.plots.colors import text_color
 from utils.plots.fonts import current_fonts, images_shape
 
@@ -44,7 +45,7 @@ def text_patch(text: str, size: int, color: Color, background: Color) -> np.ndar
         (h, w, 3) uint8 RGB.
     """
     fonts = current_fonts()
-    return _runs_patch(fonts.runs(fonts.legible(text, images_shape())), size, color, background)
+    return _runs_patch(fonts.runs(fonts.legible(cut(text), images_shape())), size, color, background)
 
 
 @functools.lru_cache(maxsize=1024)

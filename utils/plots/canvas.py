@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.errors import NAME_LIMIT, cut
 from utils.plots.fonts import class_labels, current_fonts, plots_shape
 from utils.plots.legible_canvas import font_families, legible_canvas
 
@@ -73,6 +74,11 @@ def _use_found_fonts(figure: "Figure") -> None:
 def _drawn_text(numbers: Mapping[str, str], text: str) -> str:
     """What is drawn for a text: numbers for names that cannot be written, question marks for other letters."""
     return numbers.get(text) or current_fonts().legible(text, plots_shape())
+
+
+def axis_label(name: str) -> str:
+    """Return a class name as matplotlib shows it: one line, no longer than a name is, dollar signs no mathematics."""
+    return cut(name, NAME_LIMIT).replace("$", r"\$")
 
 
 def unit_color(rgb: tuple[int, int, int]) -> tuple[float, float, float]:

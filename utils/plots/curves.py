@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.metrics.average_precision import Curves
-from utils.plots.canvas import saved_figure, unit_color
+from utils.plots.canvas import axis_label, saved_figure, unit_color
 from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
 
@@ -118,7 +118,7 @@ def plot_threshold_curves(curves: Curves, names: Sequence[str], save_dir: Path |
         save_dir: The folder to write to.
     """
     folder, names = Path(save_dir), class_labels(names, save_dir, in_plot=True)
-    labels = [names[class_id] if class_id < len(names) else str(class_id) for class_id in curves.classes]
+    labels = [axis_label(names[class_id]) if class_id < len(names) else str(class_id) for class_id in curves.classes]
     _plot_against_confidence(curves, curves.f1, "F1", labels, folder / "F1_curve.png")
     _plot_against_confidence(curves, curves.precision, "Precision", labels, folder / "P_curve.png")
     _plot_against_confidence(curves, curves.recall, "Recall", labels, folder / "R_curve.png")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.plots.canvas import saved_figure, unit_color
+from utils.plots.canvas import axis_label, saved_figure, unit_color
 from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
 
@@ -33,7 +33,10 @@ def plot_confusion(
     matrix = np.asarray(matrix, dtype=np.float64)
     count, names = len(matrix), class_labels(names, Path(file).parent, in_plot=True)
     shown = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9) if normalize else matrix
-    labels = [*(names[index] if index < len(names) else str(index) for index in range(count - 1)), "background"]
+    labels = [
+        *(axis_label(names[index]) if index < len(names) else str(index) for index in range(count - 1)),
+        "background",
+    ]
     size = min(max(4.5 + 0.42 * count, 6.0), 22.0)
     with saved_figure(file, size + 1.2, size, dpi=150 if count <= _MOST_WITH_NUMBERS else 100) as figure:
         axes = figure.subplots()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.plots.canvas import saved_figure, unit_color
+from utils.plots.canvas import axis_label, saved_figure, unit_color
 from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
 
@@ -55,7 +55,7 @@ def _draw_histogram(axes: "Axes", cls: np.ndarray, names: Sequence[str]) -> None
     )
     axes.set(ylabel="objects", title=f"{len(cls)} objects of {count} classes")
     if 0 < len(names) <= _MOST_NAMED:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
+        axes.set_xticks(range(len(names)), [axis_label(name) for name in names], rotation=90, fontsize=9)
     else:
         axes.set_xlabel("class")
     axes.grid(axis="y", alpha=0.3)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.errors import cut
 from utils.plots.canvas import saved_figure
 
 if TYPE_CHECKING:
@@ -223,9 +224,9 @@ def _draw_differences(axes: "Axes", model: ClassDifferences, limit: float) -> No
     positions, (differences, lows, highs) = np.arange(len(model.rows)), np.array(model.rows).T
     whole, there = np.isfinite(lows) & np.isfinite(highs), np.isfinite(differences)
     axes.hlines(positions[whole], lows[whole].clip(-limit), highs[whole].clip(None, limit), color=color, linewidth=1.8)
-    for cut, edge, arrow in ((whole & (lows < -limit), -limit, "<"), (whole & (highs > limit), limit, ">")):
-        if cut.any():  # an empty line that is not clipped would upset the layout
-            axes.plot(np.full(cut.sum(), edge), positions[cut], arrow, color=color, markersize=6, clip_on=False)
+    for beyond, edge, arrow in ((whole & (lows < -limit), -limit, "<"), (whole & (highs > limit), limit, ">")):
+        if beyond.any():  # an empty line that is not clipped would upset the layout
+            axes.plot(np.full(beyond.sum(), edge), positions[beyond], arrow, color=color, markersize=6, clip_on=False)
     for filled in (True, False):
         drawn = there & (np.array(model.filled) == filled)
         axes.plot(
@@ -242,7 +243,7 @@ def _draw_differences(axes: "Axes", model: ClassDifferences, limit: float) -> No
 
 def _shortened(name: str, longest: int = _LONGEST_NAME) -> str:
     """Return a name that fits a legend: its middle is cut out, because names differ at their ends."""
-    half = (longest - 1) // 2
+    name, half = cut(name), (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 

@@ -16,6 +16,7 @@ from utils.config.yaml_loader import MOST_CHARACTERS, MOST_LEVELS, MOST_REPEATED
 from utils.errors import ConfigError, ModelError, UserError
 from utils.files import ROOT
 
+LONG = {"name": "a" * 5000, "path": "a/" * 4000 + "b.yaml", "null": "b\0c.yaml", "home": "~nobody-here/b.yaml"}
 LONGEST = 4000  # characters of a message, paths included
 MODEL = (ROOT / "models" / "yolov5n.yaml").read_text()
 BOMB = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
@@ -208,7 +209,11 @@ def test_a_dataset_has_at_most_so_many_classes():
     assert DatasetSpec.load({"nc": 65536, "train": "x"}).names[-1] == "class65535"
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 4000 + "b.yaml", "b\0c.yaml", "~nobody-here/b.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 5000, "a/" * 4000 + "b.yaml", "b\0c.yaml", "~nobody-here/b.yaml"],
+    ids=["name", "path", "null", "home"],
+)
 def test_a_path_that_the_system_refuses_is_no_file(name, tmp_path):
     messages = [
         outcome(lambda value: find_yaml(value, "data", "data yaml"), name),

@@ -9,7 +9,7 @@ import numpy as np
 from utils.config.dataset_spec import SPLITS
 from utils.datasets.check.box_fit import BoxFit
 from utils.datasets.label_store import LabelStore
-from utils.plots.canvas import saved_figure
+from utils.plots.canvas import axis_label, saved_figure
 from utils.plots.fonts import class_labels
 
 SPLIT_COLORS = ("#3b6fb6", "#e08a1e", "#4f9d5d", "#8e5bb5", "#b5533c", "#4aa3b5")
@@ -112,7 +112,7 @@ def _classes(axes, page: OverviewPage, labels: Sequence[str]) -> None:
         bars = axes.barh(places, values[order], height, color=_color(page, name), label=name)
         if len(order) <= 8:
             axes.bar_label(bars, [f"{value:,}" for value in values[order]], padding=3, fontsize=8)
-    axes.set_yticks(range(len(order)), [labels[index] for index in order])
+    axes.set_yticks(range(len(order)), [axis_label(labels[index]) for index in order])
     axes.invert_yaxis()
     axes.margins(x=0.14)
     axes.set(xlabel="objects", title="Objects per class")
