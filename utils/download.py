@@ -21,7 +21,8 @@ from utils.log import LOGGER, progress
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a response
 ANSWER_SECONDS = 120.0  # until the server's headers are there, however it drips them
-LONGEST_SECONDS = 3600.0  # for a file of unknown size
+UNKNOWN_SECONDS = 3600.0  # for a file of unknown size
+LONGEST_SECONDS = 24 * 3600.0  # for any file
 SLOWEST_RATE = 20_000  # bytes/s that a file of announced size gets time for, beyond ANSWER_SECONDS
 # What the network layer raises; a bad address is a ValueError, a disk's error an OSError as most of the network's are.
 FETCH_ERRORS = (OSError, http.client.HTTPException, ValueError, EOFError)
@@ -103,8 +104,8 @@ class _Arrival:
         free = shutil.disk_usage(folder).free
         if self.announced > free:
             raise UserError(f"has {self.announced / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {cut(folder)}")
-        allowed = ANSWER_SECONDS + self.announced / SLOWEST_RATE if self.announced else LONGEST_SECONDS
-        deadline.extend(allowed)
+        allowed = ANSWER_SECONDS + self.announced / SLOWEST_RATE if self.announced else UNKNOWN_SECONDS
+        deadline.extend(min(allowed, LONGEST_SECONDS))
 
     def copy(self, stream: BinaryIO, kind: str, minimum: int, sha256: str | None) -> None:
         """Copy the body into a stream and check that it is complete."""

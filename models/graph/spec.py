@@ -15,7 +15,7 @@ from models.graph.architecture import as_list, is_number, read_content, source_i
 from models.identity_start import STARTS
 from models.registry import Scale
 from utils.config.yaml_files import MOST_CLASSES
-from utils.errors import ModelError, shown
+from utils.errors import ModelError, cut, shown
 from utils.log import LOGGER
 
 MOST_CHANNELS = 65_536  # of a row, before width_multiple; also the largest of any number in a row
@@ -121,7 +121,8 @@ def read_spec(
 
 def _override(content: dict[str, Any], nc: int | None, anchors: int | float | list | None) -> None:
     if nc and nc != content["nc"]:
-        LOGGER.info(f"Overriding model.yaml nc={shown(content['nc'], 40)} with nc={nc}")
+        before = shown(content["nc"], 40).encode("ascii", "backslashreplace").decode()
+        LOGGER.info(f"Overriding model.yaml nc={cut(before, 40)} with nc={nc}")
         content["nc"] = int(nc)
     if anchors:
         LOGGER.info(f"Overriding model.yaml anchors with anchors={shown(anchors)}")

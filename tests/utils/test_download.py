@@ -145,7 +145,7 @@ def test_no_message_holds_a_password(address, tmp_path):
 def test_a_server_that_drips_is_given_up(dripped, tmp_path, monkeypatch):
     """Each wait is far shorter than the timeout of a socket, so only a limit on the whole ends it."""
     monkeypatch.setattr(download, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(download, "LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr(download, "UNKNOWN_SECONDS", 0.5)
     first = {
         "headers": b"HTTP/1.1 200 OK\r\nX: ",
         "body": answer(b""),
@@ -164,6 +164,12 @@ def test_a_large_file_has_the_time_that_its_size_allows(tmp_path, monkeypatch):
     parts = [BODY[at : at + len(BODY) // 10] for at in range(0, len(BODY), len(BODY) // 10)]
     with server(answer(b"", f"Content-Length: {len(BODY)}"), *parts, delay=0.1) as address:
         assert fetch(address, tmp_path / "file").read_bytes() == BODY
+
+
+def test_no_announced_size_has_more_than_the_longest_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LONGEST_SECONDS", 0.5)
+    with server(answer(b"", f"Content-Length: {10**9}"), *[b"x"] * 1000, delay=0.05) as address:
+        assert "it took more than 0 s" in failure(address, tmp_path / "file")
 
 
 def test_another_sha256_is_named_and_nothing_is_kept(tmp_path):
