@@ -13,8 +13,8 @@ from utils.checkpoint import checkpoint_of, find_weights, read_checkpoint, write
 from utils.compare.plan import open_study
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.config.compare_options import CompareConfig
-from utils.datasets.label_files import read_rows
 from utils.datasets.prepare import ensure
+from utils.datasets.row_reader import RowRules, read_rows
 from utils.engine.resume import resume_file
 from utils.errors import UserError, cut, nearest, shown
 from utils.images import image_size, inspect_image, read_image
@@ -114,7 +114,7 @@ def test_a_git_lfs_pointer_is_named_wherever_a_file_is_read(tmp_path):
         "a.jpg": read_image,
         "b.png": image_size,
         "c.tif": inspect_image,
-        "a.txt": lambda path: read_rows(str(path), 3),
+        "a.txt": lambda path: read_rows(str(path), RowRules(3)),
         "v.mp4": lambda path: detect.run(weights=str(tiny), source=str(path), imgsz=64, project=str(tmp_path)),
         "p.py": load_plugin,
     }
