@@ -7,6 +7,7 @@ from collections.abc import Iterable
 VALUE_LIMIT = 200  # characters of a value or a path in a message
 NAME_LIMIT = 60  # characters of a class name in a table or a plot
 CHOICES_LIMIT = 2000  # characters of a list of what could be chosen
+_JOINERS = "\u200c\u200d"  # between letters of some scripts, and parts of an emoji
 _MOST_COMPARED = 5000  # choices among which the nearest is looked for
 
 
@@ -91,7 +92,7 @@ def cut(text: object, limit: int = VALUE_LIMIT) -> str:
         'a\\x1b[2Jb'
     """
     start = str(text)[: limit + 1]
-    safe = start if start.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in start)
+    safe = "".join(c if c.isprintable() or c in _JOINERS else repr(c)[1:-1] for c in start)
     return safe if len(safe) <= limit else f"{safe[: limit - 3]}..."
 
 

@@ -61,6 +61,7 @@ def test_what_unfolds_without_end_is_shown_in_no_time():
         value = [value] * 9
     assert len(shown(value)) <= 200
     assert cut("\u202eabc\udc80\x00") == "\\u202eabc\\udc80\\x00" and cut("x" * 10, 5) == "xx..."
+    assert cut("\u0646\u200c\u0647") == "\u0646\u200c\u0647"  # a joiner that Persian needs
     assert len(nearest("abc", ["abc" + "d" * 90 + "e" * 10_000])) < 300
 
 
