@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+import signal
 from collections.abc import Iterable
 
 VALUE_LIMIT = 200  # characters of a value or a path in a message
@@ -35,6 +36,10 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A weights file is missing, damaged, of another kind, or refused."""
+
+
+class MemoryShortageError(UserError):
+    """A training step took more memory than there is."""
 
 
 class NonFiniteError(UserError):
@@ -94,6 +99,40 @@ def cut(text: object, limit: int = VALUE_LIMIT) -> str:
     start = str(text)[: limit + 1]
     safe = "".join(c if c.isprintable() or c in _JOINERS else repr(c)[1:-1] for c in start)
     return safe if len(safe) <= limit else f"{safe[: limit - 3]}..."
+
+
+class Interruption(KeyboardInterrupt):
+    """The program is asked to end: by Ctrl-C, by a signal, or because nobody reads its output any more.
+
+    What handles Ctrl-C handles it too. Scripts print the message, one line, and exit with `exit_code`.
+
+    Args:
+        message: Who asked, and perhaps how to go on.
+        number: The signal; that of Ctrl-C by default.
+    """
+
+    def __init__(self, message: str = "interrupted", number: int = signal.SIGINT):
+        super().__init__(message)
+        self.number = int(number)
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report of a program that the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.number
+
+    @classmethod
+    def of(cls, cause: KeyboardInterrupt, more: str = "") -> "Interruption":
+        """Return an interruption or a plain KeyboardInterrupt as an interruption.
+
+        Args:
+            cause: What was raised.
+            more: Follows its message, such as how to go on.
+
+        Returns:
+            A new one for the same signal.
+        """
+        number = cause.number if isinstance(cause, cls) else signal.SIGINT
+        return cls(f"{str(cause) or 'interrupted'}{more}", number)
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:

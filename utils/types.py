@@ -384,11 +384,14 @@ class TrainState:
     """How far a training has come: plain values, saved in every checkpoint.
 
     Attributes:
-        epoch: The next epoch to train.
+        epoch: The epoch to train next, or to go on with.
         step: Number of batches seen.
         best_fitness: Of the epochs before `epoch`.
         best_epoch: The epoch of `best_fitness`.
         class_map: The last AP50-95 of each class, which --image-weights reads; empty before the first validation.
+        batches_done: Batches of `epoch` that were trained, up to the last optimizer step.
+        mean_losses: Mean box, obj and cls loss of these batches.
+        rollbacks: How often the training went back to an earlier state; each time its learning rates were halved.
     """
 
     epoch: int = 0
@@ -396,3 +399,10 @@ class TrainState:
     best_fitness: float = 0.0
     best_epoch: int = 0
     class_map: list[float] = field(default_factory=list)
+    batches_done: int = 0
+    mean_losses: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    rollbacks: int = 0
+
+    def end_epoch(self) -> None:
+        """Move on to the first batch of the next epoch."""
+        self.epoch, self.batches_done, self.mean_losses = self.epoch + 1, 0, [0.0, 0.0, 0.0]

@@ -1,8 +1,8 @@
 """The memory that a training step takes, estimated on shapes: the batch of --batch-size -1, and the one that would fit.
 
 Bytes are counted on tensors without data (utils.profile.memory), so the estimate is the same on the CPU and on a GPU,
-and takes some seconds, whatever the size of the model. Neither the scratch space of kernels nor the gaps of the allocator
-are counted: for them a share of the free memory is left.
+and takes some seconds, whatever the size of the model. The scratch space of kernels and the gaps of the allocator are
+not counted; a share of the free memory is left for them.
 """
 
 from dataclasses import dataclass

@@ -2,13 +2,18 @@
 
 Hooks see what happens (the console, tables, images and checkpoints are hooks); a feature that is off is a hook that is
 absent. A loss that is not finite stops the run before the optimizer's step.
+
+Between two optimizer steps no gradient is pending, so a state of then is complete: `TrainState.batches_done` says where in
+its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that asks the
+program to end is taken after a step; a validation is broken off at once, and done again when the training is resumed.
 """
 
 import contextlib
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -18,12 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from models.identity_start import gate_strengths
 from models.norms import count_images
 from utils.device import autocast, network_input, resize_long_side
+from utils.engine.autobatch import is_out_of_memory
 from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
 from utils.engine.nonfinite import describe_gradients, describe_outputs
 from utils.engine.optim import apply_step_settings
-from utils.errors import NonFiniteError
+from utils.errors import MemoryShortageError, NonFiniteError
 from utils.processes import ALONE, Processes, checksum
+from utils.stop_signals import StopRequest
 from utils.types import Batch, LossParts, StepSettings, TrainState
 
 GRADIENT_CLIP = 10.0  # largest norm of all gradients together
@@ -31,9 +38,9 @@ CHECKED_STEPS = 3  # first steps in which processes compare their gradients
 
 
 class EpochLoader(Protocol):
-    """Batches of one epoch, decided by its number."""
+    """Batches of one epoch, decided by its number: all, or those whose places in it are given."""
 
-    def epoch(self, epoch: int) -> Iterator[Batch]: ...
+    def epoch(self, epoch: int, batches: Sequence[int] | None = None) -> Iterator[Batch]: ...
 
     def __len__(self) -> int: ...
 
@@ -148,6 +155,12 @@ class Hook:
             progress: State of the epoch, this batch included.
         """
 
+    def after_step(self, trainer: "Trainer") -> None:
+        """Run after an optimizer step, when `after_batch` was: no gradient is pending, so the state is complete."""
+
+    def cut_off(self, trainer: "Trainer") -> None:
+        """Run when an epoch ends by an error or a signal after which the state of its last step is still whole."""
+
     def after_epoch(self, trainer: "Trainer", report: EpochReport) -> None:
         """Run after an epoch and its validation.
 
@@ -155,6 +168,21 @@ class Hook:
             trainer: The training.
             report: The results of the epoch.
         """
+
+    def recover(self, trainer: "Trainer", error: NonFiniteError) -> bool:
+        """Move the training back to a state from which it can go on, if this hook does so.
+
+        Args:
+            trainer: The training.
+            error: Why it cannot go on from here.
+
+        Returns:
+            Whether it did.
+        """
+        return False
+
+    def moved_back(self, trainer: "Trainer") -> None:
+        """Run when a hook has moved the training back; `trainer.state` says where to."""
 
     def close(self, trainer: "Trainer") -> None:
         """Run when training ends, also after an error or Ctrl-C."""
@@ -244,62 +272,130 @@ class Trainer:
         self.should_evaluate, self.should_stop = should_evaluate, should_stop
         self.losses = LossReader(components.device)
         self.checked_steps = 0
+        self.stop = StopRequest()
 
     def fit(self) -> TrainState:
-        """Run the remaining epochs and return the final state."""
-        try:
-            for hook in self.hooks:
-                hook.start(self)
-            while self.state.epoch < self.epochs:
-                report = self.run_epoch(self.state.epoch)
+        """Run the remaining epochs and return the final state.
+
+        Raises Interruption after a signal that asks the program to end.
+        """
+        with self.stop.deferred():
+            try:
                 for hook in self.hooks:
-                    hook.after_epoch(self, report)
-                if report.is_last:
-                    break
-        finally:
-            for hook in self.hooks:
-                hook.close(self)
+                    hook.start(self)
+                while self.state.epoch < self.epochs:
+                    if self._finish_epoch():
+                        break
+            finally:
+                for hook in self.hooks:
+                    hook.close(self)
         return self.state
 
+    def _finish_epoch(self) -> bool:
+        """Run the current epoch, or move back if its numbers are not finite; return whether training ends with it."""
+        try:
+            report = self.run_epoch(self.state.epoch)
+            for hook in self.hooks:
+                hook.after_epoch(self, report)
+        except NonFiniteError as error:
+            if not any(hook.recover(self, error) for hook in self.hooks):
+                raise
+            for hook in self.hooks:
+                hook.moved_back(self)
+            return False
+        self.stop.check()
+        return report.is_last
+
     def run_epoch(self, epoch: int) -> EpochReport:
-        """Train and validate one epoch; move the state past it."""
+        """Train what is left of an epoch and validate; move the state past it."""
         started = time.perf_counter()
         for hook in self.hooks:
             hook.before_epoch(self, epoch)
         losses = self.train_epoch(epoch)
         state = self.state
-        state.epoch = epoch + 1
         evaluation, is_best = None, state.best_fitness == 0  # while nothing was found, the newest is the best
         if self.evaluate and (self.should_evaluate(epoch) or epoch + 1 == self.epochs):
-            evaluation = self.evaluate(self.components.ema.module)
+            with self._repeatable():
+                evaluation = self.evaluate(self.components.ema.module)
             is_best = self._update_best(evaluation, epoch)
+        state.end_epoch()
         is_last = state.epoch >= self.epochs or self.should_stop(state)
         lr = tuple(group["lr"] for group in self.components.optimizer.param_groups[:3])  # gates follow the first
         seconds, gates = time.perf_counter() - started, gate_strengths(self.components.model)
         return EpochReport(epoch, losses, evaluation, lr, seconds, is_best, is_last, gates)
 
+    @contextlib.contextmanager
+    def _repeatable(self) -> Iterator[None]:
+        """Break a part off at a signal, and notify hooks if it did not come to its end."""
+        is_done = False
+        try:
+            with self.stop.at_once():
+                yield
+            is_done = True
+        finally:
+            if not is_done:
+                for hook in self.hooks:
+                    hook.cut_off(self)
+
     def train_epoch(self, epoch: int) -> LossParts:
-        """Make one pass over the loader; return the mean losses."""
-        components = self.components
+        """Make a pass over the batches of an epoch that are left; return the mean losses of all of them."""
+        components, state = self.components, self.state
         components.model.train()
         components.optimizer.zero_grad(set_to_none=True)
-        progress = EpochProgress(epoch, len(components.loader))
+        progress = EpochProgress(epoch, len(components.loader), state.batches_done, list(state.mean_losses))
         pending = 0
-        for index, batch in enumerate(components.loader.epoch(epoch)):
-            settings = components.step_settings(self.state.step)
+        for batch in components.loader.epoch(epoch, range(progress.done, progress.batches)):
+            settings = self.step_settings()
             apply_step_settings(components.optimizer, settings)
             pending += 1
             # the epoch's last gradients are applied too: each image counts once, and an epoch leaves nothing behind
-            is_due = pending >= settings.accumulate or index + 1 == progress.batches
-            with components.averaging(is_due):
-                progress.shape = self.backward(batch, epoch, index, progress)
-            if is_due:
-                self.optimizer_step()
-                pending = 0
-            self.state.step += 1
+            is_due = pending >= settings.accumulate or progress.done + 1 == progress.batches
+            with self._reporting_memory(pending - 1):
+                with components.averaging(is_due):
+                    progress.shape = self.backward(batch, epoch, progress.done, progress)
+                if is_due:
+                    self.optimizer_step()
+            state.step += 1
             for hook in self.hooks:
                 hook.after_batch(self, batch, progress)
+            if is_due:
+                pending = 0
+                self._after_step(progress)
         return LossParts(*progress.mean)
+
+    def step_settings(self) -> StepSettings:
+        """Return the settings of the current step; each return to an earlier state halves the learning rates."""
+        settings = self.components.step_settings(self.state.step)
+        share = 0.5**self.state.rollbacks
+        return replace(settings, lr=tuple(lr * share for lr in settings.lr)) if self.state.rollbacks else settings
+
+    def _after_step(self, progress: EpochProgress) -> None:
+        """Note how far the epoch has come, notify hooks, and end here if a signal asked for it."""
+        self.state.batches_done, self.state.mean_losses = progress.done, list(progress.mean)
+        for hook in self.hooks:
+            hook.after_step(self)
+        self.stop.check()
+
+    @contextlib.contextmanager
+    def _reporting_memory(self, pending: int) -> Iterator[None]:
+        """Turn a lack of memory into one line; the state becomes that of the last step, and hooks are notified.
+
+        Weights, their average and the optimizer are those of that step; running statistics have seen `pending` batches
+        more.
+        """
+        try:
+            yield
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold the feature maps of the step
+            reason = (str(error).splitlines() or ["no more memory"])[0]
+        self.components.optimizer.zero_grad(set_to_none=True)
+        self.state.step -= pending
+        for hook in self.hooks:
+            hook.cut_off(self)
+        raise MemoryShortageError(f"out of memory in epoch {self.state.epoch}: {reason}")
 
     def backward(self, batch: Batch, epoch: int, index: int, progress: EpochProgress) -> tuple[int, int]:
         """Add one batch's gradients.

@@ -48,8 +48,8 @@ class Squares:
     def __len__(self):
         return self.batches
 
-    def epoch(self, epoch):
-        for number in range(self.batches):
+    def epoch(self, epoch, batches=None):
+        for number in range(self.batches) if batches is None else batches:
             generator = np.random.default_rng([7, epoch, number])
             images = np.full((BATCH, 3, SIDE, SIDE), 114, np.uint8)
             targets = []
