@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from utils.errors import Interruption
 
@@ -29,7 +30,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.number: int | None = None
         self._at_once = False
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
 
     def check(self) -> None:
         """Raise an `Interruption` if a signal came."""
