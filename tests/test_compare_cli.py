@@ -56,6 +56,7 @@ PASSED_THROUGH = {
     "transfer",
     "require_transfer",
     "rect_pad",
+    "font",
 }
 
 

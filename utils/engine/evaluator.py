@@ -32,7 +32,7 @@ from utils.processes import ALONE, Processes
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
 DRAWN_BATCHES = 3  # val_batch0 to val_batch2
-
+LEAST_STRIDE = 32  # pixels per cell of the backbones of v6.1
 BoxObjClsLoss = Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
 
 
@@ -142,8 +142,12 @@ def as_evaluated(options: SplitOptions, stride: int) -> SplitOptions:
 
 
 def largest_stride(model: nn.Module) -> int:
-    """Return the pixels per cell of the coarsest output map of a detector or an ensemble."""
-    return int(max(torch.as_tensor(model.stride).flatten().tolist()))
+    """Return the pixels of which a detector's or an ensemble's input sides are multiples.
+
+    They are those per cell of the coarsest output map, and at least 32, as in v6.1: a backbone may go deeper than its
+    head's levels, and joins maps of equal size only if its own coarsest map has whole cells.
+    """
+    return max(int(max(torch.as_tensor(model.stride).flatten().tolist())), LEAST_STRIDE)
 
 
 def load_for(

@@ -127,7 +127,7 @@ def as_predictor(model: nn.Module, device: str | torch.device | None = None, hal
     dtype = torch.half if half else torch.float32
     if model.training or at != target or next(model.parameters()).dtype != dtype:
         model = copy.deepcopy(model).to(target, dtype).eval()
-    return Predictor(model, target, class_names(model), max(largest_stride(model), 32), half)
+    return Predictor(model, target, class_names(model), largest_stride(model), half)
 
 
 def class_names(model: nn.Module) -> tuple[str, ...]:
