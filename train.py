@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from utils.cli import run_script
 from utils.config import TrainConfig, from_options, parse
+from utils.errors import ConfigError
+from utils.world import World
 
 DESCRIPTION = "Train a YOLOv5 detector or one of its attention variants on your data."
 
@@ -19,12 +21,25 @@ def parse_opt(argv: Sequence[str] | None = None) -> TrainConfig:
 
 def main(config: TrainConfig):
     """Train, or evolve hyperparameters; return the TrainResult (None after an evolution)."""
+    if World.of_launcher().is_several:
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        return record(_train_with_others)(config)
     if config.evolve:
         from utils.engine.tuner import evolve_training
 
         return evolve_training(config)
     from utils.engine.training import train
 
+    return train(config)
+
+
+def _train_with_others(config: TrainConfig):
+    """Train as one of several processes; an error is also left where the launcher looks for it."""
+    from utils.engine.training import train
+
+    if config.evolve:
+        raise ConfigError("--evolve: runs in one process; start it without torchrun")
     return train(config)
 
 

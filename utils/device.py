@@ -1,6 +1,7 @@
 """Devices: selection, transfer of images, timing and mixed precision."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 
@@ -9,6 +10,35 @@ from torch import Tensor
 from torch.nn import functional
 
 from utils.errors import ConfigError
+from utils.world import World, launch_command
+
+
+def device_of(text: str, world: World) -> torch.device:
+    """Return the device of a process among several: of `--device 0,1` each process of a host takes one.
+
+    Args:
+        text: `--device`; '' is every CUDA device or, without one, the CPU.
+        world: The process's place.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        ConfigError: If there are not as many devices as processes on this host, or they do not exist.
+    """
+    if not world.is_several:
+        return select_device(text)
+    names = [name.strip() for name in str(text).split(",") if name.strip()]
+    if not names and torch.cuda.is_available():
+        names = [str(index) for index in range(torch.cuda.device_count())]
+    if names in ([], ["cpu"]):
+        return torch.device("cpu")
+    if len(names) < world.local_size or len(set(names)) < len(names) or "mps" in names:
+        raise ConfigError(
+            f"--device {text or ','.join(names)}: {world.local_size} processes on this host need a CUDA device each; "
+            f"start {len(names)} with torchrun --nproc_per_node, or use --device cpu"
+        )
+    return select_device(names[world.local_rank])
 
 
 def select_device(text: str = "") -> torch.device:
@@ -23,7 +53,10 @@ def select_device(text: str = "") -> torch.device:
     """
     name = str(text).strip().lower().removeprefix("cuda:")
     if "," in name:
-        raise ConfigError(f"--device {text}: one process drives one device; name a single one such as --device 0")
+        raise ConfigError(
+            f"--device {text}: one process drives one device; name a single one such as --device 0, or train with "
+            f"{launch_command(name.count(',') + 1, [*sys.argv[1:]] or ['--device', text])}"
+        )
     if name == "cpu":
         return torch.device("cpu")
     if name == "mps":

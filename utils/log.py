@@ -44,7 +44,8 @@ def configure(level: int = logging.INFO) -> None:
             "ignore", category=UserWarning, module=r"PIL\."
         )  # of damaged images: ours name the file
         LOGGER.propagate = False
-    LOGGER.setLevel(level)
+    # of several processes one speaks for all; errors that end them are printed where they happen
+    LOGGER.setLevel(level if is_main_process() else max(level, logging.ERROR))
 
 
 def warn_once(message: str) -> None:

@@ -78,7 +78,7 @@ class TrainConfig(Options):
         words=("backbone",),
     )
     save_period: int = flag(-1, "keep a checkpoint every so many epochs; -1 keeps none", "integer", low=-1)
-    local_rank: int = flag(-1, "set by launchers of several processes; not used", "integer", aliases=("--local_rank",))
+    local_rank: int = flag(-1, "set by older launchers of several processes; their variables are what is read", "integer", aliases=("--local_rank",))
     seed: int = flag(0, "decides all random numbers", "integer", low=0, high=2**32 - 1, new=True)
     deterministic: bool = flag(
         False, "use algorithms that give the same bits each time, if there are any", "switch", new=True
@@ -130,8 +130,6 @@ class TrainConfig(Options):
             raise ConfigError("--batch-size 0: expected at least 1, or -1 to pick what fits into memory")
         if self.save_period == 0:
             raise ConfigError("--save-period 0: expected at least 1, or -1 to keep no extra checkpoints")
-        if self.sync_bn:
-            raise ConfigError("--sync-bn: needs several processes; one process trains here, so leave it out")
         if self.require_transfer and not self.weights:
             raise ConfigError(f"--require-transfer {self.require_transfer:g}: needs --weights to transfer from")
         if self.rect and self.image_weights:

@@ -15,6 +15,7 @@ from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
 from utils.config import DatasetSpec, Hyperparameters, LoaderOptions, SplitOptions, TrainConfig
 from utils.datasets.loader import Loader, reuse_freed_memory
 from utils.datasets.splits import open_split
+from utils.engine.data_parallel import wrap
 from utils.engine.evaluator import EvalSplit, largest_stride
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
@@ -24,8 +25,10 @@ from utils.errors import ConfigError
 from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
+from utils.processes import ALONE, Processes
 from utils.transfer.alignment import base_indices
 from utils.transfer.pretrained import TransferReport, transfer_weights
+from utils.world import World
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
 
@@ -138,7 +141,9 @@ def _frozen_layers(indices: list[int | None], freeze: tuple[int | str, ...], bac
     return layers
 
 
-def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path) -> TrainData:
+def build_data(
+    config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path, world: World = World()
+) -> TrainData:
     """Return the loaders of the train and val splits.
 
     Args:
@@ -147,6 +152,7 @@ def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, mod
         spec: The dataset.
         model: The network that will read the batches.
         save_dir: The run folder, which gets reports on label problems.
+        world: The processes that share each training batch; the first one writes the reports.
 
     Returns:
         A shuffled loader of augmented samples, and one of the val split as val.py reads it.
@@ -156,10 +162,13 @@ def build_data(config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, mod
     """
     shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed)
     options = replace(shared, stride=largest_stride(model), augment=True, rect=config.rect, pad=0.0)
-    dataset = open_split(spec, "train", options, hyp=hyp, report_dir=save_dir)
+    report_dir = save_dir if world.is_first else None
+    dataset = open_split(spec, "train", options, hyp=hyp, report_dir=report_dir)
     pinned = next(model.parameters()).device.type == "cuda"
-    order = LoaderOptions(config.batch_size, config.workers, True, config.seed, config.quad, pin_memory=pinned)
-    validation = EvalSplit("val", shared, config.batch_size * 2, config.workers, save_dir)
+    order = LoaderOptions(
+        config.batch_size, config.workers, True, config.seed, config.quad, pin_memory=pinned, world=world
+    )
+    validation = EvalSplit("val", shared, config.batch_size * 2, config.workers, report_dir)
     return TrainData(spec, Loader(dataset, order), validation.open(spec, model))
 
 
@@ -214,6 +223,7 @@ def build_components(
     optimizer: torch.optim.Optimizer,
     data: TrainData,
     resumed: Checkpoint | None,
+    processes: Processes = ALONE,
 ) -> TrainingComponents:
     """Return schedule, loss, EMA and gradient scaler around a model, its optimizer and its loaders.
 
@@ -224,6 +234,7 @@ def build_components(
         optimizer: Its optimizer.
         data: Its loaders.
         resumed: The checkpoint whose training goes on, or None.
+        processes: Those that train together.
 
     Returns:
         Everything that the trainer needs.
@@ -235,7 +246,7 @@ def build_components(
     amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
     schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
-    loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device))
+    loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes)
     ema = ModelEMA(model)
     scaler = gradient_scaler(device, amp)
     if resumed is not None:
@@ -258,6 +269,8 @@ def build_components(
         scaler=scaler,
         amp=amp,
         stride=stride,
+        processes=processes,
+        wrapper=wrap(model, processes, config.imgsz),
         image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
     )
 

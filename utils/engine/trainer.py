@@ -297,6 +297,7 @@ class Trainer:
             report = self.run_epoch(self.state.epoch)
             for hook in self.hooks:
                 hook.after_epoch(self, report)
+            self.components.processes.wait()  # the first one has written its files
         except NonFiniteError as error:
             if not any(hook.recover(self, error) for hook in self.hooks):
                 raise
@@ -356,6 +357,7 @@ class Trainer:
                 if is_due:
                     self.optimizer_step()
             state.step += 1
+            components.processes.require_launcher()
             for hook in self.hooks:
                 hook.after_batch(self, batch, progress)
             if is_due:

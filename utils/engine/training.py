@@ -15,7 +15,7 @@ from utils.checkpoint import Checkpoint, checkpoint_of, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterbox import round_to_stride
 from utils.datasets.splits import require_images
-from utils.device import select_device
+from utils.device import device_of
 from utils.engine.autobatch import auto_batch_size
 from utils.engine.build import (
     TrainData,
@@ -26,17 +26,21 @@ from utils.engine.build import (
     optimizer_for,
     prepare_process,
 )
+from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights, largest_stride
 from utils.engine.hooks import Checkpoints, Console, ResultsFile, TensorBoard, TrainBatchImages
 from utils.engine.optim import EarlyStopping
-from utils.engine.resume import folder_of, resolve_config, restore_state, saved_hyperparameters
+from utils.engine.resume import folder_of, resolve_config, restore_state, saved_hyperparameters, training_state
 from utils.engine.trainer import Hook, Trainer, TrainingComponents
 from utils.engine.validation import FEW_CLASSES, ReportOptions, has_pycocotools, report_evaluation
 from utils.engine.validation_files import ValBatchImages
+from utils.errors import ConfigError
 from utils.files import new_run_dir, write_text_atomically
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
+from utils.processes import Processes, joined
 from utils.types import TrainState
+from utils.world import World
 
 
 @dataclass(frozen=True)
@@ -73,34 +77,47 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
         UserError: Of the kind that names what cannot be read, built or trained.
     """
     config, resumed = resolve_config(config)
-    with drawing_fonts(config.font):
-        return _train(config, resumed, hyp, hooks)
+    world = World.of_launcher()
+    device = device_of(config.device, world)
+    with drawing_fonts(config.font), joined(world, device) as processes:
+        check_several(config, resumed, processes)
+        return _train(config, resumed, hyp, hooks, processes)
 
 
 def _train(
-    config: TrainConfig, resumed: Checkpoint | None, hyp: Hyperparameters | None, hooks: Sequence[Hook]
+    config: TrainConfig,
+    resumed: Checkpoint | None,
+    hyp: Hyperparameters | None,
+    hooks: Sequence[Hook],
+    processes: Processes,
 ) -> TrainResult:
     """Train with settings that are in force, from the start or from a checkpoint."""
     prepare_process(config)
     hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp, config.hyp_unknown)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
     spec = load_dataset_spec(config)
-    require_images(spec, ("train", "val"), config.download)
-    device = select_device(config.device)
+    processes.first_on_host(lambda: require_images(spec, ("train", "val"), config.download))
+    device = device_of(config.device, processes.world)
     model, transferred = build_detector(config, hyp, spec, resumed, device)
     config = with_full_paths(resolve_sizes(config, model, device), spec)
+    prepare_batch_norm(model, processes, config.sync_bn, config.batch_size)
     optimizer = optimizer_for(model, config, hyp)
-    save_dir = folder_of(resumed) if resumed else new_run_dir(config.project, config.name, config.exist_ok)
-    write_settings(config, hyp, save_dir)
-    if transferred:
-        LOGGER.info(f"transfer report: {transferred.write_csv(save_dir / 'transfer.csv')}")
-    data = build_data(config, hyp, spec, model, save_dir)
+    save_dir = run_folder_of(config, resumed, processes)
+    if processes.is_first:
+        write_settings(config, hyp, save_dir)
+        if transferred:
+            LOGGER.info(f"transfer report: {transferred.write_csv(save_dir / 'transfer.csv')}")
+    data = processes.first_on_host(lambda: build_data(config, hyp, spec, model, save_dir, processes.world))
     if not resumed:
-        draw_labels(data, save_dir)
+        if processes.is_first:
+            draw_labels(data, save_dir)
         if not config.noautoanchor:
             fit_anchors(model, data, hyp, config)
-    components = build_components(config, hyp, model, optimizer, data, resumed)
-    trainer = build_trainer(config, hyp, data, components, restore_state(resumed), save_dir, hooks)
+    processes.wait()
+    components = build_components(config, hyp, model, optimizer, data, resumed, processes)
+    state = restore_state(resumed)
+    own_generators(processes, config.seed, state.step)
+    trainer = build_trainer(config, hyp, data, components, state, save_dir, hooks)
     LOGGER.info(
         f"Image sizes {config.imgsz} train, {config.imgsz} val\nUsing {data.train.workers} dataloader workers\n"
         f"Logging results to {save_dir}"
@@ -108,6 +125,53 @@ def _train(
     run_to_end(trainer, save_dir)
     data.train.close()
     return finish_training(trainer, config, data, save_dir)
+
+
+def check_several(config: TrainConfig, resumed: Checkpoint | None, processes: Processes) -> None:
+    """Refuse what several processes, or one, cannot do, and say what is not the same to the last bit.
+
+    Args:
+        config: The flags.
+        resumed: The checkpoint whose training goes on, or None.
+        processes: Those that train together.
+
+    Raises:
+        ConfigError: For a flag that does not fit the number of processes.
+    """
+    size = processes.world.size
+    if config.sync_bn and size == 1 and resumed is None:
+        raise ConfigError("--sync-bn: needs several processes; one process trains here, so leave it out")
+    if config.cache == "ram" and size > 1:
+        raise ConfigError(
+            f"--cache ram: each of {size} processes would hold all images; use --cache disk, whose copies the system "
+            "keeps in memory once for all"
+        )
+    before = training_state(resumed).get("processes", 1) if resumed else size
+    if before != size:
+        LOGGER.info(
+            f"trained by {before} processes so far and by {size} from here: the samples and their order stay, sums are "
+            "added in another order, so figures agree to rounding; batch norm without --sync-bn and dropout differ more"
+        )
+
+
+def run_folder_of(config: TrainConfig, resumed: Checkpoint | None, processes: Processes) -> Path:
+    """Return the run folder, made by the first process for all.
+
+    Args:
+        config: The flags.
+        resumed: The checkpoint whose training goes on, or None.
+        processes: Those that train together.
+
+    Returns:
+        The folder.
+    """
+    if resumed:
+        return folder_of(resumed)
+    made = new_run_dir(config.project, config.name, config.exist_ok) if processes.is_first else None
+    folder = processes.from_first(made)
+    if folder is None:
+        raise RuntimeError("the first process sent no run folder")
+    return folder
 
 
 def build_trainer(
@@ -141,12 +205,17 @@ def build_trainer(
         TrainBatchImages(save_dir, names),
         Checkpoints(save_dir / "weights", checkpoint_saver(config, hyp), config.save_period, config.nosave),
     ]
+
+    def evaluate_average(module: nn.Module) -> Evaluation:
+        components.processes.copy_from_first(module)  # batch norm's running statistics are each process's own
+        return evaluate(module, data.val, names, options, loss=components.loss, processes=components.processes)
+
     return Trainer(
         components,
         state,
         config.epochs,
-        hooks=[*files, Console(), *hooks],
-        evaluate=lambda module: evaluate(module, data.val, names, options, loss=components.loss),
+        hooks=[*(files if components.processes.is_first else ()), Console(), *hooks],
+        evaluate=evaluate_average,
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,
     )
@@ -244,6 +313,7 @@ def checkpoint_saver(config: TrainConfig, hyp: Hyperparameters) -> Callable[[Tra
             "state": dataclasses.asdict(trainer.state),
             "config": config.as_dict(),
             "hyp": hyp.as_dict(),
+            "processes": components.processes.world.size,
         }
         write_checkpoint(checkpoint_of(cast(Model, components.ema.module), training=training), path)
 
@@ -284,19 +354,31 @@ def finish_training(trainer: Trainer, config: TrainConfig, data: TrainData, save
     from utils.plots.curves import plot_results
 
     best = save_dir / "weights" / "best.pt"
-    strip(best)
-    LOGGER.info(f"Optimizer stripped from {best}, {best.stat().st_size / 1e6:.1f}MB\nValidating {best}...")
     spec, components = data.spec, trainer.components
+    processes = components.processes
+    if processes.is_first:
+        strip(best)
+    processes.wait()
+    LOGGER.info(f"Optimizer stripped from {best}, {best.stat().st_size / 1e6:.1f}MB\nValidating {best}...")
     verbose = len(spec.names) < FEW_CLASSES
     options = EvalOptions(single_cls=config.single_cls, coco=has_pycocotools(), verbose=verbose)
     images = ValBatchImages(save_dir, spec.names)
     evaluation = evaluate_weights(
-        [best], spec, options, data.val, components.device, loss=components.loss, observers=[images]
+        [best],
+        spec,
+        options,
+        data.val,
+        components.device,
+        loss=components.loss,
+        observers=[images] if processes.is_first else [],
+        processes=processes,
     )
     size, batch_size = data.val.dataset.imgsz, data.val.batch_size
     settings = {"weights": str(best), "single_cls": config.single_cls, "imgsz": size, "batch_size": batch_size}
-    evaluation = report_evaluation(evaluation, spec.names, save_dir, ReportOptions(settings))
+    if processes.is_first:
+        evaluation = report_evaluation(evaluation, spec.names, save_dir, ReportOptions(settings))
+        plot_results(save_dir / "results.csv")
     data.val.close()
-    plot_results(save_dir / "results.csv")
+    processes.wait()
     LOGGER.info(f"Results saved to {save_dir}")
     return TrainResult(save_dir, trainer.state, evaluation)
