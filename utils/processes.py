@@ -59,14 +59,6 @@ class Processes:
         """Whether the launcher is gone: it cannot end this process any more, and may have been started anew."""
         return self.is_several and os.getppid() != self._parent
 
-    def require_launcher(self) -> None:
-        """Raise OtherProcessError if the launcher is gone: it may have been started anew, into the same folder."""
-        if self.is_orphan:
-            raise OtherProcessError(
-                "the launcher ended without ending its processes (SIGUSR1 does that unless torchrun has "
-                "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1); --resume continues"
-            )
-
     def wait(self) -> None:
         """Return when all processes have come here, however long that takes."""
         if self.is_several:
@@ -183,7 +175,9 @@ def joined(world: World, device: torch.device) -> Iterator[Processes]:
     _use_threads(world)
     store = _store(world)
     try:
-        yield _connected(world, device, store)
+        processes = _connected(world, device, store)
+        yield processes
+        processes.agreed()
     except BaseException as error:
         _report(error, world, store)
         raise

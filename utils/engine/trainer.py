@@ -10,6 +10,7 @@ program to end is taken after a step; a validation is broken off at once, and do
 
 import contextlib
 import math
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +30,16 @@ from utils.engine.model_ema import ModelEMA
 from utils.engine.nonfinite import describe_gradients, describe_outputs
 from utils.engine.optim import apply_step_settings
 from utils.errors import MemoryShortageError, NonFiniteError
+from utils.log import LOGGER
 from utils.processes import ALONE, Processes, checksum
-from utils.stop_signals import StopRequest
+from utils.stop_signals import StopRequest, interruption_by
 from utils.types import Batch, LossParts, StepSettings, TrainState
 
 GRADIENT_CLIP = 10.0  # largest norm of all gradients together
+LAUNCHER_GONE = (
+    "the launcher ended without its processes, as SIGUSR1 does unless torchrun has --signals-to-handle "
+    "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+)
 CHECKED_STEPS = 3  # first steps in which processes compare their gradients
 
 
@@ -304,7 +310,7 @@ class Trainer:
             for hook in self.hooks:
                 hook.moved_back(self)
             return False
-        self.stop.check()
+        self.check_stop()
         return report.is_last
 
     def run_epoch(self, epoch: int) -> EpochReport:
@@ -357,7 +363,6 @@ class Trainer:
                 if is_due:
                     self.optimizer_step()
             state.step += 1
-            components.processes.require_launcher()
             for hook in self.hooks:
                 hook.after_batch(self, batch, progress)
             if is_due:
@@ -376,7 +381,23 @@ class Trainer:
         self.state.batches_done, self.state.mean_losses = progress.done, list(progress.mean)
         for hook in self.hooks:
             hook.after_step(self)
-        self.stop.check()
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Raise an `Interruption` if a signal came, to whichever process: all end after the same step.
+
+        Processes answer with the next step, so that none waits. Without its launcher a process would train on beside the
+        one that is started in its place, so it asks all to end.
+        """
+        processes = self.components.processes
+        if not processes.is_several:
+            self.stop.check()
+            return
+        if processes.is_orphan:
+            LOGGER.error(LAUNCHER_GONE)
+        number = processes.agree_next(self.stop.number or (signal.SIGTERM if processes.is_orphan else 0))
+        if number:
+            raise interruption_by(number)
 
     @contextlib.contextmanager
     def _reporting_memory(self, pending: int) -> Iterator[None]:
