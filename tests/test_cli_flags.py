@@ -242,7 +242,6 @@ def test_val_and_detect_flags_are_understood():
         ("--batch_size 4", ("--batch_size", "did you mean --batch-size")),
         ("--optimizer SDG", ("SDG", "SGD")),
         ("--e 3", ("ambiguous", "--epochs")),
-        ("--sync-bn", ("--sync-bn", "several processes")),
         ("--label", ("--label-smoothing",)),
         ("stray", ("stray",)),
         *((f"{flag} x", (flag, "cloud")) for flag in CLOUD),

@@ -71,7 +71,6 @@ def test_options_that_imply_others():
         ({"label_smoothing": 1.5}, ("--label-smoothing 1.5", "0 to 1")),
         ({"rect": 1}, ("--rect", "True or False")),
         ({"name": None}, ("--name", "text")),
-        ({"sync_bn": True}, ("--sync-bn", "several processes")),
         ({"rect": True, "image_weights": True}, ("--rect", "--image-weights")),
         ({"bucket": "gs://x"}, ("bucket", "run folder")),
         ({"entity": "me"}, ("entity", "TensorBoard")),
