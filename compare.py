@@ -16,6 +16,7 @@ from utils.cli import run_script
 from utils.config import from_options, parse
 from utils.config.compare_options import CompareConfig
 from utils.errors import UserError
+from utils.stop_signals import interrupting
 
 if TYPE_CHECKING:
     from utils.compare.results import Study
@@ -50,8 +51,12 @@ def run(**options: object) -> "Study":
 
 
 def _main_or_error(config: CompareConfig) -> "Study":
-    """Call `main`, and raise UserError at the end if a run failed, for the exit code."""
-    study = main(config)
+    """Call `main`, and raise UserError at the end if a run failed, for the exit code.
+
+    A signal that asks the program to end stops the study as Ctrl-C does: each run saves its state and frees its lock.
+    """
+    with interrupting():
+        study = main(config)
     runs = [run for variant in study.variants for run in variant.runs]
     failed = [f"{run.variant} seed {run.seed}: {run.error}" for run in runs if run.status != "done"]
     if failed:

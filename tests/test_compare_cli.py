@@ -22,6 +22,8 @@ OWN = {
     "split": "val",
     "jobs": 1,
     "title": "",
+    "launcher": "",
+    "launch_options": None,
     "cost_seconds": 20.0,
     "project": str(ROOT / "runs" / "compare"),
     "name": "",

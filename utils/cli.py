@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from utils import log
-from utils.errors import UserError
+from utils.errors import Interruption, UserError
 
 ConfigType = TypeVar("ConfigType")
 FAILED = 2
@@ -28,7 +28,8 @@ def run_script(
 
     Returns:
         0, 2 after a user error or a disk error (one line on standard error), 1 if only some inputs of a run failed, or
-        130 after Ctrl-C. Other exceptions pass with their traceback.
+        130 after Ctrl-C (and 128 and the number of another signal that asked it to end). Other exceptions pass with
+        their traceback.
     """
     config = parse_opt(argv)
     log.configure()
@@ -44,7 +45,7 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
 
     Returns:
         0, 2 after a user error or a disk error (one line on standard error), 1 if only some inputs of a run failed, or
-        130 after Ctrl-C.
+        130 after Ctrl-C (and 128 and the number of another signal that asked it to end).
     """
     try:
         function(*arguments)
@@ -59,7 +60,8 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
         where = error.filename or "a file of the run"
         print(f"error: {where}: {error.strerror}; make room, or choose another --project", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        interruption = Interruption.of(error)
+        print(f"\n{interruption}", file=sys.stderr)
+        return interruption.exit_code
     return 0

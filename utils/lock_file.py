@@ -5,9 +5,14 @@ gone, the next one takes the lock over. Whether it is gone can be seen only from
 the same host, since the same start of the system, in the same PID namespace. Containers often share a host name, or a
 volume, and not these. From anywhere else the heartbeat decides: the holder touches the file at intervals. Its age is
 measured by the clock of the file system, which all machines share, whatever their own clocks say.
+
+Of the file system three things are assumed, which NFS, Lustre, GPFS, CephFS and SMB all give: a file is created by one
+process only (O_EXCL), a rename replaces a file whole, and a touched file has the server's time. Locks of the system
+(flock) are not used: many network file systems have none, or have them per host.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -32,10 +37,11 @@ def hold_lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path` while the block runs. Raises LockedError if another living process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     own = _this_process()
-    with _exclusive(path.with_name(f"{path.name}.guard")):
+    found = _read(path)
+    with _turn_to_replace(path, found):
         holder = lock_holder(path)
-        if holder:
-            raise LockedError(holder)
+        if holder or _read(path) != found:
+            raise LockedError(holder or "another process, which was faster")
         write_text_atomically(path, json.dumps(own))  # a reader never finds half a lock, which would count as none
     try:
         yield
@@ -98,6 +104,19 @@ def touch_lock(path: Path) -> None:
         os.utime(path)
 
 
+def is_lost(path: Path) -> bool:
+    """Return whether the lock file `path`, which this process has taken, is another's by now, or removed.
+
+    It happens to a process that was suspended, or cut off from the file system, for longer than a lock lives.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) != _this_process()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # a file system that does not answer takes nothing away
+        return False
+
+
 def _this_process() -> dict[str, object]:
     return {
         "pid": os.getpid(),
@@ -147,14 +166,21 @@ def _start_time(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Let one process at a time read a lock file and take it; the system frees the guard of a process that dies."""
+def _turn_to_replace(path: Path, found: dict[str, object]) -> Iterator[None]:
+    """Let one process at a time replace what was found in a lock file; for all others it is locked.
+
+    The turn is a file that only one can create, named after what was found. Who comes later, even when the turn is
+    over, has found something that is no longer there.
+    """
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+    turn = path.with_name(f"{path.name}.{digest}.turn")
+    if turn.exists() and not _beats(turn):  # of a process that ended within its turn, which takes milliseconds
+        turn.unlink(missing_ok=True)
     try:
-        import fcntl
-    except ImportError:  # Windows: two that come in the same millisecond may both get it
+        os.close(os.open(turn, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:
+        raise LockedError("another process, which takes it over") from None
+    try:
         yield
-        return
-    with path.open("w") as stream:
-        with contextlib.suppress(OSError):  # some network file systems have no such locks
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    finally:
+        turn.unlink(missing_ok=True)

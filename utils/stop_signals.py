@@ -1,6 +1,7 @@
 """Signals that ask a program to end, taken when it suits: after the step that runs, with its state written.
 
-Ctrl-C, SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's warning that the time is nearly up) are one request.
+Ctrl-C, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 (Slurm's warning that the time is nearly up) and SIGUSR2 (submitit's)
+are one request.
 Only the main thread gets signals; in another one a `StopRequest` never sees any.
 """
 
@@ -10,12 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from utils.errors import Interruption
 
 ENDING_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 _NOTICE = b"\nending after this step, with the state saved; a second signal ends at once\n"
 
@@ -25,7 +26,11 @@ class StopRequest:
 
     Attributes:
         number: The first signal that came; None while there was none.
+        repeats_end: Whether a second signal ends at once. A process that gets the signals of a scheduler also from its
+            parent, which passes them on, sets it to False: for it they are one request.
     """
+
+    repeats_end: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -69,6 +74,8 @@ class StopRequest:
             self._at_once = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and not self.repeats_end:
+            return
         first, self.number = self.number is None, number
         if first and not self._at_once:
             with suppress(OSError):
@@ -79,6 +86,14 @@ class StopRequest:
             for each in self._handlers:  # a system that shuts down sends several
                 signal.signal(each, signal.SIG_IGN)
         raise interruption_by(number)
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise an `Interruption` at once for a signal that comes while the block runs."""
+    stop = StopRequest()
+    with stop.deferred(), stop.at_once():
+        yield
 
 
 def interruption_by(number: int) -> Interruption:

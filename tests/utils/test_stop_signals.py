@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from utils.errors import Interruption
-from utils.stop_signals import ENDING_SIGNALS, StopRequest
+from utils.stop_signals import ENDING_SIGNALS, StopRequest, interrupting
 
-CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140}
 
 
 def send(name):
@@ -58,6 +58,24 @@ def test_at_once_raises_the_first_signal_and_lets_what_follows_be_written():
         finally:
             written.append("state")
     assert written == ["state"]
+
+
+def test_signals_that_a_parent_passes_on_are_one_request(monkeypatch):
+    monkeypatch.setattr(StopRequest, "repeats_end", False)
+    stop, written = StopRequest(), []
+    with stop.deferred():
+        send("SIGTERM")
+        send("SIGTERM")
+        send("SIGHUP")
+        written.append("the step")
+    assert stop.number == signal.SIGTERM and written == ["the step"]
+    with pytest.raises(Interruption, match="ended by SIGUSR2"), interrupting():
+        try:
+            send("SIGUSR2")
+        finally:
+            send("SIGTERM")
+            written.append("the state")
+    assert written == ["the step", "the state"]
 
 
 def test_at_once_does_not_begin_after_a_signal():

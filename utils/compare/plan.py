@@ -110,9 +110,18 @@ class StudyPlan:
         """Return every (variant, seed), seed by seed, so that a study that ends early has whole pairs."""
         return [(variant, seed) for seed in self.seeds for variant in self.variants]
 
+    def missing(self) -> list[RunFiles]:
+        """Return the files of the runs that are not done."""
+        every = (self.files(variant.name, seed) for variant, seed in self.pairs())
+        return [files for files in every if not files.is_done()]
+
     def is_done(self) -> bool:
         """Return whether every run is done."""
-        return all(self.files(variant.name, seed).is_done() for variant, seed in self.pairs())
+        return not self.missing()
+
+    def has_ended(self) -> bool:
+        """Return whether every run is done or has failed."""
+        return all(files.has_ended() for files in self.missing())
 
 
 def run_files(folder: Path, variant: str, seed: int, split: str) -> RunFiles:

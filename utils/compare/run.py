@@ -93,7 +93,7 @@ def _clear_folder(files: RunFiles) -> None:
     for path in files.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path not in (files.log, files.lock) and not path.name.endswith(".guard"):
+        elif path != files.log and not path.name.startswith(files.lock.name):  # the lock, or a turn to take it
             path.unlink()
 
 

@@ -78,6 +78,10 @@ class RunFiles:
         """Return why the run failed, in one line; "" if it did not."""
         return str(read_json(self.failed).get("error", "")) if self.failed.exists() and not self.is_done() else ""
 
+    def has_ended(self) -> bool:
+        """Return whether the run is evaluated or has failed."""
+        return self.is_done() or bool(self.error())
+
     def write_failure(self, reason: str) -> None:
         """Write why the run failed, in one line."""
         write_json_atomically(self.failed, {"error": " ".join(reason.split())[:500]})

@@ -1,43 +1,36 @@
 """What compare.py runs: a study prepared, its missing runs executed, costs measured, and the results reported."""
 
 import contextlib
-import dataclasses
 import datetime
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from models.registry import load_plugins
-from utils.checkpoint import load_models
-from utils.compare.cost import measure_costs, with_training_time
+from utils.compare.cost import with_training_time
+from utils.compare.execution import (
+    COSTS_FILE,
+    MEASURE_LOG,
+    SAMPLE_GRID_FILE,
+    forget_failures,
+    measure_missing,
+    run_missing,
+)
+from utils.compare.launcher import launch_missing
 from utils.compare.manifest import HYP_FILE, training_settings
 from utils.compare.plan import PlannedVariant, StudyPlan, open_study
 from utils.compare.preparation import prepare
-from utils.compare.process_pool import Job, ProcessPool
 from utils.compare.provenance import versions
 from utils.compare.report import console_table, write_report
 from utils.compare.results import PARAMETER_MATCHED, Cost, Run, Study, VariantResult
-from utils.compare.run import data_of, execute_run
-from utils.compare.run_dir import RunFiles, read_json
-from utils.compare.sample_grid import draw_sample_grid
-from utils.compare.study_progress import StudyProgress
+from utils.compare.run import data_of
+from utils.compare.run_dir import read_json
 from utils.compare.verdicts import compare_with_parameter_matched, with_statistics
-from utils.config import EvalOptions, Hyperparameters, SplitOptions
+from utils.config import EvalOptions, Hyperparameters
 from utils.config.compare_options import STUDY_FILE, CompareConfig
-from utils.datasets.splits import open_split
-from utils.device import select_device
-from utils.engine.evaluator import as_evaluated, largest_stride
 from utils.errors import UserError
-from utils.files import write_json_atomically
-from utils.lock_file import lock_holder
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
-
-COSTS_FILE, SAMPLE_GRID_FILE, MEASURE_LOG = "costs.json", "strip.jpg", "measure.log"
-BASELINE_LINE = "the baseline is {}; continue with: python compare.py --study {}"
 
 
 def compare(requested: CompareConfig) -> Study:
@@ -54,8 +47,12 @@ def compare(requested: CompareConfig) -> Study:
         except UserError:
             _remove_if_empty(folder)
             raise
-        run_missing(plan)
-        measure_missing(plan)
+        if config.launcher:
+            launch_missing(plan)
+        else:
+            forget_failures(plan)
+            run_missing(plan)
+            measure_missing(plan)
         study = assemble(plan)
         files = write_report(study)
         beside = ", ".join(file.name for file in files[1:])
@@ -72,128 +69,6 @@ def _remove_if_empty(folder: Path) -> None:
     """Remove the folder of a study that never began."""
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-# ---- runs ----
-
-
-def run_missing(plan: StudyPlan) -> None:
-    """Execute every run that is not done, in processes of their own; a failure is written to the run's folder."""
-    runs = {run_name(plan, variant, seed): (variant, seed) for variant, seed in plan.pairs()}
-    files = {name: plan.files(variant.name, seed) for name, (variant, seed) in runs.items()}
-    missing = [name for name in runs if not files[name].is_done()]
-    if not missing:
-        return
-    for name in missing:
-        files[name].failed.unlink(missing_ok=True)
-    devices = devices_of(plan.config)
-    LOGGER.info(
-        f"{len(missing)} of {len(runs)} runs to do in {plan.folder} on {', '.join(map(str, dict.fromkeys(devices)))}; "
-        + BASELINE_LINE.format(plan.variants[0].name, plan.folder)
-    )
-    progress = StudyProgress(files, plan.config.epochs if plan.trains else 1, len(devices))
-    pool = ProcessPool(
-        devices,
-        _threads(plan.config),
-        progress.update,
-        lambda job: progress.log_end(job.name),
-        lambda job: progress.log_wait(job.name, lock_holder(job.lock)),
-    )
-    try:
-        pool.run([_job(plan, name, *runs[name], files[name]) for name in missing])
-    except KeyboardInterrupt:
-        LOGGER.info(f"\nstopped; continue with: python compare.py --study {plan.folder}")
-        raise
-    finally:
-        progress.close()
-
-
-def _job(plan: StudyPlan, name: str, variant: PlannedVariant, seed: int, files: RunFiles) -> Job:
-    arguments = (plan, variant, seed)
-    return Job(name, execute_run, arguments, files.lock, files.log, files.is_done, files.write_failure)
-
-
-def run_name(plan: StudyPlan, variant: PlannedVariant, seed: int) -> str:
-    """Return the name of a run in messages.
-
-    Args:
-        plan: The study.
-        variant: What is trained or evaluated.
-        seed: Seed of the run.
-
-    Returns:
-        Such as "yolov5n_CBAM seed 1"; a checkpoint's has no seed.
-    """
-    return f"{variant.name} seed {seed}" if plan.trains else variant.name
-
-
-def devices_of(config: CompareConfig) -> list[str]:
-    """Return the device of each of --jobs processes; without --device, all GPUs in turn, or the CPU."""
-    gpus = [str(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    devices = [name.strip() for name in config.device.split(",")] if config.device else gpus or ["cpu"]
-    return [devices[index % len(devices)] for index in range(config.jobs)]
-
-
-def _threads(config: CompareConfig) -> int:
-    """Return the threads of each process: the processor's, divided; 0 leaves a single process torch's own choice."""
-    return max(torch.get_num_threads() // config.jobs, 1) if config.jobs > 1 else 0
-
-
-# ---- costs and sample grid ----
-
-
-def measure_missing(plan: StudyPlan) -> None:
-    """Measure costs and draw the sample grid, once, when no run is under way; failures are logged only."""
-    weights = _weights_by_name(plan)
-    wanted = [plan.folder / SAMPLE_GRID_FILE, plan.folder / COSTS_FILE]
-    if not weights or all(file.exists() for file in wanted) and set(read_json(wanted[1])) == set(weights):
-        return
-    LOGGER.info("measuring costs, and drawing the detections of each model on some images ...")
-    failures: list[str] = []
-    job = Job(
-        "costs and sample grid",
-        measure,
-        (plan, weights),
-        plan.folder / "measure.claim",
-        plan.folder / MEASURE_LOG,
-        lambda: all(file.exists() for file in wanted),
-        failures.append,
-    )
-    for file in wanted:
-        file.unlink(missing_ok=True)
-    ProcessPool(devices_of(plan.config)[:1], 0).run([job])
-    for reason in failures:
-        LOGGER.warning(f"WARNING: costs or the sample grid are missing from the report: {reason}")
-
-
-def _weights_by_name(plan: StudyPlan) -> dict[str, Path]:
-    """Return for each variant the checkpoint of its first seed that is done, for its cost and the sample grid."""
-    weights = {}
-    for variant in plan.variants:
-        done = [seed for seed in plan.seeds if plan.files(variant.name, seed).is_done()]
-        if done:
-            weights[variant.name] = plan.compared_weights(variant, done[0])
-    return weights
-
-
-def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
-    """Write costs.json and strip.jpg, in a process of its own, so that memory peaks are the models'.
-
-    Args:
-        plan: The study.
-        weights: Checkpoints by name of variant, the baseline's first.
-        device: "cpu" or a CUDA device number.
-    """
-    chosen, config, spec = select_device(device), plan.config, data_of(plan)
-    load_plugins(config.plugin)
-    costs = measure_costs(weights, config.imgsz, chosen, seconds=config.cost_seconds)
-    write_json_atomically(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
-    models = {name: load_models(path, chosen) for name, path in weights.items()}
-    stride = max(largest_stride(model) for model in models.values())
-    options = dataclasses.replace(SplitOptions.of(config), download=False)  # it is there since the plan was made
-    dataset = open_split(spec, config.split, as_evaluated(options, stride))
-    with drawing_fonts(config.font):
-        draw_sample_grid(models, dataset, spec.names, chosen, plan.folder / SAMPLE_GRID_FILE)
 
 
 # ---- the study ----

@@ -20,6 +20,7 @@ class StudyProgress:
     def __init__(self, runs: dict[str, RunFiles], epochs: int, slots: int):
         self.runs, self.epochs, self.slots = runs, epochs, slots
         self.started = time.monotonic()
+        self.waits: dict[str, str] = {}  # by name of run: who was logged as its holder
         self.done = {name: self._epochs_done(files) for name, files in runs.items()}
         self.at_start = sum(self.done.values())
         self.bar = progress_bar(None, total=self.total, description=self._runs_text()) if sys.stderr.isatty() else None
@@ -51,13 +52,15 @@ class StudyProgress:
         self._log(f"{text} ({self._runs_text()}, {self._time_left_text()})")
 
     def log_wait(self, name: str, holder: str) -> None:
-        """Log that another process does a run.
+        """Log that another process does a run, once per holder: a wait may last for hours.
 
         Args:
             name: Name of the run.
             holder: Who holds its lock file, "" if that is not known.
         """
-        self._log(f"{name}: locked by {holder or 'another process'}; waiting")
+        if self.waits.get(name) != holder:
+            self.waits[name] = holder
+            self._log(f"{name}: locked by {holder or 'another process'}; waiting")
 
     def close(self) -> None:
         """Close the bar."""

@@ -27,9 +27,13 @@ CHANGEABLE = (
     "title",
     "cost_seconds",
     "font",
+    "launcher",
+    "launch_options",
 )
 PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font")
 _LOCATION = ("study", "project", "name")  # where a study is: given by its folder, not by its yaml
+_OF_A_START = ("launcher", "launch_options")  # who executes it this time: given on the command line only
+LAUNCHERS = ("", "submitit")
 _NOT_OF_TRAINING = (
     "cfg",
     "weights",
@@ -43,6 +47,7 @@ _NOT_OF_TRAINING = (
     "project",
     "name",
     "device",
+    *_OF_A_START,
 )
 
 
@@ -77,6 +82,16 @@ class CompareConfig(Options):
         "val", "split on which the variants are compared: val, test or train", choices=("val", "test", "train")
     )
     jobs: int = flag(1, "runs at a time, distributed over the devices of --device", "integer", low=1)
+    launcher: str = flag(
+        "",
+        "submitit: --jobs workers as jobs of Slurm, or of this machine without Slurm; '' executes the runs itself",
+        choices=LAUNCHERS,
+    )
+    launch_options: tuple[str, ...] | None = flag(
+        None,
+        "KEY=VALUE for submitit, such as cluster=slurm timeout_min=240 gpus_per_node=1 slurm_partition=gpu",
+        many=True,
+    )
     title: str = flag("", "heading of the report; '' is the folder's name")
     cost_seconds: float = flag(
         20.0, "seconds per variant for measuring latency, and as many for throughput", "number", low=0
@@ -142,6 +157,11 @@ class CompareConfig(Options):
             raise ConfigError(
                 "--control: matches the parameters of the largest variant, and --cfg names the baseline alone"
             )
+        if self.launch_options and not self.launcher:
+            raise ConfigError("--launch-options: are for --launcher submitit, which is not given")
+        for text in self.launch_options or ():
+            if not text.partition("=")[0].isidentifier() or "=" not in text:
+                raise ConfigError(f"--launch-options {text}: expected KEY=VALUE, such as timeout_min=240")
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice")
         if self.seeds == (0,):
@@ -188,7 +208,7 @@ class CompareConfig(Options):
         return {
             name: value
             for name, value in values.items()
-            if name not in _LOCATION and (name not in same or name in always)
+            if name not in (*_LOCATION, *_OF_A_START) and (name not in same or name in always)
         }
 
 
@@ -213,6 +233,11 @@ def read_study(path: Path, requested: CompareConfig) -> CompareConfig:
         if name in content:
             raise ConfigError(
                 f"{cut(path)}: {name}: is no option of a study yaml; the study is in the folder of study.yaml"
+            )
+    for name in _OF_A_START:
+        if name in content:
+            raise ConfigError(
+                f"{cut(path)}: {name}: is no option of a study yaml; give --{name.replace('_', '-')} instead"
             )
     values = vars(requested)
     given = {

@@ -18,6 +18,7 @@ from utils.datasets.augmentation import quadrupled
 from utils.datasets.dataset import DetectionDataset, collate
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, UserError
+from utils.stop_signals import ENDING_SIGNALS
 from utils.types import Batch, Letterbox, Sample
 
 ImageWeights = np.ndarray | Callable[[], np.ndarray | None] | None
@@ -289,11 +290,12 @@ def reuse_freed_memory() -> None:
 
 
 def _start_worker(_: int) -> None:
-    """One thread per worker; Ctrl-C is handled by the main process."""
+    """One thread per worker; Ctrl-C and a scheduler's warnings are handled by the main process."""
     reuse_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in set(ENDING_SIGNALS) - {signal.SIGTERM}:  # by which the main process ends its workers
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -1,18 +1,21 @@
 """Processes of a study: lock files, jobs that fail or are waited for, and what a killed study leaves running."""
 
+import contextlib
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from study_jobs import be_killed, crash, do_nothing, raise_user_error, write
+from study_jobs import be_killed, crash, do_nothing, free_lock_when_stopped, raise_user_error, write
 
 from utils import lock_file as locks
-from utils.compare.process_pool import Job, ProcessPool
-from utils.compare.study import devices_of
+from utils.compare.execution import devices_of
+from utils.compare.process_pool import EXIT_LOCKED, Job, ProcessPool, _watch_parent
 from utils.config.compare_options import CompareConfig
 from utils.files import ROOT
 
@@ -158,7 +161,185 @@ def test_a_lock_holds_in_another_pid_namespace(tmp_path):
         assert seen.stdout.strip() == "", seen.stderr
 
 
+def race_for(path, rounds, barrier, wins):
+    """Be one of several that want the same lock at the same moment; counts the rounds in which it was taken."""
+    for _ in range(rounds):
+        barrier.wait()
+        with contextlib.suppress(locks.LockedError), locks.hold_lock(path):
+            with wins.get_lock():
+                wins.value += 1
+            barrier.wait()  # held until all others have tried
+            barrier.wait()
+            continue
+        barrier.wait()
+        barrier.wait()
+
+
+@pytest.mark.parametrize("content", [None, {"pid": 2**22 - 1}], ids=["free", "stale"])
+def test_one_of_many_gets_a_lock_without_locks_of_the_system(tmp_path, monkeypatch, content):
+    """Four at once, 25 times: always exactly one, by the creation of a file and a rename only."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    context, rounds, path = multiprocessing.get_context("fork"), 25, tmp_path / "lock"
+    barrier, wins = context.Barrier(4), context.Value("i", 0)
+    if content:
+        path.write_text(json.dumps({**locks._this_process(), "born": "1", **content}))
+    others = [context.Process(target=race_for, args=(path, rounds, barrier, wins)) for _ in range(3)]
+    for process in others:
+        process.start()
+    race_for(path, rounds, barrier, wins)
+    for process in others:
+        process.join(60)
+    assert wins.value == rounds and [process.exitcode for process in others] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_found_a_stale_lock_and_comes_late_does_not_take_that_of_the_new_holder(tmp_path, monkeypatch):
+    """Between looking and taking, another process took it over and its turn ended, and even its clock looks stale."""
+    path, new = tmp_path / "lock", {**locks._this_process(), "host": "elsewhere"}
+    path.write_text(json.dumps({**new, "host": "gone"}))
+    os.utime(path, (1, 1))
+    turn = locks._turn_to_replace
+
+    def slow_turn(path, found):
+        path.write_text(json.dumps(new))
+        os.utime(path, (1, 1))
+        return turn(path, found)
+
+    monkeypatch.setattr(locks, "_turn_to_replace", slow_turn)
+    with pytest.raises(locks.LockedError, match="which was faster"), locks.hold_lock(path):
+        pass
+    assert json.loads(path.read_text()) == new and [file.name for file in tmp_path.iterdir()] == ["lock"]
+
+
+def test_the_turn_of_a_process_that_died_in_it_is_given_to_another(tmp_path):
+    path = tmp_path / "lock"
+    with locks._turn_to_replace(path, {}):
+        (turn,) = tmp_path.iterdir()
+        with pytest.raises(locks.LockedError, match="takes it over"), locks.hold_lock(path):
+            pass
+    assert not turn.exists()
+    turn.touch()
+    os.utime(turn, (1, 1))
+    with locks.hold_lock(path):
+        assert not turn.exists()
+
+
+def test_a_lock_is_lost_when_it_is_anothers_or_gone(tmp_path):
+    path = tmp_path / "lock"
+    with locks.hold_lock(path):
+        assert not locks.is_lost(path)
+        path.write_text("{")  # a file system that gives nonsense takes nothing away
+        assert not locks.is_lost(path)
+        path.write_text(json.dumps({**locks._this_process(), "born": "1"}))
+        assert locks.is_lost(path)
+        path.unlink()
+        assert locks.is_lost(path)
+
+
 # ---- processes ----
+
+
+class Parent:
+    sentinel = 0
+
+
+def test_a_process_that_was_suspended_until_its_lock_was_taken_over_ends(tmp_path, monkeypatch):
+    ended, path = [], tmp_path / "lock"
+    monkeypatch.setattr("multiprocessing.parent_process", Parent)
+    monkeypatch.setattr(
+        "utils.compare.process_pool.connection.wait", lambda sentinels, seconds: [] if not ended else [1]
+    )
+    monkeypatch.setattr("utils.compare.process_pool._end_at_once", ended.append)
+    path.write_text(json.dumps({**locks._this_process(), "host": "elsewhere"}))
+    _watch_parent(path)
+    assert ended == [EXIT_LOCKED, 1]
+
+
+def test_a_job_that_has_failed_elsewhere_or_is_locked_starts_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.compare.process_pool.RETRY_AFTER", 0.1)
+    monkeypatch.setattr("utils.compare.process_pool._run_job", None)  # cannot be called
+    ended, waited, lock = [], [], tmp_path / "lock"
+    lock.write_text(json.dumps({**locks._this_process(), "host": "elsewhere"}))
+
+    def wait(job):
+        waited.append(job.name)
+        (tmp_path / "file").touch()
+
+    failed, locked = (
+        Job(name, write, (), lock, tmp_path / "log", (tmp_path / "file").exists, pytest.fail, has_failed)
+        for name, has_failed in (("failed", lambda: "an error"), ("locked", lambda: ""))
+    )
+    ProcessPool([""], 0, on_end=lambda job: ended.append(job.name), on_wait=wait).run([failed, locked])
+    assert ended == ["failed", "locked"] and waited == ["locked"]
+
+
+def test_a_job_that_is_asked_to_end_frees_its_lock(tmp_path):
+    reasons, lock, file = [], tmp_path / "lock", tmp_path / "pid"
+
+    def tick():
+        if file.exists() and file.read_text():
+            os.kill(int(file.read_text()), signal.SIGTERM)
+            file.unlink()
+
+    job = Job("job", free_lock_when_stopped, (file, 60.0), lock, tmp_path / "log", lambda: False, reasons.append)
+    ProcessPool([""], 0, on_tick=tick).run([job])
+    assert not lock.exists() and ["ended by SIGTERM" in reason for reason in reasons] == [True]
+
+
+HOST = """import socket, sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from study_jobs import append
+from utils import lock_file
+from utils.compare import process_pool
+from utils.compare.process_pool import Job, ProcessPool
+
+name, clock_error, true_time = sys.argv[1], float(sys.argv[2]), time.time
+socket.gethostname = lambda: name
+time.time = lambda: true_time() + clock_error
+lock_file.STALE_AFTER, lock_file.TOUCH_INTERVAL, process_pool.TOUCH_INTERVAL = 6.0, 0.5, 0.5
+process_pool.RETRY_AFTER = 0.2
+
+if __name__ == "__main__":
+    here = Path({folder!r})
+
+    def is_done(file):
+        return file.exists() and "done" in file.read_text()
+
+    jobs = [
+        Job(str(each), append, (here / str(each), 1.0), here / f"{{each}}.lock", here / f"{{name}}.log",
+            lambda file=here / str(each): is_done(file), print)
+        for each in range(6)
+    ]
+    ProcessPool([name], 0).run(jobs)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the script's changes reach its processes by spawning")
+def test_hosts_whose_clocks_differ_by_hours_divide_the_jobs(tmp_path):
+    """Three hosts, one an hour ahead and one two hours behind; one dies, and its job is taken over when it is stale."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    script = tmp_path / "host.py"
+    script.write_text(HOST.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(folder)))
+    errors = {"ahead": 3600, "behind": -7200, "dying": 600}
+    hosts = {name: subprocess.Popen([sys.executable, str(script), name, str(error)]) for name, error in errors.items()}
+
+    def begun_by_the_dying():
+        files = [folder / str(each) for each in range(6)]
+        return [file for file in files if file.exists() and file.read_text() == "begun by dying\n"]
+
+    wait_for(lambda: begun_by_the_dying() or hosts["dying"].poll() is not None, 60)
+    hosts["dying"].kill()
+    assert [hosts[name].wait(120) for name in ("ahead", "behind")] == [0, 0]
+    hosts["dying"].wait()
+    texts = [(folder / str(each)).read_text().splitlines() for each in range(6)]
+    cut = [lines for lines in texts if len(lines) == 3]
+    assert len(cut) == 1 and cut[0][0] == "begun by dying" and cut[0][1].split()[-1] != "dying"
+    assert all([line.split()[0] for line in lines] == ["begun", "done"] for lines in texts if lines not in cut)
+    assert all(lines[-1].split()[-1] == lines[-2].split()[-1] for lines in texts)
+    assert {lines[-1].split()[-1] for lines in texts} >= {"ahead", "behind"} and not list(folder.glob("*.lock*"))
 
 
 def test_a_failure_ends_its_own_job_only(tmp_path):
