@@ -11,7 +11,6 @@ from utils.errors import Interruption, UserError
 ConfigType = TypeVar("ConfigType")
 FAILED = 2
 _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
-INTERRUPTED = 130  # what shells give a program that ended on Ctrl-C
 
 
 def run_script(

@@ -1,8 +1,7 @@
 """Signals that ask a program to end, taken when it suits: after the step that runs, with its state written.
 
-Ctrl-C, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 (Slurm's warning that the time is nearly up) and SIGUSR2 (submitit's)
-are one request.
-Only the main thread gets signals; in another one a `StopRequest` never sees any.
+Ctrl-C, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 (Slurm's warning that the time is nearly up) and SIGUSR2
+(submitit's) are one request. Only the main thread gets signals; in another one a `StopRequest` never sees any.
 """
 
 import os
