@@ -1,10 +1,11 @@
 """Training in two processes compared with one process: losses, weights after each step, results.csv and mAP.
 
-    python benchmarks/processes.py
+    python benchmarks/processes.py --weights yolov5n.pt
 
-Makes docs/processes.json and the table of docs/processes.md. Each model is trained three times from the same seed on drawn
-shapes, one thread per process: alone, by two processes with global batch norm, and by two without. A hook that runs in
-each training writes the losses and weights of every step, which are then compared.
+Makes docs/processes.json and the table of docs/processes.md. Each model is trained three times from one seed on drawn
+shapes, one thread per process: alone, by two processes with global batch norm, and by two without. Alone in two threads, it is
+trained once more: a measure of what another order of additions does. A hook that runs in each training writes the losses and
+weights of every step, which are then compared.
 """
 
 import argparse
@@ -20,12 +21,14 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils.engine.trainer import EpochProgress, Hook, Trainer
-from utils.files import write_json_atomically, write_text_atomically
-from utils.types import Batch
+from utils.engine.trainer import EpochProgress, Hook, Trainer  # noqa: E402
+from utils.files import write_json_atomically, write_text_atomically  # noqa: E402
+from utils.types import Batch  # noqa: E402
 
 MODELS = {"base": "yolov5n.yaml", "CBAM": "yolov5n_CBAM.yaml", "CoTA": "yolov5n_CoTA.yaml"}
-IMAGES, BATCH, SIDE, EPOCHS = 37, 8, 128, 2  # the last batch of an epoch is uneven
+IMAGES, BATCH, SIDE, EPOCHS = 101, 8, 128, 3  # the last batch of an epoch is uneven
+RUNS = {"synced": (2, 1), "own": (2, 1), "threads": (1, 2)}  # processes and threads of each
+TITLES = {"synced": "2 processes, `--sync-bn`", "own": "2 processes", "threads": "1 process, 2 threads"}
 MARKS = "<!-- made by `python benchmarks/processes.py` -->", "<!-- end -->"
 DATA = """path: {folder}
 train: images/train
@@ -53,7 +56,7 @@ class StepRecorder(Hook):
             torch.save({"losses": self.losses, "weights": self.weights}, self.path)
 
 
-def train_recorded(folder: Path, name: str, model: str, is_synced: bool) -> None:
+def train_recorded(folder: Path, name: str, model: str, is_synced: bool, weights: str) -> None:
     """Train as one of the processes that were started, and record each step.
 
     Args:
@@ -61,6 +64,7 @@ def train_recorded(folder: Path, name: str, model: str, is_synced: bool) -> None
         name: Of the run.
         model: A file of models/.
         is_synced: `--sync-bn`.
+        weights: A checkpoint to start from, or ''.
     """
     from utils import log
     from utils.config import TrainConfig, from_options
@@ -77,21 +81,25 @@ def train_recorded(folder: Path, name: str, model: str, is_synced: bool) -> None
         sync_bn=is_synced,
         project=str(folder),
         name=name,
+        weights=weights,
+        noautoanchor=True,
     )
     train(config, hooks=[StepRecorder(folder / f"{name}.pt")])
 
 
-def start(folder: Path, processes: int, *arguments: str) -> None:
+def start(folder: Path, weights: str, processes: int, threads: int, *arguments: str) -> None:
     """Run `train_recorded` in processes of their own.
 
     Args:
         folder: Where data and runs are.
+        weights: A checkpoint to start from, or ''.
         processes: How many train together.
+        threads: In which each of them computes.
         *arguments: Name of the run, model, and "synced" or "own".
     """
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, __file__, "--folder", str(folder), "--one", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *launcher, __file__, "--folder", str(folder), "--weights", weights, "--one", *arguments]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -122,22 +130,43 @@ def compared(folder: Path, one: str, two: str) -> dict[str, float | list[float]]
         "weights_by_step": by_step,
         "results": max(abs(a - b) for a, b in zip(*cells, strict=True)),
         "map50": abs(map50_of(figures[0]) - map50_of(figures[1])),
+        "map50_of_one": map50_of(figures[0]),
     }
 
 
 def map50_of(figures: dict) -> float:
     """Return mAP at IoU 0.5 of a metrics.json."""
-    return float(figures["map50"] if "map50" in figures else figures["metrics"]["map50"])
+    return float(figures["yolov5"]["map50"])
 
 
 def table(rows: dict[str, dict]) -> str:
     """Return the Markdown table of all comparisons."""
-    titles = ("model", "batch norm", "loss of batch 1", "losses", "weights, step 1", "weights", "results.csv", "mAP50")
-    keys = ("first_loss", "losses", "first_weights", "weights", "results", "map50")
+    titles = (
+        "model",
+        "compared with one",
+        "loss of batch 1",
+        "losses",
+        "weights, step 1",
+        "weights",
+        "results.csv",
+        "mAP50",
+        "mAP50 of one",
+    )
+    keys = ("first_loss", "losses", "first_weights", "weights", "results", "map50", "map50_of_one")
     lines = [" | ".join(("", *titles, "")).strip(), "|" + " --- |" * len(titles)]
     for name, row in rows.items():
         model, norm = name.split(", ")
-        lines.append(" | ".join(("", model, norm, *(f"{row[key]:.1e}" for key in keys), "")).strip())
+        lines.append(
+            " | ".join(
+                (
+                    "",
+                    model,
+                    norm,
+                    *(f"{row[key]:.3f}" if key == "map50_of_one" else f"{row[key]:.1e}" for key in keys),
+                    "",
+                )
+            ).strip()
+        )
     return "\n".join(lines)
 
 
@@ -145,6 +174,7 @@ def main() -> None:
     """Train, compare and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", default="runs/processes", help="where data and runs are written")
+    parser.add_argument("--weights", default="", help="a checkpoint to start from, so that there is an mAP to compare")
     parser.add_argument("--one", nargs=3, help="used by the program itself: a run's name, its model, synced or own")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--keep", action="store_true", help="write nothing into docs/")
@@ -152,16 +182,16 @@ def main() -> None:
     folder = Path(options.folder).resolve()
     if options.one:
         name, model, norm = options.one
-        train_recorded(folder, name, model, norm == "synced")
+        train_recorded(folder, name, model, norm == "synced", options.weights)
         return
     folder.mkdir(parents=True, exist_ok=True)
     data = DATA.format(folder=folder / "data", train=IMAGES, side=SIDE)
     write_text_atomically(folder / "shapes.yaml", data)
     rows = {}
     for label in options.models:
-        start(folder, 1, f"{label}_one", MODELS[label], "own")
-        for norm in ("synced", "own"):
-            start(folder, 2, f"{label}_{norm}", MODELS[label], norm)
+        start(folder, options.weights, 1, 1, f"{label}_one", MODELS[label], "own")
+        for norm, (processes, threads) in RUNS.items():
+            start(folder, options.weights, processes, threads, f"{label}_{norm}", MODELS[label], norm)
             rows[f"{label}, {norm}"] = compared(folder, f"{label}_one", f"{label}_{norm}")
             print(f"{label}, {norm}: {rows[f'{label}, {norm}']}", flush=True)
     print(table(rows))

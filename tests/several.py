@@ -1,7 +1,11 @@
-"""Several processes of one training in a test: forked, so that they start in no time, connected by gloo."""
+"""Several processes of one training in a test: forked, so that they start in no time, connected by gloo.
+
+Results are pickled plainly: multiprocessing would lend a tensor's memory, which goes with its process.
+"""
 
 import multiprocessing
 import os
+import pickle
 import socket
 import time
 import traceback
@@ -55,7 +59,7 @@ def _result(child: Any, reader: Any, until: float) -> tuple[bool, Any]:
     while not reader.poll(0.02):
         if time.monotonic() > until or not child.is_alive() and not reader.poll(0.1):
             return False, "no answer"
-    return reader.recv()
+    return pickle.loads(reader.recv_bytes())
 
 
 def _run(world: World, port: int, pipe: Any, work: Callable[..., Any], arguments: tuple) -> None:
@@ -63,10 +67,10 @@ def _run(world: World, port: int, pipe: Any, work: Callable[..., Any], arguments
     torch.set_num_threads(1)  # OpenMP does not survive a fork with more
     try:
         with joined(world, torch.device("cpu")) as processes:
-            pipe.send((True, work(processes, *arguments)))
+            pipe.send_bytes(pickle.dumps((True, work(processes, *arguments))))
             processes.wait()
     except BaseException:
-        pipe.send((False, traceback.format_exc()))
+        pipe.send_bytes(pickle.dumps((False, traceback.format_exc())))
 
 
 __all__ = ["Processes", "run_several"]

@@ -78,7 +78,12 @@ class TrainConfig(Options):
         words=("backbone",),
     )
     save_period: int = flag(-1, "keep a checkpoint every so many epochs; -1 keeps none", "integer", low=-1)
-    local_rank: int = flag(-1, "set by older launchers of several processes; their variables are what is read", "integer", aliases=("--local_rank",))
+    local_rank: int = flag(
+        -1,
+        "set by older launchers of several processes; their variables are what is read",
+        "integer",
+        aliases=("--local_rank",),
+    )
     seed: int = flag(0, "decides all random numbers", "integer", low=0, high=2**32 - 1, new=True)
     deterministic: bool = flag(
         False, "use algorithms that give the same bits each time, if there are any", "switch", new=True
