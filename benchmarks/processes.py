@@ -2,10 +2,10 @@
 
     python benchmarks/processes.py --weights yolov5n.pt
 
-Makes docs/processes.json and the table of docs/processes.md. Each model is trained three times from one seed on drawn
-shapes, one thread per process: alone, by two processes with global batch norm, and by two without. Alone in two threads, it is
-trained once more: a measure of what another order of additions does. A hook that runs in each training writes the losses and
-weights of every step, which are then compared.
+Makes docs/processes.json and the table of docs/processes.md. Each model is trained from one seed on drawn
+shapes, one thread per process: alone, by two processes with global batch norm, and by two without; and once more alone
+in two threads, as a measure of what another order of additions does. A hook that runs in each training writes the
+losses and weights of every step, which are then compared.
 """
 
 import argparse
@@ -141,32 +141,21 @@ def map50_of(figures: dict) -> float:
 
 def table(rows: dict[str, dict]) -> str:
     """Return the Markdown table of all comparisons."""
-    titles = (
-        "model",
-        "compared with one",
-        "loss of batch 1",
-        "losses",
-        "weights, step 1",
-        "weights",
-        "results.csv",
-        "mAP50",
-        "mAP50 of one",
-    )
-    keys = ("first_loss", "losses", "first_weights", "weights", "results", "map50", "map50_of_one")
-    lines = [" | ".join(("", *titles, "")).strip(), "|" + " --- |" * len(titles)]
+    columns = {
+        "first_loss": "loss of batch 1",
+        "losses": "losses",
+        "first_weights": "weights, step 1",
+        "weights": "weights",
+        "results": "results.csv",
+        "map50": "mAP50",
+        "map50_of_one": "mAP50 of one",
+    }
+    titles = ("model", "compared with one", *columns.values())
+    lines = ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
     for name, row in rows.items():
         model, norm = name.split(", ")
-        lines.append(
-            " | ".join(
-                (
-                    "",
-                    model,
-                    norm,
-                    *(f"{row[key]:.3f}" if key == "map50_of_one" else f"{row[key]:.1e}" for key in keys),
-                    "",
-                )
-            ).strip()
-        )
+        figures = (f"{row[key]:.3f}" if key == "map50_of_one" else f"{row[key]:.1e}" for key in columns)
+        lines.append("| " + " | ".join((model, TITLES[norm], *figures)) + " |")
     return "\n".join(lines)
 
 

@@ -224,18 +224,18 @@ def _report(error: BaseException, world: World, store: dist.Store) -> None:
 
     Its reason is left at the store, for what they raise. The store may have gone with the process that kept it.
     """
-    told, reason = 1, b""
+    told, reason = 1, ""
     with contextlib.suppress(RuntimeError):
         store.set_timeout(datetime.timedelta(seconds=_LEAVING_SECONDS))
         if not _is_of_connection(error):
-            reason = f"process {world.rank} of {world.size} ended: {_in_words(error)}".encode()
+            reason = f"process {world.rank} of {world.size} ended: {_in_words(error)}"
         told = store.add("ended", 1)
         if told == 1:
             store.set(_REASON, reason)
         else:
-            reason = store.get(_REASON)
+            reason = store.get(_REASON).decode()
     if told > 1:
-        raise SystemExit(getattr(error, "exit_code", 1)) from OtherProcessError(reason.decode())
+        raise SystemExit(getattr(error, "exit_code", 1)) from OtherProcessError(reason)
     if _is_of_connection(error):
         raise OtherProcessError(
             f"process {world.rank} of {world.size}: another process was killed, or did not answer for {STEP_SECONDS} s"

@@ -28,7 +28,6 @@ from utils.loss import DetectionLoss
 from utils.processes import ALONE, Processes
 from utils.transfer.alignment import base_indices
 from utils.transfer.pretrained import TransferReport, transfer_weights
-from utils.world import World
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
 
@@ -142,7 +141,12 @@ def _frozen_layers(indices: list[int | None], freeze: tuple[int | str, ...], bac
 
 
 def build_data(
-    config: TrainConfig, hyp: Hyperparameters, spec: DatasetSpec, model: Model, save_dir: Path, world: World = World()
+    config: TrainConfig,
+    hyp: Hyperparameters,
+    spec: DatasetSpec,
+    model: Model,
+    save_dir: Path,
+    processes: Processes = ALONE,
 ) -> TrainData:
     """Return the loaders of the train and val splits.
 
@@ -152,7 +156,7 @@ def build_data(
         spec: The dataset.
         model: The network that will read the batches.
         save_dir: The run folder, which gets reports on label problems.
-        world: The processes that share each training batch; the first one writes the reports.
+        processes: Those that share each training batch; the first one writes the reports.
 
     Returns:
         A shuffled loader of augmented samples, and one of the val split as val.py reads it.
@@ -162,7 +166,7 @@ def build_data(
     """
     shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed)
     options = replace(shared, stride=largest_stride(model), augment=True, rect=config.rect, pad=0.0)
-    report_dir = save_dir if world.is_first else None
+    world, report_dir = processes.world, save_dir if processes.is_first else None
     dataset = open_split(spec, "train", options, hyp=hyp, report_dir=report_dir)
     pinned = next(model.parameters()).device.type == "cuda"
     order = LoaderOptions(

@@ -3,8 +3,8 @@
 Hooks see what happens (the console, tables, images and checkpoints are hooks); a feature that is off is a hook that is
 absent. A loss that is not finite stops the run before the optimizer's step.
 
-Between two optimizer steps no gradient is pending, so a state of then is complete: `TrainState.batches_done` says where in
-its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that asks the
+Between two optimizer steps no gradient is pending, so a state of then is complete: `TrainState.batches_done` says where
+in its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that asks the
 program to end is taken after a step; a validation is broken off at once, and done again when the training is resumed.
 """
 
@@ -386,8 +386,8 @@ class Trainer:
     def check_stop(self) -> None:
         """Raise an `Interruption` if a signal came, to whichever process: all end after the same step.
 
-        Processes answer with the next step, so that none waits. Without its launcher a process would train on beside the
-        one that is started in its place, so it asks all to end.
+        Processes answer with the next step, so that none waits. Without its launcher a process would train on beside
+        the one that is started in its place, so it asks all to end.
         """
         processes = self.components.processes
         if not processes.is_several:
@@ -490,13 +490,13 @@ class Trainer:
         components.ema.update(components.model)
 
     def check_averaged(self, weights: Sequence[Tensor]) -> None:
-        """Raise RuntimeError if, in a first step, gradients were not averaged: other processes would drift unnoticed."""
+        """Raise RuntimeError if gradients of a first step were not averaged: processes would drift unnoticed."""
         if self.components.wrapper is None or self.checked_steps >= CHECKED_STEPS:
             return
         self.checked_steps += 1
         own = checksum([weight.grad for weight in weights if weight.grad is not None]).tolist()
         sums = self.components.processes.gather(own)
-        if any(each != own for each in sums) and all(map(math.isfinite, sum(sums, []))):
+        if any(each != own for each in sums) and all(map(math.isfinite, (value for each in sums for value in each))):
             raise RuntimeError(f"step {self.state.step}: gradients differ between processes: their sums are {sums}")
 
     def _update_best(self, evaluation: Evaluation, epoch: int) -> bool:

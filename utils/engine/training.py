@@ -107,7 +107,7 @@ def _train(
         write_settings(config, hyp, save_dir)
         if transferred:
             LOGGER.info(f"transfer report: {transferred.write_csv(save_dir / 'transfer.csv')}")
-    data = processes.first_on_host(lambda: build_data(config, hyp, spec, model, save_dir, processes.world))
+    data = processes.first_on_host(lambda: build_data(config, hyp, spec, model, save_dir, processes))
     if not resumed:
         if processes.is_first:
             draw_labels(data, save_dir)
