@@ -4,8 +4,8 @@ Hooks see what happens (the console, tables, images and checkpoints are hooks); 
 absent. A loss that is not finite stops the run before the optimizer's step.
 
 Between two optimizer steps no gradient is pending, so a state of then is complete: `TrainState.batches_done` says where
-in its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that asks the
-program to end is taken after a step; a validation is broken off at once, and done again when the training is resumed.
+in its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that asks
+the program to end is taken after a step; a validation is broken off at once, and done again when the training is resumed.
 """
 
 import contextlib
