@@ -57,6 +57,7 @@ TRAIN = {
     "--no-amp": None,
     "--download": False,
     "--rect-pad": 0.5,
+    "--max-bad-images": "1%",
     "--labels": "skip",
     "--no-cache-labels": False,
     "--plugin": (),

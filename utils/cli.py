@@ -1,12 +1,19 @@
-"""How a script runs: flags in, exit code out. Imports nothing heavy, so that `--help` answers at once."""
+"""How a script runs: flags in, exit code out. Imports nothing heavy, so that `--help` answers at once.
+
+A signal that asks the program to end is raised as an `Interruption`, which is handled as Ctrl-C is on its way up: files
+are closed, workers ended, and whoever knows how to go on adds it to the message.
+"""
 
 import errno
+import select
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from utils import log
 from utils.errors import Interruption, UserError
+from utils.stop_signals import StopRequest, interruption_by
 
 ConfigType = TypeVar("ConfigType")
 FAILED = 2
@@ -26,9 +33,7 @@ def run_script(
         argv: The command line without the program's name.
 
     Returns:
-        0, 2 after a user error or a disk error (one line on standard error), 1 if only some inputs of a run failed, or
-        130 after Ctrl-C (and 128 and the number of another signal that asked it to end). Other exceptions pass with
-        their traceback.
+        What `run_guarded` says. Other exceptions pass with their traceback.
     """
     config = parse_opt(argv)
     log.configure()
@@ -36,31 +41,61 @@ def run_script(
 
 
 def run_guarded(function: Callable[..., object], *arguments: object) -> int:
-    """Call a function and return the exit code, as `run_script` says.
+    """Call a function and return the exit code; what the user can do something about is one line on standard error.
 
     Args:
         function: Does what the script is for.
         *arguments: Passed to it.
 
     Returns:
-        0, 2 after a user error or a disk error (one line on standard error), 1 if only some inputs of a run failed, or
-        130 after Ctrl-C (and 128 and the number of another signal that asked it to end).
+        0; 2 after a user error, a disk error or too many open files, 1 if only some inputs of a run failed; 130 after
+        Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 if the reader of the output closed it.
     """
+    stop = StopRequest()
     try:
-        function(*arguments)
+        with stop.deferred(), stop.at_once():
+            function(*arguments)
+            sys.stdout.flush()
     except UserError as error:
-        sys.stdout.flush()
-        print(f"error: {log.without_controls(' '.join(str(error).split()))}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        sys.stdout.flush()
-        where = error.filename or "a file of the run"
-        print(f"error: {where}: {error.strerror}; make room, or choose another --project", file=sys.stderr)
-        return FAILED
+        return _ended_with(f"error: {error}", error.exit_code)
     except KeyboardInterrupt as error:
-        interruption = Interruption.of(error)
-        print(f"\n{interruption}", file=sys.stderr)
-        return interruption.exit_code
+        ending = Interruption.of(error)
+        return _ended_with(str(ending), ending.exit_code)
+    except OSError as error:
+        if stop.number is not None:  # a terminal that hung up cannot be written to either
+            ending = interruption_by(stop.number)
+            return _ended_with(str(ending), ending.exit_code)
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            ending = log.closed_output()
+            return _ended_with(str(ending), ending.exit_code)
+        if error.errno not in (*_DISK_ERRORS, errno.EMFILE, errno.ENFILE):
+            raise
+        return _ended_with(f"error: {_os_error_line(error)}", FAILED)
     return 0
+
+
+def _ended_with(line: str, code: int) -> int:
+    """Print a last line to standard error, if anybody reads it, and return the exit code."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    with suppress(OSError):
+        print(log.without_controls(" ".join(line.split())), file=sys.stderr)
+    return code
+
+
+def _os_error_line(error: OSError) -> str:
+    where = error.filename or "a file of the run"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{where}: {error.strerror}; raise the limit (ulimit -n 1024), or lower --workers"
+    return f"{where}: {error.strerror}; make room, or choose another --project"
+
+
+def _is_output_closed() -> bool:
+    """Return whether standard output or standard error is a pipe that nobody reads."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -6,6 +6,7 @@ import json
 import locale
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -19,6 +20,8 @@ from utils.errors import DataError, UserError, cut
 # What stops every file of a run from being written, not one: a full disk or quota, or a disk that is read-only.
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 _POINTER_START = b"version https://git-lfs.github.com/spec/"
+STALE_AFTER = 3600.0  # seconds after which a temporary file was left by a write that was killed
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what `write_atomically` calls them
 ROOT = Path(__file__).resolve().parents[1]  # the project's folder: default paths are relative to it
 
 
@@ -148,19 +151,58 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> P
         ...     path.name, path.read_bytes()
         ('numbers.bin', b'\x00\x01\x02\x03')
     """
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        write(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return Path(path)
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield an empty temporary file in the folder of `path`, which takes its place if the block ends without an error.
+
+    For what can only write to a path; `write_atomically` also sees to it that the content is on the disk first.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    return path
+
+
+def sweep_temporaries(folder: Path | str, older_than: float = 0.0) -> list[Path]:
+    """Remove and return the temporary files that killed writes of `write_atomically` left in a folder.
+
+    Args:
+        folder: The folder; those below it are not searched.
+        older_than: Least age in seconds by the folder's own clock, where other processes may be writing.
+
+    Returns:
+        The files that were removed.
+    """
+    found = [path for path in Path(folder).glob(".*") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+    if found and older_than:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as clock:
+            newest = os.stat(clock.name).st_mtime - older_than
+        found = [path for path in found if _modified(path) <= newest]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def _modified(path: Path) -> float:
+    """Time of the last change; infinite for a file that is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def write_text_atomically(path: Path | str, text: str) -> Path:

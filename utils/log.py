@@ -12,9 +12,29 @@ import sys
 import warnings
 from collections.abc import Iterable
 
+from utils.errors import Interruption
+
 LOGGER = logging.getLogger("yolo")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a surrogate: a byte of a name, not UTF-8
+_SIGPIPE = 13  # ends other programs whose output is closed; Python ignores it and raises BrokenPipeError
 _warned: set[str] = set()
+
+
+class _OutputHandler(logging.StreamHandler):
+    """Writes messages to standard output; when its reader is gone, such as `| head`, the program is interrupted."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise closed_output() from None
+        super().handleError(record)
+
+
+def closed_output() -> Interruption:
+    """Return the interruption of a program whose output nobody reads; from here on standard output goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # else the interpreter complains when it flushes what is left
+    os.close(nowhere)
+    return Interruption("the reader of the output has closed it", _SIGPIPE)
 
 
 class _PlainFormatter(logging.Formatter):
@@ -37,7 +57,7 @@ def configure(level: int = logging.INFO) -> None:
     if not LOGGER.handlers:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _OutputHandler(sys.stdout)
         handler.setFormatter(_PlainFormatter("%(message)s"))
         LOGGER.addHandler(handler)
         warnings.filterwarnings(

@@ -80,13 +80,13 @@ def save_plain(content: dict, path: Path | str) -> None:
 
 
 def _save(content: dict, stream: BinaryIO) -> None:
-    """Call torch.save; an error of the stream is raised instead of torch's own, which hides it."""
+    """Call torch.save; an error of the stream, or a signal in its midst, is raised, not torch's that hides it."""
     try:
         torch.save(content, stream)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+        if error.__context__ is None:
+            raise
+        raise error.__context__ from None
 
 
 def read_checkpoint(path: Path | str, full: bool = True) -> Checkpoint:
@@ -122,6 +122,15 @@ def read_checkpoint(path: Path | str, full: bool = True) -> Checkpoint:
             written_by=outline.written_by,
             source=outline.source,
         )
+
+
+def holds_training(path: Path | str) -> bool:
+    """Return whether a checkpoint holds the state of a training, not weights alone. Its tensors are not read.
+
+    Raises CheckpointError if the file cannot be read.
+    """
+    with open_archive(path) as archive:
+        return outline_of(archive, read_restricted(archive)).training is not None
 
 
 def open_archive(path: Path | str) -> Archive:

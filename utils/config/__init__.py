@@ -6,7 +6,7 @@ Nothing here imports torch or numpy, so that `--help` answers at once.
 from utils.config.dataset_spec import DatasetSpec
 from utils.config.flags import from_options, parse
 from utils.config.hyperparameters import Hyperparameters
-from utils.config.option_records import EvalOptions, LoaderOptions, PredictOptions, SplitOptions
+from utils.config.option_records import EvalOptions, LoaderOptions, PredictOptions, SplitOptions, parse_image_limit
 from utils.config.options import DetectConfig, TrainConfig, ValConfig
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "ValConfig",
     "from_options",
     "parse",
+    "parse_image_limit",
 ]

@@ -50,6 +50,8 @@ class SplitOptions:
         cache: Keep decoded images: "ram", "disk" or None.
         seed: Decides, with epoch and index, every augmented sample.
         download: Fetch a dataset that is not on disk, if its yaml says how.
+        max_bad_images: Share of the images such as "1%", or number of them, that may turn out to be unreadable in
+            mid-run; "" for none: the first ends the run.
     """
 
     imgsz: int = 640
@@ -63,6 +65,7 @@ class SplitOptions:
     cache: str | None = None
     seed: int = 0
     download: bool = False
+    max_bad_images: str = ""
 
     @classmethod
     def of(cls, flags: SplitFlags) -> "SplitOptions":
@@ -155,3 +158,18 @@ class PredictOptions:
     classes: Sequence[int] | None = None
     agnostic: bool = False
     augment: bool = False
+
+
+def parse_image_limit(text: str) -> tuple[float, bool]:
+    """Return the number in `--max-bad-images` and whether it is a share: "1%" is (0.01, True), "5" (5.0, False).
+
+    Raises ConfigError for anything else.
+    """
+    text = text.strip()
+    try:
+        value, is_share = float(text.removesuffix("%")), text.endswith("%")
+    except ValueError:
+        value, is_share = -1.0, False
+    if not 0 <= value < float("inf") or (value > 100 if is_share else not value.is_integer()):
+        raise ConfigError(f"--max-bad-images {text}: expected a share such as 1%, or a number of images such as 5")
+    return (value / 100, True) if is_share else (value, False)

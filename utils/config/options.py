@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from utils.config import old_flags
 from utils.config.flags import Options, flag
 from utils.config.label_reading import LabelReading, labels_flag
+from utils.config.option_records import parse_image_limit
 from utils.errors import ConfigError
 from utils.files import ROOT
 
@@ -93,6 +94,12 @@ class TrainConfig(Options):
     rect_pad: float = flag(0.5, _RECT_PAD_HELP, "number", low=0, high=4, new=True)
     labels: str = labels_flag()
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
+    max_bad_images: str = flag(
+        "1%",
+        "images per split that may turn out to be unreadable in mid-run, a share or a number: each is replaced by "
+        "another (in validation left out) and listed in bad_images.csv, more end the run",
+        new=True,
+    )
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
     attention_start: str = flag(
@@ -129,6 +136,7 @@ class TrainConfig(Options):
 
     def check(self) -> None:
         LabelReading.of(self.labels)
+        parse_image_limit(self.max_bad_images)
         if "backbone" in self.freeze and len(self.freeze) > 1:
             raise ConfigError("--freeze: backbone is given alone, or numbers")
         if self.batch_size == 0:

@@ -1,17 +1,21 @@
 """The detection dataset: from an index, an epoch and a seed to one labeled network input."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from utils.config import Hyperparameters, SplitOptions
-from utils.datasets.augmentation import augmented
+from utils.datasets.augmentation import ImageSource, augmented
+from utils.datasets.bad_images import LEFT_OUT_OF_FIGURES, BadImage, UnreadableImageError, neighbors
 from utils.datasets.image_cache import open_images
 from utils.datasets.label_store import LabelStore
 from utils.datasets.letterbox import fit, fitted_size, minimal_shape
+from utils.errors import DataError
 from utils.types import Batch, Labels, Letterbox, Sample
+
+MOST_BAD_PER_SAMPLE = 20  # then it is not single images that are bad
 
 
 class DetectionDataset(Dataset):
@@ -43,6 +47,35 @@ class DetectionDataset(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
         return self._augmented(epoch, index) if self.options.augment else self._plain(index)
+
+    def sample(self, epoch: int, index: int, bad: list[BadImage]) -> Sample | None:
+        """Return the sample of (epoch, index), also if images of it cannot be read and the options tolerate that.
+
+        A training sample is drawn anew, with neighbors in the place of bad images; one to be evaluated is left out.
+
+        Args:
+            epoch: Index of the epoch.
+            index: Index of the image.
+            bad: Gets what cannot be read.
+
+        Returns:
+            The sample, or None if it is left out.
+
+        Raises:
+            DataError: If an image cannot be read and that is not tolerated, or no neighbor can take its place.
+        """
+        if not self.options.max_bad_images:
+            return self[epoch, index]
+        if self.options.augment:
+            images = _WithNeighbors(self)
+            sample = images.read(lambda: self._augmented(epoch, index, images))
+            bad += images.bad_images()
+            return sample
+        try:
+            return self._plain(index)
+        except UnreadableImageError as error:
+            bad.append(BadImage(self.store.paths[index], str(error), LEFT_OUT_OF_FIGURES))
+            return None
 
     @property
     def paths(self) -> Sequence[str]:
@@ -85,10 +118,10 @@ class DetectionDataset(Dataset):
         labels = _into(self.store.labels(index), letterbox)
         return Sample(image, labels, self.store.paths[index], letterbox, index)
 
-    def _augmented(self, epoch: int, index: int) -> Sample:
+    def _augmented(self, epoch: int, index: int, images: ImageSource | None = None) -> Sample:
         shape = self._shape(index)
         generator = np.random.default_rng([self.options.seed, epoch, index])
-        image, labels = augmented(self, index, shape, self.hyp, generator, mosaic=not self.options.rect)
+        image, labels = augmented(images or self, index, shape, self.hyp, generator, mosaic=not self.options.rect)
         return Sample(image, labels, self.store.paths[index], Letterbox(shape, (1.0, 1.0), (0, 0), shape), index)
 
     def _native(self, index: int) -> tuple[int, int]:
@@ -107,6 +140,52 @@ class DetectionDataset(Dataset):
         native, which = np.unique(self.store.sizes, axis=0, return_inverse=True)
         shapes = [minimal_shape((int(height), int(width)), self.imgsz, stride, pad) for height, width in native]
         return np.array(shapes, np.int32).reshape(-1, 2)[which.reshape(-1)]
+
+
+class _WithNeighbors:
+    """The images of a dataset for one sample, with a neighbor in the place of each that turned out to be unreadable."""
+
+    def __init__(self, dataset: DetectionDataset):
+        self.dataset = dataset
+        self.reasons: dict[int, str] = {}
+
+    def read(self, draw: Callable[[], Sample]) -> Sample:
+        """Return what `draw` returns; it is called again as long as it meets another image that cannot be read."""
+        while True:
+            try:
+                return draw()
+            except UnreadableImageError as error:
+                if len(self.reasons) == MOST_BAD_PER_SAMPLE:
+                    raise DataError(f"{error}; {len(self.reasons)} images in its place cannot be read either") from None
+                self.reasons[error.index] = str(error)
+                self._resolved(error.index)
+
+    def bad_images(self) -> Iterator[BadImage]:
+        paths = self.dataset.store.paths
+        for index, reason in self.reasons.items():
+            yield BadImage(paths[index], reason, f"replaced by {paths[self._resolved(index)]}")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def fitted(self, index: int) -> tuple[int, int]:
+        return self.dataset.fitted(self._resolved(index))
+
+    def labels(self, index: int) -> Labels:
+        return self.dataset.labels(self._resolved(index))
+
+    def image(self, index: int, zoom: float) -> np.ndarray:
+        return self.dataset.image(self._resolved(index), zoom)
+
+    def _resolved(self, index: int) -> int:
+        """The image itself or, if it is bad, its first neighbor that is not known to be."""
+        if index not in self.reasons:
+            return index
+        others = neighbors(index, self.dataset.shapes, self.dataset.options.seed)
+        found = next((other for other in others if other not in self.reasons), None)
+        if found is None:
+            raise DataError(f"{self.reasons[index]}; there is no other image of its shape to take in its place")
+        return found
 
 
 def _into(labels: Labels, letterbox: Letterbox) -> Labels:

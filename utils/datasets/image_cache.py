@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import torch
 
+from utils.datasets.bad_images import Retries, UnreadableImageError
 from utils.datasets.letterbox import fitted_size, resize
 from utils.errors import ConfigError, DataError
-from utils.files import write_atomically
+from utils.files import STALE_AFTER, sweep_temporaries, write_atomically
 from utils.free_memory import available_memory
 from utils.images import read_image
 from utils.log import LOGGER, progress
@@ -37,6 +38,7 @@ class ImageFiles:
 
     def __init__(self, paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int):
         self.paths, self.sizes, self.imgsz = paths, sizes, imgsz
+        self.retries = Retries()
 
     def read(self, index: int, max_side: int) -> np.ndarray:
         """Return an image at its size or, for a large JPEG, at a half, quarter or eighth of it.
@@ -49,8 +51,11 @@ class ImageFiles:
             (H, W, 3) uint8 RGB.
 
         Raises:
-            DataError: If the file has changed or is gone.
+            UnreadableImageError: If the file has changed, is damaged or gone, also when tried again.
         """
+        return self.retries.read(index, lambda: self._read(index, max_side))
+
+    def _read(self, index: int, max_side: int) -> np.ndarray:
         native = int(self.sizes[index, 0]), int(self.sizes[index, 1])
         image, _ = read_image(self.paths[index], max_side, native)
         shape = image.shape[:2]
@@ -72,7 +77,10 @@ class ImageFiles:
 
 
 class ImagesInMemory:
-    """Images in one uint8 block that workers share; what does not fit into memory is read from its file."""
+    """Images in one uint8 block that workers share; what does not fit into memory is read from its file.
+
+    So is what cannot be read: it fails, and is replaced, when a sample needs it.
+    """
 
     def __init__(self, files: ImageFiles):
         self.files = files
@@ -80,6 +88,7 @@ class ImagesInMemory:
         self.ends = np.cumsum(sizes.prod(1) * 3)
         self.count = self._fitting()
         self.block = _shared_bytes(int(self.ends[self.count - 1]) if self.count else 0)
+        self.unreadable: set[int] = set()
         _in_threads(self._fill, range(self.count), f"Caching images in memory ({_gigabytes(len(self.block))})")
 
     def read(self, index: int, max_side: int) -> np.ndarray:
@@ -92,7 +101,8 @@ class ImagesInMemory:
         Returns:
             (H, W, 3) uint8 RGB, not to be written to.
         """
-        return self.files.read(index, max_side) if index >= self.count else self._view(index)
+        from_file = index >= self.count or index in self.unreadable
+        return self.files.read(index, max_side) if from_file else self._view(index)
 
     def _view(self, index: int) -> np.ndarray:
         """The view of the block that holds an image."""
@@ -101,7 +111,10 @@ class ImagesInMemory:
         return self.block.numpy()[end - height * width * 3 : end].reshape(height, width, 3)
 
     def _fill(self, index: int) -> None:
-        self._view(index)[:] = self.files.stored(index)
+        try:
+            self._view(index)[:] = self.files.stored(index)
+        except UnreadableImageError:
+            self.unreadable.add(index)
 
     def _fitting(self) -> int:
         """How many images, from the first, fit into the free memory."""
@@ -123,13 +136,16 @@ class ImagesOnDisk:
 
     def __init__(self, files: ImageFiles):
         self.files = files
-        for folder in sorted({self._copy_of(index).parent for index in range(len(files.paths))}):
+        folders = sorted({self._copy_of(index).parent for index in range(len(files.paths))})
+        for folder in folders:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(
                     f"--cache disk: {folder} cannot be made: {error.strerror}; use --cache ram or none"
                 ) from None
+        for folder in folders:
+            sweep_temporaries(folder, older_than=STALE_AFTER)
         stale = [index for index, good in enumerate(_in_threads(self._current, range(len(files.paths)))) if not good]
         _in_threads(self._write, stale, "Caching images on disk")
 
@@ -175,7 +191,11 @@ class ImagesOnDisk:
             return False
 
     def _write(self, index: int) -> None:
-        image, stamp = np.ascontiguousarray(self.files.stored(index)), self._stamp(index)
+        try:
+            image, stamp = np.ascontiguousarray(self.files.stored(index)), self._stamp(index)
+        except DataError:  # without a copy it is read from its file, and fails when a sample needs it
+            self._copy_of(index).unlink(missing_ok=True)
+            return
 
         def write(stream) -> None:
             np.lib.format.write_array(stream, image, version=(1, 0), allow_pickle=False)

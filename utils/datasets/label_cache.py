@@ -19,7 +19,7 @@ from utils.datasets.label_files import label_path
 from utils.datasets.label_problems import Problem
 from utils.datasets.label_store import LabelStore, Texts
 from utils.datasets.row_reader import RowRules
-from utils.files import write_atomically
+from utils.files import STALE_AFTER, sweep_temporaries, write_atomically
 from utils.log import LOGGER
 
 VERSION = 3
@@ -120,6 +120,7 @@ def save(file: Path, key: str, paths: Sequence[str], store: LabelStore) -> bool:
     arrays = {name: getattr(store, name) for name in _ARRAYS}
     arrays.update(key=np.array(key), kept=kept, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8))
     try:
+        sweep_temporaries(file.parent, older_than=STALE_AFTER)
         write_atomically(file, lambda stream: np.savez(stream, **arrays))
     except OSError as error:
         LOGGER.info(f"{file}: labels are not cached: {error.strerror}")

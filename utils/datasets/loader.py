@@ -4,7 +4,9 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.config import LoaderOptions
 from utils.datasets.augmentation import quadrupled
+from utils.datasets.bad_images import BadImage, BadImages
 from utils.datasets.dataset import DetectionDataset, collate
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, UserError
@@ -23,6 +26,7 @@ from utils.types import Batch, Letterbox, Sample
 
 ImageWeights = np.ndarray | Callable[[], np.ndarray | None] | None
 _ORDER, _SHEETS = 1, 2  # which stream of random numbers of a (seed, epoch)
+_OWN_SIGNAL_WITHIN = 0.5  # seconds in which a signal that ended a worker reaches this process too, if it was meant
 
 
 class Loader:
@@ -36,13 +40,20 @@ class Loader:
         options: Batch size, workers and order; `LoaderOptions()` if None.
         image_weights: (n,) weights with which images are drawn (with replacement), or a function that gives them, or
             None, at the start of an epoch.
+        bad_images: Counts and lists images that cannot be read while a dataset that tolerates them is loaded; if None
+            there is no limit to them.
     """
 
     def __init__(
-        self, dataset: DetectionDataset, options: LoaderOptions | None = None, image_weights: ImageWeights = None
+        self,
+        dataset: DetectionDataset,
+        options: LoaderOptions | None = None,
+        image_weights: ImageWeights = None,
+        bad_images: BadImages | None = None,
     ):
         self.dataset, self.options = dataset, options or LoaderOptions()
         self.image_weights = image_weights
+        self.bad_images = bad_images or BadImages()
         _, groups = np.unique(dataset.shapes, axis=0, return_inverse=True)
         self._group: np.ndarray = groups.reshape(-1)
         self._length = len(self._batches(np.arange(len(dataset))))
@@ -80,24 +91,23 @@ class Loader:
             The batches, or this process's parts of them.
 
         Raises:
-            DataError: If an image cannot be read; names it.
+            DataError: If an image cannot be read and the dataset does not tolerate it, if too many cannot, or if a
+                worker process died.
         """
         self._loader = self._loader or self._open()
         planned = self._planned(number)
         chosen = planned if batches is None else [planned[index] for index in batches]
         self._sampler.parts = [self._own_part(number, batch) for batch in chosen]
-        try:
-            for batch in self._loader:
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                f"a worker process that reads images died ({str(error).splitlines()[0]}); it may have run out of "
-                f"memory: lower --workers (now {self.workers}), 0 reads in the main process"
-            ) from None
+        with reporting_dead_workers():
+            with _signals_held():  # workers begin before they can ignore Ctrl-C
+                loaded_batches = iter(self._loader)
+            for loaded in loaded_batches:
+                if isinstance(loaded, UserError):
+                    raise loaded
+                for bad in loaded.bad:
+                    self.bad_images.add(bad, number)
+                if loaded.batch is not None:
+                    yield loaded.batch
 
     def follow(self, class_map: Callable[[], Sequence[float] | None]) -> None:
         """Draw images of classes with low AP more often from now on (--image-weights).
@@ -113,7 +123,11 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes. The loader starts new ones if it is used once more."""
+        iterator = getattr(self._loader, "_iterator", None)
         self._loader = None
+        if hasattr(iterator, "_shutdown_workers"):  # else they end when the last traceback that names them is gone
+            with suppress(RuntimeError):  # that one has died already
+                iterator._shutdown_workers()
 
     def _open(self) -> DataLoader:
         return DataLoader(
@@ -220,22 +234,37 @@ class _EpochSampler:
         return self.length
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """What a worker makes of the keys of a batch: the batch, None if no image can be read, and the bad images."""
+
+    batch: Batch | None
+    bad: tuple[BadImage, ...]
+
+    def pin_memory(self) -> "_Loaded":
+        return _Loaded(self.batch.pin_memory() if self.batch is not None else None, self.bad)
+
+
 class _BatchDataset(Dataset):
     """What a worker has: it is asked for all images of a batch at once and gives the batch, or the user error."""
 
     def __init__(self, dataset: DetectionDataset, seed: int, quad: bool):
         self.dataset, self.seed, self.quad = dataset, seed, quad
 
-    def __getitems__(self, parts: list[_Part]) -> Batch | UserError:
+    def __getitems__(self, parts: list[_Part]) -> _Loaded | UserError:
         (part,) = parts
+        bad: list[BadImage] = []
         try:
-            samples = [self.dataset[part.epoch, index] for index in part.indices]
+            loaded = [self.dataset.sample(part.epoch, index, bad) for index in part.indices]
         except UserError as error:  # raised as it is in the main process; torch would wrap it in a traceback
             return error
-        if self.quad:
-            samples = collate_quad(samples, self._sheets(part))
-        batch = collate(samples)
-        return batch if part.counts else replace(batch, targets=batch.targets[:0], counts=False)
+        samples = [sample for sample in loaded if sample is not None]
+        if not samples:
+            return _Loaded(None, tuple(bad))
+        batch = collate(collate_quad(samples, self._sheets(part)) if self.quad else samples)
+        if not part.counts:
+            batch = replace(batch, targets=batch.targets[:0], counts=False)
+        return _Loaded(batch, tuple(bad))
 
     def _sheets(self, part: _Part) -> np.random.Generator:
         """The random numbers of a batch's groups of four, past those of other processes."""
@@ -289,13 +318,55 @@ def reuse_freed_memory() -> None:
         mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
 
 
+@contextmanager
+def reporting_dead_workers() -> Iterator[None]:
+    """Turn the death of a worker process into one line, wherever it is seen.
+
+    torch raises it from its handler of SIGCHLD, so in the midst of whatever the main process does: a step, a
+    validation, the writing of a checkpoint. Use it, or decorate with it, whatever is done while there are workers.
+
+    Raises DataError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        if not reason.startswith("DataLoader worker"):
+            raise
+        if signal.strsignal(signal.SIGTERM) in reason:
+            time.sleep(_OWN_SIGNAL_WITHIN)  # a whole group is ended so: then our own signal is what is reported
+        raise DataError(
+            f"a worker process that reads images died ({reason.rstrip('. ')}); it may have run out of memory: lower "
+            "--workers, 0 reads in the main process"
+        ) from None
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Deliver the signals that a terminal or a job manager sends to whole groups of processes later.
+
+    Processes that are started meanwhile hold them back too, until `_start_worker`: no traceback from a worker that is
+    hit by Ctrl-C while it starts.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
-    """One thread per worker; Ctrl-C and a scheduler's warnings are handled by the main process."""
+    """One thread per worker; signals that ask to end are for the main process, which ends this one by SIGTERM."""
     reuse_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for each in set(ENDING_SIGNALS) - {signal.SIGTERM}:  # by which the main process ends its workers
+    for each in set(ENDING_SIGNALS) - {signal.SIGTERM}:
         signal.signal(each, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -13,6 +13,8 @@ from utils.anchors import check_anchors, kmeans_anchors
 from utils.box_losses import BoxLoss
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
 from utils.config import DatasetSpec, Hyperparameters, LoaderOptions, SplitOptions, TrainConfig
+from utils.datasets.bad_images import BadImages
+from utils.datasets.fingerprint import fingerprint_of
 from utils.datasets.loader import Loader, reuse_freed_memory
 from utils.datasets.splits import open_split
 from utils.engine.data_parallel import wrap
@@ -39,6 +41,17 @@ class TrainData:
     spec: DatasetSpec
     train: Loader
     val: Loader
+
+    def fingerprint(self) -> dict[str, dict]:
+        """Return the fingerprint of each split."""
+        return {
+            name: fingerprint_of(loader.dataset.store) for name, loader in (("train", self.train), ("val", self.val))
+        }
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self.train.close()
+        self.val.close()
 
 
 def prepare_process(config: TrainConfig) -> None:
@@ -81,7 +94,7 @@ def build_detector(
 
 
 def _resumed_detector(resumed: Checkpoint, spec: DatasetSpec) -> Model:
-    check_classes(resumed, spec.nc, spec.file)
+    check_classes(resumed, spec)
     model = Model(resumed.yaml, nc=spec.nc)
     with restoring(resumed.source):
         model.load_state_dict(training_state(resumed)["model_state"])
@@ -164,7 +177,8 @@ def build_data(
     Raises:
         DataError: If a split cannot be read or has no usable label.
     """
-    shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed)
+    limit = config.max_bad_images
+    shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed, max_bad_images=limit)
     options = replace(shared, stride=largest_stride(model), augment=True, rect=config.rect, pad=0.0)
     world, report_dir = processes.world, save_dir if processes.is_first else None
     dataset = open_split(spec, "train", options, hyp=hyp, report_dir=report_dir)
@@ -173,7 +187,8 @@ def build_data(
         config.batch_size, config.workers, True, config.seed, config.quad, pin_memory=pinned, world=world
     )
     validation = EvalSplit("val", shared, config.batch_size * 2, config.workers, report_dir)
-    return TrainData(spec, Loader(dataset, order), validation.open(spec, model))
+    bad_images = BadImages.limited(limit, len(dataset), "train", report_dir)
+    return TrainData(spec, Loader(dataset, order, bad_images=bad_images), validation.open(spec, model))
 
 
 def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: TrainConfig) -> None:

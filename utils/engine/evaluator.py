@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from utils.boxes import xywhn_to_xyxy
 from utils.checkpoint import load_models
 from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
+from utils.datasets.bad_images import BadImages
 from utils.datasets.letterbox import round_to_stride
-from utils.datasets.loader import Loader
+from utils.datasets.loader import Loader, reporting_dead_workers
 from utils.datasets.splits import open_split
 from utils.device import Timer, autocast, full_float32, network_input
 from utils.errors import ConfigError
@@ -124,7 +125,9 @@ class EvalSplit:
         options = as_evaluated(self.options, largest_stride(model))
         pinned = next(model.parameters()).device.type == "cuda"
         dataset = open_split(spec, self.name, options, report_dir=self.report_dir)
-        return Loader(dataset, LoaderOptions(self.batch_size, self.workers, pin_memory=pinned))
+        bad_images = BadImages.limited(options.max_bad_images or "0", len(dataset), self.name, self.report_dir)
+        order = LoaderOptions(self.batch_size, self.workers, pin_memory=pinned)
+        return Loader(dataset, order, bad_images=bad_images)
 
 
 def as_evaluated(options: SplitOptions, stride: int) -> SplitOptions:
@@ -199,6 +202,7 @@ def usable_half(half: bool, device: torch.device) -> bool:
     return half and device.type == "cuda"
 
 
+@reporting_dead_workers()
 def evaluate_weights(
     weights: Sequence[Path | str],
     spec: DatasetSpec,

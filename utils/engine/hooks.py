@@ -1,6 +1,5 @@
 """Hooks of a training: the console, results.csv, TensorBoard, images of batches, and checkpoints."""
 
-import csv
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.identity_start import gate_strengths
+from utils.engine.epoch_history import EpochHistory, result_line
 from utils.engine.nonfinite import all_finite
 from utils.engine.trainer import EpochProgress, EpochReport, Hook, Trainer
 from utils.errors import NonFiniteError
@@ -108,26 +108,78 @@ def _gpu_memory(device: torch.device) -> str:
 class ResultsFile(Hook):
     """results.csv: v6.1's 14 columns, one row per epoch, and behind them one column per attention gate.
 
-    A run that resumes drops the rows from its first epoch on, so that no epoch is there twice.
+    A run that resumes drops the rows from its first epoch on, so that no epoch is there twice. Rows that a killed write
+    tore, or that are missing, are written anew from the history of epochs that the checkpoint keeps.
+
+    Args:
+        path: The file.
+        history: Figures of the epochs so far, which get each further epoch; a new one if None.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, history: EpochHistory | None = None):
         self.path = path
+        self.history = EpochHistory() if history is None else history
 
     def start(self, trainer: Trainer) -> None:
-        kept = []
-        if self.path.exists() and trainer.state.epoch > 0:
-            with self.path.open(newline="") as stream:
-                rows = list(csv.reader(stream))
-            kept = [row for row in rows[1:] if row and int(float(row[0])) < trainer.state.epoch]
         columns = (*RESULT_COLUMNS, *(f"gate/{name}" for name in gate_strengths(trainer.components.model)))
-        lines = ["".join(f"{name:>20}," for name in columns).rstrip(",")] + [",".join(row) for row in kept]
-        write_text_atomically(self.path, "\n".join(lines) + "\n")
+        lines = self._kept_lines(trainer.state.epoch, columns) if trainer.state.epoch else []
+        header = "".join(f"{name:>20}," for name in columns).rstrip(",")
+        write_text_atomically(self.path, "\n".join([header, *lines]) + "\n")
 
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
-        values = result_row(report).values()
+        figures = result_row(report)
+        self.history.add(figures)
         with self.path.open("a") as stream:
-            stream.write("".join(f"{value:20.5g}," for value in values).rstrip(",") + "\n")
+            stream.write(result_line(figures.values()) + "\n")
+
+    def moved_back(self, trainer: Trainer) -> None:
+        self.history.cut(trainer.state.epoch)
+        self.start(trainer)
+
+    def _kept_lines(self, epochs: int, columns: Sequence[str]) -> list[str]:
+        """The rows of the first epochs: from the history or, if the checkpoint has none, what is whole in the file."""
+        in_file = whole_rows(self.path, epochs, len(columns))
+        if not self.history.covers(epochs, columns):
+            missing = sorted(set(range(epochs)) - set(in_file))
+            if missing:
+                LOGGER.warning(
+                    f"WARNING: {self.path}: rows of {len(missing)} of {epochs} epochs are missing, first that of epoch "
+                    f"{missing[0]}; the checkpoint was written without a history to write them from"
+                )
+            return list(in_file.values())
+        lines = [self.history.line(index) for index in range(epochs)]
+        if list(in_file.values()) != lines:
+            LOGGER.warning(
+                f"WARNING: {self.path}: was {'damaged' if self.path.exists() else 'missing'}; the rows of its "
+                f"{epochs} epochs are written anew from the checkpoint"
+            )
+        return lines
+
+
+def whole_rows(path: Path, epochs: int, columns: int) -> dict[int, str]:
+    """Return the lines of a results.csv that are whole, by epoch.
+
+    Args:
+        path: The file, which may be missing or torn.
+        epochs: Rows from this epoch on are left out.
+        columns: Cells that a whole row has.
+
+    Returns:
+        Lines without their ends, in the order of the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for line in text[: text.rfind("\n") + 1].split("\n")[1:]:  # a last line without its end is torn
+        try:
+            figures = [float(cell) for cell in line.split(",")]
+        except ValueError:
+            continue
+        if len(figures) == columns and figures[0] in range(epochs):
+            found[int(figures[0])] = line
+    return found
 
 
 class TensorBoard(Hook):

@@ -265,11 +265,16 @@ class EarlyStopping:
 
         `state` is that after an epoch, so state.epoch is the next one. While the fitness is 0 nothing has stood still.
         """
-        waited = state.epoch - 1 - state.best_epoch
-        if not self.patience or state.best_fitness <= 0 or waited < self.patience:
+        if not self.has_waited(state):
             return False
         LOGGER.info(
-            f"Stopping early: no better fitness than epoch {state.best_epoch}'s in the last {waited} epochs. "
+            f"Stopping early: no better fitness than epoch {state.best_epoch}'s in the last "
+            f"{state.epoch - 1 - state.best_epoch} epochs. "
             "--patience takes another number of epochs, 0 never stops."
         )
         return True
+
+    def has_waited(self, state: TrainState) -> bool:
+        """Return what `should_stop` does, without a message."""
+        waited = state.epoch - 1 - state.best_epoch
+        return bool(self.patience) and state.best_fitness > 0 and waited >= self.patience

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from utils.checkpoint import Checkpoint, read_checkpoint
 from utils.checkpoint.archive import printable
-from utils.config import Hyperparameters, TrainConfig
+from utils.config import DatasetSpec, Hyperparameters, TrainConfig
+from utils.datasets.fingerprint import changes, class_changes
+from utils.engine.epoch_history import EpochHistory
+from utils.engine.stages import RunFolder, Stage, has_ended, open_stages
 from utils.errors import CheckpointError, cut
 from utils.files import ROOT, exists, is_dir, is_file
 from utils.log import LOGGER
@@ -24,7 +27,7 @@ from utils.types import TrainState
 def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]:
     """Return the settings in force, and the checkpoint whose training goes on, or None.
 
-    Raises CheckpointError if `--resume` names no training, or one that is done.
+    Raises CheckpointError if `--resume` names no training, or one that is finished.
     """
     if not config.resume:
         return config, None
@@ -32,22 +35,41 @@ def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]
     checkpoint = read_checkpoint(path)
     saved_training = training_state(checkpoint)
     with restoring(str(path)):
-        saved, done = TrainConfig(**saved_training["config"]), int(saved_training["state"]["epoch"])
-    epochs = saved.epochs
-    if config.epochs not in (TrainConfig.epochs, saved.epochs):
-        epochs = config.epochs
+        saved, state = TrainConfig(**saved_training["config"]), TrainState(**saved_training["state"])
+        done = int(state.epoch)
+    asked = {
+        name: getattr(config, name)
+        for name in ("epochs", "patience")
+        if getattr(config, name) not in (getattr(TrainConfig, name), getattr(saved, name))
+    }
+    if "epochs" in asked:
         LOGGER.info(
-            f"epochs {saved.epochs} -> {epochs}: from here on the learning rate follows the new number's schedule"
+            f"epochs {saved.epochs} -> {asked['epochs']}: from here on the learning rate follows the new number's "
+            "schedule"
         )
     font = config.font or (saved.font if is_file(saved.font) else "")  # perhaps another computer's
-    settings = dataclasses.replace(saved, resume=str(path), device=config.device, epochs=epochs, font=font)
-    if done >= settings.epochs:
-        raise CheckpointError(
-            f"{path}: its {done} epochs are done; --epochs N with N over {done} goes on, "
-            f"--weights {path} starts anew from it"
-        )
-    LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
+    settings = dataclasses.replace(saved, resume=str(path), device=config.device, font=font, **asked)
+    ended = has_ended(state, settings.epochs, settings.patience)
+    stages = open_stages(RunFolder(folder_of(checkpoint)), ended)
+    if not stages:
+        raise CheckpointError(f"{path}: {_finished(path, state, settings)}")
+    if Stage.EPOCHS in stages:
+        LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
+    else:
+        LOGGER.info(f"resuming {path}: its {done} epochs are done; left: {', '.join(each.value for each in stages)}")
     return settings, checkpoint
+
+
+def _finished(path: Path, state: TrainState, settings: TrainConfig) -> str:
+    """Why a training cannot go on, and what can be done instead."""
+    anew = f"--weights {path} starts anew from it"
+    if state.epoch >= settings.epochs:
+        return f"its {state.epoch} epochs are done; --epochs N with N over {state.epoch} goes on, {anew}"
+    waited = state.epoch - 1 - state.best_epoch
+    return (
+        f"its training stopped early after {state.epoch} epochs and is finished; --patience N with N over {waited} "
+        f"goes on, 0 never stops early; {anew}"
+    )
 
 
 def resume_file(config: TrainConfig) -> Path:
@@ -82,16 +104,23 @@ def folder_of(resumed: Checkpoint) -> Path:
     return folder.parent if folder.name == "weights" else folder
 
 
-def restore_state(resumed: Checkpoint | None) -> TrainState:
-    """Return where training starts, and set torch's generators as they were then."""
+def saved_state(resumed: Checkpoint | None) -> TrainState:
+    """Return where training starts."""
     if resumed is None:
         return TrainState()
     with restoring(resumed.source):
-        saved = training_state(resumed)
-        torch.set_rng_state(saved["generators"]["torch"])
-        if torch.cuda.is_available() and saved["generators"]["cuda"]:
-            torch.cuda.set_rng_state_all(saved["generators"]["cuda"])
-        return TrainState(**saved["state"])
+        return TrainState(**training_state(resumed)["state"])
+
+
+def restore_generators(resumed: Checkpoint | None) -> None:
+    """Set torch's generators as they were when a training was saved; nothing between this and its first step draws."""
+    if resumed is None:
+        return
+    with restoring(resumed.source):
+        saved = training_state(resumed)["generators"]
+        torch.set_rng_state(saved["torch"])
+        if torch.cuda.is_available() and saved["cuda"]:
+            torch.cuda.set_rng_state_all(saved["cuda"])
 
 
 def training_state(checkpoint: Checkpoint) -> dict:
@@ -119,22 +148,58 @@ def restoring(source: str) -> Iterator[None]:
         ) from None
 
 
-def check_classes(resumed: Checkpoint, count: int, file: object) -> None:
-    """Raise CheckpointError if the data yaml has another number of classes than the training had.
+def check_classes(resumed: Checkpoint, spec: DatasetSpec) -> None:
+    """Raise CheckpointError if the data yaml has other classes than the training had, or the same in another order.
+
+    A network that went on would learn a class anew under the name of another.
 
     Args:
         resumed: The checkpoint.
-        count: Classes of the dataset.
-        file: The data yaml, for the message.
+        spec: The dataset.
 
     Raises:
-        CheckpointError: If the numbers differ.
+        CheckpointError: If number, order or names differ.
     """
-    if resumed.nc != count:
+    anew = f"--weights {resumed.source} starts a new training from it"
+    if resumed.nc != spec.nc:
         raise CheckpointError(
-            f"{resumed.source}: trained on {resumed.nc} classes, and {file} has {count} now; "
-            f"--weights {resumed.source} starts a new training from it"
+            f"{resumed.source}: trained on {resumed.nc} classes, and {spec.file} has {spec.nc} now; {anew}"
         )
+    changed = class_changes(resumed.names, spec.names)
+    if changed:
+        raise CheckpointError(
+            f"{resumed.source}: trained on other classes than {spec.file} has now: {printable(changed)}; give the yaml "
+            f"its names back in their order, or {anew}"
+        )
+
+
+def report_data_changes(resumed: Checkpoint | None, now: Mapping[str, Mapping], where: object) -> None:
+    """Log how the dataset differs from the one that a training was stopped with, if its checkpoint knows it.
+
+    Args:
+        resumed: The checkpoint, or None.
+        now: The fingerprint of each split.
+        where: The data yaml, for the message.
+    """
+    if resumed is None:
+        return
+    with restoring(resumed.source):
+        before = training_state(resumed).get("data") or {}
+        words = {split: changes(before[split], mark) for split, mark in now.items() if split in before}
+    for split, differing in words.items():
+        if differing:
+            LOGGER.warning(
+                f"WARNING: {where}: {split} has changed since the training was stopped: "
+                f"{printable(', '.join(differing))}; it goes on, but not as one that was never stopped"
+            )
+
+
+def saved_history(resumed: Checkpoint | None) -> EpochHistory:
+    """Return the figures of the epochs of the training in a checkpoint; none if it was written without them."""
+    if resumed is None:
+        return EpochHistory()
+    with restoring(resumed.source):
+        return EpochHistory.of(training_state(resumed).get("history"))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:

@@ -29,7 +29,7 @@ from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
 from utils.engine.nonfinite import describe_gradients, describe_outputs
 from utils.engine.optim import apply_step_settings
-from utils.errors import MemoryShortageError, NonFiniteError
+from utils.errors import MemoryShortageError, NonFiniteError, UserError
 from utils.log import LOGGER
 from utils.processes import ALONE, Processes, checksum
 from utils.stop_signals import StopRequest, interruption_by
@@ -292,6 +292,9 @@ class Trainer:
                 while self.state.epoch < self.epochs:
                     if self._finish_epoch():
                         break
+            except (OSError, RuntimeError, UserError):  # of workers, say, that the same signal ended
+                self.stop.check()
+                raise
             finally:
                 for hook in self.hooks:
                     hook.close(self)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,7 @@ from models.yolo import Model
 from utils.checkpoint import Checkpoint, checkpoint_of, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterbox import round_to_stride
+from utils.datasets.loader import reporting_dead_workers
 from utils.datasets.splits import require_images
 from utils.device import device_of
 from utils.engine.autobatch import auto_batch_size
@@ -27,14 +29,25 @@ from utils.engine.build import (
     prepare_process,
 )
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
+from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights, largest_stride
-from utils.engine.hooks import Checkpoints, Console, ResultsFile, TensorBoard, TrainBatchImages
+from utils.engine.hooks import Checkpoints, Console, ResultsFile, TensorBoard, TrainBatchImages, copy_atomically
 from utils.engine.optim import EarlyStopping
-from utils.engine.resume import folder_of, resolve_config, restore_state, saved_hyperparameters, training_state
+from utils.engine.resume import (
+    folder_of,
+    report_data_changes,
+    resolve_config,
+    restore_generators,
+    saved_history,
+    saved_hyperparameters,
+    saved_state,
+    training_state,
+)
+from utils.engine.stages import RunFolder, Stage, enter, has_ended, open_stages
 from utils.engine.trainer import Hook, Trainer, TrainingComponents
 from utils.engine.validation import FEW_CLASSES, ReportOptions, has_pycocotools, report_evaluation
 from utils.engine.validation_files import ValBatchImages
-from utils.errors import ConfigError
+from utils.errors import CheckpointError, ConfigError, DataError, Interruption, UserError
 from utils.files import new_run_dir, write_text_atomically
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
@@ -50,15 +63,17 @@ class TrainResult:
     Attributes:
         save_dir: Its run folder.
         state: Where it ended.
-        evaluation: The validation of best.pt.
+        evaluation: The validation of best.pt; None if a start before this one had made it.
     """
 
     save_dir: Path
     state: TrainState
-    evaluation: Evaluation
+    evaluation: Evaluation | None
 
     def row(self) -> tuple[float, ...]:
         """Return v6.1's results: P, R, mAP50, mAP50-95, box, obj and cls loss of validation."""
+        if self.evaluation is None:
+            raise UserError(f"{self.save_dir}: best.pt was validated before; the figures are in metrics.json")
         return self.evaluation.row()
 
 
@@ -75,6 +90,7 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
 
     Raises:
         UserError: Of the kind that names what cannot be read, built or trained.
+        Interruption: After Ctrl-C or a signal that ends the program; says how to go on.
     """
     config, resumed = resolve_config(config)
     world = World.of_launcher()
@@ -102,29 +118,31 @@ def _train(
     config = with_full_paths(resolve_sizes(config, model, device), spec)
     prepare_batch_norm(model, processes, config.sync_bn, config.batch_size)
     optimizer = optimizer_for(model, config, hyp)
-    save_dir = run_folder_of(config, resumed, processes)
-    if processes.is_first:
-        write_settings(config, hyp, save_dir)
-        if transferred:
-            LOGGER.info(f"transfer report: {transferred.write_csv(save_dir / 'transfer.csv')}")
-    data = processes.first_on_host(lambda: build_data(config, hyp, spec, model, save_dir, processes))
-    if not resumed:
+    run = RunFolder(run_folder_of(config, resumed, processes))
+    state = saved_state(resumed)
+    with saying_how_to_go_on(run, state), reporting_dead_workers():
         if processes.is_first:
-            draw_labels(data, save_dir)
-        if not config.noautoanchor:
-            fit_anchors(model, data, hyp, config)
-    processes.wait()
-    components = build_components(config, hyp, model, optimizer, data, resumed, processes)
-    state = restore_state(resumed)
-    own_generators(processes, config.seed, state.step)
-    trainer = build_trainer(config, hyp, data, components, state, save_dir, hooks)
-    LOGGER.info(
-        f"Image sizes {config.imgsz} train, {config.imgsz} val\nUsing {data.train.workers} dataloader workers\n"
-        f"Logging results to {save_dir}"
-    )
-    run_to_end(trainer, save_dir)
-    data.train.close()
-    return finish_training(trainer, config, data, save_dir)
+            write_settings(config, hyp, run.folder)
+            if transferred:
+                LOGGER.info(f"transfer report: {transferred.write_csv(run.folder / 'transfer.csv')}")
+        data = processes.first_on_host(lambda: build_data(config, hyp, spec, model, run.folder, processes))
+        fingerprint = data.fingerprint()
+        report_data_changes(resumed, fingerprint, spec.file or "data")
+        if not resumed:
+            if processes.is_first:
+                draw_labels(data, run.folder)
+            if not config.noautoanchor:
+                fit_anchors(model, data, hyp, config)
+        processes.wait()
+        components = build_components(config, hyp, model, optimizer, data, resumed, processes)
+        restore_generators(resumed)
+        own_generators(processes, config.seed, state.step)
+        saved = SavedTraining(config, hyp, saved_history(resumed), fingerprint)
+        trainer = build_trainer(saved, data, components, state, run, hooks)
+        try:
+            return run_stages(trainer, saved, data, run)
+        finally:
+            data.close()
 
 
 def check_several(config: TrainConfig, resumed: Checkpoint | None, processes: Processes) -> None:
@@ -174,36 +192,77 @@ def run_folder_of(config: TrainConfig, resumed: Checkpoint | None, processes: Pr
     return folder
 
 
+@dataclass(frozen=True)
+class SavedTraining:
+    """What every checkpoint of a training holds beside the state of its components.
+
+    Attributes:
+        config: The flags.
+        hyp: The hyperparameters.
+        history: Figures of the epochs so far.
+        fingerprint: What the data of each split were, to notice on resuming that they changed.
+    """
+
+    config: TrainConfig
+    hyp: Hyperparameters
+    history: EpochHistory
+    fingerprint: dict[str, dict]
+
+    def save(self, trainer: Trainer, path: Path) -> None:
+        """Write everything that a resumed training needs, in full precision.
+
+        Args:
+            trainer: The training.
+            path: The checkpoint.
+        """
+        components = trainer.components
+        cuda = torch.cuda.get_rng_state_all() if components.device.type == "cuda" else []
+        training = {
+            "model_state": components.model.state_dict(),
+            "ema_updates": components.ema.updates,
+            "optimizer": components.optimizer.state_dict(),
+            "scaler": components.scaler.state_dict(),
+            "loss": components.loss.state_dict(),
+            "generators": {"torch": torch.get_rng_state(), "cuda": cuda},
+            "state": dataclasses.asdict(trainer.state),
+            "config": self.config.as_dict(),
+            "hyp": self.hyp.as_dict(),
+            "history": self.history.saved(),
+            "data": self.fingerprint,
+            "processes": components.processes.world.size,
+        }
+        write_checkpoint(checkpoint_of(cast(Model, components.ema.module), training=training), path)
+
+
 def build_trainer(
-    config: TrainConfig,
-    hyp: Hyperparameters,
+    saved: SavedTraining,
     data: TrainData,
     components: TrainingComponents,
     state: TrainState,
-    save_dir: Path,
+    run: RunFolder,
     hooks: Sequence[Hook],
 ) -> Trainer:
     """Return the trainer of a run, with the hooks that write its files.
 
     Args:
-        config: The flags, saved in every checkpoint.
-        hyp: The hyperparameters, saved too.
+        saved: What every checkpoint gets: flags, hyperparameters, history and fingerprint.
         data: The loaders.
         components: Model, loss, optimizer and the rest.
         state: Where training starts.
-        save_dir: The run folder.
+        run: The run folder.
         hooks: Further hooks, called last.
 
     Returns:
         The trainer.
     """
+    config = saved.config
     data.train.follow(lambda: state.class_map if config.image_weights else None)
     names, options = data.spec.names, EvalOptions(single_cls=config.single_cls)
     files = [
-        ResultsFile(save_dir / "results.csv"),
-        TensorBoard(save_dir),
-        TrainBatchImages(save_dir, names),
-        Checkpoints(save_dir / "weights", checkpoint_saver(config, hyp), config.save_period, config.nosave),
+        ResultsFile(run.results, saved.history),
+        TensorBoard(run.folder),
+        TrainBatchImages(run.folder, names),
+        Checkpoints(run.last.parent, saved.save, config.save_period, config.nosave),
     ]
 
     def evaluate_average(module: nn.Module) -> Evaluation:
@@ -289,82 +348,138 @@ def draw_labels(data: TrainData, save_dir: Path) -> None:
     plot_labels(store.cls, store.xywhn, data.spec.names, save_dir)
 
 
-def checkpoint_saver(config: TrainConfig, hyp: Hyperparameters) -> Callable[[Trainer, Path], None]:
-    """Return save(trainer, path), which writes everything that a resumed training needs, in full precision.
+@contextmanager
+def saying_how_to_go_on(run: RunFolder, state: TrainState) -> Iterator[None]:
+    """Add to the message of whatever ends a training before its end how to go on.
 
     Args:
-        config: The flags, kept in the file.
-        hyp: The hyperparameters, kept in the file.
+        run: The run folder.
+        state: Where the training stands.
 
-    Returns:
-        The function.
+    Yields:
+        Once, for the training.
+
+    Raises:
+        Interruption: After Ctrl-C or a signal.
+        DataError: Images or the workers that read them failed.
+        UserError: The run folder was removed.
     """
-
-    def save(trainer: Trainer, path: Path) -> None:
-        components = trainer.components
-        cuda = torch.cuda.get_rng_state_all() if components.device.type == "cuda" else []
-        training = {
-            "model_state": components.model.state_dict(),
-            "ema_updates": components.ema.updates,
-            "optimizer": components.optimizer.state_dict(),
-            "scaler": components.scaler.state_dict(),
-            "loss": components.loss.state_dict(),
-            "generators": {"torch": torch.get_rng_state(), "cuda": cuda},
-            "state": dataclasses.asdict(trainer.state),
-            "config": config.as_dict(),
-            "hyp": hyp.as_dict(),
-            "processes": components.processes.world.size,
-        }
-        write_checkpoint(checkpoint_of(cast(Model, components.ema.module), training=training), path)
-
-    return save
-
-
-def run_to_end(trainer: Trainer, save_dir: Path) -> None:
-    """Train, and log how to go on if interrupted.
-
-    Args:
-        trainer: The trainer.
-        save_dir: The run folder.
-    """
-    started, first = time.perf_counter(), trainer.state.epoch
     try:
-        trainer.fit()
-    except KeyboardInterrupt:
-        last = save_dir / "weights" / "last.pt"
-        if last.exists():
-            LOGGER.info(f"\nstopped in epoch {trainer.state.epoch}; continue with: python train.py --resume {last}")
+        yield
+    except KeyboardInterrupt as error:
+        raise Interruption.of(error, f" in epoch {state.epoch}; {how_to_go_on(run)}") from None
+    except (OSError, UserError) as error:
+        if _is_gone(run.folder, error):
+            raise UserError(
+                f"{run.folder}: the run folder, or files in it, were removed in mid-run; {how_to_go_on(run)}"
+            ) from None
+        if isinstance(error, DataError) and run.last.exists():
+            raise DataError(f"{error}; then {how_to_go_on(run)}") from None
         raise
-    done = trainer.state.epoch
-    LOGGER.info(f"\n{done - first} epochs completed in {(time.perf_counter() - started) / 3600:.3f} hours.")
 
 
-def finish_training(trainer: Trainer, config: TrainConfig, data: TrainData, save_dir: Path) -> TrainResult:
-    """Strip best.pt, validate the file as val.py would, and draw the curves.
+def _is_gone(folder: Path, error: Exception) -> bool:
+    """Whether an error is that a folder is gone, or is being removed."""
+    if not folder.is_dir():
+        return True
+    return isinstance(error, FileNotFoundError) and Path(str(error.filename)).is_relative_to(folder)
+
+
+def how_to_go_on(run: RunFolder) -> str:
+    """Return what to do after a training that was cut off."""
+    if run.last.exists():
+        return f"continue with: python train.py --resume {run.last}"
+    return "there is no last.pt to continue from, so start again"
+
+
+def run_stages(trainer: Trainer, saved: SavedTraining, data: TrainData, run: RunFolder) -> TrainResult:
+    """Do the stages of a training that are open: epochs, strip, validation, plots.
 
     Args:
-        trainer: The trainer, at its end.
-        config: The flags.
-        data: The loaders; the val loader is closed.
-        save_dir: The run folder.
+        trainer: The trainer, where the training stands.
+        saved: Flags and history.
+        data: The loaders.
+        run: The run folder, whose files say what is done.
 
     Returns:
         The results of the training.
     """
     from utils.plots.curves import plot_results
 
-    best = save_dir / "weights" / "best.pt"
-    spec, components = data.spec, trainer.components
-    processes = components.processes
+    config, processes = saved.config, trainer.components.processes
+    ended = has_ended(trainer.state, config.epochs, config.patience)
+    stages = processes.from_first(open_stages(run, ended) if processes.is_first else None) or ()
     if processes.is_first:
-        strip(best)
+        enter(run, stages)
+    if Stage.EPOCHS in stages:
+        LOGGER.info(
+            f"Image sizes {config.imgsz} train, {config.imgsz} val\n"
+            f"Using {data.train.workers} dataloader workers\nLogging results to {run.folder}"
+        )
+        run_epochs(trainer)
+    elif processes.is_first:
+        ResultsFile(run.results, saved.history).start(trainer)
+    data.train.close()
+    if Stage.STRIP in stages and processes.is_first:
+        strip_best(run, trainer.state)
     processes.wait()
-    LOGGER.info(f"Optimizer stripped from {best}, {best.stat().st_size / 1e6:.1f}MB\nValidating {best}...")
+    evaluation = validate_best(trainer, config, data, run) if Stage.VALIDATION in stages else None
+    if processes.is_first:
+        plot_results(run.results)
+    processes.wait()
+    LOGGER.info(f"Results saved to {run.folder}")
+    return TrainResult(run.folder, trainer.state, evaluation)
+
+
+def run_epochs(trainer: Trainer) -> None:
+    """Train the epochs that are left."""
+    started, first = time.perf_counter(), trainer.state.epoch
+    trainer.fit()
+    hours = (time.perf_counter() - started) / 3600
+    LOGGER.info(f"\n{trainer.state.epoch - first} epochs completed in {hours:.3f} hours.")
+
+
+def strip_best(run: RunFolder, state: TrainState) -> None:
+    """Bring best.pt to the form that is used: half precision, without the training.
+
+    Args:
+        run: The run folder.
+        state: Where the training ended.
+
+    Raises:
+        CheckpointError: If the file was removed, and last.pt is of another epoch.
+    """
+    if not run.best.is_file():
+        if state.best_epoch != state.epoch - 1 or not run.last.is_file():
+            raise CheckpointError(
+                f"{run.best}: is missing, and last.pt holds epoch {state.epoch - 1}, not the best epoch "
+                f"{state.best_epoch}; put the file back, or use last.pt"
+            )
+        copy_atomically(run.last, run.best)
+    strip(run.best)
+    LOGGER.info(f"Optimizer stripped from {run.best}, {run.best.stat().st_size / 1e6:.1f}MB")
+
+
+def validate_best(trainer: Trainer, config: TrainConfig, data: TrainData, run: RunFolder) -> Evaluation:
+    """Validate best.pt as val.py would, with all its files.
+
+    Args:
+        trainer: The trainer, at its end.
+        config: The flags.
+        data: The loaders.
+        run: The run folder.
+
+    Returns:
+        The evaluation.
+    """
+    LOGGER.info(f"Validating {run.best}...")
+    spec, components = data.spec, trainer.components
     verbose = len(spec.names) < FEW_CLASSES
     options = EvalOptions(single_cls=config.single_cls, coco=has_pycocotools(), verbose=verbose)
-    images = ValBatchImages(save_dir, spec.names)
+    images = ValBatchImages(run.folder, spec.names)
+    processes = components.processes
     evaluation = evaluate_weights(
-        [best],
+        [run.best],
         spec,
         options,
         data.val,
@@ -374,11 +489,7 @@ def finish_training(trainer: Trainer, config: TrainConfig, data: TrainData, save
         processes=processes,
     )
     size, batch_size = data.val.dataset.imgsz, data.val.batch_size
-    settings = {"weights": str(best), "single_cls": config.single_cls, "imgsz": size, "batch_size": batch_size}
-    if processes.is_first:
-        evaluation = report_evaluation(evaluation, spec.names, save_dir, ReportOptions(settings))
-        plot_results(save_dir / "results.csv")
-    data.val.close()
-    processes.wait()
-    LOGGER.info(f"Results saved to {save_dir}")
-    return TrainResult(save_dir, trainer.state, evaluation)
+    settings = {"weights": str(run.best), "single_cls": config.single_cls, "imgsz": size, "batch_size": batch_size}
+    if not processes.is_first:
+        return evaluation
+    return report_evaluation(evaluation, spec.names, run.folder, ReportOptions(settings))

@@ -12,6 +12,7 @@ from torch import nn
 
 from models.registry import load_plugins
 from utils.config import DatasetSpec, EvalOptions, SplitOptions, ValConfig
+from utils.datasets.loader import reporting_dead_workers
 from utils.datasets.splits import require_images
 from utils.device import select_device
 from utils.engine.evaluator import (
@@ -70,6 +71,7 @@ class ReportOptions:
     confusion_iou: float = ValConfig.confusion_iou
 
 
+@reporting_dead_workers()
 def validate(config: ValConfig) -> Validation:
     """Do what `config.task` says and return the result. Raises UserError kinds."""
     if config.dnn:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import NAME_LIMIT, cut
+from utils.files import replacing
 from utils.plots.fonts import class_labels, current_fonts, plots_shape
 from utils.plots.legible_canvas import font_families, legible_canvas
 
@@ -45,7 +46,8 @@ def saved_figure(
         yield figure
         _read_no_mathematics(figure)
         _use_found_fonts(figure)
-        figure.savefig(file, dpi=dpi)
+        with replacing(file) as temporary:  # whole or not at all: that a figure is there says that it is done
+            figure.savefig(temporary, dpi=dpi, format=Path(file).suffix[1:])
 
 
 def _read_no_mathematics(figure: "Figure") -> None:

@@ -110,7 +110,7 @@ def another_weight(training):
         (lambda training: training.pop("optimizer"), "'optimizer' is missing"),
         (lambda training: training["config"].update(gone=1), "unexpected keyword argument 'gone'"),
         (lambda training: training["generators"].update(torch=torch.zeros(3)), "RNG state"),
-        (lambda training: training.update(state=[]), "list indices"),
+        (lambda training: training.update(state=[]), "must be a mapping"),
     ],
 )
 def test_a_training_that_does_not_fit_is_refused_in_one_line(stopped, tmp_path, change, said):
