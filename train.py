@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from utils.cli import run_script
 from utils.config import TrainConfig, from_options, parse
-from utils.errors import ConfigError
 from utils.world import World
 
 DESCRIPTION = "Train a YOLOv5 detector or one of its attention variants on your data."
@@ -38,8 +37,6 @@ def _train_with_others(config: TrainConfig):
     """Train as one of several processes; an error is also left where the launcher looks for it."""
     from utils.engine.training import train
 
-    if config.evolve:
-        raise ConfigError("--evolve: runs in one process; start it without torchrun")
     return train(config)
 
 

@@ -102,6 +102,7 @@ def test_a_training_of_two_is_continued_by_one(folder):
     [
         (("--cache", "ram"), "error: --cache ram: each of 2 processes would hold all images"),
         (("--evolve", "2"), "error: --evolve: runs in one process"),
+        (("--resume", "missing.pt"), "error: --resume missing.pt"),
         (("--freeze", "99"), "error: --freeze 99"),
         (("--rect", "--data", "missing.yaml"), "error: missing.yaml"),
     ],

@@ -5,7 +5,7 @@ absent. A loss that is not finite stops the run before the optimizer's step.
 
 Between two optimizer steps no gradient is pending, so a state of then is complete: `TrainState.batches_done` says where
 in its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that asks
-the program to end is taken after a step; a validation is broken off at once, and done again when the training is resumed.
+the program to end is taken after a step; a validation is broken off at once, and done again on resuming.
 """
 
 import contextlib

@@ -92,12 +92,12 @@ def train(config: TrainConfig, hyp: Hyperparameters | None = None, hooks: Sequen
         UserError: Of the kind that names what cannot be read, built or trained.
         Interruption: After Ctrl-C or a signal that ends the program; says how to go on.
     """
-    config, resumed = resolve_config(config)
     world = World.of_launcher()
-    device = device_of(config.device, world)
-    with drawing_fonts(config.font), joined(world, device) as processes:
+    with joined(world, device_of(config.device, world)) as processes:
+        config, resumed = resolve_config(config)
         check_several(config, resumed, processes)
-        return _train(config, resumed, hyp, hooks, processes)
+        with drawing_fonts(config.font):
+            return _train(config, resumed, hyp, hooks, processes)
 
 
 def _train(
@@ -157,6 +157,8 @@ def check_several(config: TrainConfig, resumed: Checkpoint | None, processes: Pr
         ConfigError: For a flag that does not fit the number of processes.
     """
     size = processes.world.size
+    if config.evolve and size > 1:
+        raise ConfigError("--evolve: runs in one process; start it without torchrun")
     if config.sync_bn and size == 1 and resumed is None:
         raise ConfigError("--sync-bn: needs several processes; one process trains here, so leave it out")
     if config.cache == "ram" and size > 1:
