@@ -9,6 +9,7 @@ import torch
 from several import run_several
 from torch import nn
 
+from utils.datasets.bad_images import BadImage, BadImages
 from utils.errors import DataError
 from utils.processes import ALONE, OtherProcessError, checksum
 
@@ -85,3 +86,21 @@ def test_checksum_tells_gradients_apart():
     same = [torch.tensor([1.0, -2.0]), torch.ones(2, 2)]
     assert checksum(same).tolist() == [3.0, 7.0]
     assert checksum([]).tolist() == [0.0, 0.0]
+
+
+def bad_images_of(processes, limit) -> list:
+    """Each of two finds an image of its own and one that both find."""
+    found = BadImages("train", limit)
+    for path in ("both.jpg", f"{processes.world.rank}.jpg"):
+        found.add(BadImage(path, "is damaged", "left out"), 0)
+    try:
+        found.exchange(processes)
+    except DataError as error:
+        return [str(error)[:38]]
+    found.exchange(processes)
+    return sorted(found.paths)
+
+
+def test_bad_images_of_all_count_together():
+    assert run_several(2, bad_images_of, 3) == [["0.jpg", "1.jpg", "both.jpg"]] * 2
+    assert run_several(2, bad_images_of, 2) == [["train: 3 images cannot be read, the la"]] * 2

@@ -18,6 +18,7 @@ from utils.config import parse_image_limit
 from utils.errors import DataError
 from utils.files import read_text, write_text_atomically
 from utils.log import LOGGER
+from utils.processes import Processes
 
 RETRY_AFTER = (0.05, 0.2, 0.75)  # seconds before each further try: a network drive may lose a file for a moment
 COLUMNS = ("split", "epoch", "file", "reason", "action")
@@ -115,12 +116,14 @@ class BadImages:
         limit: Largest number of different images; None for no limit.
         file: A csv that lists them; None for none.
         paths: Those found so far.
+        untold: Those that the other processes do not know, each with its epoch.
     """
 
     split: str = "data"
     limit: int | None = None
     file: Path | None = None
     paths: set[str] = field(default_factory=set)
+    untold: list[tuple[BadImage, int]] = field(default_factory=list)
 
     @classmethod
     def limited(cls, text: str, images: int, split: str, folder: Path | None) -> "BadImages":
@@ -152,6 +155,7 @@ class BadImages:
         if bad.path in self.paths:
             return
         self.paths.add(bad.path)
+        self.untold.append((bad, epoch))
         reason = bad.reason.removeprefix(f"{bad.path}: ")
         LOGGER.warning(f"WARNING: {bad.path}: {reason}; {bad.action} ({len(self.paths)} bad images in {self.split})")
         self._list(bad, reason, epoch)
@@ -161,6 +165,16 @@ class BadImages:
                 f"{self.split}: {len(self.paths)} images cannot be read, the last {bad.path} ({reason}){where}; "
                 f"repair or remove them, or raise --max-bad-images (allows {self.limit} here)"
             )
+
+    def exchange(self, processes: Processes) -> None:
+        """Count those of all processes, so that the limit is of all together and ends all; the first lists them.
+
+        Raises DataError if they are more than the limit.
+        """
+        every = processes.gather(self.untold)
+        for bad, epoch in (found for of_one in every for found in of_one):
+            self.add(bad, epoch)
+        self.untold.clear()
 
     def _list(self, bad: BadImage, reason: str, epoch: int) -> None:
         if self.file is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.identity_start import gate_strengths
+from utils.datasets.bad_images import BadImages
 from utils.engine.epoch_history import EpochHistory, result_line
 from utils.engine.nonfinite import all_finite
 from utils.engine.trainer import EpochProgress, EpochReport, Hook, Trainer
@@ -226,6 +227,21 @@ class TrainBatchImages(Hook):
             from utils.plots.batches import plot_batch
 
             plot_batch(batch.images, batch.targets, batch.paths, self.directory / f"train_batch{index}.jpg", self.names)
+
+
+class BadImageExchange(Hook):
+    """Each process's bad images become known to all after every epoch, before its checkpoint is written.
+
+    Args:
+        bad_images: Those of each split.
+    """
+
+    def __init__(self, *bad_images: BadImages):
+        self.bad_images = bad_images
+
+    def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
+        for each in self.bad_images:
+            each.exchange(trainer.components.processes)
 
 
 class Checkpoints(Hook):

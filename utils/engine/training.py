@@ -31,7 +31,15 @@ from utils.engine.build import (
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights, largest_stride
-from utils.engine.hooks import Checkpoints, Console, ResultsFile, TensorBoard, TrainBatchImages, copy_atomically
+from utils.engine.hooks import (
+    BadImageExchange,
+    Checkpoints,
+    Console,
+    ResultsFile,
+    TensorBoard,
+    TrainBatchImages,
+    copy_atomically,
+)
 from utils.engine.optim import EarlyStopping
 from utils.engine.resume import (
     folder_of,
@@ -266,6 +274,7 @@ def build_trainer(
         TrainBatchImages(run.folder, names),
         Checkpoints(run.last.parent, saved.save, config.save_period, config.nosave),
     ]
+    exchange = BadImageExchange(data.train.bad_images, data.val.bad_images)
 
     def evaluate_average(module: nn.Module) -> Evaluation:
         components.processes.copy_from_first(module)  # batch norm's running statistics are each process's own
@@ -275,7 +284,7 @@ def build_trainer(
         components,
         state,
         config.epochs,
-        hooks=[*(files if components.processes.is_first else ()), Console(), *hooks],
+        hooks=[exchange, *(files if components.processes.is_first else ()), Console(), *hooks],
         evaluate=evaluate_average,
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,
