@@ -77,6 +77,7 @@ class DeviceWatch(TorchDispatchMode):
         self.faults: set[str] = set()
         self.dtypes: set[torch.dtype] = set()
         self.operators = 0
+        self.names: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -84,7 +85,9 @@ class DeviceWatch(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.operators += 1
         self.dtypes |= {tensor.dtype for tensor in made}
-        self._check(str(func).removeprefix("aten.").split(".")[0], given, made)
+        name = str(func).removeprefix("aten.").removeprefix("torchvision.").split(".")[0]
+        self.names.add(name)
+        self._check(name, given, made)
         return result
 
     def _check(self, operator: str, given: list[Tensor], made: list[Tensor]) -> None:

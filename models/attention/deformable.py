@@ -89,6 +89,7 @@ class DAttentionBaseline(nn.Module):
         n_head_channels: Channels per head, a divisor of `dim`, in place of `n_heads`.
     """
 
+    nondeterministic = "grid_sample"  # its gradient adds up in any order on CUDA
     rpe_table: nn.Conv2d | nn.Parameter | None
 
     def __init__(

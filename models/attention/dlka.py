@@ -63,6 +63,8 @@ class DeformConv(nn.Module):
 class DLKA(nn.Module):
     """Deformable large kernel attention, gate times input: (B, dim, H, W) to the same shape."""
 
+    nondeterministic = "deform_conv2d"  # its gradient adds up in any order on CUDA
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         require_positive("DLKA", dim=dim)

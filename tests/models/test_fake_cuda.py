@@ -8,6 +8,7 @@ from torch import nn
 from models.yolo import Model
 from models.zoo.table import load_variants
 from utils.config import Hyperparameters
+from utils.engine.build import warn_of_nondeterminism
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import build_optimizer
 from utils.engine.trainer import Trainer, TrainingComponents
@@ -17,10 +18,24 @@ from utils.types import StepSettings, TrainState
 
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Fast: the base, a gate, a window, sampling at offsets. The others are slow only because they are many.
-FAST = ("CBAM", "Swin", "DAT")
+FAST = ("CBAM", "Swin", "DAT", "DLKA")
 VARIANTS = [
     pytest.param(name, marks=() if name in ("base", *FAST) else pytest.mark.slow) for name in ("base", *load_variants())
 ]
+
+
+# Operators whose CUDA gradient (or, of the last, value) has no reproducible form, by torch's documentation of
+# use_deterministic_algorithms and torchvision's kernels.
+NONDETERMINISTIC = {
+    "grid_sampler_2d": "grid_sample",
+    "deform_conv2d": "deform_conv2d",
+    **{f"upsample_{kind}2d": "interpolate" for kind in ("bilinear", "bicubic", "linear")},
+    **{name: name for name in ("_adaptive_avg_pool2d", "adaptive_max_pool2d", "reflection_pad2d", "replication_pad2d")},
+    **{
+        name: name
+        for name in ("max_unpool2d", "median", "kthvalue", "histc", "bincount", "cumsum", "put_", "embedding_bag")
+    },
+}
 
 
 def network(variant: str) -> Model:
@@ -41,6 +56,10 @@ def test_a_variant_stays_on_its_device_and_in_its_types(variant, precision):
                 output = model.train(training)(images)
                 total = loss(output, targets)[0] if training else output[0]
             assert watch.faults == set() and watch.operators > 100
+            used = {NONDETERMINISTIC[name] for name in watch.names & NONDETERMINISTIC.keys()}
+            assert used == {
+                module.nondeterministic for module in model.modules() if hasattr(module, "nondeterministic")
+            }
             assert dtype is None or dtype in watch.dtypes  # else autocast was off and nothing was tested
             assert total.device.type == "cuda" and total.dtype == torch.float32
         assert output[0].shape == (2, 3 * (32 * 40 + 16 * 20 + 8 * 10), 85)
@@ -107,3 +126,15 @@ def test_the_watch_sees(fault, named):
             except Exception as error:  # which one the mode raises is what is asked
                 seen = type(error).__name__
     assert named in seen
+
+
+@pytest.mark.parametrize(
+    ("variant", "named"), [("DAT", "DAttentionBaseline (grid_sample)"), ("DLKA", "DLKA (deform_conv2d)"), ("CBAM", "")]
+)
+def test_what_is_not_deterministic_is_said_at_the_start(caplog, variant, named):
+    model = network(variant)
+    with caplog.at_level("WARNING", "yolo"):
+        warn_of_nondeterminism(model, torch.device("cpu"))
+        assert not caplog.messages
+        warn_of_nondeterminism(model, torch.device("cuda"))
+    assert [named in message and message.count("(") == 1 for message in caplog.messages] == ([True] if named else [])

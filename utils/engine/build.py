@@ -1,5 +1,6 @@
 """Builds the components of a training from a TrainConfig: model, data, optimizer, schedule, loss, EMA."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,10 +60,30 @@ def prepare_process(config: TrainConfig) -> None:
     torch.manual_seed(config.seed)
     reuse_freed_memory()  # a training step on the CPU frees and asks for the same large blocks again and again
     if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts: products are reproducible
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     load_plugins(config.plugin)
+
+
+def warn_of_nondeterminism(model: torch.nn.Module, device: torch.device) -> None:
+    """Log which layers have no reproducible gradient on CUDA, for `--deterministic`.
+
+    Args:
+        model: The network; such a block names its operator as `nondeterministic`.
+        device: Where it trains; on the CPU every gradient is reproducible.
+    """
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "nondeterministic"):
+            found[f"{name.removeprefix('model.')} {type(module).__name__}"] = str(module.nondeterministic)
+    if found and device.type == "cuda":
+        LOGGER.warning(
+            "WARNING: --deterministic: the gradients of "
+            f"{', '.join(f'{layer} ({operator})' for layer, operator in found.items())} have no reproducible form on "
+            "CUDA; runs with this model differ in their last digits and then drift apart"
+        )
 
 
 def build_detector(
@@ -90,6 +111,8 @@ def build_detector(
         model, report = _fresh_detector(config, hyp, spec)
     model.names = list(spec.names)
     freeze_layers(model, config.freeze)
+    if config.deterministic:
+        warn_of_nondeterminism(model, device)
     return model.to(device), report
 
 
