@@ -151,9 +151,10 @@ def watch_writes(moments: Moments) -> None:
 
 def run_child(child: Child) -> int:
     """Train in this process, counting its moments."""
+    from matplotlib.figure import Figure
+
     import utils.engine.evaluator as evaluator
     import utils.engine.training as training
-    from matplotlib.figure import Figure
     from utils.cli import run_script
     from utils.config import TrainConfig, from_options
     from utils.engine.model_ema import ModelEMA
@@ -213,8 +214,8 @@ def differences(run: Path, expected: Path) -> list[str]:
         found += [f"{part} of {name}" for part in parts if not same(states[0][part], states[1][part])]
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (run, expected)]
     for each in figures:
-        each.pop("settings", None)
-        each.pop("speed", None)
+        each.pop("settings")
+        each.pop("speed_ms_per_image")
     if figures[0] != figures[1]:
         found.append("metrics.json")
     found += [f"missing {name}" for name in sorted(listing(expected) - listing(run))]

@@ -17,6 +17,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,25 @@ def hold_lock(path: Path) -> Iterator[None]:
     finally:
         if _read(path) == own:  # not that of another, which took it over when this one was suspended for long
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold_beating_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file and touch it at intervals while the block runs. Raises LockedError as `hold_lock` does."""
+    with hold_lock(path):
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(TOUCH_INTERVAL):
+                touch_lock(path)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def lock_holder(path: Path) -> str:

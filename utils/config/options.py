@@ -79,6 +79,21 @@ class TrainConfig(Options):
         words=("backbone",),
     )
     save_period: int = flag(-1, "keep a checkpoint every so many epochs; -1 keeps none", "integer", low=-1)
+    save_minutes: float = flag(
+        10.0,
+        "minutes after which last.pt is also written within an epoch, so that --resume goes on there; 0 writes it "
+        "after epochs only",
+        "number",
+        low=0,
+        new=True,
+    )
+    on_nan: str = flag(
+        "stop",
+        "what a loss or weights that are not finite do: stop ends the run, rollback goes back to the start of the epoch "
+        "with half the learning rates, at most three times",
+        choices=("stop", "rollback"),
+        new=True,
+    )
     local_rank: int = flag(
         -1,
         "set by older launchers of several processes; their variables are what is read",

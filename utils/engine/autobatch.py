@@ -118,6 +118,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_MESSAGES)
 
 
+def advice_on_memory(model: nn.Module, config: TrainConfig, device: torch.device) -> str:
+    """Return what to do after a training ran out of memory.
+
+    Args:
+        model: The network.
+        config: The flags.
+        device: Where it trained.
+
+    Returns:
+        The batch that fits by the estimate, and how it came to it.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    estimate, free = estimate_memory(model, config, device), free_memory(device)
+    batch = smaller_batch(estimate, free, config.batch_size)
+    known = "" if free is None else f", {free / 1e9:.2f} GB are free without it"
+    return f"of --batch-size {config.batch_size} {batch} images fit by the estimate ({estimate}{known})"
+
+
 def smaller_batch(estimate: MemoryEstimate, free: int | None, batch: int) -> int:
     """Return the batch to advise after one ran out of memory: what fits by the estimate, and less than that one.
 

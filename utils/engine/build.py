@@ -22,7 +22,7 @@ from utils.engine.data_parallel import wrap
 from utils.engine.evaluator import EvalSplit, largest_stride
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
-from utils.engine.resume import check_classes, load_optimizer, restoring, training_state
+from utils.engine.resume import check_classes, restore_components, restoring, training_state
 from utils.engine.trainer import TrainingComponents
 from utils.errors import ConfigError
 from utils.files import ROOT
@@ -291,16 +291,8 @@ def build_components(
     loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes)
     ema = ModelEMA(model)
     scaler = gradient_scaler(device, amp)
-    if resumed is not None:
-        with restoring(resumed.source):
-            ema.module.load_state_dict(resumed.state)
-            saved = training_state(resumed)
-            ema.updates = int(saved["ema_updates"])
-            load_optimizer(optimizer, saved["optimizer"])
-            scaler.load_state_dict(saved["scaler"])
-            loss.load_state_dict(saved.get("loss", {}))  # older files lack it: the loss had no state
     stride = largest_stride(model)
-    return TrainingComponents(
+    components = TrainingComponents(
         model=model,
         loss=loss,
         optimizer=optimizer,
@@ -315,6 +307,9 @@ def build_components(
         wrapper=wrap(model, processes, config.imgsz),
         image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
     )
+    if resumed is not None:
+        restore_components(components, resumed)
+    return components
 
 
 def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:

@@ -1,7 +1,6 @@
-"""Hooks of a training: the console, results.csv, TensorBoard, images of batches, and checkpoints."""
+"""Hooks of a training: the console, results.csv, TensorBoard, and images of batches."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,8 @@ import torch
 from models.identity_start import gate_strengths
 from utils.datasets.bad_images import BadImages
 from utils.engine.epoch_history import EpochHistory, result_line
-from utils.engine.nonfinite import all_finite
 from utils.engine.trainer import EpochProgress, EpochReport, Hook, Trainer
-from utils.errors import NonFiniteError
-from utils.files import write_atomically, write_text_atomically
+from utils.files import write_text_atomically
 from utils.log import LOGGER, shares_terminal
 from utils.log import progress as progress_bar
 from utils.types import Batch
@@ -74,6 +71,7 @@ class Console(Hook):
     def before_epoch(self, trainer: Trainer, epoch: int) -> None:
         LOGGER.info("\n" + "".join(f"{name:>10}" for name in self.HEADER))
         self.bar = progress_bar(None, total=len(trainer.components.loader))
+        self.bar.update(trainer.state.batches_done)
 
     def after_batch(self, trainer: Trainer, batch: Batch, progress: EpochProgress) -> None:
         cells = (
@@ -242,52 +240,3 @@ class BadImageExchange(Hook):
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
         for each in self.bad_images:
             each.exchange(trainer.components.processes)
-
-
-class Checkpoints(Hook):
-    """last.pt after every epoch, best.pt at every new best, epoch<k>.pt every `period` epochs.
-
-    Weights that are not finite are never written.
-
-    Args:
-        directory: The folder of the checkpoints.
-        save: Writes a whole checkpoint of a training to a path, atomically.
-        period: Epochs from one epoch<k>.pt to the next; below 1 none is kept.
-        nosave: Keep the last epoch only.
-    """
-
-    def __init__(
-        self, directory: Path, save: Callable[[Trainer, Path], object], period: int = -1, nosave: bool = False
-    ):
-        self.directory, self.save, self.period, self.nosave = directory, save, period, nosave
-
-    def start(self, trainer: Trainer) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-
-    def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
-        if self.nosave and not report.is_last:
-            return
-        if not (all_finite(trainer.components.model) and all_finite(trainer.components.ema.module)):
-            raise NonFiniteError(
-                f"epoch {report.epoch}: the weights are no longer finite and were not saved; "
-                f"{self.directory / 'last.pt'} holds the epoch before; lower lr0"
-            )
-        last, best = self.directory / "last.pt", self.directory / "best.pt"
-        if report.is_best or not best.exists():  # with nosave the best epoch may be past
-            self.save(trainer, best)  # before last.pt: a run killed between the two repeats the epoch when it resumes
-            copy_atomically(best, last)
-        else:
-            self.save(trainer, last)
-        if self.period > 0 and report.epoch % self.period == 0:
-            copy_atomically(last, self.directory / f"epoch{report.epoch}.pt")
-
-
-def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file so that `target` is the old one or the new one, never a part.
-
-    Args:
-        source: The file to copy.
-        target: Where the copy goes; replaced if it is there.
-    """
-    with source.open("rb") as reader:
-        write_atomically(target, lambda stream: shutil.copyfileobj(reader, stream))

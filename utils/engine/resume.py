@@ -17,7 +17,9 @@ from utils.checkpoint.archive import printable
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.datasets.fingerprint import changes, class_changes
 from utils.engine.epoch_history import EpochHistory
+from utils.engine.saving import PREVIOUS, copy_atomically
 from utils.engine.stages import RunFolder, Stage, has_ended, open_stages
+from utils.engine.trainer import TrainingComponents
 from utils.errors import CheckpointError, cut
 from utils.files import ROOT, exists, is_dir, is_file
 from utils.log import LOGGER
@@ -32,14 +34,14 @@ def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]
     if not config.resume:
         return config, None
     path = resume_file(config)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_last(path)
     saved_training = training_state(checkpoint)
     with restoring(str(path)):
         saved, state = TrainConfig(**saved_training["config"]), TrainState(**saved_training["state"])
         done = int(state.epoch)
     asked = {
         name: getattr(config, name)
-        for name in ("epochs", "patience")
+        for name in ("epochs", "patience", "save_minutes", "on_nan")
         if getattr(config, name) not in (getattr(TrainConfig, name), getattr(saved, name))
     }
     if "epochs" in asked:
@@ -54,7 +56,8 @@ def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]
     if not stages:
         raise CheckpointError(f"{path}: {_finished(path, state, settings)}")
     if Stage.EPOCHS in stages:
-        LOGGER.info(f"resuming {path} at epoch {done} of {settings.epochs}")
+        batch = f", batch {state.batches_done}," if state.batches_done else ""
+        LOGGER.info(f"resuming {path} at epoch {done}{batch} of {settings.epochs}")
     else:
         LOGGER.info(f"resuming {path}: its {done} epochs are done; left: {', '.join(each.value for each in stages)}")
     return settings, checkpoint
@@ -90,6 +93,24 @@ def resume_file(config: TrainConfig) -> Path:
             f"--resume: there is no last.pt under {' or '.join(sorted(map(str, places)))}; give its path"
         )
     return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def read_last(path: Path) -> Checkpoint:
+    """Read the checkpoint that a training is resumed from; if it is a damaged last.pt, the one before takes its place.
+
+    Raises CheckpointError if there is none that can be read.
+    """
+    previous = path.with_name(PREVIOUS)
+    if path.name != "last.pt" or not previous.is_file():
+        return read_checkpoint(path)
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        reason = error
+    checkpoint = read_checkpoint(previous)
+    copy_atomically(previous, path)
+    LOGGER.warning(f"WARNING: {reason}; going on from {previous}, the state that was written before")
+    return dataclasses.replace(checkpoint, source=str(path))
 
 
 def saved_hyperparameters(resumed: Checkpoint) -> Hyperparameters:
@@ -200,6 +221,26 @@ def saved_history(resumed: Checkpoint | None) -> EpochHistory:
         return EpochHistory()
     with restoring(resumed.source):
         return EpochHistory.of(training_state(resumed).get("history"))
+
+
+def restore_components(components: TrainingComponents, checkpoint: Checkpoint) -> None:
+    """Bring network, average, optimizer, gradient scaler and loss to the state that a checkpoint holds.
+
+    Args:
+        components: Of the same training.
+        checkpoint: The checkpoint.
+
+    Raises:
+        CheckpointError: If its state does not fit.
+    """
+    with restoring(checkpoint.source):
+        saved = training_state(checkpoint)
+        components.model.load_state_dict(saved["model_state"])
+        components.ema.module.load_state_dict(checkpoint.state)
+        components.ema.updates = int(saved["ema_updates"])
+        load_optimizer(components.optimizer, saved["optimizer"])
+        components.scaler.load_state_dict(saved["scaler"])
+        components.loss.load_state_dict(saved.get("loss", {}))  # older files lack it: the loss had no state
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:

@@ -37,8 +37,13 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The training after its last whole epoch."""
+        """The training where it was last saved: after an epoch, or after a step within one."""
         return self.folder / "weights" / "last.pt"
+
+    @property
+    def lock(self) -> Path:
+        """Names the process that trains in the folder."""
+        return self.folder / ".train.lock"
 
     @property
     def best(self) -> Path:

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, checkpoint_of, strip, write_checkpoint
+from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterbox import round_to_stride
 from utils.datasets.loader import reporting_dead_workers
 from utils.datasets.splits import require_images
 from utils.device import device_of
-from utils.engine.autobatch import auto_batch_size
+from utils.engine.autobatch import advice_on_memory, auto_batch_size
 from utils.engine.build import (
     TrainData,
     build_components,
@@ -31,32 +31,27 @@ from utils.engine.build import (
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights, largest_stride
-from utils.engine.hooks import (
-    BadImageExchange,
-    Checkpoints,
-    Console,
-    ResultsFile,
-    TensorBoard,
-    TrainBatchImages,
-    copy_atomically,
-)
+from utils.engine.hooks import BadImageExchange, Console, ResultsFile, TensorBoard, TrainBatchImages
 from utils.engine.optim import EarlyStopping
 from utils.engine.resume import (
     folder_of,
     report_data_changes,
     resolve_config,
+    restore_components,
     restore_generators,
     saved_history,
     saved_hyperparameters,
     saved_state,
     training_state,
 )
+from utils.engine.saving import Checkpoints, Rollback, SaveOptions, copy_atomically, remove_spare
 from utils.engine.stages import RunFolder, Stage, enter, has_ended, open_stages
 from utils.engine.trainer import Hook, Trainer, TrainingComponents
 from utils.engine.validation import FEW_CLASSES, ReportOptions, has_pycocotools, report_evaluation
 from utils.engine.validation_files import ValBatchImages
-from utils.errors import CheckpointError, ConfigError, DataError, Interruption, UserError
+from utils.errors import CheckpointError, ConfigError, DataError, Interruption, MemoryShortageError, UserError
 from utils.files import new_run_dir, write_text_atomically
+from utils.lock_file import LockedError, hold_beating_lock
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
 from utils.processes import Processes, joined
@@ -128,7 +123,7 @@ def _train(
     optimizer = optimizer_for(model, config, hyp)
     run = RunFolder(run_folder_of(config, resumed, processes))
     state = saved_state(resumed)
-    with saying_how_to_go_on(run, state), reporting_dead_workers():
+    with locked(run, processes), saying_how_to_go_on(run, state), reporting_dead_workers():
         if processes.is_first:
             write_settings(config, hyp, run.folder)
             if transferred:
@@ -174,6 +169,8 @@ def check_several(config: TrainConfig, resumed: Checkpoint | None, processes: Pr
             f"--cache ram: each of {size} processes would hold all images; use --cache disk, whose copies the system "
             "keeps in memory once for all"
         )
+    if config.on_nan == "rollback" and size > 1:
+        raise ConfigError(f"--on-nan rollback: one process goes back by itself, {size} do not; leave it out")
     before = training_state(resumed).get("processes", 1) if resumed else size
     if before != size:
         LOGGER.info(
@@ -272,8 +269,10 @@ def build_trainer(
         ResultsFile(run.results, saved.history),
         TensorBoard(run.folder),
         TrainBatchImages(run.folder, names),
-        Checkpoints(run.last.parent, saved.save, config.save_period, config.nosave),
+        Checkpoints(run.last.parent, saved.save, SaveOptions(config.save_minutes, config.save_period, config.nosave)),
     ]
+    if config.on_nan == "rollback":
+        files.append(Rollback(run.last.parent, saved.save, restore))
     exchange = BadImageExchange(data.train.bad_images, data.val.bad_images)
 
     def evaluate_average(module: nn.Module) -> Evaluation:
@@ -289,6 +288,19 @@ def build_trainer(
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,
     )
+
+
+def restore(trainer: Trainer, path: Path) -> None:
+    """Bring a training back to an earlier state of itself.
+
+    Args:
+        trainer: The training.
+        path: A checkpoint of it.
+    """
+    checkpoint = read_checkpoint(path)
+    restore_components(trainer.components, checkpoint)
+    restore_generators(checkpoint)
+    vars(trainer.state).update(vars(saved_state(checkpoint)))  # in place: others look at it
 
 
 def load_dataset_spec(config: TrainConfig) -> DatasetSpec:
@@ -360,6 +372,30 @@ def draw_labels(data: TrainData, save_dir: Path) -> None:
 
 
 @contextmanager
+def locked(run: RunFolder, processes: Processes) -> Iterator[None]:
+    """Let one training at a time use a run folder.
+
+    Args:
+        run: The run folder.
+        processes: Those that train together; the first one holds the lock.
+
+    Yields:
+        Once, for the training.
+
+    Raises:
+        UserError: If another training uses it.
+    """
+    try:
+        with hold_beating_lock(run.lock) if processes.is_first else nullcontext():
+            yield
+    except LockedError as error:
+        raise UserError(
+            f"{run.folder}: {error} trains there now; wait until it has ended, or end it; a new training takes another "
+            "--name"
+        ) from None
+
+
+@contextmanager
 def saying_how_to_go_on(run: RunFolder, state: TrainState) -> Iterator[None]:
     """Add to the message of whatever ends a training before its end how to go on.
 
@@ -378,14 +414,15 @@ def saying_how_to_go_on(run: RunFolder, state: TrainState) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interruption.of(error, f" in epoch {state.epoch}; {how_to_go_on(run)}") from None
+        batch = f", after {state.batches_done} batches" if state.batches_done else ""
+        raise Interruption.of(error, f" in epoch {state.epoch}{batch}; {how_to_go_on(run)}") from None
     except (OSError, UserError) as error:
         if _is_gone(run.folder, error):
             raise UserError(
                 f"{run.folder}: the run folder, or files in it, were removed in mid-run; {how_to_go_on(run)}"
             ) from None
-        if isinstance(error, DataError) and run.last.exists():
-            raise DataError(f"{error}; then {how_to_go_on(run)}") from None
+        if isinstance(error, (DataError, MemoryShortageError)) and run.last.exists():
+            raise type(error)(f"{error}; then {how_to_go_on(run)}") from None
         raise
 
 
@@ -427,7 +464,7 @@ def run_stages(trainer: Trainer, saved: SavedTraining, data: TrainData, run: Run
             f"Image sizes {config.imgsz} train, {config.imgsz} val\n"
             f"Using {data.train.workers} dataloader workers\nLogging results to {run.folder}"
         )
-        run_epochs(trainer)
+        run_epochs(trainer, config)
     elif processes.is_first:
         ResultsFile(run.results, saved.history).start(trainer)
     data.train.close()
@@ -437,15 +474,28 @@ def run_stages(trainer: Trainer, saved: SavedTraining, data: TrainData, run: Run
     evaluation = validate_best(trainer, config, data, run) if Stage.VALIDATION in stages else None
     if processes.is_first:
         plot_results(run.results)
+        remove_spare(run.last.parent)
     processes.wait()
     LOGGER.info(f"Results saved to {run.folder}")
     return TrainResult(run.folder, trainer.state, evaluation)
 
 
-def run_epochs(trainer: Trainer) -> None:
-    """Train the epochs that are left."""
+def run_epochs(trainer: Trainer, config: TrainConfig) -> None:
+    """Train the epochs that are left.
+
+    Args:
+        trainer: The trainer, where the training stands.
+        config: The flags.
+
+    Raises:
+        MemoryShortageError: If a step took too much; names a batch that fits.
+    """
     started, first = time.perf_counter(), trainer.state.epoch
-    trainer.fit()
+    try:
+        trainer.fit()
+    except MemoryShortageError as error:
+        advice = advice_on_memory(trainer.components.model, config, trainer.components.device)
+        raise MemoryShortageError(f"{error}; {advice}") from None
     hours = (time.perf_counter() - started) / 3600
     LOGGER.info(f"\n{trainer.state.epoch - first} epochs completed in {hours:.3f} hours.")
 
