@@ -2,10 +2,10 @@
 
     python tests/kills.py --kills 20 --workers 2 --seed 0
 
-A training runs in a process of its own that counts what it does: batches, optimizer steps, writes of files (each at half
-its bytes, and complete under its temporary name), validated batches, figures, and the last strip. An uninterrupted one is
-counted first; a kill is a moment of that count, so it is exact on any machine. Every kind of moment comes in turn.
-Prints one line per kill; the exit code is 0 if all are equal.
+A training runs in a process of its own that counts what it does: batches, optimizer steps, writes of files (each at
+half its bytes, and complete under its temporary name), validated batches, figures, and the last strip. An uninterrupted
+one is counted first; a kill is a moment of that count, so it is exact on any machine. Every kind of moment comes in
+turn. Prints one line per kill; the exit code is 0 if all are equal.
 """
 
 import argparse

@@ -89,8 +89,8 @@ class TrainConfig(Options):
     )
     on_nan: str = flag(
         "stop",
-        "what a loss or weights that are not finite do: stop ends the run, rollback goes back to the start of the epoch "
-        "with half the learning rates, at most three times",
+        "what a loss or weights that are not finite do: stop ends the run, rollback goes back to the start of the "
+        "epoch with half the learning rates, at most three times",
         choices=("stop", "rollback"),
         new=True,
     )

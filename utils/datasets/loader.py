@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -359,14 +360,22 @@ def _signals_held() -> Iterator[None]:
 
 
 def _start_worker(_: int) -> None:
-    """One thread per worker; signals that ask to end are for the main process, which ends this one by SIGTERM."""
+    """One thread per worker; signals that ask to end are for the main process, which ends this one.
+
+    It may need this worker for the rest of its step. So also SIGTERM is ignored once: torch sends it to workers that do
+    not end when they should.
+    """
     reuse_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for each in set(ENDING_SIGNALS) - {signal.SIGTERM}:
-        signal.signal(each, signal.SIG_IGN)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, _end_next_time if number == signal.SIGTERM else signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
+
+
+def _end_next_time(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The checkpoints of a training: written after epochs, within them and before an end, so that some whole one always exists.
+"""The checkpoints of a training, written after epochs, within them and before an end: some whole one always exists.
 
-A new last.pt is written under another name first; when it is complete on the disk, the old one becomes last.previous.pt,
-and the new one takes its place. So last.pt is there at every moment, and if a disk or a copy damaged it, the one before is.
+A new last.pt is written under another name first. When it is complete on the disk, the old one becomes last.previous.pt
+and the new one takes its place. So last.pt is there at every moment; if a disk or a copy damages it, the other is.
 """
 
 import os
@@ -118,8 +118,8 @@ class Checkpoints(Hook):
 class Rollback(Hook):
     """--on-nan rollback: back to the start of the epoch with half the learning rates, a few times.
 
-    That state is decided by epochs and not by the clock, so that a training that is repeated or resumed goes back to the
-    same one.
+    That state is decided by epochs and not by the clock, so a training that is repeated or resumed goes back to the same
+    one.
 
     Args:
         directory: The folder of the checkpoints.

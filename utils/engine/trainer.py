@@ -3,9 +3,9 @@
 Hooks see what happens (the console, tables, images and checkpoints are hooks); a feature that is off is a hook that is
 absent. A loss that is not finite stops the run before the optimizer's step.
 
-Right after an optimizer step no gradient is pending, so a state of then is complete: `TrainState.batches_done` says where
-in its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that asks the
-program to end is taken after a step; a validation is broken off at once, and done again when the training is resumed.
+Right after an optimizer step no gradient is pending, so a state of then is complete: `TrainState.batches_done` says
+where in its epoch a training stands, and one that is resumed there gets exactly the batches that remain. A signal that
+asks the program to end is taken after a step; a validation is broken off at once, and made again by a resumed training.
 """
 
 import contextlib
