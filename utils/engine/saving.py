@@ -53,6 +53,7 @@ class Checkpoints(Hook):
         self.directory, self.save, self.options = directory, save, options or SaveOptions()
         self.last, self.best, self.next = (directory / name for name in ("last.pt", "best.pt", _NEXT))
         self.written = time.perf_counter()
+        self.place = (-1, -1)  # epoch and batch of the state in last.pt
 
     def start(self, trainer: Trainer) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -64,16 +65,16 @@ class Checkpoints(Hook):
         self.written = time.perf_counter()
 
     def after_step(self, trainer: Trainer) -> None:
-        minutes, asked_to_end = self.options.minutes, trainer.stop.number is not None
+        minutes = self.options.minutes
         is_due = minutes and not self.options.nosave and time.perf_counter() - self.written >= 60 * minutes
-        if asked_to_end or is_due:
+        if trainer.ending or is_due:
             self.write_if_finite(trainer)
 
     def cut_off(self, trainer: Trainer) -> None:
         self.write_if_finite(trainer)
 
     def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
-        if self.options.nosave and not (report.is_last or trainer.stop.number is not None):
+        if self.options.nosave and not report.is_last:
             return
         if not self.is_finite(trainer):
             raise NonFiniteError(
@@ -89,7 +90,9 @@ class Checkpoints(Hook):
             copy_atomically(self.last, self.directory / f"epoch{report.epoch}.pt")
 
     def write_if_finite(self, trainer: Trainer) -> None:
-        """Write last.pt, or leave it if the weights are not finite."""
+        """Write last.pt unless it holds this state already; leave it if the weights are not finite."""
+        if self.place == (trainer.state.epoch, trainer.state.batches_done):
+            return
         if self.is_finite(trainer):
             self.write_last(trainer)
         else:
@@ -113,13 +116,13 @@ class Checkpoints(Hook):
             self.save(trainer, self.next)
         advance(self.last, self.next)
         self.written = time.perf_counter()
+        self.place = trainer.state.epoch, trainer.state.batches_done
 
 
 class Rollback(Hook):
     """--on-nan rollback: back to the start of the epoch with half the learning rates, a few times.
 
-    That state is decided by epochs and not by the clock, so a training that is repeated or resumed goes back to the same
-    one.
+    That state is decided by epochs, not by the clock, so a training that is repeated or resumed goes back to the same.
 
     Args:
         directory: The folder of the checkpoints.

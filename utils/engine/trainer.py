@@ -263,6 +263,10 @@ class Trainer:
         evaluate: Validates a network; called after each epoch that `should_evaluate` names, and after the last.
         should_evaluate: epoch -> whether to validate after it.
         should_stop: state after an epoch -> whether to end early.
+
+    Attributes:
+        stop: Signals that came to this process.
+        ending: The signal after which all processes end with the current step; 0 while they go on.
     """
 
     def __init__(
@@ -281,6 +285,7 @@ class Trainer:
         self.losses = LossReader(components.device)
         self.checked_steps = 0
         self.stop = StopRequest()
+        self.ending = 0
 
     def fit(self) -> TrainState:
         """Run the remaining epochs and return the final state.
@@ -315,7 +320,11 @@ class Trainer:
             for hook in self.hooks:
                 hook.moved_back(self)
             return False
-        self.check_stop()
+        self.ending = self.agreed_signal()
+        if self.ending:
+            for hook in self.hooks:
+                hook.cut_off(self)
+            raise interruption_by(self.ending)
         return report.is_last
 
     def run_epoch(self, epoch: int) -> EpochReport:
@@ -384,25 +393,24 @@ class Trainer:
     def _after_step(self, progress: EpochProgress) -> None:
         """Note how far the epoch has come, notify hooks, and end here if a signal asked for it."""
         self.state.batches_done, self.state.mean_losses = progress.done, list(progress.mean)
+        self.ending = self.agreed_signal()
         for hook in self.hooks:
             hook.after_step(self)
-        self.check_stop()
+        if self.ending:
+            raise interruption_by(self.ending)
 
-    def check_stop(self) -> None:
-        """Raise an `Interruption` if a signal came, to whichever process: all end after the same step.
+    def agreed_signal(self) -> int:
+        """Return the signal that came, to whichever process, 0 for none: all end after the same step.
 
         Processes answer with the next step, so that none waits. Without its launcher a process would train on beside
         the one that is started in its place, so it asks all to end.
         """
         processes = self.components.processes
         if not processes.is_several:
-            self.stop.check()
-            return
+            return self.stop.number or 0
         if processes.is_orphan:
             LOGGER.error(LAUNCHER_GONE)
-        number = processes.agree_next(self.stop.number or (signal.SIGTERM if processes.is_orphan else 0))
-        if number:
-            raise interruption_by(number)
+        return processes.agree_next(self.stop.number or (signal.SIGTERM if processes.is_orphan else 0))
 
     @contextlib.contextmanager
     def _reporting_memory(self, pending: int) -> Iterator[None]:
