@@ -19,7 +19,7 @@ import train
 import val
 from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_options
-from utils.engine import hooks
+from utils.engine import saving
 from utils.engine.trainer import Hook
 from utils.engine.training import train as run_training
 from utils.errors import CheckpointError, NonFiniteError, UserError
@@ -332,12 +332,12 @@ def test_a_kill_between_the_two_checkpoints_never_leaves_an_old_best_one(tmp_pat
     def kill(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hooks, "all_finite", lambda model: True)
-    keeper = hooks.Checkpoints(tmp_path, save)
+    monkeypatch.setattr(saving, "all_finite", lambda model: True)
+    keeper = saving.Checkpoints(tmp_path, save)
     report = SimpleNamespace(is_best=True, is_last=False, epoch=0)
     for epoch in range(killed_at):
         keeper.after_epoch(Named(epoch), report)
-    monkeypatch.setattr(hooks, "copy_atomically", kill)
+    monkeypatch.setattr(saving, "copy_atomically", kill)
     with pytest.raises(KeyboardInterrupt):
         keeper.after_epoch(Named(killed_at), report)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -349,6 +349,7 @@ class Named:
 
     def __init__(self, epoch):
         self.name, self.components = f"{epoch}", SimpleNamespace(model=None, ema=SimpleNamespace(module=None))
+        self.state = SimpleNamespace(epoch=epoch + 1, batches_done=0)
 
     def __str__(self):
         return self.name

@@ -83,7 +83,7 @@ def resume_file(config: TrainConfig) -> Path:
     if isinstance(config.resume, str):
         path = Path(config.resume)
         path = path / "weights" / "last.pt" if is_dir(path) else path
-        if not exists(path):
+        if not exists(path) and not _stand_in(path).is_file():
             raise CheckpointError(f"--resume {cut(path)}: no such file; give a run's weights/last.pt")
         return path
     places = {Path(config.project), ROOT / "runs"}
@@ -95,13 +95,18 @@ def resume_file(config: TrainConfig) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
+def _stand_in(path: Path) -> Path:
+    """The file that takes the place of a last.pt that is damaged or gone; of another file, itself."""
+    return path.with_name(PREVIOUS) if path.name == "last.pt" else path
+
+
 def read_last(path: Path) -> Checkpoint:
     """Read the checkpoint that a training is resumed from; if it is a damaged last.pt, the one before takes its place.
 
     Raises CheckpointError if there is none that can be read.
     """
-    previous = path.with_name(PREVIOUS)
-    if path.name != "last.pt" or not previous.is_file():
+    previous = _stand_in(path)
+    if previous == path or not previous.is_file():
         return read_checkpoint(path)
     try:
         return read_checkpoint(path)
