@@ -58,6 +58,8 @@ TRAIN = {
     "--download": False,
     "--rect-pad": 0.5,
     "--max-bad-images": "1%",
+    "--save-minutes": 10.0,
+    "--on-nan": "stop",
     "--labels": "skip",
     "--no-cache-labels": False,
     "--plugin": (),

@@ -87,7 +87,7 @@ def resume_file(config: TrainConfig) -> Path:
             raise CheckpointError(f"--resume {cut(path)}: no such file; give a run's weights/last.pt")
         return path
     places = {Path(config.project), ROOT / "runs"}
-    found = [path for place in places if place.is_dir() for path in place.rglob("last*.pt")]
+    found = [path for place in places if place.is_dir() for path in place.rglob("last*.pt") if path.name != PREVIOUS]
     if not found:
         raise CheckpointError(
             f"--resume: there is no last.pt under {' or '.join(sorted(map(str, places)))}; give its path"
