@@ -194,13 +194,20 @@ def _turn_to_replace(path: Path, found: dict[str, object]) -> Iterator[None]:
     """
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
     turn = path.with_name(f"{path.name}.{digest}.turn")
-    if turn.exists() and not _beats(turn):  # of a process that ended within its turn, which takes milliseconds
+    if turn.exists() and _is_abandoned(turn):
         turn.unlink(missing_ok=True)
     try:
-        os.close(os.open(turn, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        handle = os.open(turn, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         raise LockedError("another process, which takes it over") from None
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(_this_process()))
     try:
         yield
     finally:
         turn.unlink(missing_ok=True)
+
+
+def _is_abandoned(turn: Path) -> bool:
+    """Return whether a turn, which takes milliseconds, is that of a process that was killed within it."""
+    return not (lock_holder(turn) if _read(turn) else _beats(turn))

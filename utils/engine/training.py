@@ -390,8 +390,8 @@ def locked(run: RunFolder, processes: Processes) -> Iterator[None]:
             yield
     except LockedError as error:
         raise UserError(
-            f"{run.folder}: {error} trains there now; wait until it has ended, or end it; a new training takes another "
-            "--name"
+            f"{run.folder}: another training uses this folder now ({error}); wait until it has ended, or end it; a new "
+            "training takes another --name"
         ) from None
 
 

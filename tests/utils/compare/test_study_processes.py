@@ -211,6 +211,16 @@ def test_who_found_a_stale_lock_and_comes_late_does_not_take_that_of_the_new_hol
     assert json.loads(path.read_text()) == new and [file.name for file in tmp_path.iterdir()] == ["lock"]
 
 
+def test_the_turn_of_a_process_that_was_killed_in_it_here_is_given_on_at_once(tmp_path):
+    path = tmp_path / "lock"
+    begin = f"import os; from pathlib import Path; from utils import lock_file; path = Path({str(path)!r})\n"
+    killed = "with lock_file._turn_to_replace(path, {}): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", begin + killed], cwd=ROOT).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    with locks.hold_lock(path):
+        assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_turn_of_a_process_that_died_in_it_is_given_to_another(tmp_path):
     path = tmp_path / "lock"
     with locks._turn_to_replace(path, {}):
