@@ -261,8 +261,8 @@ def test_a_preempted_worker_is_requeued_and_resumes_its_run(data, tmp_path):
     study = start(arguments(data, tmp_path, "study", *options), log)
     run, pid = wait_for(lambda: process_in_its_second_epoch(folder))
     os.kill(parent_of(pid), signal.SIGUSR2)
-    wait_for(lambda: "Requeued job" in "".join(file.read_text() for file in folder.glob("jobs/*_log.err")))
     assert study.wait(1800) == 0, log.read_text()
+    assert "Requeued job" in "".join(file.read_text() for file in folder.glob("jobs/*_log.out"))
     assert "resuming" in (run / "run.log").read_text() and "2 of 2 runs" in log.read_text()
     assert (run / "run.log").read_text().count("epochs completed in") == 1
     assert len(learning(run)) == 5 and not list(folder.rglob("failed.json"))
