@@ -76,7 +76,7 @@ def class_changes(before: Sequence[str], now: Sequence[str]) -> str:
 def _digest(*parts: bytes | np.ndarray) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part if isinstance(part, bytes) else memoryview(part).cast("B") if part.size else b"")
+        digest.update(part if isinstance(part, bytes) else part.tobytes())
     return digest.hexdigest()[:_DIGITS]
 
 

@@ -124,11 +124,11 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes. The loader starts new ones if it is used once more."""
-        iterator = getattr(self._loader, "_iterator", None)
+        end_workers = getattr(getattr(self._loader, "_iterator", None), "_shutdown_workers", None)
         self._loader = None
-        if hasattr(iterator, "_shutdown_workers"):  # else they end when the last traceback that names them is gone
+        if end_workers is not None:  # else they end when the last traceback that names them is gone
             with suppress(RuntimeError):  # that one has died already
-                iterator._shutdown_workers()
+                end_workers()
 
     def _open(self) -> DataLoader:
         return DataLoader(
@@ -334,7 +334,7 @@ def reporting_dead_workers() -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else ""
         if not reason.startswith("DataLoader worker"):
             raise
-        if signal.strsignal(signal.SIGTERM) in reason:
+        if (signal.strsignal(signal.SIGTERM) or "SIGTERM") in reason:
             time.sleep(_OWN_SIGNAL_WITHIN)  # a whole group is ended so: then our own signal is what is reported
         raise DataError(
             f"a worker process that reads images died ({reason.rstrip('. ')}); it may have run out of memory: lower "
