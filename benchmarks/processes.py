@@ -4,7 +4,7 @@
 
 Makes docs/processes.json and the table of docs/processes.md. Each model is trained from one seed on drawn
 shapes, one thread per process: alone, by two processes with global batch norm, and by two without; and once more alone
-in two threads, as a measure of what another order of additions does. A hook that runs in each training writes the
+in two threads, which also adds in another order. A hook that runs in each training writes the
 losses and weights of every step, which are then compared.
 """
 

@@ -5,10 +5,11 @@ are closed, workers ended, and whoever knows how to go on adds it to the message
 """
 
 import errno
+import io
 import select
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stderr, suppress
 from typing import TypeVar
 
 from utils import log
@@ -35,7 +36,9 @@ def run_script(
     Returns:
         What `run_guarded` says. Other exceptions pass with their traceback.
     """
-    config = parse_opt(argv)
+    # of several processes, which all read the same command line, one says what is wrong with it
+    with nullcontext() if log.is_main_process() else redirect_stderr(io.StringIO()):
+        config = parse_opt(argv)
     log.configure()
     return run_guarded(main, config)
 
