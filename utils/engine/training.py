@@ -162,6 +162,8 @@ def check_several(config: TrainConfig, resumed: Checkpoint | None, processes: Pr
     size = processes.world.size
     if config.evolve and size > 1:
         raise ConfigError("--evolve: runs in one process; start it without torchrun")
+    if config.on_nan == "rollback" and size > 1:
+        raise ConfigError("--on-nan rollback: only the first process would move back; use --on-nan stop and --resume")
     if config.sync_bn and size == 1 and resumed is None:
         raise ConfigError("--sync-bn: needs several processes; one process trains here, so leave it out")
     if config.cache == "ram" and size > 1:

@@ -186,6 +186,9 @@ def test_flags_that_do_not_fit_the_number_of_processes():
         check_several(TrainConfig(sync_bn=True), None, ALONE)
     with pytest.raises(ConfigError, match="--cache ram: each of 2 processes"):
         check_several(TrainConfig(cache="ram"), None, two)
+    with pytest.raises(ConfigError, match="--on-nan rollback: only the first process"):
+        check_several(TrainConfig(on_nan="rollback"), None, two)
+    check_several(TrainConfig(on_nan="rollback"), None, ALONE)
     check_several(TrainConfig(sync_bn=True, cache="disk"), None, two)
     check_several(TrainConfig(cache="ram"), None, ALONE)
 
