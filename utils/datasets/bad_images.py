@@ -157,7 +157,7 @@ class BadImages:
         self.paths.add(bad.path)
         self.untold.append((bad, epoch))
         reason = bad.reason.removeprefix(f"{bad.path}: ")
-        LOGGER.warning(f"WARNING: {bad.path}: {reason}; {bad.action} ({len(self.paths)} bad images in {self.split})")
+        LOGGER.warning(f"WARNING: {bad.path}: {reason}; {bad.action} (bad images in {self.split}: {len(self.paths)})")
         self._list(bad, reason, epoch)
         if self.limit is not None and len(self.paths) > self.limit:
             where = f", all listed in {self.file}" if self.file else ""

@@ -9,7 +9,6 @@ import numpy as np
 
 from utils.datasets.label_store import LabelStore
 
-SHOWN = 3  # classes in a message
 _DIGITS = 16  # of each hash
 
 
@@ -62,15 +61,15 @@ def class_changes(before: Sequence[str], now: Sequence[str]) -> str:
         now: Those of the dataset, as many.
 
     Returns:
-        Such as "class 0 was disc, is square; the same names in another order".
+        Such as "the same names in another order: class 0 was 'disc', is 'square' now, and 1 more".
     """
     differing = [index for index, (one, other) in enumerate(zip(before, now, strict=True)) if one != other]
     if not differing:
         return ""
-    shown = [f"class {index} was {before[index][:40]!r}, is {now[index][:40]!r} now" for index in differing[:SHOWN]]
-    more = f", and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-    kind = " (the same names in another order)" if sorted(before) == sorted(now) else ""
-    return f"{', '.join(shown)}{more}{kind}"
+    first, more = differing[0], len(differing) - 1
+    kind = "the same names in another order: " if sorted(before) == sorted(now) else ""
+    others = f", and {more} more" if more else ""
+    return f"{kind}class {first} was {before[first][:20]!r}, is {now[first][:20]!r} now{others}"
 
 
 def _digest(*parts: bytes | np.ndarray) -> str:

@@ -27,6 +27,7 @@ from utils.types import Batch, Letterbox, Sample
 
 ImageWeights = np.ndarray | Callable[[], np.ndarray | None] | None
 _ORDER, _SHEETS = 1, 2  # which stream of random numbers of a (seed, epoch)
+_FILES_AT_LEAST, _FILES_PER_WORKER = 16, 8  # open files beside those open already
 _OWN_SIGNAL_WITHIN = 0.5  # seconds in which a signal that ended a worker reaches this process too, if it was meant
 
 
@@ -131,6 +132,7 @@ class Loader:
                 end_workers()
 
     def _open(self) -> DataLoader:
+        _require_open_files(self.workers)
         return DataLoader(
             _BatchDataset(self.dataset, self.options.seed, self.options.quad),
             batch_sampler=self._sampler,
@@ -303,6 +305,25 @@ def _useful_workers(wanted: int, batch_size: int, batches: int) -> int:
     """No more workers than there are processors, batches, or images in a batch of several."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(min(wanted, processors, batches, batch_size if batch_size > 1 else 0), 0)
+
+
+def _require_open_files(workers: int) -> None:
+    """Raise ConfigError if the limit on open files is too low: a thread of torch would fail, and the loader wait.
+
+    A worker has its pipes, and each batch under way is a file of shared memory.
+    """
+    try:
+        import resource
+
+        limit, used = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(os.listdir("/proc/self/fd"))
+    except (ImportError, OSError):  # systems without the one or the other
+        return
+    needed = used + _FILES_AT_LEAST + _FILES_PER_WORKER * workers
+    if workers and limit != resource.RLIM_INFINITY and limit < needed:
+        raise ConfigError(
+            f"--workers {workers}: the limit of {limit} open files is too low, {needed} are needed; raise it "
+            "(ulimit -n 1024), or use --workers 0"
+        )
 
 
 def reuse_freed_memory() -> None:
