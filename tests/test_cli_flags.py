@@ -55,6 +55,7 @@ TRAIN = {
     "--deterministic": False,
     "--amp": None,
     "--no-amp": None,
+    "--amp-type": "auto",
     "--download": False,
     "--rect-pad": 0.5,
     "--max-bad-images": "1%",

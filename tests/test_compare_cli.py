@@ -50,6 +50,7 @@ PASSED_THROUGH = {
     "freeze",
     "deterministic",
     "amp",
+    "amp_type",
     "download",
     "labels",
     "no_cache_labels",

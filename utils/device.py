@@ -87,9 +87,6 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-AMP_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
 def amp_dtype(device: torch.device, amp: bool | None, wanted: str = "auto") -> torch.dtype | None:
     """Return the type of mixed precision in which a training computes, None for float32 alone.
 
@@ -128,18 +125,18 @@ def full_float32() -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
     """Return a mixed-precision context for CUDA; on other devices it does nothing.
 
     Args:
         device: The model's device.
-        enabled: Whether mixed precision is wanted.
+        dtype: The type of mixed precision, None for none.
 
     Returns:
         A context manager.
     """
-    if enabled and device.type == "cuda":
-        return torch.autocast("cuda")
+    if dtype is not None and device.type == "cuda":
+        return torch.autocast("cuda", dtype=dtype)
     return contextlib.nullcontext()
 
 

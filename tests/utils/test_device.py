@@ -68,3 +68,16 @@ def test_evaluation_computes_without_tf32_and_leaves_the_settings_as_they_were()
     assert seen == [(False, False)]
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
     assert before[0]  # torch's default, which would let convolutions compute in TF32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "growth"),
+    [(torch.float16, 65536.0, 2000), (torch.bfloat16, 1.0, 2**31 - 1), (None, 1.0, 2**31 - 1)],
+)
+def test_only_float16_scales_its_gradients(monkeypatch, dtype, scale, growth):
+    from utils.engine.build import gradient_scaler
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    scaler = gradient_scaler(CUDA, dtype)
+    assert (scaler.get_scale(), scaler.get_growth_interval()) == (scale, growth)
+    assert not gradient_scaler(CPU, None).is_enabled()

@@ -118,6 +118,7 @@ class CompareConfig(Options):
     freeze: tuple[int | str, ...] = train_flag("freeze")
     deterministic: bool = train_flag("deterministic")
     amp: bool | None = train_flag("amp")
+    amp_type: str = train_flag("amp_type")
     download: bool = train_flag("download")
     rect_pad: float = train_flag("rect_pad")
     labels: str = train_flag("labels")

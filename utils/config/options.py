@@ -104,7 +104,15 @@ class TrainConfig(Options):
     deterministic: bool = flag(
         False, "use algorithms that give the same bits each time, if there are any", "switch", new=True
     )
-    amp: bool | None = flag(None, "mixed precision; default: on for CUDA, off elsewhere", "choice", new=True)
+    amp: bool | None = flag(
+        None, "mixed precision; default: on for CUDA from compute capability 7.0 on, off elsewhere", "choice", new=True
+    )
+    amp_type: str = flag(
+        "auto",
+        "type of mixed precision: fp16 with a gradient scaler, bf16 without (compute capability 8.0); auto is fp16",
+        choices=("auto", "fp16", "bf16"),
+        new=True,
+    )
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     rect_pad: float = flag(0.5, _RECT_PAD_HELP, "number", low=0, high=4, new=True)
     labels: str = labels_flag()

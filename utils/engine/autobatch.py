@@ -12,6 +12,7 @@ from torch import nn
 
 from models.graph.flops import copy_with_tensors
 from utils.config import TrainConfig
+from utils.device import amp_dtype
 from utils.engine.evaluator import largest_stride
 from utils.free_memory import available_memory
 from utils.log import LOGGER
@@ -62,7 +63,7 @@ def estimate_memory(model: nn.Module, config: TrainConfig, device: torch.device)
     on_shapes = copy_with_tensors(model, lambda tensor: tensor.cpu()) if device.type != "cpu" else model
     stride = largest_stride(model)
     side = stride * round(1.5 * config.imgsz / stride) if config.multi_scale else config.imgsz  # the largest drawn
-    amp = device.type == "cuda" and config.amp is not False
+    amp = amp_dtype(device, config.amp, config.amp_type) is not None
     low, high = _PROBES
     at_low, at_high = (training_peak(on_shapes, side, images, amp) for images in _PROBES)
     per_image = (at_high - at_low) / (high - low)

@@ -18,6 +18,7 @@ from utils.datasets.bad_images import BadImages
 from utils.datasets.fingerprint import fingerprint_of
 from utils.datasets.loader import Loader, reuse_freed_memory
 from utils.datasets.splits import open_split
+from utils.device import amp_dtype
 from utils.engine.data_parallel import wrap
 from utils.engine.evaluator import EvalSplit, largest_stride
 from utils.engine.model_ema import ModelEMA
@@ -285,7 +286,7 @@ def build_components(
         CheckpointError: If the state in `resumed` does not fit.
     """
     device = next(model.parameters()).device
-    amp = device.type == "cuda" if config.amp is None else config.amp and device.type == "cuda"
+    amp = amp_dtype(device, config.amp, config.amp_type)
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
     schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
     loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes)
@@ -328,22 +329,22 @@ def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
     return chosen
 
 
-def gradient_scaler(device: torch.device, amp: bool) -> torch.amp.GradScaler:
+def gradient_scaler(device: torch.device, amp: torch.dtype | None) -> torch.amp.GradScaler:
     """Return the gradient scaler.
 
-    On CUDA without mixed precision it keeps scale 1 and only leaves out steps whose gradients are not finite, on the
-    device, without waiting for the host.
+    On CUDA without mixed precision, or in bfloat16, which has float32's range, it keeps scale 1 and only leaves out
+    steps whose gradients are not finite, on the device, without waiting for the host.
 
     Args:
         device: Where training runs.
-        amp: Whether it runs in mixed precision.
+        amp: Type of mixed precision, None without.
 
     Returns:
         A scaler, disabled outside CUDA.
     """
     if device.type != "cuda":
         return torch.amp.GradScaler("cpu", enabled=False)
-    if amp:
+    if amp is torch.float16:
         return torch.amp.GradScaler("cuda")
     return torch.amp.GradScaler("cuda", init_scale=1.0, growth_interval=2**31 - 1)
 

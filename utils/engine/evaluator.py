@@ -272,7 +272,8 @@ def evaluate(
     """
     options = options or EvalOptions()
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    mixed = options.half and dtype != torch.float16  # a network in half precision needs no autocast
+    # a network in half precision needs no autocast
+    mixed = torch.float16 if options.half and dtype != torch.float16 else None
     timers = [Timer(device) for _ in range(3)]
     losses = _LossMean(loss if not options.augment else None, device)
     results: list[ImageResult] = []

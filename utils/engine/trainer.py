@@ -74,7 +74,7 @@ class TrainingComponents:
         loader: Batches per epoch.
         device: Where the network runs.
         scaler: Gradient scaler.
-        amp: Whether the forward pass runs in mixed precision.
+        amp: Type in which the forward pass runs in mixed precision, None without.
         image_size: (epoch, batch index) -> side in pixels that a batch is resized to, or None to leave it.
         stride: Largest stride of the model in pixels.
         processes: Those that train together.
@@ -89,7 +89,7 @@ class TrainingComponents:
     loader: EpochLoader
     device: torch.device
     scaler: torch.amp.GradScaler
-    amp: bool = False
+    amp: torch.dtype | None = None
     image_size: Callable[[int, int], int | None] = lambda epoch, batch: None
     stride: int = 32
     processes: Processes = ALONE
