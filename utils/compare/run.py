@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.registry import load_plugins
-from utils.checkpoint import read_checkpoint, strip
+from utils.checkpoint import strip
 from utils.compare.parameter_matched import write_initial_weights
 from utils.compare.plan import PlannedVariant, StudyPlan
 from utils.compare.provenance import device_name, versions
@@ -19,7 +19,7 @@ from utils.config import DatasetSpec, EvalOptions, SplitOptions, TrainConfig
 from utils.device import select_device
 from utils.engine.evaluator import EvalSplit, Evaluation, evaluate_weights
 from utils.engine.optim import EarlyStopping
-from utils.engine.resume import training_state
+from utils.engine.resume import is_resumable, read_last, training_state
 from utils.engine.trainer import EpochReport, Hook, Trainer
 from utils.engine.training import train
 from utils.engine.validation import FEW_CLASSES, has_pycocotools
@@ -65,7 +65,7 @@ def finish_training(plan: StudyPlan, variant: PlannedVariant, seed: int, device:
     config = plan.config.training_config(
         str(variant.cfg), seed, device=device, project=str(files.folder.parent), name=files.folder.name, exist_ok=True
     )
-    state = read_train_state(files.last) if files.last.exists() else None
+    state = read_train_state(files.last) if is_resumable(files.last) else None
     if state is None:
         _clear_folder(files)
         weights = _starting_weights(plan, variant, seed, files)
@@ -81,7 +81,7 @@ def finish_training(plan: StudyPlan, variant: PlannedVariant, seed: int, device:
 
 def read_train_state(last: Path) -> TrainState:
     """Return the state of the training in a last.pt."""
-    return TrainState(**training_state(read_checkpoint(last))["state"])
+    return TrainState(**training_state(read_last(last))["state"])
 
 
 def _has_ended(state: TrainState, config: TrainConfig) -> bool:

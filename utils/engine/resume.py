@@ -17,6 +17,7 @@ from utils.checkpoint.archive import printable
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig
 from utils.datasets.fingerprint import changes, class_changes
 from utils.engine.epoch_history import EpochHistory
+from utils.engine.optim import scaled_weight_decay
 from utils.engine.saving import PREVIOUS, copy_atomically
 from utils.engine.stages import RunFolder, Stage, has_ended, open_stages
 from utils.engine.trainer import TrainingComponents
@@ -44,6 +45,8 @@ def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]
         for name in ("epochs", "patience", "save_minutes", "on_nan")
         if getattr(config, name) not in (getattr(TrainConfig, name), getattr(saved, name))
     }
+    if "batch_size" in config.given and config.batch_size != saved.batch_size:
+        asked["batch_size"] = config.batch_size
     if "epochs" in asked:
         LOGGER.info(
             f"epochs {saved.epochs} -> {asked['epochs']}: from here on the learning rate follows the new number's "
@@ -83,7 +86,7 @@ def resume_file(config: TrainConfig) -> Path:
     if isinstance(config.resume, str):
         path = Path(config.resume)
         path = path / "weights" / "last.pt" if is_dir(path) else path
-        if not exists(path) and not _stand_in(path).is_file():
+        if not is_resumable(path):
             raise CheckpointError(f"--resume {cut(path)}: no such file; give a run's weights/last.pt")
         return path
     places = {Path(config.project), ROOT / "runs"}
@@ -98,6 +101,11 @@ def resume_file(config: TrainConfig) -> Path:
 def _stand_in(path: Path) -> Path:
     """The file that takes the place of a last.pt that is damaged or gone; of another file, itself."""
     return path.with_name(PREVIOUS) if path.name == "last.pt" else path
+
+
+def is_resumable(path: Path) -> bool:
+    """Return whether a training can be resumed from a path: it is there, or what stands in for it."""
+    return exists(path) or _stand_in(path).is_file()
 
 
 def read_last(path: Path) -> Checkpoint:
@@ -246,6 +254,28 @@ def restore_components(components: TrainingComponents, checkpoint: Checkpoint) -
         load_optimizer(components.optimizer, saved["optimizer"])
         components.scaler.load_state_dict(saved["scaler"])
         components.loss.load_state_dict(saved.get("loss", {}))  # older files lack it: the loss had no state
+
+
+def adopt_batch_size(
+    resumed: Checkpoint | None, components: TrainingComponents, state: TrainState, batch_size: int
+) -> None:
+    """Let a training that goes on with another batch size begin its epoch anew: its batches are other ones now.
+
+    Args:
+        resumed: The checkpoint, or None.
+        components: Restored; weight decay becomes that of the new size.
+        state: Where the training goes on; it is moved to the epoch's first batch.
+        batch_size: Images per batch from now on.
+    """
+    if resumed is None:
+        return
+    before = int(training_state(resumed)["config"]["batch_size"])
+    if before == batch_size:
+        return
+    LOGGER.info(f"batch size {before} -> {batch_size}: epoch {state.epoch} begins anew")
+    state.step, state.batches_done, state.mean_losses = state.epoch * len(components.loader), 0, [0.0, 0.0, 0.0]
+    for group in components.optimizer.param_groups:
+        group["weight_decay"] *= scaled_weight_decay(1.0, batch_size) / scaled_weight_decay(1.0, before)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:

@@ -34,6 +34,7 @@ from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights, large
 from utils.engine.hooks import BadImageExchange, Console, ResultsFile, TensorBoard, TrainBatchImages
 from utils.engine.optim import EarlyStopping
 from utils.engine.resume import (
+    adopt_batch_size,
     folder_of,
     report_data_changes,
     resolve_config,
@@ -138,6 +139,7 @@ def _train(
                 fit_anchors(model, data, hyp, config)
         processes.wait()
         components = build_components(config, hyp, model, optimizer, data, resumed, processes)
+        adopt_batch_size(resumed, components, state, config.batch_size)
         restore_generators(resumed)
         own_generators(processes, config.seed, state.step)
         saved = SavedTraining(config, hyp, saved_history(resumed), fingerprint)
@@ -424,7 +426,8 @@ def saying_how_to_go_on(run: RunFolder, state: TrainState) -> Iterator[None]:
                 f"{run.folder}: the run folder, or files in it, were removed in mid-run; {how_to_go_on(run)}"
             ) from None
         if isinstance(error, (DataError, MemoryShortageError)) and run.last.exists():
-            raise type(error)(f"{error}; then {how_to_go_on(run)}") from None
+            smaller = " --batch-size N" if isinstance(error, MemoryShortageError) else ""
+            raise type(error)(f"{error}; then {how_to_go_on(run)}{smaller}") from None
         raise
 
 

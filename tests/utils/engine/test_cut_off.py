@@ -1,5 +1,6 @@
 """Whole trainings that are cut off within an epoch and continued: files, exit codes, one line, equal to the bit."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -166,10 +167,24 @@ def test_out_of_memory_names_a_batch_that_fits_and_saves(flags, tmp_path, monkey
         return original(self, *arguments)
 
     monkeypatch.setattr(DetectionLoss, "__call__", hungry)
-    pattern = r"out of memory in epoch 0: .*; of --batch-size 8 4 images fit by the estimate \(a step .*continue with: "
+    pattern = (
+        r"in epoch 0: .*; of --batch-size 8 4 images fit by the estimate \(a step .*continue with: .*--batch-size N$"
+    )
     with pytest.raises(MemoryShortageError, match=pattern):
         run(flags, tmp_path, save_minutes=0)
     assert read_checkpoint(tmp_path / "run" / "weights" / "last.pt").training["state"]["step"] > 0
+
+
+def test_it_goes_on_with_a_smaller_batch(flags, tmp_path, caplog):
+    with pytest.raises(Interruption):
+        run(flags, tmp_path, Strike(1, 2, send(signal.SIGTERM)))
+    seen = []
+    caplog.set_level(logging.INFO, "yolo")
+    folder = resume(tmp_path, Strike(1, 12, lambda trainer: seen.append(trainer.state.step)), batch_size=4).save_dir
+    assert seen == [12 + 12]  # an epoch of 48 images has 12 batches of 4
+    assert "batch size 8 -> 4: epoch 1 begins anew" in caplog.text
+    rows = (folder / "results.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == [0, 1]
 
 
 def test_rollback_goes_on_from_the_epoch_with_half_the_rates(flags, tmp_path, caplog):
