@@ -262,7 +262,7 @@ def _class(fields: list[str], rules: RowRules) -> tuple[int, int]:
     if named:
         name = " ".join(fields[: named[1]])
         raise BadRow(f"begins with the class name {shown(name, TOKEN)}: --labels names reads names")
-    raise BadRow(f"class {shown(fields[0], TOKEN)} is not a number")
+    raise BadRow(f"class {shown(fields[0], TOKEN)} is not a number{_separator_hint(fields[0])}")
 
 
 def _class_number(text: str, value: float, nc: int | None) -> int:
@@ -293,6 +293,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _separator_hint(text: str) -> str:
+    """The remedy for a value that is several joined by commas or semicolons, or has a decimal comma."""
+    if text[:1].isdigit() and any(mark in text for mark in ",;"):
+        return ": write spaces between values and points in decimals"
+    return ""
+
+
 def _numbers(values: Sequence[str]) -> np.ndarray:
     """The numbers behind the class as float64, or BadRow."""
     if len(values) < 4:
@@ -301,7 +308,7 @@ def _numbers(values: Sequence[str]) -> np.ndarray:
         numbers = np.array([float(text) for text in values])
     except ValueError:
         wrong = next(text for text in values if not _is_number(text))
-        raise BadRow(f"{shown(wrong, TOKEN)} is not a number") from None
+        raise BadRow(f"{shown(wrong, TOKEN)} is not a number{_separator_hint(wrong)}") from None
     if not np.isfinite(numbers).all():
         raise BadRow("holds a value that is not a finite number")
     return numbers

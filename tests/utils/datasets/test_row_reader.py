@@ -252,6 +252,12 @@ def test_tokens_are_cut_and_escaped(tmp_path):
     assert reasons[2] == r"'\x1b[2J' is not a number"
 
 
+@pytest.mark.parametrize("row", ["0,0.5,0.5,0.2,0.2", "0;0.5;0.5;0.2;0.2", "0 0,5 0,5 0,2 0,2", "0, 0.5, 0.5, 0.2, 0.2"])
+def test_commas_are_named(tmp_path, row):
+    (problem,) = rows_of(tmp_path, row).problems
+    assert problem.reason.endswith("is not a number: write spaces between values and points in decimals")
+
+
 def test_equal_problems_of_a_file_are_one(split):
     bad = "0 0.5 0.5 0.2\n"
     store = split([BOX + "\n" + bad * 9 + "0 2 0.5 0.1 0.1\n", bad * 2])
