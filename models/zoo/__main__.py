@@ -25,7 +25,8 @@ from models.aliases import lookup, notes
 from models.graph.architecture import Architecture, parse_list, read_content, read_yaml, render_yaml
 from models.graph.places import PLACES, STAGE_BLOCKS, insert_at, replace_at
 from models.zoo.table import changed_layers, check_costs, find_stale, write_yamls
-from utils.errors import ModelError, UserError
+from utils.cli import run_guarded
+from utils.errors import ModelError
 from utils.files import ROOT, write_text_atomically
 
 
@@ -267,11 +268,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 1 for stale files or a mistake in a yaml, 2 for a user error."""
     options = build_parser().parse_args(argv)
-    try:
-        return COMMANDS[options.command](options) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    codes: list[int] = []
+    return run_guarded(lambda: codes.append(COMMANDS[options.command](options) or 0)) or codes[0]
 
 
 if __name__ == "__main__":
