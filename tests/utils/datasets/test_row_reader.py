@@ -252,7 +252,9 @@ def test_tokens_are_cut_and_escaped(tmp_path):
     assert reasons[2] == r"'\x1b[2J' is not a number"
 
 
-@pytest.mark.parametrize("row", ["0,0.5,0.5,0.2,0.2", "0;0.5;0.5;0.2;0.2", "0 0,5 0,5 0,2 0,2", "0, 0.5, 0.5, 0.2, 0.2"])
+@pytest.mark.parametrize(
+    "row", ["0,0.5,0.5,0.2,0.2", "0;0.5;0.5;0.2;0.2", "0 0,5 0,5 0,2 0,2", "0, 0.5, 0.5, 0.2, 0.2"]
+)
 def test_commas_are_named(tmp_path, row):
     (problem,) = rows_of(tmp_path, row).problems
     assert problem.reason.endswith("is not a number: write spaces between values and points in decimals")
