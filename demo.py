@@ -1,5 +1,6 @@
 """make demo: train an attention variant on drawn scenes, validate it, and detect objects in images it has not seen."""
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -49,5 +50,6 @@ def _short(value: object) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     log.configure()
     sys.exit(run_guarded(main))

@@ -39,11 +39,18 @@ AUGMENTED_VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # scale and left-
 GRAY = 0.447  # ImageNet's mean, the padding of a scaled view
 
 
-def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
+def parse_model(spec: ModelSpec, report: bool = True) -> tuple[nn.Sequential, list[int]]:
     """Return a yaml's layers and the indices of those whose output a later layer reads.
 
     Each layer is run on the outputs of its sources as soon as it is built, so a mistake ends in an error that names
     it. Batch-norm statistics stay as they are.
+
+    Args:
+        spec: The yaml's settings and rows.
+        report: Log what the numbers of attention rows and names from elsewhere became.
+
+    Returns:
+        The layers, and the sorted indices.
 
     Raises:
         ModelError: If a layer cannot be built or run; names file, line, layer, sources and their shapes.
@@ -65,9 +72,10 @@ def parse_model(spec: ModelSpec) -> tuple[nn.Sequential, list[int]]:
                 cast("Detect", layer).set_strides(_measure_strides(spec, row, built, inputs))
             else:
                 outputs.append(_run_checked(layer, row, inputs, planned))
-                _log_arguments(row, entry, spec, inputs)
+                if report:
+                    _log_arguments(row, entry, spec, inputs)
                 described.append(f"{entry.cls.__name__} {tuple(outputs[-1].shape)}")
-        for note in aliases.notes(row.block, row.args, registered()):
+        for note in aliases.notes(row.block, row.args, registered()) if report else ():
             LOGGER.info(f"{row.where}: {note}")
         _set_attributes(layer, row, spec)
         built.append(layer)
@@ -166,6 +174,7 @@ class Model(nn.Module):
             the yaml's if given.
         attention_start: "identity" puts a zero-initialized gate around each inserted attention block, "plain" leaves
             it as published, None follows the yaml.
+        report: Log what the numbers of attention rows became; off if a checkpoint is loaded, which said so in training.
 
     Attributes:
         model: The layers; the last of them is `head`.
@@ -194,12 +203,13 @@ class Model(nn.Module):
         nc: int | None = None,
         anchors: int | float | list | None = None,
         attention_start: str | None = None,
+        report: bool = True,
     ):
         super().__init__()
         spec = read_spec(cfg, ch, nc, anchors, attention_start)
         self.yaml = spec.yaml
         self.yaml_file = Path(spec.file).name
-        self.model, self.save = parse_model(spec)
+        self.model, self.save = parse_model(spec, report)
         self.names = [str(class_id) for class_id in range(spec.nc)]
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -19,7 +19,9 @@ from models.registry import Scale, find, register, registered
 from models.yolo import Model
 from models.zoo import __main__ as commands
 from models.zoo.table import MODELS
+from utils.checkpoint import checkpoint_of, load_models, write_checkpoint
 from utils.errors import ModelError
+from utils.files import ROOT
 
 ONES = Scale()
 BLOCK_NAMES = sorted(BLOCKS)
@@ -417,3 +419,11 @@ def test_rows_of_shipped_yamls_are_read_as_the_wiring_alone_reads_them(path):
     for layer in layers:
         given = (input_channels(layer.row, spec, layers), layer.repeats, spec.scale, layer.row.args)
         assert layer.entry.plan(*given) == layer.entry.wiring(*given)
+
+
+def test_a_checkpoint_does_not_repeat_what_its_training_said(caplog, tmp_path):
+    model = Model(str(ROOT / "models" / "yolov5n_CBAM.yaml"), nc=2)
+    file = write_checkpoint(checkpoint_of(model, names=["a", "b"]), tmp_path / "cbam.pt")
+    with caplog.at_level(logging.INFO):
+        load_models([file], torch.device("cpu"))
+    assert not [line for line in caplog.messages if line.startswith("layer ")]

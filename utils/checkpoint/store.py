@@ -194,7 +194,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse
         ModelError: If the description cannot be built; the message is printable ASCII, whatever the description holds.
     """
     try:
-        model = Model(checkpoint.yaml, ch=checkpoint.yaml.get("ch", 3), nc=checkpoint.nc)
+        model = Model(checkpoint.yaml, ch=checkpoint.yaml.get("ch", 3), nc=checkpoint.nc, report=False)
     except ModelError as error:
         raise ModelError(printable(str(error), _MESSAGE_LIMIT)) from None
     own = model.state_dict()
