@@ -65,9 +65,16 @@ def test_a_variant_stays_on_its_device_and_in_its_types(variant, precision):
         assert output[0].shape == (2, 3 * (32 * 40 + 16 * 20 + 8 * 10), 85)
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
-def test_a_step_of_the_optimizer_and_the_ema_waits_for_nothing(optimizer):
-    model = network("CBAM")
+@pytest.mark.parametrize(
+    ("variant", "optimizer"),
+    [
+        *(pytest.param(*each.values, "SGD", marks=each.marks, id=f"{each.values[0]}-SGD") for each in VARIANTS),
+        ("CBAM", "Adam"),
+        ("CBAM", "AdamW"),
+    ],
+)
+def test_a_step_of_the_optimizer_and_the_ema_waits_for_nothing(variant, optimizer):
+    model = network(variant)
     with fake_cuda():
         on_fake_cuda(model)
         stepper = build_optimizer(model, optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4)
