@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,13 @@ GOLDEN = Path(os.environ.get("YOLO_TEST_GOLDEN", ROOT.parent / "shared" / "golde
 DATA = Path(os.environ.get("YOLO_TEST_DATA", ROOT.parent / "shared" / "data"))
 MARKER_OF_FIXTURE = {"golden": "data", "fill": "data", "real": "data", "chromium": "browser"}
 sys.path.insert(0, str(ROOT))
+
+
+def pytest_configure():
+    """Take signals as a terminal's program does: what runs in the background or under nohup inherits ignored ones."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)

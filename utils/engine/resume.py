@@ -105,7 +105,7 @@ def _stand_in(path: Path) -> Path:
 
 def is_resumable(path: Path) -> bool:
     """Return whether a training can be resumed from a path: it is there, or what stands in for it."""
-    return exists(path) or _stand_in(path).is_file()
+    return exists(path) or exists(_stand_in(path))
 
 
 def read_last(path: Path) -> Checkpoint:
@@ -114,7 +114,7 @@ def read_last(path: Path) -> Checkpoint:
     Raises CheckpointError if there is none that can be read.
     """
     previous = _stand_in(path)
-    if previous == path or not previous.is_file():
+    if previous == path or not exists(previous):
         return read_checkpoint(path)
     try:
         return read_checkpoint(path)
