@@ -298,15 +298,21 @@ def evaluate(
     finally:
         model.train(was_training)
     own = _ProcessResults(tuple(results), losses.terms(), tuple(timer.seconds for timer in timers))
-    every = processes.gather_to_first(own)
-    evaluation = _evaluation(every, len(names), options.coco) if every else None
-    if evaluation is not None and isinstance(loader, Loader):
+    evaluation = _of_all(own, len(names), options.coco, processes)
+    if isinstance(loader, Loader):
         evaluation = replace(evaluation, input_shape=loader.input_shape)
+    _log_table(evaluation, names, options.verbose)
+    return evaluation
+
+
+def _of_all(own: "_ProcessResults", nc: int, coco: bool, processes: Processes) -> Evaluation:
+    """The evaluation of what all processes found; only the first one's has the results per image."""
+    every = processes.gather_to_first(own)
+    evaluation = _evaluation(every, nc, coco) if every else None
     if processes.is_several:
         evaluation = _shared(evaluation, processes)
     if evaluation is None:  # the first process has one, and the others have got it
         raise RuntimeError("the first process sent no evaluation")
-    _log_table(evaluation, names, options.verbose)
     return evaluation
 
 

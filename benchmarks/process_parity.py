@@ -1,6 +1,6 @@
 """Training in two processes compared with one process: losses, weights after each step, results.csv and mAP.
 
-    python benchmarks/processes.py --weights yolov5n.pt
+    python benchmarks/process_parity.py --weights yolov5n.pt
 
 Makes docs/processes.json and the table of docs/processes.md. Each model is trained from one seed on drawn
 shapes, one thread per process: alone, by two processes with global batch norm, and by two without; and once more alone
@@ -29,7 +29,7 @@ MODELS = {"base": "yolov5n.yaml", "CBAM": "yolov5n_CBAM.yaml", "CoTA": "yolov5n_
 IMAGES, BATCH, SIDE, EPOCHS = 101, 8, 128, 3  # the last batch of an epoch is uneven
 RUNS = {"synced": (2, 1), "own": (2, 1), "threads": (1, 2)}  # processes and threads of each
 TITLES = {"synced": "2 processes, `--sync-bn`", "own": "2 processes", "threads": "1 process, 2 threads"}
-MARKS = "<!-- made by `python benchmarks/processes.py` -->", "<!-- end -->"
+MARKS = "<!-- made by `python benchmarks/process_parity.py` -->", "<!-- end -->"
 DATA = """path: {folder}
 train: images/train
 val: images/val
