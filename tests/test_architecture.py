@@ -28,6 +28,7 @@ ORDER = (
         "models: blocks",
         (
             "models.identity_start",
+            "models.undrawn",
             "models.norms",
             "models.aliases",
             "models.arguments",
@@ -327,6 +328,19 @@ def test_every_module_imports_without_effect(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and not list(tmp_path.iterdir())
+
+
+def test_a_detection_imports_neither_torchvision_nor_torchs_compiler(tmp_path):
+    """Either import takes as long as torch's own."""
+    code = (
+        "import sys, torch; from utils.engine import detection, validation; from utils.nms import non_max_suppression\n"
+        "rows = torch.tensor([[[50.0, 50, 20, 20, 0.9, 1], [51, 50, 20, 20, 0.8, 1]]])\n"
+        "assert len(non_max_suppression(rows)[0]) == 1\n"
+        "unwanted = {'torchvision', 'torch._dynamo', 'sympy', 'thop', 'matplotlib', 'pandas', 'tensorboard'}\n"
+        "print(sorted(unwanted & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stdout + done.stderr
 
 
 def test_flags_are_answered_before_torch_is_imported():

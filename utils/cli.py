@@ -6,6 +6,7 @@ are closed, workers ended, and whoever knows how to go on adds it to the message
 
 import errno
 import io
+import os
 import select
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import TypeVar
 from utils import log
 from utils.errors import Interruption, UserError
 from utils.stop_signals import StopRequest, interruption_by
+from utils.threads import limit_threads, yielding_threads
 
 ConfigType = TypeVar("ConfigType")
 FAILED = 2
@@ -40,6 +42,7 @@ def run_script(
     with nullcontext() if log.is_main_process() else redirect_stderr(io.StringIO()):
         config = parse_opt(argv)
     log.configure()
+    limit_threads(os.environ)
     return run_guarded(main, config)
 
 
@@ -56,7 +59,7 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
     """
     stop = StopRequest()
     try:
-        with stop.deferred(), stop.at_once():
+        with stop.deferred(), stop.at_once(), yielding_threads():
             function(*arguments)
             sys.stdout.flush()
     except UserError as error:

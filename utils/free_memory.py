@@ -19,7 +19,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
     Linux's control groups count: those of this process and all above them, of either version.
     """
-    amounts = [_system_memory(root), *(_left_in_group(*group) for group in _groups(root))]
+    amounts = [_system_memory(root), *(_left_in_group(*group) for group in control_groups("memory", root))]
     return min((amount for amount in amounts if amount is not None), default=None)
 
 
@@ -36,8 +36,16 @@ def _system_memory(root: Path) -> int | None:
         return None
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yield the folder and version of each control group that limits this process, the innermost first."""
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
+    """Yield each control group of Linux that limits this process, the innermost first.
+
+    Args:
+        controller: What they limit: "memory" or "cpu".
+        root: Where the system's files are.
+
+    Yields:
+        Its folder, and the version of control groups, 1 or 2.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -45,8 +53,8 @@ def _groups(root: Path) -> Iterator[tuple[Path, int]]:
     for line in lines:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if "memory" in controllers.split(","):
-            version, mount = 1, root / "sys/fs/cgroup/memory"
+        if controller in controllers.split(","):
+            version, mount = 1, root / "sys/fs/cgroup" / controller
         elif number == "0" and not controllers:
             version, mount = 2, root / "sys/fs/cgroup"
         else:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from utils.types import Detections
+from utils.vision_operators import nms
 
 MIN_SIDE = 2  # pixels: boxes with a smaller side are no candidates
 MAX_SIDE = 7680  # pixels: nor are boxes with a larger side; also the offset that separates the boxes of two classes

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.threads import usable_cores
 from utils.world import World, int_of
 
 Record = TypeVar("Record")
@@ -213,7 +214,7 @@ def _store(world: World) -> dist.Store:
 
 def _use_threads(world: World) -> None:
     """Compute in this process's share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = world.threads(cores, torch.get_num_threads())
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)

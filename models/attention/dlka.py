@@ -17,11 +17,24 @@ one and not around zero; bfloat16, for which the sampling operator has no kernel
 float32. The operator's gradient is not reproducible on a GPU.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
-from torchvision.ops import DeformConv2d, deform_conv2d
 
 from models.attention.ops.numerics import require_odd, require_positive, upcast
 from models.registry import register
+from utils.vision_operators import deform_conv2d, require_operators
+
+
+class TapWeights(nn.Module):
+    """The weights of a depth-wise convolution under the name that state dicts give them: (channels, 1, k, k)."""
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, kernel_size))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        require_operators(self.weight)  # here, so that whoever counts operators finds them known
 
 
 class DeformConv(nn.Module):
@@ -41,21 +54,14 @@ class DeformConv(nn.Module):
         self.offset_net = nn.Conv2d(channels, 2 * kernel_size**2, kernel_size, padding=reach, dilation=dilation)
         nn.init.zeros_(self.offset_net.weight)
         nn.init.zeros_(self.offset_net.get_parameter("bias"))
-        self.deform_conv = DeformConv2d(
-            channels, channels, kernel_size, padding=reach, dilation=dilation, groups=channels, bias=False
-        )
+        self.deform_conv = TapWeights(channels, kernel_size)
+        self.padding, self.dilation = (reach, reach), (dilation, dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return D(x) in the type of `x`, whatever types autocast gives the offsets."""
-        offsets, conv = self.offset_net(x), self.deform_conv
-        out = deform_conv2d(
-            upcast(x),
-            upcast(offsets).to(upcast(x).dtype),
-            upcast(conv.weight),
-            None,
-            padding=conv.padding,
-            dilation=conv.dilation,
-        )
+        offsets, full = self.offset_net(x), upcast(x)
+        weight = upcast(self.deform_conv.weight)
+        out = deform_conv2d(full, upcast(offsets).to(full.dtype), weight, self.padding, self.dilation)
         return out.to(x.dtype)
 
 

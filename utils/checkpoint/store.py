@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.ensemble import Ensemble
+from models.undrawn import UndrawnWeights
 from models.yolo import Model
 from utils.checkpoint.archive import Archive, StoredTensor, printable
 from utils.checkpoint.official import official_checkpoint
@@ -194,7 +195,8 @@ def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse
         ModelError: If the description cannot be built; the message is printable ASCII, whatever the description holds.
     """
     try:
-        model = Model(checkpoint.yaml, ch=checkpoint.yaml.get("ch", 3), nc=checkpoint.nc, report=False)
+        with UndrawnWeights():  # all are overwritten
+            model = Model(checkpoint.yaml, ch=checkpoint.yaml.get("ch", 3), nc=checkpoint.nc, report=False)
     except ModelError as error:
         raise ModelError(printable(str(error), _MESSAGE_LIMIT)) from None
     own = model.state_dict()

@@ -23,6 +23,7 @@ from utils.datasets.dataset import DetectionDataset, collate
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError, UserError
 from utils.stop_signals import ENDING_SIGNALS
+from utils.threads import usable_cores
 from utils.types import Batch, Letterbox, Sample
 
 ImageWeights = np.ndarray | Callable[[], np.ndarray | None] | None
@@ -303,7 +304,7 @@ def _generator(*numbers: int) -> np.random.Generator:
 
 def _useful_workers(wanted: int, batch_size: int, batches: int) -> int:
     """No more workers than there are processors, batches, or images in a batch of several."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = usable_cores()
     return max(min(wanted, processors, batches, batch_size if batch_size > 1 else 0), 0)
 
 

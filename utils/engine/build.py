@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from models.registry import load_plugins
+from models.undrawn import UndrawnWeights
 from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
 from utils.box_losses import BoxLoss
@@ -119,7 +120,8 @@ def build_detector(
 
 def _resumed_detector(resumed: Checkpoint, spec: DatasetSpec) -> Model:
     check_classes(resumed, spec)
-    model = Model(resumed.yaml, nc=spec.nc)
+    with UndrawnWeights():  # all are overwritten
+        model = Model(resumed.yaml, nc=spec.nc)
     with restoring(resumed.source):
         model.load_state_dict(training_state(resumed)["model_state"])
     return model
