@@ -90,7 +90,7 @@ def read_image(
         height, width = image.shape[:2]
         return image, (height, width)
     height, width = native or _header(raw, path).size
-    factor = _reduction(max(height, width), max_side)
+    factor = reduction(max(height, width), max_side)
     return _decode(raw, path, factor), (height, width)
 
 
@@ -188,8 +188,16 @@ def _is_jpeg(raw: np.ndarray) -> bool:
     return raw[:2].tobytes() == _JPEG_START
 
 
-def _reduction(native: int, needed: int) -> int:
-    """The largest factor, 8, 4 or 2, that leaves at least `needed` of `native` pixels, or 1."""
+def reduction(native: int, needed: int) -> int:
+    """Return the factor by which a JPEG is decoded smaller.
+
+    Args:
+        native: Its long side in pixels.
+        needed: Pixels of it that have to be left at least.
+
+    Returns:
+        The largest of 8, 4 and 2 that leaves them, or 1.
+    """
     return next((factor for factor in (8, 4, 2) if native >= factor * needed), 1)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-STRIP = 100_000  # pixels at a time, so that the intermediate planes stay in the processor's cache
+STRIP = 32_000  # pixels at a time, so that the intermediate planes stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,22 @@ class Jitter:
                 target[:] = image
             return
         hues = (np.arange(256) * self.hue % 180).astype(np.uint8)  # OpenCV keeps hue as 0..179
-        rows = max(STRIP // max(image.shape[1], 1), 1)
+        rows = max(min(STRIP // max(image.shape[1], 1), len(image)), 1)
+        hsv = np.empty((rows, *image.shape[1:]), np.uint8)
+        planes = [np.empty(hsv.shape[:2], np.uint8) for _ in range(3)]
         for top in range(0, len(image), rows):
-            h, s, v = cv2.split(cv2.cvtColor(image[top : top + rows], cv2.COLOR_RGB2HSV))
+            part = image[top : top + rows]
+            if len(part) < rows:  # the last strip
+                hsv, planes = hsv[: len(part)], [plane[: len(part)] for plane in planes]
+            cv2.cvtColor(part, cv2.COLOR_RGB2HSV, dst=hsv)
+            cv2.split(hsv, planes)
+            h, s, v = planes
             # plane by plane: OpenCV's one-channel table look-up is far faster than its three-channel one
             cv2.LUT(h, hues, dst=h)
             cv2.convertScaleAbs(s, dst=s, alpha=self.saturation)
             cv2.convertScaleAbs(v, dst=v, alpha=self.value)
-            cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2RGB, dst=target[top : top + rows])
+            cv2.merge(planes, dst=hsv)
+            cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=target[top : top + rows])
 
     def gray(self, level: int) -> int:
         """Return what `apply` makes of a pixel of three equal values."""

@@ -37,7 +37,7 @@ class DetectionDataset(Dataset):
         self.imgsz = options.imgsz
         self.hyp = hyp or Hyperparameters()
         self.shapes = self._input_shapes()
-        self._images = open_images(store.paths, store.sizes, options.imgsz, options.cache)
+        self._images = open_images(store.paths, store.sizes, options.imgsz, options.cache, again=options.augment)
 
     def __len__(self) -> int:
         return len(self.store)

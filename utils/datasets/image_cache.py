@@ -1,7 +1,8 @@
 """Sources of images while training: their files, a block of shared memory, or decoded copies on disk.
 
-All three give the same pixels for validation: a stored image is what reading the file and bringing it to the
-training size gives. Objects here can be pickled, so every way of starting workers can use them.
+All give the same pixels for validation: a stored image is what reading the file and bringing it to the training size
+gives. The images of a small dataset are decoded once, by default, and are then those of its files in every sample.
+Objects here can be pickled, so every way of starting workers can use them.
 """
 
 import os
@@ -19,10 +20,12 @@ from utils.datasets.letterbox import fitted_size, resize
 from utils.errors import ConfigError, DataError
 from utils.files import STALE_AFTER, sweep_temporaries, write_atomically
 from utils.free_memory import available_memory
-from utils.images import read_image
+from utils.images import read_image, reduction
 from utils.log import LOGGER, progress
 
 MEMORY_SHARE = 0.8  # of the free memory that a cache may take
+SMALL_DATASET = 128 << 20  # bytes of decoded images that are kept unasked,
+SMALL_SHARE = 1 / 16  # and no more than this share of the free memory
 _STAMP = struct.Struct("<qq")  # after the array in a .npy copy: the original's time in ns and its size in bytes
 _NPY_HEADER = 128  # bytes; what numpy writes before the samples of a three-dimensional array
 
@@ -66,6 +69,13 @@ class ImageFiles:
             )
         return image
 
+    def first_attempt(self, index: int) -> np.ndarray | None:
+        """Return an image at the size for training, or None if it cannot be read at once."""
+        try:
+            return self._read(index, self.imgsz)
+        except DataError:
+            return None
+
     def stored_size(self, index: int) -> tuple[int, int]:
         """Return (height, width) that a cache keeps of an image: no larger than it is or than training needs."""
         native = int(self.sizes[index, 0]), int(self.sizes[index, 1])
@@ -75,6 +85,23 @@ class ImageFiles:
         """Return an image as a cache keeps it."""
         return resize(self.read(index, self.imgsz), self.stored_size(index), cv2.INTER_AREA)
 
+    def reduction(self, index: int, max_side: int) -> int:
+        """Return the factor by which an image, if it is a JPEG, is decoded smaller.
+
+        Args:
+            index: Which image.
+            max_side: Pixels that the long side keeps at least.
+
+        Returns:
+            1, 2, 4 or 8.
+        """
+        return reduction(int(self.sizes[index].max()), max_side)
+
+    def decoded_size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an image as it is decoded for the training size, if it is a JPEG."""
+        factor = self.reduction(index, self.imgsz)
+        return -(-int(self.sizes[index, 0]) // factor), -(-int(self.sizes[index, 1]) // factor)
+
 
 class ImagesInMemory:
     """Images in one uint8 block that workers share; what does not fit into memory is read from its file.
@@ -82,14 +109,20 @@ class ImagesInMemory:
     So is what cannot be read: it fails, and is replaced, when a sample needs it.
     """
 
+    _title = "Caching images in memory ({})"
+
     def __init__(self, files: ImageFiles):
         self.files = files
-        sizes = np.array([files.stored_size(i) for i in range(len(files.paths))], dtype=np.int64).reshape(-1, 2)
+        sizes = np.array([self.size(i) for i in range(len(files.paths))], dtype=np.int64).reshape(-1, 2)
         self.ends = np.cumsum(sizes.prod(1) * 3)
         self.count = self._fitting()
         self.block = _shared_bytes(int(self.ends[self.count - 1]) if self.count else 0)
-        self.unreadable: set[int] = set()
-        _in_threads(self._fill, range(self.count), f"Caching images in memory ({_gigabytes(len(self.block))})")
+        self.from_files: set[int] = set()
+        _in_threads(self._fill, range(self.count), self._title.format(_gigabytes(len(self.block))))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an image in the block."""
+        return self.files.stored_size(index)
 
     def read(self, index: int, max_side: int) -> np.ndarray:
         """Return an image as it is stored, or from its file.
@@ -101,12 +134,12 @@ class ImagesInMemory:
         Returns:
             (H, W, 3) uint8 RGB, not to be written to.
         """
-        from_file = index >= self.count or index in self.unreadable
-        return self.files.read(index, max_side) if from_file else self._view(index)
+        is_kept = index < self.count and index not in self.from_files
+        return self._view(index) if is_kept else self.files.read(index, max_side)
 
     def _view(self, index: int) -> np.ndarray:
         """The view of the block that holds an image."""
-        height, width = self.files.stored_size(index)
+        height, width = self.size(index)
         end = int(self.ends[index])
         return self.block.numpy()[end - height * width * 3 : end].reshape(height, width, 3)
 
@@ -114,7 +147,7 @@ class ImagesInMemory:
         try:
             self._view(index)[:] = self.files.stored(index)
         except UnreadableImageError:
-            self.unreadable.add(index)
+            self.from_files.add(index)
 
     def _fitting(self) -> int:
         """How many images, from the first, fit into the free memory."""
@@ -129,6 +162,46 @@ class ImagesInMemory:
             "decoded copies"
         )
         return fitting
+
+
+class ImagesDecodedOnce(ImagesInMemory):
+    """The images of a small dataset as their files give them at the training size, in a block that workers share.
+
+    Decoding is half of the work on a sample, and a small dataset's images are decoded four times per epoch. An image that
+    a zoom asks for at another reduction, and one that is no JPEG and larger than training needs, is read from its file,
+    so that a sample's pixels do not depend on what is kept.
+    """
+
+    _title = ""  # a moment's work
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.files.decoded_size(index)
+
+    def read(self, index: int, max_side: int) -> np.ndarray:
+        is_same = self.files.reduction(index, max_side) == self.files.reduction(index, self.files.imgsz)
+        return super().read(index, max_side) if is_same else self.files.read(index, max_side)
+
+    def _fill(self, index: int) -> None:
+        image = self.files.first_attempt(index)
+        if image is not None and image.shape[:2] == self.size(index):
+            self._view(index)[:] = image
+        else:
+            self.from_files.add(index)
+
+    @classmethod
+    def is_worthwhile(cls, files: ImageFiles) -> bool:
+        """Return whether the images are few enough to be kept unasked, and workers see the block without a copy."""
+        if torch.multiprocessing.get_start_method() != "fork":  # the block would take shared memory, often scarce
+            return False
+        free = available_memory()
+        limit = SMALL_DATASET if free is None else min(SMALL_DATASET, SMALL_SHARE * free)
+        needed = 0
+        for index in range(len(files.paths)):
+            height, width = files.decoded_size(index)
+            needed += height * width * 3
+            if needed > limit:
+                return False
+        return True
 
 
 class ImagesOnDisk:
@@ -208,7 +281,7 @@ class ImagesOnDisk:
 
 
 def open_images(
-    paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int, cache: str | None
+    paths: Sequence[Path | str], sizes: np.ndarray, imgsz: int, cache: str | None, again: bool = False
 ) -> ImageFiles | ImagesInMemory | ImagesOnDisk:
     """Return where to read images from.
 
@@ -217,6 +290,7 @@ def open_images(
         sizes: (n, 2) native (height, width) in pixels.
         imgsz: Training size in pixels.
         cache: None, "ram" or "disk".
+        again: Whether each image will be read many times, so that those of a small dataset are decoded once.
 
     Returns:
         An object with `read(index, max_side)`.
@@ -226,7 +300,7 @@ def open_images(
     """
     files = ImageFiles(paths, sizes, imgsz)
     if not cache:
-        return files
+        return ImagesDecodedOnce(files) if again and ImagesDecodedOnce.is_worthwhile(files) else files
     if cache not in ("ram", "disk"):
         raise ConfigError(f"--cache {cache}: expected ram or disk")
     return ImagesInMemory(files) if cache == "ram" else ImagesOnDisk(files)

@@ -64,6 +64,8 @@ class LabelStore:
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"LabelStore: expected {name} {shape}, got {getattr(self, name).shape}")
+        if not len(self.points):  # one zero seen m + 1 times: 8 bytes less for each of the objects
+            object.__setattr__(self, "point_offsets", np.broadcast_to(np.zeros((), np.int64), (m + 1,)))
 
     @staticmethod
     def build(

@@ -134,6 +134,8 @@ class Loader:
 
     def _open(self) -> DataLoader:
         _require_open_files(self.workers)
+        if self.workers:
+            release_freed_memory()
         return DataLoader(
             _BatchDataset(self.dataset, self.options.seed, self.options.quad),
             batch_sampler=self._sampler,
@@ -325,6 +327,20 @@ def _require_open_files(workers: int) -> None:
             f"--workers {workers}: the limit of {limit} open files is too low, {needed} are needed; raise it "
             "(ulimit -n 1024), or use --workers 0"
         )
+
+
+def release_freed_memory() -> None:
+    """Give freed blocks back to the system, before processes are started that would inherit them.
+
+    `reuse_freed_memory` keeps what a training step freed. A forked process holds on to such pages when the next step
+    writes them anew here: the feature maps of a batch, once more for the workers of validation. Does nothing on other C
+    libraries.
+    """
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def reuse_freed_memory() -> None:

@@ -142,6 +142,54 @@ def test_a_cache_larger_than_memory_is_filled_in_part_and_said(store, monkeypatc
         DetectionDataset(store, SplitOptions(64, cache="rma"))
 
 
+def counting_reads(monkeypatch):
+    """Count the image files that are read and decoded from now on."""
+    reads, read_image = [], image_cache.read_image
+    monkeypatch.setattr(image_cache, "read_image", lambda path, *rest: reads.append(path) or read_image(path, *rest))
+    return reads
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.9])  # zooms of 0.1 to 1.9 meet every reduction
+def test_images_of_a_small_dataset_are_decoded_once_and_samples_stay_the_same(store, monkeypatch, scale):
+    options, hyp = SplitOptions(64, augment=True), Hyperparameters(scale=scale, mixup=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "SMALL_DATASET", 0)
+        plain = DetectionDataset(store, options, hyp=hyp)
+    keys = [(epoch, index) for epoch in range(6) for index in range(7)]
+    expected = [plain[key] for key in keys]
+    reads = counting_reads(monkeypatch)
+    kept = pickle.loads(pickle.dumps(DetectionDataset(store, options, hyp=hyp)))
+    assert sorted(reads) == sorted(store.paths), "each once"
+    reads.clear()
+    assert all(map(same, expected, (kept[key] for key in keys)))
+    if scale == 0.25:  # a JPEG that is sometimes shown at an eighth, and a PNG of thrice the training size
+        assert set(reads) == {store.paths[3], store.paths[6]}
+    held = sum(height * width * 3 for height, width in SIZES[:3] + SIZES[4:6]) + 75 * 100 * 3 + 100 * 51 * 3
+    assert len(kept._images.block) == held
+
+
+def test_images_are_kept_only_if_all_fit_and_will_be_read_again(store, monkeypatch):
+    options = SplitOptions(64, augment=True)
+    kept_bytes = len(DetectionDataset(store, options)._images.block)
+    reads = counting_reads(monkeypatch)
+    assert isinstance(DetectionDataset(store, SplitOptions(64))._images, image_cache.ImageFiles), "validation"
+    for name, value in (("SMALL_DATASET", kept_bytes - 1), ("available_memory", lambda: 16 * kept_bytes - 16)):
+        with monkeypatch.context() as patch:
+            patch.setattr(image_cache, name, value)
+            assert isinstance(DetectionDataset(store, options)._images, image_cache.ImageFiles)
+    monkeypatch.setattr(torch.multiprocessing, "get_start_method", lambda: "spawn")
+    assert isinstance(DetectionDataset(store, options)._images, image_cache.ImageFiles)
+    assert reads == []
+
+
+def test_an_image_that_cannot_be_decoded_at_first_is_read_when_a_sample_needs_it(store):
+    os.rename(store.paths[1], store.paths[1] + ".away")
+    dataset = DetectionDataset(store, SplitOptions(64, augment=True), hyp=Hyperparameters(mosaic=0))
+    os.rename(store.paths[1] + ".away", store.paths[1])
+    whole = DetectionDataset(store, SplitOptions(64, augment=True), hyp=Hyperparameters(mosaic=0))
+    assert all(same(dataset[index], whole[index]) for index in range(7))
+
+
 def test_a_picture_that_goes_or_changes_is_named(store):
     dataset = DetectionDataset(store, SplitOptions(64))
     write_image(store.paths[0], np.zeros((20, 20, 3), np.uint8))

@@ -384,6 +384,19 @@ def test_store_gives_back_what_it_was_built_from():
         LabelStore(Texts(["a"]), store.sizes, store.offsets, store.cls, store.xywhn, store.points, store.point_offsets)
 
 
+def test_bytes_of_the_label_store():
+    """Per image 24 and its path, per object 24 (goal: 120 and 24); with outlines 8 more per object, and 8 per point."""
+    count, each = 50, 12
+    labels = [Labels(np.zeros(each, np.int64), np.full((each, 4), 0.5, np.float32)) for _ in range(count)]
+    paths = [f"images/{index:06}.jpg" for index in range(count)]
+    store = LabelStore.build(paths, [(480, 640)] * count, labels)
+    arrays = [store.sizes, store.offsets, store.cls, store.xywhn, store.points, store.paths._bytes, store.paths._ends]
+    assert store.point_offsets.strides == (0,) and store.point_offsets.shape == (count * each + 1,)
+    per_image = 24 + len(paths[0])
+    assert sum(array.nbytes for array in arrays) == 2 * 8 + count * per_image + 24 * count * each
+    assert per_image <= 120
+
+
 def test_real_labels(real, tmp_path):
     store = read_labels(real("coco_val128") / "images", 80, SplitOptions(cache_labels=False))
     assert len(store) == 128 and len(store.cls) == 898 and np.count_nonzero(store.class_counts(80)) == 73

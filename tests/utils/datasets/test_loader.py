@@ -1,6 +1,8 @@
 """The loader: the same batches however they are made, in an order that a seed and an epoch decide."""
 
+import gc
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -181,3 +183,34 @@ def test_worker_count_and_bad_batch_size(store):
     assert Loader(dataset, LoaderOptions(4, 8)).workers <= min(3, os.cpu_count())
     with pytest.raises(ConfigError, match="--batch-size 0"):
         Loader(dataset, LoaderOptions(0, 0))
+
+
+def resident(process_id):
+    """Bytes of a process that lie in memory and are its own."""
+    with open(f"/proc/{process_id}/statm") as stream:
+        _, all_pages, shared_pages, *_ = map(int, stream.read().split())
+    return (all_pages - shared_pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads the memory of workers from /proc")
+def test_memory_does_not_grow_over_fifty_epochs(store, monkeypatch):
+    """Python's own allocations in this process, by tracemalloc, and the resident memory of both workers."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
+    loader = Loader(training(store), LoaderOptions(2, workers=2, shuffle=True))
+    traced, workers = {}, {}
+    tracemalloc.start()
+    try:
+        for epoch in range(60):
+            assert sum(len(batch.indices) for batch in loader.epoch(epoch)) == COUNT
+            if epoch in (9, 59):  # the first ones fill the allocators' own stores
+                gc.collect()
+                traced[epoch] = tracemalloc.get_traced_memory()[0]
+                workers[epoch] = [resident(worker.pid) for worker in loader._loader._iterator._workers]
+    finally:
+        tracemalloc.stop()
+        loader.close()
+    batch_bytes = 2 * 64 * 64 * 3
+    assert traced[59] - traced[9] < batch_bytes, "300 batches later: not one of them is held, nor a list of their parts"
+    for before, after in zip(workers[9], workers[59], strict=True):
+        assert after - before < 1 << 20, "a worker made 150 batches meanwhile, 3.7 MB of pixels"
