@@ -3,9 +3,9 @@
     python benchmarks/mosaic.py --images path/to/images --imgsz 640 320
     python benchmarks/mosaic.py --images path/to/images --peer site-packages
 
-The classic mosaic is measured for its pixels only (no labels), from memory, on the same views. `--peer` adds the samples
-of YOLOv5's own package: FOLDER holds it and what it imports (`pip install --target FOLDER yolov5`). All kinds take turns,
-round by round, in one thread; ratios are medians over the rounds.
+The classic mosaic is measured for its pixels only (no labels), from memory, on the same views. `--peer` adds the
+samples of YOLOv5's own package: FOLDER holds it and what it imports (`pip install --target FOLDER yolov5`). All kinds
+take turns, round by round, in one thread; ratios are medians over the rounds.
 """
 
 import argparse

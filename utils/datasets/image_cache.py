@@ -167,9 +167,9 @@ class ImagesInMemory:
 class ImagesDecodedOnce(ImagesInMemory):
     """The images of a small dataset as their files give them at the training size, in a block that workers share.
 
-    Decoding is half of the work on a sample, and a small dataset's images are decoded four times per epoch. An image that
-    a zoom asks for at another reduction, and one that is no JPEG and larger than training needs, is read from its file,
-    so that a sample's pixels do not depend on what is kept.
+    Decoding is half of the work on a sample, and a small dataset's images are decoded four times per epoch. An image
+    that a zoom asks for at another reduction, and one that is no JPEG and larger than training needs, is read from its
+    file, so that a sample's pixels do not depend on what is kept.
     """
 
     _title = ""  # a moment's work

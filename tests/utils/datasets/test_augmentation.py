@@ -329,6 +329,24 @@ def test_colour_jitter():
     assert (changed == image).all()
 
 
+@pytest.mark.parametrize("shape", [(700, 130, 3), (1, 40_000, 3), (246, 130, 3)])
+def test_color_jitter_in_strips_by_one_table_equals_whole_planes(shape, monkeypatch):
+    """Exact: a strip's pixels are those of the whole, and the table holds what OpenCV makes of each level."""
+    image, jitter = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8), Jitter(1.012, 1.43, 0.71)
+    h, s, v = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+    h = (np.arange(256) * jitter.hue % 180).astype(np.uint8)[h]
+    s, v = cv2.convertScaleAbs(s, alpha=jitter.saturation), cv2.convertScaleAbs(v, alpha=jitter.value)
+    expected = cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2RGB)
+    lookups, look_up = [], cv2.LUT
+    monkeypatch.setattr(cv2, "LUT", lambda *args, **more: lookups.append(args[0].size) or look_up(*args, **more))
+    changed, before = np.empty_like(image), image.copy()
+    jitter.apply(image, changed)
+    assert (changed == expected).all() and (image == before).all()
+    assert sum(lookups) == image.size and len(lookups) == -(-shape[0] // max(32_000 // shape[1], 1))
+    jitter.apply(image, image)
+    assert (image == expected).all()
+
+
 @pytest.mark.parametrize("degrees", [0.0, 20.0])
 def test_jitter_while_painting_equals_jitter_afterwards(degrees):
     hyp, jitter = replace(STILL, degrees=degrees, scale=0.5, translate=0.2), Jitter(1.01, 0.6, 1.3)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from utils.config import Hyperparameters, LoaderOptions, SplitOptions
+from utils.datasets import loader as loader_module
 from utils.datasets.dataset import DetectionDataset
 from utils.datasets.label_store import LabelStore
 from utils.datasets.loader import Loader, sampling_weights
@@ -183,6 +184,16 @@ def test_worker_count_and_bad_batch_size(store):
     assert Loader(dataset, LoaderOptions(4, 8)).workers <= min(3, os.cpu_count())
     with pytest.raises(ConfigError, match="--batch-size 0"):
         Loader(dataset, LoaderOptions(0, 0))
+
+
+def test_freed_memory_is_given_back_before_workers_inherit_it(store, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
+    released, opened = [], []
+    monkeypatch.setattr(loader_module, "release_freed_memory", lambda: released.append(len(opened)))
+    monkeypatch.setattr(loader_module, "DataLoader", lambda *args, **more: opened.append(more["num_workers"]))
+    for workers in (0, 2):
+        Loader(training(store), LoaderOptions(4, workers=workers))._open()
+    assert opened == [0, 2] and released == [1], "once, before the second"
 
 
 def resident(process_id):
