@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.norms import BatchNorm
 from models.registry import Scale, WiringPlan, no_repeats, register
@@ -89,6 +90,19 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return folded.train(conv.training)
 
 
+class SiLU(nn.SiLU):
+    """SiLU: in place if no gradient is needed, else into a new tensor.
+
+    Autograd needs what came in: in place, it would copy that first, the same memory and one more pass over the map.
+    """
+
+    def __init__(self):
+        super().__init__(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.silu(x, inplace=not torch.is_grad_enabled())
+
+
 @register("widened")
 class Conv(nn.Module):
     """Convolution without bias, batch norm, SiLU.
@@ -122,7 +136,7 @@ class Conv(nn.Module):
             c_in, c_out, _as_size(kernel), _as_size(stride), _padding(kernel, padding), groups=groups, bias=False
         )
         self.bn = BatchNorm(c_out)
-        self.act = act if isinstance(act, nn.Module) else nn.SiLU(inplace=True) if act else nn.Identity()
+        self.act = act if isinstance(act, nn.Module) else SiLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.conv(x)
@@ -266,7 +280,7 @@ class BottleneckCSP(nn.Module):
         self.cv3 = nn.Conv2d(hidden, hidden, 1, bias=False)
         self.cv4 = Conv(2 * hidden, c_out, 1)
         self.bn = BatchNorm(2 * hidden)
-        self.act = nn.SiLU(inplace=True)
+        self.act = SiLU()
         self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, 1.0) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -527,7 +541,7 @@ class MixConv2d(nn.Module):
             for kernel, width in zip(kernels, widths, strict=True)
         )
         self.bn = BatchNorm(c_out)
-        self.act = nn.SiLU(inplace=True)
+        self.act = SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))

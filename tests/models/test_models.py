@@ -5,6 +5,7 @@ import logging
 import math
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from small_models import SMALL
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.ensemble import Ensemble
 from models.head import Detect
@@ -528,3 +530,31 @@ def test_every_layer_can_stand_in_a_yaml(block, args, width, stride):
     assert model.stride.tolist() == [2 * stride] and model.head.m[0].in_channels == width
     decoded, _ = model.eval()(random_image(1, 3, 64, 32))
     assert decoded.shape == (1, int(64 * 32 / (2 * stride) ** 2), 8) and bool(decoded.isfinite().all())
+
+
+class _Operators(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts[function.overloadpacket] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_an_activation_copies_nothing():
+    """With a gradient its input is kept as it is, without one it is overwritten; figures are those of torch's own."""
+    conv, x, aten = Conv(3, 4), torch.randn(2, 3, 8, 8), torch.ops.aten
+    with _Operators() as training:
+        conv(x).sum().backward()
+    assert training.counts[aten.silu] == 1 and not {aten.silu_, aten.clone, aten.copy_} & training.counts.keys()
+    with torch.no_grad(), _Operators() as inference:
+        conv(x)
+    assert inference.counts[aten.silu_] == 1 and not {aten.silu, aten.clone, aten.copy_} & inference.counts.keys()
+    results = []
+    for act in (conv.act, nn.SiLU(inplace=True)):
+        out = act(conv.bn(conv.conv(x)))
+        results.append((out.detach(), *torch.autograd.grad(out.square().sum(), list(conv.parameters()))))
+    assert all(map(torch.equal, *results)), "the same operators on the same numbers"
