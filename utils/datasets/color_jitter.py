@@ -1,12 +1,11 @@
 """Color jitter in hue, saturation and value."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import cv2
 import numpy as np
 
-STRIP = 32_000  # pixels at a time, so that the intermediate strip stays in the processor's cache
+STRIP = 64_000  # pixels at a time, so that the intermediate planes stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,22 @@ class Jitter:
             if target is not image:
                 target[:] = image
             return
+        hues = (np.arange(256) * self.hue % 180).astype(np.uint8)  # OpenCV keeps hue as 0..179
         rows = max(min(STRIP // max(image.shape[1], 1), len(image)), 1)
-        hsv = np.empty((rows, *image.shape[1:]), np.uint8)
+        hsv = np.empty((rows, *image.shape[1:]), np.uint8)  # one strip and its planes, used for all
+        planes = [np.empty(hsv.shape[:2], np.uint8) for _ in range(3)]
         for top in range(0, len(image), rows):
             part = image[top : top + rows]
-            hsv = hsv[: len(part)]  # the last strip may be lower
+            if len(part) < rows:  # the last one may be lower
+                hsv, planes = hsv[: len(part)], [plane[: len(part)] for plane in planes]
             cv2.cvtColor(part, cv2.COLOR_RGB2HSV, dst=hsv)
-            cv2.LUT(hsv, self._table, dst=hsv)
+            h, s, v = cv2.split(hsv, planes)
+            # plane by plane: OpenCV's one-channel table look-up is far faster than its three-channel one
+            cv2.LUT(h, hues, dst=h)
+            cv2.convertScaleAbs(s, dst=s, alpha=self.saturation)
+            cv2.convertScaleAbs(v, dst=v, alpha=self.value)
+            cv2.merge((h, s, v), dst=hsv)
             cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=target[top : top + rows])
-
-    @cached_property
-    def _table(self) -> np.ndarray:
-        """(1, 256, 3) what becomes of each level of hue, saturation and value."""
-        levels = np.arange(256, dtype=np.uint8)[None]
-        hues = (np.arange(256) * self.hue % 180).astype(np.uint8)[None]  # OpenCV keeps hue as 0..179
-        scaled = (cv2.convertScaleAbs(levels, alpha=factor) for factor in (self.saturation, self.value))
-        return cv2.merge((hues, *scaled))
 
     def gray(self, level: int) -> int:
         """Return what `apply` makes of a pixel of three equal values."""

@@ -97,6 +97,8 @@ def disguised(monkeypatch):
         elif isinstance(module, nn.BatchNorm2d):
             twin = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)
             twin.load_state_dict(module.state_dict())
+        elif isinstance(module, nn.SiLU):
+            twin = nn.SiLU(inplace=True)
         else:
             twin = fake_class(renamed.get(kind, f"models.common.{kind}"))()
             twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
