@@ -22,6 +22,7 @@ from utils.config import DatasetSpec, Hyperparameters, TrainConfig, parse  # noq
 from utils.device import network_input, select_device  # noqa: E402
 from utils.engine.build import build_components, build_data, build_detector, optimizer_for, prepare_process  # noqa: E402
 from utils.engine.trainer import Trainer  # noqa: E402
+from utils.threads import yielding_threads  # noqa: E402
 from utils.types import Batch, TrainState  # noqa: E402
 
 ROUNDS = 3
@@ -92,4 +93,5 @@ def _bare_epoch(components, batches) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with yielding_threads():  # as the scripts do
+        main()
