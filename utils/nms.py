@@ -15,6 +15,7 @@ from utils.vision_operators import nms
 MIN_SIDE = 2  # pixels: boxes with a smaller side are no candidates
 MAX_SIDE = 7680  # pixels: nor are boxes with a larger side; also the offset that separates the boxes of two classes
 MAX_CANDIDATES = 30_000  # the most confident ones per image that enter suppression
+SUPPRESSED_AT_ONCE = 512  # candidates: enough to be worth a call, few enough to stop soon after `max_det`
 
 
 def non_max_suppression(
@@ -113,5 +114,20 @@ def _candidates(
 def _suppress(xyxy: Tensor, conf: Tensor, cls: Tensor, iou_thres: float, agnostic: bool, max_det: int) -> Detections:
     # With every class shifted to a region of its own, one pass handles all of them.
     shifted = xyxy if agnostic else xyxy + (cls * MAX_SIDE)[:, None].to(xyxy.dtype)
-    kept = nms(shifted, conf, iou_thres)[:max_det]
+    kept = _first_kept(shifted, conf, iou_thres, max_det)
     return Detections(xyxy[kept], conf[kept], cls[kept])
+
+
+def _first_kept(xyxy: Tensor, conf: Tensor, iou_thres: float, count: int) -> Tensor:
+    """Indices of the first `count` boxes that suppression keeps, of boxes by falling conf.
+
+    Only kept boxes suppress others, and only less confident ones. So a part of the boxes needs those that were kept of
+    the parts before it alone, and no part is looked at once there are enough.
+    """
+    kept = torch.zeros(0, dtype=torch.int64, device=xyxy.device)
+    for part in torch.arange(len(conf), device=xyxy.device).split(SUPPRESSED_AT_ONCE):
+        rows = torch.cat((kept, part))
+        kept = rows[nms(xyxy[rows], conf[rows], iou_thres)]
+        if len(kept) >= count:
+            break
+    return kept[:count]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import utils.nms
 from utils.nms import MAX_SIDE, non_max_suppression
 
 
@@ -79,6 +80,40 @@ def test_equals_a_literal_oracle(options):
         expected = literal_nms(rows, **options)
         assert len(expected) > 5
         torch.testing.assert_close(found.rows().double(), expected, atol=1e-4, rtol=0)
+
+
+def crowded_prediction():
+    """Boxes in heaps, and confidences with ties: much is suppressed, and ties stand on both sides of a part."""
+    generator = torch.Generator().manual_seed(3)
+    prediction = torch.rand(3, 400, 9, generator=generator)
+    heap = torch.randint(0, 40, (3, 400, 2), generator=generator)
+    prediction[..., :2] = heap * 25.0 + prediction[..., :2] * 6
+    prediction[..., 2:4] = prediction[..., 2:4] * 4 + 20
+    prediction[..., 4:] = (prediction[..., 4:] * 8).round() / 8
+    return prediction
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64, 512])
+@pytest.mark.parametrize("max_det", [1, 30, 300, 5000])
+def test_parts_find_what_one_call_over_all_candidates_finds(monkeypatch, at_once, max_det):
+    options = {"conf_thres": 0.01, "iou_thres": 0.6, "multi_label": True, "max_det": max_det}
+    monkeypatch.setattr("utils.nms.SUPPRESSED_AT_ONCE", at_once)
+    found = non_max_suppression(crowded_prediction(), **options)
+    monkeypatch.setattr("utils.nms.SUPPRESSED_AT_ONCE", 100_000)
+    whole = non_max_suppression(crowded_prediction(), **options)
+    assert len(whole[0]) == min(max_det, len(whole[0])) and len(whole[0]) >= min(max_det, 100)
+    for one, other in zip(found, whole, strict=True):
+        assert torch.equal(one.rows(), other.rows())
+
+
+def test_candidates_after_enough_detections_are_not_looked_at(monkeypatch):
+    sizes = []
+    nms = utils.nms.nms
+    monkeypatch.setattr(utils.nms, "nms", lambda xyxy, *args: sizes.append(len(xyxy)) or nms(xyxy, *args))
+    monkeypatch.setattr(utils.nms, "SUPPRESSED_AT_ONCE", 50)
+    apart = torch.tensor([[100.0 * k + 50, 50, 20, 20, 0.9, 0.9, 0.9] for k in range(70)])[None]
+    (found,) = non_max_suppression(apart, 0.1, multi_label=True, max_det=60)
+    assert len(found) == 60 and sizes == [50, 50 + 50]  # of 140 candidates; the kept ones join the second part
 
 
 def test_leaves_its_input_alone():

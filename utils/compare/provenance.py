@@ -14,7 +14,7 @@ from utils.config.compare_options import CompareConfig
 from utils.datasets.splits import open_split
 from utils.files import ROOT, read_text
 
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools", "thop")
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "thop")
 
 
 def data_facts(config: CompareConfig, spec: DatasetSpec, split: str) -> dict[str, Any]:

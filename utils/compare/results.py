@@ -26,9 +26,9 @@ class Scores:
         ap75: AP at IoU 0.75.
         precision: Mean over the classes, at the confidence of the best F1.
         recall: The same.
-        size: AP by pycocotools for "small", "medium" and "large" objects, nan if there are none.
-        coco: mAP50-95 by pycocotools, None without it.
-        coco50: mAP50 by pycocotools, None without it.
+        size: AP by COCO's rules for "small", "medium" and "large" objects, nan if there are none.
+        coco: mAP50-95 by COCO's rules, None if not computed.
+        coco50: mAP50 by COCO's rules, None if not computed.
         per_class: mAP50-95 by class name, nan for a class without labels.
         errors: mAP50 that repairing a kind of error would add, by the kinds of utils/statistics/tide.py.
     """

@@ -22,7 +22,7 @@ from utils.engine.optim import EarlyStopping
 from utils.engine.resume import is_resumable, read_last, training_state
 from utils.engine.trainer import EpochReport, Hook, Trainer
 from utils.engine.training import train
-from utils.engine.validation import FEW_CLASSES, has_pycocotools
+from utils.engine.validation import FEW_CLASSES
 from utils.files import write_json_atomically
 from utils.statistics import matches_of
 from utils.statistics.tide import error_kinds
@@ -158,7 +158,7 @@ def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -
     config, chosen = plan.config, select_device(device)
     spec = data_of(plan)
     split = EvalSplit(config.split, SplitOptions.of(config), 2 * config.batch_size, config.workers, files.folder)
-    options = EvalOptions(single_cls=config.single_cls, coco=has_pycocotools(), verbose=len(spec.names) < FEW_CLASSES)
+    options = EvalOptions(single_cls=config.single_cls, coco=True, verbose=len(spec.names) < FEW_CLASSES)
     evaluation = evaluate_weights([weights], spec, options, split, chosen)
     facts = {
         "device": device_name(chosen),

@@ -207,7 +207,7 @@ def _notes(plan: StudyPlan, variants: list[VariantResult], costs: Mapping[str, C
     if len(threads) > 1:
         notes.append("The runs were made with different numbers of threads, which changes sums in their last digits.")
     if any(run.scores and run.scores.coco is None for run in runs):
-        notes.append("pycocotools was not installed: AP by size is missing.")
+        notes.append("Some runs were evaluated without COCO's figures: AP by size is missing.")
     if not costs:
         notes.append(f"Costs were not measured; {MEASURE_LOG} says why.")
     return tuple(notes)

@@ -121,7 +121,7 @@ class EvalOptions:
         half: Mixed precision (CUDA only).
         single_cls: Count detections of every class as class 0.
         hybrid: Let the labels join the candidates as certain detections, for autolabeling.
-        coco: Also compute COCO's figures with pycocotools.
+        coco: Also compute COCO's figures.
         verbose: Log one table row per class.
     """
 

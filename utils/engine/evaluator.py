@@ -445,13 +445,14 @@ def _evaluation(found: Sequence[_ProcessResults], nc: int, coco: bool) -> Evalua
     for result in results:
         accumulator.update(result.detections, result.labels_cls, result.labels_xyxy)
         confusion.update(result.detections, result.labels_cls, result.labels_xyxy)
+    metrics, curves = accumulator.summary()
     return Evaluation(
-        accumulator.compute(),
+        metrics,
         _mean_loss(loss for each in found for loss in each.losses),
         Speeds(*(1000 * each / max(len(results), 1) for each in seconds)),
         coco_metrics(results, nc) if coco else None,
         confusion,
-        accumulator.curves(),
+        curves,
         tuple(results),
     )
 
@@ -475,7 +476,7 @@ def _log_table(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> N
     overall = [
         f"{name} {_figure(value)}" for name, value in (("AP", coco.ap), ("AP50", coco.ap50), ("AP75", coco.ap75))
     ]
-    LOGGER.info(f"COCO (pycocotools): {', '.join(overall + by_size)}")
+    LOGGER.info(f"COCO (computed here by COCOeval's rules): {', '.join(overall + by_size)}")
     explanation = explain_difference(metrics.map, coco.ap)
     if explanation:
         LOGGER.info(explanation)

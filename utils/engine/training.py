@@ -48,7 +48,7 @@ from utils.engine.resume import (
 from utils.engine.saving import Checkpoints, Rollback, SaveOptions, copy_atomically, remove_spare
 from utils.engine.stages import RunFolder, Stage, enter, has_ended, open_stages
 from utils.engine.trainer import Hook, Trainer, TrainingComponents
-from utils.engine.validation import FEW_CLASSES, ReportOptions, has_pycocotools, report_evaluation
+from utils.engine.validation import FEW_CLASSES, ReportOptions, report_evaluation
 from utils.engine.validation_files import ValBatchImages
 from utils.errors import CheckpointError, ConfigError, DataError, Interruption, MemoryShortageError, UserError
 from utils.files import new_run_dir, write_text_atomically
@@ -541,7 +541,7 @@ def validate_best(trainer: Trainer, config: TrainConfig, data: TrainData, run: R
     LOGGER.info(f"Validating {run.best}...")
     spec, components = data.spec, trainer.components
     verbose = len(spec.names) < FEW_CLASSES
-    options = EvalOptions(single_cls=config.single_cls, coco=has_pycocotools(), verbose=verbose)
+    options = EvalOptions(single_cls=config.single_cls, coco=True, verbose=verbose)
     images = ValBatchImages(run.folder, spec.names)
     processes = components.processes
     evaluation = evaluate_weights(

@@ -1,7 +1,6 @@
 """What val.py runs: a split validated, weights timed, or image sizes studied, with all files of the run folder."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from utils.engine.validation_errors import CountedErrors, best_f1_lines
 from utils.engine.validation_files import CocoResults, LabelFiles, ValBatchImages, draw_figures, write_metrics
 from utils.errors import ConfigError
 from utils.files import run_folder
-from utils.log import LOGGER, warn_once
+from utils.log import LOGGER
 from utils.metrics.confusion import ConfusionMatrix
 from utils.plots.fonts import drawing_fonts
 
@@ -120,14 +119,6 @@ def report_evaluation(
     return evaluation
 
 
-def has_pycocotools() -> bool:
-    """Return whether COCO's figures can be computed, with one warning if not."""
-    if importlib.util.find_spec("pycocotools"):
-        return True
-    warn_once("pycocotools is not installed: COCO's AP, AP75, APs/m/l and AR are left out")
-    return False
-
-
 def eval_options(config: ValConfig) -> EvalOptions:
     """Return the options of an evaluation that val.py's flags ask for, without COCO's figures and rows per class."""
     return EvalOptions(
@@ -150,9 +141,7 @@ def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, 
     )
     if config.save_hybrid:
         LOGGER.warning("WARNING: --save-hybrid mixes the labels with the detections: P, R and mAP are not the model's")
-    options = dataclasses.replace(
-        eval_options(config), coco=has_pycocotools(), verbose=config.verbose or len(names) < FEW_CLASSES
-    )
+    options = dataclasses.replace(eval_options(config), coco=True, verbose=config.verbose or len(names) < FEW_CLASSES)
     observers: list[Observer] = [each for each in (label_files, coco_file) if each]
     evaluation = evaluate_weights(
         config.weights,

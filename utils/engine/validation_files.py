@@ -233,7 +233,7 @@ def _versions() -> dict:
     from importlib import metadata
 
     versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "opencv-python", "pycocotools"):
+    for package in ("torch", "torchvision", "numpy", "opencv-python"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

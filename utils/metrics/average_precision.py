@@ -166,13 +166,14 @@ class DetectionAccumulator:
 
     def compute(self) -> DetectionMetrics:
         """Return the metrics so far; without labels or detections they are zeros."""
-        return self._summary()[0]
+        return self.summary()[0]
 
     def curves(self) -> Curves:
         """Return the curves by confidence and recall so far."""
-        return self._summary()[1]
+        return self.summary()[1]
 
-    def _summary(self) -> tuple[DetectionMetrics, Curves]:
+    def summary(self) -> tuple[DetectionMetrics, Curves]:
+        """Return the metrics and the curves so far, for little more than either alone."""
         correct, conf, cls = self._by_falling_confidence()
         present = np.flatnonzero(self._labels)
         ap = np.zeros((self.nc, len(IOU_THRESHOLDS)))

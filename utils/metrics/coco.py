@@ -1,23 +1,21 @@
-"""COCO's metrics, computed by pycocotools from labels and detections in memory."""
+"""COCO's metrics of labels and detections in memory."""
 
-import contextlib
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.metrics.average_precision import ImageResult
+from utils.metrics.coco_evaluation import AREAS, CocoCurves, CocoDetections, CocoLabels, coco_curves
 
 MAX_DETECTIONS = 300  # per image, as in our own metrics; COCO's leaderboard counts 100
-_DETECTION_LIMITS = (1, 10, 100, MAX_DETECTIONS)
-_AREAS = ("all", "small", "medium", "large")
+_VIEWS = (*((area, MAX_DETECTIONS) for area in range(len(AREAS))), (0, 1), (0, 10), (0, 100))  # area, detections
 EXPLAINED_DIFFERENCE = 0.01  # mAP: a larger difference between the two evaluators is explained
 
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """pycocotools' metrics with up to 300 detections per image.
+    """COCO's metrics with up to 300 detections per image.
 
     The size of an object is the area of its box in native pixels: small below 32 x 32, large from 96 x 96. A metric of
     a size that no object has is None.
@@ -57,7 +55,7 @@ class CocoMetrics:
 
 
 def coco_metrics(results: Sequence[ImageResult], nc: int) -> CocoMetrics:
-    """Return pycocotools' metrics. Nothing is printed.
+    """Return COCO's metrics.
 
     Args:
         results: Detections and labels of all images.
@@ -66,103 +64,56 @@ def coco_metrics(results: Sequence[ImageResult], nc: int) -> CocoMetrics:
     Returns:
         Zeros if there are no labels or no detections.
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = COCO(), COCO()
-        truth.dataset = _dataset(results, nc, _label_rows(results))
-        found.dataset = _dataset(results, nc, _detection_rows(results, nc))
-        truth.createIndex()
-        found.createIndex()
-        evaluator = COCOeval(truth, found, "bbox")
-        evaluator.params.maxDets = list(_DETECTION_LIMITS)
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return _summary(evaluator.eval["precision"], evaluator.eval["recall"])
+    found = _detections(results)
+    found = found.chosen((found.cls >= 0) & (found.cls < nc))
+    return _summary(coco_curves(_labels(results), found, nc, _VIEWS))
 
 
-def _dataset(results: Sequence[ImageResult], nc: int, rows: np.ndarray) -> dict:
-    """A COCO dataset of boxes; rows: (n, 7) image index, class, xyxy, score."""
-    sides = rows[:, 4:6] - rows[:, 2:4]
-    boxes = np.concatenate((rows[:, 2:4], sides), 1).tolist()
-    columns = zip(rows[:, 0], rows[:, 1], boxes, sides.prod(1).tolist(), rows[:, 6].tolist(), strict=True)
-    annotations = [  # numbered from 1, because 0 stands for "unmatched" in pycocotools
-        {
-            "id": annotation_id,
-            "image_id": int(image),
-            "category_id": int(cls),
-            "bbox": box,
-            "area": area,
-            "iscrowd": 0,
-            "score": score,
-        }
-        for annotation_id, (image, cls, box, area, score) in enumerate(columns, 1)
-    ]
-    images = [{"id": index} for index in range(len(results))]
-    return {"images": images, "categories": [{"id": c} for c in range(nc)], "annotations": annotations}
+def _labels(results: Sequence[ImageResult]) -> CocoLabels:
+    image = np.repeat(np.arange(len(results)), [len(one.labels_cls) for one in results])
+    cls = _joined([np.asarray(one.labels_cls) for one in results])
+    xywh = _xywh([np.asarray(one.labels_xyxy) for one in results])
+    return CocoLabels(image, cls.astype(np.int64), xywh, np.zeros(len(image), bool))
 
 
-def _label_rows(results: Sequence[ImageResult]) -> np.ndarray:
-    """Rows (n, 7): image index, class, xyxy, score."""
-    return _rows(
-        [
-            (np.full(len(one.labels_cls), index), one.labels_cls, one.labels_xyxy, np.ones(len(one.labels_cls)))
-            for index, one in enumerate(results)
-        ]
-    )
+def _detections(results: Sequence[ImageResult]) -> CocoDetections:
+    found = [one.detections for one in results]
+    image = np.repeat(np.arange(len(found)), [len(one) for one in found])
+    cls = _joined([one.cls.numpy() for one in found])
+    xywh = _xywh([one.xyxy.numpy() for one in found])
+    score = _joined([one.conf.numpy() for one in found])
+    return CocoDetections(image, cls.astype(np.int64), xywh, score.astype(np.float64))
 
 
-def _detection_rows(results: Sequence[ImageResult], nc: int) -> np.ndarray:
-    rows = _rows(
-        [
-            (
-                np.full(len(one.detections), index),
-                one.detections.cls.numpy(),
-                one.detections.xyxy.numpy(),
-                one.detections.conf.numpy(),
-            )
-            for index, one in enumerate(results)
-        ]
-    )
-    return rows[(rows[:, 1] >= 0) & (rows[:, 1] < nc)]
+def _joined(columns: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(columns) if columns else np.zeros(0)
 
 
-def _rows(images: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    if not images:
-        return np.zeros((0, 7))
-    return np.concatenate(
-        [
-            np.column_stack((index, cls, np.reshape(xyxy, (-1, 4)), score)).astype(np.float64)
-            for index, cls, xyxy, score in images
-        ]
-    )
+def _xywh(boxes: list[np.ndarray]) -> np.ndarray:
+    xyxy = _joined(boxes).reshape(-1, 4).astype(np.float64)
+    return np.concatenate((xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]), 1)
 
 
-def _summary(precision: np.ndarray, recall: np.ndarray) -> CocoMetrics:
-    """The metrics of precision (10 IoU, 101 recalls, nc, 4 areas, 4 limits) and recall (10 IoU, nc, 4 areas, 4 limits).
-
-    Entries without labels are -1.
-    """
-    by_area = {name: _mean(precision[:, :, :, area, -1]) for area, name in enumerate(_AREAS)}
-    recall_by_area = {name: _mean(recall[:, :, area, -1]) for area, name in enumerate(_AREAS)}
-    by_limit = [_mean(recall[:, :, 0, limit]) or 0.0 for limit in range(len(_DETECTION_LIMITS))]
+def _summary(curves: Mapping[tuple[int, int], CocoCurves]) -> CocoMetrics:
+    """The metrics of the curves of _VIEWS."""
+    every = curves[0, MAX_DETECTIONS]
+    small, medium, large = (curves[area, MAX_DETECTIONS] for area in (1, 2, 3))
     return CocoMetrics(
-        ap=by_area["all"] or 0.0,
-        ap50=_mean(precision[0, :, :, 0, -1]) or 0.0,
-        ap75=_mean(precision[5, :, :, 0, -1]) or 0.0,
-        ap_small=by_area["small"],
-        ap_medium=by_area["medium"],
-        ap_large=by_area["large"],
-        ap100=_mean(precision[:, :, :, 0, 2]) or 0.0,
-        ar1=by_limit[0],
-        ar10=by_limit[1],
-        ar100=by_limit[2],
-        ar=by_limit[3],
-        ar_small=recall_by_area["small"],
-        ar_medium=recall_by_area["medium"],
-        ar_large=recall_by_area["large"],
-        ap_by_iou=np.clip(precision[:, :, :, 0, -1], 0, None).mean(1),
+        ap=_mean(every.precision) or 0.0,
+        ap50=_mean(every.precision[0]) or 0.0,
+        ap75=_mean(every.precision[5]) or 0.0,
+        ap_small=_mean(small.precision),
+        ap_medium=_mean(medium.precision),
+        ap_large=_mean(large.precision),
+        ap100=_mean(curves[0, 100].precision) or 0.0,
+        ar1=_mean(curves[0, 1].recall) or 0.0,
+        ar10=_mean(curves[0, 10].recall) or 0.0,
+        ar100=_mean(curves[0, 100].recall) or 0.0,
+        ar=_mean(every.recall) or 0.0,
+        ar_small=_mean(small.recall),
+        ar_medium=_mean(medium.recall),
+        ar_large=_mean(large.recall),
+        ap_by_iou=np.clip(every.precision, 0, None).mean(1),
     )
 
 

@@ -10,8 +10,6 @@ from utils.metrics.average_precision import ImageResult
 from utils.metrics.coco import coco_metrics, explain_difference
 from utils.types import Detections
 
-pytest.importorskip("pycocotools")
-
 
 def image(index, labels_cls, labels_xyxy, xyxy=(), conf=(), cls=()) -> ImageResult:
     found = Detections(

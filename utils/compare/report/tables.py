@@ -267,7 +267,7 @@ def accuracy(study: Study) -> Table:
     ]
     caption = "Mean ± standard deviation over the seeds."
     if any(metric in _SIZES for metric in metrics):
-        caption += " APs, APm and APl are pycocotools' figures for small, medium and large objects."
+        caption += " APs, APm and APl are COCO's figures for small, medium and large objects."
     return Table(
         "accuracy", "Accuracy", (_NAME, *(Column(metric, "points") for metric in metrics)), tuple(rows), caption
     )
