@@ -53,8 +53,8 @@ def saved_figure(
         _read_no_mathematics(figure, texts)
         _use_found_fonts(texts)
         with replacing(file) as temporary:  # whole or not at all: that a figure is there says that it is done
-            options = {"compress_level": _PNG_LEVEL} if kind == "png" else {}
-            figure.savefig(temporary, dpi=dpi, format=kind, pil_kwargs=options)
+            options = {"pil_kwargs": {"compress_level": _PNG_LEVEL}} if kind == "png" else {}
+            figure.savefig(temporary, dpi=dpi, format=kind, **options)
 
 
 def _read_no_mathematics(figure: "Figure", texts: "Sequence[Text]") -> None:

@@ -127,13 +127,13 @@ def test_coco_figures_are_those_of_pycocotools_by_itself(scene, tmp_path, capsys
     ]
     found = [ours.ap, ours.ap50, ours.ap75, ours.ap_small, ours.ap_medium, ours.ap_large, ours.ar, ours.ar100]
     assert 0.05 < ours.ap < 0.9 and 0.02 < ours.ap_small < 1
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
     original.params.maxDets = [1, 10, 100]
     original.evaluate()
     original.accumulate()
     original.summarize()
-    assert ours.ap100 == pytest.approx(original.stats[0], abs=1e-6)
-    assert (ours.ar1, ours.ar10, ours.ar100) == pytest.approx(tuple(original.stats[6:9]), abs=1e-6)
+    assert ours.ap100 == pytest.approx(original.stats[0], rel=0, abs=1e-12)
+    assert (ours.ar1, ours.ar10, ours.ar100) == pytest.approx(tuple(original.stats[6:9]), rel=0, abs=1e-12)
     capsys.readouterr()  # pycocotools prints
 
 

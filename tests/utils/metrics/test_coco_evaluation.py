@@ -91,6 +91,20 @@ def test_equals_pycocotools_on_random_sets(first):
     assert np.ptp(means) > 0.5  # the sets are neither all missed nor all found
 
 
+def test_equals_pycocotools_on_the_reference_detections(golden):
+    arrays = golden("metrics.npz")
+    tables = []
+    for name in ("ground_truth", "detections"):
+        image, cls, *xyxy = arrays[name].T[:6].astype(np.float64)
+        xywh = np.stack((xyxy[0], xyxy[1], xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]), 1)
+        tables.append((image.astype(int), cls.astype(int), xywh))
+    labels = CocoLabels(*tables[0], np.zeros(len(tables[0][0]), bool))
+    found = CocoDetections(*tables[1], arrays["detections"][:, 6].astype(np.float64))
+    curves = assert_same(labels, found, 60, 5)
+    valid = curves[0, 300].precision[curves[0, 300].precision > -1]
+    assert valid.mean() == pytest.approx(float(arrays["coco_map"]), abs=1e-6)
+
+
 def test_equals_pycocotools_on_a_crowd_beyond_the_limits():
     rng = np.random.default_rng(0)
     boxes = np.concatenate((rng.uniform(0, 30, (6, 2)), rng.uniform(20, 60, (6, 2))), 1)
