@@ -66,7 +66,7 @@ class CocoCurves:
 
 
 @dataclass(frozen=True)
-class _Ranked:
+class _RankedDetections:
     """Detections by image, class and falling score, and where they stand among all of their class.
 
     Attributes:
@@ -143,7 +143,7 @@ def _outside(xywh: np.ndarray, area: int) -> np.ndarray:
     return (size < lowest) | (size > highest)
 
 
-def _ranked(detections: CocoDetections, nc: int, limit: int) -> _Ranked:
+def _ranked(detections: CocoDetections, nc: int, limit: int) -> _RankedDetections:
     group = detections.image * nc + detections.cls
     order = np.lexsort((-detections.score, group))
     group = group[order]
@@ -154,7 +154,7 @@ def _ranked(detections: CocoDetections, nc: int, limit: int) -> _Ranked:
     place = np.empty_like(by_class)
     place[by_class] = np.arange(len(by_class))
     starts = np.concatenate(([0], np.bincount(found.cls, minlength=nc).cumsum()))
-    return _Ranked(found, group[kept], rank[kept], by_class, place, starts)
+    return _RankedDetections(found, group[kept], rank[kept], by_class, place, starts)
 
 
 def _first_of_each(values: np.ndarray) -> np.ndarray:
@@ -163,7 +163,7 @@ def _first_of_each(values: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(is_first, np.arange(len(values)), 0))
 
 
-def _overlapping(ranked: _Ranked, labels: CocoLabels, label_group: np.ndarray) -> _Pairs:
+def _overlapping(ranked: _RankedDetections, labels: CocoLabels, label_group: np.ndarray) -> _Pairs:
     """All pairs of a detection and a label of its image and class that overlap by the least threshold or more."""
     first = np.searchsorted(label_group, ranked.group, "left")
     count = np.searchsorted(label_group, ranked.group, "right") - first
@@ -243,7 +243,7 @@ def _first_free(free: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 def _curves(
-    ranked: _Ranked, counted: np.ndarray, candidates: np.ndarray, states: np.ndarray, labels: np.ndarray
+    ranked: _RankedDetections, counted: np.ndarray, candidates: np.ndarray, states: np.ndarray, labels: np.ndarray
 ) -> CocoCurves:
     """The curves of all classes.
 

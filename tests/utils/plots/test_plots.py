@@ -154,6 +154,19 @@ def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
     assert is_drawn(tmp_path / "matrix.png")
 
 
+def test_the_grid_of_a_confusion_matrix_is_one_collection(tmp_path, monkeypatch):
+    figures = kept_figures(monkeypatch, "utils.plots.error_plots.saved_figure")
+    plot_confusion(np.eye(41), [f"class {index}" for index in range(40)], tmp_path / "matrix.png")
+    axes = figures[0].axes[0]
+    (grid,) = axes.collections
+    edges = np.arange(42) - 0.5
+    segments = np.array(grid.get_segments())  # (lines, two ends, x and y)
+    assert segments.shape == (2 * 42, 2, 2)
+    np.testing.assert_array_equal(segments[:42, :, 0], np.stack((edges, edges), 1))
+    np.testing.assert_array_equal(segments[42:, :, 1], np.stack((edges, edges), 1))
+    assert not axes.xaxis.get_minorticklocs().size and axes.get_xlim() == (-0.5, 40.5)
+
+
 def test_errors_by_kind_are_bars(tmp_path, monkeypatch):
     figures = kept_figures(monkeypatch, "utils.plots.error_plots.saved_figure")
     plot_errors([("background", 7, 0.125), ("missed", 0, 0.0)], 0.3, tmp_path / "errors.png")
