@@ -119,10 +119,28 @@ class Detect(nn.Module):
         raw = []
         for conv, features in zip(self.m, maps, strict=True):
             B, _, H, W = features.shape
-            raw.append(conv(features).view(B, self.na, self.no, H, W).permute(0, 1, 3, 4, 2).contiguous())
+            raw.append(conv(features).view(B, self.na, self.no, H, W).permute(0, 1, 3, 4, 2))
         if self.training:
-            return raw
-        return torch.cat([self._decode(level, values) for level, values in enumerate(raw)], 1), raw
+            return [values.contiguous() for values in raw]
+        if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            raw = [values.contiguous() for values in raw]
+            return torch.cat([self._decode(level, values) for level, values in enumerate(raw)], 1), raw
+        return self._decode_in_place(raw), raw
+
+    def _decode_in_place(self, raw: Sequence[Tensor]) -> Tensor:
+        """Decode all levels by the arithmetic of `_decode` within the result (B, N, 5+nc): nothing is copied."""
+        counts = [maps[0, ..., 0].numel() for maps in raw]
+        dtype = torch.promote_types(raw[0].dtype, torch.float32)
+        decoded = raw[0].new_empty(raw[0].shape[0], sum(counts), self.no, dtype=dtype)
+        levels = [part.view(maps.shape) for part, maps in zip(decoded.split(counts, 1), raw, strict=True)]
+        for values, maps in zip(levels, raw, strict=True):
+            values.copy_(maps)
+        decoded.sigmoid_()
+        for values, anchors, stride in zip(levels, self.anchors, self.strides, strict=True):
+            values[..., 0:2].mul_(2).add_(self._grid(values)).mul_(stride)
+            sides = (anchors.to(dtype) * stride).view(1, self.na, 1, 1, 2)
+            values[..., 2:4].mul_(2).pow_(2).mul_(sides)
+        return decoded
 
     def _decode(self, level: int, raw: Tensor) -> Tensor:
         """Decode (B, na, H, W, 5+nc) logits to (B, na*H*W, 5+nc); half precision cannot hold pixel coordinates."""

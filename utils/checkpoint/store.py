@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.ensemble import Ensemble
+from models.inference import prepare_for_inference
 from models.undrawn import UndrawnWeights
 from models.yolo import Model
 from utils.checkpoint.archive import Archive, StoredTensor, printable
@@ -224,7 +225,7 @@ def load_models(
     Args:
         paths: Checkpoints as `--weights` names them, one or several.
         device: Where the models are put.
-        fuse: Whether batch norms are folded into their convolutions.
+        fuse: Whether they are prepared for inference, batch norms folded into convolutions.
         download: Whether published weights that are not on disk may be downloaded.
 
     Returns:
@@ -243,7 +244,10 @@ def load_models(
             raise CheckpointError(
                 f"{other.source} and {checkpoints[0].source} have different classes and make no ensemble"
             )
-    models = [build_model(checkpoint, device, fuse).requires_grad_(False) for checkpoint in checkpoints]
+    models = [build_model(checkpoint, device).requires_grad_(False) for checkpoint in checkpoints]
+    if fuse:
+        for model in models:
+            prepare_for_inference(model)
     return models[0] if len(models) == 1 else Ensemble(models).eval()
 
 
