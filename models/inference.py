@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers import C3, Conv
-from models.packed_conv import PackedConv2d, is_packable
+from models.layers import C3
 
 _OWN_CODE = ("models", "torch")  # packages whose layers take maps of any memory layout
 
@@ -14,9 +13,9 @@ _OWN_CODE = ("models", "torch")  # packages whose layers take maps of any memory
 def prepare_for_inference(model: nn.Module) -> nn.Module:
     """Return a network made ready to predict: the same results but for rounding, in less time.
 
-    Batch norms are folded into convolutions. On the CPU, in float32, maps are kept channels last (each position's
-    channels side by side, as oneDNN's convolutions compute), the convolutions that read one map become one, weights
-    are packed, and a SiLU is computed within its convolution. Training it further is not possible.
+    Batch norms are folded into convolutions. On the CPU, in float32, maps are kept channels last (the channels of each
+    position side by side, as oneDNN's convolutions compute), and the two convolutions of a C3 that read one map become
+    one. Training it further is not possible.
 
     Args:
         model: A detector or an ensemble in evaluation mode; it is changed. What cannot be fused is returned as it is.
@@ -31,17 +30,13 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
     first = next(model.parameters())
     if first.device.type != "cpu" or first.dtype != torch.float32:
         return model
-    modules = _own_modules(model)
-    for module in modules:
+    own = _own_modules(model)
+    for module in own:
         if isinstance(module, C3):
             module.join()
-    for module in modules:
-        if isinstance(module, Conv):
-            module.pack()
-    for module in modules:
-        for name, child in list(module.named_children()):
-            if is_packable(child):  # it stands alone, in a head or in an attention block
-                setattr(module, name, PackedConv2d(child))
+    for child in [child for module in own for child in module.children()]:
+        if isinstance(child, nn.Conv2d):
+            child.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return model
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.norms import BatchNorm
-from models.packed_conv import PackedConv2d, is_packable
 from models.registry import Scale, WiringPlan, no_repeats, register
 
 __all__ = [
@@ -149,13 +148,6 @@ class Conv(nn.Module):
         if self.bn is not None:
             self.conv = fold_norm(self.conv, self.bn)
             self.bn = None
-
-    def pack(self) -> None:
-        """Pack the fused convolution for inference on the CPU, a SiLU with it."""
-        if self.bn is None and is_packable(self.conv):
-            with_silu = type(self.act) is nn.SiLU
-            self.conv = PackedConv2d(self.conv, with_silu)
-            self.act = nn.Identity() if with_silu else self.act
 
 
 @register("widened")

@@ -30,7 +30,6 @@ ORDER = (
             "models.identity_start",
             "models.undrawn",
             "models.norms",
-            "models.packed_conv",
             "models.aliases",
             "models.arguments",
             "models.row_reading",
