@@ -5,17 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers import C3
-
 _OWN_CODE = ("models", "torch")  # packages whose layers take maps of any memory layout
 
 
 def prepare_for_inference(model: nn.Module) -> nn.Module:
     """Return a network made ready to predict: the same results but for rounding, in less time.
 
-    Batch norms are folded into convolutions. On the CPU, in float32, maps are kept channels last (the channels of each
-    position side by side, as oneDNN's convolutions compute), and the two convolutions of a C3 that read one map become
-    one. Training it further is not possible.
+    Batch norms are folded into convolutions. On the CPU, in float32, maps are kept channels last: the channels of each
+    position side by side, as oneDNN's convolutions compute. Training it further is not possible.
 
     Args:
         model: A detector or an ensemble in evaluation mode; it is changed. What cannot be fused is returned as it is.
@@ -30,13 +27,9 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
     first = next(model.parameters())
     if first.device.type != "cpu" or first.dtype != torch.float32:
         return model
-    own = _own_modules(model)
-    for module in own:
-        if isinstance(module, C3):
-            module.join()
-    for child in [child for module in own for child in module.children()]:
-        if isinstance(child, nn.Conv2d):
-            child.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+    for module in _own_modules(model):
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return model
 
 

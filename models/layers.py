@@ -304,7 +304,6 @@ class C3(nn.Module):
     """
 
     m: nn.Module
-    joined: Conv | None
 
     def __init__(
         self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5
@@ -314,65 +313,13 @@ class C3(nn.Module):
         self.cv1 = Conv(c_in, hidden, 1)
         self.cv2 = Conv(c_in, hidden, 1)
         self.cv3 = Conv(2 * hidden, c_out, 1)
-        self.joined = None  # cv1 and cv2 as one, see `join`
         self.m = self._build_branch(hidden, repeats, shortcut, groups)
 
     def _build_branch(self, hidden: int, repeats: int, shortcut: bool, groups: int) -> nn.Module:
         return nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, 1.0) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.joined is None:
-            return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
-        branches = self.joined(x)
-        deep, shallow = branches.chunk(2, 1)
-        deep = self.m(deep.contiguous(memory_format=torch.channels_last))
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return self.cv3(torch.cat((deep, shallow), 1))
-        branches[:, : deep.shape[1]] = deep  # in place of the branch's input, so that nothing is concatenated
-        return self.cv3(branches)
-
-    @torch.no_grad()
-    def join(self) -> None:
-        """Make one convolution of the fused cv1 and cv2, which read the same map, in place of both; for inference."""
-        if self.joined is None and _are_alike(self.cv1, self.cv2):
-            self.joined = self.cv1
-            self.joined.conv = _joined(self.cv1.conv, self.cv2.conv)
-            del self.cv1, self.cv2
-
-
-def _are_alike(first: nn.Module, second: nn.Module) -> bool:
-    """Return whether two modules are fused `Conv`s of one form, whose results may be one map."""
-    return (
-        type(first) is Conv
-        and type(second) is Conv
-        and type(first.conv) is nn.Conv2d
-        and type(second.conv) is nn.Conv2d
-        and first.bn is None
-        and second.bn is None
-        and type(first.act) is nn.SiLU
-        and type(second.act) is nn.SiLU
-        and first.conv.weight.shape == second.conv.weight.shape
-        and first.conv.groups == 1
-        and second.conv.groups == 1
-        and first.conv.stride == second.conv.stride
-    )
-
-
-def _joined(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """Return one convolution with the channels of both, which read the same map and differ in their weights alone."""
-    joined = nn.Conv2d(
-        first.in_channels,
-        first.out_channels + second.out_channels,
-        _as_size(first.kernel_size),
-        _as_size(first.stride),
-        first.padding if isinstance(first.padding, str) else _as_size(first.padding),
-        device="meta",
-    )
-    joined.weight = nn.Parameter(torch.cat((first.weight, second.weight)), requires_grad=False)
-    joined.bias = nn.Parameter(
-        torch.cat((first.get_parameter("bias"), second.get_parameter("bias"))), requires_grad=False
-    )
-    return joined.train(first.training)
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
 @register("stacked")
