@@ -13,6 +13,7 @@ from utils.plots.fonts import class_labels, current_fonts, plots_shape
 from utils.plots.legible_canvas import font_families, legible_canvas
 
 if TYPE_CHECKING:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
@@ -46,15 +47,27 @@ def saved_figure(
     with matplotlib.rc_context({"axes.unicode_minus": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained")
-        legible_canvas(figure, functools.partial(_drawn_text, numbers))
+        canvas = legible_canvas(figure, functools.partial(_drawn_text, numbers))
         matplotlib.rcParams["font.family"] = font_families()
         yield figure
         texts = figure.findobj(Text)
         _read_no_mathematics(figure, texts)
         _use_found_fonts(texts)
         with replacing(file) as temporary:  # whole or not at all: that a figure is there says that it is done
-            options = {"pil_kwargs": {"compress_level": _PNG_LEVEL}} if kind == "png" else {}
-            figure.savefig(temporary, dpi=dpi, format=kind, **options)
+            if kind == "png":
+                _save_png(canvas, temporary, dpi)
+            else:
+                figure.savefig(temporary, dpi=dpi, format=kind)
+
+
+def _save_png(canvas: "FigureCanvasAgg", file: Path, dpi: int) -> None:
+    """Write a figure as `savefig` does, but draw it once: that one draws it a first time only to lay it out."""
+    figure, before = canvas.figure, canvas.figure.dpi
+    figure.dpi = dpi
+    try:
+        canvas.print_png(file, pil_kwargs={"compress_level": _PNG_LEVEL})
+    finally:
+        figure.dpi = before
 
 
 def _read_no_mathematics(figure: "Figure", texts: "Sequence[Text]") -> None:
