@@ -23,6 +23,7 @@ from utils import log
 from utils.errors import Interruption, UserError
 from utils.lock_file import TOUCH_INTERVAL, LockedError, hold_lock, is_lost, lock_holder, touch_lock
 from utils.stop_signals import ENDING_SIGNALS, StopRequest, interrupting, interruption_by
+from utils.threads import yielding_threads
 
 EXIT_USER_ERROR, EXIT_LOCKED = 2, 75  # exit codes; 75 is sysexits' "try again later"
 RETRY_AFTER = 5.0  # seconds before a job that another process has locked is retried
@@ -182,7 +183,7 @@ def _run_job(work: Callable[..., object], arguments: tuple[Any, ...], lock: Path
     StopRequest.repeats_end = False
     threading.Thread(target=_watch_parent, args=(lock,), daemon=True).start()
     try:
-        with interrupting(), hold_lock(lock):
+        with interrupting(), hold_lock(lock), yielding_threads():
             _redirect_output(file)
             log.configure()
             if threads:
