@@ -1,8 +1,8 @@
-"""torchvision's operators, called without importing torchvision: that import takes as long as torch's own.
+"""torchvision's operators. Suppression needs no import of torchvision, which takes as long as torch's own.
 
-The operators are in a library of their own inside the package; torch loads it and knows them from then on. What only
-torchvision's Python adds is loaded if it is needed: the kernels for tensors without data, and everything if the library
-is not found where it is expected.
+The operators are in a library of their own inside the package; torch loads it and knows them from then on. Gradients,
+types of mixed precision and shapes without data are registered by torchvision's Python in some of its versions, so for
+an operator that is trained the package is imported, as it is if the library is not found where it is expected.
 """
 
 import functools
@@ -20,21 +20,21 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Return the indices of the boxes that no more confident one overlaps by more than a threshold.
 
     Args:
-        boxes: (n, 4) xyxy.
-        scores: (n,).
+        boxes: (n, 4) float32 or float64 xyxy.
+        scores: (n,) of the same type.
         iou_threshold: 0..1.
 
     Returns:
         (m,) int64, by falling score.
     """
-    require_operators(boxes)
-    return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
+    _load_library()
+    return torch.ops.torchvision.nms(boxes.detach(), scores.detach(), iou_threshold)
 
 
 def deform_conv2d(
     x: Tensor, offsets: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    """Return a deformable convolution of stride 1 without mask and bias.
+    """Return a deformable convolution of stride 1 without mask and bias; call `import_operators` before.
 
     Args:
         x: (B, C, H, W).
@@ -46,7 +46,6 @@ def deform_conv2d(
     Returns:
         (B, C', H, W), if padding keeps the size.
     """
-    require_operators(x)
     mask, bias = x.new_zeros((x.shape[0], 1)), x.new_zeros(weight.shape[0])
     groups, offset_groups = x.shape[1] // weight.shape[1], offsets.shape[1] // (2 * weight.shape[2] * weight.shape[3])
     return torch.ops.torchvision.deform_conv2d(
@@ -54,22 +53,10 @@ def deform_conv2d(
     )
 
 
-def require_operators(like: Tensor | None = None) -> None:
-    """Make torchvision's operators known to torch.
-
-    Args:
-        like: A tensor that they will be called with. One without data, or of a class of its own as tracing makes them,
-            needs the kernels that torchvision's Python registers.
-
-    Raises:
-        ImportError: If torchvision is not installed.
-    """
-    if torch.compiler.is_compiling():
-        return  # whoever compiles has imported the whole package
-    if like is not None and (like.is_meta or type(like) not in (Tensor, torch.nn.Parameter)):
-        _import_whole()
-    else:
-        _load_library()
+@functools.cache
+def import_operators() -> None:
+    """Import torchvision's operators with all that its Python registers for them. Raises ImportError without it."""
+    importlib.import_module("torchvision.ops")
 
 
 def are_loaded() -> bool:
@@ -92,9 +79,4 @@ def _load_library() -> None:
             break
         if are_loaded():
             return
-    _import_whole()
-
-
-@functools.cache
-def _import_whole() -> None:
-    importlib.import_module("torchvision.ops")
+    import_operators()

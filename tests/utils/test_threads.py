@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -85,6 +86,31 @@ def test_busy_time_counts_cores_of_the_affinity_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0, 10})
     assert CoreUse(stat)._read()[0] == 10.0
     assert CoreUse(tmp_path / "none")._read()[0] == 0.0
+
+
+def test_children_count_as_ones_own(tmp_path):
+    ticks = os.sysconf("SC_CLK_TCK")
+    for thread, children in (("7", "11 12 "), ("8", ""), ("9", "13")):
+        (tmp_path / "self/task" / thread).mkdir(parents=True)
+        (tmp_path / "self/task" / thread / "children").write_text(children)
+    for child, (user, system) in {"11": (ticks, 0), "12": (2 * ticks, 3 * ticks)}.items():  # 13 has ended meanwhile
+        (tmp_path / child).mkdir()
+        (tmp_path / child / "stat").write_text(f"{child} (a) b) S 1 2 3 4 5 6 7 8 9 10 {user} {system} 50 60\n")
+    assert threads._seconds_of_children(tmp_path / "self") == 6.0
+    assert threads._seconds_of_children(tmp_path / "none") == 0.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_busy_child_does_not_count_as_another():
+    use = CoreUse()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        deadline = time.perf_counter() + 1
+        while time.perf_counter() < deadline:
+            pass
+        before, (_, own, elapsed) = use.before, use._read()
+        child.kill()
+    computed = own - before[1]
+    assert computed >= 0.5 * (elapsed - before[2])  # at least the half that two processes get of one core
 
 
 class _Crowd:
