@@ -65,6 +65,8 @@ TRAIN = {
     "--no-cache-labels": False,
     "--plugin": (),
     "--font": "",
+    "--compile": False,
+    "--profile-steps": 0,
     "--attention-start": "",
     "--transfer": "layers",
     "--require-transfer": 0.0,
@@ -101,6 +103,7 @@ VAL = {
     "--no-cache-labels": False,
     "--plugin": (),
     "--font": "",
+    "--compile": False,
     "--confusion-conf": 0.25,
     "--confusion-iou": 0.45,
 }
@@ -141,6 +144,8 @@ DETECT = {
     "--download": False,
     "--plugin": (),
     "--font": "",
+    "--compile": False,
+    "--profile-steps": 0,
 }
 CLOUD = ("--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--artifact_alias")
 

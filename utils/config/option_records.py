@@ -123,6 +123,7 @@ class EvalOptions:
         hybrid: Let the labels join the candidates as certain detections, for autolabeling.
         coco: Also compute COCO's figures.
         verbose: Log one table row per class.
+        compile: Run the network compiled, one graph for all sizes.
     """
 
     conf_thres: float = 0.001
@@ -134,6 +135,7 @@ class EvalOptions:
     hybrid: bool = False
     coco: bool = False
     verbose: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ _DOWNLOAD_HELP = "fetch published weights or a dataset that is not on disk; noth
 _RECT_PAD_HELP = "validation: gray border around each image's smallest rectangle, in strides of the model"
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
 _FONT_HELP = "font file for class names, if the fonts of this computer lack their script; also YOLO_FONT=FILE"
+_COMPILE_HELP = "compile the network with torch.compile, which takes minutes; without a compiler it runs as it is"
 _LOCAL = "nothing is sent to a cloud service here"
 
 
@@ -125,6 +126,14 @@ class TrainConfig(Options):
     )
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
+    compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
+    profile_steps: int = flag(
+        0,
+        "report where the time of this many batches goes, by part, and write a trace of more to profile.json; 0 is off",
+        "integer",
+        low=0,
+        new=True,
+    )
     attention_start: str = flag(
         "",
         "how inserted attention starts: identity behind a zero-initialized gate per channel, plain as published; "
@@ -232,6 +241,7 @@ class ValConfig(Options):
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
+    compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
 
     @classmethod
     def retired(cls) -> Mapping[str, str]:
@@ -302,6 +312,14 @@ class DetectConfig(Options):
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
+    compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
+    profile_steps: int = flag(
+        0,
+        "report where the time of this many frames goes, by part, and write a trace of more to profile.json; 0 is off",
+        "integer",
+        low=0,
+        new=True,
+    )
 
     @classmethod
     def retired(cls) -> Mapping[str, str]:
@@ -313,3 +331,7 @@ class DetectConfig(Options):
     def check(self) -> None:
         if len(self.imgsz) != 2:
             raise ConfigError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")
+        if self.compile and self.visualize:
+            raise ConfigError(
+                "--visualize: needs the network's layers one by one, and --compile joins them; leave one out"
+            )

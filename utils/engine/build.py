@@ -14,6 +14,7 @@ from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
 from utils.box_losses import BoxLoss
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
+from utils.compilation import CompiledPass, CompileOptions, compiled_pass
 from utils.config import DatasetSpec, Hyperparameters, LoaderOptions, SplitOptions, TrainConfig
 from utils.datasets.bad_images import BadImages
 from utils.datasets.fingerprint import fingerprint_of
@@ -308,11 +309,29 @@ def build_components(
         stride=stride,
         processes=processes,
         wrapper=wrap(model, processes, config.imgsz),
+        compiled=training_pass(model, config, processes) if config.compile else None,
         image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
     )
     if resumed is not None:
         restore_components(components, resumed)
     return components
+
+
+def training_pass(model: Model, config: TrainConfig, processes: Processes) -> CompiledPass | None:
+    """Return the compiled training pass of a model, None if it has to run eagerly, which a line explains.
+
+    Args:
+        model: The network, on its device.
+        config: Says whether inputs have one size.
+        processes: Those that train together: several average gradients within the pass, which stays eager.
+
+    Returns:
+        The pass.
+    """
+    if processes.is_several:
+        LOGGER.warning("WARNING: --compile: several processes train, so the network runs eagerly")
+        return None
+    return compiled_pass(model, CompileOptions(dynamic=config.multi_scale or config.rect))
 
 
 def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:

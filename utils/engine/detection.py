@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from models.registry import load_plugins
 from utils.checkpoint import find_weights, read_checkpoint, strip
+from utils.compilation import CompileOptions, compiled_network
 from utils.config import DetectConfig, PredictOptions
 from utils.datasets.source_entries import Failure
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, ImageWriter, JsonWriter, LabelWriter
 from utils.engine.predictor import PredictionHook, Predictor, load_predictor, predict
+from utils.engine.step_profile import FrameProfile
 from utils.errors import ConfigError, DataError, PartialError, UserError
 from utils.files import DISK_ERRORS, run_folder
 from utils.log import LOGGER
@@ -129,6 +131,11 @@ def _detect(config: DetectConfig) -> DetectionOutcome:
             hooks = [*build_hooks(config, save_dir, predictor), *([labels] if labels else [])]
         except OSError as error:  # such as a file of an earlier run that another program holds, or that is a folder
             raise UserError(f"{error.filename}: {error.strerror}; choose another --project or --name") from None
+        if config.compile:
+            predictor = compiled_predictor(predictor)
+        if config.profile_steps:
+            profile = FrameProfile(config.profile_steps, save_dir, predictor.model, predictor.device)
+            hooks = [profile, *hooks, profile.last]
         Detection(config, predictor, source, hooks).run()
         if labels:
             LOGGER.info(f"{labels.written} labels saved to {labels.folder}")
@@ -136,6 +143,11 @@ def _detect(config: DetectConfig) -> DetectionOutcome:
     if config.update:
         strip_copies(config.weights, config.download)
     return DetectionOutcome(save_dir, len(source), tuple(source.failures))
+
+
+def compiled_predictor(predictor: Predictor) -> Predictor:
+    """Return a predictor that runs compiled: for the first shape by itself, for all shapes once another comes."""
+    return replace(predictor, model=compiled_network(predictor.model, CompileOptions()))
 
 
 def predict_options(config: DetectConfig) -> PredictOptions:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from utils.boxes import xywhn_to_xyxy
 from utils.checkpoint import load_models
+from utils.compilation import CompileOptions, compiled_network
 from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
 from utils.datasets.bad_images import BadImages
 from utils.datasets.letterbox import round_to_stride
@@ -166,7 +167,7 @@ def load_for(
         spec: The dataset.
         weights: Checkpoints, or names of published ones.
         device: Where the network is put.
-        options: `half` and `single_cls` are read; `EvalOptions()` if None.
+        options: `half`, `single_cls` and `compile` are read; `EvalOptions()` if None.
         download: Fetch published weights that are not on disk.
 
     Returns:
@@ -184,7 +185,8 @@ def load_for(
             f"{weights[0]} knows {classes} classes and {spec.file or 'the dataset'} has {spec.nc}: "
             "give the --data it was trained on, or --single-cls to count all classes as one"
         )
-    return model.half() if options.half else model
+    model = model.half() if options.half else model
+    return compiled_network(model, CompileOptions(dynamic=True)) if options.compile else model
 
 
 def usable_half(half: bool, device: torch.device) -> bool:

@@ -53,6 +53,7 @@ def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]
             "schedule"
         )
     font = config.font or (saved.font if is_file(saved.font) else "")  # perhaps another computer's
+    asked |= {"compile": saved.compile or config.compile, "profile_steps": config.profile_steps}
     settings = dataclasses.replace(saved, resume=str(path), device=config.device, font=font, **asked)
     ended = has_ended(state, settings.epochs, settings.patience)
     stages = open_stages(RunFolder(folder_of(checkpoint)), ended)

@@ -79,6 +79,7 @@ class TrainingComponents:
         stride: Largest stride of the model in pixels.
         processes: Those that train together.
         wrapper: The model as the training pass runs it in several processes, which averages their gradients.
+        compiled: The model's training pass as torch.compile makes it; None runs the model itself.
     """
 
     model: nn.Module
@@ -94,6 +95,7 @@ class TrainingComponents:
     stride: int = 32
     processes: Processes = ALONE
     wrapper: DistributedDataParallel | None = None
+    compiled: Callable[[Tensor], list[Tensor]] | None = None
 
     def forward(self, images: Tensor, counts: bool) -> list[Tensor]:
         """Return the raw maps of a training pass.
@@ -106,7 +108,7 @@ class TrainingComponents:
             Raw maps (B, na, H, W, 5+nc) per level.
         """
         if self.wrapper is None:
-            return self.model(images)
+            return (self.compiled or self.model)(images)
         count_images(self.model, counts)
         return self.wrapper(images)
 

@@ -47,6 +47,7 @@ from utils.engine.resume import (
 )
 from utils.engine.saving import Checkpoints, Rollback, SaveOptions, copy_atomically, remove_spare
 from utils.engine.stages import RunFolder, Stage, enter, has_ended, open_stages
+from utils.engine.step_profile import TrainingProfile
 from utils.engine.trainer import Hook, Trainer, TrainingComponents
 from utils.engine.validation import FEW_CLASSES, ReportOptions, report_evaluation
 from utils.engine.validation_files import ValBatchImages
@@ -277,6 +278,8 @@ def build_trainer(
     ]
     if config.on_nan == "rollback":
         files.append(Rollback(run.last.parent, saved.save, restore))
+    if config.profile_steps:
+        files.append(TrainingProfile(config.profile_steps, run.folder))
     exchange = BadImageExchange(data.train.bad_images, data.val.bad_images)
 
     def evaluate_average(module: nn.Module) -> Evaluation:

@@ -129,6 +129,7 @@ def eval_options(config: ValConfig) -> EvalOptions:
         half=config.half,
         single_cls=config.single_cls,
         hybrid=config.save_hybrid,
+        compile=config.compile,
     )
 
 
