@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ if __name__ == "__main__":
 from models.yolo import Model
 from utils.config import Hyperparameters, SplitOptions
 from utils.datasets.dataset import DetectionDataset
+from utils.datasets.image_cache import ImagesDecodedOnce
 from utils.datasets.label_store import LabelStore
 from utils.engine.build import gradient_scaler
 from utils.engine.model_ema import ModelEMA
@@ -126,8 +128,8 @@ def detection(variant):
     return counted(lambda: list(predict(predictor, image)))
 
 
-def reading(augment):
-    """Files that one sample opens, and their bytes, of eight PNG images that no cache holds."""
+def reading(augment, is_small=False):
+    """Files that one sample opens, and their bytes, of eight PNG images; those of a small dataset are decoded once, before it."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{index}.png") for index in range(8)]
         noise = np.random.default_rng(0)
@@ -136,7 +138,8 @@ def reading(augment):
             write_image(path, noise.integers(0, 255, (64, 64, 3), np.uint8))
         store = LabelStore.build(paths, [(64, 64)] * 8, [labels] * 8)
         hyp = Hyperparameters(mosaic=1.0, mixup=0.0)
-        dataset = DetectionDataset(store, SplitOptions(64, augment=augment), hyp=hyp)
+        with mock.patch.object(ImagesDecodedOnce, "is_worthwhile", lambda files: is_small):
+            dataset = DetectionDataset(store, SplitOptions(64, augment=augment), hyp=hyp)
         with opened_files(folder) as opened:
             dataset[0]
         sizes = {Path(path).stat().st_size for path in paths}
@@ -163,7 +166,7 @@ def measured():
     """All figures that can be compared."""
     figures = {f"training step, {name}": training_step(name) for name in VARIANTS}
     figures |= {f"detection, {name}": detection(name) for name in VARIANTS}
-    return figures | {"mosaic sample": reading(True), "validation sample": reading(False)}
+    return figures | {name: reading(*given) for name, given in READING.items()}
 
 
 SAVED = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"torch": "", "figures": {}}
@@ -190,9 +193,16 @@ def test_a_step_makes_the_calls_that_it_made(kind, variant):
 
 
 # of a mosaic's four images those are read that lie in its view: two in this one
-@pytest.mark.parametrize("name, augment, files", [("mosaic sample", True, 2), ("validation sample", False, 1)])
-def test_a_sample_opens_each_file_once_and_reads_no_other(name, augment, files):
-    found = reading(augment)
+READING = {
+    "mosaic sample": (True, False),
+    "mosaic sample, small dataset": (True, True),
+    "validation sample": (False, False),
+}
+
+
+@pytest.mark.parametrize("name, files", [*zip(READING, (2, 0, 1), strict=True)])
+def test_a_sample_opens_each_file_once_and_reads_no_other(name, files):
+    found = reading(*READING[name])
     assert found["files"] == files == SAVED["figures"][name]["files"], f"{name}: {found}. {ADVICE}"
     assert found["bytes over size of a file"] == pytest.approx(files, rel=0.01), f"{name}: {found}. {ADVICE}"
 
