@@ -129,7 +129,7 @@ def detection(variant):
 
 
 def reading(augment, is_small=False):
-    """Files that one sample opens, and their bytes, of eight PNG images; those of a small dataset are decoded once, before it."""
+    """Files that one sample opens, and their bytes, of eight PNG images; a small dataset's are decoded before."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{index}.png") for index in range(8)]
         noise = np.random.default_rng(0)
