@@ -23,14 +23,14 @@ visited offset by offset on views of one padded map, so the kernel_att^2 copies 
 k, v and e would make are never held.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, cat, nn
 
 from models.arguments import KERNEL, RowForm
-from models.attention.ops.neighbourhood import neighborhood_attention
+from models.attention.ops.neighbourhood import Neighborhood, neighborhood_attention
 from models.attention.ops.numerics import require_odd, require_positive, resolve_divisor
 from models.registry import Scale, WiringPlan, one_source, register
 
@@ -123,16 +123,11 @@ class ACmix(nn.Module):
         border = self.dilation * (self.kernel_att // 2)
         key = reflect_pad(key.unflatten(1, heads) - position.unsqueeze(1), border)  # (B, head, d, H+2b, W+2b)
         value = reflect_pad(value.unflatten(1, heads), border)
-        size = query.shape[-2:]
-        attended = neighborhood_attention(query, self._neighbors(key, size), self._neighbors(value, size))
+        keys, values = (
+            Neighborhood(maps, self.kernel_att, self.dilation, query.shape[-2:], self.stride) for maps in (key, value)
+        )
+        attended = neighborhood_attention(query, keys, values)
         return attended.flatten(1, 2)  # (B, C_out, h, w), head-major
-
-    def _neighbors(self, padded: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
-        """Yield, offset by offset in reading order, the view of `padded` that lies under the outputs."""
-        height, width = ((side - 1) * self.stride + 1 for side in size)
-        for row in range(0, self.kernel_att * self.dilation, self.dilation):
-            for column in range(0, self.kernel_att * self.dilation, self.dilation):
-                yield padded[..., row : row + height : self.stride, column : column + width : self.stride]
 
     def _convolve(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         batch, _, height, width = query.shape

@@ -69,6 +69,6 @@ class CoT(nn.Module):
 
     def _aggregate(self, values: Tensor, kernels: Tensor) -> Tensor:
         """Return the neighbors of `values` (B, dim, H, W) weighted by `kernels` (B, dim / 8 * k * k, H, W)."""
-        kernels = kernels.unflatten(1, (-1, 1, self.kernel_size**2))  # (B, dim / 8, 1, k * k, H, W)
-        views = neighbors(values.unflatten(1, (-1, SHARE)), self.kernel_size)
-        return weighted_sum(kernels.unbind(3), views).flatten(1, 2)
+        kernels = kernels.unflatten(1, (-1, self.kernel_size**2))  # (B, dim / 8, k * k, H, W)
+        near = neighbors(values.unflatten(1, (-1, SHARE)), self.kernel_size)
+        return weighted_sum(kernels, near).flatten(1, 2)

@@ -73,6 +73,5 @@ class LSConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + BN(a) of the map `x` (B, dim, H, W)."""
-        kernels = self.lkp(x).unsqueeze(3)  # (B, dim / groups, sks^2, 1, H, W)
-        gathered = weighted_sum(kernels.unbind(2), neighbors(x.unflatten(1, (-1, self.groups)), self.sks))
+        gathered = weighted_sum(self.lkp(x), neighbors(x.unflatten(1, (-1, self.groups)), self.sks))
         return x + self.bn(gathered.flatten(1, 2))

@@ -1,67 +1,144 @@
 """The k x k neighbors of every position, for blocks that weight them one offset at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from models.attention.ops.numerics import softmax, upcast
 
+Window = tuple[Any, slice, slice]
 
-def neighbors(x: Tensor, kernel: int, dilation: int = 1) -> Iterator[Tensor]:
-    """Yield, offset by offset and row by row, the map of every position's neighbor at that offset.
 
-    Outside the map there are zeros. The views share one padded map, so the kernel^2 copies of an unfold are not held.
+class Neighborhood:
+    """The neighbors of every position as views of one padded map, so that no copies of an unfold are held.
+
+    Args:
+        padded: (..., H + border, W + border).
+        kernel: Side of the neighborhood.
+        dilation: Distance of two neighbors in positions.
+        size: (h, w) of the positions whose neighbors are meant.
+        stride: Distance of two of those positions.
+    """
+
+    def __init__(self, padded: Tensor, kernel: int, dilation: int, size: Sequence[int], stride: int = 1) -> None:
+        height, width = ((side - 1) * stride + 1 for side in size)
+        starts = range(0, kernel * dilation, dilation)
+        self.padded = padded
+        self.windows: list[Window] = [
+            (..., slice(row, row + height, stride), slice(column, column + width, stride))
+            for row in starts
+            for column in starts
+        ]  # offset by offset in reading order
+
+
+def neighbors(x: Tensor, kernel: int, dilation: int = 1) -> Neighborhood:
+    """Return every position's neighbors; outside the map there are zeros.
 
     Args:
         x: (..., H, W).
         kernel: Side of the neighborhood, odd.
         dilation: Distance of two neighbors in positions.
 
-    Yields:
+    Returns:
         kernel^2 views, each (..., H, W).
     """
-    reach = kernel // 2 * dilation
-    H, W = x.shape[-2:]
-    padded = pad(x, (reach,) * 4)
-    for row in range(kernel):
-        for column in range(kernel):
-            top, left = row * dilation, column * dilation
-            yield padded[..., top : top + H, left : left + W]
+    return Neighborhood(pad(x, (kernel // 2 * dilation,) * 4), kernel, dilation, x.shape[-2:])
 
 
-def weighted_sum(weights: Iterable[Tensor], views: Iterable[Tensor]) -> Tensor:
-    """Return the sum of all views, each times its weight, in the views' type.
+def weighted_sum(weights: Tensor, values: Neighborhood) -> Tensor:
+    """Return the sum of all neighbors, each times its weight, in the values' type.
 
     Args:
-        weights: One tensor per view, which broadcasts to it.
-        views: At least one, all of one shape.
+        weights: (B, groups, taps, H, W), one weight per position for all channels of a group.
+        values: Of (B, groups, d, H, W).
 
     Returns:
-        The sum, in the shape and type of a view.
+        (B, groups, d, H, W).
     """
-    pairs = zip(weights, views, strict=True)
-    weight, view = next(pairs)
-    total = weight.to(view.dtype) * view
-    for weight, view in pairs:
-        total = torch.addcmul(total, weight.to(view.dtype), view)
-    return total
+    weights = weights.to(values.padded.dtype)
+    if _records_gradients(weights, values.padded):
+        return _WeightedSum.apply(weights, values.padded, values.windows)
+    return _sum_views(weights, values.padded, values.windows)
 
 
-def neighborhood_attention(query: Tensor, keys: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
+def neighborhood_attention(query: Tensor, keys: Neighborhood, values: Neighborhood) -> Tensor:
     """Return, for each position, the mean of its neighbors' values weighted by softmax of query . key over them.
 
     The products are made in float32 at least: in half precision the product of two large features is infinite.
 
     Args:
         query: (B, heads, d, H, W), already scaled.
-        keys: One view per neighbor, of the query's shape.
-        values: One view per neighbor, in the same order.
+        keys: Of the query's shape.
+        values: Of the query's shape, in the same order.
 
     Returns:
         The attended map, (B, heads, d, H, W).
     """
     query = upcast(query)
-    logits = torch.stack([(query * key).sum(2) for key in keys])
-    return weighted_sum(softmax(logits, dim=0).unsqueeze(3), values)
+    if _records_gradients(query, keys.padded):
+        logits = _Products.apply(query, keys.padded, keys.windows)
+    else:
+        logits = _multiply_views(query, keys.padded, keys.windows)
+    return weighted_sum(softmax(logits, dim=2), values)
+
+
+def _records_gradients(*tensors: Tensor) -> bool:
+    """Return whether gradients are recorded; a tracer or compiler takes the operators themselves."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+def _sum_views(weights: Tensor, padded: Tensor, windows: list[Window]) -> Tensor:
+    total = weights[:, :, 0:1] * padded[windows[0]]
+    for tap, window in enumerate(windows[1:], 1):
+        total = torch.addcmul(total, weights[:, :, tap : tap + 1], padded[window])
+    return total
+
+
+def _multiply_views(query: Tensor, padded: Tensor, windows: list[Window]) -> Tensor:
+    return torch.stack([(query * padded[window]).sum(2) for window in windows], 2)  # (B, heads, taps, H, W)
+
+
+class _WeightedSum(torch.autograd.Function):
+    """`_sum_views`, whose backward adds to one padded gradient in place: autograd would make one per neighbor."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, padded: Tensor, windows: list[Window]) -> Tensor:
+        ctx.save_for_backward(weights, padded)
+        ctx.windows = windows
+        return _sum_views(weights, padded, windows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weights, padded = ctx.saved_tensors
+        of_padded = torch.zeros_like(padded, dtype=upcast(padded).dtype)
+        for tap, window in enumerate(ctx.windows):
+            of_padded[window].addcmul_(gradient, weights[:, :, tap : tap + 1])
+        return _multiply_views(gradient, padded, ctx.windows), of_padded.to(padded.dtype), None
+
+
+class _Products(torch.autograd.Function):
+    """`_multiply_views`, with the backward of `_WeightedSum`'s kind."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, padded: Tensor, windows: list[Window]) -> Tensor:
+        ctx.save_for_backward(query, padded)
+        ctx.windows = windows
+        return _multiply_views(query, padded, windows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, padded = ctx.saved_tensors
+        of_query, of_padded = torch.zeros_like(query), torch.zeros_like(padded, dtype=query.dtype)
+        for tap, window in enumerate(ctx.windows):
+            share = gradient[:, :, tap : tap + 1]
+            of_query.addcmul_(share, padded[window].to(query.dtype))
+            of_padded[window].addcmul_(share, query)
+        return of_query, of_padded.to(padded.dtype), None
