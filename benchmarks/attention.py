@@ -194,9 +194,9 @@ def _bytes_cell(ours: int, literal: int) -> str:
 
 
 def variants() -> dict[str, str]:
-    """Return the variant of yolov5n for each block: the first yaml whose rows name it."""
+    """Return the variant of yolov5n for each block: of the yamls whose rows name it, that of the shortest name."""
     found: dict[str, str] = {}
-    for path in sorted((ROOT / "models").glob("yolov5n_*.yaml")):
+    for path in sorted((ROOT / "models").glob("yolov5n_*.yaml"), key=lambda path: (len(path.name), path.name)):
         text = path.read_text()
         for name in BLOCKS:
             if f", {name}, " in text or f"[{name}, " in text:
