@@ -386,7 +386,7 @@ def _cas(block: nn.Module, x: Tensor) -> Tensor:
 def _dlka(block: nn.Module, x: Tensor) -> Tensor:
     def sampled(layer: nn.Module, maps: Tensor) -> Tensor:
         conv, (height, width) = layer.deform_conv, maps.shape[2:]
-        side, dilation = conv.kernel_size[0], conv.dilation[0]
+        side, dilation = layer.offset_net.kernel_size[0], layer.offset_net.dilation[0]
         steps = layer.offset_net(maps).unflatten(1, (side * side, 2))  # (B, taps, (down, right), H, W)
         tap = (torch.arange(side, dtype=x.dtype) - side // 2) * dilation
         down = torch.arange(height, dtype=x.dtype)[:, None] + tap.repeat_interleave(side)[:, None, None]
