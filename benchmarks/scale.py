@@ -1,4 +1,4 @@
-"""Time what grows with the number of files of a dataset, on drawn files: listing, scan, start from cache, bytes of the store.
+"""Time what grows with the files of a dataset, on drawn files: listing, scan, start from cache, bytes of the store.
 
     python benchmarks/scale.py --files 10000 [--yolov5 path/to/its/checkout] [--rounds 3]
 

@@ -6,10 +6,15 @@ files stay as they are.
 
 import csv
 import io
+import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -25,10 +30,14 @@ from utils.errors import DataError
 from utils.files import write_text_atomically
 from utils.images import inspect_image
 from utils.log import LOGGER, progress
+from utils.stop_signals import ENDING_SIGNALS
+from utils.threads import usable_cores
 from utils.types import Labels
 
 CHUNK = 64  # images per task of the scan
+PROCESSES_FROM = 2000  # images; below, starting processes costs more than they bring
 SHOWN = 5  # problems shown on the console
+ChunkScan = Callable[[list[str]], "list[ScannedImage]"]
 
 
 @dataclass(frozen=True)
@@ -171,19 +180,37 @@ def _refuse_unknown(scanned: list[ScannedImage], rules: RowRules, split: str) ->
 
 
 def _scan(paths: list[str], rules: RowRules, split: str) -> list[ScannedImage]:
-    """Check every image and label file; threads, because most of the time is spent waiting for files."""
-
-    def scan_chunk(chunk: list[str]) -> list[ScannedImage]:
-        return [scan_image(image, rules) for image in chunk]
-
+    """Check every image and label file: many in processes, few in threads, which start at once."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(scan_chunk, chunks)
-        try:
-            return list(progress(chain.from_iterable(results), len(paths), f"Scanning {split} labels"))
-        except DataError:
-            pool.shutdown(cancel_futures=True)
-            raise
+    scan_chunk = partial(_scan_chunk, rules)
+    if len(paths) >= PROCESSES_FROM and "fork" in multiprocessing.get_all_start_methods():
+        with suppress(BrokenProcessPool):  # one was killed, say for memory: threads do it again
+            context = multiprocessing.get_context("fork")  # nothing is imported anew
+            with ProcessPoolExecutor(usable_cores(), context, initializer=_leave_signals_to_parent) as processes:
+                return _scanned(processes, scan_chunk, chunks, split)
+    with ThreadPoolExecutor(min(8, usable_cores())) as threads:
+        return _scanned(threads, scan_chunk, chunks, split)
+
+
+def _scan_chunk(rules: RowRules, chunk: list[str]) -> list[ScannedImage]:
+    return [scan_image(image, rules) for image in chunk]
+
+
+def _scanned(pool: Executor, scan_chunk: ChunkScan, chunks: list[list[str]], split: str) -> list[ScannedImage]:
+    """The results of all chunks in their order; the first error cancels what has not begun."""
+    results = pool.map(scan_chunk, chunks)
+    try:
+        count = sum(map(len, chunks))
+        return list(progress(chain.from_iterable(results), count, f"Scanning {split} labels"))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _leave_signals_to_parent() -> None:
+    """Ignore Ctrl-C, which reaches every process of a terminal; end at once at other signals, without a last word."""
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _summary(scanned: list[ScannedImage], notes: Sequence[Problem]) -> str:
