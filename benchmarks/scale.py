@@ -68,11 +68,12 @@ def seconds(work: Callable[[], object]) -> float:
 def store_bytes(store: LabelStore) -> int:
     """Return the bytes of all arrays of a store."""
     arrays = [store.sizes, store.offsets, store.cls, store.xywhn, store.points, store.point_offsets]
-    return sum(array.nbytes for array in arrays) + store.paths._bytes.nbytes + store.paths._ends.nbytes
+    held = [array for array in arrays if 0 not in array.strides]  # one value that stands for all takes no memory
+    return sum(array.nbytes for array in held) + store.paths._bytes.nbytes + store.paths._ends.nbytes
 
 
 def theirs(images: Path) -> Callable[[], object]:
-    """Return YOLOv5's scan of the same files, which makes what `cache_labels` reads and writes no cache."""
+    """Return YOLOv5's scan of the same files: its `cache_labels`, which also writes its cache."""
     from yolov5.utils.dataloaders import LoadImagesAndLabels, img2label_paths
 
     dataset = LoadImagesAndLabels.__new__(LoadImagesAndLabels)

@@ -31,7 +31,8 @@ def read_text(path: Path | str) -> str:
     A file whose mark is that of UTF-16, as PowerShell writes lists, is read so; any other that is not UTF-8 is read in
     the machine's own encoding. Raises DataError for a git-lfs pointer.
     """
-    raw = Path(path).read_bytes()
+    with open(path, "rb") as stream:
+        raw = stream.read()
     reject_pointer(raw, path)
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16", errors="replace")

@@ -9,7 +9,7 @@ import io
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from utils.config import SplitOptions
 from utils.config.label_reading import LabelReading
@@ -34,10 +36,10 @@ from utils.stop_signals import ENDING_SIGNALS
 from utils.threads import usable_cores
 from utils.types import Labels
 
-CHUNK = 64  # images per task of the scan
+CHUNK = 128  # images per task of the scan
 PROCESSES_FROM = 2000  # images; below, starting processes costs more than they bring
 SHOWN = 5  # problems shown on the console
-ChunkScan = Callable[[list[str]], "list[ScannedImage]"]
+ChunkScan = Callable[[list[str]], "Iterable[ScannedImage]"]
 
 
 @dataclass(frozen=True)
@@ -182,18 +184,60 @@ def _refuse_unknown(scanned: list[ScannedImage], rules: RowRules, split: str) ->
 def _scan(paths: list[str], rules: RowRules, split: str) -> list[ScannedImage]:
     """Check every image and label file: many in processes, few in threads, which start at once."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    scan_chunk = partial(_scan_chunk, rules)
     if len(paths) >= PROCESSES_FROM and "fork" in multiprocessing.get_all_start_methods():
         with suppress(BrokenProcessPool):  # one was killed, say for memory: threads do it again
             context = multiprocessing.get_context("fork")  # nothing is imported anew
             with ProcessPoolExecutor(usable_cores(), context, initializer=_leave_signals_to_parent) as processes:
-                return _scanned(processes, scan_chunk, chunks, split)
+                packed = partial(_packed_chunk, rules)
+                return _scanned(processes, packed, chunks, split)
     with ThreadPoolExecutor(min(8, usable_cores())) as threads:
-        return _scanned(threads, scan_chunk, chunks, split)
+        return _scanned(threads, partial(_scan_chunk, rules), chunks, split)
 
 
 def _scan_chunk(rules: RowRules, chunk: list[str]) -> list[ScannedImage]:
     return [scan_image(image, rules) for image in chunk]
+
+
+def _packed_chunk(rules: RowRules, chunk: list[str]) -> "_PackedChunk":
+    return _PackedChunk.of(_scan_chunk(rules, chunk))
+
+
+@dataclass(frozen=True)
+class _PackedChunk:
+    """The results of a chunk as they pass between processes: a few arrays take a tenth of the time of as many objects.
+
+    Attributes:
+        plain: (size, state, objects) of each image that has boxes and no problem; the result itself of the others.
+        cls: Class ids of the plain ones' objects.
+        xywhn: Their boxes.
+    """
+
+    plain: list[tuple[tuple[int, int] | None, str, int] | ScannedImage]
+    cls: np.ndarray
+    xywhn: np.ndarray
+
+    @staticmethod
+    def of(results: list[ScannedImage]) -> "_PackedChunk":
+        clear = [not (one.problems or one.unknown or one.long.count or one.labels.segments) for one in results]
+        labels = [one.labels for one, is_clear in zip(results, clear, strict=True) if is_clear] or [Labels.none()]
+        return _PackedChunk(
+            [
+                (one.size, one.state, len(one.labels)) if is_clear else one
+                for one, is_clear in zip(results, clear, strict=True)
+            ],
+            np.concatenate([each.cls for each in labels]),
+            np.concatenate([each.xywhn for each in labels]),
+        )
+
+    def __iter__(self) -> Iterator[ScannedImage]:
+        end = 0
+        for one in self.plain:
+            if isinstance(one, ScannedImage):
+                yield one
+                continue
+            size, state, count = one
+            start, end = end, end + count
+            yield ScannedImage(size, Labels(self.cls[start:end], self.xywhn[start:end]), state)
 
 
 def _scanned(pool: Executor, scan_chunk: ChunkScan, chunks: list[list[str]], split: str) -> list[ScannedImage]:

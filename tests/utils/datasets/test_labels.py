@@ -401,3 +401,40 @@ def test_real_labels(real, tmp_path):
     store = read_labels(real("coco_val128") / "images", 80, SplitOptions(cache_labels=False))
     assert len(store) == 128 and len(store.cls) == 898 and np.count_nonzero(store.class_counts(80)) == 73
     assert not store.problems and store.summary.endswith("0 corrupt")
+
+
+def test_a_scan_in_processes_equals_one_in_threads(tmp_path, monkeypatch):
+    """Chunks of clear images, and of images with problems, polygons, no label file or no sound image."""
+    monkeypatch.setattr(labels, "CHUNK", 3)
+    folder = tmp_path / "images"
+    (tmp_path / "labels").mkdir()
+    folder.mkdir()
+    texts = ["0 .5 .5 .2 .2\n1 .4 .4 .1 .1\n", "", "0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n", "0 .1 .1 .9 .1 .5 .8\n", None]
+    for index in range(11):
+        write_image(folder / f"{index:02d}.png", np.full((12 + index, 16, 3), index, np.uint8))
+        text = texts[index % len(texts)]
+        if text is not None:
+            (tmp_path / "labels" / f"{index:02d}.txt").write_text(text)
+    (folder / "05.png").write_bytes(b"no image")
+    options = SplitOptions(cache_labels=False)
+    in_threads = read_labels(folder, 2, options)
+    monkeypatch.setattr(labels, "PROCESSES_FROM", 1)
+    in_processes = read_labels(folder, 2, options)
+    assert len(in_threads) == 10 and len(in_threads.problems) == 3 and in_threads.points.shape == (6, 2)
+    for name in ("sizes", "offsets", "cls", "xywhn", "points", "point_offsets"):
+        assert np.array_equal(getattr(in_processes, name), getattr(in_threads, name)), name
+    for name in ("summary", "problems"):
+        assert getattr(in_processes, name) == getattr(in_threads, name)
+    assert list(in_processes.paths) == list(in_threads.paths)
+
+
+def test_an_error_in_a_scanning_process_is_raised_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images/a.png", np.zeros((12, 16, 3), np.uint8))
+    (tmp_path / "labels/a.txt").mkdir()
+    (tmp_path / "labels/a.txt").rmdir()
+    (tmp_path / "labels/a.txt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    monkeypatch.setattr(labels, "PROCESSES_FROM", 1)
+    with pytest.raises(DataError, match=r"a\.txt: .*git-lfs"):
+        read_labels(tmp_path / "images", 1, SplitOptions(cache_labels=False))
