@@ -40,11 +40,24 @@ def main() -> None:
     print(HEAD, flush=True)
     for name in options.variants or ("base", *load_variants()):
         model = Model("yolov5n.yaml" if name == "base" else f"yolov5n_{name}.yaml", report=False)
-        model.to(options.device)
+        fill_statistics(model.to(options.device), options.imgsz)
         for kind in options.passes:
             torch._dynamo.reset()
             torch.manual_seed(0)
             print(f"| {name} | {kind} | {' | '.join(row(model, kind, options))} |", flush=True)
+
+
+def fill_statistics(model: Model, imgsz: int) -> None:
+    """Give batch norm the statistics of one batch: with those of an untrained network every output is its bias."""
+    torch.manual_seed(0)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.rand(4, 3, imgsz, imgsz, device=next(model.parameters()).device))
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
 
 
 def arguments() -> argparse.Namespace:
