@@ -1,8 +1,9 @@
-"""torchvision's operators. Suppression needs no import of torchvision, which takes as long as torch's own.
+"""torchvision's suppression, called without importing torchvision: that import takes as long as torch's own.
 
-The operators are in a library of their own inside the package; torch loads it and knows them from then on. Gradients,
-types of mixed precision and shapes without data are registered by torchvision's Python in some of its versions, so for
-an operator that is trained the package is imported, as it is if the library is not found where it is expected.
+The operators are in a library of their own inside the package; torch loads it and knows them from then on. If it is not
+where it is expected, or was made for another torch, the package is imported. Gradients, types of mixed precision and
+shapes without data are registered by torchvision's Python in some of its versions: an operator that is trained would
+need that.
 """
 
 import functools
@@ -28,35 +29,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         (m,) int64, by falling score.
     """
     _load_library()
-    return torch.ops.torchvision.nms(boxes.detach(), scores.detach(), iou_threshold)
-
-
-def deform_conv2d(
-    x: Tensor, offsets: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
-    """Return a deformable convolution of stride 1 without mask and bias; call `import_operators` before.
-
-    Args:
-        x: (B, C, H, W).
-        offsets: (B, 2 kh kw, H, W), down and right per tap.
-        weight: (C', C / groups, kh, kw).
-        padding: Rows and columns of zeros on each side.
-        dilation: Distance of two taps, before the offsets.
-
-    Returns:
-        (B, C', H, W), if padding keeps the size.
-    """
-    mask, bias = x.new_zeros((x.shape[0], 1)), x.new_zeros(weight.shape[0])
-    groups, offset_groups = x.shape[1] // weight.shape[1], offsets.shape[1] // (2 * weight.shape[2] * weight.shape[3])
-    return torch.ops.torchvision.deform_conv2d(
-        x, weight, offsets, mask, bias, 1, 1, *padding, *dilation, groups, offset_groups, False
-    )
-
-
-@functools.cache
-def import_operators() -> None:
-    """Import torchvision's operators with all that its Python registers for them. Raises ImportError without it."""
-    importlib.import_module("torchvision.ops")
+    return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
 
 
 def are_loaded() -> bool:
@@ -79,4 +52,4 @@ def _load_library() -> None:
             break
         if are_loaded():
             return
-    import_operators()
+    importlib.import_module("torchvision.ops")

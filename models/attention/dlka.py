@@ -13,8 +13,8 @@ of the parameters. D has no bias.
 
 How ours differs from the circulating copies: the offsets start at zero, so the block starts as an
 LKA (theirs start at random); W's bias starts at one instead of zero, so the gate starts around
-one and not around zero; bfloat16, for which the sampling operator has no kernel, is sampled in
-float32. The operator's gradient is not reproducible on a GPU.
+one and not around zero; half precision is sampled in float32. The gradient of sampling is not
+reproducible on a GPU.
 """
 
 import math
@@ -22,9 +22,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.attention.ops.deformable_convolution import deformable_depthwise
 from models.attention.ops.numerics import require_odd, require_positive, upcast
 from models.registry import register
-from utils.vision_operators import deform_conv2d, import_operators
 
 
 class TapWeights(nn.Module):
@@ -34,7 +34,6 @@ class TapWeights(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        import_operators()  # here and not in the first pass, so that whoever counts operators finds them known
 
 
 class DeformConv(nn.Module):
@@ -55,13 +54,13 @@ class DeformConv(nn.Module):
         nn.init.zeros_(self.offset_net.weight)
         nn.init.zeros_(self.offset_net.get_parameter("bias"))
         self.deform_conv = TapWeights(channels, kernel_size)
-        self.padding, self.dilation = (reach, reach), (dilation, dilation)
+        self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
         """Return D(x) in the type of `x`, whatever types autocast gives the offsets."""
         offsets, full = self.offset_net(x), upcast(x)
         weight = upcast(self.deform_conv.weight)
-        out = deform_conv2d(full, upcast(offsets).to(full.dtype), weight, self.padding, self.dilation)
+        out = deformable_depthwise(full, upcast(offsets).to(full.dtype), weight, self.dilation)
         return out.to(x.dtype)
 
 
@@ -69,7 +68,7 @@ class DeformConv(nn.Module):
 class DLKA(nn.Module):
     """Deformable large kernel attention, gate times input: (B, dim, H, W) to the same shape."""
 
-    nondeterministic = "deform_conv2d"  # its gradient adds up in any order on CUDA
+    nondeterministic = "grid_sample"  # its gradient adds up in any order on CUDA
 
     def __init__(self, dim: int) -> None:
         super().__init__()

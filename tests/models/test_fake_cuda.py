@@ -136,7 +136,7 @@ def test_the_watch_sees(fault, named):
 
 
 @pytest.mark.parametrize(
-    ("variant", "named"), [("DAT", "DAttentionBaseline (grid_sample)"), ("DLKA", "DLKA (deform_conv2d)"), ("CBAM", "")]
+    ("variant", "named"), [("DAT", "DAttentionBaseline (grid_sample)"), ("DLKA", "DLKA (grid_sample)"), ("CBAM", "")]
 )
 def test_what_is_not_deterministic_is_said_at_the_start(caplog, variant, named):
     model = network(variant)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from models.attention.ops.numerics import softmax, upcast
+from models.attention.ops.numerics import records_gradients, softmax, upcast
 
 Window = tuple[Any, slice, slice]
 
@@ -60,7 +60,7 @@ def weighted_sum(weights: Tensor, values: Neighborhood) -> Tensor:
         (B, groups, d, H, W).
     """
     weights = weights.to(values.padded.dtype)
-    if _records_gradients(weights, values.padded):
+    if records_gradients(weights, values.padded):
         return _WeightedSum.apply(weights, values.padded, values.windows)
     return _sum_views(weights, values.padded, values.windows)
 
@@ -79,18 +79,11 @@ def neighborhood_attention(query: Tensor, keys: Neighborhood, values: Neighborho
         The attended map, (B, heads, d, H, W).
     """
     query = upcast(query)
-    if _records_gradients(query, keys.padded):
+    if records_gradients(query, keys.padded):
         logits = _Products.apply(query, keys.padded, keys.windows)
     else:
         logits = _multiply_views(query, keys.padded, keys.windows)
     return weighted_sum(softmax(logits, dim=2), values)
-
-
-def _records_gradients(*tensors: Tensor) -> bool:
-    """Return whether gradients are recorded; a tracer or compiler takes the operators themselves."""
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return False
-    return any(tensor.requires_grad for tensor in tensors)
 
 
 def _sum_views(weights: Tensor, padded: Tensor, windows: list[Window]) -> Tensor:

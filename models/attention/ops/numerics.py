@@ -222,3 +222,10 @@ def require_choice(block: str, name: str, value: object, choices: tuple) -> None
 
 def _is_whole(number: Any) -> bool:
     return isinstance(number, int) and not isinstance(number, bool)
+
+
+def records_gradients(*tensors: Tensor) -> bool:
+    """Return whether gradients are recorded; a tracer or compiler takes the operators themselves."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    return any(tensor.requires_grad for tensor in tensors)

@@ -31,7 +31,7 @@ def test_deformable_kernels_start_as_regular_ones():
 
 
 def test_a_deformed_kernel_samples_as_well_under_autocast():
-    """The operator has no bfloat16 kernel on a CPU; offsets that autocast makes bfloat16 are cast to the map's type."""
+    """Offsets that autocast makes bfloat16 are cast to the map's type."""
     torch.manual_seed(0)
     block, x = DLKA(16).eval(), image(1, 16, 9, 14)
     with torch.no_grad():
