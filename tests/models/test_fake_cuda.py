@@ -140,6 +140,7 @@ def test_the_watch_sees(fault, named):
 )
 def test_what_is_not_deterministic_is_said_at_the_start(caplog, variant, named):
     model = network(variant)
+    caplog.clear()  # of what the build says
     with caplog.at_level("WARNING", "yolo"):
         warn_of_nondeterminism(model, torch.device("cpu"))
         assert not caplog.messages

@@ -15,7 +15,9 @@ def _inputs(size, kernel, dtype=torch.float64, scale=2.0):
     return [tensor.requires_grad_() for tensor in (x, scale * offsets, weight)]
 
 
-@pytest.mark.parametrize(("size", "kernel", "dilation"), [((9, 7), 3, 1), ((16, 5), 5, 3), ((1, 1), 3, 1), ((6, 33), 1, 1)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "dilation"), [((9, 7), 3, 1), ((16, 5), 5, 3), ((1, 1), 3, 1), ((6, 33), 1, 1)]
+)
 @pytest.mark.parametrize("scale", [0.0, 2.0, 30.0])
 def test_equals_torchvisions_operator_with_its_gradients(size, kernel, dilation, scale):
     """Offsets of zero lie on the kinks of bilinear sampling, those of 30 outside the map."""

@@ -86,8 +86,8 @@ BY_HAND = {
         + 2 * (2 * N * 32 * 64)
         + 2 * N * C * C,
     ),
-    # an offset (x, y) for each of nine taps, then the taps
-    "DeformConv": (lambda: DeformConv(C, 3), 2 * N * C * 18 * 9 + 2 * N * C * 9),
+    # an offset (x, y) for each of nine taps; the taps are sampled and weighted element by element
+    "DeformConv": (lambda: DeformConv(C, 3), 2 * N * C * 18 * 9),
 }
 
 
