@@ -111,9 +111,8 @@ class _Deformed(torch.autograd.Function):
             for column, sample in enumerate(_samples(padded, grid, taps).unbind(2)):
                 of_weight[:, 0, row, column] = (sample * gradient).sum((0, 2, 3))
             shares = (gradient[:, :, None] * weight[:, 0, row, :, None, None]).flatten(2, 3)
-            of_map, of_grid = torch.ops.aten.grid_sampler_2d_backward(
-                shares, padded, grid, 0, 0, False, [True, True]  # bilinear, zeros outside
-            )
+            # 0, 0: bilinear, zeros outside
+            of_map, of_grid = torch.ops.aten.grid_sampler_2d_backward(shares, padded, grid, 0, 0, False, [True, True])
             of_padded += of_map
             of_right, of_down = of_grid.unflatten(1, (taps.kernel, -1)).unbind(-1)
             own = of_offsets[:, row * taps.kernel : (row + 1) * taps.kernel]
