@@ -54,18 +54,21 @@ def saved_figure(
         _read_no_mathematics(figure, texts)
         _use_found_fonts(texts)
         with replacing(file) as temporary:  # whole or not at all: that a figure is there says that it is done
-            if kind == "png":
-                _save_png(canvas, temporary, dpi)
+            if kind in ("png", "jpg"):
+                _save_pixels(canvas, temporary, kind, dpi)
             else:
                 figure.savefig(temporary, dpi=dpi, format=kind)
 
 
-def _save_png(canvas: "FigureCanvasAgg", file: Path, dpi: int) -> None:
+def _save_pixels(canvas: "FigureCanvasAgg", file: Path, kind: str, dpi: int) -> None:
     """Write a figure as `savefig` does, but draw it once: that one draws it a first time only to lay it out."""
     figure, before = canvas.figure, canvas.figure.dpi
     figure.dpi = dpi
     try:
-        canvas.print_png(file, pil_kwargs={"compress_level": _PNG_LEVEL})
+        if kind == "jpg":
+            canvas.print_jpg(file)
+        else:
+            canvas.print_png(file, pil_kwargs={"compress_level": _PNG_LEVEL})
     finally:
         figure.dpi = before
 
