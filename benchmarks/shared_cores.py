@@ -26,8 +26,8 @@ from utils.threads import SAMPLE_SECONDS, yielding_threads  # noqa: E402
 SECONDS, ROUNDS = 4.0, 2
 LEAVE_A_LOOP = """
 import subprocess, sys
-loop = subprocess.Popen([sys.executable, "-c", "while True: pass"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print(loop.pid)
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+print(subprocess.Popen([sys.executable, "-c", "while True: pass"], **quiet).pid)
 """
 
 
@@ -99,7 +99,9 @@ def inference(model: Model, imgsz: int) -> Callable[[], None]:
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
     """Run endless loops that are not this process's children, which would not count as others."""
-    started = [subprocess.run([sys.executable, "-c", LEAVE_A_LOOP], capture_output=True, text=True) for _ in range(count)]
+    started = [
+        subprocess.run([sys.executable, "-c", LEAVE_A_LOOP], capture_output=True, text=True) for _ in range(count)
+    ]
     try:
         yield
     finally:

@@ -187,18 +187,16 @@ class _Ranked:
 
     def detections(self, weights: np.ndarray) -> np.ndarray:
         """Return the number of detections (P + 1, R) up to each correct one, and in all; weights are (images, R)."""
-        images, rows = len(weights), len(self.image) + 1
-        found = np.empty((rows, weights.shape[1]), weights.dtype)
-        step = max(1, MAX_VALUES // images)
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            block = slice(*np.searchsorted(self.between, (start, stop)))
-            cells = (self.between[block] - start) * images + self.of_image[block]
-            counts = np.bincount(cells, minlength=(stop - start) * images).reshape(stop - start, images)
-            np.matmul(counts.astype(weights.dtype), weights, out=found[start:stop])
-        # Row by row this is many times faster than numpy's cumsum along the axis.
-        for before, row in zip(found, found[1:], strict=False):
-            row += before
+        found = np.empty((len(self.image) + 1, weights.shape[1]), weights.dtype)
+        total = np.zeros(weights.shape[1], weights.dtype)
+        # Whole numbers, so that the sum is exact; a product with a matrix of (P + 1, images) is nearly all zeros.
+        ends = np.searchsorted(self.between, np.arange(len(found)), side="right").tolist()
+        images, start = self.of_image.tolist(), 0
+        for row, stop in enumerate(ends):
+            for image in images[start:stop]:
+                total += weights[image]
+            found[row] = total
+            start = stop
         return found
 
 
