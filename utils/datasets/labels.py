@@ -18,6 +18,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from utils.config import SplitOptions
@@ -187,7 +188,7 @@ def _scan(paths: list[str], rules: RowRules, split: str) -> list[ScannedImage]:
     if len(paths) >= PROCESSES_FROM and "fork" in multiprocessing.get_all_start_methods():
         with suppress(BrokenProcessPool):  # one was killed, say for memory: threads do it again
             context = multiprocessing.get_context("fork")  # nothing is imported anew
-            with ProcessPoolExecutor(usable_cores(), context, initializer=_leave_signals_to_parent) as processes:
+            with ProcessPoolExecutor(usable_cores(), context, initializer=_start_scanner) as processes:
                 packed = partial(_packed_chunk, rules)
                 return _scanned(processes, packed, chunks, split)
     with ThreadPoolExecutor(min(8, usable_cores())) as threads:
@@ -251,8 +252,9 @@ def _scanned(pool: Executor, scan_chunk: ChunkScan, chunks: list[list[str]], spl
         raise
 
 
-def _leave_signals_to_parent() -> None:
-    """Ignore Ctrl-C, which reaches every process of a terminal; end at once at other signals, without a last word."""
+def _start_scanner() -> None:
+    """Use one thread; ignore Ctrl-C, which reaches every process of a terminal, and end at once at other signals."""
+    cv2.setNumThreads(0)  # the threads that it had are the parent's
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
 

@@ -40,6 +40,7 @@ class StepProfile:
         parts: The parts in the order of the table.
         unit: What a step is.
         finish: Called once, when no further step is of interest.
+        at_once: Whether the report is logged then, in the midst of the run, or left to `report`.
     """
 
     steps: int
@@ -48,7 +49,9 @@ class StepProfile:
     unit: str
     finish: Callable[[], None] = lambda: None
     clock: PartClock = field(default_factory=lambda: PartClock(torch.device("cpu")))
+    at_once: bool = True
     _tracer: Any = None
+    _trace: Path | None = None
     is_done: bool = False
 
     def after_step(self) -> None:
@@ -60,12 +63,17 @@ class StepProfile:
             self.close()
 
     def close(self) -> None:
-        """Report what was measured, once."""
+        """End the measurement, once."""
         if self.is_done:
             return
         self.is_done = True
         self.finish()
-        trace = self._write_trace() if self._tracer is not None else None
+        self._trace = self._write_trace() if self._tracer is not None else None
+        if self.at_once:
+            self.report()
+
+    def report(self) -> None:
+        """Log what was measured."""
         timed = self.clock.steps[WARM_UP : WARM_UP + self.steps]
         if not timed:
             LOGGER.warning(
@@ -75,8 +83,8 @@ class StepProfile:
             return
         LOGGER.info(f"\n--profile-steps: the mean of {len(timed)} steps after {WARM_UP} of warm-up")
         LOGGER.info(render_parts(timed, self.parts, self.unit))
-        if trace:
-            LOGGER.info(f"trace of {TRACED} further steps: {trace} (chrome://tracing, ui.perfetto.dev)")
+        if self._trace:
+            LOGGER.info(f"trace of {TRACED} further steps: {self._trace} (chrome://tracing, ui.perfetto.dev)")
         else:
             LOGGER.info(f"no trace: it takes {TRACED} steps more than the run had")
 
@@ -251,7 +259,7 @@ class FrameProfile(PredictionHook):
     """
 
     def __init__(self, steps: int, folder: Path, model: nn.Module, device: torch.device):
-        self.profile = StepProfile(steps, folder, FRAME_PARTS, "frame", self._put_back, PartClock(device))
+        self.profile = StepProfile(steps, folder, FRAME_PARTS, "frame", self._put_back, PartClock(device), False)
         has_layers = isinstance(getattr(model, "model", None), nn.Sequential)
         self._layers = LayerParts(model, self.profile.clock) if has_layers else None
         self.last = _AfterWriting(self)
@@ -287,6 +295,7 @@ class FrameProfile(PredictionHook):
         if not self.profile.is_done and self.profile.clock.is_inside:
             self.profile.clock.drop_step()
         self.profile.close()
+        self.profile.report()  # behind the lines of the frames, where it is looked for
 
     def _put_back(self) -> None:
         if self._layers is not None:
