@@ -427,9 +427,9 @@ def find(name: str) -> Entry:
     alias = aliases.lookup(name, blocks)
     if alias and alias.builds and alias.block in _entries:
         return _find_alias(alias)
-    own = "a block of your own needs @register() and --plugin its_file.py"
     if alias:
-        raise ModelError(f"block {alias.refusal()}; {own}")
+        raise ModelError(f"block {alias.refusal()}; that class itself can be given by @register() and --plugin")
+    own = "a block of your own needs @register() and --plugin its_file.py"
     raise ModelError(f"unknown block {name!r}{_suggest(name, blocks)}; {own}")
 
 
