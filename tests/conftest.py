@@ -87,9 +87,9 @@ def plain_logger():
 @pytest.fixture
 def blank_figures(monkeypatch):
     """Figures are saved as empty files: most of a short training is drawing them."""
-    from matplotlib.figure import Figure
+    from utils.plots import canvas
 
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).write_bytes(b""))
+    monkeypatch.setattr(canvas, "write_figure", lambda _, file, *rest: Path(file).write_bytes(b""))
 
 
 @pytest.fixture

@@ -151,10 +151,9 @@ def watch_writes(moments: Moments) -> None:
 
 def run_child(child: Child) -> int:
     """Train in this process, counting its moments."""
-    from matplotlib.figure import Figure
-
     import utils.engine.evaluator as evaluator
     import utils.engine.training as training
+    import utils.plots.canvas as canvas
     from utils.cli import run_script
     from utils.config import TrainConfig, from_options
     from utils.engine.model_ema import ModelEMA
@@ -164,7 +163,7 @@ def run_child(child: Child) -> int:
     watch(Trainer, "backward", moments, "batch", after=True)  # its gradients are pending
     watch(ModelEMA, "update", moments, "step")  # weights have moved, their average has not
     watch(evaluator, "_image_results", moments, "validation")
-    watch(Figure, "savefig", moments, "figure")
+    watch(canvas, "write_figure", moments, "figure")
     watch(training, "strip", moments, "strip")
     watch(training, "strip", moments, "strip", after=True)
     watch_writes(moments)

@@ -54,15 +54,22 @@ def saved_figure(
         _read_no_mathematics(figure, texts)
         _use_found_fonts(texts)
         with replacing(file) as temporary:  # whole or not at all: that a figure is there says that it is done
-            if kind in ("png", "jpg"):
-                _save_pixels(canvas, temporary, kind, dpi)
-            else:
-                figure.savefig(temporary, dpi=dpi, format=kind)
+            write_figure(canvas, temporary, kind, dpi)
 
 
-def _save_pixels(canvas: "FigureCanvasAgg", file: Path, kind: str, dpi: int) -> None:
-    """Write a figure as `savefig` does, but draw it once: that one draws it a first time only to lay it out."""
+def write_figure(canvas: "FigureCanvasAgg", file: Path, kind: str, dpi: int) -> None:
+    """Write a figure as `savefig` does, but draw pixels once: that one draws them a first time only to lay them out.
+
+    Args:
+        canvas: The figure's.
+        file: The image to write.
+        kind: Its format: "png", "jpg", or another that matplotlib knows.
+        dpi: Pixels per inch.
+    """
     figure, before = canvas.figure, canvas.figure.dpi
+    if kind not in ("png", "jpg"):
+        figure.savefig(file, dpi=dpi, format=kind)
+        return
     figure.dpi = dpi
     try:
         if kind == "jpg":

@@ -22,6 +22,7 @@ from utils.engine.optim import EarlyStopping
 from utils.engine.resume import resolve_config
 from utils.engine.stages import RunFolder, Stage, enter, open_stages
 from utils.errors import CheckpointError, DataError, Interruption, UserError
+from utils.plots import canvas
 from utils.types import TrainState
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -44,9 +45,7 @@ def options(data, folder, **changes):
 def whole(data, tmp_path_factory):
     """A finished training of two epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        from matplotlib.figure import Figure
-
-        patch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).write_bytes(b""))
+        patch.setattr(canvas, "write_figure", lambda _, file, *rest: Path(file).write_bytes(b""))
         return training.train(options(data, tmp_path_factory.mktemp("whole"))).save_dir
 
 
