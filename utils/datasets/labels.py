@@ -242,14 +242,13 @@ class _PackedChunk:
 
 
 def _scanned(pool: Executor, scan_chunk: ChunkScan, chunks: list[list[str]], split: str) -> list[ScannedImage]:
-    """The results of all chunks in their order; the first error cancels what has not begun."""
+    """The results of all chunks in their order; an error or a signal cancels what has not begun."""
     results = pool.map(scan_chunk, chunks)
     try:
         count = sum(map(len, chunks))
         return list(progress(chain.from_iterable(results), count, f"Scanning {split} labels"))
-    except BaseException:
+    finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        raise
 
 
 def _start_scanner() -> None:

@@ -1,8 +1,8 @@
 """Compare ways to run a network on the CPU: as trained, fused, channels last, and as detect.py and val.py run it.
 
-    python benchmarks/inference.py --cfg yolov5n.yaml yolov5s.yaml yolov5n_CBAM.yaml --rounds 15
-    python benchmarks/inference.py --weights yolov5n.pt --imgsz 640 480
-    python benchmarks/inference.py --cfg yolov5n.yaml --batches 1 2 4 8
+    python benchmarks/cpu_inference.py --cfg yolov5n.yaml yolov5s.yaml yolov5n_CBAM.yaml --rounds 15
+    python benchmarks/cpu_inference.py --weights yolov5n.pt --imgsz 640 480
+    python benchmarks/cpu_inference.py --cfg yolov5n.yaml --batches 1 2 4 8
 
 The ways take turns, one pass of each per round, so that a noisy machine favors none. Printed are the median of the
 ratios to the network as trained, per round, and the largest difference of its probabilities. A network of `--cfg` has

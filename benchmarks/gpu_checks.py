@@ -1,7 +1,7 @@
 """Check and time everything that runs on a GPU, and write docs/gpu.json and docs/gpu.md.
 
-    python benchmarks/device.py --shared ../shared              # one GPU, at most 8 minutes
-    python benchmarks/device.py --device cpu --quick            # the same program on a CPU, over less
+    python benchmarks/gpu_checks.py --shared ../shared              # one GPU, at most 8 minutes
+    python benchmarks/gpu_checks.py --device cpu --quick            # the same program on a CPU, over less
 
 First correctness, then speed. A part that the time left does not allow is listed as not run. `--shared` is the folder
 of the reference data (CONTRIBUTING.md); without it the parts that need them are listed as not run.
@@ -482,7 +482,7 @@ def main() -> int:
     for name in options.parts:
         report.run(name, PARTS[name])
     about = machine(device)
-    command = " ".join(["python benchmarks/device.py", *sys.argv[1:]])
+    command = " ".join(["python benchmarks/gpu_checks.py", *sys.argv[1:]])
     options.output.mkdir(parents=True, exist_ok=True)
     write_json_atomically(
         options.output / "gpu.json", {**about, "command": command, "rows": list(map(asdict, report.rows))}
