@@ -208,7 +208,7 @@ def resident(process_id):
 def test_memory_does_not_grow_over_fifty_epochs(store, monkeypatch):
     """Python's own allocations in this process, by tracemalloc, and the resident memory of both workers.
 
-    The pictures are large, since the allocator of a worker keeps up to some 16 MB more or less, as the mosaics fall.
+    The images are large, since the allocator of a worker keeps up to some 16 MB more or less, as the mosaics fall.
     """
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
     size = 320
