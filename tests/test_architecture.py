@@ -51,6 +51,8 @@ ORDER = (
     "utils.datasets",
     "utils.datasets.check",
     "utils.datasets.convert",
+    "utils.runtimes",
+    "utils.export",
     "utils.engine",
     "utils.compare.results",
     "utils.compare.report",

@@ -1,0 +1,1 @@
+"""Runtimes: exported files read back and run in the place of a network of torch's."""
