@@ -52,6 +52,12 @@ class PartialError(UserError):
     exit_code = 1
 
 
+class ParityError(UserError):
+    """An exported file computes something else than torch; it was put aside under another name."""
+
+    exit_code = 1
+
+
 class _BoundedRepr(reprlib.Repr):
     """Python's repr of the first items of a value only, so that its length and its time are bounded."""
 

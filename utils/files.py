@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import hashlib
 import json
 import locale
 import math
@@ -123,6 +124,15 @@ def exists(path: Path | str) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):
         return False
+
+
+def file_digest(path: Path | str) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def expand_home(path: Path | str) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from utils.errors import CheckpointError, shown
 
 TASK = "detect"
+PROJECT_VERSION = "6.1.0"  # that of pyproject.toml
 INPUT, OUTPUT = "images", "output"  # v6.1's names of a file's input and output
 NMS_INPUTS = ("conf", "iou")
 NMS_OUTPUTS = ("boxes", "scores", "classes", "counts")
@@ -49,6 +50,33 @@ class ExportMetadata:
     def as_text(self) -> dict[str, str]:
         """Return all values as JSON text by key: `stride` and `names` are what v6.1 and its successors read."""
         return {key: json.dumps(value, ensure_ascii=False) for key, value in dataclasses.asdict(self).items()}
+
+    def as_json(self) -> str:
+        """Return all values as one JSON object, with v6.1's key `shape`: for formats that keep one text."""
+        shape = [self.batch, 3, *self.imgsz]
+        return json.dumps({"shape": shape, **dataclasses.asdict(self)}, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, file: object) -> "ExportMetadata":
+        """Return the record of a JSON object.
+
+        Args:
+            text: What `as_json` wrote.
+            file: The file, for messages.
+
+        Returns:
+            The checked record.
+
+        Raises:
+            CheckpointError: As `from_text`.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{file}: its metadata is damaged; export the checkpoint again")
+        return cls.from_text({key: json.dumps(value) for key, value in values.items()}, file)
 
     @classmethod
     def from_text(cls, text: Mapping[str, str], file: object) -> "ExportMetadata":
