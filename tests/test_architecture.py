@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("train", "val", "detect", "compare", "demo")
+SCRIPTS = ("train", "val", "detect", "export", "compare", "demo")
 # The one statement of the order: a package imports only from itself and from those before it, lazy imports included.
 # An entry is a package, a module, or (name, its modules) where a folder that the user fixed holds several layers. The
 # longest prefix wins; a `__main__` is a script and stands at the end.
@@ -59,7 +59,7 @@ ORDER = (
     "utils.compare",
     ("scripts", SCRIPTS),
 )
-LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", "train", "val", "detect", "compare")
+LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", *SCRIPTS[:-1])
 IMAGE_PACKAGES = {"cv2", "matplotlib", "PIL"}
 PACKAGES_WITH_IMAGES = ("utils.images", "utils.plots", "utils.datasets", "utils.engine", "utils.compare")
 PAGE = ROOT / "docs" / "architecture.md"

@@ -4,6 +4,7 @@ Nothing here imports torch or numpy, so that `--help` answers at once.
 """
 
 from utils.config.dataset_spec import DatasetSpec
+from utils.config.export_options import ExportConfig
 from utils.config.flags import from_options, parse
 from utils.config.hyperparameters import Hyperparameters
 from utils.config.option_records import EvalOptions, LoaderOptions, PredictOptions, SplitOptions, parse_image_limit
@@ -13,6 +14,7 @@ __all__ = [
     "DatasetSpec",
     "DetectConfig",
     "EvalOptions",
+    "ExportConfig",
     "Hyperparameters",
     "LoaderOptions",
     "PredictOptions",

@@ -1,1 +1,1 @@
-"""Export: a checkpoint written in the formats of other runtimes, each file compared with torch before it is handed out."""
+"""Export: a checkpoint written in the formats of other runtimes, each file compared with torch."""

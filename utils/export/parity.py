@@ -1,0 +1,214 @@
+"""Parity: what a file's runtime computes on real images, compared with torch."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.boxes import iou_matrix
+from utils.datasets.letterbox import letterbox
+from utils.images import read_image
+from utils.nms import non_max_suppression
+
+RunImages = Callable[[np.ndarray], np.ndarray]  # (B, 3, H, W) float32 in 0..1 -> (B, N, 5+nc)
+RunSuppressed = Callable[[np.ndarray], tuple[np.ndarray, ...]]  # the same -> boxes, scores, classes, counts
+_SOLID = 0.05  # confidence from which a prediction counts where precision is lower
+_LEAST_ROWS = 100  # predictions that are compared at least, whatever their confidence
+_SIDE = 32  # pixels: boxes are compared relative to their longer side, or to this if it is shorter
+_AGREEMENT_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a file may be from torch.
+
+    Attributes:
+        box: Largest difference of a box, as a share of its longer side (of 32 pixels if that is shorter).
+        score: Largest difference of objectness and class scores.
+        all_rows: Compare every prediction; if not, those of a confidence over 0.05, or the 100 most confident.
+        agreement: Least share of detections that both have; for 8-bit files, instead of the other two.
+    """
+
+    box: float
+    score: float
+    all_rows: bool = True
+    agreement: float | None = None
+
+
+EXACT = Tolerance(5e-4, 5e-4)
+HALF = Tolerance(0.05, 0.05, all_rows=False)
+EIGHT_BIT = Tolerance(0.0, 0.0, all_rows=False, agreement=0.5)
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How far a file is from torch on some images.
+
+    Attributes:
+        pixels: Largest difference of a box's center or side in pixels.
+        box: The same as a share of the box, see `Tolerance`.
+        score: Largest difference of objectness or a class score.
+        finite: Whether the file's output is finite wherever torch's is.
+        agreement: Share of detections that both have, of all that either has.
+    """
+
+    pixels: float
+    box: float
+    score: float
+    finite: bool = True
+    agreement: float = 1.0
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Return whether the file may be handed out."""
+        if tolerance.agreement is not None:
+            return self.finite and self.agreement >= tolerance.agreement
+        return self.finite and self.box <= tolerance.box and self.score <= tolerance.score
+
+    def describe(self, tolerance: Tolerance) -> str:
+        """Return the figures that the tolerance is about, as text."""
+        if not self.finite:
+            return "values that are not finite"
+        if tolerance.agreement is not None:
+            return f"{self.agreement:.0%} of the detections agree"
+        return f"largest difference {self.pixels:.2g} px, {self.score:.2g} in scores"
+
+    @staticmethod
+    def largest(parts: Iterable["OutputDifference"]) -> "OutputDifference":
+        """Return the largest of several differences, figure by figure."""
+        parts = list(parts)
+        return OutputDifference(
+            max(part.pixels for part in parts),
+            max(part.box for part in parts),
+            max(part.score for part in parts),
+            all(part.finite for part in parts),
+            min(part.agreement for part in parts),
+        )
+
+
+def compare_outputs(found: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> OutputDifference:
+    """Return how far a file's predictions are from torch's.
+
+    Args:
+        found: (B, N, 5+nc) of the file.
+        expected: (B, N, 5+nc) of torch.
+        tolerance: Says which predictions are compared.
+
+    Returns:
+        The difference; not finite if the shapes differ.
+    """
+    if found.shape != expected.shape or not np.isfinite(found[np.isfinite(expected)]).all():
+        return OutputDifference(np.inf, np.inf, np.inf, finite=False, agreement=0.0)
+    rows = slice(None)
+    agreement = 1.0
+    if not tolerance.all_rows:
+        confidence = (expected[..., 4] * expected[..., 5:].max(-1)).ravel()
+        least = min(_SOLID, np.partition(confidence, -min(_LEAST_ROWS, len(confidence)))[-_LEAST_ROWS:].min())
+        rows = confidence >= least
+        agreement = _agreement(found, expected)
+    one, other = (values.reshape(-1, values.shape[-1])[rows].astype(np.float64) for values in (found, expected))
+    boxes = np.abs(one[:, :4] - other[:, :4]).max(1)
+    longer = np.maximum(other[:, 2:4].max(1), _SIDE)
+    scores = np.abs(one[:, 4:] - other[:, 4:])
+    return OutputDifference(float(boxes.max()), float((boxes / longer).max()), float(scores.max()), True, agreement)
+
+
+def compare_file(run: RunImages, network: nn.Module, images: Tensor, tolerance: Tolerance) -> OutputDifference:
+    """Return how far a file is from a network on a batch of images.
+
+    Args:
+        run: Runs the file.
+        network: A `GraphNetwork` in torch, in the precision to compare with.
+        images: (B, 3, H, W) in 0..1.
+        tolerance: Says which predictions are compared.
+
+    Returns:
+        The difference.
+    """
+    with torch.no_grad():
+        expected = network(images).cpu().numpy()
+    return compare_outputs(np.asarray(run(images.cpu().numpy())), expected, tolerance)
+
+
+def compare_suppressed(
+    run: RunSuppressed, network: nn.Module, images: Tensor, options: dict[str, Any], max_det: int
+) -> OutputDifference:
+    """Return how far a file with NMS inside is from torch followed by `non_max_suppression`.
+
+    Args:
+        run: Runs the file; returns boxes (B, K, 4), scores (B, K), classes (B, K) and counts (B,).
+        network: A `GraphNetwork` in torch.
+        images: (B, 3, H, W) in 0..1.
+        options: `conf_thres`, `iou_thres` and `agnostic` of `non_max_suppression`.
+        max_det: Rows per image of the file.
+
+    Returns:
+        The difference between each detection and its nearest one of the same class; not finite if counts differ.
+    """
+    with torch.no_grad():
+        expected = non_max_suppression(network(images), **options, max_det=max_det)
+    boxes, scores, classes, counts = run(images.cpu().numpy())
+    parts = [OutputDifference(0.0, 0.0, 0.0)]
+    for index, other in enumerate(expected):
+        count = int(counts[index])
+        if count != len(other):
+            return OutputDifference(np.inf, np.inf, np.inf, finite=False, agreement=0.0)
+        kept = (values[index][:count] for values in (boxes, scores, classes))
+        for box, score, class_id in zip(*kept, strict=True):
+            same = (other.cls == int(class_id)).numpy()
+            if not same.any():
+                return OutputDifference(np.inf, np.inf, np.inf, finite=False, agreement=0.0)
+            theirs = other.xyxy.cpu().numpy()[same]
+            distance = np.abs(theirs - box).max(1)
+            nearest = distance.argmin()
+            longer = max(float((theirs[nearest][2:] - theirs[nearest][:2]).max()), _SIDE)
+            error = abs(float(other.conf.cpu().numpy()[same][nearest]) - float(score))
+            parts.append(OutputDifference(float(distance[nearest]), float(distance[nearest]) / longer, error))
+    return OutputDifference.largest(parts)
+
+
+def check_batches(
+    files: Sequence[Path | str], imgsz: tuple[int, int], stride: int, batch: int = 1, dynamic: bool = False
+) -> list[Tensor]:
+    """Return real images as network inputs: of a fixed file's shape, or of two sizes and two batches.
+
+    Args:
+        files: Images.
+        imgsz: (height, width) of the file's input in pixels.
+        stride: Multiple of which the other size is.
+        batch: Images per batch of a fixed file.
+        dynamic: Whether other shapes are tried.
+
+    Returns:
+        (B, 3, H, W) float32 in 0..1 each.
+    """
+    images = [read_image(path)[0] for path in files]
+    if not dynamic:
+        return [_stack([images[(first + index) % len(images)] for index in range(batch)], imgsz) for first in range(2)]
+    other = (_smaller(imgsz[0], 0.6, stride), _smaller(imgsz[1], 0.8, stride))
+    return [_stack(images[:1], imgsz), _stack([images[0], images[-1]], other)]
+
+
+def _smaller(side: int, share: float, stride: int) -> int:
+    return max(round(side * share / stride) * stride - (stride if side == stride else 0), stride)
+
+
+def _stack(images: Sequence[np.ndarray], shape: tuple[int, int]) -> Tensor:
+    canvases = [letterbox(image, shape)[0] for image in images]
+    return torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _agreement(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the share of detections that have a partner of the same class on the other side, at IoU 0.5."""
+    partners = total = 0
+    for one, other in zip(
+        *(non_max_suppression(torch.from_numpy(each)) for each in (found, expected)), strict=True
+    ):  # at detect.py's thresholds
+        total += len(one) + len(other)
+        if len(one) and len(other):
+            pairs = (iou_matrix(one.xyxy, other.xyxy) > _AGREEMENT_IOU) & (one.cls[:, None] == other.cls)
+            partners += int(pairs.any(1).sum() + pairs.any(0).sum())
+    return partners / total if total else 1.0
