@@ -42,6 +42,7 @@ class SplitOptions:
         stride: Largest stride of the model in pixels; rectangular shapes are multiples of it.
         rect: Give each image its own smallest rectangle instead of a square.
         pad: Strides of gray border added around rectangles; 0.5 is what YOLOv5 validates with.
+        square: Evaluate every image in a square of `imgsz`, whatever `rect` and `pad` say.
         augment: Draw training samples (mosaic, random views, color jitter) instead of letterboxed images.
         single_cls: Count every object as class 0.
         labels: What becomes of a bad label row: "skip" drops it, "clip" cuts boxes that leave the image and drops the
@@ -58,6 +59,7 @@ class SplitOptions:
     stride: int = 32
     rect: bool = False
     pad: float = 0.0
+    square: bool = False
     augment: bool = False
     single_cls: bool = False
     labels: str = "skip"
@@ -73,6 +75,7 @@ class SplitOptions:
         return cls(
             imgsz=flags.imgsz,
             pad=flags.rect_pad,
+            square=getattr(flags, "square", False),
             single_cls=flags.single_cls,
             labels=flags.labels,
             cache_labels=not flags.no_cache_labels,
@@ -124,6 +127,7 @@ class EvalOptions:
         coco: Also compute COCO's figures.
         verbose: Log one table row per class.
         compile: Run the network compiled, one graph for all sizes.
+        dnn: Let OpenCV run .onnx files.
     """
 
     conf_thres: float = 0.001
@@ -136,6 +140,7 @@ class EvalOptions:
     coco: bool = False
     verbose: bool = False
     compile: bool = False
+    dnn: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class PredictOptions:
 
     Attributes:
         imgsz: One side in pixels, or (height, width), that an image is letterboxed into with the smallest border that
-            the stride allows.
+            the stride allows. None is 640 or, of an exported file that takes one size only, that size.
         conf_thres: Least confidence of a detection, 0..1.
         iou_thres: IoU above which NMS drops the weaker box, 0..1.
         max_det: Most detections per image.
@@ -153,7 +158,7 @@ class PredictOptions:
         augment: Test-time augmentation.
     """
 
-    imgsz: int | Sequence[int] = 640
+    imgsz: int | Sequence[int] | None = None
     conf_thres: float = 0.25
     iou_thres: float = 0.45
     max_det: int = 1000

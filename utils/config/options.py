@@ -15,6 +15,7 @@ _DATA = str(ROOT / "data" / "shapes.yaml")
 _PUBLISHED = str(ROOT / "yolov5s.pt")
 _DOWNLOAD_HELP = "fetch published weights or a dataset that is not on disk; nothing is fetched without it"
 _RECT_PAD_HELP = "validation: gray border around each image's smallest rectangle, in strides of the model"
+_WEIGHTS_HELP = "checkpoint, or a file that export.py made of one; several make an ensemble"
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
 _FONT_HELP = "font file for class names, if the fonts of this computer lack their script; also YOLO_FONT=FILE"
 _COMPILE_HELP = "compile the network with torch.compile, which takes minutes; without a compiler it runs as it is"
@@ -186,7 +187,7 @@ class ValConfig(Options):
     """The flags of val.py. Field names are the flags with underscores."""
 
     data: str = flag(_DATA, "dataset yaml")
-    weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
+    weights: tuple[str, ...] = flag((_PUBLISHED,), _WEIGHTS_HELP, many=True)
     batch_size: int = flag(32, "images per batch", "integer", low=1)
     imgsz: int = flag(
         640,
@@ -216,8 +217,10 @@ class ValConfig(Options):
     project: str = flag(str(ROOT / "runs" / "val"), "folder of the run folders")
     name: str = flag("exp", "name of the run folder; numbered if it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")
-    half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with advice", "switch")
+    half: bool = flag(
+        False, "compute in half precision (checkpoints on CUDA; export.py --half makes such files)", "switch"
+    )
+    dnn: bool = flag(False, "run an .onnx file with OpenCV instead of ONNX Runtime", "switch")
     max_det: int = flag(300, "most detections per image", "integer", low=1, new=True)
     confusion_conf: float = flag(
         0.25,
@@ -237,6 +240,12 @@ class ValConfig(Options):
     )
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     rect_pad: float = flag(0.5, _RECT_PAD_HELP, "number", low=0, high=4, new=True)
+    square: bool = flag(
+        False,
+        "pad every image to a square instead of its smallest rectangle, as exported files of one size need it",
+        "switch",
+        new=True,
+    )
     labels: str = labels_flag()
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
@@ -260,7 +269,7 @@ class ValConfig(Options):
 class DetectConfig(Options):
     """The flags of detect.py. Field names are the flags with underscores."""
 
-    weights: tuple[str, ...] = flag((_PUBLISHED,), "checkpoint; several make an ensemble", many=True)
+    weights: tuple[str, ...] = flag((_PUBLISHED,), _WEIGHTS_HELP, many=True)
     source: str = flag(
         str(ROOT / "data" / "images"),
         "image, video, folder, glob, list of streams (.txt), stream URL or camera number such as 0",
@@ -301,8 +310,10 @@ class DetectConfig(Options):
     )
     hide_labels: bool = flag(False, "draw boxes without text", "switch")
     hide_conf: bool = flag(False, "draw class names without confidences", "switch")
-    half: bool = flag(False, "compute in half precision", "switch")
-    dnn: bool = flag(False, "v6.1's flag for ONNX files, which are not run here: refused with advice", "switch")
+    half: bool = flag(
+        False, "compute in half precision (checkpoints on CUDA; export.py --half makes such files)", "switch"
+    )
+    dnn: bool = flag(False, "run an .onnx file with OpenCV instead of ONNX Runtime", "switch")
     vid_stride: int = flag(1, "use every n-th frame of a video or stream", "integer", low=1, new=True)
     stream_buffer: bool = flag(
         False, "use every frame of a stream instead of the newest; a slow network then lags", "switch", new=True

@@ -16,10 +16,11 @@ from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, ImageWriter, JsonWriter, LabelWriter
 from utils.engine.predictor import PredictionHook, Predictor, load_predictor, predict
 from utils.engine.step_profile import FrameProfile
-from utils.errors import ConfigError, DataError, PartialError, UserError
+from utils.errors import DataError, PartialError, UserError
 from utils.files import DISK_ERRORS, run_folder
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
+from utils.runtimes.network import refuse_for_exported
 
 _MAX_LISTED = 20
 
@@ -120,11 +121,19 @@ def detect(config: DetectConfig) -> DetectionOutcome:
 
 
 def _detect(config: DetectConfig) -> DetectionOutcome:
-    if config.dnn:
-        raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
+    refuse_for_exported(
+        config.weights,
+        {
+            "--half": config.half,
+            "--augment": config.augment,
+            "--visualize": config.visualize,
+            "--compile": config.compile,
+            "--update": config.update,
+        },
+    )
     load_plugins(config.plugin)
     source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
-    predictor = load_predictor(config.weights, config.device, config.half, config.download)
+    predictor = load_predictor(config.weights, config.device, config.half, config.download, config.dnn)
     with run_folder(config.project, config.name, config.exist_ok) as save_dir:
         try:
             labels = LabelWriter(save_dir, config.save_conf) if config.save_txt else None
@@ -152,8 +161,9 @@ def compiled_predictor(predictor: Predictor) -> Predictor:
 
 def predict_options(config: DetectConfig) -> PredictOptions:
     """Return what detect.py's flags say about a prediction."""
+    is_default = "imgsz" not in config.given and config.imgsz == DetectConfig.imgsz
     return PredictOptions(
-        config.imgsz,
+        None if is_default else config.imgsz,
         config.conf_thres,
         config.iou_thres,
         config.max_det,

@@ -9,14 +9,13 @@ native pixels, and images enter the metrics in the order of the dataset.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils.boxes import xywhn_to_xyxy
-from utils.checkpoint import load_models
 from utils.compilation import CompileOptions, compiled_network
 from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
 from utils.datasets.bad_images import BadImages
@@ -31,6 +30,7 @@ from utils.metrics.coco import CocoMetrics, coco_metrics, explain_difference
 from utils.metrics.confusion import ConfusionMatrix
 from utils.nms import non_max_suppression
 from utils.processes import ALONE, Processes
+from utils.runtimes.network import fixed_shape, give_thresholds, load_network, require_size, runtime_networks
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
 DRAWN_BATCHES = 3  # val_batch0 to val_batch2
@@ -122,8 +122,12 @@ class EvalSplit:
 
         Returns:
             A loader that keeps the order of the dataset within each shape.
+
+        Raises:
+            ConfigError: If the network is an exported file that takes other images than `options` says.
         """
-        options = as_evaluated(self.options, largest_stride(model))
+        require_size(model, (self.options.imgsz,) * 2)
+        options = as_evaluated(self.options, largest_stride(model), fixed_shape(model))
         pinned = next(model.parameters()).device.type == "cuda"
         dataset = open_split(spec, self.name, options, report_dir=self.report_dir)
         bad_images = BadImages.limited(options.max_bad_images or "0", len(dataset), self.name, self.report_dir)
@@ -131,18 +135,20 @@ class EvalSplit:
         return Loader(dataset, order, bad_images=bad_images)
 
 
-def as_evaluated(options: SplitOptions, stride: int) -> SplitOptions:
+def as_evaluated(options: SplitOptions, stride: int, fixed: tuple[int, int] | None = None) -> SplitOptions:
     """Return how every evaluation shapes images: each in its own smallest rectangle, with the border of `pad`.
 
     Args:
-        options: How the split is read.
+        options: How the split is read; with `square` every image is in a square.
         stride: Largest stride of the models in pixels.
+        fixed: The one (height, width) that an exported file takes: then every image is in a square.
 
     Returns:
         The options with the image size raised to a multiple of the stride.
     """
     (imgsz,) = round_to_stride((options.imgsz,), stride)
-    return replace(options, imgsz=imgsz, stride=stride, rect=True, augment=False)
+    square = options.square or fixed is not None
+    return replace(options, imgsz=imgsz, stride=stride, rect=not square, square=square, augment=False)
 
 
 def largest_stride(model: nn.Module) -> int:
@@ -165,9 +171,9 @@ def load_for(
 
     Args:
         spec: The dataset.
-        weights: Checkpoints, or names of published ones.
+        weights: Checkpoints, names of published ones, or exported files.
         device: Where the network is put.
-        options: `half`, `single_cls` and `compile` are read; `EvalOptions()` if None.
+        options: `half`, `single_cls`, `compile` and `dnn` are read; `EvalOptions()` if None.
         download: Fetch published weights that are not on disk.
 
     Returns:
@@ -178,13 +184,15 @@ def load_for(
         CheckpointError: If a file cannot be read.
     """
     options = options or EvalOptions()
-    model = load_models(weights, device, download=download)
-    classes = len(model.names)
+    model = load_network(weights, device, download, options.dnn)
+    classes = len(cast("Sequence[str]", model.names))
     if classes != spec.nc and not options.single_cls:
         raise ConfigError(
             f"{weights[0]} knows {classes} classes and {spec.file or 'the dataset'} has {spec.nc}: "
             "give the --data it was trained on, or --single-cls to count all classes as one"
         )
+    if runtime_networks(model):  # in the precision that they were exported with, and compiled
+        return model
     model = model.half() if options.half else model
     return compiled_network(model, CompileOptions(dynamic=True)) if options.compile else model
 
@@ -206,7 +214,7 @@ def usable_half(half: bool, device: torch.device) -> bool:
 
 @reporting_dead_workers()
 def evaluate_weights(
-    weights: Sequence[Path | str],
+    weights: Sequence[Path | str] | nn.Module,
     spec: DatasetSpec,
     options: EvalOptions,
     split: EvalSplit | Loader,
@@ -219,7 +227,7 @@ def evaluate_weights(
     """Evaluate checkpoints on a split: what val.py, the end of a training and each run of a study do.
 
     Args:
-        weights: One checkpoint, or several that make an ensemble.
+        weights: One checkpoint or exported file, or several that make an ensemble; or what `load_for` made of them.
         spec: The dataset.
         options: How the network is evaluated. With `single_cls` the dataset counts as one class.
         split: The split to open, or a loader that is open already and stays so.
@@ -235,7 +243,7 @@ def evaluate_weights(
         ConfigError: If the classes of the weights are not the dataset's.
         DataError: If the split cannot be read.
     """
-    model = load_for(spec, weights, device, options, isinstance(split, EvalSplit) and split.options.download)
+    model = weights if isinstance(weights, nn.Module) else load_for(spec, weights, device, options, _may_fetch(split))
     names = spec.as_single_class().names if options.single_cls else spec.names
     loader = split.open(spec, model) if isinstance(split, EvalSplit) else split
     try:
@@ -243,6 +251,10 @@ def evaluate_weights(
     finally:
         if loader is not split:
             loader.close()
+
+
+def _may_fetch(split: EvalSplit | Loader) -> bool:
+    return isinstance(split, EvalSplit) and split.options.download
 
 
 @full_float32()
@@ -276,6 +288,7 @@ def evaluate(
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     # a network in half precision needs no autocast
     mixed = torch.float16 if options.half and dtype != torch.float16 else None
+    give_thresholds(model, options.conf_thres, options.iou_thres)
     timers = [Timer(device) for _ in range(3)]
     losses = _LossMean(loss if not options.augment else None, device)
     results: list[ImageResult] = []

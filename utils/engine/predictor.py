@@ -18,7 +18,10 @@ from utils.device import Timer, network_input, select_device
 from utils.engine.evaluator import largest_stride, usable_half
 from utils.errors import NAME_LIMIT, ConfigError, cut
 from utils.nms import non_max_suppression
+from utils.runtimes.network import fixed_shape, give_thresholds, load_network, require_size, runtime_networks
 from utils.types import Detections, Speeds
+
+DEFAULT_SIZE = 640  # pixels
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,20 @@ class Predictor:
     stride: int
     half: bool
 
-    def input_shape(self, imgsz: int | Sequence[int]) -> tuple[int, int]:
-        """Return (height, width) rounded up to multiples of the stride, with a warning if that changed them."""
+    @property
+    def fixed_shape(self) -> tuple[int, int] | None:
+        """The one (height, width) that an exported file takes, None if any multiples of the stride will do."""
+        return fixed_shape(self.model)
+
+    def input_shape(self, imgsz: int | Sequence[int] | None = None) -> tuple[int, int]:
+        """Return (height, width) rounded up to multiples of the stride, with a warning if that changed them.
+
+        None is 640 or, of a file that takes one size only, that size; it raises ConfigError for another one.
+        """
+        if imgsz is None:
+            imgsz = self.fixed_shape or DEFAULT_SIZE
         sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz) * (2 if len(imgsz) == 1 else 1)
+        require_size(self.model, sides)
         height, width = round_to_stride(sides, self.stride)
         return height, width
 
@@ -137,27 +151,33 @@ def class_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def load_predictor(
-    weights: str | Path | Sequence[str | Path], device: str = "", half: bool = False, download: bool = False
+    weights: str | Path | Sequence[str | Path],
+    device: str = "",
+    half: bool = False,
+    download: bool = False,
+    dnn: bool = False,
 ) -> Predictor:
-    """Return a predictor from one checkpoint, or an ensemble from several.
+    """Return a predictor from one checkpoint or exported file, or an ensemble from several.
 
     Args:
-        weights: Checkpoints, or names of published ones.
+        weights: Checkpoints, names of published ones, or exported files.
         device: v6.1's --device text.
         half: Run in half precision (CUDA only).
         download: Fetch published weights that are not on disk.
+        dnn: Let OpenCV run .onnx files.
 
     Returns:
         The predictor.
 
     Raises:
         CheckpointError: If a file cannot be read, or several have different classes.
-        ConfigError: If the device is not there.
+        ConfigError: If the device or a runtime is not there.
     """
-    from utils.checkpoint import load_models
-
     target = select_device(device)
-    return as_predictor(load_models(weights, target, fuse=True, download=download), target, half)
+    network = load_network(weights, target, download, dnn)
+    if runtime_networks(network):  # its files are on their devices and in their precision
+        return as_predictor(network)
+    return as_predictor(network, target, half)
 
 
 class PredictionHook:
@@ -205,6 +225,7 @@ def predict(
     options = options or PredictOptions()
     predictor = _as_any_predictor(model)
     shape = predictor.input_shape(options.imgsz)
+    give_thresholds(predictor.model, options.conf_thres, options.iou_thres)
     unknown = [class_id for class_id in options.classes or () if not 0 <= class_id < len(predictor.names)]
     if unknown:
         raise ConfigError(
@@ -219,7 +240,7 @@ def predict(
 def _predict_frame(predictor: Predictor, frame: Frame, shape: tuple[int, int], options: PredictOptions) -> Prediction:
     timers = [Timer(predictor.device) for _ in range(3)]
     with timers[0]:
-        canvas, placed = letterbox(frame.image, shape, auto=True, stride=predictor.stride)
+        canvas, placed = letterbox(frame.image, shape, auto=not predictor.fixed_shape, stride=predictor.stride)
         image = predictor.tensor(canvas)
     with timers[1]:
         decoded, _ = predictor.model(image, augment=options.augment)

@@ -30,6 +30,7 @@ from utils.files import run_folder
 from utils.log import LOGGER
 from utils.metrics.confusion import ConfusionMatrix
 from utils.plots.fonts import drawing_fonts
+from utils.runtimes.network import fixed_shape, refuse_for_exported, runtime_networks, takes
 
 SPEED_CONF, SPEED_IOU = 0.25, 0.45  # those of detect.py
 STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
@@ -73,8 +74,9 @@ class ReportOptions:
 @reporting_dead_workers()
 def validate(config: ValConfig) -> Validation:
     """Do what `config.task` says and return the result. Raises UserError kinds."""
-    if config.dnn:
-        raise ConfigError("--dnn: ONNX files are not run here; give --weights a .pt file and leave --dnn away")
+    refuse_for_exported(
+        config.weights, {"--half": config.half, "--augment": config.augment, "--compile": config.compile}
+    )
     load_plugins(config.plugin)
     spec = DatasetSpec.load(config.data)
     split = "val" if config.task in TIMED_TASKS else config.task
@@ -130,6 +132,7 @@ def eval_options(config: ValConfig) -> EvalOptions:
         single_cls=config.single_cls,
         hybrid=config.save_hybrid,
         compile=config.compile,
+        dnn=config.dnn,
     )
 
 
@@ -144,8 +147,10 @@ def _validate_split(config: ValConfig, spec: DatasetSpec, device: torch.device, 
         LOGGER.warning("WARNING: --save-hybrid mixes the labels with the detections: P, R and mAP are not the model's")
     options = dataclasses.replace(eval_options(config), coco=True, verbose=config.verbose or len(names) < FEW_CLASSES)
     observers: list[Observer] = [each for each in (label_files, coco_file) if each]
+    model = load_for(spec, config.weights, device, options, config.download)
+    config = _with_size_of(model, config)
     evaluation = evaluate_weights(
-        config.weights,
+        model,
         spec,
         options,
         _split(config, config.task, save_dir),
@@ -177,12 +182,13 @@ def _time_weights(config: ValConfig, spec: DatasetSpec, device: torch.device, sa
     for weights in config.weights:
         LOGGER.info(f"{weights}:")
         model = load_for(spec, (weights,), device, options, config.download)
-        loader = _split(config, "val", save_dir).open(spec, model)
-        _warm_up(model, config.imgsz)
+        sized = _with_size_of(model, config)
+        loader = _split(sized, "val", save_dir).open(spec, model)
+        _warm_up(model, sized.imgsz)
         evaluation = evaluate(model, loader, _names(config, spec), options)
         loader.close()
         thresholds = {"conf_thres": SPEED_CONF, "iou_thres": SPEED_IOU}
-        settings = {**config.as_dict(), **thresholds, "weights": [weights]}
+        settings = {**sized.as_dict(), **thresholds, "weights": [weights]}
         LOGGER.info(_speed_line(evaluation))
         folder = save_dir if len(config.weights) == 1 else save_dir / Path(weights).stem
         folder.mkdir(exist_ok=True)
@@ -198,6 +204,8 @@ def _study_sizes(config: ValConfig, spec: DatasetSpec, device: torch.device, sav
     options, tables = dataclasses.replace(eval_options(config), hybrid=False), []
     for weights in config.weights:
         model, rows = load_for(spec, (weights,), device, options, config.download), []
+        if fixed_shape(model):
+            raise ConfigError(f"--task study: {takes(runtime_networks(model)[0])}; export with --dynamic")
         for imgsz in STUDY_SIZES:
             loader = _split(dataclasses.replace(config, imgsz=imgsz), "val", save_dir).open(spec, model)
             LOGGER.info(f"{weights} at {imgsz}:")
@@ -226,6 +234,18 @@ def _zip(files: Sequence[Path], base: Path) -> None:
 
 def _split(config: ValConfig, name: str, save_dir: Path) -> EvalSplit:
     return EvalSplit(name, SplitOptions.of(config), config.batch_size, config.workers, save_dir)
+
+
+def _with_size_of(model: nn.Module, config: ValConfig) -> ValConfig:
+    """The flags with the size that an exported file takes, if it takes one only and --imgsz was not given."""
+    fixed = fixed_shape(model)
+    if fixed is None or "imgsz" in config.given or config.imgsz != ValConfig.imgsz:
+        return config
+    if fixed[0] != fixed[1]:
+        raise ConfigError(
+            f"{takes(runtime_networks(model)[0])}, and images are validated in squares; export with --dynamic"
+        )
+    return dataclasses.replace(config, imgsz=fixed[0])
 
 
 def _names(config: ValConfig, spec: DatasetSpec) -> tuple[str, ...]:

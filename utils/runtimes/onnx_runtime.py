@@ -1,0 +1,80 @@
+"""ONNX Runtime: .onnx files, of ours and of YOLOv5's own export."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.errors import CheckpointError, cut
+from utils.runtimes.foreign import read_metadata
+from utils.runtimes.metadata import NMS_INPUTS, NMS_OUTPUTS, OUTPUT
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Thresholds, in_one_line, required
+
+SILENT = 4  # its log, which repeats on stderr what it raises
+OUTPUT_NAMES = (OUTPUT, "output0")  # the latter in YOLOv5 v7.0
+
+
+class OnnxRuntime:
+    """A .onnx file in ONNX Runtime, with as many threads as torch has.
+
+    Args:
+        path: The file.
+        device: CUDA devices are used if this onnxruntime knows them; all else runs on the CPU.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is no detector.
+        ConfigError: If onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, device: torch.device):
+        onnxruntime = required("onnxruntime", "onnxruntime", path)
+        self.path, self.title = path, f"ONNX Runtime {onnxruntime.__version__}"
+        with in_one_line(path, self.title):
+            self.session = self._session(onnxruntime, device)
+            self._inputs = {each.name: each for each in self.session.get_inputs()}
+            texts = self.session.get_modelmeta().custom_metadata_map
+        self.place = "GPU" if self.session.get_providers()[0].startswith("CUDA") else "CPU"
+        self.shape = self._input_shape()
+        self.metadata = read_metadata(texts, self.shape, path)
+        self._wanted = self._wanted_outputs()
+
+    def _session(self, onnxruntime: Any, device: torch.device) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = SILENT
+        options.intra_op_num_threads = torch.get_num_threads()
+        providers: list[object] = ["CPUExecutionProvider"]
+        if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            # TF32 keeps 10 bits of a product, and is not what float32 means here
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}))
+        return onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+
+    def _input_shape(self) -> InputShape:
+        shape: list = next((each.shape for each in self._inputs.values()), [])
+        if len(shape) != 4 or shape[1] not in (3, None) and not isinstance(shape[1], str):
+            raise CheckpointError(f"{cut(self.path)}: takes {shape or 'nothing'}, not images (B, 3, H, W): no detector")
+        batch, height, width = (side if isinstance(side, int) else None for side in (shape[0], *shape[2:]))
+        return InputShape(batch, height, width)
+
+    def _wanted_outputs(self) -> list[str]:
+        """The names of the outputs that are read; v6.1's files have the raw maps behind the decoded predictions."""
+        names = [each.name for each in self.session.get_outputs()]
+        if self.metadata.nms:
+            lacking = [name for name in (*NMS_INPUTS, *NMS_OUTPUTS) if name not in (*self._inputs, *names)]
+            if lacking:
+                raise CheckpointError(f"{cut(self.path)}: is said to suppress boxes, but lacks {', '.join(lacking)}")
+            return list(NMS_OUTPUTS)
+        return [next((name for name in OUTPUT_NAMES if name in names), names[0])]
+
+    def run(self, images: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> tuple[np.ndarray, ...]:
+        first = next(iter(self._inputs.values()))
+        feeds: dict[str, np.ndarray] = {first.name: images.astype(self._type(first), copy=False)}
+        if self.metadata.nms:
+            for name, value in zip(NMS_INPUTS, (thresholds.conf, thresholds.iou), strict=True):
+                feeds[name] = np.array(value, self._type(self._inputs[name]))
+        with in_one_line(self.path, self.title, f"does not run on images {images.shape}"):
+            return tuple(self.session.run(self._wanted, feeds))
+
+    @staticmethod
+    def _type(value: Any) -> type:
+        return np.float16 if value.type == "tensor(float16)" else np.float32
