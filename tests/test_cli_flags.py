@@ -99,6 +99,7 @@ VAL = {
     "--max-det": 300,
     "--download": False,
     "--rect-pad": 0.5,
+    "--square": False,
     "--labels": "skip",
     "--no-cache-labels": False,
     "--plugin": (),
@@ -265,13 +266,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, words):
     assert ended.value.code == 2 and printed.out == ""
     assert printed.err.count("\n") == 1 and printed.err.startswith("train.py: error: ")
     assert all(word in printed.err for word in words), printed.err
-
-
-@pytest.mark.parametrize("config_class", [ValConfig, DetectConfig])
-def test_help_does_not_promise_what_is_refused(config_class):
-    """--dnn is there for v6.1's command lines and ends the run."""
-    words = " ".join(build_parser(config_class).format_help().split())
-    assert "not run here: refused" in words and "run ONNX files with OpenCV" not in words
 
 
 def test_help_shows_every_flag_and_its_default(capsys):

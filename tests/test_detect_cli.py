@@ -150,7 +150,7 @@ def test_flags_and_defaults():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"dnn": True}, ConfigError, "--dnn"),
+        ({"dnn": True}, ConfigError, "--dnn: OpenCV runs .onnx files"),
         ({"wieghts": "x"}, ConfigError, "weights"),
         ({"weights": ("no_such.pt",)}, CheckpointError, "no_such.pt: no such checkpoint"),
         ({"source": "no/such/folder"}, UserError, "no such file or folder"),

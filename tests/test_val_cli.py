@@ -355,7 +355,7 @@ def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"dnn": True}, "--dnn"),
+        ({"dnn": True}, "--dnn: OpenCV runs .onnx files"),
         ({"weights": "nowhere.pt"}, "nowhere.pt"),
         ({"data": "nowhere.yaml"}, "nowhere.yaml"),
         ({"imgzs": 64}, "imgsz"),

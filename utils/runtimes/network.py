@@ -84,8 +84,8 @@ class RuntimeNetwork(nn.Module):
             yield part, count
 
     def _rows(self, images: np.ndarray) -> np.ndarray:
-        outputs = self.runtime.run(images, self.thresholds)
-        rows = self._of_kept_boxes(*outputs) if self.runtime.metadata.nms else outputs[0]
+        output = self.runtime.run(images, self.thresholds)
+        rows = self._of_kept_boxes(*output) if self.runtime.metadata.nms else output
         if rows.ndim != 3 or len(rows) != len(images) or rows.shape[2] != 5 + self.nc:
             raise CheckpointError(
                 f"{cut(self.runtime.path)}: its output is {rows.shape}; expected ({len(images)}, N, {5 + self.nc}): "

@@ -9,13 +9,13 @@ import torch
 from utils.errors import CheckpointError, cut
 from utils.runtimes.foreign import read_metadata
 from utils.runtimes.metadata import NMS_INPUTS, NMS_OUTPUTS, OUTPUT
-from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Thresholds, in_one_line, required
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Runtime, Thresholds, in_one_line, required
 
 SILENT = 4  # its log, which repeats on stderr what it raises
 OUTPUT_NAMES = (OUTPUT, "output0")  # the latter in YOLOv5 v7.0
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """A .onnx file in ONNX Runtime, with as many threads as torch has.
 
     Args:
@@ -66,14 +66,15 @@ class OnnxRuntime:
             return list(NMS_OUTPUTS)
         return [next((name for name in OUTPUT_NAMES if name in names), names[0])]
 
-    def run(self, images: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> tuple[np.ndarray, ...]:
+    def run(self, images: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> Any:
         first = next(iter(self._inputs.values()))
         feeds: dict[str, np.ndarray] = {first.name: images.astype(self._type(first), copy=False)}
         if self.metadata.nms:
             for name, value in zip(NMS_INPUTS, (thresholds.conf, thresholds.iou), strict=True):
                 feeds[name] = np.array(value, self._type(self._inputs[name]))
         with in_one_line(self.path, self.title, f"does not run on images {images.shape}"):
-            return tuple(self.session.run(self._wanted, feeds))
+            outputs = self.session.run(self._wanted, feeds)
+        return tuple(outputs) if self.metadata.nms else outputs[0]
 
     @staticmethod
     def _type(value: Any) -> type:

@@ -67,16 +67,16 @@ class Runtime(Protocol):
     metadata: ExportMetadata
     shape: InputShape
 
-    def run(self, images: np.ndarray, thresholds: Thresholds = ...) -> tuple[np.ndarray, ...]:
-        """Return a file's outputs.
+    def run(self, images: np.ndarray, thresholds: Thresholds = ...) -> Any:
+        """Return a file's output.
 
         Args:
             images: (B, 3, H, W) float32 in 0..1, contiguous, of a shape that the file takes.
             thresholds: Of files that suppress boxes; others do not read them.
 
         Returns:
-            One array (B, N, 5+nc) float32 of decoded predictions; or of a file that suppresses boxes four: boxes (B, K,
-            4) xyxy pixels, scores (B, K), classes (B, K), counts (B,).
+            (B, N, 5+nc) decoded predictions; or of a file that suppresses boxes four arrays: boxes (B, K, 4) xyxy
+            pixels, scores (B, K), classes (B, K), counts (B,).
         """
         ...
 
@@ -116,6 +116,9 @@ def in_one_line(path: Path, title: str, what: str = "cannot open it") -> Iterato
         path: The file.
         title: Name and version of the program.
         what: What it failed to do.
+
+    Yields:
+        Nothing.
 
     Raises:
         CheckpointError: For every error but our own and a lack of memory.
