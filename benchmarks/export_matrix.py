@@ -1,0 +1,225 @@
+"""Which variants survive export in which runtime: the matrix of docs/export.md, measured.
+
+    python benchmarks/export_matrix.py                      measure what is not in the results yet: some 40 s per variant
+    python benchmarks/export_matrix.py --variants CBAM Swin some, again
+    python benchmarks/export_matrix.py --columns "ONNX static"
+    python benchmarks/export_matrix.py --table              write the table of docs/export.md from the results
+
+Every variant is built at scale n with weights of a seed, its batch norms and gates disturbed so that no gate is idle.
+Each file is run on both images of data/images at three sizes and compared with torch in float32. A static file is
+exported once for each size. The base, P6, ghost and transformer networks are rows too. Every variant runs in a process
+of its own: a runtime that crashes takes nothing with it. The results are kept in docs/export_matrix.json.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from models.yolo import Model  # noqa: E402
+from models.zoo.table import load_variants  # noqa: E402
+from utils.config import ExportConfig, from_options  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+from utils.export.exporting import CHECK_IMAGES  # noqa: E402
+from utils.export.file_formats import EXPORT_FORMATS, ExportJob  # noqa: E402
+from utils.export.graph_network import GraphNetwork  # noqa: E402
+from utils.export.parity import EXACT, OutputDifference, check_batches, compare_file  # noqa: E402
+from utils.runtimes.metadata import ExportMetadata  # noqa: E402
+from utils.runtimes.opening import open_runtime  # noqa: E402
+
+RESULTS = ROOT / "docs" / "export_matrix.json"
+PAGE = ROOT / "docs" / "export.md"
+MARKERS = ("<!-- made by `python benchmarks/export_matrix.py --table` -->", "<!-- end: matrix -->")
+SIZES = ((320, 320), (256, 384), (352, 480))  # height, width
+OTHERS = {"base": "yolov5n", "P6": "yolov5n6", "ghost": "yolov5s-ghost", "transformer": "yolov5s-transformer"}
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "opencv-python", "ncnn", "pnnx")
+# column -> format, whether one file serves all sizes, whether OpenCV runs it
+COLUMNS: dict[str, tuple[str, bool, bool]] = {
+    "ONNX static": ("onnx", False, False),
+    "ONNX dynamic": ("onnx", True, False),
+    "TorchScript": ("torchscript", True, False),
+    "OpenVINO": ("openvino", True, False),
+    "OpenCV": ("onnx", False, True),
+    "ncnn": ("ncnn", False, False),
+}
+SECONDS = 900  # for one variant
+LOGIT_SPREAD = 2.0  # standard deviation of the head's outputs, as those of trained weights have
+
+
+def main() -> None:
+    """Measure, or write the table."""
+    options = arguments()
+    if options.one:
+        print(json.dumps({column: cell(options.one, column) for column in options.columns}))
+        return
+    if options.table:
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": {}}
+    results["versions"] = {name: installed(name) for name in PACKAGES}
+    results["python"] = platform.python_version()
+    for name in options.variants or rows():
+        row = results["rows"].setdefault(name, {})
+        wanted = [column for column in options.columns if options.variants or column not in row]
+        if wanted:
+            row.update(measure(name, wanted))
+            RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(name, {column: text(row[column]) for column in wanted}, flush=True)
+
+
+def rows() -> list[str]:
+    """Return the names of all rows: the base and the other kinds of networks, then every variant."""
+    return [*OTHERS, *load_variants()]
+
+
+def measure(name: str, columns: list[str]) -> dict[str, dict]:
+    """Return the cells of a row, measured in a process of their own; if it dies, each column is measured alone."""
+    command = [sys.executable, __file__, "--one", name, "--columns", *columns]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        if done.returncode == 0:
+            return json.loads(done.stdout.splitlines()[-1])
+        reason = f"the process ended with {done.returncode}"
+    except subprocess.TimeoutExpired:
+        reason = f"over {SECONDS} s"
+    if len(columns) > 1:
+        return {column: found for one in columns for column, found in measure(name, [one]).items()}
+    return {columns[0]: {"error": reason}}
+
+
+def cell(name: str, column: str) -> dict:
+    """Return the differences of a variant in a column at each size, or the error."""
+    try:
+        differences = list(differences_of(disturbed_model(name), column))
+    except (UserError, Exception) as error:  # whatever a runtime raises is the cell's content
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return {"error": f"{type(error).__name__}: {lines[0][:200] if lines else ''}"}
+    return {
+        "pixels": [round(each.pixels, 7) if each.finite else None for each in differences],
+        "scores": [round(each.score, 9) if each.finite else None for each in differences],
+        "ok": [each.within(EXACT) for each in differences],
+    }
+
+
+def differences_of(model: nn.Module, column: str) -> Iterator[OutputDifference]:
+    """Yield how far a column's file is from torch at each size."""
+    name, one_file, by_opencv = COLUMNS[column]
+    reference = GraphNetwork(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = EXPORT_FORMATS[name].path(Path(folder) / "model")
+        for index, size in enumerate(SIZES):
+            if index == 0 or not one_file:
+                EXPORT_FORMATS[name].write(job(model, size, one_file), path)
+                runtime = open_runtime(path, dnn=by_opencv)
+            parts = [
+                compare_file(runtime.run, reference, images, EXACT) for images in check_batches(CHECK_IMAGES, size, 32)
+            ]
+            yield OutputDifference.largest(parts)
+
+
+def job(model: nn.Module, size: tuple[int, int], dynamic: bool) -> ExportJob:
+    """Return what is written: a file of one size, or of any."""
+    (images, _) = check_batches(CHECK_IMAGES, size, 32)
+    network = GraphNetwork(model, None if dynamic else size)
+    metadata = ExportMetadata(names=tuple(model.names), stride=32, imgsz=size, dynamic=dynamic, variant="model")
+    return ExportJob(network, images, metadata, from_options(ExportConfig, include=("onnx",), dynamic=dynamic))
+
+
+def disturbed_model(name: str, seed: int = 0) -> Model:
+    """Return a variant with weights of a seed in which nothing is idle, in evaluation mode.
+
+    Gates that start at zero, and scales that start at one, would hide what stands behind them; batch norms that have
+    seen nothing would leave every output its bias.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    model = Model(f"{OTHERS[name] if name in OTHERS else f'yolov5n_{name}'}.yaml", report=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim <= 1 or parameter.numel() == max(parameter.shape):
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        images = torch.cat([check_batches(CHECK_IMAGES, size, 32)[index] for size in SIZES[:1] for index in (0, 1)])
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.momentum = 1.0  # the statistics of this batch alone: with less, the signal fades from layer to layer
+        raw = model.train()(images)
+        for conv, maps in zip(model.head.m, raw, strict=True):  # an untrained head answers its bias everywhere
+            conv.weight.mul_(LOGIT_SPREAD / maps.std((0, 2, 3)).mean())
+    return model.eval()
+
+
+def text(found: dict) -> str:
+    """Return a cell as the table shows it: the largest difference in pixels if all sizes agree."""
+    if "error" in found:
+        return "fails"
+    if all(found["ok"]):
+        return f"{max(found['pixels']):.1g}"
+    return " / ".join(
+        "ok" if fine else "NaN" if pixels is None else f"**{pixels:.2g}**"
+        for fine, pixels in zip(found["ok"], found["pixels"], strict=True)
+    )
+
+
+def with_table(page: str) -> str:
+    """Return the page with the table of the results between its markers."""
+    before, _, rest = page.partition(MARKERS[0])
+    _, _, after = rest.partition(MARKERS[1])
+    return f"{before}{MARKERS[0]}\n{table(json.loads(RESULTS.read_text(encoding='utf-8')))}\n{MARKERS[1]}{after}"
+
+
+def table(results: dict) -> str:
+    """Return versions, shares of cells that agree, the matrix, and why cells fail."""
+    found = results["rows"]
+    names = [name for name in rows() if name in found]
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    lines = [f"Python {results['python']}, {versions}.", ""]
+    shares = []
+    for column in COLUMNS:
+        cells = [found[name][column] for name in names if column in found[name]]
+        good = sum("error" not in each and all(each["ok"]) for each in cells)
+        shares.append(f"{column} {good} of {len(cells)}")
+    lines += [f"Agree at all three sizes: {', '.join(shares)}.", ""]
+    lines += [f"| variant | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
+    for name in names:
+        lines.append(f"| {name} | {' | '.join(text(found[name].get(column, {'error': ''})) for column in COLUMNS)} |")
+    reasons = [
+        f"- {name}, {column}: `{found[name][column]['error']}`"
+        for name in names
+        for column in COLUMNS
+        if "error" in found[name].get(column, {})
+    ]
+    return "\n".join([*lines, *(["", "Why cells fail:", "", *reasons] if reasons else [])])
+
+
+def installed(package: str) -> str:
+    """Return a package's version, or "not installed"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def arguments() -> argparse.Namespace:
+    """Return the flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="measure these again; default: all not measured")
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
+    parser.add_argument("--table", action="store_true", help="write the table of docs/export.md")
+    parser.add_argument("--one", metavar="NAME", help="measure one variant and print its cells as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
