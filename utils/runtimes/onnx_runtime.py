@@ -1,12 +1,13 @@
 """ONNX Runtime: .onnx files, of ours and of YOLOv5's own export."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from utils.errors import CheckpointError, cut
+from utils.errors import CheckpointError, cut, shown
 from utils.runtimes.foreign import read_metadata
 from utils.runtimes.metadata import NMS_INPUTS, NMS_OUTPUTS, OUTPUT
 from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Runtime, Thresholds, in_one_line, required
@@ -35,8 +36,8 @@ class OnnxRuntime(Runtime):
             self._inputs = {each.name: each for each in self.session.get_inputs()}
             texts = self.session.get_modelmeta().custom_metadata_map
         self.place = "GPU" if self.session.get_providers()[0].startswith("CUDA") else "CPU"
-        self.shape = self._input_shape()
-        self.metadata = read_metadata(texts, self.shape, path)
+        self.shape = image_shape(next((each.shape for each in self._inputs.values()), []), path)
+        self.metadata = read_metadata(texts, path, self.shape)
         self._wanted = self._wanted_outputs()
 
     def _session(self, onnxruntime: Any, device: torch.device) -> Any:
@@ -49,13 +50,6 @@ class OnnxRuntime(Runtime):
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}))
         return onnxruntime.InferenceSession(str(self.path), options, providers=providers)
 
-    def _input_shape(self) -> InputShape:
-        shape: list = next((each.shape for each in self._inputs.values()), [])
-        if len(shape) != 4 or shape[1] not in (3, None) and not isinstance(shape[1], str):
-            raise CheckpointError(f"{cut(self.path)}: takes {shape or 'nothing'}, not images (B, 3, H, W): no detector")
-        batch, height, width = (side if isinstance(side, int) else None for side in (shape[0], *shape[2:]))
-        return InputShape(batch, height, width)
-
     def _wanted_outputs(self) -> list[str]:
         """The names of the outputs that are read; v6.1's files have the raw maps behind the decoded predictions."""
         names = [each.name for each in self.session.get_outputs()]
@@ -64,7 +58,7 @@ class OnnxRuntime(Runtime):
             if lacking:
                 raise CheckpointError(f"{cut(self.path)}: is said to suppress boxes, but lacks {', '.join(lacking)}")
             return list(NMS_OUTPUTS)
-        return [next((name for name in OUTPUT_NAMES if name in names), names[0])]
+        return [predictions_among(names)]
 
     def run(self, images: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> Any:
         first = next(iter(self._inputs.values()))
@@ -79,3 +73,29 @@ class OnnxRuntime(Runtime):
     @staticmethod
     def _type(value: Any) -> type:
         return np.float16 if value.type == "tensor(float16)" else np.float32
+
+
+def image_shape(sides: Sequence[int | str | None], path: Path) -> InputShape:
+    """Return the images that a graph's first input declares.
+
+    Args:
+        sides: Batch, channels, height and width; text or None where any number will do.
+        path: The file, for the message.
+
+    Returns:
+        The shape.
+
+    Raises:
+        CheckpointError: If these are no color images.
+    """
+    numbers = [side if isinstance(side, int) and side > 0 else None for side in sides]
+    if len(numbers) != 4 or numbers[1] not in (3, None):
+        raise CheckpointError(f"{cut(path)}: takes {shown(list(sides))}, not images (B, 3, H, W): no detector's file")
+    if (numbers[2] is None) != (numbers[3] is None):
+        raise CheckpointError(f"{cut(path)}: fixes one side of its images alone; export with --dynamic, or without")
+    return InputShape(numbers[0], numbers[2], numbers[3])
+
+
+def predictions_among(names: Sequence[str]) -> str:
+    """Return the output that holds decoded predictions: v6.1's files have raw maps behind it."""
+    return next((name for name in OUTPUT_NAMES if name in names), names[0])

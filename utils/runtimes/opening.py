@@ -26,8 +26,51 @@ def _onnx(path: Path, device: torch.device) -> Runtime:
     return OnnxRuntime(path, device)
 
 
+def _openvino(path: Path, device: torch.device) -> Runtime:
+    from utils.runtimes.openvino_runtime import OpenVinoRuntime
+
+    return OpenVinoRuntime(path, device)
+
+
+def _torchscript(path: Path, device: torch.device) -> Runtime:
+    from utils.runtimes.torchscript import TorchScriptRuntime
+
+    return TorchScriptRuntime(path, device)
+
+
+def _engine(path: Path, device: torch.device) -> Runtime:
+    from utils.runtimes.tensorrt_engine import TensorRtEngine
+
+    return TensorRtEngine(path, device)
+
+
+def _ncnn(path: Path, device: torch.device) -> Runtime:
+    from utils.runtimes.ncnn_runtime import NcnnRuntime
+
+    return NcnnRuntime(path, device)
+
+
+def _tflite(path: Path, device: torch.device) -> Runtime:
+    from utils.runtimes.tflite import TfLiteRuntime
+
+    return TfLiteRuntime(path, device)
+
+
+_APPLE = "Core ML files are run by Apple's systems alone"
+_TENSORFLOW = "TensorFlow's own formats are not run here"
 _FORMATS = {
     ".onnx": _Format(False, _onnx),
+    "_openvino_model": _Format(True, _openvino),
+    ".xml": _Format(False, _openvino),
+    ".torchscript": _Format(False, _torchscript),
+    ".engine": _Format(False, _engine),
+    "_ncnn_model": _Format(True, _ncnn),
+    ".tflite": _Format(False, _tflite),
+    ".mlpackage": _Format(True, reason=_APPLE),
+    ".mlmodel": _Format(False, reason=_APPLE),
+    "_saved_model": _Format(True, reason=_TENSORFLOW),
+    "_web_model": _Format(True, reason=_TENSORFLOW),
+    ".pb": _Format(False, reason=_TENSORFLOW),
 }
 RUNTIME_SUFFIXES = tuple(suffix for suffix, each in _FORMATS.items() if each.open)
 
@@ -61,6 +104,10 @@ def open_runtime(path: Path | str, dnn: bool = False, device: torch.device | str
     if file.open is None:
         raise ConfigError(f"{cut(path)}: {file.reason}; export another format, such as onnx")
     found = _found(Path(path), file.is_folder)
+    if dnn:
+        from utils.runtimes.opencv_dnn import OpenCvDnn
+
+        return OpenCvDnn(found, torch.device(device))
     return file.open(found, torch.device(device))
 
 

@@ -1,0 +1,62 @@
+"""`--dnn`: OpenCV's engine for .onnx files. Their metadata, which OpenCV does not give, is read by the onnx package."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from utils.errors import ConfigError, cut
+from utils.runtimes.foreign import read_metadata
+from utils.runtimes.onnx_runtime import image_shape, predictions_among
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line, required
+
+
+class OpenCvDnn(Runtime):
+    """An .onnx file in OpenCV, on the CPU, with OpenCV's own number of threads.
+
+    Args:
+        path: The file.
+        device: Not read.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is no detector.
+        ConfigError: If onnx is not installed, or the file suppresses boxes itself.
+    """
+
+    def __init__(self, path: Path, device: torch.device):
+        onnx = required("onnx", "onnx", path)
+        self.path, self.title, self.place = path, f"OpenCV {cv2.__version__}", "CPU"
+        with in_one_line(path, f"onnx {onnx.__version__}"):
+            graph = onnx.load(path, load_external_data=False)
+        weights = {each.name for each in graph.graph.initializer}
+        images = next((each for each in graph.graph.input if each.name not in weights), None)
+        sides = [side.dim_value or side.dim_param for side in images.type.tensor_type.shape.dim] if images else []
+        self.shape = image_shape(sides, path)
+        self.metadata = read_metadata({each.key: each.value for each in graph.metadata_props}, path, self.shape)
+        if self.metadata.nms:
+            raise ConfigError(
+                f"--dnn: OpenCV does not run files that suppress boxes, such as {cut(path)}; leave it away"
+            )
+        self._wanted = predictions_among([each.name for each in graph.graph.output])
+        with in_one_line(path, self.title), _silent():
+            self.net: Any = cv2.dnn.readNetFromONNX(str(path))
+
+    def run(self, images: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> np.ndarray:
+        with in_one_line(self.path, self.title, f"does not run on images {images.shape}"), _silent():
+            self.net.setInput(images)
+            return self.net.forward(self._wanted)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep OpenCV from writing what it raises to stderr too."""
+    before = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
