@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -28,7 +27,7 @@ class OpenCvDnn(Runtime):
     """
 
     def __init__(self, path: Path, device: torch.device):
-        onnx = required("onnx", "onnx", path)
+        onnx, cv2 = required("onnx", "onnx", path), required("cv2", "opencv-python", path)
         self.path, self.title, self.place = path, f"OpenCV {cv2.__version__}", "CPU"
         with in_one_line(path, f"onnx {onnx.__version__}"):
             graph = onnx.load(path, load_external_data=False)
@@ -42,21 +41,21 @@ class OpenCvDnn(Runtime):
                 f"--dnn: OpenCV does not run files that suppress boxes, such as {cut(path)}; leave it away"
             )
         self._wanted = predictions_among([each.name for each in graph.graph.output])
-        with in_one_line(path, self.title), _silent():
+        self._log = cv2.utils.logging
+        with in_one_line(path, self.title), self._silent():
             self.net: Any = cv2.dnn.readNetFromONNX(str(path))
 
     def run(self, images: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> np.ndarray:
-        with in_one_line(self.path, self.title, f"does not run on images {images.shape}"), _silent():
+        with in_one_line(self.path, self.title, f"does not run on images {images.shape}"), self._silent():
             self.net.setInput(images)
             return self.net.forward(self._wanted)
 
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep OpenCV from writing what it raises to stderr too."""
-    before = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(before)
+    @contextlib.contextmanager
+    def _silent(self) -> Iterator[None]:
+        """Keep OpenCV from writing what it raises to stderr too."""
+        before = self._log.getLogLevel()
+        self._log.setLogLevel(self._log.LOG_LEVEL_SILENT)
+        try:
+            yield
+        finally:
+            self._log.setLogLevel(before)
