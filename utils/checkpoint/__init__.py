@@ -48,7 +48,7 @@ __all__ = [
     "strip",
     "write_checkpoint",
 ]
-TARGETS = ("checkpoint", "weights", "safetensors")  # what `convert` writes
+TARGETS = ("checkpoint", "weights", "safetensors", "yolov5")  # what `convert` writes
 _IN_RECORD = ("FORMAT", "VERSION", "Checkpoint", "checkpoint_of")
 
 

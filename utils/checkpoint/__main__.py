@@ -5,6 +5,7 @@ Inputs are only read, nothing in them is executed, and an output that exists alr
     python -m utils.checkpoint show last.pt                          what it is, its layers, settings, sha256
     python -m utils.checkpoint convert yolov5s.pt ours.pt            an official YOLOv5 file (v5.0 to v7.0) to ours
     python -m utils.checkpoint convert best.pt plain.pt --to weights its weights as a state dict for other programs
+    python -m utils.checkpoint convert best.pt --to yolov5           best_yolov5.pt for YOLOv5's own programs, or a zip
     python -m utils.checkpoint strip last.pt small.pt                without training, in half precision
     python -m utils.checkpoint average epoch1*.pt --output mean.pt   the mean of several epochs
     python -m utils.checkpoint diff a.pt b.pt                        what differs; exit code 1 if something does
@@ -32,14 +33,16 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("file")
     show.add_argument("--tensors", action="store_true", help="list every tensor as well")
     convert = commands.add_parser(
-        "convert", help="official YOLOv5 file to ours; a checkpoint to weights for other programs"
+        "convert", help="official YOLOv5 file to ours; a checkpoint for YOLOv5, or its weights for other programs"
     )
     convert.add_argument("file")
-    convert.add_argument("output")
+    convert.add_argument("output", nargs="?")
+    convert.add_argument("--output", "-o", dest="output_by_flag", metavar="OUTPUT", help="the same as OUTPUT")
     convert.add_argument(
         "--to",
         choices=TARGETS,
-        help="checkpoint: ours; weights: a plain state dict; safetensors "
+        help="checkpoint: ours; weights: a plain state dict; safetensors; yolov5: a checkpoint that YOLOv5 loads, or a "
+        "zip of yaml, source and weights for its tree if YOLOv5 lacks a block "
         "(default: safetensors for an output of that suffix, else checkpoint)",
     )
     strip = commands.add_parser("strip", help="remove the training state and convert to half precision")
@@ -72,12 +75,17 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join(lines) if lines else "no difference")
         return int(bool(lines))
     if options.command == "convert":
-        output = tools.convert(options.file, options.output, options.to, options.force)
+        output = tools.convert(options.file, options.output_by_flag or options.output, options.to, options.force)
     elif options.command == "strip":
         output = tools.strip_file(options.file, options.output, options.in_place, options.force)
     else:
         output = tools.average(options.files, options.output, options.force)
     print(f"{output}: {output.stat().st_size:,} bytes")
+    if options.command == "convert" and options.to == "yolov5" and output.suffix == ".zip":
+        from utils.checkpoint.yolov5_package import EDITS
+
+        print("the edits that YOLOv5's tree needs, which README.md in the zip has in full:")
+        print("\n".join(f"{number}. {edit}" for number, edit in enumerate(EDITS, 1)))
     return 0
 
 

@@ -26,7 +26,7 @@ TEXT_LIMIT = PICKLE_LIMIT  # characters in such a tree
 DEPTH_LIMIT = 64  # levels of such a tree
 MEMBER_LIMIT = 100_000  # modules and tensors of a model
 AXES_LIMIT = 16  # axes of a tensor
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -54,7 +54,7 @@ _DATA_NAMES = {
     *(f"torch.{name}" for name in ("float16", "float32", "float64", "bfloat16", "int64")),
 }
 _DATA_CLASSES = re.compile(r"(torch\.nn\.modules\.[a-z_]+|models\.(yolo|common|experimental))\.[A-Za-z]\w*")
-_STORAGE_NAMES = {f"torch.{name}" for name in _STORAGES}
+_STORAGE_NAMES = {f"torch.{name}" for name in STORAGES}
 _EXPLANATIONS = {  # prefixes of the names in well-known files, and what those files are
     "ultralytics.": "an Ultralytics model, YOLOv8 or later, is not a YOLOv5 network and cannot be used here",
     "models.": "the class is of a changed YOLOv5; save model.state_dict() and the yaml where that class is known",
@@ -352,7 +352,7 @@ class _Interpreter:
         kind, storage, key, _, count = self.stack.pop()
         if kind != "storage" or not isinstance(storage, Name) or not isinstance(key, str) or not isinstance(count, int):
             raise TypeError("a persistent id that is not a storage")
-        dtype = _STORAGES[storage.text.removeprefix("torch.")]
+        dtype = STORAGES[storage.text.removeprefix("torch.")]
         found = self.storages.get(key)
         if found is None:
             found = self.storages[key] = self.archive.check(Storage(key, dtype, count))

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.yolo import Model
 from utils.checkpoint.archive import Archive, StoredTensor, printable
 from utils.checkpoint.record import Checkpoint, now
 from utils.checkpoint.restricted import read_restricted
@@ -29,27 +30,34 @@ from utils.errors import CheckpointError, ModelError
 from utils.files import write_atomically
 
 
-def convert(source: Path | str, output: Path | str, target: str | None = None, force: bool = False) -> Path:
-    """Write an official file as a checkpoint of ours, or the weights of any checkpoint for other programs.
+def convert(
+    source: Path | str, output: Path | str | None = None, target: str | None = None, force: bool = False
+) -> Path:
+    """Write an official file as a checkpoint of ours, or any checkpoint or its weights for other programs.
 
     The precision of the source is kept. An official file is converted only if its model can be built from what was
     read.
 
     Args:
         source: The checkpoint.
-        output: The file to write.
-        target: "checkpoint", "weights" (a plain state dict) or "safetensors"; None chooses safetensors for an output
-            of that suffix, else checkpoint.
+        output: The file to write; for YOLOv5 None stands for a file beside the source.
+        target: "checkpoint", "weights" (a plain state dict), "safetensors" or "yolov5" (a checkpoint that YOLOv5 loads,
+            or a zip for its tree if YOLOv5 lacks a block); None chooses safetensors for an output of that suffix, else
+            checkpoint.
         force: Whether an existing output is replaced.
 
     Returns:
-        `output` as a Path.
+        The file that was written.
 
     Raises:
         CheckpointError: If the source cannot be read or is a checkpoint of ours already, its model cannot be built, or
-            the output exists or cannot be written.
+            the output is missing, exists or cannot be written.
     """
-    target = target or ("safetensors" if Path(output).suffix == ".safetensors" else "checkpoint")
+    target = target or ("safetensors" if output and Path(output).suffix == ".safetensors" else "checkpoint")
+    if target == "yolov5":
+        return _convert_for_yolov5(Path(source), output, force)
+    if output is None:
+        raise CheckpointError(f"{source}: name the file to write, behind the file to read or with --output")
     output = checked_output(output, force)
     if target == "safetensors" and find_spec("safetensors") is None:
         raise CheckpointError(
@@ -73,8 +81,29 @@ def convert(source: Path | str, output: Path | str, target: str | None = None, f
     return output
 
 
-def check_buildable(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError unless the model can be built, its weights fit and its strides are those of the file."""
+def _convert_for_yolov5(source: Path, output: Path | str | None, force: bool) -> Path:
+    """Write a checkpoint that YOLOv5 loads, or a zip for its tree if the model has blocks that YOLOv5 lacks."""
+    from utils.checkpoint.yolov5_file import write_yolov5_file
+    from utils.checkpoint.yolov5_package import write_yolov5_package
+    from utils.checkpoint.yolov5_rows import resolve_rows
+
+    given = None if output is None else checked_output(output, force)
+    checkpoint = read_checkpoint(source, full=False)
+    model = check_buildable(checkpoint)
+    resolved = resolve_rows(checkpoint, model)
+    suffix = ".zip" if resolved.blocks else ".pt"
+    path = given or checked_output(source.with_name(f"{source.stem}_yolov5{suffix}"), force)
+    if path.suffix != suffix:
+        names = ", ".join(block.__name__ for block in resolved.blocks)
+        reason = f"YOLOv5 lacks its {names}" if names else "YOLOv5 has all of its layers"
+        raise CheckpointError(f"{path}: {reason}, so what is written is a {suffix}; name an output of that suffix")
+    if resolved.blocks:
+        return write_yolov5_package(checkpoint, resolved, path)
+    return write_yolov5_file(checkpoint, model, resolved.architecture, path)
+
+
+def check_buildable(checkpoint: Checkpoint) -> Model:
+    """Return the model; raise CheckpointError unless it can be built, its weights fit and its strides are as given."""
     try:
         model = build_model(checkpoint)
     except ModelError as error:
@@ -85,6 +114,7 @@ def check_buildable(checkpoint: Checkpoint) -> None:
             f"{checkpoint.source}: its strides are {checkpoint.stride}, the model built from its "
             f"description has {strides}"
         )
+    return model
 
 
 def strip_file(source: Path | str, output: Path | str | None, in_place: bool = False, force: bool = False) -> Path:
