@@ -222,14 +222,23 @@ def _time_rounds(
     for name, model in models.items():
         shape = input_shape(model, imgsz, batch)
         images.setdefault(shape, random_images(model, imgsz, device, batch))
-        turn = partial(_time_passes, model, images[shape], passes)
+        turn = partial(time_passes, model, images[shape], passes)
         if _or_note(notes[name], f"time of a batch of {batch}", turn) is not None:  # the first turn is a warm-up
             turns[name] = turn
     return run_interleaved(turns, rounds, seconds, generator, f"cost: batch {batch}")
 
 
-def _time_passes(model: nn.Module, images: Tensor, passes: int) -> list[float]:
-    """Return the seconds of `passes` passes; if there are several, one more is run first and not counted."""
+def time_passes(model: nn.Module, images: Tensor, passes: int) -> list[float]:
+    """Return the seconds of each of several passes; if there are several, one more is run first and not counted.
+
+    Args:
+        model: The network.
+        images: Its input.
+        passes: How many passes are timed.
+
+    Returns:
+        Seconds.
+    """
     times = []
     with torch.inference_mode():
         for _ in range(passes + (passes > 1)):
@@ -277,8 +286,8 @@ def run_interleaved(
 def _with_ratios(costs: dict[str, Cost], latency: Rounds, throughput: Rounds) -> dict[str, Cost]:
     """Return the costs with ratios to the first variant; those of times are medians of the ratios within rounds."""
     first = next(iter(costs), "")
-    speeds = {name: 1 / ratio for name, ratio in _paired_ratios(throughput, first).items()}
-    paired = {"latency_ms": _paired_ratios(latency, first), "throughput": speeds}
+    speeds = {name: 1 / ratio for name, ratio in paired_ratios(throughput, first).items()}
+    paired = {"latency_ms": paired_ratios(latency, first), "throughput": speeds}
     result = {}
     for name, cost in costs.items():
         base = costs[first].figures()
@@ -293,8 +302,16 @@ def _ratio(figure: float | None, base: float | None) -> float | None:
     return figure / base if figure is not None and base else None
 
 
-def _paired_ratios(rounds: Rounds, first: str) -> dict[str, float]:
-    """Return by name the median over rounds of the ratio to the first variant's time in the same round."""
+def paired_ratios(rounds: Rounds, first: str) -> dict[str, float]:
+    """Return the median over rounds of the ratio to the first one's time in the same round.
+
+    Args:
+        rounds: Seconds by name.
+        first: Name of what the others are compared with.
+
+    Returns:
+        Ratios by name, empty if the first has no times.
+    """
     if not rounds.get(first):
         return {}
     base = [median(turn) for turn in rounds[first]]

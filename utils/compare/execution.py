@@ -9,6 +9,8 @@ import torch
 from models.registry import load_plugins
 from utils.checkpoint import load_models
 from utils.compare.cost import measure_costs
+from utils.compare.deployment import deploy_missing
+from utils.compare.deployment_rows import forget_stale_deployments, is_deployed
 from utils.compare.plan import PlannedVariant, StudyPlan
 from utils.compare.process_pool import Job, ProcessPool
 from utils.compare.run import data_of, execute_run
@@ -36,6 +38,7 @@ def forget_failures(plan: StudyPlan) -> None:
     """Remove what earlier starts of the study wrote about runs that failed, so that these are retried."""
     for files in plan.missing():
         files.failed.unlink(missing_ok=True)
+    forget_stale_deployments(plan)
 
 
 def run_missing(plan: StudyPlan, threads: int | None = None) -> None:
@@ -112,9 +115,14 @@ def threads_of(config: CompareConfig) -> int:
 
 
 def measure_missing(plan: StudyPlan) -> None:
-    """Measure costs and draw the sample grid, once, when no run is under way; failures are logged only."""
+    """Measure costs, draw the sample grid and deploy, once, when no run is under way; failures are logged only."""
+    _measure_costs(plan)
+    deploy_missing(plan, devices_of(plan.config), measure_lock(plan))
+
+
+def _measure_costs(plan: StudyPlan) -> None:
     weights = _weights_by_name(plan)
-    if is_measured(plan):
+    if _has_costs(plan):
         return
     LOGGER.info("measuring costs, and drawing the detections of each model on some images ...")
     failures: list[str] = []
@@ -124,7 +132,7 @@ def measure_missing(plan: StudyPlan) -> None:
         (plan, weights),
         measure_lock(plan),
         plan.folder / MEASURE_LOG,
-        lambda: is_measured(plan),
+        lambda: _has_costs(plan),
         failures.append,
     )
     ProcessPool(devices_of(plan.config)[:1], 0).run([job])
@@ -138,6 +146,11 @@ def measure_lock(plan: StudyPlan) -> Path:
 
 
 def is_measured(plan: StudyPlan) -> bool:
+    """Return whether there are costs, a sample grid, and the exported files that are asked for, all measured."""
+    return _has_costs(plan) and is_deployed(plan)
+
+
+def _has_costs(plan: StudyPlan) -> bool:
     """Return whether there are costs and a sample grid of every variant that can have them."""
     weights, costs, sample_grid = _weights_by_name(plan), plan.folder / COSTS_FILE, plan.folder / SAMPLE_GRID_FILE
     return not weights or (sample_grid.exists() and costs.exists() and set(read_json(costs)) == set(weights))
@@ -161,7 +174,7 @@ def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
         weights: Checkpoints by name of variant, the baseline's first.
         device: "cpu" or a CUDA device number.
     """
-    if is_measured(plan):  # by another process, since this one asked
+    if _has_costs(plan):  # by another process, since this one asked
         return
     chosen, config, spec = select_device(device), plan.config, data_of(plan)
     load_plugins(config.plugin)

@@ -13,13 +13,14 @@ import yaml
 from models.graph.shapes import ShapeCache, infer_shapes, load_spec, totals
 from models.registry import load_plugins
 from utils.checkpoint import find_weights
+from utils.compare.deployment_rows import check_packages, is_deployed
 from utils.compare.manifest import HYP_FILE, read_manifest, write_study_files
 from utils.compare.parameter_matched import ParameterMatchedBaseline, can_take_weights, match_parameters
 from utils.compare.plan import PlannedVariant, StudyPlan, planned_variants, run_files
 from utils.compare.provenance import data_facts
 from utils.compare.results import PARAMETER_MATCHED
 from utils.config import DatasetSpec, Hyperparameters
-from utils.config.compare_options import CompareConfig
+from utils.config.compare_options import OF_DATA, CompareConfig
 from utils.config.yaml_files import find_yaml
 from utils.device import select_device
 from utils.errors import ConfigError
@@ -59,6 +60,10 @@ def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> St
             matched, variants, note = _with_parameter_matched(variants, parameters, spec.nc, folder)
             notes += [note]
     plan = StudyPlan(folder, config, tuple(variants), data, matched, tuple(notes))
+    if not (finished and is_deployed(plan)):
+        check_packages(config)
+        if finished:  # its files are evaluated on the same images as torch was
+            plan = dataclasses.replace(plan, data={**data, config.split: data_facts(config, spec, config.split)})
     write_study_files(plan, previous, keep_study)
     if not config.cfg:
         return plan
@@ -109,15 +114,24 @@ def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[Compar
     ]
     Hyperparameters.load(config.hyp, config.hyp_unknown)
     hyp = find_yaml(config.hyp, "data/hyps", "hyperparameter file").absolute()
+    eight_bit = config.int8 not in ("", OF_DATA)
     config = dataclasses.replace(
         config,
         data=str(spec.file),
+        int8=str(_calibration_data(config.int8).file) if eight_bit else config.int8,
         weights=tuple(map(str, weights)) or None,
         hyp=str(hyp),
         plugin=tuple(str(Path(name).resolve()) for name in config.plugin),
         font=str(Path(config.font).resolve()) if config.font else "",
     )
     return config, spec.as_single_class() if config.single_cls else spec, weights
+
+
+def _calibration_data(source: str) -> DatasetSpec:
+    """Return the dataset of --int8, of which files are calibrated on the train images."""
+    spec = DatasetSpec.load(source)
+    spec.paths("train")
+    return spec
 
 
 def check_networks(variants: Sequence[PlannedVariant], spec: DatasetSpec, config: CompareConfig) -> dict[str, int]:

@@ -125,6 +125,51 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """A variant as one program runs it: torch, or a runtime of exported files. A missing figure is None.
+
+    Attributes:
+        variant: Name of the variant.
+        runtime: "torch", or the format of its file, such as "onnx".
+        precision: "float32" or "int8".
+        seed: Seed of the run whose best.pt it is.
+        program: Program, version and device, such as "ONNX Runtime 1.22.0 on the CPU".
+        file: The exported file or folder; torch's checkpoint.
+        file_bytes: Its size.
+        map: mAP50-95 on the study's split, 0..1.
+        map50: mAP at IoU 0.50 on the study's split, 0..1.
+        torch_map: mAP50-95 of torch on images of the same shapes, None for torch itself.
+        latency_ms: Median of one image.
+        latency_p95_ms: 95th percentile of the same.
+        latency_ratio: Median over rounds of the ratio to torch's latency of the same variant in the same round.
+        memory_mib: Growth of the resident memory of a fresh process at its peak.
+        unmatched: No other deployment of the study is both as accurate and as fast. None if that is not known.
+        error: Why there is no such file, or why it is not used; "" if it is.
+        remark: What is to be known about its figures.
+        no_latency: Why there is no latency.
+    """
+
+    variant: str
+    runtime: str
+    precision: str = "float32"
+    seed: int = 0
+    program: str = ""
+    file: Path | None = None
+    file_bytes: int | None = None
+    map: float | None = None
+    map50: float | None = None
+    torch_map: float | None = None
+    latency_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_ratio: float | None = None
+    memory_mib: float | None = None
+    unmatched: bool | None = None
+    error: str = ""
+    remark: str = ""
+    no_latency: str = ""
+
+
+@dataclass(frozen=True)
 class Summary:
     """One metric of one variant over its seeds.
 
@@ -179,6 +224,7 @@ class Study:
         date: When the report was made.
         notes: What a reader must know: one seed only, failed runs, ...
         sample_grid: Image of qualitative results, the same images as each model detects them.
+        deployments: With --runtimes, each variant in each of them, variant by variant, torch first.
     """
 
     title: str
@@ -193,6 +239,7 @@ class Study:
     date: str
     notes: tuple[str, ...] = ()
     sample_grid: Path | None = None
+    deployments: tuple[Deployment, ...] = ()
 
     @property
     def baseline(self) -> VariantResult:

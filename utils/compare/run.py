@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.registry import load_plugins
 from utils.checkpoint import strip
@@ -155,19 +156,55 @@ def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -
     Raises:
         ConfigError: The checkpoint has other classes than the dataset.
     """
-    config, chosen = plan.config, select_device(device)
     spec = data_of(plan)
-    split = EvalSplit(config.split, SplitOptions.of(config), 2 * config.batch_size, config.workers, files.folder)
-    options = EvalOptions(single_cls=config.single_cls, coco=True, verbose=len(spec.names) < FEW_CLASSES)
-    evaluation = evaluate_weights([weights], spec, options, split, chosen)
+    options = EvalOptions(single_cls=plan.config.single_cls, coco=True, verbose=len(spec.names) < FEW_CLASSES)
+    evaluation = _evaluate(plan, weights, device, files.folder, options)
     facts = {
-        "device": device_name(chosen),
+        "device": device_name(select_device(device)),
         "images": len(evaluation.results),
         "trained": read_json(files.trained),
         "versions": versions(),
     }
     files.write_evaluation(scores_of(evaluation, spec.names), matches_of(evaluation.results, spec.nc), facts)
     return evaluation
+
+
+def evaluate_file(
+    plan: StudyPlan, weights: Path | nn.Module, device: str, report_dir: Path, square: bool = False
+) -> Evaluation:
+    """Evaluate a checkpoint or an exported file on the study's split; nothing is written to the folder of a run.
+
+    Args:
+        plan: The study.
+        weights: The file, or the network that it was opened as.
+        device: "cpu" or a CUDA device number.
+        report_dir: Folder that gets labels_<split>.csv if labels have problems.
+        square: Every image in a square, as a file of one size takes them.
+
+    Returns:
+        The evaluation, without COCO's figures.
+
+    Raises:
+        UserError: It cannot be read or run, or has other classes than the dataset.
+    """
+    return _evaluate(plan, weights, device, report_dir, EvalOptions(single_cls=plan.config.single_cls), square)
+
+
+def _evaluate(
+    plan: StudyPlan,
+    weights: Path | nn.Module,
+    device: str,
+    report_dir: Path,
+    options: EvalOptions,
+    square: bool = False,
+) -> Evaluation:
+    """Evaluate a file on the study's split, in the batches of its runs."""
+    config = plan.config
+    split = SplitOptions.of(config)
+    split = dataclasses.replace(split, square=True) if square else split
+    source = EvalSplit(config.split, split, 2 * config.batch_size, config.workers, report_dir)
+    network = weights if isinstance(weights, nn.Module) else [weights]
+    return evaluate_weights(network, data_of(plan), options, source, select_device(device))
 
 
 def data_of(plan: StudyPlan) -> DatasetSpec:

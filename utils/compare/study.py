@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.compare.cost import with_training_time
+from utils.compare.deployment import read_deployments
 from utils.compare.execution import (
     COSTS_FILE,
     MEASURE_LOG,
@@ -27,7 +28,7 @@ from utils.compare.run import data_of
 from utils.compare.run_dir import read_json
 from utils.compare.verdicts import compare_with_parameter_matched, with_statistics
 from utils.config import EvalOptions, Hyperparameters
-from utils.config.compare_options import STUDY_FILE, CompareConfig
+from utils.config.compare_options import OF_DATA, STUDY_FILE, CompareConfig
 from utils.errors import UserError
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
@@ -101,6 +102,7 @@ def assemble(plan: StudyPlan) -> Study:
         date=datetime.datetime.now().isoformat(sep=" ", timespec="minutes"),
         notes=(*_notes(plan, variants, costs), *compare_with_parameter_matched(variants, names)),
         sample_grid=sample_grid if sample_grid.exists() else None,
+        deployments=read_deployments(plan),
     )
 
 
@@ -147,6 +149,8 @@ def command_of(plan: StudyPlan) -> str:
         values = value if isinstance(value, list) else [value]
         if name == "plugin":
             words += [word for each in values for word in (flag, str(each))]
+        elif name == "int8" and value == OF_DATA:
+            words.append(flag)
         elif isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:

@@ -29,11 +29,17 @@ CHANGEABLE = (
     "font",
     "launcher",
     "launch_options",
+    "runtimes",
+    "int8",
 )
-PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font")
+PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font", "int8")
 _LOCATION = ("study", "project", "name")  # where a study is: given by its folder, not by its yaml
 _OF_A_START = ("launcher", "launch_options")  # who executes it this time: given on the command line only
 LAUNCHERS = ("", "submitit")
+TORCH = "torch"
+RUNTIMES = (TORCH, "onnx", "openvino", "torchscript", "ncnn")
+EIGHT_BIT_RUNTIMES = ("onnx", "openvino")  # whose files can be quantized
+OF_DATA = "--data"  # what a bare --int8 is
 _NOT_OF_TRAINING = (
     "cfg",
     "weights",
@@ -44,6 +50,8 @@ _NOT_OF_TRAINING = (
     "jobs",
     "title",
     "cost_seconds",
+    "runtimes",
+    "int8",
     "project",
     "name",
     "device",
@@ -95,6 +103,18 @@ class CompareConfig(Options):
     title: str = flag("", "heading of the report; '' is the folder's name")
     cost_seconds: float = flag(
         20.0, "seconds per variant for measuring latency, and as many for throughput", "number", low=0
+    )
+    runtimes: tuple[str, ...] | None = flag(
+        None,
+        "also export each variant, and report mAP, latency, memory and file size in these runtimes beside torch",
+        many=True,
+        choices=RUNTIMES,
+    )
+    int8: str = flag(
+        "",
+        "--runtimes onnx, openvino: also as 8-bit files, calibrated on the train images of this dataset yaml (bare: of "
+        "--data)",
+        const=OF_DATA,
     )
     project: str = flag(str(ROOT / "runs" / "compare"), "folder of the study folders")
     name: str = flag("", "folder of the study in --project, continued if it exists; '' makes a new one")
@@ -163,11 +183,18 @@ class CompareConfig(Options):
         for text in self.launch_options or ():
             if not text.partition("=")[0].isidentifier() or "=" not in text:
                 raise ConfigError(f"--launch-options {text}: expected KEY=VALUE, such as timeout_min=240")
+        self._check_eight_bit()
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice")
         if self.seeds == (0,):
             raise ConfigError("--seeds 0: no seed at all; --seeds 1 is the single seed 0, --seeds 0 1 are two")
         self.training_config("", 0).check()
+
+    def _check_eight_bit(self) -> None:
+        if self.int8 and not set(EIGHT_BIT_RUNTIMES) & set(self.runtimes or ()):
+            raise ConfigError(
+                f"--int8: 8-bit files are those of {' and '.join(EIGHT_BIT_RUNTIMES)}; name one in --runtimes"
+            )
 
     @property
     def yamls(self) -> tuple[str, ...]:
@@ -183,6 +210,11 @@ class CompareConfig(Options):
         if not self.cfg:
             return (0,)
         return tuple(range(self.seeds[0])) if len(self.seeds) == 1 else self.seeds
+
+    @property
+    def calibration(self) -> str:
+        """The dataset yaml that 8-bit files are calibrated on, "" without --int8."""
+        return self.data if self.int8 == OF_DATA else self.int8
 
     def training_config(self, cfg: str, seed: int, **changes: object) -> TrainConfig:
         """Return the configuration of one training of the study.

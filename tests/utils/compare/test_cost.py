@@ -54,12 +54,12 @@ def test_a_machine_that_slows_down_favors_no_variant():
     taken = run_interleaved(
         {"base": lambda: turn(1.0), "more": lambda: turn(1.25), "same": lambda: turn(1.0)}, 66, 60, rng(2)
     )
-    ratios = cost_module._paired_ratios(taken, "base")
+    ratios = cost_module.paired_ratios(taken, "base")
     assert ratios == {"base": 1, "more": pytest.approx(1.25, abs=0.03), "same": pytest.approx(1, abs=0.03)}
     in_turn = {
         name: [turn(units) for _ in range(66)] for name, units in (("base", 1.0), ("more", 1.25))
     }  # one after the other
-    assert cost_module._paired_ratios(in_turn, "base")["more"] > 1.4
+    assert cost_module.paired_ratios(in_turn, "base")["more"] > 1.4
 
 
 def test_figures_and_ratios(tmp_path):
@@ -85,7 +85,7 @@ def test_figures_and_ratios(tmp_path):
 
 def test_yamls_are_measured_with_the_gates_that_training_opens(monkeypatch):
     seen = []
-    monkeypatch.setattr(cost_module, "_time_passes", lambda model, images, passes: seen.append(model) or [1.0] * passes)
+    monkeypatch.setattr(cost_module, "time_passes", lambda model, images, passes: seen.append(model) or [1.0] * passes)
     content = with_block(-1, 1, "CBAM", []) | {"attention_start": "identity"}
     costs = measure_costs({"fresh": lambda: Model(content), "trained": Model(content)}, 64, CPU, rounds=1, batch=2)
     has_block = [any(isinstance(module, CBAM) for module in model.modules()) for model in seen[:2]]

@@ -49,6 +49,7 @@ def as_csv(study: Study) -> str:
         for prefix in ("", tables.CLASS, tables.ERROR):
             writer.writerows(_score_row(study, variant, metric) for metric in tables.metrics_of(study, prefix))
         writer.writerows(_cost_rows(variant))
+        writer.writerows(_deployment_rows(study, variant))
     return stream.getvalue()
 
 
@@ -96,6 +97,36 @@ def _cost_rows(variant: VariantResult) -> Iterator[dict[str, Any]]:
             "value": repr(value) if known else "nan",
             "remark": "none" if known else tables.why_no_cost(variant.cost, key),
         }
+
+
+_DEPLOYED = {
+    "map": "points",
+    "torch_map": "points",
+    "map50": "points",
+    "latency_ms": "ms",
+    "latency_p95_ms": "ms",
+    "latency_ratio": "1",
+    "memory_mib": "MiB",
+    "file_bytes": "B",
+}
+
+
+def _deployment_rows(study: Study, variant: VariantResult) -> Iterator[dict[str, Any]]:
+    """Yield one row per figure of a variant's exported files; the metric is such as deployment/onnx-int8/latency_ms."""
+    for each in study.deployments:
+        for key, unit in _DEPLOYED.items() if each.variant == variant.name else ():
+            value = getattr(each, key)
+            reason = each.error or ("not known" if value is None else each.remark)
+            yield {
+                "variant": variant.name,
+                "role": variant.role,
+                "metric": f"deployment/{each.runtime}-{each.precision}/{key}",
+                "unit": unit,
+                "seeds": int(is_figure(value)),
+                "verdict": "not tested",
+                "value": _points(value) if unit == "points" else repr(value) if is_figure(value) else "nan",
+                "remark": reason or "none",
+            }
 
 
 def as_json(study: Study) -> str:

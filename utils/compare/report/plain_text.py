@@ -35,9 +35,12 @@ _IN_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 
 
 def console_table(study: Study) -> str:
-    """Return the overview, the verdicts and the notes as text for a terminal, without a newline at its end."""
+    """Return the overview, the exported files if any, the verdicts and the notes as text for a terminal."""
     overview = tables.overview(study)
     lines = [study.title, tables.run_counts(study), "", *aligned(overview), *_legend(overview), ""]
+    deployment = tables.deployment(study)
+    if deployment:
+        lines += [*aligned(deployment), *_legend(deployment), ""]
     lines += [sentence for _, _, sentence in tables.findings(study)]
     lines += [f"note: {note}" for note in study.notes]
     return "\n".join(lines)
@@ -162,7 +165,7 @@ def markdown_text(text: str) -> str:
 
 
 def latex(study: Study) -> str:
-    r"""Return the overview and the cost as two booktabs tables, for \input in a paper."""
+    r"""Return the overview, the cost and the exported files, if any, as booktabs tables, for \input in a paper."""
     chinese = any(ord(sign) > 0x2E7F for variant in study.variants for sign in variant.name)
     head = [
         "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"
@@ -170,7 +173,9 @@ def latex(study: Study) -> str:
         + ".",
         f"% {' '.join(study.title.split())}, {study.date}. Accuracies in percentage points.",
     ]
-    return "\n".join([*head, *_latex_table(tables.overview(study)), "", *_latex_table(tables.costs(study))]) + "\n"
+    deployment = tables.deployment(study)
+    parts = [*head, *_latex_table(tables.overview(study)), "", *_latex_table(tables.costs(study))]
+    return "\n".join([*parts, "", *_latex_table(deployment)] if deployment else parts) + "\n"
 
 
 def _latex_table(table: Table) -> list[str]:

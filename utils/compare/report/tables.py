@@ -1,8 +1,9 @@
-"""The tables of a study's report: overview, accuracy, differences, classes, kinds of error, cost, runs, conditions.
+"""The tables of a study's report: overview, accuracy, differences, classes, errors, cost, deployment, runs, conditions.
 
 Everything is taken from the records; only the reasons of missing figures are added here.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from utils.compare.results import (
     PARAMETER_MATCHED,
     VARIANT,
     Cost,
+    Deployment,
     Difference,
     Run,
     Study,
@@ -390,6 +392,75 @@ def _with_ratios(
     )
 
 
+def deployment(study: Study) -> Table | None:
+    """Return one row per variant and runtime: what a file keeps of torch's mAP, and its latency, memory and size."""
+    by_name = {variant.name: variant for variant in study.variants}
+    rows = [
+        (name_cell(study, by_name[each.variant]), cells.text_cell(each.runtime), *_deployment_cells(each))
+        for each in study.deployments
+    ]
+    columns = (
+        _NAME,
+        Column("runtime", figures=False),
+        Column("precision", figures=False),
+        Column(PRIMARY, "points"),
+        Column("minus torch's", "points"),
+        Column("mAP50", "points"),
+        Column("latency, median", "ms"),
+        Column("latency, p95", "ms"),
+        Column("latency, ratio", "×"),
+        Column("memory", "MiB"),
+        Column("file", "MB"),
+        Column("unmatched", figures=False),
+    )
+    seeds = list(dict.fromkeys(each.seed for each in study.deployments))
+    programs = {each.runtime: each.program for each in study.deployments if each.program}
+    split = study.data.get("split", "the study's")
+    caption = (
+        f"The best.pt of {_seeds_text(seeds)} of each variant as torch and its exported files run it. mAP: on the "
+        f"{split} split, by the same code on the same image shapes, so that a difference to torch is the runtime's or "
+        "that of 8 bits. Latency: one image without suppression, all rows in interleaved rounds; its ratio to torch's "
+        "of the same variant is measured within each round. Memory: by how much the resident memory of a fresh "
+        "process, whose libraries are loaded, rises at most while the file is opened and run on some images. Unmatched: no other row "
+        "is as accurate and as fast, and better in one of the two; one seed does not show that variants differ. "
+        f"Measured with {'; '.join(f'{name}: {program}' for name, program in programs.items()) or 'nothing'}."
+    )
+    return Table("deployment", "Deployment", columns, tuple(rows), caption) if rows else None
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}, the first," if len(seeds) == 1 else "the first seed that is done"
+
+
+def _deployment_cells(each: Deployment) -> list[Cell]:
+    """Return the cells after the runtime; those of a file that cannot be used have its reason."""
+    precision = cells.text_cell(each.precision)
+    if each.error:
+        return [precision, *[cells.missing(each.error)] * 9]
+    accuracy, unknown = cells.points(each.map, "not evaluated"), "the system does not tell it"
+    accuracy = dataclasses.replace(accuracy, reason=accuracy.reason or each.remark)
+    lost = each.map - each.torch_map if each.map is not None and each.torch_map is not None else None
+    is_torch = "torch is what the others are compared with"
+    return [
+        precision,
+        accuracy,
+        cells.signed(lost, is_torch),
+        cells.points(each.map50, "not evaluated"),
+        cells.number(each.latency_ms, 2, each.no_latency),
+        cells.number(each.latency_p95_ms, 2, each.no_latency),
+        cells.number(each.latency_ratio, 3, each.no_latency or "torch's latency is not known"),
+        cells.number(each.memory_mib, 0, unknown),
+        cells.number(each.file_bytes, 2, unknown, 1e-6),
+        _unmatched_cell(each),
+    ]
+
+
+def _unmatched_cell(each: Deployment) -> Cell:
+    if each.unmatched is None:
+        return cells.missing(each.no_latency)
+    return Cell("unmatched", "unmatched", tone="better") if each.unmatched else Cell("no", "no")
+
+
 def runs(study: Study) -> Table:
     """Return one row per run: its status, scores and duration."""
     metrics = [metric for metric in metrics_of(study) if any(_runs_have(variant, metric) for variant in study.variants)]
@@ -493,6 +564,7 @@ def all_tables(study: Study) -> list[Table]:
         classes(study),
         errors(study),
         costs(study),
+        deployment(study),
         runs(study),
         *conditions(study),
     )
