@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from utils.compare.report import write_report
-from utils.compare.results import Cost, Difference, Run, Scores, Study, Summary, VariantResult
+from utils.compare.results import Cost, Deployment, Difference, Run, Scores, Study, Summary, VariantResult
 
 CLASSES = ("RBC", "WBC", "Platelets", "细胞 & <debris>")  # nothing is labelled as the last
 SHIFTS = {"yolov5n": 0.0, "CBAM": 0.011, "CoTAttention": 0.034, "EMA (neck)": -0.021, "control 1.12x": 0.004}
@@ -108,6 +108,24 @@ def make_study(
         tuple(notes),
         _draw_grid(folder / "strip.jpg", list(shifts)) if sample_grid else None,
     )
+
+
+def deployments_of(study: Study) -> tuple[Deployment, ...]:
+    """Return each variant of a study in torch, ONNX of 32 and 8 bits, and ncnn: one size only, or not exported."""
+    made = []
+    for index, variant in enumerate(study.variants):
+        times = dict(latency_ms=9.5, latency_p95_ms=12.25, latency_ratio=1.0, memory_mib=71.4, unmatched=True)
+        scores = dict(file_bytes=3_663_109, map=0.52, map50=0.84)
+        torchs = Deployment(variant.name, "torch", program="torch 2.6.0 on cpu", **scores, **times)
+        changes = dict(program="ONNX Runtime 1.22.0 on the CPU", torch_map=0.52, latency_ms=4.75, latency_ratio=0.503)
+        onnx = dataclasses.replace(torchs, runtime="onnx", file_bytes=7_626_570, unmatched=True, **changes)
+        int8 = dataclasses.replace(onnx, precision="int8", map=0.4875, unmatched=False, memory_mib=None)
+        ncnn = dataclasses.replace(torchs, runtime="ncnn", program="ncnn 1.0 on the CPU", torch_map=0.5)
+        ncnn = dataclasses.replace(ncnn, remark="its file takes squares", latency_ms=None, unmatched=None)
+        ncnn = dataclasses.replace(ncnn, latency_p95_ms=None, latency_ratio=None, no_latency="no memory")
+        failed = Deployment(variant.name, "ncnn", error="ncnn: pnnx cannot convert this network")
+        made += [torchs, onnx, int8, failed if index else ncnn]
+    return tuple(made)
 
 
 KINDS = {

@@ -25,6 +25,8 @@ OWN = {
     "launcher": "",
     "launch_options": None,
     "cost_seconds": 20.0,
+    "runtimes": None,
+    "int8": "",
     "project": str(ROOT / "runs" / "compare"),
     "name": "",
     "device": "",
@@ -153,6 +155,9 @@ def test_checkpoints_have_one_seed():
         ("--resume", ("--resume", "--study")),
         ("--batch-size -1 --cfg a.yaml", ("--batch-size -1", "at least 1")),
         ("--require-transfer 0.5 --cfg a.yaml", ("--require-transfer", "--weights")),
+        ("--runtimes tflite --cfg a.yaml", ("--runtimes", "tflite", "openvino")),
+        ("--int8 --cfg a.yaml", ("--int8", "onnx and openvino", "--runtimes")),
+        ("--int8 --runtimes torch ncnn --cfg a.yaml", ("--int8", "onnx and openvino")),
         ("--splt test", ("did you mean --split",)),
     ],
 )
@@ -228,6 +233,17 @@ def test_conditions_may_change_and_settings_may_not(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=f"study.yaml: .*{words}"):
             read_study(file, CompareConfig())
+
+
+def test_runtimes_may_be_added_to_a_study(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("cfg: [yolov5n.yaml]\ndata: d.yaml\n")
+    config = read_study(file, compare.parse_opt(["--study", str(file), "--runtimes", "torch", "onnx", "--int8"]))
+    assert (config.runtimes, config.int8, config.calibration) == (("torch", "onnx"), "--data", "d.yaml")
+    plain = ["--cfg", "a.yaml", "--runtimes", "onnx"]
+    assert compare.parse_opt([*plain, "--int8", "own.yaml"]).calibration == "own.yaml"
+    assert compare.parse_opt(plain).calibration == ""
+    assert not {"runtimes", "int8"} & set(vars(config.training_config("a.yaml", 0)))
 
 
 def test_a_flag_that_repeats_a_default_counts(tmp_path):

@@ -94,6 +94,7 @@ class DeploymentRow:
         """
         first = {"runtime": self.runtime, "made_of": self._made_of(), "weights": file_digest(self.weights)}
         known = self.read() or first
+        self.record.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomically(self.record, {**known, **found})
 
     def write_failure(self, reason: str, retry: bool = True) -> None:

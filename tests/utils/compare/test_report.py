@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from studies import CLASSES, HARD_NAME, KINDS, LEVELS, TESTED, make_study, written_report
+from studies import CLASSES, HARD_NAME, KINDS, LEVELS, TESTED, deployments_of, make_study, written_report
 
 from utils.compare.report import cells, console_table, page, tables, write_report
 from utils.compare.report import report_figures as figures
@@ -559,3 +559,57 @@ def test_kinds_of_error_are_shown_if_there_are_any(tmp_path):
         and tables.errors(study) is None
     )
     assert set(TESTED) == {row[1].text for row in tables.differences(study).rows}
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """Return a study with exported files, and the files of its report by name."""
+    study = make_study(tmp_path_factory.mktemp("deployed"), {"base": 0.0, "block": 0.01}, sample_grid=False)
+    study = dataclasses.replace(study, deployments=deployments_of(study))
+    return study, {file.name: file for file in write_report(study)}
+
+
+def test_exported_files_have_a_row_each(deployed):
+    table = tables.deployment(deployed[0])
+    assert [[cell.text for cell in row] for row in table.rows[:4]] == [
+        ["base", "torch", "float32", "52.00", "–", "84.00", "9.50", "12.25", "1.000", "71", "3.66", "unmatched"],
+        ["base", "onnx", "float32", "52.00", "0.00", "84.00", "4.75", "12.25", "0.503", "71", "7.63", "unmatched"],
+        ["base", "onnx", "int8", "48.75", "-3.25", "84.00", "4.75", "12.25", "0.503", "–", "7.63", "no"],
+        ["base", "ncnn", "float32", "52.00", "+2.00", "84.00", "–", "–", "–", "71", "3.66", "–"],
+    ]
+    assert [cell.reason for cell in table.rows[3]][3:] == [
+        "its file takes squares", "", "", "no memory", "no memory", "no memory", "", "", "no memory",
+    ]  # fmt: skip
+    failed = table.rows[7]
+    assert [cell.text for cell in failed] == ["block", "ncnn", "float32", *["–"] * 9]
+    assert {cell.reason for cell in failed[3:]} == {"ncnn: pnnx cannot convert this network"}
+    assert "onnx: ONNX Runtime 1.22.0 on the CPU" in table.caption and "seed 0" in table.caption
+
+
+def test_every_file_of_the_report_has_the_exported_files(deployed):
+    study, files = deployed
+    table = tables.deployment(study)
+    shown = [[cell.text for cell in row] for row in table.rows]
+    _, *rows = Reader(read(files, "report.html")).tables["deployment"]
+    plain = [[text.replace("−", "-") for text in row] for row in rows]
+    assert all(cell in text for row, got in zip(shown, plain, strict=True) for cell, text in zip(row, got, strict=True))
+    assert 'href="#deployment"' in read(files, "report.html")
+    block = read(files, "compare.md").split("## Deployment\n\n")[1].split("\n\n")[0].splitlines()[2:]
+    for line, row in zip(block, shown, strict=True):
+        assert all(cell in text for cell, text in zip(row, cells_of_markdown(line), strict=True))
+    assert read(files, "compare.tex").count("\\begin{tabular}") == 3 and "compare-deployment" in read(
+        files, "compare.tex"
+    )
+    assert "ncnn: pnnx cannot convert this network" in console_table(study)
+    with open(files["compare.csv"], newline="", encoding="utf-8") as stream:
+        found = {(row["variant"], row["metric"]): row for row in csv.DictReader(stream)}
+    assert found["base", "deployment/onnx-int8/map"]["value"] == "48.750000"
+    assert found["base", "deployment/onnx-float32/latency_ms"]["value"] == "4.75"
+    assert found["block", "deployment/ncnn-float32/map"]["remark"] == "ncnn: pnnx cannot convert this network"
+    stored = json.loads(read(files, "compare.json"))["deployments"]
+    assert [each["latency_ratio"] for each in stored[:4]] == [1.0, 0.503, 0.503, None]
+
+
+def test_without_exported_files_there_is_no_table_of_them(reports):
+    study, files = reports["full"]
+    assert tables.deployment(study) is None and "Deployment" not in read(files, "compare.md")

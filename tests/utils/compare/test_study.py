@@ -212,6 +212,14 @@ def test_the_command_distinguishes_checkpoints_by_their_runs(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("int8", "words"), [("--data", ["--int8"]), ("/d/own.yaml", ["--int8", "own.yaml"])])
+def test_the_command_has_a_bare_int8_as_it_was_given(tmp_path, int8, words):
+    config = from_options(CompareConfig, weights=["a.pt"], runtimes=["torch", "onnx"], int8=int8)
+    found = command_of(StudyPlan(tmp_path, config, (), {})).split()
+    assert found[found.index("--runtimes") :] == ["--runtimes", "torch", "onnx", *words]
+    assert compare.parse_opt(found[2:]).int8 == ("own.yaml" if "own" in int8 else "--data")
+
+
 def test_progress_estimates_from_what_is_done(tmp_path):
     runs = {name: RunFiles(tmp_path / name, "val") for name in "abcd"}
     for name, epochs in (("a", 4), ("b", 2)):
