@@ -1,14 +1,17 @@
 """Which variants survive export in which runtime: the matrix of docs/export.md, measured.
 
-    python benchmarks/export_matrix.py                      measure what is not in the results yet: some 40 s per variant
-    python benchmarks/export_matrix.py --variants CBAM Swin some, again
+    python benchmarks/export_matrix.py --weights yolov5n.pt --images bus.jpg zidane.jpg
+                                                             measure what is missing: a minute per variant
+    python benchmarks/export_matrix.py --variants CBAM Swin  some, again
     python benchmarks/export_matrix.py --columns "ONNX static"
-    python benchmarks/export_matrix.py --table              write the table of docs/export.md from the results
+    python benchmarks/export_matrix.py --table               write the table of docs/export.md from the results
 
-Every variant is built at scale n with weights of a seed, its batch norms and gates disturbed so that no gate is idle.
-Each file is run on both images of data/images at three sizes and compared with torch in float32. A static file is
-exported once for each size. The base, P6, ghost and transformer networks are rows too. Every variant runs in a process
-of its own: a runtime that crashes takes nothing with it. The results are kept in docs/export_matrix.json.
+Every variant is built at scale n with the official weights; what is new has weights of a seed, batch norms and gates
+disturbed so that no gate is idle. Each file is run on the first image at three sizes and compared with torch. A static
+file is exported once for each size. A cell is right if it is within the tolerance of export.py, or within four times
+the difference that torch in float32 has to float64, where a network amplifies rounding. The base, P6, ghost and
+transformer networks are rows too. Every variant runs in a process of its own: a runtime that crashes takes nothing with
+it. The results are kept in docs/export_matrix.json.
 """
 
 import argparse
@@ -17,11 +20,10 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,19 +32,22 @@ sys.path.insert(0, str(ROOT))
 
 from models.yolo import Model  # noqa: E402
 from models.zoo.table import load_variants  # noqa: E402
+from utils.checkpoint import read_checkpoint  # noqa: E402
 from utils.config import ExportConfig, from_options  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.export.exporting import CHECK_IMAGES  # noqa: E402
 from utils.export.file_formats import EXPORT_FORMATS, ExportJob  # noqa: E402
 from utils.export.graph_network import GraphNetwork  # noqa: E402
-from utils.export.parity import EXACT, OutputDifference, check_batches, compare_file  # noqa: E402
+from utils.export.parity import EXACT, OutputDifference, check_batches, compare_file, rounding_of  # noqa: E402
 from utils.runtimes.metadata import ExportMetadata  # noqa: E402
 from utils.runtimes.opening import open_runtime  # noqa: E402
+from utils.transfer.pretrained import transfer_weights  # noqa: E402
 
 RESULTS = ROOT / "docs" / "export_matrix.json"
 PAGE = ROOT / "docs" / "export.md"
 MARKERS = ("<!-- made by `python benchmarks/export_matrix.py --table` -->", "<!-- end: matrix -->")
 SIZES = ((320, 320), (256, 384), (352, 480))  # height, width
+P6_SIZES = (*SIZES[:2], (384, 448))  # multiples of 64
 OTHERS = {"base": "yolov5n", "P6": "yolov5n6", "ghost": "yolov5s-ghost", "transformer": "yolov5s-transformer"}
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "opencv-python", "ncnn", "pnnx")
 # column -> format, whether one file serves all sizes, whether OpenCV runs it
@@ -62,19 +67,20 @@ def main() -> None:
     """Measure, or write the table."""
     options = arguments()
     if options.one:
-        print(json.dumps({column: cell(options.one, column) for column in options.columns}))
+        print(json.dumps({column: cell(options.one, column, options) for column in options.columns}))
         return
     if options.table:
         PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
         return
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": {}}
     results["versions"] = {name: installed(name) for name in PACKAGES}
+    results["images"] = [image.name for image in options.images]
     results["python"] = platform.python_version()
     for name in options.variants or rows():
         row = results["rows"].setdefault(name, {})
         wanted = [column for column in options.columns if options.variants or column not in row]
         if wanted:
-            row.update(measure(name, wanted))
+            row.update(measure(name, wanted, options))
             RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             print(name, {column: text(row[column]) for column in wanted}, flush=True)
 
@@ -84,9 +90,10 @@ def rows() -> list[str]:
     return [*OTHERS, *load_variants()]
 
 
-def measure(name: str, columns: list[str]) -> dict[str, dict]:
+def measure(name: str, columns: list[str], options: argparse.Namespace) -> dict[str, dict]:
     """Return the cells of a row, measured in a process of their own; if it dies, each column is measured alone."""
-    command = [sys.executable, __file__, "--one", name, "--columns", *columns]
+    command = [sys.executable, __file__, "--one", name, "--columns", *columns, "--weights", str(options.weights)]
+    command += ["--images", *map(str, options.images)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         if done.returncode == 0:
@@ -95,68 +102,75 @@ def measure(name: str, columns: list[str]) -> dict[str, dict]:
     except subprocess.TimeoutExpired:
         reason = f"over {SECONDS} s"
     if len(columns) > 1:
-        return {column: found for one in columns for column, found in measure(name, [one]).items()}
+        return {column: found for one in columns for column, found in measure(name, [one], options).items()}
     return {columns[0]: {"error": reason}}
 
 
-def cell(name: str, column: str) -> dict:
+def cell(name: str, column: str, options: argparse.Namespace) -> dict:
     """Return the differences of a variant in a column at each size, or the error."""
+    sizes = P6_SIZES if name == "P6" else SIZES
     try:
-        differences = list(differences_of(disturbed_model(name), column))
+        model = disturbed_model(name, options.weights, options.images)
+        found = list(differences_of(model, column, sizes, options.images[0]))
     except (UserError, Exception) as error:  # whatever a runtime raises is the cell's content
         lines = [line for line in str(error).splitlines() if line.strip()]
         return {"error": f"{type(error).__name__}: {lines[0][:200] if lines else ''}"}
     return {
-        "pixels": [round(each.pixels, 7) if each.finite else None for each in differences],
-        "scores": [round(each.score, 9) if each.finite else None for each in differences],
-        "ok": [each.within(EXACT) for each in differences],
+        "pixels": [float(f"{each.pixels:.2g}") if each.finite else None for each, _ in found],
+        "scores": [float(f"{each.score:.2g}") if each.finite else None for each, _ in found],
+        "rounding": [float(f"{own.pixels:.2g}") for _, own in found],
+        "ok": [each.within(EXACT, own) for each, own in found],
     }
 
 
-def differences_of(model: nn.Module, column: str) -> Iterator[OutputDifference]:
-    """Yield how far a column's file is from torch at each size."""
+def differences_of(
+    model: nn.Module, column: str, sizes: tuple[tuple[int, int], ...], image: Path
+) -> Iterator[tuple[OutputDifference, OutputDifference]]:
+    """Yield how far a column's file is from torch at each size, and how far torch is from its float64."""
     name, one_file, by_opencv = COLUMNS[column]
     reference = GraphNetwork(model)
     with tempfile.TemporaryDirectory() as folder:
         path = EXPORT_FORMATS[name].path(Path(folder) / "model")
-        for index, size in enumerate(SIZES):
+        for index, size in enumerate(sizes):
             if index == 0 or not one_file:
-                EXPORT_FORMATS[name].write(job(model, size, one_file), path)
+                EXPORT_FORMATS[name].write(job(model, size, one_file, image), path)
                 runtime = open_runtime(path, dnn=by_opencv)
-            parts = [
-                compare_file(runtime.run, reference, images, EXACT) for images in check_batches(CHECK_IMAGES, size, 32)
-            ]
-            yield OutputDifference.largest(parts)
+            images = check_batches([image], size, 32)[0]
+            yield compare_file(runtime.run, reference, images, EXACT), rounding_of(reference, images)
 
 
-def job(model: nn.Module, size: tuple[int, int], dynamic: bool) -> ExportJob:
+def job(model: nn.Module, size: tuple[int, int], dynamic: bool, image: Path) -> ExportJob:
     """Return what is written: a file of one size, or of any."""
-    (images, _) = check_batches(CHECK_IMAGES, size, 32)
+    images = check_batches([image], size, 32)[0]
     network = GraphNetwork(model, None if dynamic else size)
-    metadata = ExportMetadata(names=tuple(model.names), stride=32, imgsz=size, dynamic=dynamic, variant="model")
+    stride = max(int(max(model.stride)), 32)
+    metadata = ExportMetadata(names=tuple(model.names), stride=stride, imgsz=size, dynamic=dynamic, variant="model")
     return ExportJob(network, images, metadata, from_options(ExportConfig, include=("onnx",), dynamic=dynamic))
 
 
-def disturbed_model(name: str, seed: int = 0) -> Model:
-    """Return a variant with weights of a seed in which nothing is idle, in evaluation mode.
+def disturbed_model(name: str, weights: Path, images: Sequence[Path], seed: int = 0) -> Model:
+    """Return a variant in evaluation mode with the weights that fit, and new layers in which nothing is idle.
 
-    Gates that start at zero, and scales that start at one, would hide what stands behind them; batch norms that have
-    seen nothing would leave every output its bias.
+    Gates that start at zero, and scales that start at one, would hide what stands behind them. New batch norms get the
+    statistics of the images: those of an untrained network would leave every output its bias.
     """
     torch.manual_seed(seed)
-    np.random.seed(seed)
-    model = Model(f"{OTHERS[name] if name in OTHERS else f'yolov5n_{name}'}.yaml", report=False)
+    model = Model(f"{OTHERS.get(name, f'yolov5n_{name}')}.yaml", report=False)
+    report = transfer_weights(model, read_checkpoint(weights))
+    known = {row.target for row in report.rows if row.source and row.target}
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim <= 1 or parameter.numel() == max(parameter.shape):
+        for key, parameter in model.named_parameters():
+            if key not in known and parameter.numel() == max(parameter.shape, default=1):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-        images = torch.cat([check_batches(CHECK_IMAGES, size, 32)[index] for size in SIZES[:1] for index in (0, 1)])
-        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        for norm in norms:
-            norm.momentum = 1.0  # the statistics of this batch alone: with less, the signal fades from layer to layer
-        raw = model.train()(images)
+        model.eval()
+        for key, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{key}.weight" not in known:
+                module.momentum = 1.0
+                module.train()
+        raw = model(torch.cat([check_batches([image], P6_SIZES[0], 64)[0] for image in images]))[1]
         for conv, maps in zip(model.head.m, raw, strict=True):  # an untrained head answers its bias everywhere
-            conv.weight.mul_(LOGIT_SPREAD / maps.std((0, 2, 3)).mean())
+            if f"model.{len(model.model) - 1}.m.0.weight" not in known:
+                conv.weight.mul_(LOGIT_SPREAD / maps.std((0, 2, 3)).mean())
     return model.eval()
 
 
@@ -216,6 +230,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="measure these again; default: all not measured")
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
+    parser.add_argument("--weights", type=Path, default=ROOT / "yolov5n.pt", help="whose weights all variants get")
+    parser.add_argument("--images", type=Path, nargs="+", default=list(CHECK_IMAGES), help="the first is compared on")
     parser.add_argument("--table", action="store_true", help="write the table of docs/export.md")
     parser.add_argument("--one", metavar="NAME", help="measure one variant and print its cells as JSON")
     return parser.parse_args()

@@ -61,7 +61,7 @@ def _first_of(
     network = job.network
     ordered = _in_order(network, names, images)
     shape = None if job.metadata.dynamic else job.metadata.imgsz
-    tapped = GraphNetwork(model, shape, network.half_precision, ordered)
+    tapped = GraphNetwork(model, shape, network.dtype == torch.half, ordered)
     config = replace(job.config, nms=False, int8="")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = export_format.path(Path(folder) / "tapped")

@@ -84,7 +84,7 @@ def _write_onnx_file(job: ExportJob, path: Path) -> None:
 
 def onnx_model(job: ExportJob) -> Any:
     """Return a job's network as an `onnx.ModelProto`, its taps as further outputs."""
-    options = OnnxOptions(job.config.opset, job.metadata.dynamic, job.config.simplify)
+    options = OnnxOptions(job.config.opset, job.metadata.dynamic, job.config.simplify, job.metadata.stride)
     return export_onnx(job.network, job.images, options, outputs=1 + len(job.network.taps))
 
 

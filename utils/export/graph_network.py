@@ -32,7 +32,7 @@ class GraphNetwork(nn.Module):
         super().__init__()
         parts = list(model.models) if isinstance(model, Ensemble) else [model]
         self.networks = nn.ModuleList(_with_graph_head(cast("Model", part), shape, half) for part in parts)
-        self.half_precision = half
+        self.dtype = torch.half if half else torch.float32
         self.tapped: list[Any] = []
         for name in taps:
             self.networks[0].get_submodule(name).register_forward_hook(self._keep)
@@ -43,10 +43,17 @@ class GraphNetwork(nn.Module):
         """Return (B, N, 5+nc) xywh pixels, objectness and class probabilities, in float32; then the tapped outputs."""
         if self.taps:
             self.tapped = []
-        images = images.half() if self.half_precision else images
+        if images.dtype != self.dtype:
+            images = images.to(self.dtype)
         decoded = [network(images) for network in self.networks]
         output = decoded[0] if len(decoded) == 1 else torch.cat(decoded, 1)
-        return (output, *(value.float() for value in self.tapped)) if self.taps else output
+        return (output, *self.tapped) if self.taps else output
+
+    def in_float64(self) -> "GraphNetwork":
+        """Return a copy that computes in float64, by which float32 is judged; its predictions are float64 too."""
+        twin = copy.deepcopy(self).double()
+        twin.dtype = torch.float64
+        return twin
 
     def _keep(self, module: nn.Module, inputs: object, output: Any) -> None:
         self.tapped.append(output if isinstance(output, Tensor) else output[0])
@@ -81,7 +88,7 @@ class GraphHead(nn.Module):
         if table is None:
             table = torch.cat(self._table([(level.shape[2], level.shape[3]) for level in levels]), 1)[None]
         corner, step, area = table.split(2, 2)
-        values = rows.float().sigmoid()
+        values = (rows.float() if rows.dtype == torch.half else rows).sigmoid()
         centers, sides, scores = values.split((2, 2, self.no - 4), 2)
         return torch.cat((centers * step + corner, sides * sides * area, scores), 2)
 
@@ -98,8 +105,8 @@ class GraphHead(nn.Module):
         """
         corners, steps, areas = [], [], []
         for (H, W), stride, anchors in zip(cells, self.strides, self.sides, strict=True):
-            rows = torch.arange(H, dtype=torch.float32, device=anchors.device)
-            columns = torch.arange(W, dtype=torch.float32, device=anchors.device)
+            rows = torch.arange(H, dtype=anchors.dtype, device=anchors.device)
+            columns = torch.arange(W, dtype=anchors.dtype, device=anchors.device)
             y, x = torch.meshgrid(rows, columns, indexing="ij")
             corner = ((torch.stack((x, y), 2) - 0.5) * stride).reshape(1, -1, 2).expand(self.na, -1, 2).reshape(-1, 2)
             corners.append(corner)

@@ -30,11 +30,13 @@ class OnnxOptions:
         opset: Version of the operator set.
         dynamic: Whether batch, height and width are left open.
         simplify: Whether onnxslim shortens the graph.
+        stride: Pixels of which the input's sides are multiples.
     """
 
     opset: int = OPSET
     dynamic: bool = False
     simplify: bool = False
+    stride: int = 32
 
 
 def export_onnx(network: nn.Module, images: Tensor, options: OnnxOptions = OnnxOptions(), outputs: int = 1) -> Any:
@@ -62,7 +64,7 @@ def export_onnx(network: nn.Module, images: Tensor, options: OnnxOptions = OnnxO
         try:
             program = torch.onnx.export(
                 network,
-                (_open_example(images) if options.dynamic else images,),
+                (_open_example(images, options.stride) if options.dynamic else images,),
                 dynamo=True,
                 opset_version=options.opset,
                 input_names=[INPUT],
@@ -143,11 +145,11 @@ def check_opset(opset: int) -> None:
         )
 
 
-def _open_example(images: Tensor) -> Tensor:
+def _open_example(images: Tensor, stride: int) -> Tensor:
     """Return an example of two images whose sides differ: sizes of one, or equal ones, might become constants."""
     pair = images[:1].expand(2, -1, -1, -1)
     height, width = images.shape[2:]
-    return torch.cat((pair, pair[..., :32]), 3) if height == width else pair.contiguous()
+    return torch.cat((pair, pair[..., :stride]), 3) if height == width else pair.contiguous()
 
 
 def _open_axes() -> tuple[dict[int, Any]]:

@@ -26,9 +26,8 @@ def crowded(images=3, count=200, nc=4, seed=0):
 def passing_on(shape):
     """A graph whose output is its input."""
     value = [onnx.helper.make_tensor_value_info(name, 1, list(shape)) for name in ("images", "output")]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", ["images"], ["output"])], "g", *[[v] for v in value]
-    )
+    node = onnx.helper.make_node("Identity", ["images"], ["output"])
+    graph = onnx.helper.make_graph([node], "passing on", value[:1], value[1:])
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
 
 
@@ -75,8 +74,7 @@ def test_a_class_has_a_limit_of_its_own():
 
 def test_outputs_are_declared():
     model = add_nms(passing_on(("batch", "anchors", 9)), 4, NmsOptions(max_det=7))
-    shapes = {
-        each.name: [d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim] for each in model.graph.output
-    }
+    declared = {each.name: each.type.tensor_type.shape.dim for each in model.graph.output}
+    shapes = {name: [dim.dim_param or dim.dim_value for dim in dims] for name, dims in declared.items()}
     assert shapes == {"boxes": ["batch", 7, 4], "scores": ["batch", 7], "classes": ["batch", 7], "counts": ["batch"]}
     assert [each.name for each in model.graph.input] == ["images", "conf", "iou"]
