@@ -112,6 +112,5 @@ class ExportConfig(Options):
     def _check_formats(self, flag_name: str, formats: tuple[str, ...], given: bool, any_of: bool = False) -> None:
         others = [name for name in self.include if name not in formats]
         if given and others and not (any_of and len(others) < len(self.include)):
-            raise ConfigError(
-                f"--{flag_name} with --include {others[0]}: only {' and '.join(formats)} have it; leave one out"
-            )
+            owners = f"{' and '.join(formats)} {'have' if len(formats) > 1 else 'has'} it"
+            raise ConfigError(f"--{flag_name} with --include {others[0]}: only {owners}; leave one out")

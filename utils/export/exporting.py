@@ -39,6 +39,7 @@ from utils.files import ROOT, file_digest
 from utils.images import read_image
 from utils.log import LOGGER
 from utils.runtimes.metadata import PROJECT_VERSION, ExportMetadata
+from utils.runtimes.opening import open_runtime
 
 CHECK_IMAGES = tuple(ROOT / "data" / "images" / f"shapes_{number}.jpg" for number in (1, 2))
 LEAST_STRIDE = 32
@@ -143,8 +144,6 @@ def _check(export_format: ExportFormat, job: ExportJob, model: nn.Module, path: 
         return "not compared with torch: Core ML runs on Apple's systems alone"
     tolerance = tolerance_of(export_format, job.config)
     batches = _batches(export_format, job)
-    from utils.runtimes.opening import open_runtime
-
     runtime = open_runtime(path)
     reference = GraphNetwork(model)
     if job.config.nms:
