@@ -12,12 +12,12 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist works
 install = @cmp -s $(1).txt $(VENV)/installed-$(1).txt || { echo "installing $(1).txt into $(VENV) ..." \
   && $(PIP) $(1).txt && cp $(1).txt $(VENV)/installed-$(1).txt; }
 
-.PHONY: help environment test-environment browser-environment lint-environment demo test test-slow test-all lint format
+.PHONY: help environment test-environment browser-environment export-environment lint-environment demo test test-slow test-all lint format
 
 help:
 	@echo "make demo       make an environment, train an attention variant on drawn scenes, validate it, detect with it"
 	@echo "make test       the tests that need neither a browser nor minutes (TESTS=tests/utils/test_nms.py for some)"
-	@echo "make test-slow  the others: end-to-end runs, and reports opened in a browser"
+	@echo "make test-slow  the others: end-to-end runs, reports opened in a browser, exported files run by their runtimes"
 	@echo "make test-all   both"
 	@echo "make lint       style, spelling and types"
 	@echo "make format     put the source in the form that make lint asks for"
@@ -32,6 +32,9 @@ test-environment: environment
 browser-environment: test-environment
 	$(call install,requirements-browser)
 
+export-environment: test-environment
+	$(call install,requirements-export)
+
 lint-environment: environment
 	$(call install,requirements-lint)
 
@@ -41,10 +44,10 @@ demo: environment
 test: test-environment
 	@$(PYTEST) -m "not slow and not browser" $(TESTS)
 
-test-slow: browser-environment
-	@$(PYTEST) -m "slow or browser" $(TESTS)
+test-slow: browser-environment export-environment
+	@$(PYTEST) -m "slow or browser or export" $(TESTS)
 
-test-all: browser-environment
+test-all: browser-environment export-environment
 	@$(PYTEST) $(TESTS)
 
 lint: lint-environment

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("YOLO_TEST_GOLDEN", ROOT.parent / "shared" / "golden"))
 DATA = Path(os.environ.get("YOLO_TEST_DATA", ROOT.parent / "shared" / "data"))
 MARKER_OF_FIXTURE = {"golden": "data", "fill": "data", "real": "data", "chromium": "browser"}
+EXPORT = ("utils/export/", "utils/runtimes/", "export", "deployment")  # folders and names of tests of exported files
 sys.path.insert(0, str(ROOT))
 
 
@@ -31,10 +32,13 @@ def pytest_configure():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Whoever asks for reference data or for a browser is marked so."""
+    """Whoever asks for reference data or for a browser is marked so, and whatever runs exported files."""
     for item in items:
         for name in {MARKER_OF_FIXTURE[fixture] for fixture in item.fixturenames if fixture in MARKER_OF_FIXTURE}:
             item.add_marker(name)
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        if path.startswith(EXPORT[:2]) or any(word in item.path.name for word in EXPORT[2:]):
+            item.add_marker("export")
 
 
 def _there(path: Path, variable: str) -> Path:
