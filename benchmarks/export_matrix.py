@@ -35,7 +35,6 @@ from models.yolo import Model  # noqa: E402
 from models.zoo.table import load_variants  # noqa: E402
 from utils.checkpoint import read_checkpoint  # noqa: E402
 from utils.config import ExportConfig, from_options  # noqa: E402
-from utils.errors import UserError  # noqa: E402
 from utils.export import file_formats  # noqa: E402
 from utils.export.exporting import CHECK_IMAGES  # noqa: E402
 from utils.export.file_formats import EXPORT_FORMATS, ExportJob, onnx_model  # noqa: E402
@@ -129,9 +128,10 @@ def cell(model: Model, column: str, options: argparse.Namespace) -> dict:
     sizes = P6_SIZES if max(model.stride) > 32 else SIZES
     try:
         found = list(differences_of(model, column, sizes, options.images[0]))
-    except (UserError, Exception) as error:  # whatever a runtime raises is the cell's content
+    except Exception as error:  # whatever a runtime raises is the cell's content
         lines = [line for line in str(error).splitlines() if line.strip()]
-    XX
+        reason = re.sub(r"/\S*/(?=model)", "", lines[0]) if lines else ""  # without the temporary folder
+        return {"error": f"{type(error).__name__}: {reason[:200]}"}
     return {
         "pixels": [float(f"{each.pixels:.2g}") if each.finite else None for each, _ in found],
         "scores": [float(f"{each.score:.2g}") if each.finite else None for each, _ in found],
