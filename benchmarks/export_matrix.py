@@ -17,6 +17,7 @@ it. The results are kept in docs/export_matrix.json.
 import argparse
 import json
 import platform
+import re
 import subprocess
 import sys
 import tempfile
