@@ -135,14 +135,20 @@ def export_row(plan: StudyPlan, row: DeploymentRow, device: str) -> None:
     for dynamic in (True, False):
         try:
             (file,) = export(from_options(ExportConfig, **common, dynamic=dynamic))
-        except UserError as error:
-            reasons.append(str(error))
+        except (UserError, *BLOCK_ERRORS) as error:  # an exporter may raise anything
+            reasons.append(_reason(error))
             continue
         file = file.relative_to(row.study) if file.is_relative_to(row.study) else file
-        fixed = "" if dynamic else cut(reasons[0], REASON_LIMIT)
-        row.write(file=file.as_posix(), fixed=fixed)
+        row.write(file=file.as_posix(), fixed="" if dynamic else reasons[0])
         return
     row.write_failure(reasons[-1], retry=False)
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error in one line, with its kind unless it is a user error."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return cut(text if text and isinstance(error, UserError) else f"{name}: {text}".rstrip(": "), REASON_LIMIT)
 
 
 def _check_image(plan: StudyPlan) -> str:
@@ -236,7 +242,7 @@ def time_rows(plan: StudyPlan, device: str) -> None:
             turn = partial(time_passes, network, _images(network, plan.config.imgsz), PASSES)
             turn()  # a warm-up
         except (*BLOCK_ERRORS, UserError) as error:
-            found[name]["error"] = cut(" ".join(str(error).split()) or type(error).__name__, REASON_LIMIT)
+            found[name]["error"] = _reason(error)
         else:
             turns[name] = turn
     seconds = plan.config.cost_seconds

