@@ -270,8 +270,16 @@ def blocks_of(model: Model, resolved) -> list[tuple]:
         model(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
     for hook in hooks:
         hook.remove()
+    depth = resolved.architecture.settings["depth_multiple"]
     return [
-        (row.block, row.repeats, row.args, model.model[index].state_dict(), given[index], results[index])
+        (
+            row.block,
+            max(round(row.repeats * depth), 1),
+            row.args,
+            model.model[index].state_dict(),
+            given[index],
+            results[index],
+        )
         for index, row in enumerate(resolved.architecture.rows)
         if row.block in own
     ]
