@@ -32,6 +32,7 @@ from torch import Tensor, cat, nn
 from models.arguments import KERNEL, RowForm
 from models.attention.ops.neighbourhood import Neighborhood, neighborhood_attention
 from models.attention.ops.numerics import require_odd, require_positive, resolve_divisor
+from models.attention.ops.sizes import at_least, is_known
 from models.registry import Scale, WiringPlan, one_source, register
 
 
@@ -140,9 +141,15 @@ class ACmix(nn.Module):
 def _coordinates(like: Tensor) -> Tensor:
     """Return the (1, 2, H, W) map of x and y in [-1, 1], in the type and on the device of `like` (B, C, H, W)."""
     height, width = like.shape[-2:]
-    column = torch.linspace(-1.0, 1.0, width, dtype=like.dtype, device=like.device)
-    row = torch.linspace(-1.0, 1.0, height, dtype=like.dtype, device=like.device)
+    column, row = (_from_minus_one_to_one(length, like) for length in (width, height))
     return torch.stack((column.expand(height, width), row.unsqueeze(1).expand(height, width))).unsqueeze(0)
+
+
+def _from_minus_one_to_one(length: int, like: Tensor) -> Tensor:
+    """Return torch.linspace(-1, 1, length) of a length that may be a symbol."""
+    if is_known(length):
+        return torch.linspace(-1.0, 1.0, length, dtype=like.dtype, device=like.device)
+    return torch.arange(length, dtype=like.dtype, device=like.device) * (2 / at_least(length - 1, 1)) - 1
 
 
 def reflect_pad(maps: Tensor, border: int) -> Tensor:
@@ -158,7 +165,10 @@ def reflect_pad(maps: Tensor, border: int) -> Tensor:
         (..., H + 2 border, W + 2 border).
     """
     for axis in (-2, -1):
-        period = max(2 * (maps.shape[axis] - 1), 1)
-        index = torch.arange(-border, maps.shape[axis] + border, device=maps.device).remainder(period)
-        maps = maps.index_select(axis, torch.minimum(index, period - index) if period > 1 else index)
+        length = maps.shape[axis]
+        period = at_least(2 * (length - 1), 1)
+        # -border, ..., length + border - 1, plus a multiple of the period: exporters divide no negative number as torch does
+        index = torch.arange(length + 2 * border, device=maps.device) + border * (period - 1)
+        index = index.remainder(torch.full_like(index, period))
+        maps = maps.index_select(axis, torch.minimum(index, period - index))
     return maps

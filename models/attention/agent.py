@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_flag, require_positive, resolve_divisor
 from models.attention.ops.pooling import cell_mean_matrix
+from models.attention.ops.sizes import at_most
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.registry import register
 from utils.errors import ModelError
@@ -72,5 +73,5 @@ class Agent(nn.Module):
 
 def _cell_means(maps: Tensor, side: int) -> Tensor:
     """Return the means of (B, C, H, W) over a grid of at most side x side cells."""
-    rows, columns = (cell_mean_matrix(min(side, length), length, maps) for length in maps.shape[-2:])
-    return rows @ maps @ columns.mT
+    rows, columns = (cell_mean_matrix(at_most(length, side), length, maps) for length in maps.shape[-2:])
+    return rows @ maps @ columns.t()

@@ -17,10 +17,13 @@ block is left out, since convolutions follow wherever it is put in. Heads of abo
 to divide the width; no cast to half precision.
 """
 
+import torch
 from torch import Tensor, cat, nn
+from torch.nn.functional import pad
 
 from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_positive, resolve_divisor
+from models.attention.ops.sizes import ceil_divide, is_known
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
 from models.registry import register
@@ -61,7 +64,9 @@ class AreaAttention(nn.Module):
     def _within_areas(self, *tokens: Tensor) -> Tensor:
         """Attend within each area of query, key and value (B, heads, N, d); equal areas become further heads."""
         positions = tokens[0].shape[2]
-        length = -(-positions // self.area)
+        if not is_known(positions):
+            return self._within_padded_areas(*tokens)
+        length = ceil_divide(positions, self.area)
         equal = positions // length * length
         areas = (
             each[:, :, :equal].unflatten(2, (-1, length)).flatten(1, 2) for each in tokens
@@ -70,3 +75,19 @@ class AreaAttention(nn.Module):
         if equal == positions:
             return attended
         return cat((attended, attend(*(each[:, :, equal:] for each in tokens), scale=self.scale)), dim=2)
+
+    def _within_padded_areas(self, *tokens: Tensor) -> Tensor:
+        """Do the same without a branch on the number of positions: all areas are equal, and a mask hides the padding."""
+        positions = tokens[0].shape[2]
+        length = ceil_divide(positions, self.area)
+        missing = self.area * length - positions
+        areas = (
+            pad(each, (0, 0, 0, missing)).unflatten(2, (self.area, length)).flatten(1, 2) for each in tokens
+        )  # (B, heads * areas, length, d)
+        index = torch.arange(self.area * length, device=tokens[0].device).unflatten(0, (self.area, 1, length))
+        seen = (index < positions) | (
+            index[..., :1] >= positions
+        )  # an area of padding alone sees itself: no row is empty
+        mask = seen.repeat(self.num_heads, 1, 1).unsqueeze(0)  # (1, heads * areas, 1, length)
+        attended = attend(*areas, scale=self.scale, bias=mask)
+        return attended.unflatten(1, (self.num_heads, self.area)).flatten(2, 3)[:, :, :positions]

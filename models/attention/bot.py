@@ -23,7 +23,6 @@ one fused attention over concatenated features, and the N x N logits are not hel
 
 import torch
 from torch import Tensor, cat, einsum, nn
-from torch.nn.functional import one_hot
 
 from models.attention.ops.numerics import reduced_width, require_positive, resolve_divisor
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
@@ -84,8 +83,10 @@ def relative_table(table: Tensor, length: int) -> Tensor:
 
 def _one_hot_positions(height: int, width: int, like: Tensor) -> Tensor:
     """Return (N, H + W): the one-hot row, then the one-hot column of each position, in the type of `like`."""
-    positions = torch.arange(height * width, device=like.device)
-    return cat((one_hot(positions // width, height), one_hot(positions % width, width)), 1).to(like.dtype)
+    rows, columns = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
+    same_row = rows[:, None, None] == rows  # (H, 1, H)
+    same_column = columns[:, None] == columns  # (W, W)
+    return cat((same_row.expand(-1, width, -1), same_column.expand(height, -1, -1)), 2).flatten(0, 1).to(like.dtype)
 
 
 @register(cost="quadratic")

@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from models.arguments import KERNEL, RowForm, whole_kind
 from models.attention.ops.numerics import autocast_disabled, require_odd, require_positive, resolve_divisor, upcast
+from models.attention.ops.sizes import at_most, ceil_divide
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.registry import register
 
@@ -58,13 +59,13 @@ class BRA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended map of `x` (B, dim, H, W)."""
         channels, (height, width) = x.shape[1], x.shape[-2:]
-        rows, columns = (-(-length // min(self.n_win, length)) for length in (height, width))  # of a region
+        rows, columns = (ceil_divide(length, self.n_win) for length in (height, width))  # of a region
         qkv = self.qkv(x)
         padded = pad_to_multiple(qkv, rows, columns)
         regions = to_windows(padded, rows, columns)  # (B, R, L, 3C)
         inside = None
         if padded is not qkv:
-            ones = pad_to_multiple(x.new_ones(1, 1, height, width), rows, columns)
+            ones = pad_to_multiple(torch.ones_like(x[:1, :1]), rows, columns)
             inside = to_windows(ones, rows, columns)[0, :, :, 0]
         routes = self._route(regions.detach(), inside)  # (B, R, topk)
         attended = self._attend(regions, routes, inside)  # (B, R, L, C)
@@ -79,7 +80,7 @@ class BRA(nn.Module):
             query, key = query / size, key / size
         with autocast_disabled(query):
             affinity = query @ key.transpose(1, 2)  # a common size of the regions does not change the ranks
-        return affinity.topk(min(self.topk, affinity.shape[2]), dim=2).indices
+        return affinity.topk(at_most(affinity.shape[2], self.topk), dim=2).indices
 
     def _attend(self, regions: Tensor, routes: Tensor, inside: Tensor | None) -> Tensor:
         """Return each region's attention to the positions of its routes: (B, R, L, 3C) to (B, R, L, C)."""

@@ -72,9 +72,9 @@ class EMA(nn.Module):
     def _by_rows_and_columns(self, grouped: Tensor) -> Tensor:
         """Return X1 of (B * factor, c, H, W)."""
         H, W = grouped.shape[-2:]
-        rows, columns = grouped.mean(3, keepdim=True), grouped.mean(2, keepdim=True).mT
+        rows, columns = grouped.mean(3, keepdim=True), grouped.mean(2).unsqueeze(3)
         logits_rows, logits_columns = self.conv1x1(torch.cat((rows, columns), dim=2)).split((H, W), dim=2)
-        gated = torch.sigmoid(logits_rows) * torch.sigmoid(logits_columns).mT * grouped
+        gated = torch.sigmoid(logits_rows) * torch.sigmoid(logits_columns).transpose(2, 3) * grouped
         # torch.group_norm, not the layer: the layer refuses the single value of one group at 1 x 1 in training.
         norm = self.gn
         return torch.group_norm(gated, norm.num_groups, norm.weight, norm.bias, norm.eps)

@@ -32,6 +32,17 @@ from models.registry import register
 KERNEL = 7
 
 
+class ShuffledGroups(nn.Module):
+    """Channel shuffle: the first channel of every group, then the second of every group, and so on."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 @register(
     form=RowForm(
         kinds={"group": FLAG},
@@ -69,7 +80,7 @@ class GAM(nn.Module):
             nn.Conv2d(in_channels, hidden, KERNEL, padding=KERNEL // 2, groups=groups),
             BatchNorm(hidden),
             nn.ReLU(),
-            nn.ChannelShuffle(groups) if groups > 1 else nn.Identity(),
+            ShuffledGroups(groups) if groups > 1 else nn.Identity(),
             nn.Conv2d(hidden, in_channels, KERNEL, padding=KERNEL // 2, groups=groups),
             BatchNorm(in_channels),
         )

@@ -20,7 +20,7 @@ from torch.nn.functional import relu
 
 from models.arguments import GROUPS, KERNELS, RowForm
 from models.attention.ops.linear_attention import linear_attention
-from models.attention.ops.numerics import require_number, require_odd_list, resolve_divisor
+from models.attention.ops.numerics import lifting_factor, require_number, require_odd_list, resolve_divisor
 from models.layers import Conv
 from models.registry import register
 
@@ -70,5 +70,6 @@ class LiteMLA(nn.Module):
         heads = scales.flatten(2).unflatten(1, (-1, 3 * self.dim))  # (B, scales * heads, 3 dim, N)
         query, key, value = heads.split(self.dim, 2)
         positions = heads.shape[-1]  # eps is for sums; linear_attention takes means
-        attended = linear_attention(relu(query), relu(key), value, epsilon=self.eps / positions)
+        factor = lifting_factor(self.eps)
+        attended = linear_attention(relu(query), relu(key), value, factor * self.eps / positions, factor)
         return x + self.proj(attended.to(qkv.dtype).flatten(1, 2).unflatten(2, x.shape[-2:]))

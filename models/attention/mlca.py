@@ -66,16 +66,18 @@ class MLCA(nn.Module):
         """Return x times its blended gate."""
         H, W = x.shape[-2:]
         cells = self.local_size
-        pooled = cell_mean_matrix(cells, H, x) @ (x @ cell_mean_matrix(cells, W, x).mT)  # (B, C, cells, cells)
+        pooled = cell_mean_matrix(cells, H, x) @ (x @ cell_mean_matrix(cells, W, x).t())  # (B, C, cells, cells)
         gate = torch.lerp(self._global_gate(pooled), self._local_gate(pooled), self.local_weight)
-        spread = cell_mean_matrix(H, cells, x) @ gate @ cell_mean_matrix(W, cells, x).mT  # (B, C, H, W)
+        spread = cell_mean_matrix(H, cells, x) @ gate @ cell_mean_matrix(W, cells, x).t()  # (B, C, H, W)
         return spread * x
 
     def _local_gate(self, pooled: Tensor) -> Tensor:
-        sequence = pooled.flatten(2).mT.flatten(1).unsqueeze(1)  # (B, 1, cells * cells * C), cell after cell
+        sequence = (
+            pooled.flatten(2).transpose(1, 2).flatten(1).unsqueeze(1)
+        )  # (B, 1, cells * cells * C), cell after cell
         logits = self.conv_local(sequence).view(pooled.shape[0], -1, pooled.shape[1])
-        return torch.sigmoid(logits).mT.unflatten(2, pooled.shape[2:])
+        return torch.sigmoid(logits).transpose(1, 2).unflatten(2, pooled.shape[2:])
 
     def _global_gate(self, pooled: Tensor) -> Tensor:
         logits = self.conv(pooled.mean((2, 3)).unsqueeze(1))  # (B, 1, C)
-        return torch.sigmoid(logits).mT.unsqueeze(3).expand_as(pooled)
+        return torch.sigmoid(logits).transpose(1, 2).unsqueeze(3).expand_as(pooled)

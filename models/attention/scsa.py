@@ -32,7 +32,9 @@ from models.attention.ops.numerics import (
     require_positive,
     resolve_divisor,
     softmax,
+    upcast,
 )
+from models.attention.ops.sizes import at_least, is_known
 from models.registry import register
 from utils.errors import ModelError
 
@@ -97,15 +99,27 @@ class SCSA(nn.Module):
 
     def _channel_gate(self, maps: Tensor) -> Tensor:
         """Return the gate of every channel (B, C, 1, 1) of the maps (B, C, H, W)."""
-        pooled = self.norm(F.avg_pool2d(maps, self._window(maps.shape[-2:])))
+        pooled = self.norm(self._window_means(maps))
         heads = (self.head_num, -1)
         query, key = (conv(pooled).flatten(2).unflatten(1, heads) for conv in (self.q, self.k))  # (B, heads, d, n)
         value = self.v(pooled).mean((2, 3)).unflatten(1, heads).unsqueeze(3)  # (B, heads, d, 1)
         attention = softmax(query @ key.transpose(2, 3) * self.scaler, dim=3)  # (B, heads, d, d)
         return torch.sigmoid((attention @ value).flatten(1, 2).unsqueeze(3))
 
-    def _window(self, size: torch.Size) -> tuple[int, int]:
-        height, width = size
+    def _window_means(self, maps: Tensor) -> Tensor:
+        """Return the means of whole windows, (B, C, h, w); rows and columns that are left over are in none."""
         if self.window_size == -1:
-            return height, width
-        return min(self.window_size, height), min(self.window_size, width)
+            return maps.mean((2, 3), keepdim=True)
+        height, width = maps.shape[-2:]
+        if is_known(height, width):
+            return F.avg_pool2d(maps, (min(self.window_size, height), min(self.window_size, width)))
+        rows, columns = (_window_mean_matrix(self.window_size, length, maps) for length in (height, width))
+        return rows @ maps @ columns.t()
+
+
+def _window_mean_matrix(side: int, length: int, like: Tensor) -> Tensor:
+    """Return (windows, length): the mean over each window of `side` cells, or of all cells if there are fewer."""
+    cell = torch.arange(length, device=like.device)
+    window = torch.arange(at_least(length // side, 1), device=like.device)
+    inside = upcast((cell // side == window.unsqueeze(1)).to(like.dtype))
+    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)

@@ -22,13 +22,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_flag, require_positive, resolve_divisor
+from models.attention.ops.sizes import at_most, ceil_divide, is_known, roll
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.norms import ChannelNorm
 from models.registry import register
 from utils.errors import ModelError
 
 HEAD_CHANNELS = 32  # of the paper
-PADDING = -2  # window index of padded positions; -1 is the partial window before the first
+PADDING = -1  # window index of padded positions; 0 is the partial window before the first
 
 
 class WindowMSA(nn.Module):
@@ -66,14 +67,19 @@ class WindowMSA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended map of `x` (B, C, H, W)."""
         side, (height, width) = self.window_size, x.shape[-2:]
-        shifts = [self.shift_size if length > side else 0 for length in (height, width)]
+        shifts = [self._shift(length) for length in (height, width)]
         padded = pad_to_multiple(x, side, side)
-        moved = padded.roll((-shifts[0], -shifts[1]), (2, 3)) if any(shifts) else padded
+        moved = roll(padded, [-shift for shift in shifts], (2, 3))
         windows = to_windows(moved, side, side)  # (B, n, L, C)
         attended = self._attend(windows, self._bias(x, shifts, windows.shape[1]))
         joined = from_windows(attended, side, side, *padded.shape[-2:])
-        joined = joined.roll(shifts, (2, 3)) if any(shifts) else joined
-        return joined[..., :height, :width]
+        return roll(joined, shifts, (2, 3))[..., :height, :width]
+
+    def _shift(self, length: int) -> int:
+        """Return the shift along an axis: none if one window holds it."""
+        if not self.shift_size:
+            return 0
+        return at_most(ceil_divide(length, self.window_size) - 1, 1) * self.shift_size
 
     def _attend(self, windows: Tensor, bias: Tensor) -> Tensor:
         """Return the attention inside each of (B, n, L, C) windows with a bias (n * heads, L, L).
@@ -91,12 +97,14 @@ class WindowMSA(nn.Module):
         side = self.window_size
         table = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = table.t().unflatten(1, (side * side, -1)).expand(count, -1, -1, -1)  # (n, h, L, L)
-        if any(shifts) or x.shape[2] % side or x.shape[3] % side:
+        if not is_known(*x.shape[-2:]) or any(shifts) or x.shape[2] % side or x.shape[3] % side:
             row, column = (
                 _window_indices(length, side, shift, x.device)
                 for length, shift in zip(x.shape[-2:], shifts, strict=True)
             )
-            origins = row[:, None] * (len(column) + 3) + column  # one number per pair of a row's and a column's index
+            origins = (
+                row[:, None] * (column.shape[0] + 3) + column
+            )  # one number per pair of a row's and a column's index
             origins = to_windows(origins[None, None], side, side)[0, :, :, 0]  # (n, L)
             apart = origins[:, :, None] != origins[:, None]
             bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))
@@ -150,8 +158,8 @@ def _relative_position_index(side: int) -> Tensor:
 def _window_indices(length: int, side: int, shift: int, device: torch.device) -> Tensor:
     """Return the index of the shifted window that each cell of an axis lies in, after padding and shifting it.
 
-    -1 for cells that the shift wraps round, PADDING for padded ones.
+    0 for cells that the shift wraps round, PADDING for padded ones.
     """
-    position = torch.arange(length + -length % side, device=device)
-    index = torch.div(position - shift, side, rounding_mode="floor")
-    return index.masked_fill(position >= length, PADDING).roll(-shift)
+    position = torch.arange(ceil_divide(length, side) * side, device=device)
+    index = (position + (side - shift)) // side
+    return roll(index.masked_fill(position >= length, PADDING), [-shift], [0])

@@ -53,8 +53,9 @@ class TSSA(nn.Module):
         projected = project(self.qkv, x)
         features = upcast(projected).flatten(2).unflatten(1, (self.num_heads, -1))  # w: (B, heads, d, N)
         squares = features.square()
-        shares = squares / squares.sum(3, keepdim=True).clamp(min=1e-24)
+        # the sums and what is added to them are multiplied by powers of two: an exporter takes up to 1e-8 for zero
+        shares = squares * (2.0**60 / (squares.sum(3, keepdim=True) * 2.0**60).clamp(min=2.0**60 * 1e-24))
         belongs = torch.softmax(shares.sum(2) * upcast(self.temp), dim=1).unsqueeze(2)  # Pi: (B, heads, 1, N)
-        moments = (belongs * squares).sum(3, keepdim=True) / (belongs.sum(3, keepdim=True) + 1e-8)
+        moments = 16 * (belongs * squares).sum(3, keepdim=True) / (16 * belongs.sum(3, keepdim=True) + 16 * 1e-8)
         steps = -(features * belongs) / (1 + moments)
         return x + project(cast(nn.Linear, self.to_out[0]), steps.to(projected.dtype).reshape(x.shape))

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import grid_sample, pad
 
 from models.attention.ops.numerics import records_gradients
+from models.attention.ops.sizes import is_known
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Taps:
         kernel: Side of the kernel, odd.
         dilation: Distance of two taps in positions, before the offsets.
         size: (H, W) of the map.
-        padded: (H', W'), the next powers of two. A location p is then sampled at exactly p: its normalized form
+        padded: (H', W'), the next powers of two of a known size, or the size itself. A location p is then sampled at exactly p: its normalized form
             (2 p + 1) / H' - 1 is a float without rounding if p is a whole number, so the offset's gradient there is the
             one to the right of the kink, as at every other location.
     """
@@ -64,7 +65,7 @@ def deformable_depthwise(x: Tensor, offsets: Tensor, weight: Tensor, dilation: i
     height, width = x.shape[2:]
     rows, columns = _power_of_two(height), _power_of_two(width)
     taps = Taps(weight.shape[-1], dilation, (height, width), (rows, columns))
-    padded = pad(x, (0, columns - width, 0, rows - height))
+    padded = pad(x, (0, columns - width, 0, rows - height)) if is_known(height, width) else x
     offsets = offsets.unflatten(1, (-1, 2))
     if records_gradients(padded, offsets, weight):
         return _Deformed.apply(padded, offsets, weight, taps)
@@ -72,8 +73,8 @@ def deformable_depthwise(x: Tensor, offsets: Tensor, weight: Tensor, dilation: i
 
 
 def _power_of_two(side: int) -> int:
-    """The next power of two; a side whose value only a tracer knows is taken as it is now."""
-    return 1 << (int(side) - 1).bit_length()
+    """The next power of two; the side itself if it is a symbol."""
+    return 1 << (side - 1).bit_length() if is_known(side) else side
 
 
 def _weigh_samples(padded: Tensor, offsets: Tensor, weight: Tensor, taps: Taps) -> Tensor:

@@ -5,8 +5,8 @@ from torch import Tensor
 from models.attention.ops.numerics import autocast_disabled, upcast
 
 
-def linear_attention(query: Tensor, key: Tensor, value: Tensor, epsilon: float) -> Tensor:
-    """Return sum_j (q_i . k_j) v_j / N over mean_j (q_i . k_j) + epsilon, in float32 at least.
+def linear_attention(query: Tensor, key: Tensor, value: Tensor, epsilon: float, factor: float = 1) -> Tensor:
+    """Return sum_j (q_i . k_j) v_j / N over mean_j (q_i . k_j) + epsilon / factor, in float32 at least.
 
     The sums over j are taken first, so the work grows with N d e and no N x N attention map is made.
 
@@ -14,7 +14,8 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor, epsilon: float) 
         query: (..., d, N), not negative.
         key: (..., d, N), not negative.
         value: (..., e, N).
-        epsilon: What is added to the mean weight of a query before the division.
+        epsilon: What is added to `factor` times the mean weight of a query before the division.
+        factor: A power of two by which numerator and denominator, with `epsilon`, are multiplied (`lifting_factor`).
 
     Returns:
         The attended values, (..., e, N).
@@ -22,5 +23,7 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor, epsilon: float) 
     query, key, value = upcast(query), upcast(key), upcast(value)
     with autocast_disabled(query):
         memory = value @ (key / key.shape[-1]).transpose(-1, -2)  # (..., e, d)
-        norm = key.mean(-1).unsqueeze(-2) @ query  # (..., 1, N)
-        return memory @ query / (norm + epsilon)
+        mean = key.mean(-1).unsqueeze(-2)  # (..., 1, d)
+        if factor != 1:
+            memory, mean = memory * factor, mean * factor
+        return memory @ query / (mean @ query + epsilon)

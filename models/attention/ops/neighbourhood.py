@@ -25,6 +25,7 @@ class Neighborhood:
     """
 
     def __init__(self, padded: Tensor, kernel: int, dilation: int, size: Sequence[int], stride: int = 1) -> None:
+        self.kernel, self.dilation, self.size, self.stride = kernel, dilation, size, stride
         height, width = ((side - 1) * stride + 1 for side in size)
         starts = range(0, kernel * dilation, dilation)
         self.padded = padded
@@ -33,6 +34,22 @@ class Neighborhood:
             for row in starts
             for column in starts
         ]  # offset by offset in reading order
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether an exporter or compiler holds the size as a symbol: views then cost minutes and a thousand nodes."""
+        return any(isinstance(side, torch.SymInt) for side in self.size)
+
+    def gather(self) -> Tensor:
+        """Return a copy of all neighbors, (..., kernel^2, h, w), by two operators."""
+        maps, axis = self.padded, self.padded.ndim - 2
+        starts = torch.arange(self.kernel, device=maps.device)[:, None] * self.dilation
+        for side in self.size:
+            places = (starts + torch.arange(side, device=maps.device) * self.stride).flatten()
+            maps = maps.index_select(axis, places).unflatten(axis, (self.kernel, side))
+            axis += 2
+        # (..., kernel, h, kernel, w)
+        return maps.transpose(axis - 3, axis - 2).flatten(axis - 4, axis - 3)
 
 
 def neighbors(x: Tensor, kernel: int, dilation: int = 1) -> Neighborhood:
@@ -60,6 +77,8 @@ def weighted_sum(weights: Tensor, values: Neighborhood) -> Tensor:
         (B, groups, d, H, W).
     """
     weights = weights.to(values.padded.dtype)
+    if values.is_exported:
+        return (weights.unsqueeze(2) * values.gather()).sum(3)
     if records_gradients(weights, values.padded):
         return _WeightedSum.apply(weights, values.padded, values.windows)
     return _sum_views(weights, values.padded, values.windows)
@@ -79,7 +98,9 @@ def neighborhood_attention(query: Tensor, keys: Neighborhood, values: Neighborho
         The attended map, (B, heads, d, H, W).
     """
     query = upcast(query)
-    if records_gradients(query, keys.padded):
+    if keys.is_exported:
+        logits = (query.unsqueeze(3) * keys.gather()).sum(2)
+    elif records_gradients(query, keys.padded):
         logits = _Products.apply(query, keys.padded, keys.windows)
     else:
         logits = _multiply_views(query, keys.padded, keys.windows)

@@ -38,6 +38,21 @@ def softmax(logits: Tensor, dim: int) -> Tensor:
     return torch.softmax(logits, dim, dtype=torch.promote_types(logits.dtype, torch.float32)).to(logits.dtype)
 
 
+def lifting_factor(epsilon: float) -> float:
+    """Return a power of two that brings `epsilon` into 1/2..1, 1 if it is larger and 2^60 if it is tiny.
+
+    Numerator, denominator and epsilon of a quotient are multiplied by it, which changes no bit of the result: an exporter
+    takes a constant up to 1e-8 for zero.
+
+    Args:
+        epsilon: Above zero.
+
+    Returns:
+        The factor, from 1 on.
+    """
+    return 2.0 ** min(max(-math.frexp(epsilon)[1], 0), 60)
+
+
 def reduced_width(channels: int, reduction: float, least: int = 1) -> int:
     """Return the hidden width channels / reduction, rounded, never below `least`.
 

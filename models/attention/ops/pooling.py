@@ -21,6 +21,6 @@ def cell_mean_matrix(cells: int, length: int, like: Tensor) -> Tensor:
     """
     cell = torch.arange(cells, device=like.device)[:, None]
     position = torch.arange(length, device=like.device)
-    inside = (position >= cell * length // cells) & (position < -(-(cell + 1) * length // cells))
+    inside = (position >= cell * length // cells) & (position < ((cell + 1) * length + cells - 1) // cells)
     share = upcast(inside.to(like.dtype))
     return (share / share.sum(1, keepdim=True)).to(like.dtype)

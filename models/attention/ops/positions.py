@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from models.attention.ops.numerics import require_positive
+from models.attention.ops.sizes import is_known
 
 
 def interpolate(table: Tensor, length: int) -> Tensor:
@@ -19,10 +20,10 @@ def interpolate(table: Tensor, length: int) -> Tensor:
         length: Number of cells of the result.
 
     Returns:
-        (..., length); the table itself if it has that length.
+        (..., length); the table itself if it is known to have that length.
     """
     own = table.shape[-1]
-    if own == length:
+    if is_known(length) and own == length:
         return table
     dtype = torch.promote_types(table.dtype, torch.float32)  # half precision places a cell too coarsely
     cells = torch.arange(own, dtype=dtype, device=table.device)
@@ -83,7 +84,7 @@ def position_maps(table: Tensor, grid: tuple[int, int] | None, size: Sequence[in
     """
     count, (H, W) = table.shape[1], size
     if grid is None:
-        grid = (H, W) if count == H * W else _most_square_grid(count)
+        grid = (H, W) if is_known(H, W) and count == H * W else _most_square_grid(count)
     return interpolate_map(table.transpose(1, 2).unflatten(2, grid), size)
 
 

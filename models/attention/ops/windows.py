@@ -3,6 +3,8 @@
 from torch import Tensor
 from torch.nn.functional import pad
 
+from models.attention.ops.sizes import ceil_divide, is_known
+
 
 def pad_to_multiple(x: Tensor, height: int, width: int) -> Tensor:
     """Return the map with zeros added below and to the right, so that windows divide it.
@@ -13,10 +15,11 @@ def pad_to_multiple(x: Tensor, height: int, width: int) -> Tensor:
         width: What must divide W.
 
     Returns:
-        The padded map; `x` itself if nothing is missing.
+        The padded map; `x` itself if nothing is missing and the size is known.
     """
-    below, right = -x.shape[2] % height, -x.shape[3] % width
-    return pad(x, (0, right, 0, below)) if below or right else x
+    H, W = x.shape[2:]
+    below, right = ceil_divide(H, height) * height - H, ceil_divide(W, width) * width - W
+    return pad(x, (0, right, 0, below)) if not is_known(below, right) or below or right else x
 
 
 def to_windows(x: Tensor, height: int, width: int) -> Tensor:
