@@ -8,7 +8,7 @@ import pytest
 
 import train
 from utils.cli import run_script
-from utils.config import DetectConfig, TrainConfig, ValConfig, parse
+from utils.config import DetectConfig, ExportConfig, TrainConfig, ValConfig, parse
 from utils.config.flags import build_parser
 from utils.errors import ConfigError, UserError
 from utils.files import ROOT
@@ -148,6 +148,40 @@ DETECT = {
     "--compile": False,
     "--profile-steps": 0,
 }
+EXPORT = {
+    "--data": "ROOT/data/shapes.yaml",  # v6.1: coco128.yaml
+    "--weights": ("ROOT/yolov5s.pt",),
+    "--imgsz": (640, 640),
+    "--img": (640, 640),
+    "--img-size": (640, 640),
+    "--batch-size": 1,
+    "--device": "cpu",
+    "--half": False,
+    "--inplace": False,
+    "--optimize": False,
+    "--int8": "",  # v6.1: a switch; bare, it calibrates on --data
+    "--dynamic": False,
+    "--simplify": False,
+    "--opset": 20,  # v6.1: 12
+    "--verbose": False,
+    "--workspace": 4,
+    "--nms": False,
+    "--agnostic-nms": False,
+    "--topk-per-class": 100,
+    "--topk-all": 100,
+    "--iou-thres": 0.45,
+    "--conf-thres": 0.25,
+    "--include": ("torchscript", "onnx"),
+    # ours
+    "--runtime-check": True,
+    "--no-runtime-check": True,
+    "--debug-parity": False,
+    "--check-image": "",
+    "--calibration-images": 128,
+    "--output": "",
+    "--download": False,
+    "--plugin": (),
+}
 CLOUD = ("--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--artifact_alias")
 
 
@@ -157,11 +191,14 @@ def rooted(default):
     return str(ROOT / default[5:]) if isinstance(default, str) and default.startswith("ROOT/") else default
 
 
-@pytest.mark.parametrize("config_class, flags", ((TrainConfig, TRAIN), (ValConfig, VAL), (DetectConfig, DETECT)))
+CONFIGS = ((TrainConfig, TRAIN), (ValConfig, VAL), (DetectConfig, DETECT), (ExportConfig, EXPORT))
+
+
+@pytest.mark.parametrize("config_class, flags", CONFIGS)
 def test_flags_and_defaults_are_pinned(config_class, flags):
     parser = build_parser(config_class)
     known = {text: action.dest for action in parser._actions for text in action.option_strings if text.startswith("--")}
-    hidden = set(CLOUD) if config_class is TrainConfig else set()
+    hidden = set({TrainConfig: CLOUD, ExportConfig: ("--train",)}.get(config_class, ()))
     assert set(known) - {"--help"} == set(flags) | hidden
     config = parse(config_class, [])
     for text, default in flags.items():

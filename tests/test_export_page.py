@@ -1,0 +1,59 @@
+"""The commands of docs/export.md and of the README's section on export do what the pages say."""
+
+import re
+import shlex
+import sys
+
+import numpy as np
+import pytest
+from small_models import SMALL
+
+import detect
+import export
+import val
+from utils.files import ROOT
+from utils.images import write_image
+
+sys.path.insert(0, str(ROOT / "tests" / "utils" / "export"))
+from export_models import saved, spread_model  # noqa: E402
+
+for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
+    pytest.importorskip(package, reason=f"the commands of docs/export.md need {package}")
+
+SCRIPTS = {"export.py": export, "detect.py": detect, "val.py": val}
+
+
+def commands():
+    """The lines of the page that run one of the three scripts, in its order."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [line[1:] for line in lines if line[:1] == ["python"] and line[1] in SCRIPTS]
+
+
+def test_the_page_has_commands():
+    assert len(commands()) >= 6 and {line[0] for line in commands()} == set(SCRIPTS)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(tmp_path, monkeypatch, blank_figures):
+    """In the page's order, in a folder with a checkpoint, a dataset and images of the names that the page uses."""
+    rng = np.random.default_rng(0)
+    for part in ("images/train", "labels/train"):
+        (tmp_path / part).mkdir(parents=True)
+    for number in range(6):
+        write_image(tmp_path / "images" / "train" / f"{number}.png", rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+        (tmp_path / "labels" / "train" / f"{number}.txt").write_text("0 0.5 0.5 0.3 0.3\n")
+    write_image(tmp_path / "images" / "one.png", rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    (tmp_path / "cells.yaml").write_text(
+        f"path: {tmp_path}\ntrain: images/train\nval: images/train\nnames: [cat, dog, hen]\n"
+    )
+    saved(spread_model(SMALL), tmp_path / "best.pt")
+    monkeypatch.chdir(tmp_path)
+    for name, *words in commands():
+        folder = [] if name == "export.py" else ["--project", str(tmp_path / "runs")]
+        script = SCRIPTS[name]
+        script.main(script.parse_opt([*words, *folder]))
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"best.onnx", "best_openvino_model", "runs"} <= written
+    assert not [name for name in written if "differs" in name or "unchecked" in name]
+    assert len(list((tmp_path / "runs").rglob("one.png"))) >= 1 and list((tmp_path / "runs").rglob("metrics.json"))
