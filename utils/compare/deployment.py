@@ -51,6 +51,7 @@ from utils.profile.timing import random_images
 from utils.runtimes.network import RuntimeNetwork, fixed_shape, load_network
 
 MEMORY_PASSES = 5
+AS_ACCURATE = 0.001  # mAP; rounding in single precision changes less
 _LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 
 
@@ -299,7 +300,7 @@ def _remark(found: Mapping[str, Any]) -> str:
 
 
 def with_unmatched(deployments: Sequence[Deployment]) -> tuple[Deployment, ...]:
-    """Return deployments, and of each whether another one is as accurate and as fast, and better in one of the two.
+    """Return deployments, and of each whether a faster one is as accurate, up to AS_ACCURATE.
 
     Args:
         deployments: Those of a study.
@@ -309,10 +310,9 @@ def with_unmatched(deployments: Sequence[Deployment]) -> tuple[Deployment, ...]:
     """
     known = [(each.map, each.latency_ms) for each in deployments if each.map is not None and each.latency_ms]
 
-    def is_unmatched(each: Deployment) -> bool | None:
-        if each.map is None or not each.latency_ms:
+    def is_unmatched(score: float | None, latency: float | None) -> bool | None:
+        if score is None or not latency:
             return None
-        own = each.map, each.latency_ms
-        return not any(score >= own[0] and time <= own[1] and (score, time) != own for score, time in known)
+        return not any(time < latency and other >= score - AS_ACCURATE for other, time in known)
 
-    return tuple(dataclasses.replace(each, unmatched=is_unmatched(each)) for each in deployments)
+    return tuple(dataclasses.replace(each, unmatched=is_unmatched(each.map, each.latency_ms)) for each in deployments)

@@ -92,7 +92,7 @@ class DeploymentRow:
         Args:
             **found: Figures and texts by name.
         """
-        first = {"runtime": self.runtime, "made_of": self._made_of(), "weights": file_digest(self.weights)}
+        first = {"runtime": self.runtime, "made_of": self._made_of(), "weights": self._weights_hash()}
         known = self.read() or first
         self.record.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomically(self.record, {**known, **found})
@@ -131,8 +131,11 @@ class DeploymentRow:
         found = read_json(self.record)
         if not found:
             return False
-        is_other = self.weights.exists() and found.get("weights") != file_digest(self.weights)
+        is_other = self.weights.exists() and found.get("weights") != self._weights_hash()
         return is_other or not self.read() or bool(found.get("retry"))
+
+    def _weights_hash(self) -> str:
+        return file_digest(self.weights) if self.weights.exists() else ""
 
     def _made_of(self) -> dict[str, object]:
         return {"seed": self.seed, "calibration": Path(self.calibration).name}

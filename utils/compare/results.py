@@ -143,7 +143,7 @@ class Deployment:
         latency_p95_ms: 95th percentile of the same.
         latency_ratio: Median over rounds of the ratio to torch's latency of the same variant in the same round.
         memory_mib: Growth of the resident memory of a fresh process at its peak.
-        unmatched: No other deployment of the study is both as accurate and as fast. None if that is not known.
+        unmatched: No faster deployment of the study is as accurate. None if that is not known.
         error: Why there is no such file, or why it is not used; "" if it is.
         remark: What is to be known about its figures.
         no_latency: Why there is no latency.

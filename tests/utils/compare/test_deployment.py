@@ -276,6 +276,16 @@ def test_another_split_is_evaluated_and_nothing_is_exported_again(make_plan, wor
 # ---- rows that fail ----
 
 
+def test_weights_that_are_gone_are_a_reason_until_they_are_back(make_plan, world):
+    plan = make_plan("onnx")
+    row = wanted_rows(plan)[1]
+    row.weights.rename(row.weights.with_suffix(".away"))
+    row.write_failure("best.pt: no such file", retry=False)
+    assert row.error() == "best.pt: no such file" and not row.is_stale()
+    row.weights.with_suffix(".away").rename(row.weights)
+    assert row.is_stale() and deploy(plan)["base/onnx-float32"].error == ""
+
+
 def test_a_variant_that_cannot_be_exported_is_a_row_with_its_reason(make_plan, world):
     for dynamic in (True, False):
         world.failures["CBAM", "onnx", "float32", dynamic] = ModelError("ONNX: cannot do that")
@@ -343,7 +353,8 @@ def test_a_study_without_the_flag_has_no_table(make_plan, world):
 
 
 def test_unmatched_rows_are_those_that_no_other_beats():
-    figures = {"a": (0.5, 10.0), "b": (0.5, 12.0), "c": (0.4, 5.0), "d": (0.6, 20.0), "e": (0.4, 5.0), "f": (None, 1.0)}
+    figures = {"a": (0.5, 10.0), "b": (0.5009, 12.0), "c": (0.4, 5.0), "d": (0.502, 20.0), "e": (0.4, 5.0)}
+    figures["f"] = None, 1.0
     rows = with_unmatched([Deployment(name, "onnx", map=score, latency_ms=ms) for name, (score, ms) in figures.items()])
     expected = {"a": True, "b": False, "c": True, "d": True, "e": True, "f": None}
     assert {row.variant: row.unmatched for row in rows} == expected

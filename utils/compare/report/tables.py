@@ -422,8 +422,8 @@ def deployment(study: Study) -> Table | None:
         "that of 8 bits. Latency: one image without suppression, all rows in interleaved rounds; its ratio to torch's "
         "of the same variant is measured within each round. Memory: by how much the resident memory of a fresh "
         "process, whose libraries are loaded, rises at most while the file is opened and run on some images. File: "
-        "torch's checkpoint holds half precision. Unmatched: no other row is as accurate and as fast, and better in "
-        "one of the two; one seed does not show that variants differ. "
+        "torch's checkpoint holds half precision. Unmatched: no faster row is as accurate up to 0.1 points; one seed "
+        "does not show that variants differ. "
         f"Measured with {'; '.join(f'{name}: {program}' for name, program in programs.items()) or 'nothing'}."
     )
     return Table("deployment", "Deployment", columns, tuple(rows), caption) if rows else None
