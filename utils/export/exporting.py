@@ -18,7 +18,7 @@ from utils.config import DatasetSpec, ExportConfig, SplitOptions
 from utils.datasets.letterbox import letterbox, round_to_stride
 from utils.datasets.splits import open_split
 from utils.device import select_device
-from utils.errors import ParityError, UserError
+from utils.errors import ConfigError, ParityError, UserError
 from utils.export.bisection import first_difference
 from utils.export.file_formats import EXPORT_FORMATS, ExportFormat, ExportJob
 from utils.export.graph_network import GraphNetwork
@@ -243,7 +243,10 @@ def _stem(config: ExportConfig, weights: Path) -> Path:
     if not config.output:
         return weights.with_suffix("")
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {folder}: {error.strerror}; choose another folder") from None
     return folder / weights.stem
 
 

@@ -23,7 +23,7 @@ from utils.export.packages import require
 from utils.log import LOGGER
 from utils.runtimes.metadata import FILE_NAME, ExportMetadata
 
-EXPORTER_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
+OPENVINO_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _write_torchscript(job: ExportJob, path: Path) -> None:
     with quiet_exporters():
         try:
             script: Any = torch.jit.trace(job.network, job.images, strict=False, check_trace=False)
-        except EXPORTER_ERRORS as error:
+        except Exception as error:  # exporters raise whatever they come across
             raise ModelError(f"TorchScript: the network cannot be traced: {_first_line(error)}") from error
         extra = {"config.txt": job.metadata.as_json()}
         if job.config.optimize:
@@ -126,11 +126,11 @@ def _openvino_model(job: ExportJob, openvino: Any) -> Any:
         try:
             write_onnx(onnx_model(job), file, {})
             return openvino.convert_model(file)
-        except (*EXPORTER_ERRORS, ModelError, ConfigError) as error:
+        except (*OPENVINO_ERRORS, ModelError) as error:
             LOGGER.info(f"OpenVINO: converts the network itself, since its ONNX graph fails: {_first_line(error)}")
     try:
         model = openvino.convert_model(job.network, example_input=job.images)
-    except EXPORTER_ERRORS as error:
+    except Exception as error:  # exporters raise whatever they come across
         raise ModelError(f"OpenVINO: cannot convert this network: {_first_line(error)}") from error
     batch, height, width = (-1, -1, -1) if job.metadata.dynamic else (job.images.shape[0], *job.images.shape[2:])
     model.reshape([batch, 3, height, width])
@@ -142,18 +142,14 @@ def _write_ncnn(job: ExportJob, path: Path) -> None:
     require("pnnx", "ncnn")
     import pnnx
 
-    if job.images.shape[0] != 1:
-        raise ConfigError("--include ncnn: its files take one image at a time; leave --batch-size out")
+    if job.images.shape[0] != 1 or job.metadata.dynamic:
+        raise ConfigError("--include ncnn: its files take one image of one size; leave --batch-size and --dynamic out")
     with tempfile.TemporaryDirectory() as folder:
         stem = Path(folder) / "model.pt"
-        second = _other_size(job.images) if job.metadata.dynamic else None
         with quiet_exporters(), _output_to(Path(folder) / "pnnx.log"):
             try:
-                pnnx.export(
-                    job.network, str(stem), (job.images,), (second,) if second is not None else None,
-                    fp16=job.config.half, check_trace=False,
-                )  # fmt: skip
-            except EXPORTER_ERRORS as error:
+                pnnx.export(job.network, str(stem), (job.images,), fp16=job.config.half, check_trace=False)
+            except Exception as error:  # exporters raise whatever they come across
                 raise ModelError(f"ncnn: pnnx cannot convert this network: {_first_line(error)}") from error
         written = [stem.with_name(f"model.ncnn.{kind}") for kind in ("param", "bin")]
         if not all(file.is_file() for file in written):
@@ -211,7 +207,7 @@ def _write_coreml(job: ExportJob, path: Path) -> None:
                 convert_to="mlprogram",
                 compute_precision=precision,
             )
-        except EXPORTER_ERRORS as error:
+        except Exception as error:  # exporters raise whatever they come across
             raise ModelError(f"Core ML: coremltools cannot convert this network: {_first_line(error)}") from error
         model.user_defined_metadata.update(job.metadata.as_text())
         model.save(str(path))
@@ -225,7 +221,7 @@ def _write_tflite(job: ExportJob, path: Path) -> None:
     with quiet_exporters():
         try:
             litert_torch.convert(job.network, (job.images,)).export(str(path))
-        except EXPORTER_ERRORS as error:
+        except Exception as error:  # exporters raise whatever they come across
             raise ModelError(f"TFLite: litert-torch cannot convert this network: {_first_line(error)}") from error
     path.with_suffix(".json").write_text(job.metadata.as_json(), encoding="utf-8")
 
@@ -262,11 +258,6 @@ def _output_to(path: Path) -> Iterator[None]:
         for number, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, number)
             os.close(copy)
-
-
-def _other_size(images: Tensor) -> Tensor:
-    height, width = images.shape[2:]
-    return images[..., : max(height - 64, 32), : max(width - 128, 32)].contiguous()
 
 
 def _first_line(error: BaseException) -> str:

@@ -73,7 +73,7 @@ def export_onnx(network: nn.Module, images: Tensor, options: OnnxOptions = OnnxO
                 external_data=False,
                 verbose=False,
             )
-        except RuntimeError as error:  # torch.onnx.OnnxExporterError is one
+        except Exception as error:  # exporters raise whatever they come across
             raise ModelError(f"ONNX: torch's exporter cannot convert this network: {_reason(error)}") from error
     if program is None:
         raise ModelError("ONNX: torch's exporter gave no model")
