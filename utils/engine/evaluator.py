@@ -30,7 +30,14 @@ from utils.metrics.coco import CocoMetrics, coco_metrics, explain_difference
 from utils.metrics.confusion import ConfusionMatrix
 from utils.nms import non_max_suppression
 from utils.processes import ALONE, Processes
-from utils.runtimes.network import fixed_shape, give_thresholds, load_network, require_size, runtime_networks
+from utils.runtimes.network import (
+    fixed_shape,
+    give_thresholds,
+    load_network,
+    require_size,
+    runtime_networks,
+    warn_of_own_suppression,
+)
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
 DRAWN_BATCHES = 3  # val_batch0 to val_batch2
@@ -289,6 +296,7 @@ def evaluate(
     # a network in half precision needs no autocast
     mixed = torch.float16 if options.half and dtype != torch.float16 else None
     give_thresholds(model, options.conf_thres, options.iou_thres)
+    warn_of_own_suppression(model)
     timers = [Timer(device) for _ in range(3)]
     losses = _LossMean(loss if not options.augment else None, device)
     results: list[ImageResult] = []

@@ -1,5 +1,9 @@
 """ncnn: folders *_ncnn_model with model.ncnn.param and model.ncnn.bin, as pnnx writes them."""
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +48,7 @@ class NcnnRuntime(Runtime):
         options.use_vulkan_compute = False
         options.num_threads = torch.get_num_threads()
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        with in_one_line(path, self.title):
+        with in_one_line(path, self.title), _silent():
             failed = self.net.load_param(str(path / FILES[0])) or self.net.load_model(str(path / FILES[1]))
             blobs = [] if failed else [*self.net.input_names(), *self.net.output_names()]
         if INPUT_BLOB not in blobs or OUTPUT_BLOB not in blobs:
@@ -61,3 +65,17 @@ class NcnnRuntime(Runtime):
             if code or output is None:
                 raise RuntimeError(f"error {code}")
             return np.array(output)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep ncnn from writing to stderr why it fails: its native code knows no other place."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -12,7 +12,7 @@ from models.ensemble import Ensemble
 from models.yolo import Model
 from utils.checkpoint import load_models
 from utils.errors import CheckpointError, ConfigError, cut
-from utils.log import LOGGER
+from utils.log import LOGGER, warn_once
 from utils.runtimes.opening import is_exported, open_runtime
 from utils.runtimes.protocol import Runtime, Thresholds
 
@@ -161,6 +161,16 @@ def give_thresholds(model: nn.Module, conf: float, iou: float) -> None:
         network.thresholds = Thresholds(conf, iou)
 
 
+def warn_of_own_suppression(model: nn.Module) -> None:
+    """Log once if a network holds a file that suppresses boxes itself: its figures are not quite its checkpoint's."""
+    for network in runtime_networks(model):
+        if network.runtime.metadata.nms:
+            warn_once(
+                f"{cut(network.runtime.path)} suppresses boxes itself: it keeps one class per box, and as many boxes "
+                "per image as it was exported for; P, R and mAP differ from those without --nms"
+            )
+
+
 def load_network(
     weights: Sequence[Path | str] | Path | str, device: torch.device, download: bool = False, dnn: bool = False
 ) -> nn.Module:
@@ -212,7 +222,7 @@ def refuse_for_exported(weights: Sequence[Path | str], asked: Mapping[str, bool]
         ConfigError: One line that names flag, file and reason.
     """
     reasons = {
-        "--half": "has the precision that it was exported with; export it with --half",
+        "--half": "has the precision that it was exported with (export.py --half)",
         "--augment": "holds the plain pass alone",
         "--visualize": "has no layers to look into",
         "--compile": "is compiled already",

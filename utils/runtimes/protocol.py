@@ -81,13 +81,14 @@ class Runtime(Protocol):
         ...
 
 
-def required(module: str, package: str, path: Path) -> Any:
+def required(module: str, package: str, path: Path, install: str = f"-r {REQUIREMENTS}") -> Any:
     """Return an optional package's module.
 
     Args:
         module: What is imported.
         package: Its name for pip.
         path: The file that needs it, for the message.
+        install: What pip is given to install it.
 
     Returns:
         The module.
@@ -100,10 +101,7 @@ def required(module: str, package: str, path: Path) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise ConfigError(f"{cut(path)}: needs {package}, which cannot be imported here: {error}") from None
-        raise ConfigError(
-            f"{cut(path)}: needs {package}, which is not installed: pip install {package}, or -r {REQUIREMENTS} for "
-            "all formats"
-        ) from None
+        raise ConfigError(f"{cut(path)}: needs {package}, which is not installed: pip install {install}") from None
     except (ImportError, OSError) as error:
         raise ConfigError(f"{cut(path)}: needs {package}, which cannot be imported here: {cut(error)}") from None
 

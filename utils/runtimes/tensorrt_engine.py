@@ -31,7 +31,7 @@ class TensorRtEngine(Runtime):
         text, plan = split_engine(path)
         if device.type != "cuda":
             raise ConfigError(f"{cut(path)}: TensorRT runs on NVIDIA GPUs; name one with --device 0")
-        tensorrt = required("tensorrt", "tensorrt", path)
+        tensorrt = required("tensorrt", "tensorrt", path, "tensorrt")
         self.path, self.title, self.place = path, f"TensorRT {tensorrt.__version__}", str(device)
         self._device = device
         with in_one_line(path, self.title), torch.cuda.device(device):

@@ -27,9 +27,10 @@ class TfLiteRuntime(Runtime):
     """
 
     def __init__(self, path: Path, device: torch.device):
-        package = next((name for name in _PACKAGES if find_spec(name)), _PACKAGES[0])
-        module = required(f"{package}.interpreter", package.replace("_", "-"), path)
-        self.path, self.title, self.place = path, f"TFLite ({package.replace('_', '-')})", "CPU"
+        package = next((each for each in _PACKAGES if find_spec(each)), _PACKAGES[0])
+        name = package.replace("_", "-")
+        module = required(f"{package}.interpreter", name, path, name)
+        self.path, self.title, self.place = path, f"TFLite of {name}", "CPU"
         beside = path.with_suffix(".json")
         text = beside.read_text(encoding="utf-8", errors="replace") if is_file(beside) else ""
         self.metadata = read_metadata(texts_of_json(text, beside), path)
