@@ -52,6 +52,7 @@ from utils.runtimes.network import RuntimeNetwork, fixed_shape, load_network
 
 MEMORY_PASSES = 5
 AS_ACCURATE = 0.001  # mAP; rounding in single precision changes less
+ONE_SIZE = {"ncnn": "ncnn's files have one size"}  # reasons by runtime
 _LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 
 
@@ -132,8 +133,9 @@ def export_row(plan: StudyPlan, row: DeploymentRow, device: str) -> None:
         "plugin": config.plugin,
         "output": str(row.folder),
     }
-    reasons: list[str] = []
-    for dynamic in (True, False):
+    has_one_size = row.runtime in ONE_SIZE
+    reasons = [ONE_SIZE[row.runtime]] if has_one_size else []
+    for dynamic in (False,) if has_one_size else (True, False):
         try:
             (file,) = export(from_options(ExportConfig, **common, dynamic=dynamic))
         except (UserError, *BLOCK_ERRORS) as error:  # an exporter may raise anything

@@ -309,6 +309,12 @@ def test_a_file_of_one_size_is_compared_with_torch_on_squares(make_plan, world):
     assert [square for _, square in world.evaluations] == [False, True, False]
 
 
+def test_ncnn_is_not_asked_for_a_file_of_any_size(make_plan, world):
+    found = deploy(make_plan("ncnn"))["base/ncnn-float32"]
+    assert found.remark.endswith("a file for any size: ncnn's files have one size") and found.torch_map == 0.25
+    assert [each[1:4] for each in world.exports] == [("ncnn", "float32", False)] * 2
+
+
 def test_a_process_that_is_killed_ends_one_row_and_is_tried_again(make_plan, world, monkeypatch):
     plan, evaluate = make_plan("onnx"), deployment.evaluate_file
 
