@@ -167,7 +167,7 @@ def reflect_pad(maps: Tensor, border: int) -> Tensor:
     for axis in (-2, -1):
         length = maps.shape[axis]
         period = at_least(2 * (length - 1), 1)
-        # -border, ..., length + border - 1, plus a multiple of the period: exporters divide no negative number as torch does
+        # from -border on, plus a multiple of the period: exporters do not divide negative numbers as torch does
         index = torch.arange(length + 2 * border, device=maps.device) + border * (period - 1)
         index = index.remainder(torch.full_like(index, period))
         maps = maps.index_select(axis, torch.minimum(index, period - index))

@@ -77,7 +77,7 @@ class AreaAttention(nn.Module):
         return cat((attended, attend(*(each[:, :, equal:] for each in tokens), scale=self.scale)), dim=2)
 
     def _within_padded_areas(self, *tokens: Tensor) -> Tensor:
-        """Do the same without a branch on the number of positions: all areas are equal, and a mask hides the padding."""
+        """Do the same for a number of positions that is a symbol: all areas are equal, and a mask hides padding."""
         positions = tokens[0].shape[2]
         length = ceil_divide(positions, self.area)
         missing = self.area * length - positions

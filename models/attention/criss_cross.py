@@ -56,7 +56,8 @@ class CrissCross(ZeroInitResidual):
     def _gathered(self, x: Tensor) -> Tensor:
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         height = x.shape[2]
-        itself = torch.eye(height, dtype=torch.bool, device=x.device).unsqueeze(1)  # (H, 1, H), over the columns W
+        rows = torch.arange(height, device=x.device)
+        itself = rows[:, None, None] == rows  # (H, 1, H), over the columns W
         with autocast_disabled(x):  # products without 1/sqrt(d) leave the range of half precision
             query, key = upcast(query), upcast(key)
             along_column = einsum("bdij,bdkj->bijk", query, key).masked_fill(itself, -torch.inf)  # (B, H, W, H)

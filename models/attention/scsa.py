@@ -32,9 +32,8 @@ from models.attention.ops.numerics import (
     require_positive,
     resolve_divisor,
     softmax,
-    upcast,
 )
-from models.attention.ops.sizes import at_least, is_known
+from models.attention.ops.sizes import at_least, at_most, is_known
 from models.registry import register
 from utils.errors import ModelError
 
@@ -113,13 +112,6 @@ class SCSA(nn.Module):
         height, width = maps.shape[-2:]
         if is_known(height, width):
             return F.avg_pool2d(maps, (min(self.window_size, height), min(self.window_size, width)))
-        rows, columns = (_window_mean_matrix(self.window_size, length, maps) for length in (height, width))
-        return rows @ maps @ columns.t()
-
-
-def _window_mean_matrix(side: int, length: int, like: Tensor) -> Tensor:
-    """Return (windows, length): the mean over each window of `side` cells, or of all cells if there are fewer."""
-    cell = torch.arange(length, device=like.device)
-    window = torch.arange(at_least(length // side, 1), device=like.device)
-    inside = upcast((cell // side == window.unsqueeze(1)).to(like.dtype))
-    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
+        side = self.window_size  # a map that is smaller is one window: it is padded with zeros, which count in its mean
+        padded = F.pad(maps, (0, at_least(side - width, 0), 0, at_least(side - height, 0)))
+        return F.avg_pool2d(padded, side) * (side / at_most(height, side)) * (side / at_most(width, side))

@@ -20,9 +20,9 @@ class Taps:
         kernel: Side of the kernel, odd.
         dilation: Distance of two taps in positions, before the offsets.
         size: (H, W) of the map.
-        padded: (H', W'), the next powers of two of a known size, or the size itself. A location p is then sampled at exactly p: its normalized form
-            (2 p + 1) / H' - 1 is a float without rounding if p is a whole number, so the offset's gradient there is the
-            one to the right of the kink, as at every other location.
+        padded: (H', W'), the next powers of two, or the size if that is a symbol. With powers of two a location p is
+            sampled at exactly p: its normalized form (2 p + 1) / H' - 1 is a float without rounding if p is a whole
+            number, so the offset's gradient there is the one to the right of the kink, as at every other location.
     """
 
     kernel: int

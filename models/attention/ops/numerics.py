@@ -39,10 +39,10 @@ def softmax(logits: Tensor, dim: int) -> Tensor:
 
 
 def lifting_factor(epsilon: float) -> float:
-    """Return a power of two that brings `epsilon` into 1/2..1, 1 if it is larger and 2^60 if it is tiny.
+    """Return a power of two that brings `epsilon` to 1/2..1: 1 if it is larger, 2^60 if it is tiny.
 
-    Numerator, denominator and epsilon of a quotient are multiplied by it, which changes no bit of the result: an exporter
-    takes a constant up to 1e-8 for zero.
+    Numerator, denominator and epsilon of a quotient are multiplied by it, which changes no bit of the result: exporters
+    take a constant up to 1e-8 for zero.
 
     Args:
         epsilon: Above zero.
