@@ -3,6 +3,7 @@
 python -m utils.profile --cfg models/yolov5n_CBAM.yaml [--imgsz 384 640] [--device cpu] [--rounds 10]
 python -m utils.profile --weights runs/train/exp/weights/best.pt      the checkpoint's own model
 python -m utils.profile --cfg my.yaml --weights yolov5n.pt            the yaml, with the weights that fit
+python -m utils.profile --weights yolov5n.onnx                        an exported file: its operators by time
 python -m utils.profile --cfg my.yaml --plugin my_block.py
 """
 
@@ -21,21 +22,25 @@ from utils.errors import ConfigError, ModelError
 from utils.log import LOGGER, configure
 from utils.profile.layer_profile import profile_layers, render
 from utils.profile.timing import ROUNDS
+from utils.runtimes.opening import is_exported
+from utils.runtimes.operator_times import profile_file
 from utils.transfer.pretrained import transfer_weights
+
+DEFAULT_SIZE = [640]
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's flags."""
     parser = argparse.ArgumentParser(prog="python -m utils.profile", description="The cost of each layer of a model.")
     parser.add_argument("--cfg", help="model yaml, or its bare name in models/ or models/hub/")
-    parser.add_argument("--weights", help="checkpoint (.pt), profiled itself unless --cfg is given")
+    parser.add_argument("--weights", help="checkpoint (.pt) or exported file, profiled itself unless --cfg is given")
     parser.add_argument(
         "--imgsz",
         "--img",
         "--img-size",
         type=int,
         nargs="+",
-        default=[640],
+        default=DEFAULT_SIZE,
         metavar="PIXELS",
         help="side of a square image, or its height and width",
     )
@@ -54,6 +59,11 @@ def show(options: argparse.Namespace) -> None:
     if options.rounds < 1:
         raise ConfigError(f"--rounds {options.rounds}: must be at least 1")
     device = select_device(options.device)
+    if options.weights and not options.cfg and is_exported(options.weights):
+        sides = options.imgsz if options.imgsz != DEFAULT_SIZE else None
+        size = _input_size(sides, 32) if sides else None
+        LOGGER.info(profile_file(options.weights, size, options.rounds, device))
+        return
     load_plugins(options.plugin)
     model = _build_model(options.cfg, options.weights)
     size = _input_size(options.imgsz, int(max(model.stride)))

@@ -1,5 +1,7 @@
 """ONNX Runtime: .onnx files, of ours and of YOLOv5's own export."""
 
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, path: Path, device: torch.device):
         onnxruntime = required("onnxruntime", "onnxruntime", path)
+        self._onnxruntime, self._device = onnxruntime, device
         self.path, self.title = path, f"ONNX Runtime {onnxruntime.__version__}"
         with in_one_line(path, self.title):
             self.session = self._session(onnxruntime, device)
@@ -40,8 +43,31 @@ class OnnxRuntime(Runtime):
         self.metadata = read_metadata(texts, path, self.shape)
         self._wanted = self._wanted_outputs()
 
-    def _session(self, onnxruntime: Any, device: torch.device) -> Any:
+    def node_events(self, images: np.ndarray, rounds: int) -> list[dict[str, Any]]:
+        """Return what ONNX Runtime's profile says of several passes.
+
+        Args:
+            images: (B, 3, H, W) float32 in 0..1.
+            rounds: Number of passes.
+
+        Returns:
+            Its events; those of the category "Node" have `dur`, microseconds.
+        """
+        plain = self.session
+        with tempfile.TemporaryDirectory() as folder, in_one_line(self.path, self.title, "cannot be profiled"):
+            self.session = self._session(self._onnxruntime, self._device, str(Path(folder) / "profile"))
+            try:
+                for _ in range(rounds):
+                    self.run(images)
+                return json.loads(Path(self.session.end_profiling()).read_text(encoding="utf-8"))
+            finally:
+                self.session = plain
+
+    def _session(self, onnxruntime: Any, device: torch.device, profile: str = "") -> Any:
         options = onnxruntime.SessionOptions()
+        options.enable_profiling = bool(profile)
+        if profile:
+            options.profile_file_prefix = profile
         options.log_severity_level = SILENT
         options.intra_op_num_threads = torch.get_num_threads()
         providers: list[object] = ["CPUExecutionProvider"]
