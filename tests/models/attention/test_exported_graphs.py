@@ -9,7 +9,7 @@ from torch import nn
 
 SIZES = ((1, 10, 12), (3, 7, 14), (2, 8, 8), (1, 11, 15), (1, 21, 16), (2, 5, 30), (1, 2, 3), (1, 28, 49))
 TAKES_LONG = ("BRA", "DLKA", "WindowAttention")  # to export
-# torch notes that a number of windows or areas, derived from the size, is one or not: it decides about strides and copies
+# torch notes that a number of windows or areas is one or not, which decides about strides and copies
 # alone: at every size the numbers are right, as the tests of traces and of ONNX Runtime show
 COUNTS_OF_PARTS = ("AreaAttention", "BRA", "HAT", "SCSA", "WindowAttention")
 
