@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from utils.images import read_image
 from utils.log import LOGGER
 from utils.runtimes.metadata import PROJECT_VERSION, ExportMetadata
 from utils.runtimes.opening import open_runtime
+from utils.runtimes.protocol import Thresholds
 
 CHECK_IMAGES = tuple(ROOT / "data" / "images" / f"shapes_{number}.jpg" for number in (1, 2))
 LEAST_STRIDE = 32
@@ -149,9 +151,8 @@ def _check(export_format: ExportFormat, job: ExportJob, model: nn.Module, path: 
     if job.config.nms:
         config = job.config
         options = {"conf_thres": config.conf_thres, "iou_thres": config.iou_thres, "agnostic": config.agnostic_nms}
-        differences = [
-            compare_suppressed(runtime.run, reference, images, options, config.topk_all) for images in batches
-        ]
+        run = partial(runtime.run, thresholds=Thresholds(config.conf_thres, config.iou_thres))
+        differences = [compare_suppressed(run, reference, images, options, config.topk_all) for images in batches]
     else:
         differences = [compare_file(runtime.run, reference, images, tolerance) for images in batches]
     difference = OutputDifference.largest(differences)
