@@ -23,7 +23,6 @@ from utils.errors import ConfigError, ParityError, UserError
 from utils.export.bisection import first_difference
 from utils.export.file_formats import EXPORT_FORMATS, ExportFormat, ExportJob
 from utils.export.graph_network import GraphNetwork
-from utils.export.hazards import find_hazards
 from utils.export.onnx_file import check_opset
 from utils.export.parity import (
     EIGHT_BIT,
@@ -39,6 +38,7 @@ from utils.export.parity import (
 from utils.files import ROOT, file_digest
 from utils.images import read_image
 from utils.log import LOGGER
+from utils.runtimes.hazards import find_hazards
 from utils.runtimes.metadata import PROJECT_VERSION, ExportMetadata
 from utils.runtimes.opening import open_runtime
 from utils.runtimes.protocol import Thresholds
@@ -188,11 +188,7 @@ def _warnings(export_format: ExportFormat, path: Path) -> list[str]:
         return []
     import onnx
 
-    return [
-        f"{hazard.runtime} {'reads this file wrongly' if hazard.wrong else 'does not run this file'}: "
-        f"{hazard.operator}: {hazard.effect}"
-        for hazard in find_hazards(onnx.load(path))
-    ]
+    return [hazard.describe() for hazard in find_hazards(onnx.load(path))]
 
 
 def _summary(problems: Sequence[UserError], written: Sequence[Path], asked: int) -> UserError:

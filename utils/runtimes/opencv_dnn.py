@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from utils.errors import ConfigError, cut
+from utils.log import LOGGER
 from utils.runtimes.foreign import read_metadata
+from utils.runtimes.hazards import find_hazards
 from utils.runtimes.onnx_runtime import image_shape, predictions_among
 from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line, required
 
@@ -40,6 +42,9 @@ class OpenCvDnn(Runtime):
             raise ConfigError(
                 f"--dnn: OpenCV does not run files that suppress boxes, such as {cut(path)}; leave it away"
             )
+        for hazard in find_hazards(graph):
+            if hazard.wrong and hazard.runtime.startswith("OpenCV"):
+                LOGGER.warning(f"WARNING: {cut(path)}: {hazard.describe()}")
         self._wanted = predictions_among([each.name for each in graph.graph.output])
         self._log = cv2.utils.logging
         with in_one_line(path, self.title), self._silent():

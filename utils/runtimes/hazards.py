@@ -28,6 +28,11 @@ class Hazard:
     wrong: bool
     test: Test
 
+    def describe(self) -> str:
+        """Return the hazard in one line."""
+        does = "reads this file wrongly" if self.wrong else "does not run this file"
+        return f"{self.runtime} {does}: {self.operator}: {self.effect}"
+
 
 def _always(node: Any, graph: Any) -> bool:
     return True

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.export.hazards import HAZARDS, find_hazards
+from utils.runtimes.hazards import HAZARDS, find_hazards
 
 onnx = pytest.importorskip("onnx", reason="hazards are found in ONNX graphs")
 
@@ -50,3 +50,20 @@ def test_operators_within_branches_are_looked_at():
 
 def test_every_hazard_names_a_version():
     assert all(any(letter.isdigit() for letter in hazard.runtime) for hazard in HAZARDS)
+
+
+def test_opencv_is_warned_of_when_it_is_asked_for(tmp_path, caplog):
+    """The graph is a gate that OpenCV reads as hard swish; it has the metadata of an exported file."""
+    import torch
+
+    from utils.runtimes.metadata import ExportMetadata
+    from utils.runtimes.opencv_dnn import OpenCvDnn
+
+    model = graph_of(("HardSigmoid", "images", "gate", {}), ("Mul", "images gate", "output", {}))
+    for values, name in ((model.graph.input, "images"), (model.graph.output, "output")):
+        values.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 32, 32]))
+    onnx.helper.set_model_props(model, ExportMetadata(("cat",), 32, (32, 32)).as_text())
+    onnx.save(model, tmp_path / "gate.onnx")
+    OpenCvDnn(tmp_path / "gate.onnx", torch.device("cpu"))
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "gate.onnx: OpenCV 5.0 reads this file wrongly: HardSigmoid" in warning
