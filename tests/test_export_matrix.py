@@ -1,11 +1,10 @@
 """docs/export.md has the matrix as it was measured, and a random tenth of its rows, measured again, says the same."""
 
 import json
-import os
-import random
 import sys
 
 import pytest
+from random_share import share_of
 
 from utils.files import ROOT
 
@@ -17,9 +16,7 @@ from export_matrix import COLUMNS, PAGE, RESULTS, SIZES, disturbed_model, rows, 
 
 from utils.export.parity import EXACT  # noqa: E402
 
-# another tenth in each run, the same in all its processes
-SEED = os.environ.get("PYTEST_XDIST_TESTRUNUID") or os.urandom(8).hex()
-TENTH = random.Random(SEED).sample(rows(), len(rows()) // 10)
+TENTH = share_of(rows(), 0.1)
 
 
 def test_the_page_has_the_table_of_the_results():
