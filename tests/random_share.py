@@ -1,4 +1,4 @@
-"""A random share of what would take too long to test each time: another one in each run, the same in all its processes."""
+"""A random share of what would take too long to test each time: another one in each run, one in all its processes."""
 
 import os
 import random
