@@ -26,7 +26,8 @@ def main() -> None:
     """Export and validate every checkpoint, and print the table."""
     options = arguments()
     logging.getLogger("yolo").setLevel(logging.ERROR)
-    print("| weights | parameters | mAP50-95 in torch | ONNX, 8 bit | OpenVINO, 8 bit |\n| --- | --- | --- | --- | --- |")
+    print("| weights | parameters | mAP50-95 in torch | ONNX, 8 bit | OpenVINO, 8 bit |")
+    print("| --- | --- | --- | --- | --- |")
     for weights in options.weights:
         state = read_checkpoint(weights).state
         parameters = sum(tensor.numel() for tensor in state.values())

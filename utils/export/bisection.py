@@ -70,7 +70,7 @@ def _first_of(
             found = run_all_outputs(export_format, path, images.numpy())
         except UserError as error:
             return f"with its layers as outputs the network is not converted: {error}"
-        expected = [value.numpy() for value in tapped(images)]
+        expected = [value.cpu().numpy() for value in tapped(images.to(tapped.device))]
     for name, one, other in zip(ordered, found[1:], expected[1:], strict=False):
         if one.shape != other.shape:
             return name, np.inf
@@ -95,7 +95,7 @@ def _in_order(network: GraphNetwork, names: Sequence[str], images: Tensor) -> li
     for name in names:
         hooks.append(network.networks[0].get_submodule(name).register_forward_hook(note(name)))
     with torch.no_grad():
-        network(images)
+        network(images.to(network.device))
     for hook in hooks:
         hook.remove()
     return order

@@ -63,7 +63,8 @@ def export(config: ExportConfig) -> list[Path]:
     config = _with_rounded_size(config, model)
     metadata = describe(config, model, files)
     stem = _stem(config, files[0])
-    job = ExportJob(_network(config, model), _example(config), metadata, config, _calibration(config))
+    network = _network(config, model)
+    job = ExportJob(network, _example(config).to(network.device), metadata, config, _calibration(config))
     written, problems = [], []
     for name in config.include:
         try:
@@ -146,7 +147,10 @@ def _check(export_format: ExportFormat, job: ExportJob, model: nn.Module, path: 
         return "not compared with torch: Core ML runs on Apple's systems alone"
     tolerance = tolerance_of(export_format, job.config)
     batches = _batches(export_format, job)
-    runtime = open_runtime(path)
+    try:
+        runtime = open_runtime(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --no-runtime-check hands files out without a comparison") from None
     reference = GraphNetwork(model)
     if job.config.nms:
         config = job.config
@@ -261,10 +265,18 @@ def _move(path: Path, target: Path) -> None:
     """Give a file or folder its name, in the place of an older one."""
     _remove(target)
     path.rename(target)
+    if _beside(path) != path and _beside(path).is_file():
+        _beside(path).rename(_beside(target))
 
 
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        return
+    for file in (path, _beside(path)):
+        file.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """Return where a TFLite file keeps its metadata; of other formats, the file itself."""
+    return path.with_suffix(".json") if path.suffix == EXPORT_FORMATS["tflite"].suffix else path

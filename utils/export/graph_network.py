@@ -49,6 +49,11 @@ class GraphNetwork(nn.Module):
         output = decoded[0] if len(decoded) == 1 else torch.cat(decoded, 1)
         return (output, *self.tapped) if self.taps else output
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
     def in_float64(self) -> "GraphNetwork":
         """Return a copy that computes in float64, by which float32 is judged; its predictions are float64 too."""
         twin = copy.deepcopy(self).double()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.boxes import iou_matrix
 from utils.datasets.letterbox import letterbox
@@ -128,7 +128,7 @@ def compare_outputs(found: np.ndarray, expected: np.ndarray, tolerance: Toleranc
     return OutputDifference(float(boxes.max()), float((boxes / longer).max()), float(scores.max()), True, agreement)
 
 
-def compare_file(run: RunImages, network: nn.Module, images: Tensor, tolerance: Tolerance) -> OutputDifference:
+def compare_file(run: RunImages, network: GraphNetwork, images: Tensor, tolerance: Tolerance) -> OutputDifference:
     """Return how far a file is from a network on a batch of images.
 
     Args:
@@ -141,7 +141,7 @@ def compare_file(run: RunImages, network: nn.Module, images: Tensor, tolerance: 
         The difference.
     """
     with torch.no_grad():
-        expected = network(images).cpu().numpy()
+        expected = network(images.to(network.device)).cpu().numpy()
     return compare_outputs(np.asarray(run(images.cpu().numpy())), expected, tolerance)
 
 
@@ -156,12 +156,13 @@ def rounding_of(network: GraphNetwork, images: Tensor) -> OutputDifference:
         The difference.
     """
     with torch.no_grad():
+        images = images.to(network.device)
         expected = network.in_float64()(images).cpu().numpy()
         return compare_outputs(network(images).cpu().numpy(), expected, EXACT)
 
 
 def compare_suppressed(
-    run: RunSuppressed, network: nn.Module, images: Tensor, options: dict[str, Any], max_det: int
+    run: RunSuppressed, network: GraphNetwork, images: Tensor, options: dict[str, Any], max_det: int
 ) -> OutputDifference:
     """Return how far a file with NMS inside is from torch followed by `non_max_suppression`.
 
@@ -176,7 +177,7 @@ def compare_suppressed(
         The difference between each detection and its nearest one of the same class; not finite if counts differ.
     """
     with torch.no_grad():
-        expected = non_max_suppression(network(images), **options, max_det=max_det)
+        expected = non_max_suppression(network(images.to(network.device)), **options, max_det=max_det)
     boxes, scores, classes, counts = run(images.cpu().numpy())
     parts = [OutputDifference(0.0, 0.0, 0.0)]
     for index, other in enumerate(expected):

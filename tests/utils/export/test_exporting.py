@@ -149,6 +149,27 @@ def test_what_goes_wrong_is_one_line(weights, tmp_path, options, error, message)
     assert not list(tmp_path.iterdir())
 
 
+def test_metadata_beside_a_file_goes_with_it(weights, tmp_path, monkeypatch):
+    def writes_two(job, path):
+        path.write_text("network")
+        path.with_suffix(".json").write_text(job.metadata.as_json())
+
+    monkeypatch.setitem(exporting.EXPORT_FORMATS, "tflite", file_formats.ExportFormat("TFLite", ".tflite", writes_two))
+    export.run(weights=str(weights), include="tflite", imgsz=64, output=str(tmp_path), runtime_check=False)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["best.json", "best.tflite"]
+    assert json.loads((tmp_path / "best.json").read_text())["names"] == list(NAMES)
+
+
+def test_a_file_that_cannot_be_compared_is_not_handed_out(weights, tmp_path, monkeypatch):
+    def missing(path):
+        raise ConfigError(f"{path}: needs a runtime, which is not installed")
+
+    monkeypatch.setattr(exporting, "open_runtime", missing)
+    with pytest.raises(ConfigError, match="is not installed; --no-runtime-check hands files out without a comparison"):
+        export.run(weights=str(weights), include="torchscript", imgsz=64, output=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_flags_that_only_onnx_has_choose_onnx():
     assert from_options(ExportConfig).include == ("torchscript", "onnx")
     assert from_options(ExportConfig, nms=True).include == ("onnx",)
