@@ -1,9 +1,9 @@
 """What 8 bits cost each variant: mAP of checkpoints in torch and of their 8-bit files, on the same squares.
 
-    python benchmarks/export_int8.py --data bccd.yaml --imgsz 320 --weights runs/compare/exp/runs/*/seed0/weights/best.pt
+    python benchmarks/export_int8.py --data bccd.yaml --imgsz 320 --weights runs/compare/exp/runs/*/*/weights/best.pt
 
 Each checkpoint is exported with `--int8` (calibrated on the train split) in ONNX and OpenVINO, and validated with
-`val.py --square`. Prints one row per checkpoint: its model yaml, mAP50-95 in torch, and what each file loses, in points.
+`val.py --square`. Prints one row per checkpoint: its parameters, mAP50-95 in torch, and what each file adds, in points.
 """
 
 import argparse
