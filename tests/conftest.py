@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("YOLO_TEST_GOLDEN", ROOT.parent / "shared" / "golden"))
 DATA = Path(os.environ.get("YOLO_TEST_DATA", ROOT.parent / "shared" / "data"))
 MARKER_OF_FIXTURE = {"golden": "data", "fill": "data", "real": "data", "chromium": "browser"}
-EXPORT = ("utils/export/", "utils/runtimes/", "export", "deployment")  # folders and names of tests of exported files
+EXPORT = ("utils/export/", "utils/runtimes/", "export_", "exported_graphs", "deployment")  # tests of exported files
 sys.path.insert(0, str(ROOT))
 
 
