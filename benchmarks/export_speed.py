@@ -3,13 +3,15 @@
     python benchmarks/export_speed.py --weights yolov5n.pt
     python benchmarks/export_speed.py --weights yolov5n.pt --other v5.onnx   an ONNX file of the same network
 
-Each candidate runs in a process of its own, which waits while another one's turn is timed: pools of threads that spin
-do not disturb each other. In each round every candidate makes its passes in turn; a ratio is the median over rounds of
+Each candidate runs in a process of its own, which is stopped while another one's turn is timed: the threads of ONNX
+Runtime and OpenVINO wait actively and would take the cores from the others. In each round every candidate makes its passes in turn; a ratio is the median over rounds of
 torch's time over the candidate's within a round. One image; 640 pixels and both cores unless told otherwise.
 """
 
 import argparse
 import multiprocessing
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -46,16 +48,22 @@ def times_of(candidates: dict[str, str], options: argparse.Namespace) -> dict[st
     ends = {}
     for name, what in candidates.items():
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, what, options), daemon=True).start()
+        process = context.Process(target=serve, args=(theirs, what, options), daemon=True)
+        process.start()
         ours.recv()  # it is ready
-        ends[name] = ours
+        os.kill(process.pid, signal.SIGSTOP)
+        ends[name] = ours, process.pid
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(options.rounds):
         names = list(candidates) if number % 2 else list(candidates)[::-1]
         for name in names:
-            time.sleep(0.05)  # for the threads of the one before to fall asleep
-            ends[name].send("go")
-            times[name].append(ends[name].recv())
+            end, process_id = ends[name]
+            os.kill(process_id, signal.SIGCONT)
+            end.send("go")
+            times[name].append(end.recv())
+            os.kill(process_id, signal.SIGSTOP)
+    for _, process_id in ends.values():
+        os.kill(process_id, signal.SIGKILL)
     return times
 
 
