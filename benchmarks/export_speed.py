@@ -4,8 +4,9 @@
     python benchmarks/export_speed.py --weights yolov5n.pt --other v5.onnx   an ONNX file of the same network
 
 Each candidate runs in a process of its own, which is stopped while another one's turn is timed: the threads of ONNX
-Runtime and OpenVINO wait actively and would take the cores from the others. In each round every candidate makes its passes in turn; a ratio is the median over rounds of
-torch's time over the candidate's within a round. One image; 640 pixels and both cores unless told otherwise.
+Runtime and OpenVINO wait actively and would take the cores from the others. In each round every candidate makes its
+passes in turn; a ratio is the median over rounds of torch's time over the candidate's within a round. One image; 640
+pixels and both cores unless told otherwise.
 """
 
 import argparse
