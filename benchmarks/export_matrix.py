@@ -62,6 +62,7 @@ COLUMNS: dict[str, tuple[str, bool, bool]] = {
     "ncnn": ("ncnn", False, False),
 }
 SECONDS = 900  # for one variant
+LONGEST = 160  # characters of an error
 ROUNDING: dict[tuple[int, int], OutputDifference] = {}  # of the one variant of a process, by size
 LOGIT_SPREAD = 2.0  # standard deviation of the head's outputs, as those of trained weights have
 
@@ -132,7 +133,8 @@ def cell(model: Model, column: str, options: argparse.Namespace) -> dict:
     except Exception as error:  # whatever a runtime raises is the cell's content
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = re.sub(r"/\S*/(?=model)", "", lines[0]) if lines else ""  # without the temporary folder
-        return {"error": f"{type(error).__name__}: {reason[:200]}"}
+        line = f"{type(error).__name__}: {reason}"
+        return {"error": line if len(line) < LONGEST else line[:LONGEST].rpartition(" ")[0]}
     return {
         "pixels": [float(f"{each.pixels:.2g}") if each.finite else None for each, _ in found],
         "scores": [float(f"{each.score:.2g}") if each.finite else None for each, _ in found],
