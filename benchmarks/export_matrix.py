@@ -32,6 +32,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from models.inference import largest_stride  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from models.zoo.table import load_variants  # noqa: E402
 from utils.checkpoint import read_checkpoint  # noqa: E402
@@ -165,7 +166,7 @@ def job(model: nn.Module, size: tuple[int, int], dynamic: bool, image: Path) -> 
     """Return what is written: a file of one size, or of any."""
     images = check_batches([image], size, 32)[0]
     network = GraphNetwork(model, None if dynamic else size)
-    stride = max(int(max(model.stride)), 32)
+    stride = largest_stride(model)
     metadata = ExportMetadata(names=tuple(model.names), stride=stride, imgsz=size, dynamic=dynamic, variant="model")
     return ExportJob(network, images, metadata, from_options(ExportConfig, include=("onnx",), dynamic=dynamic))
 

@@ -1,10 +1,11 @@
-"""`prepare_for_inference`: the one form in which networks predict and are validated."""
+"""The one form in which networks predict and are validated, and the multiple of which their input sides are."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+LEAST_STRIDE = 32  # pixels per cell of the backbones of v6.1
 _OWN_CODE = ("models", "torch")  # packages whose layers take maps of any memory layout
 
 
@@ -31,6 +32,15 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return model
+
+
+def largest_stride(model: nn.Module) -> int:
+    """Return the pixels of which a detector's or an ensemble's input sides are multiples.
+
+    They are those per cell of the coarsest output map, and at least 32, as in v6.1: a backbone may go deeper than its
+    head's levels, and joins maps of equal size only if its own coarsest map has whole cells.
+    """
+    return max(int(max(torch.as_tensor(model.stride).flatten().tolist())), LEAST_STRIDE)
 
 
 def _own_modules(model: nn.Module) -> list[nn.Module]:

@@ -2,10 +2,10 @@
 
 import re
 import shlex
-import sys
 
 import numpy as np
 import pytest
+from exported_files import saved, spread_model
 from small_models import SMALL
 
 import detect
@@ -13,9 +13,6 @@ import export
 import val
 from utils.files import ROOT
 from utils.images import write_image
-
-sys.path.insert(0, str(ROOT / "tests" / "utils" / "export"))
-from export_models import saved, spread_model  # noqa: E402
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package, reason=f"the commands of docs/export.md need {package}")
@@ -45,7 +42,7 @@ def test_every_command_of_the_page_runs(tmp_path, monkeypatch, blank_figures):
         (tmp_path / "labels" / "train" / f"{number}.txt").write_text("0 0.5 0.5 0.3 0.3\n")
     write_image(tmp_path / "images" / "one.png", rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
     (tmp_path / "cells.yaml").write_text(
-        f"path: {tmp_path}\ntrain: images/train\nval: images/train\nnames: [cat, dog, hen]\n"
+        f"path: {tmp_path}\ntrain: images/train\nval: images/train\nnames: [square, disc, star]\n"
     )
     saved(spread_model(SMALL), tmp_path / "best.pt")
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.inference import largest_stride
 from models.registry import BLOCK_ERRORS, load_plugins
 from utils.compare.cost import PASSES, ROUNDS, paired_ratios, run_interleaved, time_passes
 from utils.compare.deployment_rows import (
@@ -42,7 +43,7 @@ from utils.config.compare_options import TORCH
 from utils.datasets.letterbox import round_to_stride
 from utils.datasets.splits import open_split
 from utils.device import select_device
-from utils.engine.evaluator import Evaluation, largest_stride
+from utils.engine.evaluator import Evaluation
 from utils.errors import ConfigError, UserError, cut
 from utils.export.exporting import export
 from utils.files import is_dir, write_json_atomically

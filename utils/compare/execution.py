@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from models.inference import largest_stride
 from models.registry import load_plugins
 from utils.checkpoint import load_models
 from utils.compare.cost import measure_costs
@@ -21,7 +22,7 @@ from utils.config import SplitOptions
 from utils.config.compare_options import CompareConfig
 from utils.datasets.splits import open_split
 from utils.device import select_device
-from utils.engine.evaluator import as_evaluated, largest_stride
+from utils.engine.evaluator import as_evaluated
 from utils.files import write_json_atomically
 from utils.lock_file import lock_holder
 from utils.log import LOGGER

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from models.graph.flops import copy_with_tensors
+from models.inference import largest_stride
 from utils.config import TrainConfig
 from utils.device import amp_dtype
-from utils.engine.evaluator import largest_stride
 from utils.free_memory import available_memory
 from utils.log import LOGGER
 from utils.profile.memory import training_peak

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.inference import largest_stride
 from models.registry import load_plugins
 from models.undrawn import UndrawnWeights
 from models.yolo import Model
@@ -22,7 +23,7 @@ from utils.datasets.loader import Loader, reuse_freed_memory
 from utils.datasets.splits import open_split
 from utils.device import amp_dtype
 from utils.engine.data_parallel import wrap
-from utils.engine.evaluator import EvalSplit, largest_stride
+from utils.engine.evaluator import EvalSplit
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
 from utils.engine.resume import check_classes, restore_components, restoring, training_state

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.inference import largest_stride
 from utils.boxes import xywhn_to_xyxy
 from utils.compilation import CompileOptions, compiled_network
 from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
@@ -41,7 +42,6 @@ from utils.runtimes.network import (
 from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
 
 DRAWN_BATCHES = 3  # val_batch0 to val_batch2
-LEAST_STRIDE = 32  # pixels per cell of the backbones of v6.1
 BoxObjClsLoss = Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
 
 
@@ -156,15 +156,6 @@ def as_evaluated(options: SplitOptions, stride: int, fixed: tuple[int, int] | No
     (imgsz,) = round_to_stride((options.imgsz,), stride)
     square = options.square or fixed is not None
     return replace(options, imgsz=imgsz, stride=stride, rect=not square, square=square, augment=False)
-
-
-def largest_stride(model: nn.Module) -> int:
-    """Return the pixels of which a detector's or an ensemble's input sides are multiples.
-
-    They are those per cell of the coarsest output map, and at least 32, as in v6.1: a backbone may go deeper than its
-    head's levels, and joins maps of equal size only if its own coarsest map has whole cells.
-    """
-    return max(int(max(torch.as_tensor(model.stride).flatten().tolist())), LEAST_STRIDE)
 
 
 def load_for(

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.inference import largest_stride
 from utils.boxes import xyxy_to_xywhn
 from utils.config import PredictOptions
 from utils.datasets.letterbox import letterbox, round_to_stride
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.device import Timer, network_input, select_device
-from utils.engine.evaluator import largest_stride, usable_half
+from utils.engine.evaluator import usable_half
 from utils.errors import NAME_LIMIT, ConfigError, cut
 from utils.nms import non_max_suppression
 from utils.runtimes.network import fixed_shape, give_thresholds, load_network, require_size, runtime_networks

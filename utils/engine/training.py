@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from models.inference import largest_stride
 from models.yolo import Model
 from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
@@ -30,7 +31,7 @@ from utils.engine.build import (
 )
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.epoch_history import EpochHistory
-from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights, largest_stride
+from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights
 from utils.engine.hooks import BadImageExchange, Console, ResultsFile, TensorBoard, TrainBatchImages
 from utils.engine.optim import EarlyStopping
 from utils.engine.resume import (

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.ensemble import Ensemble
+from models.inference import largest_stride
 from models.registry import load_plugins
 from utils.checkpoint import find_weights, load_models
 from utils.config import DatasetSpec, ExportConfig, SplitOptions
@@ -44,7 +45,6 @@ from utils.runtimes.opening import open_runtime
 from utils.runtimes.protocol import Thresholds
 
 CHECK_IMAGES = tuple(ROOT / "data" / "images" / f"shapes_{number}.jpg" for number in (1, 2))
-LEAST_STRIDE = 32
 
 
 def export(config: ExportConfig) -> list[Path]:
@@ -93,7 +93,7 @@ def describe(config: ExportConfig, model: nn.Module, files: Sequence[Path]) -> E
     names: Any = model.names
     return ExportMetadata(
         names=tuple(names),
-        stride=_stride(model),
+        stride=largest_stride(model),
         imgsz=config.imgsz,
         batch=config.batch_size,
         dynamic=config.dynamic,
@@ -205,12 +205,8 @@ def _summary(problems: Sequence[UserError], written: Sequence[Path], asked: int)
 
 
 def _with_rounded_size(config: ExportConfig, model: nn.Module) -> ExportConfig:
-    height, width = round_to_stride(config.imgsz, _stride(model))
+    height, width = round_to_stride(config.imgsz, largest_stride(model))
     return replace(config, imgsz=(height, width))
-
-
-def _stride(model: nn.Module) -> int:
-    return max(int(max(torch.as_tensor(model.stride).flatten().tolist())), LEAST_STRIDE)
 
 
 def _network(config: ExportConfig, model: nn.Module) -> GraphNetwork:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from export_models import NAMES, saved, spread_model
+from exported_files import NAMES, NEEDS, need, saved, spread_model
 
 import export
 from utils.config import ExportConfig, from_options
@@ -20,18 +20,6 @@ from utils.files import file_digest
 from utils.runtimes.metadata import PROJECT_VERSION
 from utils.runtimes.opening import open_runtime
 
-PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "torchscript": (),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "ncnn": ("pnnx", "ncnn"),
-}
-
-
-def need(name):
-    for package in PACKAGES[name]:
-        pytest.importorskip(package, reason=f"{name} files are written and run with {package}")
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
@@ -39,7 +27,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name, dynamic", [*((name, False) for name in PACKAGES), *((name, True) for name in PACKAGES if name != "ncnn")]
+    "name, dynamic", [*((name, False) for name in NEEDS), *((name, True) for name in NEEDS if name != "ncnn")]
 )
 def test_a_file_is_compared_and_says_what_it_is(weights, tmp_path, caplog, name, dynamic):
     need(name)

@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from export_models import apart, spread_model
+from exported_files import apart, spread_model
 from small_models import content
 
 from models.ensemble import Ensemble

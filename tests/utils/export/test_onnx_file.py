@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from export_models import apart, job_of, onnx_session, spread_model
+from exported_files import apart, job_of, onnx_session, spread_model
 
 from utils.errors import ConfigError
 from utils.export.file_formats import onnx_model

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from export_models import onnx_session
+from exported_files import onnx_session
 
 from utils.export.onnx_nms import NmsOptions, add_nms
 from utils.nms import MAX_SIDE, non_max_suppression

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from export_models import spread_model
+from exported_files import spread_model
 
 from utils.export.exporting import CHECK_IMAGES
 from utils.export.graph_network import GraphNetwork

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from export_models import job_of, onnx_session, saved, spread_model
+from exported_files import job_of, onnx_session, saved, spread_model
 from small_models import SMALL, with_block
 
 import export

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exported_files import NAMES, exported, small_checkpoint
+from exported_files import NAMES, exported, saved, spread_model
 
 from utils.checkpoint import load_models
 from utils.errors import CheckpointError, ConfigError, UserError
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return small_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt")
+    return saved(spread_model(), tmp_path_factory.mktemp("weights") / "small.pt")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from exported_files import NAMES, exported, small_checkpoint
+from exported_files import NAMES, exported, saved, spread_model
 
 import detect
 import val
@@ -16,7 +16,7 @@ from utils.profile import __main__ as profile
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return small_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt")
+    return saved(spread_model(), tmp_path_factory.mktemp("weights") / "small.pt")
 
 
 @pytest.fixture(scope="module")
