@@ -24,7 +24,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,14 +31,13 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from models.inference import largest_stride  # noqa: E402
+from models.inference import LEAST_STRIDE, largest_stride  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from models.zoo.table import load_variants  # noqa: E402
 from utils.checkpoint import read_checkpoint  # noqa: E402
 from utils.config import ExportConfig, from_options  # noqa: E402
-from utils.export import file_formats  # noqa: E402
 from utils.export.exporting import CHECK_IMAGES  # noqa: E402
-from utils.export.file_formats import EXPORT_FORMATS, ExportJob, onnx_model  # noqa: E402
+from utils.export.file_formats import EXPORT_FORMATS, ExportJob  # noqa: E402
 from utils.export.graph_network import GraphNetwork  # noqa: E402
 from utils.export.parity import EXACT, OutputDifference, check_batches, compare_file, rounding_of  # noqa: E402
 from utils.runtimes.metadata import ExportMetadata  # noqa: E402
@@ -64,7 +62,6 @@ COLUMNS: dict[str, tuple[str, bool, bool]] = {
 }
 SECONDS = 900  # for one variant
 LONGEST = 160  # characters of an error
-ROUNDING: dict[tuple[int, int], OutputDifference] = {}  # of the one variant of a process, by size
 LOGIT_SPREAD = 2.0  # standard deviation of the head's outputs, as those of trained weights have
 
 
@@ -72,9 +69,9 @@ def main() -> None:
     """Measure, or write the table."""
     options = arguments()
     if options.one:
-        make_graphs_once()
         model = disturbed_model(options.one, options.weights, options.images)
-        print(json.dumps({column: cell(model, column, options) for column in options.columns}))
+        measurement = Measurement(model, options.images[0])
+        print(json.dumps({column: measurement.cell(column) for column in options.columns}))
         return
     if options.table:
         PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
@@ -113,62 +110,61 @@ def measure(name: str, columns: list[str], options: argparse.Namespace) -> dict[
     return {columns[0]: {"error": reason}}
 
 
-def make_graphs_once() -> None:
-    """Let columns that start from the same ONNX graph share it: exporting one takes most of the time."""
-    made: dict[tuple, Any] = {}
+class Measurement:
+    """One variant in all columns: files that start from the same graph share it.
 
-    def onnx_model_once(job: ExportJob) -> Any:
-        key = job.metadata.imgsz, job.metadata.dynamic
-        if key not in made:
-            made[key] = onnx_model(job)
-        return made[key]
+    Args:
+        model: The variant, in evaluation mode.
+        image: On which files are compared with torch.
+    """
 
-    file_formats.onnx_model = onnx_model_once
+    def __init__(self, model: Model, image: Path):
+        self.model, self.image = model, image
+        self.sizes = P6_SIZES if max(model.stride) > LEAST_STRIDE else SIZES
+        self.reference = GraphNetwork(model)
+        self._jobs: dict[tuple, ExportJob] = {}
+        self._rounding: dict[tuple[int, int], OutputDifference] = {}
 
+    def cell(self, column: str) -> dict:
+        """Return the differences in a column at each size, or the error."""
+        try:
+            found = list(self.differences(column))
+        except Exception as error:  # whatever a runtime raises is the cell's content
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            reason = re.sub(r"/\S*/(?=model)", "", lines[0]) if lines else ""  # without the temporary folder
+            line = f"{type(error).__name__}: {reason}"
+            return {"error": line if len(line) < LONGEST else line[:LONGEST].rpartition(" ")[0]}
+        return {
+            "pixels": [float(f"{each.pixels:.2g}") if each.finite else None for each, _ in found],
+            "scores": [float(f"{each.score:.2g}") if each.finite else None for each, _ in found],
+            "rounding": [float(f"{own.pixels:.2g}") for _, own in found],
+            "ok": [each.within(EXACT, own) for each, own in found],
+        }
 
-def cell(model: Model, column: str, options: argparse.Namespace) -> dict:
-    """Return the differences of a variant in a column at each size, or the error."""
-    sizes = P6_SIZES if max(model.stride) > 32 else SIZES
-    try:
-        found = list(differences_of(model, column, sizes, options.images[0]))
-    except Exception as error:  # whatever a runtime raises is the cell's content
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = re.sub(r"/\S*/(?=model)", "", lines[0]) if lines else ""  # without the temporary folder
-        line = f"{type(error).__name__}: {reason}"
-        return {"error": line if len(line) < LONGEST else line[:LONGEST].rpartition(" ")[0]}
-    return {
-        "pixels": [float(f"{each.pixels:.2g}") if each.finite else None for each, _ in found],
-        "scores": [float(f"{each.score:.2g}") if each.finite else None for each, _ in found],
-        "rounding": [float(f"{own.pixels:.2g}") for _, own in found],
-        "ok": [each.within(EXACT, own) for each, own in found],
-    }
+    def differences(self, column: str) -> Iterator[tuple[OutputDifference, OutputDifference]]:
+        """Yield how far a column's file is from torch at each size, and how far torch is from its float64."""
+        name, one_file, by_opencv = COLUMNS[column]
+        with tempfile.TemporaryDirectory() as folder:
+            path = EXPORT_FORMATS[name].path(Path(folder) / "model")
+            for index, size in enumerate(self.sizes):
+                if index == 0 or not one_file:
+                    EXPORT_FORMATS[name].write(self._job(size, one_file), path)
+                    runtime = open_runtime(path, dnn=by_opencv)
+                (images, _) = check_batches([self.image], size, LEAST_STRIDE)
+                if size not in self._rounding:
+                    self._rounding[size] = rounding_of(self.reference, images)
+                yield compare_file(runtime.run, self.reference, images, EXACT), self._rounding[size]
 
-
-def differences_of(
-    model: nn.Module, column: str, sizes: tuple[tuple[int, int], ...], image: Path
-) -> Iterator[tuple[OutputDifference, OutputDifference]]:
-    """Yield how far a column's file is from torch at each size, and how far torch is from its float64."""
-    name, one_file, by_opencv = COLUMNS[column]
-    reference = GraphNetwork(model)
-    with tempfile.TemporaryDirectory() as folder:
-        path = EXPORT_FORMATS[name].path(Path(folder) / "model")
-        for index, size in enumerate(sizes):
-            if index == 0 or not one_file:
-                EXPORT_FORMATS[name].write(job(model, size, one_file, image), path)
-                runtime = open_runtime(path, dnn=by_opencv)
-            images = check_batches([image], size, 32)[0]
-            if size not in ROUNDING:
-                ROUNDING[size] = rounding_of(reference, images)
-            yield compare_file(runtime.run, reference, images, EXACT), ROUNDING[size]
-
-
-def job(model: nn.Module, size: tuple[int, int], dynamic: bool, image: Path) -> ExportJob:
-    """Return what is written: a file of one size, or of any."""
-    images = check_batches([image], size, 32)[0]
-    network = GraphNetwork(model, None if dynamic else size)
-    stride = largest_stride(model)
-    metadata = ExportMetadata(names=tuple(model.names), stride=stride, imgsz=size, dynamic=dynamic, variant="model")
-    return ExportJob(network, images, metadata, from_options(ExportConfig, include=("onnx",), dynamic=dynamic))
+    def _job(self, size: tuple[int, int], dynamic: bool) -> ExportJob:
+        """Return what is written: a file of one size, or of any."""
+        if (size, dynamic) not in self._jobs:
+            (images, _) = check_batches([self.image], size, LEAST_STRIDE)
+            network = GraphNetwork(self.model, None if dynamic else size)
+            names, stride = tuple(self.model.names), largest_stride(self.model)
+            metadata = ExportMetadata(names, stride, size, dynamic=dynamic, variant="model")
+            config = from_options(ExportConfig, include=("onnx",), dynamic=dynamic)
+            self._jobs[size, dynamic] = ExportJob(network, images, metadata, config)
+        return self._jobs[size, dynamic]
 
 
 def disturbed_model(name: str, weights: Path, images: Sequence[Path], seed: int = 0) -> Model:

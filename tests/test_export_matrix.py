@@ -12,7 +12,7 @@ for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "ncnn", "pnnx")
     pytest.importorskip(package, reason=f"the matrix of docs/export.md is measured with {package}")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import export_matrix  # noqa: E402
-from export_matrix import COLUMNS, PAGE, RESULTS, SIZES, disturbed_model, rows, with_table  # noqa: E402
+from export_matrix import COLUMNS, PAGE, RESULTS, Measurement, disturbed_model, rows, with_table  # noqa: E402
 
 from utils.export.parity import EXACT  # noqa: E402
 
@@ -36,17 +36,15 @@ def test_a_row_of_any_outcome_is_shown():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TENTH)
-def test_a_random_tenth_measured_again_says_the_same(name, real, monkeypatch):
+def test_a_random_tenth_measured_again_says_the_same(name, real):
     """The first size of each column: its verdict is the table's, and its difference no more than ten times as large."""
     image = real("images/bus.jpg")
     model = disturbed_model(name, real("weights/yolov5n.pt"), [image, real("images/zidane.jpg")])
-    monkeypatch.setattr(export_matrix.file_formats, "onnx_model", export_matrix.onnx_model)
-    export_matrix.make_graphs_once()
-    export_matrix.ROUNDING.clear()
+    measurement = Measurement(model, image)
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"][name]
     for column in COLUMNS:
         try:
-            difference, rounding = next(export_matrix.differences_of(model, column, SIZES[:1], image))
+            difference, rounding = next(measurement.differences(column))
         except Exception as error:
             assert "error" in kept[column] or None in kept[column]["pixels"], f"{column}: {error}"
             continue

@@ -17,8 +17,8 @@ from utils.compare.plan import PlannedVariant, StudyPlan
 from utils.compare.run_dir import read_json
 from utils.config.compare_options import EIGHT_BIT_RUNTIMES, TORCH, CompareConfig
 from utils.errors import ConfigError, cut
-from utils.export.packages import require
 from utils.files import file_digest, write_json_atomically
+from utils.runtimes.packages import require
 
 EXPORTS = "export"
 FLOAT, EIGHT_BIT = "float32", "int8"

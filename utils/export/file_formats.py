@@ -1,12 +1,13 @@
 """The formats that export.py writes: their names, suffixes, packages, and the function that writes each."""
 
 import contextlib
+import copy
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 
 from utils.config import ExportConfig
-from utils.errors import ConfigError, ModelError, cut
+from utils.errors import ConfigError, ModelError
+from utils.export.exporters import converting, reason_of
 from utils.export.graph_network import GraphNetwork
-from utils.export.onnx_file import OnnxOptions, export_onnx, operators, quiet_exporters, write_onnx
+from utils.export.onnx_file import OnnxOptions, export_onnx, operators, write_onnx
 from utils.export.onnx_nms import NmsOptions, add_nms
-from utils.export.packages import require
 from utils.log import LOGGER
 from utils.runtimes.metadata import FILE_NAME, ExportMetadata
+from utils.runtimes.packages import require
 
 OPENVINO_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 
@@ -36,6 +38,7 @@ class ExportJob:
         metadata: What the file says of itself.
         config: The flags.
         calibration: Letterboxed images (3, H, W) float32 in 0..1, one at a time, for 8-bit files.
+        graphs: The ONNX graph once it is made: exporting it takes most of the time of the formats that start from it.
     """
 
     network: GraphNetwork
@@ -43,6 +46,7 @@ class ExportJob:
     metadata: ExportMetadata
     config: ExportConfig
     calibration: Sequence[np.ndarray] = ()
+    graphs: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,25 +80,24 @@ def _write_onnx_file(job: ExportJob, path: Path) -> None:
     if job.config.nms:
         config = job.config
         options = NmsOptions(config.topk_all, config.topk_per_class, config.agnostic_nms)
-        model = add_nms(model, len(job.metadata.names), options)
+        model = add_nms(copy.deepcopy(model), len(job.metadata.names), options)
     if job.config.verbose:
         LOGGER.info(", ".join(f"{count} {name}" for name, count in operators(model).most_common()))
     write_onnx(model, path, job.metadata.as_text())
 
 
 def onnx_model(job: ExportJob) -> Any:
-    """Return a job's network as an `onnx.ModelProto`, its taps as further outputs."""
-    options = OnnxOptions(job.config.opset, job.metadata.dynamic, job.config.simplify, job.metadata.stride)
-    return export_onnx(job.network, job.images, options, outputs=1 + len(job.network.taps))
+    """Return a job's network as an `onnx.ModelProto`, its taps as further outputs; it is made once."""
+    if "onnx" not in job.graphs:
+        options = OnnxOptions(job.config.opset, job.metadata.dynamic, job.config.simplify, job.metadata.stride)
+        job.graphs["onnx"] = export_onnx(job.network, job.images, options, outputs=1 + len(job.network.taps))
+    return job.graphs["onnx"]
 
 
 def _write_torchscript(job: ExportJob, path: Path) -> None:
     """Write a traced network with config.txt, as v6.1; `--optimize` prepares it for phones."""
-    with quiet_exporters():
-        try:
-            script: Any = torch.jit.trace(job.network, job.images, strict=False, check_trace=False)
-        except Exception as error:  # exporters raise whatever they come across
-            raise ModelError(f"TorchScript: the network cannot be traced: {_first_line(error)}") from error
+    with converting("TorchScript", "torch's tracer"):
+        script = _traced(job)
         extra = {"config.txt": job.metadata.as_json()}
         if job.config.optimize:
             from torch.utils.mobile_optimizer import optimize_for_mobile
@@ -104,12 +107,17 @@ def _write_torchscript(job: ExportJob, path: Path) -> None:
             script.save(str(path), _extra_files=extra)
 
 
+def _traced(job: ExportJob) -> Any:
+    """Return a job's network traced; torch's check of a trace repeats it in another mode, in which layers differ."""
+    return torch.jit.trace(job.network, job.images, strict=False, check_trace=False)
+
+
 def _write_openvino(job: ExportJob, path: Path) -> None:
     """Write OpenVINO's folder: from the ONNX graph, or from the network itself if OpenVINO cannot read that graph."""
     require("openvino")
     import openvino
 
-    with quiet_exporters():
+    with converting("OpenVINO", "openvino"):
         model = _openvino_model(job, openvino)
         if job.config.int8:
             from utils.export.quantization import quantize_openvino
@@ -127,11 +135,8 @@ def _openvino_model(job: ExportJob, openvino: Any) -> Any:
             write_onnx(onnx_model(job), file, {})
             return openvino.convert_model(file)
         except (*OPENVINO_ERRORS, ModelError) as error:
-            LOGGER.info(f"OpenVINO: converts the network itself, since its ONNX graph fails: {_first_line(error)}")
-    try:
-        model = openvino.convert_model(job.network, example_input=job.images)
-    except Exception as error:  # exporters raise whatever they come across
-        raise ModelError(f"OpenVINO: cannot convert this network: {_first_line(error)}") from error
+            LOGGER.info(f"OpenVINO: converts the network itself, since its ONNX graph fails: {reason_of(error)}")
+    model = openvino.convert_model(_traced(job), example_input=job.images)
     batch, height, width = (-1, -1, -1) if job.metadata.dynamic else (job.images.shape[0], *job.images.shape[2:])
     model.reshape([batch, 3, height, width])
     return model
@@ -146,11 +151,8 @@ def _write_ncnn(job: ExportJob, path: Path) -> None:
         raise ConfigError("--include ncnn: its files take one image of one size; leave --batch-size and --dynamic out")
     with tempfile.TemporaryDirectory() as folder:
         stem = Path(folder) / "model.pt"
-        with quiet_exporters(), _output_to(Path(folder) / "pnnx.log"):
-            try:
-                pnnx.export(job.network, str(stem), (job.images,), fp16=job.config.half, check_trace=False)
-            except Exception as error:  # exporters raise whatever they come across
-                raise ModelError(f"ncnn: pnnx cannot convert this network: {_first_line(error)}") from error
+        with converting("ncnn", "pnnx"), _output_to(Path(folder) / "pnnx.log"):
+            pnnx.export(job.network, str(stem), (job.images,), fp16=job.config.half, check_trace=False)
         written = [stem.with_name(f"model.ncnn.{kind}") for kind in ("param", "bin")]
         if not all(file.is_file() for file in written):
             raise ModelError("ncnn: pnnx wrote no model; run it with a newer pnnx, or export onnx")
@@ -196,19 +198,16 @@ def _write_coreml(job: ExportJob, path: Path) -> None:
     require("coremltools", install="pip install coremltools 'numpy<2.4'")
     import coremltools
 
-    with quiet_exporters():
-        try:
-            script = torch.jit.trace(job.network, job.images, strict=False, check_trace=False)
-            precision = coremltools.precision.FLOAT16 if job.config.half else coremltools.precision.FLOAT32
-            model = coremltools.convert(
-                script,
-                inputs=[coremltools.TensorType("images", shape=tuple(job.images.shape))],
-                outputs=[coremltools.TensorType("output")],
-                convert_to="mlprogram",
-                compute_precision=precision,
-            )
-        except Exception as error:  # exporters raise whatever they come across
-            raise ModelError(f"Core ML: coremltools cannot convert this network: {_first_line(error)}") from error
+    with converting("Core ML", "coremltools"):
+        script = _traced(job)
+        precision = coremltools.precision.FLOAT16 if job.config.half else coremltools.precision.FLOAT32
+        model = coremltools.convert(
+            script,
+            inputs=[coremltools.TensorType("images", shape=tuple(job.images.shape))],
+            outputs=[coremltools.TensorType("output")],
+            convert_to="mlprogram",
+            compute_precision=precision,
+        )
         model.user_defined_metadata.update(job.metadata.as_text())
         model.save(str(path))
 
@@ -218,11 +217,8 @@ def _write_tflite(job: ExportJob, path: Path) -> None:
     require("litert_torch", install="pip install litert-torch, into an environment of its own: it brings its own torch")
     import litert_torch
 
-    with quiet_exporters():
-        try:
-            litert_torch.convert(job.network, (job.images,)).export(str(path))
-        except Exception as error:  # exporters raise whatever they come across
-            raise ModelError(f"TFLite: litert-torch cannot convert this network: {_first_line(error)}") from error
+    with converting("TFLite", "litert-torch"):
+        litert_torch.convert(job.network, (job.images,)).export(str(path))
     path.with_suffix(".json").write_text(job.metadata.as_json(), encoding="utf-8")
 
 
@@ -258,8 +254,3 @@ def _output_to(path: Path) -> Iterator[None]:
         for number, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, number)
             os.close(copy)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return cut(lines[0] if lines else type(error).__name__, 300)

@@ -1,10 +1,7 @@
 """ONNX files: written by torch's exporter, one file with its weights, named axes and metadata."""
 
-import contextlib
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import ConfigError, ModelError, cut
-from utils.export.packages import require
+from utils.errors import ConfigError, ModelError
+from utils.export.exporters import converting, quiet_exporters
 from utils.runtimes.metadata import INPUT, OUTPUT
+from utils.runtimes.packages import require
 
 OPSET = 20
 LEAST_OPSET, LARGEST_OPSET = 18, 23  # what torch's exporter converts to
 _LARGEST_FILE = 2**31 - 2**20  # bytes: protobuf's limit, less what the graph itself takes
-_NOISY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._export", "onnxslim")
 
 
 @dataclass(frozen=True)
@@ -60,21 +57,18 @@ def export_onnx(network: nn.Module, images: Tensor, options: OnnxOptions = OnnxO
     if size > _LARGEST_FILE:
         raise ModelError(f"ONNX: {size / 1e9:.1f} GB of weights, and one file holds 2 GB; export with --half")
     names = [OUTPUT, *(f"tap{index}" for index in range(outputs - 1))]
-    with quiet_exporters():
-        try:
-            program = torch.onnx.export(
-                network,
-                (_open_example(images, options.stride) if options.dynamic else images,),
-                dynamo=True,
-                opset_version=options.opset,
-                input_names=[INPUT],
-                output_names=names,
-                dynamic_shapes=_open_axes() if options.dynamic else None,
-                external_data=False,
-                verbose=False,
-            )
-        except Exception as error:  # exporters raise whatever they come across
-            raise ModelError(f"ONNX: torch's exporter cannot convert this network: {_reason(error)}") from error
+    with converting("ONNX", "torch's exporter"):
+        program = torch.onnx.export(
+            network,
+            (_open_example(images, options.stride) if options.dynamic else images,),
+            dynamo=True,
+            opset_version=options.opset,
+            input_names=[INPUT],
+            output_names=names,
+            dynamic_shapes=_open_axes() if options.dynamic else None,
+            external_data=False,
+            verbose=False,
+        )
     if program is None:
         raise ModelError("ONNX: torch's exporter gave no model")
     model = program.model_proto
@@ -121,22 +115,6 @@ def simplified(model: Any) -> Any:
     return slim
 
 
-@contextlib.contextmanager
-def quiet_exporters() -> Iterator[None]:
-    """Let exporters work without their warnings about themselves: what matters is measured on the file."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def check_opset(opset: int) -> None:
     """Raise ConfigError if torch's exporter does not write this operator set."""
     if not LEAST_OPSET <= opset <= LARGEST_OPSET:
@@ -172,11 +150,3 @@ def _name_axes(model: Any) -> None:
         for dim in info.type.tensor_type.shape.dim:
             if dim.dim_param in named:
                 dim.dim_param = named[dim.dim_param]
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost cause of an exporter's error in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return cut(lines[0] if lines else type(error).__name__, 300)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.export.onnx_file import quiet_exporters
-from utils.export.packages import require
+from utils.export.exporters import quiet_exporters
 from utils.log import progress
 from utils.runtimes.metadata import INPUT
+from utils.runtimes.packages import require
 
 
 def quantize_onnx(model: Any, images: Sequence[np.ndarray]) -> Any:

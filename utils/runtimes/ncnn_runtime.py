@@ -14,7 +14,8 @@ import torch
 from utils.errors import CheckpointError, cut
 from utils.files import is_file
 from utils.runtimes.foreign import declared_shape, folder_texts, read_metadata
-from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line, required
+from utils.runtimes.packages import required
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line
 
 INPUT_BLOB, OUTPUT_BLOB = "in0", "out0"  # pnnx's names
 FILES = ("model.ncnn.param", "model.ncnn.bin")

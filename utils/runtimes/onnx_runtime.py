@@ -12,7 +12,8 @@ import torch
 from utils.errors import CheckpointError, cut, shown
 from utils.runtimes.foreign import read_metadata
 from utils.runtimes.metadata import NMS_INPUTS, NMS_OUTPUTS, OUTPUT
-from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Runtime, Thresholds, in_one_line, required
+from utils.runtimes.packages import required
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Runtime, Thresholds, in_one_line
 
 SILENT = 4  # its log, which repeats on stderr what it raises
 OUTPUT_NAMES = (OUTPUT, "output0")  # the latter in YOLOv5 v7.0

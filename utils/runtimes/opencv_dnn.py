@@ -13,7 +13,8 @@ from utils.log import LOGGER
 from utils.runtimes.foreign import read_metadata
 from utils.runtimes.hazards import find_hazards
 from utils.runtimes.onnx_runtime import image_shape, predictions_among
-from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line, required
+from utils.runtimes.packages import required
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line
 
 
 class OpenCvDnn(Runtime):

@@ -10,7 +10,8 @@ from utils.errors import CheckpointError, ConfigError, cut
 from utils.files import is_dir
 from utils.runtimes.foreign import folder_texts, read_metadata
 from utils.runtimes.onnx_runtime import image_shape
-from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line, required
+from utils.runtimes.packages import required
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line
 
 
 class OpenVinoRuntime(Runtime):

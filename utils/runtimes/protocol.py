@@ -1,7 +1,6 @@
 """What a runtime is: a file opened by a program that runs it, and what such programs share."""
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from utils.errors import VALUE_LIMIT, CheckpointError, ConfigError, UserError, cut
+from utils.errors import VALUE_LIMIT, CheckpointError, UserError, cut
 from utils.runtimes.metadata import ExportMetadata
-
-REQUIREMENTS = "requirements-export.txt"
 
 
 @dataclass(frozen=True)
@@ -79,31 +76,6 @@ class Runtime(Protocol):
             pixels, scores (B, K), classes (B, K), counts (B,).
         """
         ...
-
-
-def required(module: str, package: str, path: Path, install: str = f"-r {REQUIREMENTS}") -> Any:
-    """Return an optional package's module.
-
-    Args:
-        module: What is imported.
-        package: Its name for pip.
-        path: The file that needs it, for the message.
-        install: What pip is given to install it.
-
-    Returns:
-        The module.
-
-    Raises:
-        ConfigError: If it is not installed, with what to install, or cannot be imported.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise ConfigError(f"{cut(path)}: needs {package}, which cannot be imported here: {error}") from None
-        raise ConfigError(f"{cut(path)}: needs {package}, which is not installed: pip install {install}") from None
-    except (ImportError, OSError) as error:
-        raise ConfigError(f"{cut(path)}: needs {package}, which cannot be imported here: {cut(error)}") from None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import torch
 from utils.errors import CheckpointError, ConfigError, cut
 from utils.runtimes.foreign import read_metadata, texts_of_json
 from utils.runtimes.onnx_runtime import image_shape, predictions_among
-from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Runtime, Thresholds, in_one_line, required
+from utils.runtimes.packages import required
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, InputShape, Runtime, Thresholds, in_one_line
 
 LENGTH_BYTES = 4  # little-endian, of the JSON text that follows
 _LONGEST = 1 << 24

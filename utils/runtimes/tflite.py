@@ -9,7 +9,8 @@ import torch
 
 from utils.files import is_file
 from utils.runtimes.foreign import declared_shape, read_metadata, texts_of_json
-from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line, required
+from utils.runtimes.packages import required
+from utils.runtimes.protocol import DEFAULT_THRESHOLDS, Runtime, Thresholds, in_one_line
 
 _PACKAGES = ("ai_edge_litert", "tflite_runtime")  # either has the interpreter
 

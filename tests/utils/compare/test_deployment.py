@@ -188,7 +188,7 @@ def test_a_bare_int8_calibrates_on_the_data_of_the_study(make_plan):
     ],
 )
 def test_a_missing_package_is_one_line_before_the_study(monkeypatch, make_plan, absent, runtimes, int8, words):
-    monkeypatch.setattr("utils.export.packages.is_installed", lambda package: package != absent)
+    monkeypatch.setattr("utils.runtimes.packages.is_installed", lambda package: package != absent)
     with pytest.raises(ConfigError, match=words):
         check_packages(make_plan(*runtimes, int8=int8).config)
     check_packages(make_plan("torch", "torchscript").config)

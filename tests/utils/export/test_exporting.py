@@ -15,10 +15,10 @@ from utils.config import ExportConfig, from_options
 from utils.errors import CheckpointError, ConfigError, DataError, ModelError, ParityError
 from utils.export import exporting, file_formats
 from utils.export.file_formats import EXPORT_FORMATS
-from utils.export.packages import is_installed
 from utils.files import file_digest
 from utils.runtimes.metadata import PROJECT_VERSION
 from utils.runtimes.opening import open_runtime
+from utils.runtimes.packages import is_installed
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,29 @@ def test_formats_that_fail_do_not_keep_others_from_being_written(weights, tmp_pa
     with pytest.raises(ModelError, match=r"1 of 2 formats failed; written: .*best.torchscript; .*no such operator"):
         export.run(weights=str(weights), include=("openvino", "torchscript"), imgsz=64, output=str(tmp_path))
     assert (tmp_path / "best.torchscript").exists()
+
+
+def test_formats_that_start_from_one_graph_share_it(weights, tmp_path, monkeypatch):
+    need("openvino")
+    made = []
+    whole = file_formats.export_onnx
+    monkeypatch.setattr(file_formats, "export_onnx", lambda *given, **more: made.append(1) or whole(*given, **more))
+    export.run(weights=str(weights), include=("onnx", "openvino"), imgsz=64, output=str(tmp_path))
+    assert len(made) == 1
+
+
+def test_openvino_takes_the_network_where_it_cannot_read_the_graph(weights, tmp_path, monkeypatch, caplog):
+    need("openvino")
+
+    def refused(job):
+        raise ModelError("ONNX: no such operator")
+
+    monkeypatch.setattr(file_formats, "onnx_model", refused)
+    caplog.set_level("INFO", "yolo")
+    for dynamic in (False, True):
+        export.run(weights=str(weights), include="openvino", imgsz=(64, 96), dynamic=dynamic, output=str(tmp_path))
+    lines = [record.message for record in caplog.records if "ok: largest difference" in record.message]
+    assert len(lines) == 2 and any("no such operator" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize(
