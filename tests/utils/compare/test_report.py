@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from studies import CLASSES, HARD_NAME, KINDS, LEVELS, TESTED, deployments_of, make_study, written_report
 
-from utils.compare.report import cells, console_table, page, tables, write_report
+from utils.compare.report import cells, console_table, cost_tables, page, tables, write_report
 from utils.compare.report import report_figures as figures
 from utils.compare.report.plain_text import latex_text, markdown_text
 from utils.compare.results import Difference
@@ -186,7 +186,7 @@ def test_latex_is_booktabs_and_reads_back(report):
         == 2
     )
     bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.S)
-    for body, table in zip(bodies, (tables.overview(study), tables.costs(study)), strict=True):
+    for body, table in zip(bodies, (tables.overview(study), cost_tables.costs(study)), strict=True):
         lines = body.strip().splitlines()
         assert len(lines) == len(table.rows)
         for line, row in zip(lines, table.rows, strict=True):
@@ -570,7 +570,7 @@ def deployed(tmp_path_factory):
 
 
 def test_exported_files_have_a_row_each(deployed):
-    table = tables.deployment(deployed[0])
+    table = cost_tables.deployment(deployed[0])
     assert [[cell.text for cell in row] for row in table.rows[:4]] == [
         ["base", "torch", "float32", "52.00", "–", "84.00", "9.50", "12.25", "1.000", "71", "3.66", "unmatched"],
         ["base", "onnx", "float32", "52.00", "0.00", "84.00", "4.75", "12.25", "0.503", "71", "7.63", "unmatched"],
@@ -588,7 +588,7 @@ def test_exported_files_have_a_row_each(deployed):
 
 def test_every_file_of_the_report_has_the_exported_files(deployed):
     study, files = deployed
-    table = tables.deployment(study)
+    table = cost_tables.deployment(study)
     shown = [[cell.text for cell in row] for row in table.rows]
     _, *rows = Reader(read(files, "report.html")).tables["deployment"]
     plain = [[text.replace("−", "-") for text in row] for row in rows]
@@ -612,4 +612,4 @@ def test_every_file_of_the_report_has_the_exported_files(deployed):
 
 def test_without_exported_files_there_is_no_table_of_them(reports):
     study, files = reports["full"]
-    assert tables.deployment(study) is None and "Deployment" not in read(files, "compare.md")
+    assert cost_tables.deployment(study) is None and "Deployment" not in read(files, "compare.md")

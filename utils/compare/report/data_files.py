@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.compare.report import tables
+from utils.compare.report import study_cells, tables
 from utils.compare.report.cells import is_figure
 from utils.compare.results import BASELINE, Study, VariantResult
 from utils.files import finite_or_none
@@ -46,8 +46,8 @@ def as_csv(study: Study) -> str:
     )
     writer.writeheader()
     for variant in study.variants:
-        for prefix in ("", tables.CLASS, tables.ERROR):
-            writer.writerows(_score_row(study, variant, metric) for metric in tables.metrics_of(study, prefix))
+        for prefix in ("", study_cells.CLASS, study_cells.ERROR):
+            writer.writerows(_score_row(study, variant, metric) for metric in study_cells.metrics_of(study, prefix))
         writer.writerows(_cost_rows(variant))
         writer.writerows(_deployment_rows(study, variant))
     return stream.getvalue()
@@ -76,7 +76,7 @@ def _score_row(study: Study, variant: VariantResult, metric: str) -> dict[str, A
             "p_holm": repr(float(difference.p_holm)),
             "verdict": difference.verdict,
         }
-    cells = [tables.score_cell(study, variant, metric), *tables.difference_cells(study, variant, metric)]
+    cells = [study_cells.score_cell(study, variant, metric), *study_cells.difference_cells(study, variant, metric)]
     lost = [f"seed {run.seed} {run.status}" for run in variant.runs if run.status != "done"]
     row["remark"] = "; ".join(dict.fromkeys([cell.reason for cell in cells if cell.reason] + lost)) or "none"
     return row
@@ -95,7 +95,7 @@ def _cost_rows(variant: VariantResult) -> Iterator[dict[str, Any]]:
             "seeds": 0,
             "verdict": "not tested",
             "value": repr(value) if known else "nan",
-            "remark": "none" if known else tables.why_no_cost(variant.cost, key),
+            "remark": "none" if known else study_cells.why_no_cost(variant.cost, key),
         }
 
 
@@ -145,8 +145,12 @@ def as_json(study: Study) -> str:
 
 def _why_missing(study: Study, variant: VariantResult) -> dict[str, str]:
     """Return the reason of each figure of a variant that is null or absent, by metric."""
-    every = [metric for prefix in ("", tables.CLASS, tables.ERROR) for metric in tables.metrics_of(study, prefix)]
-    reasons = {metric: tables.score_cell(study, variant, metric).reason for metric in every}
+    every = [
+        metric
+        for prefix in ("", study_cells.CLASS, study_cells.ERROR)
+        for metric in study_cells.metrics_of(study, prefix)
+    ]
+    reasons = {metric: study_cells.score_cell(study, variant, metric).reason for metric in every}
     reasons |= {row["metric"]: row["remark"] for row in _cost_rows(variant) if row["value"] == "nan"}
     return {metric: reason for metric, reason in reasons.items() if reason}
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from utils.compare.report import tables
+from utils.compare.report import study_cells, tables
 from utils.compare.report.cells import ROLE_TAGS, Cell, Column, Table
 from utils.compare.report.report_figures import ReportFigure
 from utils.compare.results import BASELINE, Study
@@ -178,7 +178,7 @@ def _findings(study: Study) -> str:
         verdict = answer.verdict if answer else "not tested"
         tone = verdict if verdict in ("better", "worse") else "unclear"
         text = sentence if variant.name in sentence else f"{variant.name}: {sentence}"
-        text = _with_dot(escape(text), tables.series_index(study, variant))
+        text = _with_dot(escape(text), study_cells.series_index(study, variant))
         answers.append(f'<li><span class="badge {tone}">{escape(verdict)}</span><span>{text}</span></li>')
     content = (
         f'<ul class="answers">{"".join(answers)}</ul>'

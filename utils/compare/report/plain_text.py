@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from utils.compare.report import tables
+from utils.compare.report import cost_tables, tables
 from utils.compare.report.cells import ROLE_TAGS, Cell, Table
 from utils.compare.results import BASELINE, Study
 
@@ -38,7 +38,7 @@ def console_table(study: Study) -> str:
     """Return the overview, the exported files if any, the verdicts and the notes as text for a terminal."""
     overview = tables.overview(study)
     lines = [study.title, tables.run_counts(study), "", *aligned(overview), *_legend(overview), ""]
-    deployment = tables.deployment(study)
+    deployment = cost_tables.deployment(study)
     if deployment:
         lines += [*aligned(deployment), *_legend(deployment), ""]
     lines += [sentence for _, _, sentence in tables.findings(study)]
@@ -173,8 +173,8 @@ def latex(study: Study) -> str:
         + ".",
         f"% {' '.join(study.title.split())}, {study.date}. Accuracies in percentage points.",
     ]
-    deployment = tables.deployment(study)
-    parts = [*head, *_latex_table(tables.overview(study)), "", *_latex_table(tables.costs(study))]
+    deployment = cost_tables.deployment(study)
+    parts = [*head, *_latex_table(tables.overview(study)), "", *_latex_table(cost_tables.costs(study))]
     return "\n".join([*parts, "", *_latex_table(deployment)] if deployment else parts) + "\n"
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.compare.report import tables
+from utils.compare.report import study_cells, tables
 from utils.compare.report.cells import is_figure
-from utils.compare.report.tables import PRIMARY
+from utils.compare.report.study_cells import PRIMARY
 from utils.compare.results import BASELINE, Study, VariantResult
 from utils.errors import DataError
 from utils.plots.curves import read_results
@@ -98,7 +98,7 @@ def _mark(study: Study, variant: VariantResult, field: str, scale: float) -> Mar
     shown = variant.role == BASELINE or answer is not None and answer.verdict in SHOWN
     return Mark(
         variant.name,
-        tables.series_index(study, variant),
+        study_cells.series_index(study, variant),
         cost * scale,
         100 * height,
         *ends,
@@ -109,7 +109,7 @@ def _mark(study: Study, variant: VariantResult, field: str, scale: float) -> Mar
 
 def _courses(study: Study) -> ReportFigure | None:
     courses = [
-        course for variant in study.variants if (course := _course(variant, tables.series_index(study, variant)))
+        course for variant in study.variants if (course := _course(variant, study_cells.series_index(study, variant)))
     ]
     if not courses:
         return None
@@ -158,11 +158,11 @@ def _stacked(courses: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _class_gaps(study: Study) -> ReportFigure | None:
-    metrics = tables.metrics_of(study, tables.CLASS)
+    metrics = study_cells.metrics_of(study, study_cells.CLASS)
     gaps = [
         ClassDifferences(
             variant.name,
-            tables.series_index(study, variant),
+            study_cells.series_index(study, variant),
             tuple(_gap(variant, metric) for metric in metrics),
             tuple(metric in variant.differences and variant.differences[metric].verdict in SHOWN for metric in metrics),
         )
@@ -173,7 +173,7 @@ def _class_gaps(study: Study) -> ReportFigure | None:
         return None
     file = study.folder / "class_differences.png"
     label = f"{PRIMARY}, difference to {study.baseline.name} (points)"
-    svg = plot_class_differences(gaps, [tables.short_name(metric) for metric in metrics], file, label)
+    svg = plot_class_differences(gaps, [study_cells.short_name(metric) for metric in metrics], file, label)
     caption = (
         "Difference to the baseline (the dashed line) with its 95 % interval, per class; right of the line is "
         f"better. {_MARKERS} An arrow: the interval continues. The intervals are not corrected for the number of "
