@@ -21,14 +21,17 @@ SCRIPTS = {"export.py": export, "detect.py": detect, "val.py": val}
 
 
 def commands():
-    """The lines of the page that run one of the three scripts, in its order."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.DOTALL)
+    """The lines of the README's section and of the page that run one of the three scripts, in their order."""
+    _, _, readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Export\n")
+    text = readme.partition("\n## ")[0] + (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line[1:] for line in lines if line[:1] == ["python"] and line[1] in SCRIPTS]
 
 
-def test_the_page_has_commands():
-    assert len(commands()) >= 6 and {line[0] for line in commands()} == set(SCRIPTS)
+def test_the_pages_have_commands():
+    assert len(commands()) >= 8 and any("runs/train/exp/weights/best.onnx" in line for line in commands())
+    assert {line[0] for line in commands()} == set(SCRIPTS)
 
 
 @pytest.mark.slow
@@ -44,7 +47,9 @@ def test_every_command_of_the_page_runs(tmp_path, monkeypatch, blank_figures):
     (tmp_path / "cells.yaml").write_text(
         f"path: {tmp_path}\ntrain: images/train\nval: images/train\nnames: [square, disc, star]\n"
     )
-    saved(spread_model(SMALL), tmp_path / "best.pt")
+    (tmp_path / "runs" / "train" / "exp" / "weights").mkdir(parents=True)
+    for path in ("best.pt", "runs/train/exp/weights/best.pt"):  # the page's and the README's
+        saved(spread_model(SMALL), tmp_path / path)
     monkeypatch.chdir(tmp_path)
     for name, *words in commands():
         folder = [] if name == "export.py" else ["--project", str(tmp_path / "runs")]

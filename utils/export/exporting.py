@@ -29,6 +29,7 @@ from utils.export.parity import (
     EIGHT_BIT,
     EXACT,
     HALF,
+    HALF_SUPPRESSED,
     OutputDifference,
     Tolerance,
     check_batches,
@@ -42,8 +43,9 @@ from utils.log import LOGGER
 from utils.runtimes.hazards import find_hazards
 from utils.runtimes.metadata import PROJECT_VERSION, ExportMetadata
 from utils.runtimes.opening import open_runtime
-from utils.runtimes.protocol import Thresholds
+from utils.runtimes.protocol import Runtime, Thresholds
 
+COMPARED_IN_8_BITS = 16  # images
 CHECK_IMAGES = tuple(ROOT / "data" / "images" / f"shapes_{number}.jpg" for number in (1, 2))
 
 
@@ -71,7 +73,8 @@ def export(config: ExportConfig) -> list[Path]:
             written.append(_export_one(EXPORT_FORMATS[name], job, model, stem))
         except UserError as error:
             problems.append(error)
-            LOGGER.warning(f"WARNING: {error}")
+            if len(config.include) > 1:  # else it is the error that ends the program
+                LOGGER.warning(f"WARNING: {error}")
     if problems:
         raise _summary(problems, written, len(config.include))
     for path in written:
@@ -118,6 +121,8 @@ def tolerance_of(export_format: ExportFormat, config: ExportConfig) -> Tolerance
     """
     if config.int8:
         return EIGHT_BIT
+    if config.half and config.nms:
+        return HALF_SUPPRESSED
     return HALF if config.half or export_format.lossy else EXACT
 
 
@@ -152,13 +157,13 @@ def _check(export_format: ExportFormat, job: ExportJob, model: nn.Module, path: 
     except ConfigError as error:
         raise ConfigError(f"{error}; --no-runtime-check hands files out without a comparison") from None
     reference = GraphNetwork(model)
+    run = partial(_run_in_batches, runtime, job.metadata.batch, Thresholds(job.config.conf_thres, job.config.iou_thres))
     if job.config.nms:
         config = job.config
         options = {"conf_thres": config.conf_thres, "iou_thres": config.iou_thres, "agnostic": config.agnostic_nms}
-        run = partial(runtime.run, thresholds=Thresholds(config.conf_thres, config.iou_thres))
         differences = [compare_suppressed(run, reference, images, options, config.topk_all) for images in batches]
     else:
-        differences = [compare_file(runtime.run, reference, images, tolerance) for images in batches]
+        differences = [compare_file(run, reference, images, tolerance) for images in batches]
     difference = OutputDifference.largest(differences)
     sizes = " and ".join(dict.fromkeys(f"{images.shape[3]}x{images.shape[2]}" for images in batches))
     rounding = None
@@ -178,9 +183,21 @@ def _check(export_format: ExportFormat, job: ExportJob, model: nn.Module, path: 
     )
 
 
+def _run_in_batches(runtime: Runtime, batch: int, thresholds: Thresholds, images: np.ndarray) -> Any:
+    """Return a file's output on images of which there may be several of its batches."""
+    parts = [runtime.run(images[start : start + batch], thresholds) for start in range(0, len(images), batch)]
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+
+
 def _batches(export_format: ExportFormat, job: ExportJob) -> list[Tensor]:
-    """Return the images that a file is compared on."""
+    """Return the images that a file is compared on; of an 8-bit file, images of the kind that it was calibrated on."""
     config, metadata = job.config, job.metadata
+    if job.calibration and not config.check_image:
+        count = max(COMPARED_IN_8_BITS // metadata.batch, 1) * metadata.batch
+        indices = np.linspace(0, len(job.calibration) - 1, count).round().astype(int)
+        return [torch.from_numpy(np.stack([job.calibration[index] for index in indices]))]
     images = [config.check_image] if config.check_image else CHECK_IMAGES
     batches = check_batches(images, metadata.imgsz, metadata.stride, metadata.batch, metadata.dynamic)
     return [images[:1] for images in batches] if export_format.title == "ncnn" else batches  # one image at a time

@@ -98,13 +98,18 @@ def _write_torchscript(job: ExportJob, path: Path) -> None:
     """Write a traced network with config.txt, as v6.1; `--optimize` prepares it for phones."""
     with converting("TorchScript", "torch's tracer"):
         script = _traced(job)
-        extra = {"config.txt": job.metadata.as_json()}
-        if job.config.optimize:
-            from torch.utils.mobile_optimizer import optimize_for_mobile
+    extra = {"config.txt": job.metadata.as_json()}
+    if not job.config.optimize:
+        script.save(str(path), _extra_files=extra)
+        return
+    from torch.backends import xnnpack
 
-            optimize_for_mobile(script)._save_for_lite_interpreter(str(path), _extra_files=extra)
-        else:
-            script.save(str(path), _extra_files=extra)
+    if not getattr(xnnpack, "enabled", False):
+        raise ConfigError("--optimize: this build of torch has no XNNPACK, which phones need; leave --optimize out")
+    from torch.utils.mobile_optimizer import optimize_for_mobile
+
+    with converting("TorchScript", "torch's optimizer for phones"):
+        optimize_for_mobile(script)._save_for_lite_interpreter(str(path), _extra_files=extra)
 
 
 def _traced(job: ExportJob) -> Any:

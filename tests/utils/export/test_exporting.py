@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exported_files import NAMES, NEEDS, need, saved, spread_model
+from torch.backends import xnnpack
 
 import export
 from utils.config import ExportConfig, from_options
@@ -143,6 +144,7 @@ def test_openvino_takes_the_network_where_it_cannot_read_the_graph(weights, tmp_
         (dict(opset=12), ConfigError, "--opset 12: expected 18 to 23"),
         (dict(weights="none.pt"), CheckpointError, "none.pt: no such checkpoint"),
         (dict(check_image="none.jpg", include="torchscript"), DataError, "none.jpg"),
+        (dict(include="torchscript", optimize=True), ConfigError, "--optimize: this build of torch has no XNNPACK"),
         (dict(include="engine"), ConfigError, "tensorrt: not installed; pip install tensorrt"),
         (dict(include="coreml"), ConfigError, "coremltools: not installed; pip install coremltools"),
         (dict(include="tflite"), ConfigError, "litert_torch: not installed; pip install litert-torch"),
@@ -152,6 +154,8 @@ def test_what_goes_wrong_is_one_line(weights, tmp_path, options, error, message)
     package = {"engine": "tensorrt", "coreml": "coremltools", "tflite": "litert_torch"}.get(options.get("include"))
     if package and is_installed(package):
         pytest.skip(f"{package} is installed")
+    if "optimize" in options and xnnpack.enabled:
+        pytest.skip("this build of torch has XNNPACK")
     if options.get("include") == "ncnn" and "dynamic" in options:
         need("ncnn")
     with pytest.raises(error) as caught:

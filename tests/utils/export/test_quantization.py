@@ -1,5 +1,6 @@
 """8-bit files: convolutions alone are quantized, attention keeps its weights, calibration images are the dataset's."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from small_models import SMALL, with_block
 import export
 from utils.config import ExportConfig, from_options
 from utils.export import exporting
-from utils.export.file_formats import onnx_model
+from utils.export.file_formats import EXPORT_FORMATS, onnx_model
 from utils.export.parity import EIGHT_BIT, compare_outputs
 from utils.export.quantization import quantize_onnx
 from utils.images import write_image
@@ -79,6 +80,34 @@ def test_calibration_images_are_spread_over_the_train_split(tmp_path):
     found = exporting._calibration(config)
     assert [each.shape for each in found] == [(3, 64, 64)] * 3 and found[0].dtype == np.float32
     assert [round(float(each[0, 32, 32]) * 255) for each in found] == [0, 80, 160], "the first, the middle, the last"
+
+
+def test_an_8_bit_file_is_compared_on_images_of_its_dataset(attentive):
+    """On others a network may detect two objects or none, and their agreement says nothing."""
+    pixels = [np.full((3, 64, 96), number / 100, np.float32) for number in range(31)]
+    job = dataclasses.replace(job_of(attentive, int8="some.yaml", batch=3), calibration=pixels)
+    (batch,) = exporting._batches(EXPORT_FORMATS["onnx"], job)
+    assert batch.shape == (15, 3, 64, 96), "whole batches, up to 16 images"
+    assert batch[0, 0, 0, 0] == 0 and batch[-1, 0, 0, 0] == pytest.approx(0.3), "from the first to the last"
+    assert [len(each) for each in exporting._batches(EXPORT_FORMATS["onnx"], job_of(attentive))] == [1, 1]
+
+
+def test_images_of_several_batches_are_run_in_turn():
+    class Recorder:
+        def __init__(self):
+            self.seen = []
+
+        def run(self, images, thresholds):
+            self.seen.append(len(images))
+            return images[:, 0] if self.one else (images[:, 0], images[:, 1])
+
+    for one in (True, False):
+        runtime = Recorder()
+        runtime.one = one
+        values = np.arange(24).reshape(6, 2, 2)
+        found = exporting._run_in_batches(runtime, 2, None, values)
+        assert runtime.seen == [2, 2, 2]
+        assert np.array_equal(found if one else found[1], values[:, 0 if one else 1])
 
 
 @pytest.mark.slow
