@@ -27,6 +27,7 @@ from torch import nn
 from models import aliases
 from models.arguments import Argument, RowForm, infer_arguments, is_whole
 from models.identity_start import STARTS
+from models.recording import KINDS
 from models.row_reading import LEAST_WIDTH, RowReader, split_keywords
 from utils.errors import ModelError, cut, nearest
 from utils.files import is_dir, is_file, reject_pointer
@@ -110,6 +111,7 @@ class Entry:
         form: How its rows are read.
         arguments: The arguments that a row may give.
         alias: The name from elsewhere that the block was found by, if it has arguments of its own.
+        shows: The kinds of what it records when it runs, of `models.recording.KINDS`.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Entry:
     form: RowForm = field(default_factory=RowForm, compare=False)
     arguments: tuple[Argument, ...] = field(default=(), compare=False)
     alias: aliases.Alias | None = None
+    shows: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -365,6 +368,7 @@ def register(
     cost: str = "linear",
     start: str = "plain",
     form: RowForm | None = None,
+    shows: Sequence[str] = (),
 ) -> Callable[[BlockClass], BlockClass]:
     """Return a class decorator that makes a block known to model yamls.
 
@@ -377,12 +381,13 @@ def register(
         start: "identity" puts a zero-initialized gate around the block (see models/identity_start.py) if a yaml has
             no attention_start.
         form: How rows of the block are read: kinds of arguments, orders of other implementations.
+        shows: The kinds of what the block records when it runs (models/recording.py).
 
     Returns:
         The decorator, which returns the class as it is.
 
     Raises:
-        ModelError: If the name is taken, or wiring, cost or start is unknown.
+        ModelError: If the name is taken, or wiring, cost, start or a kind is unknown.
     """
     if not callable(wiring) and wiring not in WIRINGS:
         raise ModelError(f"unknown wiring {wiring!r}{nearest(str(wiring), WIRINGS)}: one of {', '.join(WIRINGS)}")
@@ -390,12 +395,15 @@ def register(
         raise ModelError(f"unknown cost {cost!r}{nearest(str(cost), COSTS)}: one of {', '.join(COSTS)}")
     if start not in STARTS:
         raise ModelError(f"unknown start {start!r}{nearest(str(start), STARTS)}: one of {', '.join(STARTS)}")
+    for kind in shows:
+        if kind not in KINDS:
+            raise ModelError(f"unknown kind {kind!r}{nearest(str(kind), KINDS)}: one of {', '.join(KINDS)}")
     rule = wiring if callable(wiring) else WIRINGS[wiring]
     form = form or RowForm()
 
     def add(cls: BlockClass) -> BlockClass:
         arguments = infer_arguments(cls, count_wired(form, rule.__name__), form.kinds)
-        entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost, start, form, arguments)
+        entry = Entry(name or cls.__name__, cls, rule, rule.__name__, cost, start, form, arguments, None, tuple(shows))
         taken = _entries.get(entry.name)
         if taken and (taken.module, taken.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ModelError(

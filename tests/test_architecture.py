@@ -23,6 +23,7 @@ ORDER = (
     "utils.config",
     "utils.metrics",
     "utils.statistics",
+    ("models: recording", ("models.recording",)),
     "models.attention.ops",
     (
         "models: blocks",

@@ -21,6 +21,7 @@ from torch.nn.functional import relu
 
 from models.arguments import RowForm
 from models.attention.ops.numerics import require_odd, require_positive
+from models.recording import record
 from models.registry import register
 
 
@@ -44,6 +45,7 @@ class ChannelAttentionModule(nn.Module):
         mean = x.mean((2, 3), keepdim=True)
         peak = x.amax((2, 3), keepdim=True)
         gate = torch.sigmoid(self.fc2(relu(self.fc1(mean)) + relu(self.fc1(peak))))
+        record(self, "gate", "channel gate M_c", gate, x.shape[2:])
         return gate * x
 
 
@@ -59,10 +61,12 @@ class spatial_attention(nn.Module):  # noqa: N801 - the tutorials' name
         """Return M_s(x) * x."""
         mean = x.mean(1, keepdim=True)
         peak = x.amax(1, keepdim=True)
-        return torch.sigmoid(self.conv(torch.cat((peak, mean), dim=1))) * x
+        gate = torch.sigmoid(self.conv(torch.cat((peak, mean), dim=1)))
+        record(self, "gate", "spatial gate M_s", gate, x.shape[2:])
+        return gate * x
 
 
-@register(form=RowForm(orders=(("kernel_size",),)))
+@register(form=RowForm(orders=(("kernel_size",),)), shows=("gate",))
 class CBAM(nn.Module):
     """Channel gate, then spatial gate: (B, c1, H, W) to the same shape.
 

@@ -25,6 +25,7 @@ from models.arguments import RowForm
 from models.attention.ops.numerics import require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import Scale, WiringPlan, register, same_width
 from utils.errors import ModelError
 
@@ -41,7 +42,7 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     return WiringPlan((c_in, c_in, *rest), c_in, repeats)
 
 
-@register(_wiring, form=RowForm(wired=2))
+@register(_wiring, form=RowForm(wired=2), shows=("gate",))
 class CoordAtt(nn.Module):
     """Coordinate attention, a gate per row times a gate per column: (B, inp, H, W) to the same shape.
 
@@ -72,6 +73,8 @@ class CoordAtt(nn.Module):
         of_rows, of_columns = shared.split(x.shape[2:], 2)
         row_gate = torch.sigmoid(self.conv_h(of_rows))
         column_gate = torch.sigmoid(self.conv_w(of_columns)).transpose(2, 3)
+        record(self, "gate", "gate of rows g_h", row_gate, x.shape[2:])
+        record(self, "gate", "gate of columns g_w", column_gate, x.shape[2:])
         return x * row_gate * column_gate
 
     @torch.no_grad()

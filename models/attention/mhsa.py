@@ -24,10 +24,11 @@ from torch import Tensor, cat, nn
 from models.attention.ops.numerics import require_positive, resolve_divisor
 from models.attention.ops.positions import interpolate
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 
 
-@register(cost="quadratic")
+@register(cost="quadratic", shows=("attention",))
 class MHSA(nn.Module):
     """Global self-attention with absolute positions, no residual: (B, n_dims, H, W) to the same shape, any H and W.
 
@@ -54,7 +55,10 @@ class MHSA(nn.Module):
         """Return the attended map of `x` (B, n_dims, H, W)."""
         query, key, value = (to_tokens(project(x), self.heads) for project in (self.query, self.key, self.value))
         position = self._position(x.shape[-2:]).to(query.dtype).expand_as(query)
-        return to_map(attend(cat((query, position), 3), cat((key, query), 3), value), x.shape[-2:])
+        query, key = cat((query, position), 3), cat((key, query), 3)
+        if is_recording():
+            record(self, "attention", "softmax of content and position", softmax_weights(query, key), x.shape[-2:])
+        return to_map(attend(query, key, value), x.shape[-2:])
 
     def _position(self, size: torch.Size) -> Tensor:
         """Return the tables at the size of the map, summed: (1, heads, N, d)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.recording import AppliedAttention
 from models.registry import registered
 
 
@@ -49,7 +50,9 @@ class BlockCase:
     (what a gate that starts at zero gates; a bias that softmax ignores); flat: (ends of) names whose exact gradient
     is always zero -> the reason; spread: the reason why the output's spread at the start is not within [0.3, 3] of
     the input's; low_tolerance: mean relative error allowed in bfloat16; refused: constructor arguments (channels
-    first) that cannot work -> a word of the error, which names those that can."""
+    first) that cannot work -> a word of the error, which names those that can; rebuilt: the block's output
+    recomputed from its input and from what it recorded, rebuilt(block, x, records), so that what is shown is what was
+    applied."""
 
     oracles: Mapping[str, Oracle]
     counts: Mapping[int, int]
@@ -60,6 +63,7 @@ class BlockCase:
     spread: str = ""
     low_tolerance: float = 0.05
     refused: Mapping[tuple, str] = field(default_factory=dict)
+    rebuilt: Callable[[nn.Module, Tensor, Sequence[AppliedAttention]], Tensor] | None = None
 
 
 def cases() -> dict[str, BlockCase]:

@@ -21,6 +21,12 @@ def slow_cbam(block, x):
     return x / (1 + torch.exp(-logits))
 
 
+def rebuilt_cbam(block, x, records):
+    """The input times both gates."""
+    channel, spatial = (record.values for record in records)
+    return x * channel * spatial
+
+
 CASES = {
     "CBAM": BlockCase(
         oracles={
@@ -30,6 +36,7 @@ CASES = {
         counts={64: 610, 128: 2_146, 256: 8_290, 512: 32_866, 1024: 131_170},
         golden={"CBAM": Golden(lambda: CBAM(64, ratio=16, kernel_size=7))},
         spread="two gates of one half",
+        rebuilt=rebuilt_cbam,
         refused={(32, 16, 6): "odd", (32, 0): "ratio"},
     )
 }

@@ -24,6 +24,12 @@ def slow_coordinate(block, x):
     return out
 
 
+def rebuilt_coordinate(block, x, records):
+    """The input times the gate of its row and that of its column."""
+    rows, columns = (record.values for record in records)
+    return x * rows * columns
+
+
 CASES = {
     "CoordAtt": BlockCase(
         oracles={
@@ -34,6 +40,7 @@ CASES = {
         golden={"CoordAtt": Golden(lambda: CoordAtt(64, 64, reduction=32))},
         flat={"conv1.bias": "batch norm cancels it"},
         spread="two gates of one half",
+        rebuilt=rebuilt_coordinate,
         refused={(64, 32): "oup must be inp = 64", (64, 64, 0): "reduction"},
     )
 }

@@ -33,3 +33,15 @@ def opened(block):
         for parameter in block.parameters():
             parameter.add_(0.1 * image(*parameter.shape, seed=3))
     return block
+
+
+def randomised(block, seed=5):
+    """The block in float64 with random parameters and running statistics, in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    block = block.double().eval()
+    with torch.no_grad():
+        for name, tensor in block.state_dict().items():
+            if tensor.is_floating_point():
+                drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+                tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else 0.5 * drawn)
+    return block

@@ -24,6 +24,12 @@ def slow_mhsa(block, x):
     return torch.einsum("bhij,bhdj->bhdi", weights, value).reshape(x.shape)
 
 
+def rebuilt_mhsa(block, x, records):
+    """The values, weighted by the shown weights."""
+    value = pointwise(block.value, x).flatten(2).unflatten(1, (block.heads, -1))
+    return torch.einsum("bhij,bhdj->bhdi", records[0].values, value).reshape(x.shape)
+
+
 CASES = {
     "MHSA": BlockCase(
         oracles={
@@ -32,6 +38,7 @@ CASES = {
         },
         counts={channels: 3 * (channels**2 + channels) + 28 * channels for channels in (64, 512)},
         golden={"MHSA": Golden(lambda: MHSA(32, width=12, height=20, heads=4))},
+        rebuilt=rebuilt_mhsa,
         refused={(30, 14, 14, 4): "one of 1, 2, 3", (32, 0): "width"},
     )
 }

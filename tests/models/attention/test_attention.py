@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from blocks.instances import BLOCKS, CASES, build, build_arguments, image, opened
+from blocks.instances import BLOCKS, CASES, build, build_arguments, image, opened, randomised
 
 import models.attention
 from models.identity_start import apply_identity_start
@@ -52,18 +52,6 @@ LEARNED = [
     name for name in BLOCKS if name not in CASES or any(CASES[name].counts.values())
 ]  # those that have parameters
 REFUSED = [(name, args, word) for name, case in CASES.items() for args, word in case.refused.items()]
-
-
-def randomised(block, seed=5):
-    """The block in float64 with random parameters and running statistics, in evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-    block = block.double().eval()
-    with torch.no_grad():
-        for name, tensor in block.state_dict().items():
-            if tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-                tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else 0.5 * drawn)
-    return block
 
 
 def listed(name, exceptions):

@@ -372,7 +372,7 @@ def test_the_zip_holds_what_its_readme_says(tmp_path, capsys):
     folder = {name.removeprefix("attention_blocks/") for name in names} - {"README.md"}
     assert folder == {
         *("__init__.py", "assemble.py", "model.yaml", "names.json", "weights.pt"),
-        *("arguments.py", "cbam.py", "errors.py", "numerics.py", "registry.py"),
+        *("arguments.py", "cbam.py", "errors.py", "numerics.py", "recording.py", "registry.py"),
     }
     own = model.state_dict()
     assert list(state) == list(own) and all(torch.equal(state[name], own[name]) for name in own)

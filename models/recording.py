@@ -1,0 +1,136 @@
+"""What attention blocks apply to a map, recorded while they run: gates, attention weights, offsets, kernels.
+
+A block hands what it applies to `record`, which does nothing unless a `recording()` is open. What is shown is therefore
+what was applied, in the same pass; nothing is computed a second time but the softmax weights that fused kernels never
+hold, and those only while somebody records (`is_recording`).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# Kind of record -> the shape of its values. B images, C channels, H x W positions.
+KINDS = {
+    "gate": "broadcasts to (B, C, H, W): a factor of the map, per channel, per position or both",
+    "attention": "(B, heads, Q, K): the weight of key k for the position q, row by row; sums to 1 over K if softmax",
+    "maps": "(B, M, H, W): weights of positions in M sums over the map, or of M units at each position",
+    "channels": "(B, heads, c, c): the weight of channel k for channel q of a head",
+    "branches": "broadcasts to (B, M, C, H, W): the share of each of M branches; sums to 1 over M if softmax",
+    "offsets": "(B, points, 2, H, W): (y, x) that each sample lies away from its place, in pixels of the block's input",
+    "kernels": "(B, G, k*k, H, W): the kernel applied at each position, one per group of channels",
+}
+
+
+@dataclass(frozen=True)
+class AppliedAttention:
+    """What a block applied in one pass.
+
+    Attributes:
+        block: The module that applied it.
+        kind: One of `KINDS`, which says the shape of `values`.
+        label: The paper's name for it, such as "channel gate M_c".
+        values: Detached.
+        size: (H, W) of the positions that queries, gates or kernels belong to.
+        keys: For the kind "attention" only: (Q, K) positions of each query's keys in a map of size `grid`, row by row,
+            and -1 for a key outside of it; None if the keys are all positions of `grid`, row by row.
+        grid: (H, W) of the keys; None if it is `size`.
+    """
+
+    block: nn.Module
+    kind: str
+    label: str
+    values: Tensor
+    size: tuple[int, int]
+    keys: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind {self.kind!r}: one of {', '.join(KINDS)}")
+
+    @property
+    def key_size(self) -> tuple[int, int]:
+        """(H, W) of the map that the keys belong to."""
+        return self.size if self.grid is None else self.grid
+
+
+_records: list[AppliedAttention] | None = None
+
+
+def is_recording() -> bool:
+    """Return whether somebody records: only then is it worth computing what a pass does not need."""
+    return _records is not None
+
+
+@contextmanager
+def recording() -> Iterator[list[AppliedAttention]]:
+    """Record what blocks apply while the context is open, in the order of the passes.
+
+    One recording at a time in a process, on networks that run eagerly.
+
+    Yields:
+        The list that fills.
+
+    Raises:
+        RuntimeError: If one is open already.
+    """
+    global _records
+    if _records is not None:
+        raise RuntimeError("a recording is open already")
+    _records = []
+    try:
+        yield _records
+    finally:
+        _records = None
+
+
+def record(
+    block: nn.Module,
+    kind: str,
+    label: str,
+    values: Tensor,
+    size: Sequence[int],
+    keys: Tensor | None = None,
+    grid: Sequence[int] | None = None,
+) -> None:
+    """Record what `block` applies, if somebody records. The arguments are those of `AppliedAttention`.
+
+    Args:
+        block: The module that applies it.
+        kind: One of `KINDS`.
+        label: The paper's name for it.
+        values: What is applied; a copy is kept.
+        size: (H, W) of the positions.
+        keys: (Q, K) positions of each query's keys, of the kind "attention".
+        grid: (H, W) of the keys' map.
+    """
+    if _records is None:
+        return
+    kept = values.detach().clone()
+    at = None if keys is None else keys.detach().clone()
+    rows, columns = (int(side) for side in size)
+    key_size = None if grid is None else (int(grid[0]), int(grid[1]))
+    _records.append(AppliedAttention(block, kind, label, kept, (rows, columns), at, key_size))
+
+
+def softmax_weights(query: Tensor, key: Tensor, scale: float = 1.0, bias: Tensor | None = None) -> Tensor:
+    """Return the weights that `attend` applies, which its fused kernel never holds; for records only.
+
+    Args:
+        query: (B, heads, N, d).
+        key: (B, heads, n, d).
+        scale: Factor of the logits.
+        bias: Added to the logits, or a mask of booleans, False where a key is hidden; broadcasts to (B, heads, N, n).
+
+    Returns:
+        (B, heads, N, n) softmax(scale * query key^T + bias), at least float32.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    logits = scale * query.detach().to(dtype) @ key.detach().to(dtype).transpose(-2, -1)
+    if bias is not None:
+        hidden = bias.dtype == torch.bool
+        logits = logits.masked_fill(~bias, -torch.inf) if hidden else logits + bias.detach().to(dtype)
+    return logits.softmax(-1)

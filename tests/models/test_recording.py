@@ -1,0 +1,93 @@
+"""What blocks record of themselves: what is shown is what was applied."""
+
+import math
+
+import pytest
+import torch
+from blocks.instances import BLOCKS, CASES, randomised
+
+from models.attention.cbam import CBAM
+from models.recording import KINDS, AppliedAttention, record, recording, softmax_weights
+from models.registry import find
+
+SIZES = [(2, 3), (7, 5), (8, 12)]
+ORACLES = [(name, word) for name, case in CASES.items() if case.rebuilt for word in case.oracles]
+
+
+def require_shape(shown, x):
+    """Fail unless the values of a record have the shape of their kind."""
+    batch, channels, values, size = x.shape[0], x.shape[1], shown.values, tuple(shown.size)
+    assert values.isfinite().all()
+    if shown.kind == "gate":
+        assert values.ndim == 4 and values.shape[0] == batch
+        assert all(side in (1, full) for side, full in zip(values.shape[2:], size, strict=True))
+    elif shown.kind == "attention":
+        keys = math.prod(shown.key_size) if shown.keys is None else shown.keys.shape[1]
+        assert values.ndim == 4 and values.shape[0] == batch
+        assert values.shape[2:] == (math.prod(size), keys)
+        if shown.keys is not None:
+            assert shown.keys.shape == values.shape[2:]
+            assert shown.keys.min() >= -1 and shown.keys.max() < math.prod(shown.key_size)
+    elif shown.kind == "maps":
+        assert values.ndim == 4 and values.shape[0] == batch and tuple(values.shape[2:]) == size
+    elif shown.kind == "channels":
+        assert values.ndim == 4 and values.shape[2] == values.shape[3] <= channels
+    elif shown.kind == "branches":
+        assert values.ndim == 5 and values.shape[0] == batch
+    elif shown.kind == "offsets":
+        assert values.ndim == 5 and values.shape[0] == batch and values.shape[2] == 2
+        assert tuple(values.shape[3:]) == size
+    else:
+        assert values.ndim == 5 and tuple(values.shape[3:]) == size
+        assert math.isqrt(values.shape[2]) ** 2 == values.shape[2]
+
+
+@pytest.mark.parametrize(("name", "word"), ORACLES)
+@pytest.mark.parametrize("size", SIZES)
+def test_what_a_block_shows_gives_its_output(name, word, size):
+    oracle = CASES[name].oracles[word]
+    block = randomised(oracle.build())
+    x = torch.randn(2, oracle.channels, *size, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    with torch.no_grad():
+        expected = block(x)
+        with recording() as records:
+            output = block(x)
+        assert torch.equal(output, expected)
+        assert {shown.kind for shown in records} == set(find(name).shows)
+        for shown in records:
+            require_shape(shown, x)
+        rebuilt = CASES[name].rebuilt(block, x, records)
+    assert rebuilt.shape == expected.shape
+    assert (rebuilt - expected).abs().max() <= 1e-6 * expected.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_says_what_it_shows_and_its_case_rebuilds_its_output_from_that(name):
+    assert find(name).shows and set(find(name).shows) <= set(KINDS)
+    assert CASES[name].rebuilt is not None
+
+
+def test_records_nothing_unless_asked_and_one_recording_at_a_time():
+    block, x = CBAM(8), torch.rand(1, 8, 3, 3)
+    with recording() as records:
+        block(x)
+        with pytest.raises(RuntimeError, match="open already"), recording():
+            pass
+    assert [shown.label for shown in records] == ["channel gate M_c", "spatial gate M_s"]
+    block(x)
+    record(block, "gate", "late", x, (3, 3))
+    assert len(records) == 2
+
+
+def test_softmax_weights_are_those_of_the_equation():
+    query, key = torch.tensor([[[[1.0, 0], [0, 2]]]]), torch.tensor([[[[1.0, 1], [3, 0]]]])
+    scores = [[math.exp(0.5), math.exp(1.5)], [math.exp(1.0), math.exp(0.0)]]
+    expected = torch.tensor([[value / sum(row) for value in row] for row in scores])
+    torch.testing.assert_close(softmax_weights(query, key, 0.5)[0, 0], expected)
+    hidden = torch.tensor([[True, False], [True, True]])
+    assert softmax_weights(query, key, 0.5, hidden)[0, 0, 0].tolist() == [1.0, 0.0]
+
+
+def test_refuses_an_unknown_kind():
+    with pytest.raises(ValueError, match="unknown kind 'gates'"):
+        AppliedAttention(CBAM(8), "gates", "", torch.zeros(1), (1, 1))
