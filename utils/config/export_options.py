@@ -106,6 +106,7 @@ class ExportConfig(Options):
             raise ConfigError("--int8 and --half: choose one; each sets the precision of the whole file")
         self._check_formats("int8", ("onnx", "openvino"), bool(self.int8))
         self._check_formats("nms", ("onnx",), self.nms)
+        self._check_formats("dynamic", ("onnx", "torchscript", "openvino", "engine"), self.dynamic)
         self._check_formats("simplify", ("onnx",), self.simplify, any_of=True)
         self._check_formats("optimize", ("torchscript",), self.optimize, any_of=True)
 

@@ -42,7 +42,7 @@ from utils.images import read_image
 from utils.log import LOGGER
 from utils.runtimes.hazards import find_hazards
 from utils.runtimes.metadata import PROJECT_VERSION, ExportMetadata
-from utils.runtimes.opening import open_runtime
+from utils.runtimes.opening import is_runnable, open_runtime
 from utils.runtimes.protocol import Runtime, Thresholds
 
 COMPARED_IN_8_BITS = 16  # images
@@ -77,7 +77,7 @@ def export(config: ExportConfig) -> list[Path]:
                 LOGGER.warning(f"WARNING: {error}")
     if problems:
         raise _summary(problems, written, len(config.include))
-    for path in written:
+    for path in filter(is_runnable, written):
         LOGGER.info(f"Try it: python detect.py --weights {path}; its mAP: python val.py --weights {path} --data ...")
     return written
 

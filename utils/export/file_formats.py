@@ -152,8 +152,8 @@ def _write_ncnn(job: ExportJob, path: Path) -> None:
     require("pnnx", "ncnn")
     import pnnx
 
-    if job.images.shape[0] != 1 or job.metadata.dynamic:
-        raise ConfigError("--include ncnn: its files take one image of one size; leave --batch-size and --dynamic out")
+    if job.images.shape[0] != 1:
+        raise ConfigError("--include ncnn: its files take one image; leave --batch-size out")
     with tempfile.TemporaryDirectory() as folder:
         stem = Path(folder) / "model.pt"
         with converting("ncnn", "pnnx"), _output_to(Path(folder) / "pnnx.log"):
@@ -219,7 +219,7 @@ def _write_coreml(job: ExportJob, path: Path) -> None:
 
 def _write_tflite(job: ExportJob, path: Path) -> None:
     """Write a TFLite file and its metadata beside it."""
-    require("litert_torch", install="pip install litert-torch, into an environment of its own: it brings its own torch")
+    require("litert_torch", install="pip install litert-torch, best into an environment of its own: it brings many packages")
     import litert_torch
 
     with converting("TFLite", "litert-torch"):

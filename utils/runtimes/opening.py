@@ -80,6 +80,11 @@ def is_exported(name: Path | str) -> bool:
     return _suffix_of(name) in _FORMATS
 
 
+def is_runnable(name: Path | str) -> bool:
+    """Return whether files with a name's suffix are run here."""
+    return _suffix_of(name) in RUNTIME_SUFFIXES
+
+
 def open_runtime(path: Path | str, dnn: bool = False, device: torch.device | str = "cpu") -> Runtime:
     """Return an exported file opened by the program that runs its format.
 

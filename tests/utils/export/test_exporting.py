@@ -139,7 +139,9 @@ def test_openvino_takes_the_network_where_it_cannot_read_the_graph(weights, tmp_
         (dict(int8="a.yaml", include="ncnn"), ConfigError, "--int8 with --include ncnn: only onnx and openvino"),
         (dict(nms=True, include="torchscript"), ConfigError, "--nms with --include torchscript: only onnx has it"),
         (dict(optimize=True, include="onnx"), ConfigError, "--optimize with --include onnx"),
-        (dict(include="ncnn", dynamic=True), ConfigError, "--include ncnn: its files take one image of one size"),
+        (dict(include="ncnn", dynamic=True), ConfigError, "--dynamic with --include ncnn: only onnx and torchscript"),
+        (dict(include="coreml", dynamic=True), ConfigError, "--dynamic with --include coreml: only onnx and torch"),
+        (dict(include="ncnn", batch_size=2), ConfigError, "--include ncnn: its files take one image; leave --batch"),
         (dict(include="torchscript", output="/dev/null/x"), ConfigError, "--output /dev/null/x: Not a directory"),
         (dict(opset=12), ConfigError, "--opset 12: expected 18 to 23"),
         (dict(weights="none.pt"), CheckpointError, "none.pt: no such checkpoint"),
@@ -152,11 +154,12 @@ def test_openvino_takes_the_network_where_it_cannot_read_the_graph(weights, tmp_
 )
 def test_what_goes_wrong_is_one_line(weights, tmp_path, options, error, message):
     package = {"engine": "tensorrt", "coreml": "coremltools", "tflite": "litert_torch"}.get(options.get("include"))
+    package = None if "dynamic" in options else package
     if package and is_installed(package):
         pytest.skip(f"{package} is installed")
     if "optimize" in options and xnnpack.enabled:
         pytest.skip("this build of torch has XNNPACK")
-    if options.get("include") == "ncnn" and "dynamic" in options:
+    if options.get("include") == "ncnn" and "batch_size" in options:
         need("ncnn")
     with pytest.raises(error) as caught:
         export.run(**{"weights": str(weights), "imgsz": 64, "output": str(tmp_path), **options})
@@ -173,6 +176,16 @@ def test_metadata_beside_a_file_goes_with_it(weights, tmp_path, monkeypatch):
     export.run(weights=str(weights), include="tflite", imgsz=64, output=str(tmp_path), runtime_check=False)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["best.json", "best.tflite"]
     assert json.loads((tmp_path / "best.json").read_text())["names"] == list(NAMES)
+
+
+@pytest.mark.parametrize(("name", "is_offered"), [("tflite", True), ("coreml", False)])
+def test_a_file_is_offered_to_detect_only_if_it_is_run_here(weights, tmp_path, monkeypatch, caplog, name, is_offered):
+    written = exporting.EXPORT_FORMATS[name]
+    writes = file_formats.ExportFormat(written.title, written.suffix, lambda job, path: path.write_text("network"))
+    monkeypatch.setitem(exporting.EXPORT_FORMATS, name, writes)
+    with caplog.at_level("INFO"):
+        export.run(weights=str(weights), include=name, imgsz=64, output=str(tmp_path), runtime_check=False)
+    assert (f"Try it: python detect.py --weights {tmp_path / 'best'}{written.suffix}" in caplog.text) == is_offered
 
 
 def test_a_file_that_cannot_be_compared_is_not_handed_out(weights, tmp_path, monkeypatch):
