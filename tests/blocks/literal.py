@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.recording import AppliedAttention
+
 
 def sigmoid(value: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-value))
@@ -89,6 +91,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> 
         share = softmax(scale * (query[:, :, place : place + 1] * key).sum(3), 2)  # (B, heads, keys)
         out.append((share.unsqueeze(3) * value).sum(2))
     return torch.stack(out, 2)
+
+
+def applied(shown: AppliedAttention, value: Tensor) -> Tensor:
+    """Recorded attention weights times (B, heads, n, d) values: (B, heads, Q, d). A key outside the map has none."""
+    if shown.keys is None:
+        return shown.values @ value
+    outside = value.new_zeros(*value.shape[:2], 1, value.shape[3])
+    taken = torch.cat((value, outside), 2)[:, :, shown.keys]  # (B, heads, Q, K, d); index -1 is the last
+    return (shown.values.unsqueeze(3) @ taken).squeeze(3)
 
 
 def tokens(maps: Tensor, heads: int = 1) -> Tensor:

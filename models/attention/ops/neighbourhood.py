@@ -66,6 +66,23 @@ def neighbors(x: Tensor, kernel: int, dilation: int = 1) -> Neighborhood:
     return Neighborhood(pad(x, (kernel // 2 * dilation,) * 4), kernel, dilation, x.shape[-2:])
 
 
+def neighbor_positions(x: Tensor, kernel: int, dilation: int = 1) -> Tensor:
+    """Return which positions of a map `neighbors` are, for records of the weights given to them.
+
+    Args:
+        x: (..., H, W).
+        kernel: Side of the neighborhood, odd.
+        dilation: Distance of two neighbors in positions.
+
+    Returns:
+        (H * W, kernel^2) positions, counted row by row; -1 outside the map.
+    """
+    height, width = x.shape[-2:]
+    positions = torch.arange(height * width, device=x.device).view(height, width)
+    padded = pad(positions, (kernel // 2 * dilation,) * 4, value=-1)
+    return Neighborhood(padded, kernel, dilation, (height, width)).gather().flatten(1).t()
+
+
 def weighted_sum(weights: Tensor, values: Neighborhood) -> Tensor:
     """Return the sum of all neighbors, each times its weight, in the values' type.
 
@@ -87,8 +104,6 @@ def weighted_sum(weights: Tensor, values: Neighborhood) -> Tensor:
 def neighborhood_attention(query: Tensor, keys: Neighborhood, values: Neighborhood) -> Tensor:
     """Return, for each position, the mean of its neighbors' values weighted by softmax of query . key over them.
 
-    The products are made in float32 at least: in half precision the product of two large features is infinite.
-
     Args:
         query: (B, heads, d, H, W), already scaled.
         keys: Of the query's shape.
@@ -97,6 +112,21 @@ def neighborhood_attention(query: Tensor, keys: Neighborhood, values: Neighborho
     Returns:
         The attended map, (B, heads, d, H, W).
     """
+    return weighted_sum(neighborhood_weights(query, keys), values)
+
+
+def neighborhood_weights(query: Tensor, keys: Neighborhood) -> Tensor:
+    """Return softmax of query . key over the neighbors of each position: what `neighborhood_attention` applies.
+
+    The products are made in float32 at least: in half precision the product of two large features is infinite.
+
+    Args:
+        query: (B, heads, d, H, W), already scaled.
+        keys: Of the query's shape.
+
+    Returns:
+        (B, heads, kernel^2, H, W).
+    """
     query = upcast(query)
     if keys.is_exported:
         logits = (query.unsqueeze(3) * keys.gather()).sum(2)
@@ -104,7 +134,7 @@ def neighborhood_attention(query: Tensor, keys: Neighborhood, values: Neighborho
         logits = _Products.apply(query, keys.padded, keys.windows)
     else:
         logits = _multiply_views(query, keys.padded, keys.windows)
-    return weighted_sum(softmax(logits, dim=2), values)
+    return softmax(logits, dim=2)
 
 
 def _sum_views(weights: Tensor, padded: Tensor, windows: list[Window]) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.attention.ops.neighbourhood import neighborhood_attention, neighbors, weighted_sum
+from models.attention.ops.neighbourhood import neighbor_positions, neighborhood_attention, neighbors, weighted_sum
 from utils.profile.memory import LiveBytes
 
 
@@ -61,3 +61,12 @@ def test_one_padded_gradient_is_allocated_for_all_neighbors():
         weighted_sum(weights, neighbors(x, 3)).sum().backward()
     calls = {event.key: event.count for event in profile.key_averages()}
     assert "aten::slice_backward" not in calls and calls["aten::zeros_like"] == 1
+
+
+def test_the_positions_of_neighbors_are_those_whose_values_are_taken():
+    x = torch.arange(1.0, 13).view(1, 3, 4)
+    at = neighbor_positions(x, 3, 2)
+    assert at.shape == (12, 9)
+    assert at[0].tolist() == [-1, -1, -1, -1, 0, 2, -1, 8, 10]
+    values = torch.cat((x.flatten(), torch.zeros(1)))[at]  # -1 is the zero outside
+    assert torch.equal(values, neighbors(x, 3, 2).gather()[0].flatten(1).t())
