@@ -417,7 +417,7 @@ def register(
 
 
 def registered() -> dict[str, Entry]:
-    """Return a copy of the registry by name (importing models.common fills it with this project's blocks)."""
+    """Return a copy of the registry by name (importing models.every_block fills it with this project's blocks)."""
     return dict(_entries)
 
 

@@ -41,7 +41,7 @@ ORDER = (
         ),
     ),
     "models.attention",
-    ("models: every block", ("models.c3_attention", "models.common")),
+    ("models: every block", ("models.c3_attention", "models.every_block")),
     "models.graph",
     "utils.profile",
     ("models: networks", ("models", "models.yolo", "models.ensemble", "models.inference")),
@@ -58,6 +58,7 @@ ORDER = (
     "utils.compare.results",
     "utils.compare.report",
     "utils.compare",
+    ("names of YOLOv5", ("models.common",)),
     ("scripts", SCRIPTS),
 )
 LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", *SCRIPTS[:-1])

@@ -13,7 +13,7 @@ MODULES = (
     "utils.boxes",
     "utils.checkpoint.store",
     "utils.config.flags",
-    "utils.datasets.letterbox",
+    "utils.datasets.letterboxing",
     "utils.device",
     "utils.files",
     "utils.metrics.average_precision",

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-import models.common  # noqa: F401  importing every block fills the registry
+import models.every_block  # noqa: F401  importing every block fills the registry
 import models.head  # noqa: F401
 from models.graph.spec import LayerRow, ModelSpec
 from models.identity_start import apply_identity_start, fork_rng

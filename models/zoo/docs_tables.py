@@ -245,7 +245,7 @@ def describe_blocks() -> list[BlockDescription]:
 
 
 def _shown_blocks() -> dict[str, Entry]:
-    import models.common  # noqa: F401  fills the registry
+    import models.every_block  # noqa: F401  fills the registry
 
     used = {variant.block for variant in load_variants().values()}
     return {name: entry for name, entry in registered().items() if entry.attention or name in used}

@@ -40,7 +40,7 @@ from utils.compare.run_dir import read_json
 from utils.compare.sample_grid import sample_indices
 from utils.config import ExportConfig, SplitOptions, from_options
 from utils.config.compare_options import TORCH
-from utils.datasets.letterbox import round_to_stride
+from utils.datasets.letterboxing import round_to_stride
 from utils.datasets.splits import open_split
 from utils.device import select_device
 from utils.engine.evaluator import Evaluation

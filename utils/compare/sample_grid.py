@@ -10,13 +10,13 @@ from torch import nn
 
 from utils.boxes import xywhn_to_xyxy
 from utils.datasets.dataset import DetectionDataset, collate
-from utils.datasets.letterbox import resize
+from utils.datasets.letterboxing import resize
 from utils.device import network_input
 from utils.images import read_image, write_image
 from utils.nms import non_max_suppression
 from utils.plots.annotate import Annotator, DrawingStyle, text_patch
-from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
+from utils.plots.palette import class_color
 
 COLUMNS = 4  # images
 SIDE = 320  # of an image in the grid, in pixels

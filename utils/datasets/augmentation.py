@@ -25,7 +25,7 @@ from utils.datasets.geometry import (
     transform,
     visible_objects,
 )
-from utils.datasets.letterbox import GRAY, pad_before
+from utils.datasets.letterboxing import GRAY, pad_before
 from utils.types import Labels
 
 SLACK = 8  # pixels a resized rectangle may reach out of view to meet whole source pixels

@@ -11,7 +11,7 @@ from utils.datasets.augmentation import ImageSource, augmented
 from utils.datasets.bad_images import LEFT_OUT_OF_FIGURES, BadImage, UnreadableImageError, neighbors
 from utils.datasets.image_cache import open_images
 from utils.datasets.label_store import LabelStore
-from utils.datasets.letterbox import fit, fitted_size, minimal_shape
+from utils.datasets.letterboxing import fit, fitted_size, minimal_shape
 from utils.errors import DataError
 from utils.types import Batch, Labels, Letterbox, Sample
 

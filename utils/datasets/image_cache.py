@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from utils.datasets.bad_images import Retries, UnreadableImageError
-from utils.datasets.letterbox import fitted_size, resize
+from utils.datasets.letterboxing import fitted_size, resize
 from utils.errors import ConfigError, DataError
 from utils.files import STALE_AFTER, sweep_temporaries, write_atomically
 from utils.free_memory import available_memory

@@ -20,7 +20,7 @@ from utils.boxes import xywhn_to_xyxy
 from utils.compilation import CompileOptions, compiled_network
 from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
 from utils.datasets.bad_images import BadImages
-from utils.datasets.letterbox import round_to_stride
+from utils.datasets.letterboxing import round_to_stride
 from utils.datasets.loader import Loader, reporting_dead_workers
 from utils.datasets.splits import open_split
 from utils.device import Timer, autocast, full_float32, network_input

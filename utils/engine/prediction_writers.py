@@ -23,8 +23,8 @@ from utils.engine.predictor import Prediction, PredictionHook
 from utils.errors import UserError
 from utils.images import writable_name, write_image
 from utils.plots.annotate import Annotator, DrawingStyle
-from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
+from utils.plots.palette import class_color
 
 STREAM_FPS = 30.0
 _LONGEST_HOLD_S = 5.0  # a saved video does not stand still longer than this

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.inference import largest_stride
 from utils.boxes import xyxy_to_xywhn
 from utils.config import PredictOptions
-from utils.datasets.letterbox import letterbox, round_to_stride
+from utils.datasets.letterboxing import letterbox, round_to_stride
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.device import Timer, network_input, select_device
 from utils.engine.evaluator import usable_half

@@ -15,7 +15,7 @@ from models.inference import largest_stride
 from models.yolo import Model
 from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
-from utils.datasets.letterbox import round_to_stride
+from utils.datasets.letterboxing import round_to_stride
 from utils.datasets.loader import reporting_dead_workers
 from utils.datasets.splits import require_images
 from utils.device import device_of

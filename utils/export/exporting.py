@@ -17,7 +17,7 @@ from models.inference import largest_stride
 from models.registry import load_plugins
 from utils.checkpoint import find_weights, load_models
 from utils.config import DatasetSpec, ExportConfig, SplitOptions
-from utils.datasets.letterbox import letterbox, round_to_stride
+from utils.datasets.letterboxing import letterbox, round_to_stride
 from utils.datasets.splits import open_split
 from utils.device import select_device
 from utils.errors import ConfigError, ParityError, UserError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.boxes import iou_matrix
-from utils.datasets.letterbox import letterbox
+from utils.datasets.letterboxing import letterbox
 from utils.export.graph_network import GraphNetwork
 from utils.images import read_image
 from utils.nms import non_max_suppression

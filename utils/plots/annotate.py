@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from utils.errors import cut
-from utils.plots.colors import text_color
 from utils.plots.fonts import current_fonts, images_shape
+from utils.plots.palette import text_color
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont

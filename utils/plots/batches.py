@@ -10,8 +10,8 @@ from torch import Tensor
 
 from utils.images import write_image
 from utils.plots.annotate import Annotator, DrawingStyle
-from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
+from utils.plots.palette import class_color
 from utils.types import Detections
 
 _SHOWN_CONFIDENCE = 0.25

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.plots.canvas import axis_label, saved_figure, unit_color
-from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
+from utils.plots.palette import class_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

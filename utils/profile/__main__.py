@@ -16,7 +16,7 @@ from models.registry import BLOCK_ERRORS, load_plugins
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
 from utils.cli import run_guarded
-from utils.datasets.letterbox import round_to_stride
+from utils.datasets.letterboxing import round_to_stride
 from utils.device import select_device
 from utils.errors import ConfigError, ModelError
 from utils.log import LOGGER, configure

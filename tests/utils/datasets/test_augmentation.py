@@ -30,7 +30,7 @@ from utils.datasets.geometry import (
     visible_objects,
     worth_keeping,
 )
-from utils.datasets.letterbox import fitted_size
+from utils.datasets.letterboxing import fitted_size
 from utils.types import Labels
 
 SIDE = 160

@@ -7,7 +7,7 @@ import torch
 from utils.images import read_image
 from utils.plots.annotate import Annotator, DrawingStyle, text_patch
 from utils.plots.batches import plot_batch, plot_detections
-from utils.plots.colors import class_color, text_color
+from utils.plots.palette import class_color, text_color
 from utils.types import Detections
 
 GREEN, RED = (10, 200, 30), (200, 10, 30)

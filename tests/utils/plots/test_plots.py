@@ -16,11 +16,11 @@ from utils.images import read_image
 from utils.metrics.average_precision import Curves
 from utils.plots.batches import plot_batch, plot_detections
 from utils.plots.canvas import saved_figure
-from utils.plots.colors import PALETTE, class_color, text_color
 from utils.plots.curves import gaussian_mean, moving_average, plot_results, plot_threshold_curves, read_results
 from utils.plots.error_plots import plot_confusion, plot_errors
 from utils.plots.features import save_features
 from utils.plots.label_statistics import plot_labels
+from utils.plots.palette import PALETTE, class_color, text_color
 from utils.plots.sweeps import plot_evolution, plot_study
 from utils.types import Detections
 

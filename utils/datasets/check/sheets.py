@@ -12,8 +12,8 @@ from utils.datasets.label_store import LabelStore
 from utils.errors import DataError
 from utils.images import read_image, write_image
 from utils.plots.annotate import Annotator, DrawingStyle, text_patch
-from utils.plots.colors import class_color
 from utils.plots.fonts import class_labels
+from utils.plots.palette import class_color
 from utils.types import Labels
 
 _WIDTH, _HEIGHT, _CAPTION = 480, 380, 26  # pixels of the image in a cell and of the line above it

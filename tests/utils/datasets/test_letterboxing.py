@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.datasets.letterbox import GRAY, fit, fitted_size, letterbox, minimal_shape
+from utils.datasets.letterboxing import GRAY, fit, fitted_size, letterbox, minimal_shape
 
 
 def plain_image(height, width, value=200):
