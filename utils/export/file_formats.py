@@ -219,7 +219,7 @@ def _write_coreml(job: ExportJob, path: Path) -> None:
 
 def _write_tflite(job: ExportJob, path: Path) -> None:
     """Write a TFLite file and its metadata beside it."""
-    require("litert_torch", install="pip install litert-torch, best into an environment of its own: it brings many packages")
+    require("litert_torch", install="pip install litert-torch ai-edge-litert, which bring many other packages")
     import litert_torch
 
     with converting("TFLite", "litert-torch"):
