@@ -94,6 +94,38 @@ def read_image(
     return _decode(raw, path, factor), (height, width)
 
 
+def decode_image(raw: bytes, name: str) -> np.ndarray:
+    """Return an image from the bytes of its file, as `read_image` does.
+
+    Args:
+        raw: The bytes.
+        name: What messages call it.
+
+    Returns:
+        RGB uint8 (H, W, 3).
+
+    Raises:
+        DataError: If they cannot be decoded.
+    """
+    return _decode(np.frombuffer(raw, np.uint8), name)
+
+
+def image_header(raw: bytes, name: str) -> ImageHeader:
+    """Return the header of an image from the bytes of its file; the image is not decoded.
+
+    Args:
+        raw: The bytes.
+        name: What messages call it.
+
+    Returns:
+        The header.
+
+    Raises:
+        DataError: If they are not those of an image.
+    """
+    return _header(np.frombuffer(raw, np.uint8), name)
+
+
 def writable_name(name: str) -> str:
     """Return the name under which an image can be written: its own, or with .jpg in place of a suffix such as .dng."""
     stem, suffix = os.path.splitext(name)
