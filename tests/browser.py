@@ -2,8 +2,9 @@
 
     python tests/browser.py PAGE light|dark < steps.json > result.json
 
-Steps are done in order: {"width": 360}, {"js": "..."}, {"key": "Enter"}, {"grab": "x.png"} (the whole page) and
-{"pdf": "x.pdf"}. The result has the answer of each step, the console's messages and every address that was requested.
+PAGE is a file, or an address of this machine. Steps are done in order: {"width": 360}, {"js": "..."}, {"until": "..."}
+(waits for an expression to be true), {"key": "Enter"}, {"grab": "x.png"} (the whole page) and {"pdf": "x.pdf"}. The
+result has the answer of each step, the console's messages and every address that was requested.
 Chromium comes with PySide6's QtWebEngine (requirements-browser.txt)."""
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 TIMEOUT_MS, LAYOUT_MS, PAINT_MS = 20_000, 120, 2000
 HEIGHT, TALLEST = 900, 16_000
+LOCAL = "http://127.0.0.1:"
 
 
 def configure(scheme: str) -> None:
@@ -29,7 +31,7 @@ class Browser:
 
     Attributes:
         console: Messages of the pages.
-        requests: Every address that was requested; only files are let through.
+        requests: Every address that was requested; only files and this machine's pages are let through.
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,10 @@ class Browser:
         from PySide6.QtCore import QUrl
 
         return self._call_back(
-            lambda done: (self.view.loadFinished.connect(done), self.view.load(QUrl.fromLocalFile(page)))
+            lambda done: (
+                self.view.loadFinished.connect(done),
+                self.view.load(QUrl(page) if page.startswith(LOCAL) else QUrl.fromLocalFile(page)),
+            )
         ) == [True]
 
     def width(self, width: int, height: int = HEIGHT) -> None:
@@ -71,6 +76,14 @@ class Browser:
         """Return the value of an expression, by way of JSON."""
         text = self._call_back(lambda done: self.view.page().runJavaScript(f"JSON.stringify({script})", done))
         return json.loads(text[0]) if text and text[0] else None
+
+    def until(self, script: str) -> bool:
+        """Return whether an expression becomes true in time."""
+        for _ in range(TIMEOUT_MS // LAYOUT_MS):
+            if self.js(f"Boolean({script})"):
+                return True
+            self._pause()
+        return False
 
     def key(self, key: str) -> None:
         from PySide6.QtCore import Qt
@@ -124,7 +137,8 @@ def listener(requests: list[str], owner):
     class Listener(QWebEngineUrlRequestInterceptor):
         def interceptRequest(self, request):
             requests.append(request.requestUrl().toString()[:200])
-            request.block(request.requestUrl().scheme() not in ("file", "data"))
+            address = request.requestUrl().toString()
+            request.block(not address.startswith(("file:", "data:", "blob:", LOCAL)))
 
     return Listener(owner)
 
@@ -150,10 +164,10 @@ def logging_page(console: list[str], profile, view):
 
 
 def visit(page: str, steps: list[dict]) -> dict:
-    """Open a file and do the steps.
+    """Open a page and do the steps.
 
     Args:
-        page: Path of the file.
+        page: Path of a file, or an address.
         steps: The name of an action and its argument, one pair per step.
 
     Returns:
@@ -162,7 +176,8 @@ def visit(page: str, steps: list[dict]) -> dict:
     browser = Browser()
     loaded = browser.open(page)
     browser._pause()
-    actions = {"width": browser.width, "js": browser.js, "key": browser.key, "grab": browser.grab, "pdf": browser.pdf}
+    names = ("width", "js", "until", "key", "grab", "pdf")
+    actions = {name: getattr(browser, name) for name in names}
     answers = [actions[name](value) for step in steps for name, value in step.items()]
     browser.application.processEvents()
     return {"loaded": loaded, "answers": answers, "console": browser.console, "requests": browser.requests}
@@ -170,6 +185,7 @@ def visit(page: str, steps: list[dict]) -> dict:
 
 if __name__ == "__main__":
     configure(sys.argv[2])
-    json.dump(visit(str(Path(sys.argv[1]).resolve()), json.load(sys.stdin)), sys.stdout)
+    where = sys.argv[1] if sys.argv[1].startswith(LOCAL) else str(Path(sys.argv[1]).resolve())
+    json.dump(visit(where, json.load(sys.stdin)), sys.stdout)
     sys.stdout.flush()
     os._exit(0)  # Qt's own end may hang without a screen; everything is written

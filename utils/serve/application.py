@@ -26,6 +26,7 @@ from utils.serve.serve_options import ServeConfig
 from utils.serve.served_models import ServedModels
 from utils.serve.uploads import UploadError, decode_upload
 
+LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 PAGE = Path(__file__).with_name("page")
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -173,9 +174,7 @@ def _add_clips(
 
         return StreamingResponse(all_lines(), media_type="application/x-ndjson")
 
-    @app.get(
-        "/v1/clips/{token}", summary="The annotated clip that a line of /v1/clip names", response_class=FileResponse
-    )
+    @app.get("/v1/clips/{token}", summary="An annotated clip that /v1/clip named", response_class=FileResponse)
     async def annotated(token: str) -> FileResponse:
         path = shelf.find(token)
         if path is None:

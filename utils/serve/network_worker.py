@@ -1,4 +1,4 @@
-"""The one thread in which the networks of the page run: images of concurrent requests as batches, heat maps between them."""
+"""The one thread in which networks run: images of concurrent requests as batches, other work between them."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from utils.config import PredictOptions
-from utils.datasets.letterbox import letterbox
+from utils.datasets.letterboxing import letterbox
 from utils.device import Timer
 from utils.engine.predictor import Predictor
 from utils.nms import non_max_suppression

@@ -34,9 +34,7 @@ def serve(config: ServeConfig) -> None:
         shown = f"[{host}]" if ":" in host else host
         LOGGER.info(f"Page: http://{shown}:{port}  Interface: http://{shown}:{port}/docs  (Ctrl-C ends it)")
         application = build_application(models, config)
-        settings = uvicorn.Config(
-            application, log_config=None, log_level="warning", access_log=False, timeout_keep_alive=5
-        )
+        settings = uvicorn.Config(application, log_config=None, log_level="warning", access_log=False)
         uvicorn.Server(settings).run(sockets=[listener])
 
 

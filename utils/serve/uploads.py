@@ -11,6 +11,7 @@ from utils.datasets.video import VideoReader
 from utils.errors import DataError, UserError
 from utils.images import decode_image, image_header
 
+_NO_IMAGE = "the upload is not an image that can be read: send JPEG, PNG, WebP, BMP or TIFF"
 _NO_CLIP = "the upload is not a video that can be decoded: send MP4, MOV, WebM, MKV or AVI"
 
 
@@ -45,9 +46,7 @@ def decode_upload(raw: bytes, max_pixels: float) -> np.ndarray:
     try:
         height, width = image_header(raw, "the upload").size
     except DataError:
-        raise UploadError(
-            "the upload is not an image that can be read: send JPEG, PNG, WebP, BMP or TIFF", 415
-        ) from None
+        raise UploadError(_NO_IMAGE, 415) from None
     if height * width > max_pixels * 1e6:
         raise UploadError(
             f"the image has {height * width / 1e6:.0f} megapixels, the server takes {max_pixels:g}: send a smaller one",

@@ -236,7 +236,7 @@ async function heatMaps(run) {
 // ---- results ----
 
 function color(classId) {
-  return `hsl(${(classId * 137.508 + 210) % 360} 85% 45%)`;
+  return `hsl(${(classId * 137.508 + 210) % 360} 80% 38%)`;
 }
 
 function number(value, digits) {
@@ -277,6 +277,13 @@ function showImage(panel) {
     downloadButton("json", () => jsonOf(panel)), downloadButton("csv", () => csvOf(panel)), make("button", { type: "button", onclick: () => savePicture(panel) }, text("png"))));
 }
 
+const ruler = document.createElement("canvas").getContext("2d");
+
+function widthOf(label, size) {
+  ruler.font = `600 ${size}px system-ui, sans-serif`;
+  return ruler.measureText(label).width;
+}
+
 function overlayOf(result, shown) {
   const { width, height } = result;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -285,7 +292,7 @@ function overlayOf(result, shown) {
   [...shown].forEach((found, index) => {
     const tint = color(found.class_id);
     const label = `${found.name} ${number(found.confidence, 2)}`;
-    const wide = (label.length + [...label].filter((letter) => letter > "\u2e80").length) * size * 0.56 + size * 0.5;
+    const wide = widthOf(label, size) + size * 0.5;
     const x = Math.max(Math.min(found.x1, width - wide), 0);
     const spots = [found.y1 - size * 1.3, found.y1, found.y2 - size * 1.3, found.y2].map((y) => Math.max(Math.min(y, height - size * 1.3), 0));
     const free = spots.find((y) => !taken.some((t) => x < t.x + t.w && t.x < x + wide && y < t.y + size * 1.3 && t.y < y + size * 1.3));
