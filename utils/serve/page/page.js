@@ -12,7 +12,7 @@ const TEXTS = {
     heat: "Heat map", method: "Method", layer: "Layer", opacity: "Strength of the overlay", results: "Results",
     nothing: "Nothing chosen yet.", sending: "Detecting in {name} …", done: "{name}: done.", frames: "{done} of {all} frames",
     objects: "{n} objects", object: "1 object", times: "{ms} ms network, input {w} × {h}", class: "Class", score: "Confidence",
-    box: "Box (left, top, right, bottom)", json: "JSON", csv: "CSV", png: "Picture", webm: "Annotated clip",
+    box: "Box", sides: "left, top, right, bottom in pixels", json: "JSON", csv: "CSV", png: "Picture", webm: "Annotated clip",
     perframe: "per frame", mostin: "most in a frame", frameswith: "frames with it", counts: "Objects per class over {n} frames",
     cut: "The clip was cut at {n} frames (--max-frames).", unreachable: "The server does not answer: is it still running?",
     notarget: "no heat map: {why}", default: "{size} (default)", auto: "where the detection comes from",
@@ -26,7 +26,7 @@ const TEXTS = {
     heat: "热力图", method: "方法", layer: "层", opacity: "叠加强度", results: "结果",
     nothing: "还没有选择文件。", sending: "正在检测 {name} …", done: "{name}：完成。", frames: "第 {done} 帧，共 {all} 帧",
     objects: "{n} 个目标", object: "1 个目标", times: "网络 {ms} 毫秒，输入 {w} × {h}", class: "类别", score: "置信度",
-    box: "框（左、上、右、下）", json: "JSON", csv: "CSV", png: "图片", webm: "标注视频",
+    box: "框", sides: "左、上、右、下（像素）", json: "JSON", csv: "CSV", png: "图片", webm: "标注视频",
     perframe: "每帧平均", mostin: "单帧最多", frameswith: "出现帧数", counts: "{n} 帧中各类目标数",
     cut: "视频只处理了前 {n} 帧（--max-frames）。", unreachable: "服务器没有响应：它还在运行吗？",
     notarget: "没有热力图：{why}", default: "{size}（默认）", auto: "检测结果所在的层",
@@ -173,6 +173,8 @@ async function start() {
     panels.forEach(showPanel);
     old.forEach((panel) => panel.image && URL.revokeObjectURL(panel.image));
     say("done", { name: state.file.name });
+    const top = $("status").getBoundingClientRect().top;
+    if (top > innerHeight * 0.6) $("status").scrollIntoView();
     if (!isClip(state.file)) await heatMaps(run);
   } catch (error) {
     if (run === state.run) say("raw", { text: error.message }, true);
@@ -264,9 +266,10 @@ function showImage(panel) {
     const why = panel.heat.problem ? text("notarget", { why: panel.heat.problem }) : text("heatof", { target: panel.heat.target });
     facts.append(make("br"), why);
   }
-  const overlay = overlayOf(result, shown);
-  const image = make("img", { class: "image", src: panel.image, alt: `${state.file.name}: ${counted}` });
+  const overlay = draw("svg", { viewBox: `0 0 ${result.width} ${result.height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const image = make("img", { class: "image", src: panel.image, alt: `${state.file.name}: ${counted}`, onload: () => panel.fit() });
   const stack = make("div", { class: "stack" }, image);
+  panel.fit = () => drawBoxes(overlay, result, shown, stack.clientWidth);
   if (panel.heat?.png) {
     const heat = make("img", { class: "heat", src: `data:image/png;base64,${panel.heat.png}`, alt: "" });
     heat.style.opacity = $("opacity").value;
@@ -284,10 +287,10 @@ function widthOf(label, size) {
   return ruler.measureText(label).width;
 }
 
-function overlayOf(result, shown) {
-  const { width, height } = result;
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
-  const size = Math.max(Math.sqrt(width * height) / 42, 9);
+function drawBoxes(svg, { width, height }, shown, displayed) {
+  if (!displayed) return;
+  const size = 12.5 * width / displayed; // pixels of the image that are so many on the screen
+  svg.replaceChildren();
   const taken = [];
   [...shown].forEach((found, index) => {
     const tint = color(found.class_id);
@@ -307,7 +310,6 @@ function overlayOf(result, shown) {
     }
     svg.prepend(group);
   });
-  return svg;
 }
 
 function light(overlay, index) {
@@ -344,7 +346,7 @@ function tableOf(shown, overlay) {
   }, make("td", {}, dotOf(found.class_id), found.name), make("td", { class: "number" }, number(found.confidence, 3)),
   make("td", { class: "number" }, [found.x1, found.y1, found.x2, found.y2].map((value) => number(value, 0)).join(", "))));
   return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, text("class")),
-    make("th", { scope: "col", class: "number" }, text("score")), make("th", { scope: "col", class: "number" }, text("box")))), make("tbody", {}, ...rows)));
+    make("th", { scope: "col", class: "number" }, text("score")), make("th", { scope: "col", class: "number", title: text("sides") }, text("box")))), make("tbody", {}, ...rows)));
 }
 
 function showClip(panel) {
@@ -460,6 +462,7 @@ function connect() {
 }
 
 async function open() {
+  window.addEventListener("resize", () => state.panels.forEach((panel) => panel.fit?.()));
   connect();
   setTheme(remembered("theme"));
   state.language = remembered("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
