@@ -129,7 +129,8 @@ def softmax_weights(query: Tensor, key: Tensor, scale: float = 1.0, bias: Tensor
         (B, heads, N, n) softmax(scale * query key^T + bias), at least float32.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    logits = scale * query.detach().to(dtype) @ key.detach().to(dtype).transpose(-2, -1)
+    with torch.autocast(query.device.type, enabled=False):
+        logits = scale * query.detach().to(dtype) @ key.detach().to(dtype).transpose(-2, -1)
     if bias is not None:
         hidden = bias.dtype == torch.bool
         logits = logits.masked_fill(~bias, -torch.inf) if hidden else logits + bias.detach().to(dtype)

@@ -15,12 +15,14 @@ convolution of "channel_add" starts at zero, so the block starts as the identity
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn, sigmoid
 
 from models.arguments import SHARE, RowForm, choice_kind
 from models.attention.ops.numerics import reduced_width, require_choice, require_number, require_positive, softmax
 from models.identity_start import ZeroInitResidual
 from models.norms import ChannelNorm
+from models.recording import is_recording, record
 from models.registry import register
 
 FUSIONS = ("channel_add", "channel_mul")
@@ -34,6 +36,7 @@ FUSIONS = ("channel_add", "channel_mul")
             "fusion_types": choice_kind("fusion", FUSIONS),
         }
     ),
+    shows=("maps", "gate"),
 )
 class GlobalContext(ZeroInitResidual):
     """Global context block, one pooled vector fused into every position: (B, inplanes, H, W) to the same shape.
@@ -79,7 +82,11 @@ class GlobalContext(ZeroInitResidual):
     def forward(self, x: Tensor) -> Tensor:
         """Return z for the map `x` (B, inplanes, H, W)."""
         context = self._context(x)
-        out = x if self.channel_mul_conv is None else x * self._gate(self.channel_mul_conv(context))
+        out = x
+        if self.channel_mul_conv is not None:
+            gate = self._gate(self.channel_mul_conv(context))
+            record(self, "gate", "channel gate sigmoid(t)", gate, x.shape[2:])
+            out = x * gate
         return out if self.channel_add_conv is None else out + self.channel_add_conv(context)
 
     def start_as_identity(self) -> None:
@@ -96,8 +103,13 @@ class GlobalContext(ZeroInitResidual):
     def _context(self, x: Tensor) -> Tensor:
         """Return c: (B, inplanes, 1, 1)."""
         if self.conv_mask is None:
+            if is_recording():
+                share = torch.full_like(x[:, :1], 1 / (x.shape[2] * x.shape[3]))
+                record(self, "maps", "average pooling", share, x.shape[2:])
             return x.mean((2, 3), keepdim=True)
         weights = softmax(self.conv_mask(x).flatten(2), dim=2)  # (B, 1, N)
+        if is_recording():
+            record(self, "maps", "attention pooling, softmax(W_k x)", weights.unflatten(2, x.shape[2:]), x.shape[2:])
         return (x.flatten(2) @ weights.transpose(1, 2)).unsqueeze(3)
 
 

@@ -23,6 +23,7 @@ from models.arguments import REDUCTION, SHARE, RowForm, whole_kind
 from models.attention.ops.numerics import require_number, require_positive
 from models.attention.swin import WindowMSA
 from models.norms import ChannelNorm
+from models.recording import record
 from models.registry import register
 
 MIN_COMPRESSED, MIN_SQUEEZED = 8, 4  # channels
@@ -46,7 +47,9 @@ class ChannelAttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return g * u of the map `x`."""
         mixed = self.cab(x)
-        return self.gate(mixed.mean((2, 3), keepdim=True)) * mixed
+        gate = self.gate(mixed.mean((2, 3), keepdim=True))
+        record(self, "gate", "channel gate g of CAB", gate, x.shape[2:])
+        return gate * mixed
 
 
 @register(
@@ -59,6 +62,7 @@ class ChannelAttentionBlock(nn.Module):
             "conv_scale": SHARE,
         }
     ),
+    shows=("attention", "gate"),
 )
 class HAT(nn.Module):
     """Hybrid attention block: (B, dim, H, W) to the same shape, any H and W.

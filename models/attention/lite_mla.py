@@ -19,9 +19,10 @@ from torch import Tensor, cat, nn
 from torch.nn.functional import relu
 
 from models.arguments import GROUPS, KERNELS, RowForm
-from models.attention.ops.linear_attention import linear_attention
+from models.attention.ops.linear_attention import linear_attention, record_linear_attention
 from models.attention.ops.numerics import lifting_factor, require_number, require_odd_list, resolve_divisor
 from models.layers import Conv
+from models.recording import is_recording
 from models.registry import register
 
 
@@ -31,6 +32,7 @@ from models.registry import register
         orders=(("heads",),),
         elsewhere={"heads": "is the number of channels divided by dim"},
     ),
+    shows=("attention",),
 )
 class LiteMLA(nn.Module):
     """Multi-scale linear attention with a residual: (B, in_channels, H, W) to the same shape, any H and W.
@@ -71,5 +73,12 @@ class LiteMLA(nn.Module):
         query, key, value = heads.split(self.dim, 2)
         positions = heads.shape[-1]  # eps is for sums; linear_attention takes means
         factor = lifting_factor(self.eps)
-        attended = linear_attention(relu(query), relu(key), value, factor * self.eps / positions, factor)
+        query, key, epsilon = relu(query), relu(key), factor * self.eps / positions
+        attended = linear_attention(query, key, value, epsilon, factor)
+        if is_recording():
+            count = len(self.aggreg) + 1
+            for index, pair in enumerate(zip(query.chunk(count, 1), key.chunk(count, 1), strict=True)):
+                side = self.aggreg[index - 1].get_parameter("0.weight").shape[-1] if index else 1
+                label = f"ReLU linear attention, scale {side}x{side}"
+                record_linear_attention(self, label, *pair, x.shape[2:], epsilon, factor)
         return x + self.proj(attended.to(qkv.dtype).flatten(1, 2).unflatten(2, x.shape[-2:]))

@@ -18,10 +18,11 @@ arithmetic are the published ones.
 from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_positive
+from models.recording import record
 from models.registry import register
 
 
-@register()
+@register(shows=("gate",))
 class LKA(nn.Module):
     """Large kernel attention, gate times input: (B, dim, H, W) to the same shape."""
 
@@ -35,4 +36,6 @@ class LKA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a * x."""
-        return self.conv1(self.conv_spatial(self.conv0(x))) * x
+        gate = self.conv1(self.conv_spatial(self.conv0(x)))
+        record(self, "gate", "attention a of the large kernel", gate, x.shape[2:])
+        return gate * x

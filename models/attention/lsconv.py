@@ -20,6 +20,7 @@ from models.attention.ops.neighbourhood import neighbors, weighted_sum
 from models.attention.ops.numerics import require_odd, resolve_divisor
 from models.layers import Conv
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 
@@ -48,7 +49,7 @@ class LargeKernelPerception(nn.Module):
         return kernels.unflatten(1, (self.norm.num_groups, -1))
 
 
-@register(form=RowForm(kinds={"lks": KERNEL, "sks": KERNEL}))
+@register(form=RowForm(kinds={"lks": KERNEL, "sks": KERNEL}), shows=("kernels",))
 class LSConv(nn.Module):
     """Large-small convolution with a residual: (B, dim, H, W) to the same shape, any H and W.
 
@@ -73,5 +74,7 @@ class LSConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + BN(a) of the map `x` (B, dim, H, W)."""
-        gathered = weighted_sum(self.lkp(x), neighbors(x.unflatten(1, (-1, self.groups)), self.sks))
+        kernels = self.lkp(x)
+        record(self, "kernels", "small kernels w", kernels, x.shape[2:])
+        gathered = weighted_sum(kernels, neighbors(x.unflatten(1, (-1, self.groups)), self.sks))
         return x + self.bn(gathered.flatten(1, 2))

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_multiple
+from models.recording import is_recording, record
 from models.registry import register
 
 
-@register()
+@register(shows=("branches", "gate"))
 class LSKblock(nn.Module):
     """Large selective kernel attention, gate times input: (B, dim, H, W) to the same shape.
 
@@ -49,4 +50,8 @@ class LSKblock(nn.Module):
         mean = (near.mean(1, keepdim=True) + far.mean(1, keepdim=True)) / 2
         peak = torch.maximum(near.amax(1, keepdim=True), far.amax(1, keepdim=True))
         share = torch.sigmoid(self.conv_squeeze(torch.cat((mean, peak), dim=1)))  # S: (B, 2, H, W)
-        return self.conv(near * share[:, :1] + far * share[:, 1:]) * x
+        gate = self.conv(near * share[:, :1] + far * share[:, 1:])
+        if is_recording():
+            record(self, "branches", "selection S of the kernels 5 and 23", share.unsqueeze(2), x.shape[2:])
+            record(self, "gate", "attention a of the selected kernels", gate, x.shape[2:])
+        return gate * x

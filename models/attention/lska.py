@@ -22,12 +22,13 @@ from torch.nn.functional import gelu
 
 from models.arguments import RowForm, choice_kind
 from models.attention.ops.numerics import require_choice, require_positive
+from models.recording import record
 from models.registry import register
 
 DILATIONS = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}  # of the paper's kernel sizes
 
 
-@register(form=RowForm(kinds={"k_size": choice_kind("kernel", tuple(DILATIONS))}))
+@register(form=RowForm(kinds={"k_size": choice_kind("kernel", tuple(DILATIONS))}), shows=("gate",))
 class LSKA(nn.Module):
     """Large separable kernel attention, gate times input: (B, dim, H, W) to the same shape.
 
@@ -56,10 +57,12 @@ class LSKA(nn.Module):
         """Return a * x."""
         near = self.conv0v(self.conv0h(x))
         far = self.conv_spatial_v(self.conv_spatial_h(near))
-        return self.conv1(far) * x
+        gate = self.conv1(far)
+        record(self, "gate", "attention a of the large kernel", gate, x.shape[2:])
+        return gate * x
 
 
-@register(form=RowForm(kinds={"k_size": choice_kind("kernel", tuple(DILATIONS))}))
+@register(form=RowForm(kinds={"k_size": choice_kind("kernel", tuple(DILATIONS))}), shows=("gate",))
 class LSKA_Attention(nn.Module):  # noqa: N801 - the registered name
     """LSKA between two 1x1 convolutions, with a residual: (B, d_model, H, W) to the same shape.
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_odd, require_positive
+from models.recording import record
 from models.registry import register
 
 
@@ -60,7 +61,7 @@ def _channel_kernel(channels: int) -> int:
     return max(1, kernel if kernel % 2 else kernel - 1)
 
 
-@register()
+@register(shows=("gate",))
 class MCA(nn.Module):
     """Multidimensional collaborative attention, x times the mean of three gates: (B, inp, H, W) to the same shape.
 
@@ -83,5 +84,9 @@ class MCA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x times the mean of its three gates."""
-        gate = self.c_hw(x, 1) + self.h_cw(x, 2) + self.w_hc(x, 3)
+        channels, rows, columns = self.c_hw(x, 1), self.h_cw(x, 2), self.w_hc(x, 3)
+        record(self, "gate", "gate of channels G_C, one of three that are averaged", channels, x.shape[2:])
+        record(self, "gate", "gate of rows G_H, one of three that are averaged", rows, x.shape[2:])
+        record(self, "gate", "gate of columns G_W, one of three that are averaged", columns, x.shape[2:])
+        gate = channels + rows + columns
         return gate / 3 * x

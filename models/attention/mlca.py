@@ -24,6 +24,7 @@ from models.arguments import FACTOR, WINDOW, RowForm, number_kind
 from models.attention.eca import adaptive_kernel
 from models.attention.ops.numerics import require_number, require_positive
 from models.attention.ops.pooling import cell_mean_matrix
+from models.recording import record
 from models.registry import register
 
 
@@ -36,6 +37,7 @@ from models.registry import register
             "local_weight": number_kind("share", 0, 1, including=True),
         }
     ),
+    shows=("gate",),
 )
 class MLCA(nn.Module):
     """Mixed local channel attention: (B, in_size, H, W) to the same shape.
@@ -69,6 +71,7 @@ class MLCA(nn.Module):
         pooled = cell_mean_matrix(cells, H, x) @ (x @ cell_mean_matrix(cells, W, x).t())  # (B, C, cells, cells)
         gate = torch.lerp(self._global_gate(pooled), self._local_gate(pooled), self.local_weight)
         spread = cell_mean_matrix(H, cells, x) @ gate @ cell_mean_matrix(W, cells, x).t()  # (B, C, H, W)
+        record(self, "gate", "global and local gate, blended", spread, x.shape[2:])
         return spread * x
 
     def _local_gate(self, pooled: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from torch import Tensor, cat, nn
 
 from models.arguments import DILATION, RowForm, either_kind, list_kind
-from models.attention.ops.neighbourhood import neighborhood_attention, neighbors
+from models.attention.ops.neighbourhood import neighbor_positions, neighborhood_weights, neighbors, weighted_sum
 from models.attention.ops.numerics import (
     largest_divisor,
     require_flag,
@@ -30,6 +30,7 @@ from models.attention.ops.numerics import (
     resolve_divisor,
 )
 from models.attention.ops.softmax_attention import project
+from models.recording import is_recording, record
 from models.registry import register
 from utils.errors import ModelError
 
@@ -40,6 +41,7 @@ from utils.errors import ModelError
         kinds={"dilation": either_kind(list_kind("dilations", DILATION), DILATION)},
         orders=(("num_heads", "qkv_bias"),),
     ),
+    shows=("attention",),
 )
 class MSDA(nn.Module):
     """Multi-scale dilated attention: (B, dim, H, W) to the same shape, any H and W.
@@ -88,7 +90,12 @@ class MSDA(nn.Module):
         """Return the attention of the heads of one dilation: three (B, c, H, W) to (B, c, H, W)."""
         query, key, value = (maps.unflatten(1, (-1, self.head_dim)) for maps in (query, key, value))  # (B, h, d, H, W)
         keys, values = (neighbors(maps, self.kernel_size, dilation) for maps in (key, value))
-        return neighborhood_attention(query * self.head_dim**-0.5, keys, values).flatten(1, 2)
+        weights = neighborhood_weights(query * self.head_dim**-0.5, keys)
+        if is_recording():
+            at = neighbor_positions(key, self.kernel_size, dilation)
+            label = f"softmax over the neighbors of dilation {dilation}"
+            record(self, "attention", label, weights.flatten(3).transpose(2, 3), key.shape[-2:], at)
+        return weighted_sum(weights, values).flatten(1, 2)
 
 
 def _resolve_dilations(dim: int, wanted: Sequence[int] | int | None) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_positive, upcast
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 
@@ -33,10 +34,12 @@ class NAMChannelAttention(nn.Module):
         """Return sigmoid(w * BN(x)) * x."""
         size = upcast(self.bn2.weight).abs()
         share = size / size.sum().clamp(min=torch.finfo(size.dtype).eps)  # no less: its inverse is in the gradient
-        return torch.sigmoid(share.to(x.dtype)[:, None, None] * self.bn2(x)) * x
+        gate = torch.sigmoid(share.to(x.dtype)[:, None, None] * self.bn2(x))
+        record(self, "gate", "gate M_c = sigmoid(w BN(x))", gate, x.shape[2:])
+        return gate * x
 
 
-@register()
+@register(shows=("gate",))
 class NAMAttention(nn.Module):
     """Normalization-based channel attention: (B, channels, H, W) to the same shape.
 

@@ -21,10 +21,11 @@ from models.attention.ops.numerics import reduced_width, require_flag, require_p
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import ZeroInitResidual
 from models.layers import Conv
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 
 
-@register(cost="quadratic")
+@register(cost="quadratic", shows=("attention",))
 class NonLocal(ZeroInitResidual):
     """Non-local block with a residual: (B, in_channels, H, W) to the same shape, any H and W.
 
@@ -58,5 +59,9 @@ class NonLocal(ZeroInitResidual):
         key, value = self.phi(x), self.g(x)
         if self.sub_sample:
             key, value = (max_pool2d(each, 2, ceil_mode=True) for each in (key, value))
-        attended = attend(*map(to_tokens, (self.theta(x), key, value)), scale=self.scale)
+        tokens = [to_tokens(maps) for maps in (self.theta(x), key, value)]
+        if is_recording():
+            weights = softmax_weights(tokens[0], tokens[1], self.scale)
+            record(self, "attention", "embedded Gaussian f / C(x)", weights, x.shape[2:], grid=key.shape[2:])
+        attended = attend(*tokens, scale=self.scale)
         return x + self.z(to_map(attended, x.shape[-2:]))

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from models.attention.ops.numerics import require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 
-@register()
+@register(shows=("gate",))
 class ParNetAttention(nn.Module):
     """ParNet block with skip-squeeze-excitation: (B, channel, H, W) to the same shape.
 
@@ -44,7 +45,9 @@ class ParNetAttention(nn.Module):
         features = self.conv3x3(x)
         if self.conv1x1 is not None:
             features = features + self.conv1x1(x)
-        return F.silu(torch.addcmul(features, self.sse(x).to(features.dtype), x.to(features.dtype)))
+        gate = self.sse(x)
+        record(self, "gate", "skip-squeeze-excitation gate of x", gate, x.shape[2:])
+        return F.silu(torch.addcmul(features, gate.to(features.dtype), x.to(features.dtype)))
 
     @torch.no_grad()
     def fuse(self) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, cat, nn
 from torch.nn.functional import relu, softplus
 
 from models.arguments import FACTOR, SIDE, RowForm, either_kind, list_kind, whole_kind
-from models.attention.ops.linear_attention import linear_attention
+from models.attention.ops.linear_attention import linear_attention, record_linear_attention
 from models.attention.ops.numerics import (
     largest_divisor,
     require_flag,
@@ -33,6 +33,7 @@ from models.attention.ops.numerics import (
 )
 from models.attention.ops.positions import parse_position_grid, position_maps
 from models.attention.ops.softmax_attention import project
+from models.recording import record
 from models.registry import register
 
 
@@ -43,6 +44,7 @@ from models.registry import register
             "alpha": FACTOR,
         }
     ),
+    shows=("attention", "gate"),
 )
 class PolaFormer(nn.Module):
     """Polarity-aware linear attention with a residual: (B, dim, H, W) to the same shape, any H and W.
@@ -95,6 +97,7 @@ class PolaFormer(nn.Module):
         if self.positional_encoding is not None:
             key = key + position_maps(self.positional_encoding, self.grid, x.shape[-2:]).to(key.dtype)
         attended = self._attend(query, key, value).to(value.dtype).reshape(x.shape)
+        record(self, "gate", "gate g of the attended values", gate, x.shape[2:])
         local = self.dwc(value.reshape(-1, self.head_dim, *x.shape[-2:])).reshape(x.shape)  # the heads share one kernel
         return x + project(self.proj, (attended + local) * gate)
 
@@ -103,10 +106,14 @@ class PolaFormer(nn.Module):
         query_plus, query_minus = self.polarities(query)
         keys = cat(self.polarities(key), 2)  # (B, heads, 2d, N)
         same, opposite = self._heads(value).chunk(2, 2)
+        alike, unlike = cat((query_plus, query_minus), 2), cat((query_minus, query_plus), 2)
+        size = query.shape[2:]
+        record_linear_attention(self, "same-signed attention", alike, keys, size, epsilon=1e-6)
+        record_linear_attention(self, "opposite-signed attention", unlike, keys, size, epsilon=1e-6)
         return cat(
             (
-                linear_attention(cat((query_plus, query_minus), 2), keys, same, epsilon=1e-6),
-                linear_attention(cat((query_minus, query_plus), 2), keys, opposite, epsilon=1e-6),
+                linear_attention(alike, keys, same, epsilon=1e-6),
+                linear_attention(unlike, keys, opposite, epsilon=1e-6),
             ),
             2,
         )

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_positive, softmax
+from models.recording import record
 from models.registry import register
 
 
@@ -46,17 +47,21 @@ class PolarizedGates(nn.Module):
         share = softmax(self.ch_wq(x).flatten(2), dim=2)  # (B, 1, N)
         pooled = x.flatten(2) @ share.transpose(1, 2)  # x a: (B, C, 1)
         mixed = self.ch_wz(self.ch_wv(pooled.unsqueeze(3))).flatten(1)  # (B, C)
-        return torch.sigmoid(self.ln(mixed))[:, :, None, None]
+        gate = torch.sigmoid(self.ln(mixed))[:, :, None, None]
+        record(self, "gate", "channel gate g_c", gate, x.shape[2:])
+        return gate
 
     def position_gate(self, x: Tensor) -> Tensor:
         """Return g_s (B, 1, H, W) of the map `x` (B, C, H, W)."""
         share = softmax(self.sp_wq(x.mean((2, 3), keepdim=True)).flatten(2).transpose(1, 2), dim=2)  # (B, 1, C/2)
         direction = share @ self.sp_wv.weight.flatten(1)  # b U_v: (B, 1, C)
         offset = share @ cast(Tensor, self.sp_wv.bias).unsqueeze(1)  # (B, 1, 1)
-        return torch.sigmoid(direction @ x.flatten(2) + offset).unflatten(2, x.shape[-2:])
+        gate = torch.sigmoid(direction @ x.flatten(2) + offset).unflatten(2, x.shape[-2:])
+        record(self, "gate", "position gate g_s", gate, x.shape[2:])
+        return gate
 
 
-@register()
+@register(shows=("gate",))
 class ParallelPolarizedSelfAttention(PolarizedGates):
     """Polarized self-attention, gates in parallel: (B, channel, H, W) to the same shape, any H and W.
 
@@ -68,7 +73,7 @@ class ParallelPolarizedSelfAttention(PolarizedGates):
         return (self.channel_gate(x) + self.position_gate(x)) * x
 
 
-@register()
+@register(shows=("gate",))
 class SequentialPolarizedSelfAttention(PolarizedGates):
     """Polarized self-attention, gates in sequence: (B, channel, H, W) to the same shape, any H and W.
 

@@ -23,6 +23,7 @@ from torch.nn.functional import gelu
 from models.attention.ops.numerics import require_odd, require_positive
 from models.layers import Conv
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 
@@ -46,10 +47,12 @@ class RCA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return r = a * (D_3x3 * x)."""
         means = x.mean(3, keepdim=True) + x.mean(2, keepdim=True)  # (B, dim, H, 1) + (B, dim, 1, W)
-        return torch.sigmoid(self.columns(self.rows(means))) * self.local(x)
+        gate = torch.sigmoid(self.columns(self.rows(means)))
+        record(self, "gate", "rectangular self-calibration gate a", gate, x.shape[2:])
+        return gate * self.local(x)
 
 
-@register()
+@register(shows=("gate",))
 class RCM(nn.Module):
     """Rectangular self-calibration module with a residual: (B, dim, H, W) to the same shape.
 

@@ -34,11 +34,15 @@ from models.attention.ops.numerics import (
     softmax,
 )
 from models.attention.ops.sizes import at_least, at_most, is_known
+from models.recording import record
 from models.registry import register
 from utils.errors import ModelError
 
 
-@register(form=RowForm(kinds={"window_size": either_kind(WINDOW, whole_kind("whole map", -1, -1))}))
+@register(
+    form=RowForm(kinds={"window_size": either_kind(WINDOW, whole_kind("whole map", -1, -1))}),
+    shows=("gate", "channels"),
+)
 class SCSA(nn.Module):
     """Spatial gates, then channel self-attention: (B, dim, H, W) to the same shape, any H and W.
 
@@ -87,8 +91,12 @@ class SCSA(nn.Module):
         """Return x_s times the gate of its channels, for the map `x` (B, dim, H, W)."""
         rows = self._gate(x.mean(3), self.norm_h).unsqueeze(3)  # (B, C, H, 1)
         columns = self._gate(x.mean(2), self.norm_w).unsqueeze(2)  # (B, C, 1, W)
+        record(self, "gate", "gate of rows g_h", rows, x.shape[2:])
+        record(self, "gate", "gate of columns g_w", columns, x.shape[2:])
         gated = x * rows * columns
-        return gated * self._channel_gate(gated)
+        gate = self._channel_gate(gated)
+        record(self, "gate", "channel gate", gate, x.shape[2:])
+        return gated * gate
 
     def _gate(self, profile: Tensor, norm: nn.GroupNorm) -> Tensor:
         """Return the gate of a profile (B, C, L)."""
@@ -103,6 +111,7 @@ class SCSA(nn.Module):
         query, key = (conv(pooled).flatten(2).unflatten(1, heads) for conv in (self.q, self.k))  # (B, heads, d, n)
         value = self.v(pooled).mean((2, 3)).unflatten(1, heads).unsqueeze(3)  # (B, heads, d, 1)
         attention = softmax(query @ key.transpose(2, 3) * self.scaler, dim=3)  # (B, heads, d, d)
+        record(self, "channels", "softmax over channels", attention, maps.shape[2:])
         return torch.sigmoid((attention @ value).flatten(1, 2).unsqueeze(3))
 
     def _window_means(self, maps: Tensor) -> Tensor:

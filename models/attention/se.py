@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention.ops.numerics import reduced_width, require_positive
+from models.recording import record
 from models.registry import register
 
 
@@ -39,7 +40,7 @@ def excitation(channels: int, reduction: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False))
 
 
-@register()
+@register(shows=("gate",))
 class SEAttention(nn.Module):
     """Squeeze-and-excitation: (B, channel, H, W) to the same shape.
 
@@ -57,11 +58,12 @@ class SEAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return s * x."""
-        gate = torch.sigmoid(self.fc(x.mean((2, 3))))
-        return x * gate[:, :, None, None]
+        gate = torch.sigmoid(self.fc(x.mean((2, 3))))[:, :, None, None]
+        record(self, "gate", "excitation s", gate, x.shape[2:])
+        return x * gate
 
 
-@register()
+@register(shows=("gate",))
 class ESE(nn.Module):
     """Effective squeeze-and-excitation: (B, channels, H, W) to the same shape.
 
@@ -75,4 +77,6 @@ class ESE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return hard_sigmoid(W z + b) * x."""
-        return x * F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+        gate = F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+        record(self, "gate", "effective excitation A_eSE", gate, x.shape[2:])
+        return x * gate

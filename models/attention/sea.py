@@ -29,6 +29,7 @@ from models.attention.ops.positions import interpolate
 from models.attention.ops.softmax_attention import attend
 from models.layers import fold_norm
 from models.norms import BatchNorm
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 
 POSITIONS = 16  # length of the position tables, as published
@@ -84,6 +85,7 @@ class Position(nn.Module):
             "activation": choice_kind("activation", ("ReLU6", "ReLU", "SiLU", "GELU", "Hardswish")),
         }
     ),
+    shows=("attention", "gate"),
 )
 class Sea_Attention(nn.Module):  # noqa: N801 - the published name
     """Squeeze-enhanced axial attention, no residual: (B, dim, H, W) to the same shape, any H and W.
@@ -129,13 +131,21 @@ class Sea_Attention(nn.Module):  # noqa: N801 - the published name
         """Return gate * detail of the map `x` (B, dim, H, W)."""
         query, key, value = self.to_q(x), self.to_k(x), self.to_v(x)
         detail = self.pwconv(self.act(self.dwconv(cat((query, key, value), dim=1))))
-        rows = self._attend(self.pos_emb_rowq(query.mean(3)), self.pos_emb_rowk(key.mean(3)), value.mean(3))
-        columns = self._attend(self.pos_emb_columnq(query.mean(2)), self.pos_emb_columnk(key.mean(2)), value.mean(2))
+        rows = self._attend(self.pos_emb_rowq(query.mean(3)), self.pos_emb_rowk(key.mean(3)), value.mean(3), "rows")
+        columns = self._attend(
+            self.pos_emb_columnq(query.mean(2)), self.pos_emb_columnk(key.mean(2)), value.mean(2), "columns"
+        )
         axial = self.proj_encode_row(rows.unsqueeze(3)) + self.proj_encode_column(columns.unsqueeze(2))
-        return relu6(self.proj(value + axial) + 3) / 6 * detail
+        gate = relu6(self.proj(value + axial) + 3) / 6
+        record(self, "gate", "gate of the detail branch", gate, x.shape[2:])
+        return gate * detail
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, axis: str) -> Tensor:
         """Return attention along an axis: (B, h d_k, L), (B, h d_k, L), (B, h d_v, L) to (B, h d_v, L)."""
         heads = (self.num_heads, -1)
-        tokens = (line.unflatten(1, heads).transpose(2, 3) for line in (query, key, value))  # (B, h, L, d)
+        tokens = [line.unflatten(1, heads).transpose(2, 3) for line in (query, key, value)]  # (B, h, L, d)
+        if is_recording():
+            size = (query.shape[2], 1) if axis == "rows" else (1, query.shape[2])
+            weights = softmax_weights(tokens[0], tokens[1], self.scale)
+            record(self, "attention", f"axial attention of {axis}", weights, size)
         return attend(*tokens, scale=self.scale).transpose(2, 3).flatten(1, 2)

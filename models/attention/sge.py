@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.ops.numerics import resolve_divisor, upcast
+from models.recording import is_recording, record
 from models.registry import register
 
 EPS = 1e-5
 
 
-@register()
+@register(shows=("gate",))
 class SpatialGroupEnhance(nn.Module):
     """Spatial group-wise enhancement, each group times its gate: (B, c_in, H, W) to the same shape.
 
@@ -46,7 +47,10 @@ class SpatialGroupEnhance(nn.Module):
         """Return every group of `x` times its gate."""
         grouped = x.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)
         gate = torch.sigmoid(self.weight * self._resemblance(grouped) + self.bias)  # (B, G, H, W)
-        return (gate.to(x.dtype).unsqueeze(2) * grouped).flatten(1, 2)
+        gate = gate.to(x.dtype).unsqueeze(2)
+        if is_recording():  # a group's gate for each of its channels
+            record(self, "gate", "gate of each group", gate.expand_as(grouped).flatten(1, 2), x.shape[2:])
+        return (gate * grouped).flatten(1, 2)
 
     def _resemblance(self, grouped: Tensor) -> Tensor:
         """Return the standardized dot product of each position with its group's mean, (B, G, H, W)."""

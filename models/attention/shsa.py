@@ -21,11 +21,12 @@ from models.attention.ops.numerics import require_positive
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import ZeroInitResidual
 from models.layers import Conv
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 from utils.errors import ModelError
 
 
-@register(cost="quadratic", form=RowForm(kinds={"qk_dim": WIDTH, "pdim": WIDTH}))
+@register(cost="quadratic", form=RowForm(kinds={"qk_dim": WIDTH, "pdim": WIDTH}), shows=("attention",))
 class SHSA(ZeroInitResidual):
     """Single-head self-attention with a residual: (B, dim, H, W) to the same shape, any H and W.
 
@@ -56,6 +57,9 @@ class SHSA(ZeroInitResidual):
         """Return x + BN(W_o ReLU([attended, rest])) of the map `x` (B, dim, H, W)."""
         part, rest = x.split((self.pdim, x.shape[1] - self.pdim), 1)
         widths = (self.qk_dim, self.qk_dim, self.pdim)
-        tokens = (to_tokens(maps) for maps in self.qkv(self.pre_norm(part)).split(widths, 1))
+        tokens = [to_tokens(maps) for maps in self.qkv(self.pre_norm(part)).split(widths, 1)]
+        if is_recording():
+            weights = softmax_weights(tokens[0], tokens[1], self.qk_dim**-0.5)
+            record(self, "attention", "softmax of the single head", weights, x.shape[2:])
         attended = to_map(attend(*tokens, scale=self.qk_dim**-0.5), x.shape[-2:])
         return x + self.proj(cat((attended.to(rest.dtype), rest), 1))

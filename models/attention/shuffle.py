@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.arguments import ArgumentKind, RowForm, is_whole
 from models.attention.ops.numerics import require_multiple, resolve_divisor
+from models.recording import is_recording, record
 from models.registry import register
 
 HALF_GROUPS = ArgumentKind(
@@ -37,6 +38,7 @@ HALF_GROUPS = ArgumentKind(
         kinds={"G": HALF_GROUPS},
         orders=(("reduction",), ("reduction", "G")),
     ),
+    shows=("gate",),
 )
 class ShuffleAttention(nn.Module):
     """Shuffle attention: (B, channel, H, W) to the same shape.
@@ -62,9 +64,14 @@ class ShuffleAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated halves of all groups, shuffled."""
         by_channel, by_position = x.unflatten(1, (self.G, 2, -1)).unbind(2)  # each (B, G, C/2G, H, W)
-        gated = torch.stack(
-            (self._channel_gate(by_channel) * by_channel, self._spatial_gate(by_position) * by_position), 2
-        )
+        channel_gate, spatial_gate = self._channel_gate(by_channel), self._spatial_gate(by_position)
+        if is_recording():  # in the order of the channels that arrive; the other half's factor is one
+            ones = torch.ones_like(channel_gate)
+            gate = torch.stack((channel_gate, ones), 2).flatten(1, 3)
+            record(self, "gate", "channel gate of the first half of each group", gate, x.shape[2:])
+            gate = torch.stack((torch.ones_like(spatial_gate), spatial_gate), 2).flatten(1, 3)
+            record(self, "gate", "spatial gate of the second half of each group", gate, x.shape[2:])
+        gated = torch.stack((channel_gate * by_channel, spatial_gate * by_position), 2)
         halves = gated.flatten(1, 3).unflatten(1, (2, -1))  # (B, 2, C/2, H, W)
         return halves.transpose(1, 2).flatten(1, 2)
 

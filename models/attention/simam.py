@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_number, upcast
+from models.recording import record
 from models.registry import register
 
 
-@register()
+@register(shows=("gate",))
 class SimAM(nn.Module):
     """Parameter-free attention, each value times its gate: (B, C, H, W) to the same shape.
 
@@ -44,6 +45,7 @@ class SimAM(nn.Module):
         freedom = max(x.shape[2] * x.shape[3] - 1, 1)
         variance = deviation.sum((2, 3), keepdim=True) / freedom
         gate = torch.sigmoid(deviation / (4 * (variance + self.e_lambda)) + 0.5)
+        record(self, "gate", "gate sigmoid(1 / e*)", gate, x.shape[2:])
         return x * gate.to(x.dtype)
 
     def extra_repr(self) -> str:

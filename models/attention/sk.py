@@ -27,6 +27,7 @@ from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import reduced_width, require_odd_list, require_positive, resolve_divisor, softmax
 from models.layers import fold_norm
 from models.norms import BatchNorm
+from models.recording import is_recording, record
 from models.registry import register
 
 GROUPS = 32  # the paper's G
@@ -69,6 +70,7 @@ class SelectiveBranch(nn.Module):
             "{kernels: [1, 3, 5, 7]}"
         },
     ),
+    shows=("branches",),
 )
 class SKAttention(nn.Module):
     """Selective kernel attention: (B, channel, H, W) to the same shape.
@@ -113,6 +115,8 @@ class SKAttention(nn.Module):
         context = self._context(pooled)
         logits = torch.stack([select(context) for select in self.fcs])  # (M, B, C)
         weights = softmax(logits, dim=0)[..., None, None]
+        if is_recording():
+            record(self, "branches", "selection weights of the kernels", weights.transpose(0, 1), x.shape[2:])
         mixed = weights[0] * maps[0]
         for weight, features in zip(weights[1:], maps[1:], strict=True):
             mixed = torch.addcmul(mixed, weight.to(mixed.dtype), features.to(mixed.dtype))

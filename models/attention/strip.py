@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from models.arguments import KERNEL, RowForm
 from models.attention.ops.numerics import require_odd, require_positive
+from models.recording import record
 from models.registry import register
 
 
-@register(form=RowForm(kinds={"k1": KERNEL, "k2": KERNEL}))
+@register(form=RowForm(kinds={"k1": KERNEL, "k2": KERNEL}), shows=("gate",))
 class Strip(nn.Module):
     """Large strip convolution gate, gate times input: (B, dim, H, W) to the same shape.
 
@@ -45,4 +46,6 @@ class Strip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a * x."""
-        return self.conv1(self.conv_spatial2(self.conv_spatial1(self.conv0(x)))) * x
+        gate = self.conv1(self.conv_spatial2(self.conv_spatial1(self.conv0(x))))
+        record(self, "gate", "attention a of the strips", gate, x.shape[2:])
+        return gate * x

@@ -16,6 +16,8 @@ round the edge are masked by the index of the window that they come from. Along 
 is shifted. Names inside an attention are the published ones; the index of relative positions is not in checkpoints.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,6 +27,7 @@ from models.attention.ops.numerics import require_flag, require_positive, resolv
 from models.attention.ops.sizes import at_most, ceil_divide, is_known, roll
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
 from models.norms import ChannelNorm
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 from utils.errors import ModelError
 
@@ -71,7 +74,7 @@ class WindowMSA(nn.Module):
         padded = pad_to_multiple(x, side, side)
         moved = roll(padded, [-shift for shift in shifts], (2, 3))
         windows = to_windows(moved, side, side)  # (B, n, L, C)
-        attended = self._attend(windows, self._bias(x, shifts, windows.shape[1]))
+        attended = self._attend(windows, self._bias(x, shifts, windows.shape[1]), x.shape[2:], shifts)
         joined = from_windows(attended, side, side, *padded.shape[-2:])
         return roll(joined, shifts, (2, 3))[..., :height, :width]
 
@@ -81,7 +84,7 @@ class WindowMSA(nn.Module):
             return 0
         return at_most(ceil_divide(length, self.window_size) - 1, 1) * self.shift_size
 
-    def _attend(self, windows: Tensor, bias: Tensor) -> Tensor:
+    def _attend(self, windows: Tensor, bias: Tensor, size: Sequence[int], shifts: list[int]) -> Tensor:
         """Return the attention inside each of (B, n, L, C) windows with a bias (n * heads, L, L).
 
         Windows and heads share one axis, so that a fused kernel uses one bias for all images.
@@ -89,8 +92,23 @@ class WindowMSA(nn.Module):
         count = windows.shape[1]
         qkv = self.qkv(windows).unflatten(3, (3, self.num_heads, -1))  # (B, n, L, 3, h, d)
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (B, n * h, L, d)
+        if is_recording():
+            weights = softmax_weights(query, key, query.shape[3] ** -0.5, bias.to(query.dtype))
+            self._record(weights.unflatten(1, (count, -1)), size, shifts)
         attended = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype).unsqueeze(0))
         return self.proj(attended.unflatten(1, (count, -1)).transpose(2, 3).flatten(3))
+
+    def _record(self, weights: Tensor, size: Sequence[int], shifts: list[int]) -> None:
+        """Record the weights inside windows, (B, n, h, L, L), by the positions of the map that they belong to."""
+        side, (height, width) = self.window_size, size
+        numbers = torch.arange(1, height * width + 1, device=weights.device).view(1, 1, height, width)
+        moved = roll(pad_to_multiple(numbers, side, side), [-shift for shift in shifts], (2, 3))
+        positions = to_windows(moved, side, side)[0, :, :, 0] - 1  # (n, L), -1 for padding
+        query_order = positions.flatten().argsort()[-height * width :]  # the padding comes first and is left out
+        by_query = weights.transpose(1, 2).flatten(2, 3)[:, :, query_order]  # (B, h, N, L)
+        keys = positions.repeat_interleave(side * side, 0)[query_order]
+        label = "SW-MSA, shifted windows" if any(shifts) else "W-MSA, regular windows"
+        record(self, "attention", label, by_query, size, keys)
 
     def _bias(self, x: Tensor, shifts: list[int], count: int) -> Tensor:
         """Return B for each of `count` windows, minus infinity between positions of different origin: (n * h, L, L)."""
@@ -111,7 +129,7 @@ class WindowMSA(nn.Module):
         return bias.flatten(0, 1)
 
 
-@register(cost="windowed", form=RowForm(kinds={"shift_size": whole_kind("shift", 0, 64)}))
+@register(cost="windowed", form=RowForm(kinds={"shift_size": whole_kind("shift", 0, 64)}), shows=("attention",))
 class WindowAttention(nn.Module):
     """Window attention and shifted window attention, each with a residual: (B, dim, H, W) to the same shape.
 

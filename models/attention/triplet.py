@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_odd, require_positive
 from models.layers import Conv
+from models.recording import record
 from models.registry import register
 
 
@@ -42,7 +43,7 @@ class AttentionGate(nn.Module):
         return torch.sigmoid(self.conv(pooled)).squeeze(1).unsqueeze(axis)
 
 
-@register()
+@register(shows=("gate",))
 class TripletAttention(nn.Module):
     """Triplet attention, x times the mean of three gates: (B, c_in, H, W) to the same shape.
 
@@ -64,5 +65,9 @@ class TripletAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x times the mean of its three gates."""
         rotated_hc = x.transpose(1, 2)  # (B, H, C, W): a view, so that the branch's convolution sees rows by channels
-        gate = self.cw(x, 2) + self.hc(rotated_hc, 3).transpose(1, 2) + self.hw(x, 1)
+        of_columns, of_rows, of_positions = self.cw(x, 2), self.hc(rotated_hc, 3).transpose(1, 2), self.hw(x, 1)
+        record(self, "gate", "gate of channels and columns, one of three that are averaged", of_columns, x.shape[2:])
+        record(self, "gate", "gate of channels and rows, one of three that are averaged", of_rows, x.shape[2:])
+        record(self, "gate", "gate of positions, one of three that are averaged", of_positions, x.shape[2:])
+        gate = of_columns + of_rows + of_positions
         return gate / 3 * x

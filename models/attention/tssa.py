@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_flag, resolve_divisor, upcast
 from models.attention.ops.softmax_attention import project
+from models.recording import is_recording, record
 from models.registry import register
 
 
-@register()
+@register(shows=("maps", "gate"))
 class TSSA(nn.Module):
     """Token statistics self-attention with a residual: (B, dim, H, W) to the same shape, any H and W.
 
@@ -57,5 +58,9 @@ class TSSA(nn.Module):
         shares = squares * (2.0**60 / (squares.sum(3, keepdim=True) * 2.0**60).clamp(min=2.0**60 * 1e-24))
         belongs = torch.softmax(shares.sum(2) * upcast(self.temp), dim=1).unsqueeze(2)  # Pi: (B, heads, 1, N)
         moments = 16 * (belongs * squares).sum(3, keepdim=True) / (16 * belongs.sum(3, keepdim=True) + 16 * 1e-8)
+        if is_recording():
+            size = x.shape[2:]
+            record(self, "maps", "membership Pi of the heads", belongs.squeeze(2).unflatten(2, size), size)
+            record(self, "gate", "gate 1 / (1 + m) of w", (1 / (1 + moments)).flatten(1, 2).unsqueeze(3), size)
         steps = -(features * belongs) / (1 + moments)
         return x + project(cast(nn.Linear, self.to_out[0]), steps.to(projected.dtype).reshape(x.shape))

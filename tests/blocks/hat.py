@@ -6,7 +6,7 @@ import torch
 
 from blocks import BlockCase, Oracle
 from blocks.literal import convolution, layer_norm, pointwise, relu, sigmoid
-from blocks.swin import heads_of, slow_window_msa
+from blocks.swin import heads_of, rebuilt_window_msa, slow_window_msa
 from models.attention.hat import HAT
 
 
@@ -33,6 +33,15 @@ def count(dim):
     return 4 * dim + attention + channel + 4 * dim**2 + 3 * dim
 
 
+def rebuilt_hat(block, x, records):
+    """Windows weighted as shown, and the shown gate times the two convolutions."""
+    attention, channel = records
+    normed = block.norm1(x)
+    mixed = x + rebuilt_window_msa(block.attn, normed, attention)
+    mixed = mixed + block.conv_scale * channel.values * block.conv_block.cab(normed)
+    return mixed + block.mlp(block.norm2(mixed))
+
+
 CASES = {
     "HAT": BlockCase(
         oracles={
@@ -40,6 +49,7 @@ CASES = {
             "windows of 8": Oracle(lambda: HAT(8), slow_hat, 8, ((1, 1), (3, 4), (9, 3))),
         },
         counts={dim: count(dim) for dim in (16, 180, 256)},
+        rebuilt=rebuilt_hat,
         refused={
             (32, 5): "one of 1, 2, 4",
             (32, 4, 8, 8): "0 to 7",

@@ -3,7 +3,7 @@
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import batch_norm, convolution, pointwise, relu
+from blocks.literal import applied, batch_norm, convolution, maps_of, pointwise, relu
 from models.attention.lite_mla import LiteMLA
 
 
@@ -27,6 +27,15 @@ def slow_lite_mla(block, x):
     return x + batch_norm(block.proj.bn, pointwise(block.proj.conv, torch.cat(parts, 1)))
 
 
+def rebuilt_lite_mla(block, x, records):
+    """The values of each scale, weighted as shown."""
+    first, parts = block.qkv(x), []
+    for shown, maps in zip(records, (first, *(aggregate(first) for aggregate in block.aggreg)), strict=True):
+        value = maps.flatten(2).unflatten(1, (-1, 3 * block.dim))[:, :, 2 * block.dim :].transpose(2, 3)
+        parts.append(maps_of(applied(shown, value), x))
+    return x + block.proj(torch.cat(parts, 1))
+
+
 CASES = {
     "LiteMLA": BlockCase(
         oracles={
@@ -34,6 +43,7 @@ CASES = {
             "scales 3 and 5": Oracle(lambda: LiteMLA(6, dim=3, scales=(3, 5)), slow_lite_mla, 6),
         },
         counts={channels: 5 * channels**2 + 101 * channels for channels in (64, 512)},
+        rebuilt=rebuilt_lite_mla,
         refused={(30, 8): "one of 1, 2, 3", (32, 8, (4,)): "scales", (32, 8, 5): "scales"},
     )
 }

@@ -1,6 +1,7 @@
 """LSConv."""
 
 import torch
+from torch.nn import functional
 
 from blocks import BlockCase, Oracle
 from blocks.literal import batch_norm, convolution, group_norm, pointwise, relu
@@ -36,6 +37,13 @@ def count(channels, groups=8, sks=3, lks=7):
     return channels * hidden + hidden * (lks * lks + hidden) + 6 * hidden + kernels * (hidden + 3) + 2 * channels
 
 
+def rebuilt_lsconv(block, x, records):
+    """Each group's neighbors in reading order, weighted by the shown kernels."""
+    taps = functional.unfold(x, block.sks, padding=block.sks // 2).unflatten(1, (-1, block.groups, block.sks**2))
+    weighted = (records[0].values.flatten(3).unsqueeze(2) * taps).sum(3)  # (B, G, C / G, N)
+    return x + block.bn(weighted.reshape(x.shape))
+
+
 CASES = {
     "LSConv": BlockCase(
         oracles={
@@ -43,6 +51,7 @@ CASES = {
             "kernels 3 and 5, groups of one": Oracle(lambda: LSConv(4, lks=3, sks=5, groups=1), slow_lsconv, 4),
         },
         counts={channels: count(channels) for channels in (64, 512)},
+        rebuilt=rebuilt_lsconv,
         refused={(30, 7, 3, 8): "one of 1, 2, 3", (32, 6): "lks", (32, 7, 2): "sks"},
     )
 }

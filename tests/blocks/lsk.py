@@ -18,11 +18,21 @@ def slow_lsk(block, x):
     return pointwise(block.conv, sum(part * share[:, index, None] for index, part in enumerate(parts))) * x
 
 
+def rebuilt_lsk(block, x, records):
+    """The input times the gate; the gate is made of the two kernels by the shares that are shown."""
+    share, gate = (shown.values for shown in records)
+    near = block.conv0(x)
+    both = torch.stack((block.conv1(near), block.conv2(block.conv_spatial(near))), 1)
+    torch.testing.assert_close(block.conv((share * both).sum(1)), gate)
+    return x * gate
+
+
 CASES = {
     "LSKblock": BlockCase(
         oracles={"6 channels": Oracle(lambda: LSKblock(6), slow_lsk, 6, sizes=((1, 1), (2, 3), (7, 5), (4, 21)))},
         counts={64: 11_334, 128: 34_758, 512: 433_350, 1024: 1_652_934},
         golden={"LSKblock": Golden(lambda: LSKblock(32))},
+        rebuilt=rebuilt_lsk,
         refused={(33,): "multiple of 2", (0,): "multiple of 2"},
     )
 }

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.nn.functional import gelu
 
 from blocks import BlockCase, Golden, Oracle
 from blocks.literal import pointwise
@@ -44,6 +45,17 @@ def slow_attention(block, x):
 
 SIZES = ((1, 1), (2, 3), (7, 5), (4, 19))
 
+
+def rebuilt_lska(block, x, records):
+    """The input times the gate."""
+    return x * records[0].values
+
+
+def rebuilt_attention(block, x, records):
+    """The gate applied between the two convolutions."""
+    return x + block.proj_2(records[0].values * gelu(block.proj_1(x)))
+
+
 CASES = {
     "LSKA": BlockCase(
         oracles={
@@ -57,12 +69,14 @@ CASES = {
         },
         counts={width: width**2 + 21 * width for width in (32, 64, 256, 512, 1024)},
         golden={"LSKA": Golden(lambda: LSKA(32, k_size=11))},
+        rebuilt=rebuilt_lska,
         refused={(32, 9): "7, 11, 23, 35, 41, 53", (0,): "dim"},
     ),
     "LSKA_Attention": BlockCase(
         oracles={"kernel 11": Oracle(lambda: LSKA_Attention(4), slow_attention, 4, SIZES)},
         counts={width: 3 * width**2 + 23 * width for width in (32, 64, 256, 512, 1024)},
         golden={"LSKA_Attention": Golden(lambda: LSKA_Attention(32, k_size=11))},
+        rebuilt=rebuilt_attention,
         refused={(32, 21): "7, 11, 23, 35, 41, 53", (0,): "d_model"},
     ),
 }

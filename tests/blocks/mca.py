@@ -31,6 +31,17 @@ def slow_mca(block, x):
     return out / 3
 
 
+def rebuilt_mca(block, x, records):
+    """The input times the mean of the three gates."""
+    channels, rows, columns = (shown.values for shown in records)
+    assert (channels.shape[1:], rows.shape[1:], columns.shape[1:]) == (
+        (x.shape[1], 1, 1),
+        (1, x.shape[2], 1),
+        (1, 1, x.shape[3]),
+    )
+    return x * (channels + rows + columns) / 3
+
+
 CASES = {
     "MCA": BlockCase(
         oracles={
@@ -38,6 +49,7 @@ CASES = {
             "kernel 5": Oracle(lambda: MCA(6, 5), slow_mca, 6),
         },
         counts={8: 13, 16: 13, 64: 15, 128: 15, 256: 17, 512: 17, 1024: 17, 1280: 17},  # 12 + k
+        rebuilt=rebuilt_mca,
         refused={(32, 4): "odd", (0,): "inp"},
     )
 }

@@ -50,6 +50,11 @@ def slow_mlca(block, x):
     return resized(gate, *x.shape[2:]) * x
 
 
+def rebuilt_mlca(block, x, records):
+    """The input times the blended gate."""
+    return x * records[0].values
+
+
 CASES = {
     "MLCA": BlockCase(
         oracles={
@@ -58,6 +63,7 @@ CASES = {
         },
         counts={64: 6, 128: 10, 1024: 10},  # 2 k
         golden={"MLCA": Golden(lambda: MLCA(64, local_size=5, gamma=2, b=1, local_weight=0.5))},
+        rebuilt=rebuilt_mlca,
         refused={(32, 0): "local_size", (32, 5, 0): "gamma", (32, 5, 2, 1, 1.5): "local_weight"},
     )
 }

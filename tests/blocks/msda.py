@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Golden, Oracle
-from blocks.literal import pointwise, softmax
+from blocks.literal import applied, maps_of, pointwise, softmax, tokens
 from models.attention.msda import MSDA
 
 
@@ -34,6 +34,14 @@ def slow_msda(block, x):
     return torch.einsum("oc,bchw->bohw", block.proj.weight, mixed) + block.proj.bias.view(1, -1, 1, 1)
 
 
+def rebuilt_msda(block, x, records):
+    """The values of each share of the heads at the shown positions, weighted as shown."""
+    assert len(records) == len(block.dilation)
+    values = tokens(block.qkv(x).chunk(3, 1)[2], block.num_heads).chunk(len(records), 1)
+    parts = [maps_of(applied(shown, value), x) for shown, value in zip(records, values, strict=True)]
+    return block.proj(torch.cat(parts, 1).movedim(1, 3)).movedim(3, 1)
+
+
 CASES = {
     "MSDA": BlockCase(
         oracles={
@@ -52,6 +60,7 @@ CASES = {
             )
         },
         spread="two projections at torch's own start and a mean of nine between them; the paper's residual is outside",
+        rebuilt=rebuilt_msda,
         refused={
             (32, 5): "one of 1, 2, 4",
             (32, 8, 4): "kernel_size",

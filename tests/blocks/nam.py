@@ -26,6 +26,11 @@ class Ungated(NAMAttention):
         return super().forward(x)
 
 
+def rebuilt_nam(block, x, records):
+    """The input times the gate."""
+    return x * records[0].values
+
+
 CASES = {
     "NAMAttention": BlockCase(
         oracles={
@@ -34,6 +39,7 @@ CASES = {
         },
         counts={64: 128, 512: 1_024, 1024: 2_048},
         golden={"NAMAttention": Golden(lambda: NAMAttention(64))},
+        rebuilt=rebuilt_nam,
         refused={(0,): "channels"},
     )
 }

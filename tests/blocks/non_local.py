@@ -3,7 +3,7 @@
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import attention, conv_norm, maps_of, pointwise, tokens
+from blocks.literal import applied, attention, conv_norm, maps_of, pointwise, tokens
 from models.attention.non_local import NonLocal
 
 
@@ -28,6 +28,15 @@ def slow_non_local(block, x):
 
 
 GATED = "the scale of the last norm starts at zero"
+
+
+def rebuilt_non_local(block, x, records):
+    """The embedded values, pooled if keys are, weighted as shown."""
+    value = halved(block.g(x)) if block.sub_sample else block.g(x)
+    assert records[0].key_size == tuple(value.shape[2:])
+    return x + block.z(maps_of(applied(records[0], tokens(value)), x))
+
+
 CASES = {
     "NonLocal": BlockCase(
         oracles={
@@ -37,6 +46,7 @@ CASES = {
         },
         counts={channels: 2 * channels**2 + 2 * channels for channels in (16, 64, 256, 1024)},
         delayed={"theta.weight": GATED, "phi.weight": GATED, "g.weight": GATED, "z.conv.weight": GATED},
+        rebuilt=rebuilt_non_local,
         refused={(32, 0): "reduction"},
     )
 }

@@ -13,12 +13,18 @@ def slow_parnet(block, x):
     return silu(batch_norm(pointnorm, pointwise(point, x)) + batch_norm(squarenorm, convolution(square, x)) + gated)
 
 
+def rebuilt_parnet(block, x, records):
+    """Both convolutions plus the gated input."""
+    return silu(block.conv1x1(x) + block.conv3x3(x) + x * records[0].values)
+
+
 CASES = {
     "ParNetAttention": BlockCase(
         oracles={"width 6": Oracle(lambda: ParNetAttention(6), slow_parnet, 6)},
         counts={channels: 11 * channels**2 + 7 * channels for channels in (32, 64, 512)} | {1024: 11_541_504},
         golden={"ParNetAttention": Golden(lambda: ParNetAttention(32))},
         flat={"conv1x1.0.bias": "batch norm cancels it", "conv3x3.0.bias": "batch norm cancels it"},
+        rebuilt=rebuilt_parnet,
         refused={(0,): "channel"},
     )
 }

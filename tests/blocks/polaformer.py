@@ -4,7 +4,7 @@ import torch
 
 from blocks import BlockCase, Oracle
 from blocks.focused_linear import linear, slow_weighted, table_maps
-from blocks.literal import convolution, sigmoid
+from blocks.literal import applied, convolution, maps_of, sigmoid, tokens
 from models.attention.polaformer import PolaFormer
 
 
@@ -44,6 +44,16 @@ def slow_polaformer(block, x):
     return x + out
 
 
+def rebuilt_polaformer(block, x, records):
+    """A half of each head's values weighted as shown for the same signs, the other for opposite ones; then the gate."""
+    same, opposite, gate = records
+    value = block.kv(x.movedim(1, 3)).movedim(3, 1).chunk(2, 1)[1]
+    alike, unlike = tokens(value, block.num_heads).chunk(2, 3)
+    attended = maps_of(torch.cat((applied(same, alike), applied(opposite, unlike)), 3), x)
+    local = block.dwc(value.reshape(-1, block.head_dim, *x.shape[2:])).reshape(x.shape)
+    return x + block.proj(((attended + local) * gate.values).movedim(1, 3)).movedim(3, 1)
+
+
 CASES = {
     "PolaFormer": BlockCase(
         oracles={
@@ -53,6 +63,7 @@ CASES = {
             ),
         },
         counts={channels: 5 * channels**2 + 7 * channels + 26 * channels // 8 for channels in (64, 512)},
+        rebuilt=rebuilt_polaformer,
         refused={
             (30, None, 4): "one of 1, 2, 3",
             (31,): "multiple of 2",

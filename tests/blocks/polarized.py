@@ -31,6 +31,19 @@ def slow_sequential(block, x):
 COUNTS = {channels: 2 * channels**2 + 11 * channels // 2 + 1 for channels in (64, 256, 1024)}
 FLAT = {"ch_wq.bias": "softmax over positions ignores it"}
 
+
+def rebuilt_parallel(block, x, records):
+    """The input times the sum of both gates."""
+    channel, position = (shown.values for shown in records)
+    return x * (channel + position)
+
+
+def rebuilt_sequential(block, x, records):
+    """The input times both gates."""
+    channel, position = (shown.values for shown in records)
+    return x * channel * position
+
+
 CASES = {
     "ParallelPolarizedSelfAttention": BlockCase(
         oracles={
@@ -40,6 +53,7 @@ CASES = {
         counts=COUNTS,
         flat=FLAT,
         golden={"ParallelPolarizedSelfAttention": Golden(lambda: ParallelPolarizedSelfAttention(64))},
+        rebuilt=rebuilt_parallel,
         refused={(0,): "channel"},
     ),
     "SequentialPolarizedSelfAttention": BlockCase(
@@ -48,6 +62,7 @@ CASES = {
         flat=FLAT,
         golden={"SequentialPolarizedSelfAttention": Golden(lambda: SequentialPolarizedSelfAttention(64))},
         spread="two gates of about a half in sequence",
+        rebuilt=rebuilt_sequential,
         refused={(0,): "channel"},
     ),
 }

@@ -27,6 +27,12 @@ def slow_rcm(block, x):
     return x + pointwise(block.fc2, hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2)
 
 
+def rebuilt_rcm(block, x, records):
+    """The gate times the square convolution, then norm and MLP."""
+    calibrated = block.norm(records[0].values * block.attention.local(x))
+    return x + block.fc2(torch.nn.functional.gelu(block.fc1(calibrated)))
+
+
 CASES = {
     "RCM": BlockCase(
         oracles={
@@ -34,6 +40,7 @@ CASES = {
             "band 5, square 5, MLP 3": Oracle(lambda: RCM(4, 5, 5, 3), slow_rcm, 4),
         },
         counts={width: 4 * width**2 + 40 * width for width in (32, 64, 256, 512, 1024)},
+        rebuilt=rebuilt_rcm,
         refused={
             (32, 10): "band_kernel_size",
             (32, 11, 2): "square_kernel_size",

@@ -72,6 +72,16 @@ def slow_scsa(block, x):
     return gated * sigmoid(gates)[:, :, None, None]
 
 
+def rebuilt_scsa(block, x, records):
+    """The input times its three gates; the last one is made of the weights that are shown between channels."""
+    rows, columns, between, channel = (shown.values for shown in records)
+    assert [shown.kind for shown in records] == ["gate", "gate", "channels", "gate"]
+    gated = x * rows * columns
+    value = block.v(block.norm(block._window_means(gated))).flatten(2).unflatten(1, (block.head_num, -1))
+    torch.testing.assert_close(sigmoid((between @ value).mean(3)).flatten(1)[:, :, None, None], channel)
+    return gated * channel
+
+
 CASES = {
     "SCSA": BlockCase(
         oracles={
@@ -86,6 +96,7 @@ CASES = {
         counts={channels: 16 * channels for channels in (64, 128, 512)},
         golden={"SCSA": Golden(lambda: SCSA(64, head_num=8, window_size=7))},
         spread="three gates that start near one half",
+        rebuilt=rebuilt_scsa,
         refused={
             (30,): "multiple of 4",
             (32, 5): "one of 1, 2, 4",

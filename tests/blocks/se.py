@@ -22,6 +22,12 @@ def slow_ese(block, x):
     return x * hard_sigmoid(weighed)[:, :, None, None]
 
 
+def rebuilt_se(block, x, records):
+    """The input times the gate."""
+    assert records[0].values.shape == (*x.shape[:2], 1, 1)
+    return x * records[0].values
+
+
 CASES = {
     "SEAttention": BlockCase(
         oracles={
@@ -31,11 +37,13 @@ CASES = {
         },
         counts={64: 512, 128: 2_048, 256: 8_192, 512: 32_768, 1024: 131_072},
         golden={"SEAttention": Golden(lambda: SEAttention(64, reduction=16))},
+        rebuilt=rebuilt_se,
         refused={(32, 0): "reduction", (32, 2.5): "reduction"},
     ),
     "ESE": BlockCase(
         oracles={"": Oracle(lambda: ESE(6), slow_ese, 6)},
         counts={64: 4_160, 256: 65_792, 1024: 1_049_600},
+        rebuilt=rebuilt_se,
         refused={(0,): "channels"},
     ),
 }

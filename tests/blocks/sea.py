@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from blocks import BlockCase, Golden, Oracle
-from blocks.literal import batch_norm, convolution, hard_sigmoid, silu, softmax
+from blocks.literal import applied, batch_norm, convolution, hard_sigmoid, maps_of, silu, softmax, tokens
 from models.attention.sea import Sea_Attention
 
 
@@ -67,6 +67,17 @@ def count(dim):
     return convolutions + norms + 4 * 16 * keys
 
 
+def rebuilt_sea(block, x, records):
+    """The gate times the detail branch; the gate is made of the weights along rows and columns that are shown."""
+    along_rows, along_columns, gate = records
+    query, key, value = block.to_q(x), block.to_k(x), block.to_v(x)
+    rows = maps_of(applied(along_rows, tokens(value.mean(3, keepdim=True), block.num_heads)), value.mean(3, True))
+    columns = maps_of(applied(along_columns, tokens(value.mean(2, keepdim=True), block.num_heads)), value.mean(2, True))
+    axial = block.proj_encode_row(rows) + block.proj_encode_column(columns)
+    torch.testing.assert_close(hard_sigmoid(block.proj(value + axial)), gate.values)
+    return gate.values * block.pwconv(block.act(block.dwconv(torch.cat((query, key, value), 1))))
+
+
 CASES = {
     "Sea_Attention": BlockCase(
         oracles={
@@ -94,6 +105,7 @@ CASES = {
                 "pos_embed",
             )
         },
+        rebuilt=rebuilt_sea,
         refused={(32, 0): "key_dim", (32, 16, 0): "num_heads", (32, 16, 4, 2, "Relu"): "ReLU6"},
     )
 }

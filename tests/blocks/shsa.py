@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import batch_norm, group_norm, pointwise, relu, softmax
+from blocks.literal import applied, batch_norm, group_norm, maps_of, pointwise, relu, softmax, tokens
 from models.attention.shsa import SHSA
 
 
@@ -27,6 +27,13 @@ def count(channels, part):
     return 2 * part + part * (32 + part) + 2 * (32 + part) + channels**2 + 2 * channels
 
 
+def rebuilt_shsa(block, x, records):
+    """The values of the channels that attend, weighted as shown."""
+    part, rest = x[:, : block.pdim], x[:, block.pdim :]
+    value = block.qkv(block.pre_norm(part))[:, 2 * block.qk_dim :]
+    return x + block.proj(torch.cat((maps_of(applied(records[0], tokens(value)), x), rest), 1))
+
+
 CASES = {
     "SHSA": BlockCase(
         oracles={
@@ -45,6 +52,7 @@ CASES = {
                 "proj.1.conv.weight",
             )
         },
+        rebuilt=rebuilt_shsa,
         refused={(32, 16, 40): "1 to 32", (32, 0): "qk_dim", (32, 16, 0): "pdim"},
     )
 }

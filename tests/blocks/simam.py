@@ -19,6 +19,11 @@ def slow_simam(block, x):
     return out
 
 
+def rebuilt_simam(block, x, records):
+    """The input times the gate."""
+    return x * records[0].values
+
+
 CASES = {
     "SimAM": BlockCase(
         oracles={
@@ -27,6 +32,7 @@ CASES = {
         },
         counts={64: 0, 1024: 0},
         golden={"SimAM": Golden(lambda: SimAM(e_lambda=1e-4))},
+        rebuilt=rebuilt_simam,
         refused={(64, 0): "above 0", (64, "1e-4x"): "above 0"},
     )
 }

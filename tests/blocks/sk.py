@@ -30,6 +30,14 @@ def published(channels):
     return 2 * (9 * channels**2 // groups + 2 * channels) + channels * hidden + 2 * hidden + 2 * hidden * channels
 
 
+def rebuilt_sk(block, x, records):
+    """The branches' maps, mixed by the shares that are shown."""
+    share = records[0].values
+    assert share.shape == (len(x), len(block.convs), x.shape[1], 1, 1)
+    torch.testing.assert_close(share.sum(1), torch.ones_like(share[:, 0]))
+    return sum(share[:, index] * branch(x) for index, branch in enumerate(block.convs))
+
+
 CASES = {
     "SKAttention": BlockCase(
         oracles={
@@ -39,6 +47,7 @@ CASES = {
         },
         counts={48: published(48), 64: 8_768, 80: published(80), 512: published(512), 1024: published(1024)},
         golden={"SKAttention": Golden(lambda: SKAttention(32, kernels=[1, 3, 5, 7], reduction=8, group=1, L=32))},
+        rebuilt=rebuilt_sk,
         refused={
             (32, (2, 3)): "odd",
             (32, ()): "list",

@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import layer_norm, softmax
+from blocks.literal import applied, layer_norm, maps_of, softmax, tokens
 from models.attention.swin import WindowAttention
 
 
@@ -54,6 +54,19 @@ def heads_of(dim):
 
 SIZES = ((1, 1), (2, 3), (7, 5), (4, 9), (6, 6))
 
+
+def rebuilt_window_msa(block, x, shown):
+    """The values at the shown positions, weighted as shown."""
+    value = block.qkv(x.movedim(1, 3)).movedim(3, 1).chunk(3, 1)[2]
+    return block.proj(maps_of(applied(shown, tokens(value, block.num_heads)), x).movedim(1, 3)).movedim(3, 1)
+
+
+def rebuilt_window_attention(block, x, records):
+    for norm, attention, shown in zip(block.norms, block.attentions, records, strict=True):
+        x = x + rebuilt_window_msa(attention, norm(x), shown)
+    return x
+
+
 CASES = {
     "WindowAttention": BlockCase(
         oracles={
@@ -66,6 +79,7 @@ CASES = {
             ),
         },
         counts={dim: 2 * (4 * dim**2 + 4 * dim + 2 * dim + 169 * heads_of(dim)) for dim in (16, 64, 512)},
+        rebuilt=rebuilt_window_attention,
         refused={(32, 0): "window_size", (32, 7, 5): "one of 1, 2, 4", (32, 7, 4, 7): "0 to 6"},
     )
 }

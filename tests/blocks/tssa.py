@@ -35,6 +35,15 @@ def slow_tssa(block, x):
     return x + out
 
 
+def rebuilt_tssa(block, x, records):
+    """The projected map times its gate and the membership of its heads, subtracted."""
+    member, gate = (shown.values for shown in records)
+    torch.testing.assert_close(member.sum(1), torch.ones_like(member[:, 0]))
+    steps = block.qkv(x.movedim(1, 3)).movedim(3, 1) * gate
+    steps = -(steps.unflatten(1, (block.num_heads, -1)) * member.unsqueeze(2)).flatten(1, 2)
+    return x + block.to_out(steps.movedim(1, 3)).movedim(3, 1)
+
+
 CASES = {
     "TSSA": BlockCase(
         oracles={
@@ -42,6 +51,7 @@ CASES = {
             "two heads of three, with bias": Oracle(lambda: TSSA(6, num_heads=2, qkv_bias=True), slow_tssa, 6),
         },
         counts={channels: 2 * channels**2 + channels + 8 for channels in (64, 512)},
+        rebuilt=rebuilt_tssa,
         refused={(30, 4): "one of 1, 2, 3", (32, 0): "num_heads"},
     )
 }

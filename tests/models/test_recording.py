@@ -96,6 +96,9 @@ def test_softmax_weights_are_those_of_the_equation():
     torch.testing.assert_close(softmax_weights(query, key, 0.5)[0, 0], expected)
     hidden = torch.tensor([[True, False], [True, True]])
     assert softmax_weights(query, key, 0.5, hidden)[0, 0, 0].tolist() == [1.0, 0.0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(softmax_weights(query, key, 0.3), softmax_weights(query.float(), key.float(), 0.3))
+        assert softmax_weights(query.bfloat16(), key.bfloat16()).dtype == torch.float32
 
 
 def test_refuses_an_unknown_kind():
