@@ -58,12 +58,20 @@ ORDER = (
     "utils.compare.results",
     "utils.compare.report",
     "utils.compare",
+    "utils.compat",
     ("names of YOLOv5", ("models.common",)),
     ("scripts", SCRIPTS),
 )
 LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", *SCRIPTS[:-1])
 IMAGE_PACKAGES = {"cv2", "matplotlib", "PIL"}
-PACKAGES_WITH_IMAGES = ("utils.images", "utils.plots", "utils.datasets", "utils.engine", "utils.compare")
+PACKAGES_WITH_IMAGES = (
+    "utils.images",
+    "utils.plots",
+    "utils.datasets",
+    "utils.engine",
+    "utils.compare",
+    "utils.compat",
+)
 PAGE = ROOT / "docs" / "architecture.md"
 MARKERS = ("<!-- made by `python tests/test_architecture.py`: modules -->", "<!-- end: modules -->")
 COLLAPSED = {"models.attention": "one mechanism per file ([attention.md](attention.md))"}

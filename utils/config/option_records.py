@@ -156,6 +156,7 @@ class PredictOptions:
         classes: Class ids to keep; None keeps all.
         agnostic: Let boxes of different classes suppress each other.
         augment: Test-time augmentation.
+        multi_label: Let a box count for every class above `conf_thres`, not only for its best.
     """
 
     imgsz: int | Sequence[int] | None = None
@@ -165,6 +166,7 @@ class PredictOptions:
     classes: Sequence[int] | None = None
     agnostic: bool = False
     augment: bool = False
+    multi_label: bool = False
 
 
 def parse_image_limit(text: str) -> tuple[float, bool]:

@@ -131,7 +131,7 @@ class FileSource:
         """Do nothing: no file stays open after its last frame."""
 
     def _image(self, index: int, path: str, name: str) -> Iterator[Frame]:
-        image = _fetch_image(path) if is_url(path) else read_image(path)[0]
+        image = fetch_image(path) if is_url(path) else read_image(path)[0]
         remark = "" if is_url(path) else _remark(path)
         if remark:
             LOGGER.warning(f"WARNING: {path}: {remark}")
@@ -284,7 +284,7 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
     return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride, refused)
 
 
-def _fetch_image(url: str) -> np.ndarray:
+def fetch_image(url: str) -> np.ndarray:
     """Return the image (H, W, 3) uint8 RGB at an http(s) address; naming it as a source is the request to fetch it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"image{suffix_of(url)}"

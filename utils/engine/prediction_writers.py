@@ -246,15 +246,20 @@ class CropWriter(PredictionHook):
         self._copies: dict[Path, int] = {}
 
     def after_frame(self, prediction: Prediction) -> None:
-        image = prediction.frame.image
         stem = PurePosixPath(prediction.frame.name).with_suffix("")
-        for box, class_id in zip(self._enlarged(prediction), prediction.detections.cls.tolist(), strict=True):
-            left, top, right, bottom = box
-            if right <= left or bottom <= top:
+        for crop, class_id in self.crops(prediction):
+            if not crop.size:
                 continue
             file = self._unused_file(self._folder / safe_name(prediction.name_of(class_id)) / stem)
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_image(file, np.ascontiguousarray(image[top:bottom, left:right]))
+            write_image(file, np.ascontiguousarray(crop))
+
+    def crops(self, prediction: Prediction) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield (a view (h, w, 3) of the frame, class id) of each detection; one beside the frame has no pixels."""
+        image = prediction.frame.image
+        for box, class_id in zip(self._enlarged(prediction), prediction.detections.cls.tolist(), strict=True):
+            left, top, right, bottom = box
+            yield image[top : max(top, bottom), left : max(left, right)], class_id
 
     def _enlarged(self, prediction: Prediction) -> list[list[int]]:
         """The boxes enlarged about their centers, inside the frame, as whole pixels."""

@@ -14,7 +14,7 @@ from models.inference import largest_stride
 from utils.boxes import xyxy_to_xywhn
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox, round_to_stride
-from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
+from utils.datasets.sources import Frame, open_source
 from utils.device import Timer, network_input, select_device
 from utils.engine.evaluator import usable_half
 from utils.errors import NAME_LIMIT, ConfigError, cut
@@ -204,7 +204,7 @@ class PredictionHook:
 @torch.no_grad()  # not inference_mode: what a network caches must stay usable for training
 def predict(
     model: Predictor | nn.Module | str | Path | Sequence[str | Path],
-    source: str | Path | np.ndarray | FileSource | StreamSource,
+    source: str | Path | np.ndarray | Iterable[Frame],
     options: PredictOptions | None = None,
     before_frame: Callable[[Frame], None] | None = None,
 ) -> Iterator[Prediction]:
@@ -212,7 +212,7 @@ def predict(
 
     Args:
         model: A predictor, a network, or the path of weights (several make an ensemble).
-        source: What `open_source` takes, an open source, or one (H, W, 3) uint8 RGB image.
+        source: What `open_source` takes, an open source or other frames, or one (H, W, 3) uint8 RGB image.
         options: Image size, thresholds and classes; `PredictOptions()` if None.
         before_frame: Called with each frame before the network sees it.
 
@@ -252,6 +252,7 @@ def _predict_frame(predictor: Predictor, frame: Frame, shape: tuple[int, int], o
             options.iou_thres,
             classes=options.classes,
             agnostic=options.agnostic,
+            multi_label=options.multi_label,
             max_det=options.max_det,
         )
     times = Speeds(*(timer.seconds * 1000 for timer in timers))
@@ -264,7 +265,7 @@ def _as_any_predictor(model: Predictor | nn.Module | str | Path | Sequence[str |
     return as_predictor(model) if isinstance(model, nn.Module) else load_predictor(model)
 
 
-def _frames(source: str | Path | np.ndarray | FileSource | StreamSource) -> Iterable[Frame]:
+def _frames(source: str | Path | np.ndarray | Iterable[Frame]) -> Iterable[Frame]:
     if isinstance(source, np.ndarray):
         return [Frame(source, "array", "array.jpg", "image", 0, 1)]
     return open_source(source) if isinstance(source, (str, Path)) else source
