@@ -86,6 +86,8 @@ class Evaluation:
         curves: P, R and F1 against confidence.
         results: Labels and detections per image, in the order of the dataset.
         input_shape: (B, 3, H, W) of a full batch at the image size asked for, None if the loader has none.
+        timed_images: How many images `speeds` is the mean of: the first batch of each process, in which memory is taken
+            and kernels are chosen, is left out unless it is the only one.
     """
 
     metrics: DetectionMetrics
@@ -96,6 +98,7 @@ class Evaluation:
     curves: Curves
     results: tuple[ImageResult, ...] = field(repr=False)
     input_shape: tuple[int, int, int, int] | None = None
+    timed_images: int = 0
 
     def row(self) -> tuple[float, ...]:
         """Return v6.1's order: P, R, mAP50, mAP50-95, box, obj and cls loss (0 without a loss)."""
@@ -291,6 +294,7 @@ def evaluate(
     timers = [Timer(device) for _ in range(3)]
     losses = _LossMean(loss if not options.augment else None, device)
     results: list[ImageResult] = []
+    warm_up: _Times | None = None  # the first batch's
     was_training = model.training
     model.eval()
     try:
@@ -307,11 +311,13 @@ def evaluate(
                 detections = _suppressed(decoded, batch, options)
             of_batch = _image_results(batch, detections)
             results += of_batch
+            warm_up = warm_up or _Times.of(timers, len(batch))
             for observer in observers:
                 observer(EvaluatedBatch(index, batch, detections, of_batch))
     finally:
         model.train(was_training)
-    own = _ProcessResults(tuple(results), losses.terms(), tuple(timer.seconds for timer in timers))
+    times = _Times.of(timers, len(results)).without(warm_up)
+    own = _ProcessResults(tuple(results), losses.terms(), times)
     evaluation = _of_all(own, len(names), options.coco, processes)
     if isinstance(loader, Loader):
         evaluation = replace(evaluation, input_shape=loader.input_shape)
@@ -366,12 +372,31 @@ class _BatchLoss:
 
 
 @dataclass(frozen=True)
+class _Times:
+    """Seconds for input, network and suppression, and the number of images that they were taken for."""
+
+    seconds: tuple[float, ...]
+    images: int
+
+    @classmethod
+    def of(cls, timers: Sequence[Timer], images: int) -> "_Times":
+        return cls(tuple(timer.seconds for timer in timers), images)
+
+    def without(self, warm_up: "_Times | None") -> "_Times":
+        """Return the times of all batches but the first; with it, if there is no other."""
+        if warm_up is None or self.images == warm_up.images:
+            return self
+        seconds = tuple(all_ - first for all_, first in zip(self.seconds, warm_up.seconds, strict=True))
+        return _Times(seconds, self.images - warm_up.images)
+
+
+@dataclass(frozen=True)
 class _ProcessResults:
-    """What one process found: results per image, losses per batch, and seconds for input, network and suppression."""
+    """What one process found: results per image, losses per batch, and how long it took."""
 
     results: tuple[ImageResult, ...]
     losses: tuple[_BatchLoss, ...]
-    seconds: tuple[float, ...]
+    times: _Times
 
 
 class _LossMean:
@@ -454,7 +479,8 @@ def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[Imag
 def _evaluation(found: Sequence[_ProcessResults], nc: int, coco: bool) -> Evaluation:
     """All figures of what the processes found."""
     results = sorted((result for each in found for result in each.results), key=lambda result: result.index)
-    seconds = [sum(times) for times in zip(*(each.seconds for each in found), strict=True)]
+    seconds = [sum(times) for times in zip(*(each.times.seconds for each in found), strict=True)]
+    timed = sum(each.times.images for each in found)
     accumulator, confusion = DetectionAccumulator(nc), ConfusionMatrix(nc)
     for result in results:
         accumulator.update(result.detections, result.labels_cls, result.labels_xyxy)
@@ -463,11 +489,12 @@ def _evaluation(found: Sequence[_ProcessResults], nc: int, coco: bool) -> Evalua
     return Evaluation(
         metrics,
         _mean_loss(loss for each in found for loss in each.losses),
-        Speeds(*(1000 * each / max(len(results), 1) for each in seconds)),
+        Speeds(*(1000 * each / max(timed, 1) for each in seconds)),
         coco_metrics(results, nc) if coco else None,
         confusion,
         curves,
         tuple(results),
+        timed_images=timed,
     )
 
 

@@ -17,11 +17,20 @@ from utils.plots.features import save_features
 
 
 class ConsoleReporter(PredictionHook):
-    """Logs one line per frame, and at the end the mean times, as v6.1 does."""
+    """Logs one line per frame, and at the end the mean times, as v6.1 does.
+
+    The first frame is left out of the means, and with it what was predicted in one batch with it (which has the same
+    times): then memory is taken and kernels are chosen. If there is nothing else, the means are of it.
+    """
 
     def __init__(self) -> None:
         self._times: list[tuple[float, float, float]] = []
         self._shape: tuple[int, int] = (0, 0)
+
+    def _warm_up(self) -> int:
+        """How many frames are left out of the means."""
+        first = self._times[0]
+        return next((index for index, times in enumerate(self._times) if times != first), 0)
 
     def after_frame(self, prediction: Prediction) -> None:
         height, width = self._shape = prediction.shape
@@ -33,10 +42,12 @@ class ConsoleReporter(PredictionHook):
 
     def close(self) -> None:
         if self._times:
-            pre, inference, nms = np.mean(self._times, axis=0)
+            left_out = self._warm_up()
+            pre, inference, nms = np.mean(self._times[left_out:], axis=0)
+            frames = "first frame" if left_out == 1 else f"first {left_out} frames"
             LOGGER.info(
                 f"Speed: {pre:.1f} ms pre-process, {inference:.1f} ms inference, {nms:.1f} ms NMS per image "
-                f"at shape (1, 3, {self._shape[0]}, {self._shape[1]})"
+                f"at shape (1, 3, {self._shape[0]}, {self._shape[1]})" + (f", {frames} left out" if left_out else "")
             )
 
 

@@ -263,4 +263,5 @@ def _warm_up(model: nn.Module, imgsz: int) -> None:
 def _speed_line(evaluation: Evaluation) -> str:
     pre, inference, nms = evaluation.speeds.row()
     shape = f" at shape {evaluation.input_shape}" if evaluation.input_shape else ""
-    return f"Speed: {pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image{shape}"
+    left_out = ", first batch left out" if evaluation.timed_images < evaluation.metrics.images else ""
+    return f"Speed: {pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image{shape}{left_out}"

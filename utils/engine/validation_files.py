@@ -180,6 +180,7 @@ def write_metrics(
         "note": explain_difference(metrics.map, coco.ap) if coco else None,
         "losses": dict(zip(("box", "obj", "cls"), evaluation.losses.row(), strict=True)) if evaluation.losses else None,
         "speed_ms_per_image": dict(zip(("pre_process", "inference", "nms"), evaluation.speeds.row(), strict=True)),
+        "speed_images": evaluation.timed_images,
         "classes": [
             {**_class_figures(class_id, name, metrics, coco), **best.get(class_id, NO_BEST_F1)}
             for class_id, name in enumerate(names)

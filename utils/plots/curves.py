@@ -16,19 +16,20 @@ from utils.plots.palette import class_color
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The ten panels of results.png, row by row; the learning rates stay in the file.
-_PANELS = (
-    "train/box_loss",
-    "train/obj_loss",
-    "train/cls_loss",
-    "metrics/precision",
-    "metrics/recall",
-    "val/box_loss",
-    "val/obj_loss",
-    "val/cls_loss",
-    "metrics/mAP_0.5",
-    "metrics/mAP_0.5:0.95",
-)
+# The ten panels of results.png, row by row, each with the name of its y axis; the learning rates stay in the file.
+_PANELS = {
+    "train/box_loss": "box loss of training",
+    "train/obj_loss": "object loss of training",
+    "train/cls_loss": "class loss of training",
+    "metrics/precision": "precision (0 to 1)",
+    "metrics/recall": "recall (0 to 1)",
+    "val/box_loss": "box loss of validation",
+    "val/obj_loss": "object loss of validation",
+    "val/cls_loss": "class loss of validation",
+    "metrics/mAP_0.5": "mAP at IoU 0.5 (0 to 1)",
+    "metrics/mAP_0.5:0.95": "mAP at IoU 0.5 to 0.95 (0 to 1)",
+}
+_FEWEST_SMOOTHED = 10  # epochs: of fewer, a Gaussian three epochs wide shows its own form and not the training's
 _MANY_CLASSES = 21  # from here on there is no legend line per class
 
 
@@ -75,7 +76,8 @@ def gaussian_mean(values: np.ndarray, sigma: float = 3.0) -> np.ndarray:
 def plot_results(csv_path: Path | str) -> Path:
     """Write results.png beside a results.csv and return its path.
 
-    It has ten panels, each with a smoothed curve dotted, and one of the attention gates if there are any.
+    It has ten panels and one of the attention gates if there are any. From ten epochs on, the ten also show the
+    smoothed curve, dotted.
     """
     columns = read_results(csv_path)
     gates = {name.removeprefix("gate/"): values for name, values in columns.items() if name.startswith("gate/")}
@@ -83,18 +85,27 @@ def plot_results(csv_path: Path | str) -> Path:
     file = Path(csv_path).with_suffix(".png")
     with saved_figure(file, 17 if gates else 14, 6, dpi=120) as figure:
         panels = figure.subplots(2, 6 if gates else 5)
-        for axes, name in zip(panels[:, :5].flat, _PANELS, strict=True):
+        for axes, (name, y_label) in zip(panels[:, :5].flat, _PANELS.items(), strict=True):
             values = columns.get(name, np.full(len(epochs), np.nan))
-            axes.plot(epochs, values, marker=".", markersize=5, linewidth=1.5, color="tab:blue", label="epoch")
-            axes.plot(epochs, gaussian_mean(values), linestyle=":", linewidth=2, color="tab:orange", label="smoothed")
+            axes.plot(epochs, values, marker=".", markersize=5, linewidth=1.5, color="tab:blue", label="each epoch")
+            if len(epochs) >= _FEWEST_SMOOTHED:
+                smooth = gaussian_mean(values)
+                axes.plot(epochs, smooth, linestyle=":", linewidth=2, color="tab:orange", label="smoothed")
             axes.set_title(name, fontsize=11)
-            axes.grid(alpha=0.3)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        figure.axes[0].legend(fontsize=8)
+            _name_epoch_axes(axes, y_label)
+        if len(epochs) >= _FEWEST_SMOOTHED:
+            figure.axes[0].legend(fontsize=8)
         if gates:
             _plot_gates(panels[:, 5], epochs, gates)
-        figure.supxlabel("epoch", fontsize=10)
     return file
+
+
+def _name_epoch_axes(axes: "Axes", y_label: str) -> None:
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.set_ylabel(y_label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _plot_gates(column: np.ndarray, epochs: np.ndarray, gates: dict[str, np.ndarray]) -> None:
@@ -102,9 +113,8 @@ def _plot_gates(column: np.ndarray, epochs: np.ndarray, gates: dict[str, np.ndar
     upper, lower = column
     for name, values in gates.items():
         upper.plot(epochs, values, marker=".", markersize=5, linewidth=1.5, label=name)
-    upper.set_title("mean |gate| of attention", fontsize=11)
-    upper.grid(alpha=0.3)
-    upper.xaxis.get_major_locator().set_params(integer=True)
+    upper.set_title("gates of attention", fontsize=11)
+    _name_epoch_axes(upper, "mean |gate|")
     lower.axis("off")
     lower.legend(*upper.get_legend_handles_labels(), fontsize=8, loc="upper left")
 

@@ -28,7 +28,7 @@ def plot_confusion(
             the last row holds missed objects, the last column predictions without an object.
         names: Of the classes; a class without a name is written as its id.
         file: The image to write.
-        normalize: Whether a column shows shares of its sum instead of counts.
+        normalize: Whether a column is colored by shares of its sum, which stand above the counts; else by counts.
         note: A second line of the title, such as the thresholds.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
@@ -48,7 +48,9 @@ def plot_confusion(
         _write_numbers(axes, matrix, shown, normalize)
         _name_axes(axes, labels)
         axes.set_title(
-            "Confusion matrix" + (" (columns sum to 1)" if normalize else "") + (f"\n{note}" if note else "")
+            "Confusion matrix"
+            + (": shares, which sum to 1 in a column, and counts" if normalize else ": counts")
+            + (f"\n{note}" if note else "")
         )
 
 
@@ -58,7 +60,8 @@ def _write_numbers(axes: "Axes", matrix: np.ndarray, shown: np.ndarray, normaliz
         return
     dark = 0.5 if normalize else 0.5 * shown.max()  # half of the color scale
     for row, column in np.argwhere(matrix > 0):
-        text = f"{shown[row, column]:.2f}" if normalize else f"{matrix[row, column]:.0f}"
+        count_text = f"{matrix[row, column]:.0f}"
+        text = f"{shown[row, column]:.2f}\n{count_text}" if normalize else count_text
         axes.text(
             column,
             row,
@@ -66,6 +69,7 @@ def _write_numbers(axes: "Axes", matrix: np.ndarray, shown: np.ndarray, normaliz
             ha="center",
             va="center",
             fontsize=9 if count < 12 else 7,
+            linespacing=1.05,
             color="white" if shown[row, column] > dark else "0.15",
         )
 

@@ -179,3 +179,19 @@ def test_pictures_without_labels_are_warned_of_and_end_in_zeros(caplog):
 def test_an_empty_loader_ends_in_zeros():
     evaluation = evaluated(scenes(), [], coco=True)
     assert evaluation.metrics.images == 0 and evaluation.speeds.row() == (0, 0, 0)
+
+
+def test_the_first_batch_is_left_out_of_the_speeds(monkeypatch):
+    """A clock that advances by 1 s in each of the first batch's three parts and by 0.001 s in all others."""
+    readings = iter([*range(6), *(5 + 0.001 * number for number in range(60))])
+    monkeypatch.setattr("utils.device.time.perf_counter", lambda: next(readings))
+    evaluation = evaluated(scenes(), [range(4), range(4, 8), range(8, 12)])
+    assert evaluation.timed_images == 8
+    assert evaluation.speeds.row() == pytest.approx((0.25, 0.25, 0.25))  # 2 batches of 1 ms over 8 images
+
+
+def test_a_single_batch_is_timed_with_its_warm_up(monkeypatch):
+    readings = iter(range(60))
+    monkeypatch.setattr("utils.device.time.perf_counter", lambda: next(readings))
+    evaluation = evaluated(scenes(), [range(12)])
+    assert evaluation.timed_images == 12 and evaluation.speeds.row() == pytest.approx((1000 / 12,) * 3)

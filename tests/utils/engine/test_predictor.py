@@ -366,6 +366,21 @@ def test_console(caplog, monkeypatch):
     ]
 
 
+def test_the_first_frame_and_its_batch_are_left_out_of_the_mean_times(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level("INFO", "yolo")
+    for slow, said in ((1, "first frame"), (2, "first 2 frames")):
+        reporter = ConsoleReporter()
+        for number in range(slow + 2):
+            times = Speeds(10.0, 90.0, 30.0) if number < slow else Speeds(1.0, number - slow + 2.0, 4.0)
+            reporter.after_frame(replace(prediction_of([]), times=times))
+        reporter.close()
+        assert caplog.messages[-1] == (
+            "Speed: 1.0 ms pre-process, 2.5 ms inference, 4.0 ms NMS per image "
+            f"at shape (1, 3, 192, 640), {said} left out"
+        )
+
+
 def test_no_display_is_survived(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(LOGGER, "propagate", True)
     monkeypatch.delenv("DISPLAY", raising=False)

@@ -90,6 +90,20 @@ def test_results(tmp_path):
         plot_results(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize("epochs, lines", [(1, 1), (9, 1), (10, 2)])
+def test_results_are_smoothed_from_ten_epochs_on_and_their_axes_have_names(tmp_path, monkeypatch, epochs, lines):
+    figures = kept_figures(monkeypatch, "utils.plots.curves.saved_figure")
+    write_table(
+        tmp_path / "results.csv", RESULT_COLUMNS, [[epoch, *np.linspace(0.1, 1, 13)] for epoch in range(epochs)]
+    )
+    plot_results(tmp_path / "results.csv")
+    panels = figures[0].axes
+    assert [len(axes.lines) for axes in panels] == [lines] * 10
+    assert [axes.get_xlabel() for axes in panels] == ["epoch"] * 10
+    assert panels[0].get_ylabel() == "box loss of training" and panels[8].get_ylabel() == "mAP at IoU 0.5 (0 to 1)"
+    assert (panels[0].get_legend() is not None) == (lines == 2)
+
+
 def test_smoothing():
     values = np.random.default_rng(0).normal(size=50)
     weight = [[np.exp(-0.5 * ((i - j) / 3) ** 2) for j in range(50)] for i in range(50)]
@@ -145,12 +159,19 @@ def test_confusion_axes_and_numbers(tmp_path, monkeypatch):
         np.array([[6, 0, 1], [2, 3, 0], [2, 1, 0]]), ["cat", "dog"], tmp_path / "matrix.png", note="confidence > 0.3"
     )
     axes = figures[0].axes[0]
-    assert axes.get_title() == "Confusion matrix (columns sum to 1)\nconfidence > 0.3"
+    assert axes.get_title() == ("Confusion matrix: shares, which sum to 1 in a column, and counts\nconfidence > 0.3")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("True", "Predicted")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "background"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "background"]
-    shares = {tuple(text.get_position()): text.get_text() for text in axes.texts}  # (column, row)
-    assert shares == {(0, 0): "0.60", (0, 1): "0.20", (0, 2): "0.20", (1, 1): "0.75", (1, 2): "0.25", (2, 0): "1.00"}
+    shown = {tuple(text.get_position()): tuple(text.get_text().split()) for text in axes.texts}  # (column, row)
+    assert shown == {
+        (0, 0): ("0.60", "6"),
+        (0, 1): ("0.20", "2"),
+        (0, 2): ("0.20", "2"),
+        (1, 1): ("0.75", "3"),
+        (1, 2): ("0.25", "1"),
+        (2, 0): ("1.00", "1"),
+    }
     assert is_drawn(tmp_path / "matrix.png")
 
 
