@@ -105,7 +105,7 @@ def _name_epoch_axes(axes: "Axes", y_label: str) -> None:
     axes.set_ylabel(y_label, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _plot_gates(column: np.ndarray, epochs: np.ndarray, gates: dict[str, np.ndarray]) -> None:
