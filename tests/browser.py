@@ -3,8 +3,9 @@
     python tests/browser.py PAGE light|dark < steps.json > result.json
 
 PAGE is a file, or an address of this machine. Steps are done in order: {"width": 360}, {"js": "..."}, {"until": "..."}
-(waits for an expression to be true), {"key": "Enter"}, {"grab": "x.png"} (the whole page) and {"pdf": "x.pdf"}. The
-result has the answer of each step, the console's messages and every address that was requested.
+(waits for an expression to be true), {"offer": "x.jpg"} (what the next question for a file is answered with),
+{"key": "Enter"}, {"grab": "x.png"} (the whole page) and {"pdf": "x.pdf"}. The result has the answer of each step, the
+console's messages and every address that was requested.
 Chromium comes with PySide6's QtWebEngine (requirements-browser.txt)."""
 
 import json
@@ -41,11 +42,12 @@ class Browser:
         from PySide6.QtWidgets import QApplication
 
         self.application, self.console, self.requests = QApplication(sys.argv[:1]), [], []
+        self.offered: list[str] = []
         self.owner = QObject()
         profile, self.listener = QWebEngineProfile(self.owner), listener(self.requests, self.owner)
         profile.setUrlRequestInterceptor(self.listener)
         self.view = QWebEngineView()
-        self.view.setPage(logging_page(self.console, profile, self.view))
+        self.view.setPage(logging_page(self.console, self.offered, profile, self.view))
         self.view.settings().setAttribute(
             QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True
         )  # to see it try
@@ -84,6 +86,10 @@ class Browser:
                 return True
             self._pause()
         return False
+
+    def offer(self, file: str) -> None:
+        """Let the next question for a file be answered by this one."""
+        self.offered[:] = [file]
 
     def key(self, key: str) -> None:
         from PySide6.QtCore import Qt
@@ -143,11 +149,12 @@ def listener(requests: list[str], owner):
     return Listener(owner)
 
 
-def logging_page(console: list[str], profile, view):
+def logging_page(console: list[str], offered: list[str], profile, view):
     """Return a page that records its console messages.
 
     Args:
         console: Where messages are appended.
+        offered: The files that its questions for files are answered with.
         profile: The page's profile.
         view: The widget that shows it.
 
@@ -159,6 +166,9 @@ def logging_page(console: list[str], profile, view):
     class Page(QWebEnginePage):
         def javaScriptConsoleMessage(self, level, message, line, source):
             console.append(f"{level.name}: {message} (line {line})")
+
+        def chooseFiles(self, mode, old, kinds):
+            return list(offered)
 
     return Page(profile, view)
 
@@ -176,7 +186,7 @@ def visit(page: str, steps: list[dict]) -> dict:
     browser = Browser()
     loaded = browser.open(page)
     browser._pause()
-    names = ("width", "js", "until", "key", "grab", "pdf")
+    names = ("width", "js", "until", "offer", "key", "grab", "pdf")
     actions = {name: getattr(browser, name) for name in names}
     answers = [actions[name](value) for step in steps for name, value in step.items()]
     browser.application.processEvents()

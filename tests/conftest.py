@@ -1,9 +1,11 @@
 """Shared by all tests: where reference figures and real data lie, skipping by name without them, and markers."""
 
+import importlib.util
 import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,3 +123,24 @@ def measured_once(measured_variants, monkeypatch):
     """The same, and what asks the catalogue for them gets these."""
     monkeypatch.setattr("models.zoo.catalogue.measure_variants", lambda progress=False: measured_variants)
     return measured_variants
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Return visit(page, scheme, *steps) -> the result of tests/browser.py; skips if there is no Chromium."""
+    if importlib.util.find_spec("PySide6") is None:
+        pytest.skip("no Chromium: PySide6 is not installed (it is in requirements-browser.txt)")
+    loading = [sys.executable, "-c", "from PySide6 import QtWebEngineWidgets"]
+    loads = subprocess.run(loading, capture_output=True, text=True, timeout=60)
+    if loads.returncode:
+        pytest.skip(f"no Chromium: PySide6 does not load here: {loads.stderr.strip().splitlines()[-1]}")
+
+    def visit(page, scheme, *steps):
+        command = [sys.executable, str(ROOT / "tests" / "browser.py"), str(page), scheme]
+        done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, timeout=90)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        assert result["loaded"], done.stderr
+        return result
+
+    return visit

@@ -59,6 +59,7 @@ ORDER = (
     "utils.compare.report",
     "utils.compare",
     "utils.compat",
+    "utils.serve",
     ("names of YOLOv5", ("models.common",)),
     ("scripts", SCRIPTS),
 )
@@ -71,6 +72,7 @@ PACKAGES_WITH_IMAGES = (
     "utils.engine",
     "utils.compare",
     "utils.compat",
+    "utils.serve",
 )
 PAGE = ROOT / "docs" / "architecture.md"
 MARKERS = ("<!-- made by `python tests/test_architecture.py`: modules -->", "<!-- end: modules -->")

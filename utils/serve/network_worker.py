@@ -123,11 +123,11 @@ class NetworkWorker:
                 if not each.future.set_running_or_notify_cancel():
                     continue  # whoever asked is gone
                 if each.work is not None:
-                    _settle([each], lambda each=each: [each.work()])
+                    _settle([each], _call)
                 else:
                     groups[each.key].append(each)
             for group in groups.values():
-                _settle(group, lambda group=group: _detect_batch(group))
+                _settle(group, _detect_batch)
             if is_last:
                 return
 
@@ -145,16 +145,20 @@ class NetworkWorker:
         return jobs, False
 
 
-def _settle(jobs: Sequence[_Job], run: Callable[[], Sequence[Any]]) -> None:
+def _settle(jobs: Sequence[_Job], run: Callable[[Sequence[_Job]], Sequence[Any]]) -> None:
     """Give each job its result, or all the error: the thread goes on whatever a network raises."""
     try:
-        results = run()
+        results = run(jobs)
     except Exception as error:  # raised again by whoever waits for the future
         for job in jobs:
             job.future.set_exception(error)
         return
     for job, result in zip(jobs, results, strict=True):
         job.future.set_result(result)
+
+
+def _call(jobs: Sequence[_Job]) -> list[Any]:
+    return [job.work() for job in jobs if job.work is not None]
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def decode_upload(raw: bytes, max_pixels: float) -> np.ndarray:
         raise UploadError(_NO_IMAGE, 415) from None
     if height * width > max_pixels * 1e6:
         raise UploadError(
-            f"the image has {height * width / 1e6:.0f} megapixels, the server takes {max_pixels:g}: send a smaller one",
+            f"the image has {height * width / 1e6:.3g} megapixels, the server takes {max_pixels:g}: send a smaller one",
             413,
         )
     try:

@@ -1,39 +1,10 @@
 """report.html in Chromium: no message, no request, tables that sort, nothing wider than the window, both themes."""
 
-import importlib.util
-import json
-import subprocess
-import sys
-
 import pytest
 from studies import written_report
 
-from utils.files import ROOT
-
-BROWSER = ROOT / "tests" / "browser.py"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 TABLE = "document.querySelector('#table-{}')"
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """Return visit(page, scheme, *steps) -> the result of tests/browser.py; skips if there is no Chromium."""
-    if importlib.util.find_spec("PySide6") is None:
-        pytest.skip("no Chromium: PySide6 is not installed (it is in requirements-browser.txt)")
-    loading = [sys.executable, "-c", "from PySide6 import QtWebEngineWidgets"]
-    loads = subprocess.run(loading, capture_output=True, text=True, timeout=60)
-    if loads.returncode:
-        pytest.skip(f"no Chromium: PySide6 does not load here: {loads.stderr.strip().splitlines()[-1]}")
-
-    def visit(page, scheme, *steps):
-        command = [sys.executable, str(BROWSER), str(page), scheme]
-        done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, timeout=90)
-        assert done.returncode == 0, done.stderr
-        result = json.loads(done.stdout)
-        assert result["loaded"], done.stderr
-        return result
-
-    return visit
 
 
 @pytest.fixture(scope="module")

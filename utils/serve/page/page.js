@@ -12,7 +12,7 @@ const TEXTS = {
     heat: "Heat map", method: "Method", layer: "Layer", opacity: "Strength of the overlay", results: "Results",
     nothing: "Nothing chosen yet.", sending: "Detecting in {name} …", done: "{name}: done.", frames: "{done} of {all} frames",
     objects: "{n} objects", object: "1 object", times: "{ms} ms network, input {w} × {h}", class: "Class", score: "Confidence",
-    box: "Box", sides: "left, top, right, bottom in pixels", json: "JSON", csv: "CSV", png: "Picture", webm: "Annotated clip",
+    box: "Box", sides: "left, top, right, bottom in pixels", json: "JSON", csv: "CSV", png: "Image", webm: "Annotated clip",
     perframe: "per frame", mostin: "most in a frame", frameswith: "frames with it", counts: "Objects per class over {n} frames",
     cut: "The clip was cut at {n} frames (--max-frames).", unreachable: "The server does not answer: is it still running?",
     notarget: "no heat map: {why}", default: "{size} (default)", auto: "where the detection comes from",
@@ -276,7 +276,7 @@ function showImage(panel) {
     stack.append(heat);
   }
   stack.append(overlay);
-  node.replaceChildren(title, facts, make("div", { class: "picture" }, stack), chipsOf(all), tableOf(shown, overlay), make("div", { class: "downloads" },
+  node.replaceChildren(title, facts, make("div", { class: "view" }, stack), chipsOf(all), tableOf(shown, overlay), make("div", { class: "downloads" },
     downloadButton("json", () => jsonOf(panel)), downloadButton("csv", () => csvOf(panel)), make("button", { type: "button", onclick: () => savePicture(panel) }, text("png"))));
 }
 
@@ -368,7 +368,7 @@ function showClip(panel) {
     ...["perframe", "mostin", "frameswith"].map((key) => make("th", { scope: "col", class: "number" }, text(key))))), make("tbody", {}, ...rows))) : make("p", { class: "facts" }, text("empty"));
   const facts = make("p", { class: "facts" }, text("counts", { n: frames.length }));
   if (end.cut) facts.append(make("br"), text("cut", { n: end.frames }));
-  node.replaceChildren(make("h3", {}, model.name), facts, make("div", { class: "picture" }, video), table, make("div", { class: "downloads" },
+  node.replaceChildren(make("h3", {}, model.name), facts, make("div", { class: "view" }, video), table, make("div", { class: "downloads" },
     downloadButton("json", () => jsonOf(panel)), downloadButton("csv", () => csvOf(panel)), make("a", { class: "download", href: end.clip, download: "annotated.webm" }, text("webm"))));
 }
 
@@ -403,11 +403,11 @@ function save(blob, name) {
 }
 
 async function savePicture(panel) {
-  const picture = panel.node.querySelector("img.image");
+  const shownImage = panel.node.querySelector("img.image");
   const { width, height } = panel.result;
   const canvas = make("canvas", { width, height });
   const context = canvas.getContext("2d");
-  context.drawImage(picture, 0, 0, width, height);
+  context.drawImage(shownImage, 0, 0, width, height);
   const heat = panel.node.querySelector("img.heat");
   if (heat) { context.globalAlpha = Number($("opacity").value); context.drawImage(heat, 0, 0, width, height); context.globalAlpha = 1; }
   context.lineWidth = Math.max(Math.sqrt(width * height) / 300, 2);
