@@ -19,7 +19,7 @@ class DetectionRow(BaseModel):
     y2: float
 
 
-class ImageResult(BaseModel):
+class DetectedImage(BaseModel):
     """What a model found in one image."""
 
     model: str
@@ -44,7 +44,7 @@ class ModelInfo(BaseModel):
     layers: list[str]
 
 
-class Problem(BaseModel):
+class RefusedRequest(BaseModel):
     """Why a request is not answered, in one line."""
 
     error: str
@@ -64,7 +64,7 @@ def model_info(model: ServedModel) -> ModelInfo:
     )
 
 
-def image_result(model: ServedModel, shape: tuple[int, ...], answer: Answer) -> ImageResult:
+def image_result(model: ServedModel, shape: tuple[int, ...], answer: Answer) -> DetectedImage:
     """Return the answer for one image.
 
     Args:
@@ -75,7 +75,7 @@ def image_result(model: ServedModel, shape: tuple[int, ...], answer: Answer) -> 
     Returns:
         The fields of the JSON.
     """
-    return ImageResult(
+    return DetectedImage(
         model=model.name,
         height=shape[0],
         width=shape[1],
@@ -92,7 +92,15 @@ def image_result(model: ServedModel, shape: tuple[int, ...], answer: Answer) -> 
 
 
 def detection_rows(model: ServedModel, answer: Answer) -> list[DetectionRow]:
-    """Return an answer's detections as plain values, rounded as in detect.py's --save-json."""
+    """Return an answer's detections as plain values, rounded as in detect.py's --save-json.
+
+    Args:
+        model: The model, for its class names.
+        answer: What it found.
+
+    Returns:
+        One row per detection, by falling confidence.
+    """
     found, names = answer.detections, model.predictor.names
     return [
         DetectionRow(

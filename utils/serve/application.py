@@ -19,7 +19,7 @@ from utils.config import PredictOptions
 from utils.errors import UserError
 from utils.log import without_controls
 from utils.runtimes.metadata import PROJECT_VERSION
-from utils.serve.answers import ImageResult, ModelInfo, Problem, class_ids, image_result, model_info
+from utils.serve.answers import DetectedImage, ModelInfo, RefusedRequest, class_ids, image_result, model_info
 from utils.serve.clips import ClipShelf, detect_clip
 from utils.serve.network_worker import NetworkWorker
 from utils.serve.serve_options import ServeConfig
@@ -57,7 +57,7 @@ _IMAGE_BODY = {
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 403, 404, 413, 415, 422, 503)
+    status: {"model": RefusedRequest} for status in (400, 403, 404, 413, 415, 422, 503)
 }
 
 ModelName = Annotated[str, Query(description="a name of /v1/models; empty takes the first")]
@@ -132,7 +132,7 @@ def _add_detection(app: FastAPI, models: ServedModels, worker: NetworkWorker, co
         imgsz: Side = None,
         max_det: Most = 1000,
         classes: Classes = "",
-    ) -> ImageResult:
+    ) -> DetectedImage:
         served = models.of(model)
         options = PredictOptions(imgsz, conf, iou, max_det, class_ids(served, classes))
         raw = await request.body()

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,8 @@ class NetworkWorker:
     def __init__(self, batch_size: int = 8, wait_s: float = 0.005, most_waiting: int = 64):
         self._batch_size, self._wait_s = batch_size, wait_s
         self._jobs: queue.Queue[_Job | None] = queue.Queue(most_waiting)
-        self._thread = threading.Thread(target=self._run, name="networks", daemon=True)
+        self._networks = ThreadPoolExecutor(1, "networks")  # one thread, and what it raises is kept for who asked
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
 
     def __enter__(self) -> "NetworkWorker":
         self._thread.start()
@@ -78,6 +79,7 @@ class NetworkWorker:
     def __exit__(self, *error: object) -> None:
         self._jobs.put(None)
         self._thread.join(timeout=30)
+        self._networks.shutdown()
 
     def detect(self, predictor: Predictor, image: np.ndarray, options: PredictOptions) -> "Future[Answer]":
         """Return the future answer for one image; the letterbox is made in the caller's thread.
@@ -123,11 +125,11 @@ class NetworkWorker:
                 if not each.future.set_running_or_notify_cancel():
                     continue  # whoever asked is gone
                 if each.work is not None:
-                    _settle([each], _call)
+                    _settle([each], self._networks.submit(_call, [each]))
                 else:
                     groups[each.key].append(each)
             for group in groups.values():
-                _settle(group, _detect_batch)
+                _settle(group, self._networks.submit(_detect_batch, group))
             if is_last:
                 return
 
@@ -145,16 +147,14 @@ class NetworkWorker:
         return jobs, False
 
 
-def _settle(jobs: Sequence[_Job], run: Callable[[Sequence[_Job]], Sequence[Any]]) -> None:
+def _settle(jobs: Sequence[_Job], run: "Future[Sequence[Any]]") -> None:
     """Give each job its result, or all the error: the thread goes on whatever a network raises."""
-    try:
-        results = run(jobs)
-    except Exception as error:  # raised again by whoever waits for the future
-        for job in jobs:
+    error = run.exception()
+    for index, job in enumerate(jobs):
+        if error is not None:
             job.future.set_exception(error)
-        return
-    for job, result in zip(jobs, results, strict=True):
-        job.future.set_result(result)
+        else:
+            job.future.set_result(run.result()[index])
 
 
 def _call(jobs: Sequence[_Job]) -> list[Any]:

@@ -74,7 +74,7 @@ def client(weights):
         yield client
 
 
-def picture(seed=0, size=(96, 128)):
+def noise_image(seed=0, size=(96, 128)):
     """(H, W, 3) uint8 RGB of coarse noise, in which the small networks find many objects."""
     coarse = np.random.default_rng(seed).integers(0, 255, (size[0] // 8, size[1] // 8, 3), np.uint8)
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_NEAREST)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
-from conftest import Client, picture, png, running
+from conftest import Client, noise_image, png, running
 from small_videos import write_video
 
 from utils.config import PredictOptions
@@ -29,7 +29,7 @@ def rows_of(result):
 
 
 def test_an_image_gets_the_boxes_of_detect(client, weights):
-    image = picture()
+    image = noise_image()
     for name, file in (("one.pt", weights[0]), ("two.pt", weights[1])):
         status, result = client.json("POST", "/v1/detect", png(image), model=name, conf=0.3, imgsz=96)
         expected = expected_rows(file, image, imgsz=96, conf_thres=0.3)
@@ -39,7 +39,7 @@ def test_an_image_gets_the_boxes_of_detect(client, weights):
 
 
 def test_thresholds_and_classes_are_those_of_the_request(client, weights):
-    image = picture(1)
+    image = noise_image(1)
     _, result = client.json("POST", "/v1/detect", png(image), conf=0.2, iou=0.9, max_det=4, classes="star,0", imgsz=96)
     expected = expected_rows(weights[0], image, imgsz=96, conf_thres=0.2, iou_thres=0.9, max_det=4, classes=(2, 0))
     assert len(expected) == 4 and np.abs(rows_of(result) - expected).max() < 0.01
@@ -47,7 +47,7 @@ def test_thresholds_and_classes_are_those_of_the_request(client, weights):
 
 
 def test_concurrent_requests_run_as_batches_and_each_gets_its_own_answer(client):
-    images = [picture(seed) for seed in range(6)]
+    images = [noise_image(seed) for seed in range(6)]
     alone = [client.json("POST", "/v1/detect", png(image), conf=0.3, imgsz=96)[1] for image in images]
     with ThreadPoolExecutor(6) as pool:
         together = list(
@@ -68,7 +68,7 @@ def chunks(count):
     [
         ("POST", "/v1/detect", b"", {}, 400, "the upload is empty"),
         ("POST", "/v1/detect", b"hello, I am a text", {}, 415, "the upload is not an image"),
-        ("POST", "/v1/detect", png(picture())[:60], {}, 422, "the upload: cannot be decoded"),
+        ("POST", "/v1/detect", png(noise_image())[:60], {}, 422, "the upload: cannot be decoded"),
         (
             "POST",
             "/v1/detect",
@@ -79,11 +79,18 @@ def chunks(count):
         ),
         ("POST", "/v1/detect", b"x" * 2_100_000, {}, 413, "larger than 2 MB"),
         ("POST", "/v1/detect", chunks(30), {}, 413, "larger than 2 MB"),
-        ("POST", "/v1/detect", png(picture()), {"conf": 2}, 422, "conf: input should be less than or equal to 1"),
-        ("POST", "/v1/detect", png(picture()), {"imgsz": "big"}, 422, "imgsz: input should be a valid integer"),
-        ("POST", "/v1/detect", png(picture()), {"model": "on.pt"}, 404, "no such model (did you mean one.pt"),
-        ("POST", "/v1/detect", png(picture()), {"classes": "cow"}, 422, "one.pt has no class 'cow'; ids are 0 to 2"),
-        ("POST", "/v1/clip", png(picture()), {}, 415, "the upload is not a video"),
+        ("POST", "/v1/detect", png(noise_image()), {"conf": 2}, 422, "conf: input should be less than or equal to 1"),
+        ("POST", "/v1/detect", png(noise_image()), {"imgsz": "big"}, 422, "imgsz: input should be a valid integer"),
+        ("POST", "/v1/detect", png(noise_image()), {"model": "on.pt"}, 404, "no such model (did you mean one.pt"),
+        (
+            "POST",
+            "/v1/detect",
+            png(noise_image()),
+            {"classes": "cow"},
+            422,
+            "one.pt has no class 'cow'; ids are 0 to 2",
+        ),
+        ("POST", "/v1/clip", png(noise_image()), {}, 415, "the upload is not a video"),
         ("POST", "/v1/clip", b"#EXTM3U\n#EXTINF:1,\nlist.mp4\n", {}, 415, "the upload is not a video"),
         ("POST", "/v1/clip", b"\0\0\0\x18ftypmp42" + b"\0" * 200, {}, 415, "the upload is not a video"),
         ("GET", "/v1/detect", None, {}, 405, "method not allowed"),
@@ -110,7 +117,7 @@ def test_a_wrong_request_gets_one_line(client, method, path, body, query, status
     ],
 )
 def test_other_names_and_other_sites_are_refused(client, headers, status):
-    assert client("POST", "/v1/detect", png(picture()), headers, imgsz=64)[0] == status
+    assert client("POST", "/v1/detect", png(noise_image()), headers, imgsz=64)[0] == status
 
 
 def test_every_answer_says_that_nothing_from_elsewhere_may_run(client):
@@ -139,7 +146,7 @@ def test_the_interface_is_described(client):
     assert status == 200 and {"/v1/models", "/v1/detect", "/v1/clip"} <= set(description["paths"])
     operation = description["paths"]["/v1/detect"]["post"]
     assert {each["name"] for each in operation["parameters"]} >= {"model", "conf", "iou", "imgsz", "max_det", "classes"}
-    assert description["components"]["schemas"]["Problem"]["properties"]["error"]["type"] == "string"
+    assert description["components"]["schemas"]["RefusedRequest"]["properties"]["error"]["type"] == "string"
     _, listed = client.json("GET", "/v1/models")
     assert [(each["name"], each["names"]) for each in listed] == [
         ("one.pt", ["square", "disc", "star"]),
@@ -176,7 +183,7 @@ def test_a_long_clip_is_cut_and_says_so(client, tmp_path):
 
 def test_too_many_requests_are_told_to_come_back(weights, monkeypatch):
     with running(weights[:1], max_waiting=1, batch_size=1) as client, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.json("POST", "/v1/detect", png(picture()), imgsz=640), range(8)))
+        answers = list(pool.map(lambda _: client.json("POST", "/v1/detect", png(noise_image()), imgsz=640), range(8)))
     assert {status for status, _ in answers} == {200, 503}
     assert all("too many requests wait" in body["error"] for status, body in answers if status == 503)
 
@@ -187,6 +194,6 @@ def test_a_failing_network_does_not_end_the_server(client, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("utils.serve.network_worker.non_max_suppression", fail)
-        assert client("POST", "/v1/detect", png(picture()), imgsz=64)[0] == 500
-    assert client("POST", "/v1/detect", png(picture()), imgsz=64)[0] == 200
+        assert client("POST", "/v1/detect", png(noise_image()), imgsz=64)[0] == 500
+    assert client("POST", "/v1/detect", png(noise_image()), imgsz=64)[0] == 200
     assert isinstance(client, Client)

@@ -3,7 +3,7 @@
 import base64
 
 import pytest
-from conftest import picture, png, running
+from conftest import noise_image, png, running
 from small_videos import write_video
 
 pytestmark = pytest.mark.browser
@@ -45,7 +45,7 @@ def address(weights):
 
 def test_two_models_side_by_side_and_every_control(chromium, address, tmp_path):
     page, client = address
-    image = png(picture())
+    image = png(noise_image())
     result = chromium(
         page,
         "light",
@@ -90,7 +90,7 @@ def test_a_narrow_window_needs_no_sideways_scrolling_and_texts_stand_out(chromiu
         scheme,
         {"width": 360},
         READY,
-        dropped(png(picture()), "noise.png", "image/png"),
+        dropped(png(noise_image()), "noise.png", "image/png"),
         SHOWN,
         js(WIDTHS),
         js(contrast),
@@ -104,7 +104,7 @@ def test_a_narrow_window_needs_no_sideways_scrolling_and_texts_stand_out(chromiu
 
 
 def test_the_keyboard_alone_chooses_a_file_and_moves_every_control(chromium, address, tmp_path):
-    (tmp_path / "noise.png").write_bytes(png(picture()))
+    (tmp_path / "noise.png").write_bytes(png(noise_image()))
     tab = {"key": "Tab"}
     result = chromium(
         address[0],

@@ -277,7 +277,7 @@ function showImage(panel) {
   }
   stack.append(overlay);
   node.replaceChildren(title, facts, make("div", { class: "view" }, stack), chipsOf(all), tableOf(shown, overlay), make("div", { class: "downloads" },
-    downloadButton("json", () => jsonOf(panel)), downloadButton("csv", () => csvOf(panel)), make("button", { type: "button", onclick: () => savePicture(panel) }, text("png"))));
+    downloadButton("json", () => jsonOf(panel)), downloadButton("csv", () => csvOf(panel)), make("button", { type: "button", onclick: () => saveImage(panel) }, text("png"))));
 }
 
 const ruler = document.createElement("canvas").getContext("2d");
@@ -402,7 +402,7 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-async function savePicture(panel) {
+async function saveImage(panel) {
   const shownImage = panel.node.querySelector("img.image");
   const { width, height } = panel.result;
   const canvas = make("canvas", { width, height });
