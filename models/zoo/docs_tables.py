@@ -229,6 +229,7 @@ class BlockDescription:
         arguments: The constructor's arguments after the channels, with their defaults.
         notes: What the docstrings of its wiring and class say of them.
         identity: Whether a fresh block returns its input.
+        shows: The kinds of what it records when it runs.
     """
 
     name: str
@@ -237,6 +238,7 @@ class BlockDescription:
     arguments: str
     notes: tuple[str, ...]
     identity: bool
+    shows: tuple[str, ...] = ()
 
 
 def describe_blocks() -> list[BlockDescription]:
@@ -263,6 +265,7 @@ def _describe(entry: Entry) -> BlockDescription:
         _arguments(entry.cls),
         tuple(note for note in notes if note),
         starts_as_identity(entry),
+        entry.shows,
     )
 
 
@@ -296,7 +299,7 @@ def starts_as_identity(entry: Entry) -> bool:
 
 
 def render_blocks(blocks: Sequence[BlockDescription], translate: Translator) -> str:
-    """Return the table of blocks: what each does, its arguments, and notes on them.
+    """Return the table of blocks: what each does, its arguments, notes on them, and what it shows of itself.
 
     Args:
         blocks: What `describe_blocks` returns.
@@ -305,12 +308,13 @@ def render_blocks(blocks: Sequence[BlockDescription], translate: Translator) -> 
     Returns:
         The table in Markdown.
     """
-    heads = [translate(head) for head in ("block", "what it does", "arguments after the channels", "notes")]
+    heads = [translate(head) for head in ("block", "what it does", "arguments after the channels", "notes", "shows")]
     rows = []
     for block in blocks:
         notes = [*block.notes, *["Starts as the identity."] * block.identity]
         words = " ".join(translate(note) for note in notes)
-        rows.append([_link(f"`{block.name}`", block.file), translate(block.does), block.arguments, words])
+        shows = ", ".join(translate(kind) for kind in block.shows) or "–"
+        rows.append([_link(f"`{block.name}`", block.file), translate(block.does), block.arguments, words, shows])
     return _render_table(heads, rows)
 
 

@@ -71,6 +71,23 @@ def test_a_block_registers_the_kinds_that_its_oracles_show(name):
     assert kinds == set(find(name).shows)
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.rebuilt])
+def test_a_fused_block_shows_the_same(name):
+    oracle = next(iter(CASES[name].oracles.values()))
+    block = randomised(oracle.build())
+    x = torch.randn(2, oracle.channels, 5, 6, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    with torch.no_grad(), recording() as before:
+        block(x)
+    for module in list(block.modules()):
+        if callable(getattr(module, "fuse", None)):
+            module.fuse()
+    with torch.no_grad(), recording() as after:
+        block(x)
+    assert [(shown.kind, shown.label) for shown in after] == [(shown.kind, shown.label) for shown in before]
+    for fused, shown in zip(after, before, strict=True):
+        torch.testing.assert_close(fused.values, shown.values, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_block_says_what_it_shows_and_its_case_rebuilds_its_output_from_that(name):
     assert find(name).shows and set(find(name).shows) <= set(KINDS)

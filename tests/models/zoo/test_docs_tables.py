@@ -7,6 +7,7 @@ import pytest
 import torch
 from blocks import cases
 
+from models.recording import KINDS
 from models.registry import find, registered
 from models.yolo import Model  # noqa: F401  fills the registry
 from models.zoo import __main__ as commands
@@ -164,6 +165,15 @@ def test_those_that_start_as_the_identity_do():
         assert block.identity == (out.shape == x.shape and torch.equal(out, x)), block.name
         (row,) = [row for row in part("attention.md", "blocks") if f"`{block.name}`" in row[0]]
         assert row[3].endswith("Starts as the identity.") == block.identity
+
+
+def test_a_block_shows_what_it_is_registered_with():
+    (lsk,) = [row for row in part("attention.md", "blocks") if "`LSKblock`" in row[0]]
+    assert lsk[4] == "branches, gate" and find("LSKblock").shows == ("branches", "gate")
+    (chinese,) = [row for row in part("attention.zh-CN.md", "blocks") if "`LSKblock`" in row[0]]
+    assert chinese[4] == "分支权重, 门控"
+    explained = page("attention.md").split("The last column says")[1].split("```python")[0]
+    assert set(re.findall(r"^- \*(\w+)\*:", explained, re.MULTILINE)) == set(KINDS)
 
 
 def test_the_memory_of_maps_is_four_bytes_per_pair():
