@@ -19,7 +19,7 @@ from models.identity_start import ZeroInitResidual
 from models.registry import register
 
 
-@register(form=RowForm(kinds={"c_m": WIDTH, "c_n": WIDTH}))
+@register(form=RowForm(kinds={"c_m": WIDTH, "c_n": WIDTH}), shows=("maps",))
 class A2(ZeroInitResidual, DoubleAttentionLayer):
     """Double attention of the paper with its residual: (B, in_channels, H, W) to the same shape, any H and W.
 

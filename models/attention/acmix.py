@@ -30,9 +30,10 @@ import torch
 from torch import Tensor, cat, nn
 
 from models.arguments import KERNEL, RowForm
-from models.attention.ops.neighbourhood import Neighborhood, neighborhood_attention
+from models.attention.ops.neighbourhood import Neighborhood, neighborhood_weights, weighted_sum
 from models.attention.ops.numerics import require_odd, require_positive, resolve_divisor
 from models.attention.ops.sizes import at_least, is_known
+from models.recording import is_recording, record
 from models.registry import Scale, WiringPlan, one_source, register
 
 
@@ -61,7 +62,9 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     return WiringPlan((c_in, c_out, *rest), c_out, repeats)
 
 
-@register(_wiring, form=RowForm(wired=2, kinds={"kernel_att": KERNEL, "kernel_conv": KERNEL}))
+@register(
+    _wiring, form=RowForm(wired=2, kinds={"kernel_att": KERNEL, "kernel_conv": KERNEL}), shows=("attention", "branches")
+)
 class ACmix(nn.Module):
     """Local self-attention plus shift convolution over shared 1x1 projections.
 
@@ -115,6 +118,9 @@ class ACmix(nn.Module):
         query, key, value = self.conv1(x), self.conv2(x), self.conv3(x)
         attended = self._attend(query, key, value)
         convolved = self._convolve(query, key, value)
+        if is_recording():
+            rates = torch.stack((self.rate1, self.rate2)).view(1, 2, 1, 1, 1).expand(x.shape[0], -1, -1, -1, -1)
+            record(self, "branches", "rates alpha of attention, beta of convolution", rates, attended.shape[2:])
         return self.rate1 * attended + self.rate2 * convolved
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -127,8 +133,19 @@ class ACmix(nn.Module):
         keys, values = (
             Neighborhood(maps, self.kernel_att, self.dilation, query.shape[-2:], self.stride) for maps in (key, value)
         )
-        attended = neighborhood_attention(query, keys, values)
-        return attended.flatten(1, 2)  # (B, C_out, h, w), head-major
+        weights = neighborhood_weights(query, keys)
+        if is_recording():
+            self._record(weights, position.shape[2:], border)
+        return weighted_sum(weights, values).flatten(1, 2)  # (B, C_out, h, w), head-major
+
+    def _record(self, weights: Tensor, grid: Sequence[int], border: int) -> None:
+        """Record the weights (B, head, taps, h, w) of neighbors in a map of size `grid`, reflected at its borders."""
+        height, width = grid
+        places = reflect_pad(torch.arange(height * width, device=weights.device).view(height, width), border)
+        near = Neighborhood(places, self.kernel_att, self.dilation, weights.shape[-2:], self.stride).gather()
+        by_query = weights.flatten(3).transpose(2, 3)  # (B, head, h * w, taps)
+        size, keys = weights.shape[-2:], near.flatten(1).t()
+        record(self, "attention", "local self-attention A", by_query, size, keys, grid)
 
     def _convolve(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         batch, _, height, width = query.shape

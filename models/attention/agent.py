@@ -15,6 +15,7 @@ weights, whose gradient is reproducible on every device; the input is added, as 
 """
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from models.attention.ops.numerics import require_flag, require_positive, resolv
 from models.attention.ops.pooling import cell_mean_matrix
 from models.attention.ops.sizes import at_most
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 from utils.errors import ModelError
 
@@ -32,6 +34,7 @@ from utils.errors import ModelError
         kinds={"agent_num": whole_kind("agents", 1, 1024), "num_patches": whole_kind("positions", 49, 2**16)},
         orders=(("num_patches",), ("num_patches", "num_heads")),
     ),
+    shows=("maps",),
 )
 class Agent(nn.Module):
     """Agent attention with a residual: (B, dim, H, W) to the same shape, any H and W.
@@ -66,9 +69,18 @@ class Agent(nn.Module):
         key, value = self.kv(x).chunk(2, 1)
         agents = _cell_means(query, self.side)
         query, agents, key, tokens = (to_tokens(maps, self.num_heads) for maps in (query, agents, key, value))
+        if is_recording():
+            self._record(query, agents, key, x.shape[2:])
         gathered = attend(agents, key, tokens, scale=self.scale)  # (B, heads, n, d)
         attended = attend(query, agents, gathered, scale=self.scale)  # (B, heads, N, d)
         return x + self.proj(to_map(attended, x.shape[-2:]) + self.dwc(value))
+
+    def _record(self, query: Tensor, agents: Tensor, key: Tensor, size: Sequence[int]) -> None:
+        """Record both softmax maps of all agents, head by head."""
+        seen = softmax_weights(agents, key, self.scale)  # (B, heads, n, N)
+        taken = softmax_weights(query, agents, self.scale).transpose(2, 3)
+        record(self, "maps", "agent aggregation: where each agent looks", seen.flatten(1, 2).unflatten(2, size), size)
+        record(self, "maps", "agent broadcast: what each position takes", taken.flatten(1, 2).unflatten(2, size), size)
 
 
 def _cell_means(maps: Tensor, side: int) -> Tensor:

@@ -17,6 +17,8 @@ block is left out, since convolutions follow wherever it is put in. Heads of abo
 to divide the width; no cast to half precision.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, cat, nn
 from torch.nn.functional import pad
@@ -26,12 +28,13 @@ from models.attention.ops.numerics import require_positive, resolve_divisor
 from models.attention.ops.sizes import ceil_divide, is_known
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 
 HEAD_WIDTH = 32  # the paper's
 
 
-@register(cost="quadratic", form=RowForm(kinds={"area": whole_kind("areas", 1, 64)}))
+@register(cost="quadratic", form=RowForm(kinds={"area": whole_kind("areas", 1, 64)}), shows=("attention",))
 class AreaAttention(nn.Module):
     """Self-attention within areas, with a residual: (B, dim, H, W) to the same shape, any H and W.
 
@@ -58,8 +61,25 @@ class AreaAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return y for the map `x` (B, dim, H, W)."""
         query, key, value = self.qkv(x).chunk(3, dim=1)
-        attended = self._within_areas(*(to_tokens(each, self.num_heads) for each in (query, key, value)))
+        tokens = [to_tokens(each, self.num_heads) for each in (query, key, value)]
+        if is_recording():
+            self._record(tokens[0], tokens[1], x.shape[2:])
+        attended = self._within_areas(*tokens)
         return x + self.project(to_map(attended, x.shape[-2:]) + self.position(value))
+
+    def _record(self, query: Tensor, key: Tensor, size: Sequence[int]) -> None:
+        """Record the weights of the keys of each position's own area, (B, heads, N, length)."""
+        positions = query.shape[2]
+        length = ceil_divide(positions, self.area)
+        parts = [
+            softmax_weights(*pair, self.scale)
+            for pair in zip(query.split(length, 2), key.split(length, 2), strict=True)
+        ]
+        weights = cat([pad(part, (0, length - part.shape[3])) for part in parts], 2)
+        index = torch.arange(positions, device=query.device)[:, None]
+        keys = index // length * length + torch.arange(length, device=query.device)
+        label = "area attention" if length < positions else "attention over the whole map"
+        record(self, "attention", label, weights, size, keys.masked_fill(keys >= positions, -1))
 
     def _within_areas(self, *tokens: Tensor) -> Tensor:
         """Attend within each area of query, key and value (B, heads, N, d); equal areas become further heads."""

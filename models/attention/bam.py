@@ -22,10 +22,14 @@ from models.arguments import RowForm
 from models.attention.ops.numerics import reduced_width, require_positive
 from models.layers import fold_norm
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 
-@register(form=RowForm(elsewhere={"num_layers": "forks take three of dilation 2: {dilation: 2, num_layers: 3}"}))
+@register(
+    form=RowForm(elsewhere={"num_layers": "forks take three of dilation 2: {dilation: 2, num_layers: 3}"}),
+    shows=("gate",),
+)
 class BAM(nn.Module):
     """Bottleneck attention, x times 1 + its gate: (B, channel, H, W) to the same shape.
 
@@ -53,6 +57,7 @@ class BAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x * (1 + sigmoid(M_c + M_s))."""
         gate = torch.sigmoid(self.channel_att(x.mean((2, 3), keepdim=True)) + self.spatial_att(x))
+        record(self, "gate", "attention map M(F), added as F * M(F)", gate, x.shape[2:])
         return torch.addcmul(x, x, gate.to(x.dtype))
 
     @torch.no_grad()

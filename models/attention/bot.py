@@ -29,6 +29,7 @@ from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import ZeroInitResidual
 from models.layers import Conv
 from models.norms import BatchNorm
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 
 
@@ -63,7 +64,11 @@ class RelativeAttention(nn.Module):
         to_rows = einsum("bnyxd,yjd->bnyxj", grid, by_row.to(grid.dtype)).flatten(2, 3)  # (B, heads, N, H)
         to_columns = einsum("bnyxd,xjd->bnyxj", grid, by_column.to(grid.dtype)).flatten(2, 3)  # (B, heads, N, W)
         one_hots = _one_hot_positions(height, width, key).expand(*key.shape[:2], -1, -1)  # (B, heads, N, H + W)
-        return to_map(attend(cat((query, to_rows, to_columns), 3), cat((key, one_hots), 3), value), (height, width))
+        query, key = cat((query, to_rows, to_columns), 3), cat((key, one_hots), 3)
+        if is_recording():
+            weights = softmax_weights(query, key)
+            record(self, "attention", "softmax of content and relative position", weights, x.shape[2:])
+        return to_map(attend(query, key, value), (height, width))
 
 
 def relative_table(table: Tensor, length: int) -> Tensor:
@@ -89,7 +94,7 @@ def _one_hot_positions(height: int, width: int, like: Tensor) -> Tensor:
     return cat((same_row.expand(-1, width, -1), same_column.expand(height, -1, -1)), 2).flatten(0, 1).to(like.dtype)
 
 
-@register(cost="quadratic")
+@register(cost="quadratic", shows=("attention",))
 class BoT(ZeroInitResidual):
     """Bottleneck transformer block with a residual: (B, n_dims, H, W) to the same shape, any H and W.
 

@@ -17,6 +17,8 @@ fewer rows or columns than n_win has as many regions as it has rows or columns; 
 Regions are ranked in float32. The convolution is 5 x 5 as in the paper's models (their default: 3 x 3).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,12 +27,17 @@ from models.arguments import KERNEL, RowForm, whole_kind
 from models.attention.ops.numerics import autocast_disabled, require_odd, require_positive, resolve_divisor, upcast
 from models.attention.ops.sizes import at_most, ceil_divide
 from models.attention.ops.windows import from_windows, pad_to_multiple, to_windows
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 
 HEAD_CHANNELS = 32  # of the paper
 
 
-@register(cost="windowed", form=RowForm(kinds={"topk": whole_kind("regions", 1, 64), "side_dwconv": KERNEL}))
+@register(
+    cost="windowed",
+    form=RowForm(kinds={"topk": whole_kind("regions", 1, 64), "side_dwconv": KERNEL}),
+    shows=("attention",),
+)
 class BRA(nn.Module):
     """Bi-level routing attention: (B, dim, H, W) to the same shape, any H and W.
 
@@ -68,6 +75,8 @@ class BRA(nn.Module):
             ones = pad_to_multiple(torch.ones_like(x[:1, :1]), rows, columns)
             inside = to_windows(ones, rows, columns)[0, :, :, 0]
         routes = self._route(regions.detach(), inside)  # (B, R, topk)
+        if is_recording():
+            self._record(regions, routes, x.shape[2:])
         attended = self._attend(regions, routes, inside)  # (B, R, L, C)
         joined = from_windows(attended, rows, columns, *padded.shape[-2:])[..., :height, :width]
         return self.wo(joined + self.lepe(qkv[:, 2 * channels :]))
@@ -94,6 +103,34 @@ class BRA(nn.Module):
             mask = inside[routes].flatten(2).flatten(0, 1)[:, None, None].bool()  # (B * R, 1, 1, n)
         attended = scaled_dot_product_attention(self._heads(query), key, value, attn_mask=mask, scale=self.scale)
         return attended.transpose(1, 2).reshape(batch, count, size, -1)
+
+    def _record(self, regions: Tensor, routes: Tensor, size: Sequence[int]) -> None:
+        """Record the weights of all positions in the regions that a position's own is routed to, in any image.
+
+        Args:
+            regions: (B, R, L, 3C).
+            routes: (B, R, topk).
+            size: (H, W) of the map.
+        """
+        batch, count, length, _ = regions.shape
+        (height, width), device = size, regions.device
+        rows, columns = (ceil_divide(side, self.n_win) for side in size)
+        numbers = torch.arange(1, height * width + 1, device=device).view(1, 1, height, width)
+        positions = to_windows(pad_to_multiple(numbers, rows, columns), rows, columns)[0, :, :, 0] - 1  # -1: padding
+        picked = torch.zeros(batch, count, count, dtype=torch.bool, device=device).scatter(2, routes, True)
+        in_any = picked.any(0)  # images share the keys of a record; another image's have no weight
+        near = in_any.int().argsort(dim=1, descending=True)[:, : int(in_any.sum(1).max())]  # (R, U)
+        used = picked.gather(2, near.expand(batch, -1, -1))  # (B, R, U)
+        query, key = (
+            self._heads(each) for each in (regions.chunk(3, 3)[0], regions.chunk(3, 3)[1][:, near].flatten(2, 3))
+        )
+        keys = positions[near].masked_fill(~used.any(0)[..., None], -1).flatten(1)  # (R, U * L)
+        seen = used.repeat_interleave(length, 2) & (keys >= 0)  # (B, R, U * L)
+        weights = softmax_weights(query, key, self.scale, seen.flatten(0, 1)[:, None, None])
+        by_query = weights.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)  # (B, heads, R * L, U * L)
+        order = positions.flatten().argsort()[-height * width :]  # padding comes first and is left out
+        by_region = keys.repeat_interleave(length, 0)
+        record(self, "attention", "attention to the routed regions I^r", by_query[:, :, order], size, by_region[order])
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """Return (B, R, n, C) as (B * R, heads, n, d)."""

@@ -24,6 +24,7 @@ from models.arguments import SHARE, RowForm
 from models.attention.ops.numerics import require_number, require_positive, resolve_divisor
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
+from models.recording import is_recording, record, softmax_weights
 from models.registry import Scale, WiringPlan, register, same_width
 
 HEAD_WIDTH = 64  # the paper's
@@ -58,7 +59,11 @@ class PositionedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended map of `x` (B, channels, H, W)."""
         query, key, value = self.qkv(x).split(self.widths, dim=1)
-        attended = attend(*(to_tokens(each, self.heads) for each in (query, key, value)), scale=self.scale)
+        tokens = [to_tokens(each, self.heads) for each in (query, key, value)]
+        if is_recording():
+            weights = softmax_weights(tokens[0], tokens[1], self.scale)
+            record(self, "attention", "softmax of q . k / sqrt(d_k)", weights, x.shape[2:])
+        attended = attend(*tokens, scale=self.scale)
         return self.project(to_map(attended, x.shape[-2:]) + self.position(value))
 
 
@@ -80,7 +85,7 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(x)
 
 
-@register(_wiring, cost="quadratic", form=RowForm(wired=2, kinds={"e": SHARE}))
+@register(_wiring, cost="quadratic", form=RowForm(wired=2, kinds={"e": SHARE}), shows=("attention",))
 class C2PSA(nn.Module):
     """Partial self-attention, `n` blocks on a part of the channels: (B, c1, H, W) to the same shape, any H and W.
 

@@ -20,10 +20,11 @@ from torch.nn.functional import avg_pool2d
 
 from models.attention.ops.numerics import require_odd, require_positive
 from models.layers import Conv
+from models.recording import record
 from models.registry import register
 
 
-@register()
+@register(shows=("gate",))
 class CAA(nn.Module):
     """Context anchor attention, gate times input: (B, ch, H, W) to the same shape.
 
@@ -49,4 +50,6 @@ class CAA(nn.Module):
         """Return the gate times x."""
         context = self.conv1(avg_pool2d(x, 7, stride=1, padding=3))
         context = self.conv2(self.v_conv(self.h_conv(context)))
-        return torch.sigmoid(context) * x
+        gate = torch.sigmoid(context)
+        record(self, "gate", "context anchor attention A", gate, x.shape[2:])
+        return gate * x

@@ -25,12 +25,13 @@ from torch.nn import functional as F
 
 from models.attention.ops.numerics import require_multiple, require_odd, softmax
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 GROUPS = 4  # of the context convolution, in the paper and in the tutorials
 
 
-@register()
+@register(shows=("gate",))
 class CoTAttention(nn.Module):
     """Contextual transformer attention as in the tutorials: (B, dim, H, W) to the same shape, any H and W.
 
@@ -67,6 +68,7 @@ class CoTAttention(nn.Module):
         values = self.value_embed(x)
         logits = self._mean_logits(cat([static, x], dim=1))  # (B, dim, H, W)
         attention = softmax(logits.flatten(2), dim=-1).view_as(logits)
+        record(self, "gate", "softmax over positions, the factor of V", attention, x.shape[2:])
         return static + attention * values
 
     def _mean_logits(self, context: Tensor) -> Tensor:

@@ -22,13 +22,14 @@ from models.attention.ops.neighbourhood import neighbors, weighted_sum
 from models.attention.ops.numerics import require_multiple, require_odd, softmax
 from models.layers import Conv
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 GROUPS = 4  # of the context convolution
 SHARE = 8  # channels that share a dynamic kernel
 
 
-@register()
+@register(shows=("kernels", "branches"))
 class CoT(nn.Module):
     """Contextual transformer layer: (B, dim, H, W) to the same shape, any H and W.
 
@@ -65,10 +66,12 @@ class CoT(nn.Module):
         dynamic = self.act(self.bn(self._aggregate(self.value_embed(x), kernels)))
         pooled = (static + dynamic).mean((2, 3), keepdim=True)
         share = softmax(self.fuse_embed(pooled).unflatten(1, (-1, 2)), dim=2)  # (B, dim, 2, 1, 1)
+        record(self, "branches", "shares of dynamic K2 and static K1", share.transpose(1, 2), x.shape[2:])
         return share[:, :, 0] * dynamic + share[:, :, 1] * static
 
     def _aggregate(self, values: Tensor, kernels: Tensor) -> Tensor:
         """Return the neighbors of `values` (B, dim, H, W) weighted by `kernels` (B, dim / 8 * k * k, H, W)."""
         kernels = kernels.unflatten(1, (-1, self.kernel_size**2))  # (B, dim / 8, k * k, H, W)
+        record(self, "kernels", "dynamic kernels A", kernels, values.shape[2:])
         near = neighbors(values.unflatten(1, (-1, SHARE)), self.kernel_size)
         return weighted_sum(kernels, near).flatten(1, 2)

@@ -24,6 +24,7 @@ from torch.nn.functional import gelu, relu
 
 from models.arguments import REDUCTION, RowForm
 from models.attention.ops.numerics import require_positive
+from models.recording import record
 from models.registry import register
 
 
@@ -45,7 +46,7 @@ class ChannelPrior(nn.Module):
         return torch.sigmoid(self.fc2(relu(self.fc1(mean)))) + torch.sigmoid(self.fc2(relu(self.fc1(peak))))
 
 
-@register(form=RowForm(kinds={"channelAttention_reduce": REDUCTION}))
+@register(form=RowForm(kinds={"channelAttention_reduce": REDUCTION}), shows=("gate",))
 class CPCA(nn.Module):
     """Channel gate, then a gate from strip convolutions: (B, channels, H, W) to the same shape.
 
@@ -71,14 +72,18 @@ class CPCA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return y."""
         features = gelu(self.conv(x))
-        features = self.ca(features) * features
+        channel = self.ca(features)
+        record(self, "gate", "channel gate c", channel, x.shape[2:])
+        features = channel * features
         near = self.dconv5_5(features)
         strips = (
             self.dconv7_1(self.dconv1_7(near))
             + self.dconv11_1(self.dconv1_11(near))
             + self.dconv21_1(self.dconv1_21(near))
         )
-        return self.conv(self.conv(near + strips) * features)
+        spatial = self.conv(near + strips)
+        record(self, "gate", "spatial gate per channel", spatial, x.shape[2:])
+        return self.conv(spatial * features)
 
 
 def _strip(channels: int, height: int, width: int) -> nn.Conv2d:

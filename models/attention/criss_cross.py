@@ -22,10 +22,15 @@ from torch import Tensor, cat, einsum, nn
 from models.arguments import RowForm
 from models.attention.ops.numerics import autocast_disabled, reduced_width, require_positive, softmax, upcast
 from models.identity_start import ZeroInitResidual
+from models.recording import is_recording, record
 from models.registry import register
 
 
-@register(cost="windowed", form=RowForm(elsewhere={"recurrence": "the paper's two; a single pass is {recurrence: 1}"}))
+@register(
+    cost="windowed",
+    form=RowForm(elsewhere={"recurrence": "the paper's two; a single pass is {recurrence: 1}"}),
+    shows=("attention",),
+)
 class CrissCross(ZeroInitResidual):
     """Criss-cross attention with a residual: (B, in_dim, H, W) to the same shape, any H and W.
 
@@ -49,11 +54,11 @@ class CrissCross(ZeroInitResidual):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return H' of the last round for the map `x` (B, in_dim, H, W)."""
-        for _ in range(self.recurrence):
-            x = self.gamma * self._gathered(x) + x
+        for done in range(self.recurrence):
+            x = self.gamma * self._gathered(x, done + 1) + x
         return x
 
-    def _gathered(self, x: Tensor) -> Tensor:
+    def _gathered(self, x: Tensor, turn: int) -> Tensor:
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         height = x.shape[2]
         rows = torch.arange(height, device=x.device)
@@ -63,6 +68,18 @@ class CrissCross(ZeroInitResidual):
             along_column = einsum("bdij,bdkj->bijk", query, key).masked_fill(itself, -torch.inf)  # (B, H, W, H)
             along_row = einsum("bdij,bdik->bijk", query, key)  # (B, H, W, W)
         weights = softmax(cat((along_column, along_row), dim=3), dim=3).to(value.dtype)
+        if is_recording():
+            self._record(weights, turn)
         return einsum("bijk,bckj->bcij", weights[..., :height], value) + einsum(
             "bijk,bcik->bcij", weights[..., height:], value
         )
+
+    def _record(self, weights: Tensor, turn: int) -> None:
+        """Record the weights of a round, (B, H, W, H + W): a position's column, in which it has no weight, and row."""
+        height, width = weights.shape[1:3]
+        places = torch.arange(height * width, device=weights.device).view(height, width)
+        of_columns = places.t().expand(height, -1, -1)  # (H, W, H)
+        of_rows = places.unsqueeze(1).expand(-1, width, -1)  # (H, W, W)
+        keys = cat((of_columns, of_rows), 2).flatten(0, 1)
+        by_query = weights.flatten(1, 2).unsqueeze(1)  # (B, 1, N, H + W)
+        record(self, "attention", f"criss-cross attention A of round {turn}", by_query, (height, width), keys)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from models.attention.ops.deformable_convolution import deformable_depthwise
 from models.attention.ops.numerics import require_odd, require_positive, upcast
+from models.recording import is_recording, record
 from models.registry import register
 
 
@@ -60,11 +61,15 @@ class DeformConv(nn.Module):
         """Return D(x) in the type of `x`, whatever types autocast gives the offsets."""
         offsets, full = self.offset_net(x), upcast(x)
         weight = upcast(self.deform_conv.weight)
+        if is_recording():
+            side = weight.shape[-1]
+            moves = upcast(offsets).unflatten(1, (-1, 2))
+            record(self, "offsets", f"offsets of the {side} x {side} taps", moves, x.shape[2:])
         out = deformable_depthwise(full, upcast(offsets).to(full.dtype), weight, self.dilation)
         return out.to(x.dtype)
 
 
-@register()
+@register(shows=("offsets", "gate"))
 class DLKA(nn.Module):
     """Deformable large kernel attention, gate times input: (B, dim, H, W) to the same shape."""
 
@@ -80,4 +85,6 @@ class DLKA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a * x."""
-        return self.conv1(self.conv_spatial(self.conv0(x))) * x
+        gate = self.conv1(self.conv_spatial(self.conv0(x)))
+        record(self, "gate", "attention a", gate, x.shape[2:])
+        return gate * x

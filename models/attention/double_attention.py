@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from models.arguments import WIDTH, RowForm, shorten
 from models.attention.ops.numerics import require_flag, require_positive, softmax
+from models.recording import is_recording, record
 from models.registry import Scale, WiringPlan, one_source, register
 from models.row_reading import split_keywords
 
@@ -57,7 +58,7 @@ def _place_keywords(args: Sequence[Any]) -> list[Any]:
     return positional
 
 
-@register(_wiring, form=RowForm(wired=2, kinds={"c_n": WIDTH}, reads_keywords=True))
+@register(_wiring, form=RowForm(wired=2, kinds={"c_n": WIDTH}, reads_keywords=True), shows=("maps",))
 class DoubleAttentionLayer(nn.Module):
     """Double attention as in the tutorials, without a residual.
 
@@ -85,6 +86,10 @@ class DoubleAttentionLayer(nn.Module):
         """Return G V, or W_R G V + b_R, for the map `x` (B, in_channels, H, W)."""
         gather = softmax(self.convB(x).flatten(2), dim=2)  # B: (B, c_n, N)
         distribute = softmax(self.convV(x).flatten(2), dim=1)  # V: (B, c_n, N)
+        if is_recording():
+            size = x.shape[2:]
+            record(self, "maps", "gather B: where each descriptor looks", gather.unflatten(2, size), size)
+            record(self, "maps", "distribute V: what each position takes", distribute.unflatten(2, size), size)
         summed = x.flatten(2) @ gather.transpose(1, 2)  # x B^T: (B, in_channels, c_n)
         descriptors = self.convA(summed.unsqueeze(3)).squeeze(3)  # G: (B, c_m, c_n)
         if not self.reconstruct:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from models.attention.ops.numerics import autocast_disabled, reduced_width, require_positive, upcast
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
+from models.recording import is_recording, record, softmax_weights
 from models.registry import register
 
 
@@ -40,7 +41,10 @@ class PositionAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = (to_tokens(project(x)) for project in (self.query_conv, self.key_conv, self.value_conv))
+        tokens = [to_tokens(project(x)) for project in (self.query_conv, self.key_conv, self.value_conv)]
+        if is_recording():
+            weights = softmax_weights(tokens[0], tokens[1])
+            record(self, "attention", "position attention S", weights, x.shape[2:])
         return self.gamma * to_map(attend(*tokens), x.shape[-2:]) + x
 
 
@@ -55,10 +59,12 @@ class ChannelAttention(nn.Module):
         with autocast_disabled(x):  # sums over all positions leave the range of half precision
             rows = upcast(x).flatten(2)  # (B, C, N)
             attention = torch.softmax(-rows @ rows.transpose(1, 2), dim=2)
+        if is_recording():
+            record(self, "channels", "channel attention X", attention.unsqueeze(1), x.shape[2:])
         return self.gamma * (attention.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[-2:]) + x
 
 
-@register(cost="quadratic")
+@register(cost="quadratic", shows=("attention", "channels"))
 class DualAttention(nn.Module):
     """Position and channel attention side by side: (B, in_channels, H, W) to the same shape, any H and W.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.arguments import FACTOR, RowForm, number_kind
 from models.attention.ops.numerics import require_number, require_odd, require_positive
+from models.recording import record
 from models.registry import register
 
 
@@ -48,6 +49,7 @@ def adaptive_kernel(block: str, channels: int, gamma: float, b: float) -> int:
         kinds={"gamma": FACTOR, "b": number_kind("summand", -16, 16, including=True)},
         elsewhere={"k_size": "computed from the width; the published class alone takes {k_size: 3}"},
     ),
+    shows=("gate",),
 )
 class ECAAttention(nn.Module):
     """Efficient channel attention, each channel times its gate: (B, channel, H, W) to the same shape.
@@ -72,4 +74,6 @@ class ECAAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return s * x."""
         gate = torch.sigmoid(self.conv(x.mean((2, 3)).unsqueeze(1)))  # (B, 1, C)
-        return x * gate.squeeze(1)[:, :, None, None]
+        gate = gate.squeeze(1)[:, :, None, None]
+        record(self, "gate", "channel gate s", gate, x.shape[2:])
+        return x * gate

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from models.arguments import GROUPS, RowForm
 from models.attention.ops.numerics import require_odd, resolve_divisor
+from models.recording import record
 from models.registry import register
 
 
-@register(form=RowForm(kinds={"num_group": GROUPS}))
+@register(form=RowForm(kinds={"num_group": GROUPS}), shows=("gate",))
 class ELA(nn.Module):
     """Efficient local attention, a gate per row times a gate per column: (B, in_channels, H, W) to the same shape.
 
@@ -56,7 +57,10 @@ class ELA(nn.Module):
         """Return x * y_h * y_w."""
         rows = _gate(self.conv_h(x.mean(3)), self.gn_h)  # (B, C, H)
         columns = _gate(self.conv_w(x.mean(2)), self.gn_w)  # (B, C, W)
-        return x * rows.unsqueeze(3) * columns.unsqueeze(2)
+        row_gate, column_gate = rows.unsqueeze(3), columns.unsqueeze(2)
+        record(self, "gate", "gate of rows y_h", row_gate, x.shape[2:])
+        record(self, "gate", "gate of columns y_w", column_gate, x.shape[2:])
+        return x * row_gate * column_gate
 
 
 def _gate(line: Tensor, norm: nn.GroupNorm) -> Tensor:

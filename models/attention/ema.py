@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from models.arguments import GROUPS, RowForm
 from models.attention.ops.numerics import resolve_divisor, softmax
+from models.recording import is_recording, record
 from models.registry import register
 
 
@@ -36,7 +37,8 @@ def _default_factor(channels: int) -> int:
 @register(
     form=RowForm(
         kinds={"factor": GROUPS}, elsewhere={"factor": "the largest of 32, 16, 8, 4 that fits; forks take {factor: 8}"}
-    )
+    ),
+    shows=("gate",),
 )
 class EMA(nn.Module):
     """Efficient multi-scale attention, each group times its gate: (B, channels, H, W) to the same shape.
@@ -67,6 +69,9 @@ class EMA(nn.Module):
         share_local = softmax(local.mean((2, 3)), dim=1).unsqueeze(1)
         logits = share_scaled @ local.flatten(2) + share_local @ scaled.flatten(2)  # (B * factor, 1, H * W)
         gate = torch.sigmoid(logits).to(x.dtype).unflatten(2, x.shape[2:])
+        if is_recording():  # a gate per group of c channels
+            each = gate.unflatten(0, (-1, self.factor)).expand(-1, -1, grouped.shape[1], -1, -1).flatten(1, 2)
+            record(self, "gate", "gate sigmoid(M) of each group of channels", each, x.shape[2:])
         return (gate * grouped).unflatten(0, (-1, self.factor)).flatten(1, 2)
 
     def _by_rows_and_columns(self, grouped: Tensor) -> Tensor:

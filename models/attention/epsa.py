@@ -31,6 +31,7 @@ from models.attention.ops.numerics import (
     resolve_divisor,
     softmax,
 )
+from models.recording import record
 from models.registry import register
 from utils.errors import ModelError
 
@@ -61,6 +62,7 @@ class SEWeight(nn.Module):
         kinds={"conv_groups": list_kind("groups", whole_kind("groups", 1, 64))},
         orders=(("conv_kernels", "stride"), ("conv_kernels", "stride", "conv_groups")),
     ),
+    shows=("branches",),
 )
 class EPSA(nn.Module):
     """Pyramid squeeze attention, scales weighted per channel: (B, inplans, H, W) to the same shape.
@@ -99,6 +101,7 @@ class EPSA(nn.Module):
         scales = [conv(x) for conv in self.convs]
         gates = torch.stack([self.se(features) for features in scales], dim=1)  # (B, S, C/S, 1, 1)
         attention = softmax(gates, dim=1)
+        record(self, "branches", "att_i, the share of each scale", attention, x.shape[2:])
         return attention.flatten(1, 2) * torch.cat(scales, dim=1)
 
 

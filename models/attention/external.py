@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from models.arguments import RowForm, whole_kind
 from models.attention.ops.numerics import require_positive, softmax, upcast
+from models.recording import record
 from models.registry import register
 
 
-@register(form=RowForm(kinds={"S": whole_kind("memory", 1, 4096)}))
+@register(form=RowForm(kinds={"S": whole_kind("memory", 1, 4096)}), shows=("maps",))
 class ExternalAttention(nn.Module):
     """Attention to a learned memory, with a residual: (B, d_model, H, W) to the same shape, any H and W.
 
@@ -46,4 +47,6 @@ class ExternalAttention(nn.Module):
         """Return y for the map `x` (B, d_model, H, W)."""
         logits = upcast(self.mk(x)).flatten(2)  # (B, S, N)
         attention = softmax(torch.log_softmax(logits, dim=2), dim=1)
-        return x + self.mv(attention.to(x.dtype).unflatten(2, x.shape[-2:]))
+        maps = attention.to(x.dtype).unflatten(2, x.shape[-2:])  # (B, S, H, W)
+        record(self, "maps", "attention A to the rows of the memory", maps, x.shape[2:])
+        return x + self.mv(maps)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models.arguments import SIDE, WIDTH, RowForm, list_kind, whole_kind
 from models.attention.ops.numerics import require_positive, upcast
 from models.attention.se import excitation
+from models.recording import record
 from models.registry import register
 from utils.errors import ModelError
 
@@ -48,6 +49,7 @@ def _lowest_frequencies(count: int) -> list[tuple[int, int]]:
         },
         orders=(("dct_h", "dct_w"), ("dct_h", "dct_w", "reduction")),
     ),
+    shows=("gate",),
 )
 class FcaNet(nn.Module):
     """Frequency channel attention, each channel times its gate: (B, channel, H, W) to the same shape, any H and W.
@@ -84,7 +86,9 @@ class FcaNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return sigmoid(W_2 ReLU(W_1 f)) * x."""
         gate = torch.sigmoid(self.fc(self.components(x)))
-        return x * gate[:, :, None, None]
+        gate = gate[:, :, None, None]
+        record(self, "gate", "channel gate att", gate, x.shape[2:])
+        return x * gate
 
     def components(self, x: Tensor) -> Tensor:
         """Return f (B, C) of the map `x` (B, C, H, W): along columns first, then along rows."""

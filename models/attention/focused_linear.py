@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from models.arguments import FACTOR, SIDE, RowForm, either_kind, list_kind, whole_kind
-from models.attention.ops.linear_attention import linear_attention
+from models.attention.ops.linear_attention import linear_attention, record_linear_attention
 from models.attention.ops.numerics import require_flag, require_number, require_odd, resolve_divisor, upcast
 from models.attention.ops.positions import parse_position_grid, position_maps
 from models.attention.ops.softmax_attention import project
@@ -35,6 +35,7 @@ from models.registry import register
             "focusing_factor": FACTOR,
         }
     ),
+    shows=("attention",),
 )
 class FocusedLinearAttention(nn.Module):
     """Focused linear attention: (B, dim, H, W) to the same shape, any H and W.
@@ -84,6 +85,7 @@ class FocusedLinearAttention(nn.Module):
         if self.positional_encoding is not None:
             key = key + position_maps(self.positional_encoding, self.grid, x.shape[-2:]).to(key.dtype)
         query, key, tokens = (self._heads(maps) for maps in (self.focus(query), self.focus(key), value))
+        record_linear_attention(self, "phi(q) . phi(k), normalized", query, key, x.shape[2:], epsilon=1e-6)
         attended = linear_attention(query, key, tokens, epsilon=1e-6).to(value.dtype)
         local = self.dwc(value.reshape(-1, self.head_dim, *x.shape[-2:]))  # the heads share one kernel
         return project(self.proj, attended.reshape(x.shape) + local.reshape(x.shape))

@@ -27,6 +27,7 @@ from models.arguments import FLAG, RowForm
 from models.attention.ops.numerics import reduced_width, require_positive, resolve_divisor
 from models.layers import fold_norm
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 
 KERNEL = 7
@@ -52,6 +53,7 @@ class ShuffledGroups(nn.Module):
             "group": "is groups here: [] is the light form, [{groups: 1}] the dense one",
         },
     ),
+    shows=("gate",),
 )
 class GAM(nn.Module):
     """Channel gate, then spatial gate, without pooling: (B, in_channels, H, W) to the same shape.
@@ -87,8 +89,12 @@ class GAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return M_s(F') * F' with F' = M_c(x) * x."""
-        x = torch.sigmoid(self.channel_attention(x)) * x
-        return torch.sigmoid(self.spatial_attention(x)) * x
+        channel = torch.sigmoid(self.channel_attention(x))
+        record(self, "gate", "channel gate M_c, at each position", channel, x.shape[2:])
+        x = channel * x
+        spatial = torch.sigmoid(self.spatial_attention(x))
+        record(self, "gate", "spatial gate M_s, of each channel", spatial, x.shape[2:])
+        return spatial * x
 
     def fuse(self) -> None:
         """Fold the two norms into their convolutions, once."""

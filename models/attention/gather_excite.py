@@ -25,11 +25,12 @@ from models.arguments import RowForm, choice_kind
 from models.attention.ops.numerics import reduced_width, require_flag, require_positive
 from models.attention.ops.positions import interpolate_map
 from models.norms import BatchNorm
+from models.recording import record
 from models.registry import register
 from utils.errors import ModelError
 
 
-@register(form=RowForm(kinds={"extent": choice_kind("extent", (0, 2, 4, 8, 16, 32, 64))}))
+@register(form=RowForm(kinds={"extent": choice_kind("extent", (0, 2, 4, 8, 16, 32, 64))}), shows=("gate",))
 class GatherExcite(nn.Module):
     """Gather-excite, each neighborhood times its gate: (B, channels, H, W) to the same shape, any H and W.
 
@@ -78,6 +79,7 @@ class GatherExcite(nn.Module):
         gate = torch.sigmoid(self.mlp(_window_means(x, self.extent) if self.mean else self.gather(x)))
         if self.extent:
             gate = F.interpolate(gate, size=x.shape[-2:], mode="nearest")
+        record(self, "gate", "gate of what was gathered", gate, x.shape[2:])
         return x * gate
 
 

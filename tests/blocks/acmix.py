@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from blocks import BlockCase, Golden, Oracle
-from blocks.literal import pointwise
+from blocks.literal import applied, pointwise, tokens
 from models.attention.acmix import ACmix
 
 
@@ -73,6 +73,14 @@ def slow_shift(block, query, key, value):
     return out.flatten(1, 2)
 
 
+def rebuilt_acmix(block, x, records):
+    """Neighbors weighted as shown plus the convolution path, at the shown rates."""
+    near, rates = records
+    query, key, value = (pointwise(conv, x) for conv in (block.conv1, block.conv2, block.conv3))
+    attended = applied(near, tokens(value, block.head)).transpose(2, 3).flatten(1, 2).unflatten(2, near.size)
+    return rates.values[:, 0] * attended + rates.values[:, 1] * slow_shift(block, query, key, value)
+
+
 CASES = {
     "ACmix": BlockCase(
         oracles={
@@ -85,6 +93,7 @@ CASES = {
         counts={64: 17_822, 128: 60_110, 256: 218_414, 512: 829_934, 1024: 3_232_622},
         golden={"ACmix": Golden(lambda: ACmix(32, 32, kernel_att=7, head=4, kernel_conv=3))},
         flat={"conv_p.bias": "the difference of two positions ignores it"},
+        rebuilt=rebuilt_acmix,
         refused={
             (32, 30): "one of 1, 2, 3",
             (32, 32, 6): "kernel_att",

@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import convolution, pointwise, softmax
+from blocks.literal import convolution, maps_of, pointwise, softmax, tokens
 from models.attention.agent import Agent
 
 
@@ -36,6 +36,15 @@ def slow_agent(block, x):
     return x + pointwise(block.proj, attended + convolution(block.dwc, value))
 
 
+def rebuilt_agent(block, x, records):
+    """Values gathered by the map of each agent, and handed to each position as shown."""
+    value = pointwise(block.kv, x).chunk(2, 1)[1]
+    seen, taken = (record.values.flatten(2).unflatten(1, (block.num_heads, -1)) for record in records)
+    gathered = seen @ tokens(value, block.num_heads)
+    attended = taken.transpose(2, 3) @ gathered
+    return x + pointwise(block.proj, maps_of(attended, x) + convolution(block.dwc, value))
+
+
 CASES = {
     "Agent": BlockCase(
         oracles={
@@ -45,6 +54,7 @@ CASES = {
             ),
         },
         counts={channels: 4 * channels**2 + 11 * channels for channels in (64, 512)},
+        rebuilt=rebuilt_agent,
         refused={(30, 4): "one of 1, 2, 3", (32, 4, False, 50): "49 or 64", (32, 4, False, 0): "agent_num"},
     )
 }

@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import attention, conv_norm, maps_of, tokens
+from blocks.literal import applied, attention, conv_norm, maps_of, tokens
 from models.attention.area import AreaAttention
 
 
@@ -22,6 +22,13 @@ def slow_area(block, x):
     return x + conv_norm(block.project, attended + conv_norm(block.position, value))
 
 
+def rebuilt_area(block, x, records):
+    """The values of each position's area, weighted as shown."""
+    value = conv_norm(block.qkv, x).chunk(3, 1)[2]
+    attended = maps_of(applied(records[0], tokens(value, block.num_heads)), x)
+    return x + conv_norm(block.project, attended + conv_norm(block.position, value))
+
+
 CASES = {
     "AreaAttention": BlockCase(
         oracles={
@@ -30,6 +37,7 @@ CASES = {
             "the whole map": Oracle(lambda: AreaAttention(64, area=1), slow_area, 64, ((3, 4),)),
         },
         counts={channels: 4 * channels**2 + 35 * channels for channels in (16, 80, 256, 1024)},
+        rebuilt=rebuilt_area,
         refused={(32, 3): "one of 1, 2, 4", (32, 1, 0): "area", (32, 0): "num_heads"},
     )
 }

@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import batch_norm, conv_norm, maps_of, pointwise, relu, softmax, tokens
+from blocks.literal import applied, batch_norm, conv_norm, maps_of, pointwise, relu, softmax, tokens
 from models.attention.bot import BoT
 
 
@@ -29,6 +29,13 @@ def slow_attention(layer, x):
 
 def slow_bot(block, x):
     attended = slow_attention(block.attention, conv_norm(block.contract, x))
+    return x + conv_norm(block.expand, relu(batch_norm(block.norm, attended)))
+
+
+def rebuilt_bot(block, x, records):
+    """The bottleneck around values weighted as shown."""
+    layer, inner = block.attention, conv_norm(block.contract, x)
+    attended = maps_of(applied(records[0], tokens(pointwise(layer.value, inner), layer.heads)), x)
     return x + conv_norm(block.expand, relu(batch_norm(block.norm, attended)))
 
 
@@ -59,6 +66,7 @@ CASES = {
         },
         counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
         delayed={key: GATED for key in INSIDE},
+        rebuilt=rebuilt_bot,
         refused={
             (32, 20, 20, 3): "one of 1, 2, 4, 8",
             (32, 0): "width",

@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import convolution, pointwise, softmax
+from blocks.literal import applied, convolution, maps_of, pointwise, softmax, tokens
 from models.attention.bra import BRA
 
 
@@ -44,6 +44,13 @@ def slow_bra(block, x):
     return pointwise(block.wo, mixed + convolution(block.lepe, value))
 
 
+def rebuilt_bra(block, x, records):
+    """The values of the routed regions, weighted as shown."""
+    value = pointwise(block.qkv, x).chunk(3, 1)[2]
+    attended = maps_of(applied(records[0], tokens(value, block.num_heads)), x)
+    return pointwise(block.wo, attended + convolution(block.lepe, value))
+
+
 CASES = {
     "BRA": BlockCase(
         oracles={
@@ -53,6 +60,7 @@ CASES = {
         },
         counts={channels: 4 * channels**2 + 30 * channels for channels in (64, 256, 1024)},
         spread="a mean of many positions between two projections at torch's own start; the paper's residual is outside",
+        rebuilt=rebuilt_bra,
         refused={
             (32, 5): "one of 1, 2, 4",
             (32, 4, 0): "n_win",

@@ -3,7 +3,7 @@
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import attention, conv_norm, maps_of, tokens
+from blocks.literal import applied, attention, conv_norm, maps_of, tokens
 from models.attention.c2psa import C2PSA
 
 
@@ -24,6 +24,18 @@ def slow_c2psa(block, x):
     return conv_norm(block.merge, torch.cat((around, through), 1))
 
 
+def rebuilt_c2psa(block, x, records):
+    """Block after block, the values weighted as shown."""
+    around, through = conv_norm(block.split, x).chunk(2, 1)
+    for each, shown in zip(block.blocks, records, strict=True):
+        layer = each.attention
+        value = conv_norm(layer.qkv, through)[:, -through.shape[1] :]
+        attended = maps_of(applied(shown, tokens(value, layer.heads)), through)
+        through = through + conv_norm(layer.project, attended + conv_norm(layer.position, value))
+        through = through + conv_norm(each.mlp[1], conv_norm(each.mlp[0], through))
+    return conv_norm(block.merge, torch.cat((around, through), 1))
+
+
 def count(channels):
     hidden = channels // 2
     attends, mlp = 3 * hidden**2 + 17 * hidden, 4 * hidden**2 + 6 * hidden
@@ -40,6 +52,7 @@ CASES = {
             "2 heads of 64": Oracle(lambda: C2PSA(256), slow_c2psa, 256, ((2, 3),), gradients=False),
         },
         counts={channels: count(channels) for channels in (16, 64, 256, 1024)},
+        rebuilt=rebuilt_c2psa,
         refused={
             (32, 1, 0.0): "such as 0.5",
             (32, 1, 0.5, 3): "one of 1, 2, 4",

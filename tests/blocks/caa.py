@@ -28,6 +28,11 @@ def slow_caa(block, x):
     return sigmoid(silu(batch_norm(block.conv2.bn, pointwise(block.conv2.conv, hidden)))) * x
 
 
+def rebuilt_caa(block, x, records):
+    """The shown gate times the input."""
+    return records[0].values * x
+
+
 CASES = {
     "CAA": BlockCase(
         oracles={
@@ -35,6 +40,7 @@ CASES = {
             "kernels 3 and 5": Oracle(lambda: CAA(4, 3, 5), slow_caa, 4),
         },
         counts={64: 9_984, 256: 138_240, 512: 538_624, 1024: 2_125_824},
+        rebuilt=rebuilt_caa,
         refused={(32, 10): "h_kernel_size", (32, 11, 4): "v_kernel_size", (0,): "ch"},
     )
 }

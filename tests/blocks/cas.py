@@ -1,5 +1,7 @@
 """CAS."""
 
+import torch
+
 from blocks import BlockCase, Oracle
 from blocks.literal import batch_norm, convolution, pointwise, relu, sigmoid
 from models.attention.cas import CAS
@@ -19,6 +21,15 @@ def slow_cas(block, x):
     return x + convolution(block.proj, context * value)
 
 
+def rebuilt_cas(block, x, records):
+    """Queries and keys times their shown gates, which give the shown factor of the values."""
+    query, key, value = pointwise(block.qkv, x).chunk(3, 1)
+    *gates, factor = (record.values for record in records)
+    context = convolution(block.dwc, query * gates[0] * gates[1] + key * gates[2] * gates[3])
+    assert torch.allclose(context, factor)
+    return x + convolution(block.proj, factor * value)
+
+
 CASES = {
     "CAS": BlockCase(
         oracles={
@@ -26,6 +37,7 @@ CASES = {
             "with bias": Oracle(lambda: CAS(8, True), slow_cas, 8),
         },
         counts={channels: 5 * channels**2 + 44 * channels for channels in (64, 512)},
+        rebuilt=rebuilt_cas,
         refused={(0,): "dim"},
     )
 }

@@ -21,6 +21,15 @@ def slow_cot(block, x):
     return static + weights / weights.sum((2, 3), keepdim=True) * values
 
 
+def rebuilt_cot(block, x, records):
+    """The static context, and the values times their shown factors, which sum to 1 over the positions."""
+    conv, norm = block.key_embed[:2]
+    static = silu(batch_norm(norm, F.conv2d(x, conv.weight, padding=block.kernel_size // 2, groups=4)))
+    factor = records[0].values
+    assert torch.allclose(factor.sum((2, 3)), torch.ones_like(factor[..., 0, 0]))
+    return static + factor * batch_norm(block.value_embed[1], pointwise(block.value_embed[0], x))
+
+
 CASES = {
     "CoTAttention": BlockCase(
         oracles={
@@ -29,6 +38,7 @@ CASES = {
         },
         counts={channels: 35 * channels**2 // 4 + 14 * channels for channels in (64, 128, 320, 512, 1024)},
         golden={"CoTAttention": Golden(lambda: CoTAttention(64, 3))},
+        rebuilt=rebuilt_cot,
         refused={(64, 4): "odd", (30,): "multiple of 4"},
     )
 }

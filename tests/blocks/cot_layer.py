@@ -1,6 +1,7 @@
 """CoT."""
 
 import torch
+from torch.nn import functional as F
 
 from blocks import BlockCase, Oracle
 from blocks.literal import batch_norm, conv_norm, group_norm, pointwise, relu, silu, softmax
@@ -31,6 +32,16 @@ def slow_cot_layer(block, x):
     return share[:, :, 0, None, None] * dynamic + share[:, :, 1, None, None] * static
 
 
+def rebuilt_cot_layer(block, x, records):
+    """Neighbors weighted by the kernels shown at each position; both contexts at their shown shares."""
+    kernels, share = (record.values for record in records)
+    static, values = conv_norm(block.key_embed, x), conv_norm(block.value_embed, x)
+    side = block.kernel_size
+    near = F.unfold(values, side, padding=side // 2).view(x.shape[0], kernels.shape[1], SHARE, side**2, *x.shape[2:])
+    dynamic = silu(batch_norm(block.bn, (kernels.unsqueeze(2) * near).sum(3).flatten(1, 2)))
+    return share[:, 0] * dynamic + share[:, 1] * static
+
+
 CASES = {
     "CoT": BlockCase(
         oracles={
@@ -39,6 +50,7 @@ CASES = {
         },
         counts={64: 26_744, 128: 105_200, 256: 417_248, 512: 1_661_888, 1024: 6_633_344},
         flat={"fuse_embed.0.bias": "the following batch norm cancels it; kept for the published count"},
+        rebuilt=rebuilt_cot_layer,
         refused={(36,): "multiple of 8", (32, 4): "odd"},
     )
 }

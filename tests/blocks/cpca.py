@@ -25,6 +25,14 @@ def slow_cpca(block, x):
     return pointwise(block.conv, pointwise(block.conv, total) * features)
 
 
+def rebuilt_cpca(block, x, records):
+    """Features times the shown channel gate and the shown gate of each channel and position."""
+    channel, spatial = (record.values for record in records)
+    features = pointwise(block.conv, x)
+    features = channel * features * (1 + torch.erf(features / math.sqrt(2))) / 2
+    return pointwise(block.conv, spatial * features)
+
+
 CASES = {
     "CPCA": BlockCase(
         oracles={
@@ -32,6 +40,7 @@ CASES = {
             "reduction 16 on 6 channels": Oracle(lambda: CPCA(6, 16), slow_cpca, 6),
         },
         counts={64: 13_328, 256: 127_040, 512: 450_688, 1024: 1_687_808},
+        rebuilt=rebuilt_cpca,
         refused={(32, 0): "channelAttention_reduce", (0,): "channels"},
     )
 }

@@ -3,7 +3,7 @@
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import pointwise, softmax
+from blocks.literal import applied, maps_of, pointwise, softmax, tokens
 from models.attention.criss_cross import CrissCross
 
 
@@ -32,6 +32,16 @@ def slow_criss_cross(block, x):
     return x
 
 
+def rebuilt_criss_cross(block, x, records):
+    """Round after round, the values on each cross weighted as shown; a position itself counts once."""
+    assert len(records) == block.recurrence
+    for shown in records:
+        itself = shown.keys == torch.arange(len(shown.keys))[:, None]
+        assert (itself.sum(1) == 2).all() and (shown.values[:, 0, itself].unflatten(1, (-1, 2))[..., 0] == 0).all()
+        x = block.gamma * maps_of(applied(shown, tokens(pointwise(block.value_conv, x))), x) + x
+    return x
+
+
 GATED = "gamma starts at zero"
 CASES = {
     "CrissCross": BlockCase(
@@ -42,6 +52,7 @@ CASES = {
         counts={channels: 5 * channels**2 // 4 + 5 * channels // 4 + 1 for channels in (64, 128, 512, 1024)},
         delayed={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
         flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
+        rebuilt=rebuilt_criss_cross,
         refused={(32, 0): "recurrence", (32, 2, -1): "reduction"},
     )
 }

@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks import BlockCase, Golden, Oracle
-from blocks.literal import convolution, layer_norm, pointwise, softmax
+from blocks.literal import applied, convolution, layer_norm, maps_of, pointwise, softmax, tokens
 from models.attention.deformable import DAttentionBaseline
 
 
@@ -91,6 +91,26 @@ def slow_dat(block, x):
     return pointwise(block.proj_out, mixed)
 
 
+def rebuilt_dat(block, x, records):
+    """The input read at reference points plus shown offsets, as keys and values that are weighted as shown."""
+    offsets, weights = records
+    (height, width), (rows, columns) = x.shape[2:], offsets.size
+    share, sampled = x.shape[1] // block.groups, torch.zeros(*x.shape[:2], rows, columns, dtype=x.dtype)
+    for image, maps in enumerate(x):
+        for group in range(block.groups):
+            own = slice(group * share, (group + 1) * share)
+            for row in range(rows):
+                for column in range(columns):
+                    down, right = offsets.values[image, group, :, row, column]
+                    y, z = pixels(norm(row + 0.5, rows), height), pixels(norm(column + 0.5, columns), width)
+                    sampled[image, own, row, column] = read(maps[own], y + down, z + right)
+    value = tokens(pointwise(block.proj_v, sampled), block.heads)
+    attended = maps_of(applied(weights, value), x)
+    if isinstance(block.rpe_table, torch.nn.Module):
+        attended = attended + convolution(block.rpe_table, pointwise(block.proj_q, x))
+    return pointwise(block.proj_out, attended)
+
+
 def count(dim):
     heads = next(number for number in range(max(1, dim // 32), 0, -1) if dim % number == 0)
     share = dim // next(number for number in range(max(1, heads // 2), 0, -1) if heads % number == 0)
@@ -128,6 +148,7 @@ CASES = {
         golden={"DAttentionBaseline": Golden(lambda: DAttentionBaseline(32, **REFERENCE))},
         flat={"proj_k.bias": "softmax over the points ignores it"},
         spread="a mean of all points between two projections at torch's own start; the paper's residual is outside",
+        rebuilt=rebuilt_dat,
         refused={
             (32, 5): "one of 1, 2, 4",
             (32, 4, 3): "4 heads, got 3; use one of 1, 2, 4",

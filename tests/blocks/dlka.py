@@ -1,5 +1,7 @@
 """DLKA."""
 
+import math
+
 import torch
 
 from blocks import BlockCase, Oracle
@@ -29,10 +31,35 @@ def slow_dlka(block, x):
     return pointwise(block.conv1, slow_deform(block.conv_spatial, near, 7, 3)) * x
 
 
+def sampled_as_shown(layer, maps, shown, dilation):
+    """The taps' weights times the map where the shown offsets move them."""
+    taps = shown.values.shape[1]
+    side, (height, width) = math.isqrt(taps), maps.shape[2:]
+    out = torch.zeros_like(maps)
+    for tap in range(taps):
+        down = torch.arange(height).view(-1, 1) + (tap // side - side // 2) * dilation + shown.values[:, tap, 0]
+        right = torch.arange(width) + (tap % side - side // 2) * dilation + shown.values[:, tap, 1]
+        for row in range(height):
+            for column in range(width):
+                share = (1 - (down - row).abs()).clamp(min=0) * (1 - (right - column).abs()).clamp(min=0)
+                value = maps[:, :, row, column] * layer.deform_conv.weight[:, 0].flatten(1)[:, tap]
+                out += value[..., None, None] * share.unsqueeze(1)
+    return out
+
+
+def rebuilt_dlka(block, x, records):
+    """The input times the shown gate, which the samples at the shown offsets give."""
+    near, far, gate = records
+    maps = sampled_as_shown(block.conv_spatial, sampled_as_shown(block.conv0, x, near, 1), far, 3)
+    assert torch.allclose(pointwise(block.conv1, maps), gate.values)
+    return gate.values * x
+
+
 CASES = {
     "DLKA": BlockCase(
         oracles={"3 channels": Oracle(lambda: DLKA(3), slow_dlka, 3)},
         counts={width: width**2 + 6_127 * width + 148 for width in (32, 64, 256)} | {512: 3_399_316},
+        rebuilt=rebuilt_dlka,
         refused={(0,): "dim"},
     )
 }

@@ -24,6 +24,14 @@ def slow_double_attention(block, x):
     return pointwise(block.conv_reconstruct, out) if block.reconstruct else out
 
 
+def rebuilt_double_attention(block, x, records):
+    """Descriptors gathered by the shown maps, and distributed by the shown maps."""
+    gather, distribute = (record.values.flatten(2) for record in records)
+    descriptors = pointwise(block.convA, x).flatten(2) @ gather.transpose(1, 2)
+    out = (descriptors @ distribute).unflatten(2, x.shape[2:])
+    return pointwise(block.conv_reconstruct, out) if block.reconstruct else out
+
+
 CASES = {
     "DoubleAttentionLayer": BlockCase(
         oracles={
@@ -38,6 +46,7 @@ CASES = {
         },
         spread="a mean over all positions: the tutorials' form has no residual",
         flat={"convB.bias": "a softmax over positions ignores it"},
+        rebuilt=rebuilt_double_attention,
         refused={(32, 32, 0): "c_n"},
     )
 }

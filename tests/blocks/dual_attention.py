@@ -3,7 +3,7 @@
 import torch
 
 from blocks import BlockCase, Oracle
-from blocks.literal import attention, conv_norm, maps_of, pointwise, softmax, tokens
+from blocks.literal import applied, attention, conv_norm, maps_of, pointwise, softmax, tokens
 from models.attention.dual_attention import DualAttention
 
 
@@ -25,6 +25,16 @@ def slow_dual_attention(block, x):
     for (first, layer, second), slow in ((block.position, slow_positions), (block.channel, slow_channels)):
         branches.append(conv_norm(second, slow(layer, conv_norm(first, x))))
     return conv_norm(block.project, branches[0] + branches[1])
+
+
+def rebuilt_dual_attention(block, x, records):
+    """Positions weighted as shown in one branch, channels in the other."""
+    (first, layer, second), (other_first, other, other_second) = block.position, block.channel
+    maps, channels = conv_norm(first, x), conv_norm(other_first, x)
+    attended = maps_of(applied(records[0], tokens(pointwise(layer.value_conv, maps))), x)
+    crossed = torch.einsum("bcd,bdhw->bchw", records[1].values[:, 0], channels)
+    branches = (layer.gamma * attended + maps, other.gamma * crossed + channels)
+    return conv_norm(block.project, conv_norm(second, branches[0]) + conv_norm(other_second, branches[1]))
 
 
 def count(channels):
@@ -50,6 +60,7 @@ CASES = {
         counts={channels: count(channels) for channels in (32, 64, 256, 1024)},
         delayed={f"{part}_conv.{kind}": GATED for part in ("query", "key", "value") for kind in ("weight", "bias")},
         flat={"key_conv.bias": "softmax ignores it; kept for the published count"},
+        rebuilt=rebuilt_dual_attention,
         refused={(32, 0): "reduction"},
     )
 }

@@ -22,6 +22,11 @@ def slow_eca(block, x):
     return x * torch.stack(gates, 1)[:, :, None, None]
 
 
+def rebuilt_eca(block, x, records):
+    """The input times the shown gate."""
+    return x * records[0].values
+
+
 CASES = {
     "ECAAttention": BlockCase(
         oracles={
@@ -31,6 +36,7 @@ CASES = {
         },
         counts={8: 3, 32: 3, 64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 1280: 5},
         golden={"ECAAttention": Golden(lambda: ECAAttention(64, k_size=3))},
+        rebuilt=rebuilt_eca,
         refused={(64, 4): "odd", (64, 0): "odd"},
     )
 }

@@ -35,6 +35,12 @@ def slow_ela(block, x):
     return x * rows[:, :, :, None] * columns[:, :, None, :]
 
 
+def rebuilt_ela(block, x, records):
+    """The input times the gate of its row and that of its column."""
+    rows, columns = (record.values for record in records)
+    return x * rows * columns
+
+
 CASES = {
     "ELA": BlockCase(
         oracles={
@@ -43,6 +49,7 @@ CASES = {
         },
         counts={width: 18 * width for width in (8, 64, 80, 512, 1024)},
         spread="two gates of one half",
+        rebuilt=rebuilt_ela,
         refused={
             (32, 6): "odd",
             (32, 7, 5): "groups",

@@ -18,6 +18,13 @@ def slow_epsa(block, x):
     return torch.cat([weight * scale for weight, scale in zip(weights, features, strict=True)], 1)
 
 
+def rebuilt_epsa(block, x, records):
+    """The scales side by side, each times its shown share."""
+    share = records[0].values
+    assert torch.allclose(share.sum(1), torch.ones_like(share[:, 0]))
+    return torch.cat([share[:, index] * convolution(conv, x) for index, conv in enumerate(block.convs)], 1)
+
+
 def expected(channels, groups):
     width = channels // 4
     hidden = max(8, width // 16)
@@ -42,6 +49,7 @@ CASES = {
             1024: expected(1024, (1, 4, 8, 16)),
         },
         spread="each scale has a quarter of the weight",
+        rebuilt=rebuilt_epsa,
         refused={
             (30,): "multiple of 4",
             (32, (3, 5, 7, 8)): "odd",

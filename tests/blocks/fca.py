@@ -29,6 +29,11 @@ def reader(pairs):
     return slow
 
 
+def rebuilt_fca(block, x, records):
+    """The input times the shown gate."""
+    return x * records[0].values
+
+
 LOWEST = [
     (0, 0),
     (0, 1),
@@ -61,6 +66,7 @@ CASES = {
             ),
         },
         counts={8: 16, 64: 512, 256: 8_192, 1024: 131_072},
+        rebuilt=rebuilt_fca,
         refused={
             (32, 0): "reduction",
             (32, 16, 33): "32 at most",

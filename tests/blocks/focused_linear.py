@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from blocks import BlockCase, Golden, Oracle
-from blocks.literal import convolution
+from blocks.literal import applied, convolution, maps_of, tokens
 from models.attention.focused_linear import FocusedLinearAttention
 
 
@@ -64,6 +64,17 @@ def slow_focused_linear(block, x):
     return out
 
 
+def rebuilt_focused_linear(block, x, records):
+    """The values weighted as shown, and their depth-wise convolution."""
+    value = torch.stack(
+        [linear(block.kv, place)[x.shape[1] :] for place in x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])]
+    )
+    value = value.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+    attended = maps_of(applied(records[0], tokens(value, block.num_heads)), x)
+    local = torch.cat([convolution(block.dwc, part) for part in value.split(block.head_dim, 1)], 1)
+    return torch.einsum("oc,bchw->bohw", block.proj.weight, attended + local) + block.proj.bias[:, None, None]
+
+
 CASES = {
     "FocusedLinearAttention": BlockCase(
         oracles={
@@ -93,6 +104,7 @@ CASES = {
             )
         },
         spread="a mean over all positions, as published: the residual is outside",
+        rebuilt=rebuilt_focused_linear,
         refused={
             (30, None, 4): "one of 1, 2, 3",
             (32, 0): "num_patches",
