@@ -173,7 +173,7 @@ class DAttentionBaseline(nn.Module):
         """Record how far samples lie from their reference points, and the weights (B, heads, N, n) of the samples."""
         grid = locations.shape[1:3]
         pixels = torch.tensor([max(length - 1, 0) / 2 for length in size], device=locations.device)  # of one unit
-        moved = (locations - _reference_points(*grid, 0.5, locations)) * pixels.to(locations.dtype)
+        moved = (locations - _reference_points(grid[0], grid[1], 0.5, locations)) * pixels.to(locations.dtype)
         by_group = moved.permute(0, 3, 1, 2).unflatten(0, (-1, self.groups))  # (B, groups, 2, h, w)
         record(self, "offsets", "offsets of each group from the reference points", by_group, grid)
         record(self, "attention", "attention to the sampled points", weights, size, grid=grid)
