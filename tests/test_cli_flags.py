@@ -107,6 +107,12 @@ VAL = {
     "--compile": False,
     "--confusion-conf": 0.25,
     "--confusion-iou": 0.45,
+    "--slice": 0,
+    "--overlap": 0.2,
+    "--slice-merge": "nms",
+    "--slice-match": "border",
+    "--slice-thres": 0.5,
+    "--slice-only": False,
 }
 DETECT = {
     "--weights": ("ROOT/yolov5s.pt",),
@@ -147,6 +153,12 @@ DETECT = {
     "--font": "",
     "--compile": False,
     "--profile-steps": 0,
+    "--slice": 0,
+    "--overlap": 0.2,
+    "--slice-merge": "nms",
+    "--slice-match": "border",
+    "--slice-thres": 0.5,
+    "--slice-only": False,
 }
 EXPORT = {
     "--data": "ROOT/data/shapes.yaml",  # v6.1: coco128.yaml

@@ -266,6 +266,10 @@ class Detections:
         """Return the same detections in pixels of the native image, clipped to it."""
         return Detections(letterbox.to_native(self.xyxy), self.conf, self.cls)
 
+    def from_native(self, letterbox: Letterbox) -> "Detections":
+        """Return the same detections in pixels of the network input, from those of the native image."""
+        return Detections(letterbox.from_native(self.xyxy), self.conf, self.cls)
+
     def cpu(self) -> "Detections":
         """Return the detections in host memory."""
         return Detections(self.xyxy.cpu(), self.conf.cpu(), self.cls.cpu())

@@ -7,7 +7,14 @@ from utils.config.dataset_spec import DatasetSpec
 from utils.config.export_options import ExportConfig
 from utils.config.flags import from_options, parse
 from utils.config.hyperparameters import Hyperparameters
-from utils.config.option_records import EvalOptions, LoaderOptions, PredictOptions, SplitOptions, parse_image_limit
+from utils.config.option_records import (
+    EvalOptions,
+    LoaderOptions,
+    PredictOptions,
+    Slicing,
+    SplitOptions,
+    parse_image_limit,
+)
 from utils.config.options import DetectConfig, TrainConfig, ValConfig
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "Hyperparameters",
     "LoaderOptions",
     "PredictOptions",
+    "Slicing",
     "SplitOptions",
     "TrainConfig",
     "ValConfig",

@@ -10,6 +10,9 @@ from typing import Protocol
 from utils.errors import ConfigError
 from utils.world import World
 
+SLICE_MERGES = ("nms", "wbf")  # the first is the default
+SLICE_MATCHES = ("border", "iou", "ios")
+
 
 class SplitFlags(Protocol):
     """The flags that train.py, val.py and compare.py share about reading a split."""
@@ -112,6 +115,72 @@ class LoaderOptions:
             raise ConfigError(f"--batch-size {self.batch_size}: expected at least 1")
 
 
+class SliceFlags(Protocol):
+    """The flags about tiles that val.py, detect.py and compare.py share."""
+
+    @property
+    def slice(self) -> int: ...
+
+    @property
+    def overlap(self) -> float: ...
+
+    @property
+    def slice_merge(self) -> str: ...
+
+    @property
+    def slice_match(self) -> str: ...
+
+    @property
+    def slice_thres(self) -> float: ...
+
+    @property
+    def slice_only(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How images that are larger than a tile are also predicted tile by tile (docs/slicing.md).
+
+    Attributes:
+        size: Side of a tile in pixels of the image.
+        overlap: Least share of a tile's side that neighbors have in common, 0 to 0.9.
+        merge: What becomes of boxes of one object: "nms" keeps one, "wbf" averages them.
+        match: When boxes are of one object: their "iou" or "ios" (intersection over the smaller) exceeds `threshold`;
+            or "border", which is "iou" and, for boxes that end at a tile's border, "ios" with those that do not.
+        threshold: 0..1.
+        only: Leave out the prediction of the whole image.
+    """
+
+    size: int
+    overlap: float = 0.2
+    merge: str = SLICE_MERGES[0]
+    match: str = SLICE_MATCHES[0]
+    threshold: float = 0.5
+    only: bool = False
+
+    @classmethod
+    def of(cls, flags: SliceFlags) -> "Slicing | None":
+        """Return what a script's flags ask for, None without --slice.
+
+        Raises ConfigError for a flag that says something about tiles if there are none.
+        """
+        if flags.slice:
+            return cls(
+                flags.slice, flags.overlap, flags.slice_merge, flags.slice_match, flags.slice_thres, flags.slice_only
+            )
+        given = (
+            ("--overlap", flags.overlap != cls.overlap),
+            ("--slice-merge", flags.slice_merge != cls.merge),
+            ("--slice-match", flags.slice_match != cls.match),
+            ("--slice-thres", flags.slice_thres != cls.threshold),
+            ("--slice-only", flags.slice_only),
+        )
+        name = next((name for name, is_given in given if is_given), None)
+        if name is not None:
+            raise ConfigError(f"{name}: says how tiles are predicted, and there are none; give --slice 640 too")
+        return None
+
+
 @dataclass(frozen=True)
 class EvalOptions:
     """How a network is evaluated.
@@ -128,6 +197,7 @@ class EvalOptions:
         verbose: Log one table row per class.
         compile: Run the network compiled, one graph for all sizes.
         dnn: Let OpenCV run .onnx files.
+        slicing: Also predict tiles of each image; None does not.
     """
 
     conf_thres: float = 0.001
@@ -141,6 +211,7 @@ class EvalOptions:
     verbose: bool = False
     compile: bool = False
     dnn: bool = False
+    slicing: Slicing | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +228,7 @@ class PredictOptions:
         agnostic: Let boxes of different classes suppress each other.
         augment: Test-time augmentation.
         multi_label: Let a box count for every class above `conf_thres`, not only for its best.
+        slicing: Also predict tiles of each frame; None does not.
     """
 
     imgsz: int | Sequence[int] | None = None
@@ -167,6 +239,7 @@ class PredictOptions:
     agnostic: bool = False
     augment: bool = False
     multi_label: bool = False
+    slicing: Slicing | None = None
 
 
 def parse_image_limit(text: str) -> tuple[float, bool]:

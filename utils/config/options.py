@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from utils.config import old_flags
 from utils.config.flags import Options, flag
 from utils.config.label_reading import LabelReading, labels_flag
-from utils.config.option_records import parse_image_limit
+from utils.config.option_records import Slicing, parse_image_limit
+from utils.config.slice_flags import (
+    overlap_flag,
+    slice_flag,
+    slice_match_flag,
+    slice_merge_flag,
+    slice_only_flag,
+    slice_thres_flag,
+)
 from utils.errors import ConfigError
 from utils.files import ROOT
 
@@ -251,6 +259,12 @@ class ValConfig(Options):
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
     compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
+    slice: int = slice_flag()
+    overlap: float = overlap_flag()
+    slice_merge: str = slice_merge_flag()
+    slice_match: str = slice_match_flag()
+    slice_thres: float = slice_thres_flag()
+    slice_only: bool = slice_only_flag()
 
     @classmethod
     def retired(cls) -> Mapping[str, str]:
@@ -263,6 +277,8 @@ class ValConfig(Options):
 
     def check(self) -> None:
         LabelReading.of(self.labels)
+        if Slicing.of(self) and self.save_hybrid:
+            raise ConfigError("--save-hybrid: its labels join the candidates of whole images; leave --slice away")
 
 
 @dataclass(frozen=True)
@@ -331,6 +347,12 @@ class DetectConfig(Options):
         low=0,
         new=True,
     )
+    slice: int = slice_flag()
+    overlap: float = overlap_flag()
+    slice_merge: str = slice_merge_flag()
+    slice_match: str = slice_match_flag()
+    slice_thres: float = slice_thres_flag()
+    slice_only: bool = slice_only_flag()
 
     @classmethod
     def retired(cls) -> Mapping[str, str]:
@@ -342,6 +364,8 @@ class DetectConfig(Options):
     def check(self) -> None:
         if len(self.imgsz) != 2:
             raise ConfigError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")
+        if Slicing.of(self) and self.visualize:
+            raise ConfigError("--visualize: shows the maps of one pass, and --slice makes many; leave one out")
         if self.compile and self.visualize:
             raise ConfigError(
                 "--visualize: needs the network's layers one by one, and --compile joins them; leave one out"

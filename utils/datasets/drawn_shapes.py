@@ -3,6 +3,9 @@
 It stands in for photographed images if there are none: objects of any size and rotation occlude each other, are
 occluded by bars, truncated by the image's edge, blurred, shaded and noisy. Most objects of a class have its typical
 hue, but not all: color helps early in training, and only outlines decide the rest. The same seed gives the same files.
+
+The generator "large-shapes" draws the same objects as aerial images show them: many small ones and a few large ones in
+large images, and crops of such scenes to train on (docs/slicing.md).
 """
 
 import json
@@ -23,11 +26,21 @@ CLASSES = ("disc", "triangle", "square", "star")
 SPLITS = ("train", "val", "test")
 VERSION = 3  # of the drawing: datasets of another version are drawn again
 MANIFEST = "manifest.json"
+GENERATORS = ("shapes", "large-shapes")
+LEAST_LARGE = 384  # pixels: long side of the smallest large scene
 
 _SUPERSAMPLING = 2  # scenes are drawn at twice their size and reduced: smooth edges
 _SHIFT = 4  # fractional bits of the coordinates that cv2 draws with
 _CLASS_HUES = (0.0, 90.0, 180.0, 270.0)  # degrees, the typical hue of each class
 _TYPICAL_HUE_SHARE = 0.9  # share of objects drawn near the typical hue of their class
+_CROP = 6  # a crop that is trained on has this part of a large scene's long side
+_CROWDING = 4.0  # and is that much more crowded, so that few of them teach much
+_CLUTTERED = 256  # pixels: one lot of clutter for each square of this side in a large scene
+_LARGE_SCENES = {  # boxes' long sides in pixels, and objects per megapixel
+    "small": ((11.0, 32.0), 18.0),
+    "medium": ((34.0, 90.0), 2.0),
+    "large": ((130.0, 360.0), 1.2),
+}
 _MIN_VISIBLE = 0.45  # share of an object that must be visible for it to be labeled
 
 
@@ -36,12 +49,14 @@ class ShapesOptions:
     """The options of a data yaml's `generate:`.
 
     Attributes:
-        generator: "shapes", the only one there is.
+        generator: "shapes" for square scenes with a few objects each, "large-shapes" for large scenes with many small
+            objects; of these the train split holds square crops.
         seed: Seed of all random draws, at least 0.
         train: Number of images in the train split.
         val: Number of images in the val split.
         test: Number of images in the test split.
-        size: Side of the square images in pixels, at least 32.
+        size: Side of the square images in pixels, at least 32. Of large scenes the longer side, a multiple of 6 from
+            384 on; the shorter one is two thirds of it, and crops have a sixth.
         segments: Whether labels are outlines (polygons) instead of boxes.
     """
 
@@ -67,10 +82,14 @@ class ShapesOptions:
             if type(value) is not known[key] or isinstance(value, int) and value < 0:
                 raise ConfigError(f"generate: {key}: expected {known[key].__name__} of at least 0, got {value!r}")
         result = ShapesOptions(**options)
-        if result.generator != "shapes":
-            raise ConfigError(f"generate: unknown generator {result.generator!r}; there is: shapes")
+        if result.generator not in GENERATORS:
+            raise ConfigError(f"generate: unknown generator {result.generator!r}; there are: {', '.join(GENERATORS)}")
         if result.size < 32:
             raise ConfigError(f"generate: size: expected at least 32 pixels, got {result.size}")
+        if result.generator == "large-shapes" and (result.size < LEAST_LARGE or result.size % _CROP):
+            raise ConfigError(
+                f"generate: size: large-shapes take a multiple of {_CROP}, at least {LEAST_LARGE}, got {result.size}"
+            )
         return result
 
 
@@ -130,19 +149,51 @@ def draw_scene(rng: np.random.Generator, size: int = 256) -> tuple[np.ndarray, n
     side = size * _SUPERSAMPLING
     canvas = cv2.resize(_background(rng, size), (side, side), interpolation=cv2.INTER_LINEAR)
     _draw_clutter(rng, canvas)
-    object_map = np.zeros((side, side), np.int32)  # visible object per pixel, from 1; 0: none, -1: an occluder
+    return _with_objects(rng, canvas, _sample_placements(rng, side))
+
+
+def draw_large_scene(
+    rng: np.random.Generator, shape: tuple[int, int], crowding: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Return a drawn image as if seen from above: many objects of 8 to 32 pixels, some larger, a few very large.
+
+    The sizes of the objects in pixels and their number per area do not depend on the image's.
+
+    Args:
+        rng: Source of all random draws.
+        shape: (height, width) of the image in pixels.
+        crowding: Factor of the number of objects.
+
+    Returns:
+        As of `draw_scene`, the image of (height, width, 3).
+    """
+    height, width = shape
+    whole = _background(rng, max(shape))[:height, :width]
+    size = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
+    canvas = cv2.resize(whole, size, interpolation=cv2.INTER_LINEAR)
+    for rows in np.array_split(np.arange(size[1]), max(round(height / _CLUTTERED), 1)):
+        for columns in np.array_split(np.arange(size[0]), max(round(width / _CLUTTERED), 1)):
+            _draw_clutter(rng, canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return _with_objects(rng, canvas, _scattered_placements(rng, size, crowding))
+
+
+def _with_objects(
+    rng: np.random.Generator, canvas: np.ndarray, placements: list[tuple[np.ndarray, float]]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Draw objects and occluders on a supersampled background; return the image, classes and outlines."""
+    height, width = canvas.shape[:2]
+    object_map = np.zeros((height, width), np.int32)  # visible object per pixel, from 1; 0: none, -1: an occluder
     classes, outlines, areas = [], [], []
-    for center, radius in _sample_placements(rng, side):
+    for center, radius in placements:
         classes.append(int(rng.integers(len(CLASSES))))
         outlines.append(_outline(rng, CLASSES[classes[-1]], radius) + center)
         areas.append(_draw_object(rng, canvas, object_map, outlines[-1], len(classes), _CLASS_HUES[classes[-1]]))
     _draw_occluders(rng, canvas, object_map)
-    image = _simulate_camera(rng, cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA))
-    visible = [
-        np.count_nonzero(object_map == object_id) >= _MIN_VISIBLE * area for object_id, area in enumerate(areas, 1)
-    ]
-    kept = np.flatnonzero(visible)
-    kept_outlines = [cut_to_unit(outlines[index] / side) for index in kept]
+    size = (width // _SUPERSAMPLING, height // _SUPERSAMPLING)
+    image = _simulate_camera(rng, cv2.resize(canvas, size, interpolation=cv2.INTER_AREA))
+    pixels = np.bincount(object_map[object_map > 0], minlength=len(areas) + 1)[1:]
+    kept = np.flatnonzero(pixels >= _MIN_VISIBLE * np.array(areas))
+    kept_outlines = [cut_to_unit(outlines[index] / (width, height)) for index in kept]
     return image, np.array([classes[index] for index in kept], np.int64), kept_outlines
 
 
@@ -171,7 +222,7 @@ def _read_manifest(root: Path) -> dict | None:
         found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("generator") == "shapes" else None
+    return found if isinstance(found, dict) and found.get("generator") in GENERATORS else None
 
 
 def _draw_into(folder: Path, options: ShapesOptions) -> None:
@@ -181,13 +232,24 @@ def _draw_into(folder: Path, options: ShapesOptions) -> None:
         (folder / "labels" / split).mkdir(parents=True)
     for split, image_index in progress(images, description="Drawing shapes"):
         rng = np.random.default_rng([options.seed, SPLITS.index(split), image_index])
-        image, classes, outlines = draw_scene(rng, options.size)
+        image, classes, outlines = _drawn(rng, options, split)
         write_image(folder / "images" / split / f"{image_index:05d}.jpg", image)
         rows = [
             _label_row(class_id, outline, options.segments) for class_id, outline in zip(classes, outlines, strict=True)
         ]
         (folder / "labels" / split / f"{image_index:05d}.txt").write_text("".join(rows), encoding="utf-8")
     (folder / MANIFEST).write_text(json.dumps(_manifest_content(options), indent=1), encoding="utf-8")
+
+
+def _drawn(
+    rng: np.random.Generator, options: ShapesOptions, split: str
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """An image of a split with the classes and outlines of its objects."""
+    if options.generator == "shapes":
+        return draw_scene(rng, options.size)
+    if split == "train":
+        return draw_large_scene(rng, (options.size // _CROP,) * 2, _CROWDING)
+    return draw_large_scene(rng, (options.size * 2 // 3, options.size))
 
 
 def _label_row(class_id: int, outline: np.ndarray, segments: bool) -> str:
@@ -291,6 +353,23 @@ def _sample_placements(rng: np.random.Generator, side: int) -> list[tuple[np.nda
     return placements
 
 
+def _scattered_placements(
+    rng: np.random.Generator, size: tuple[int, int], crowding: float
+) -> list[tuple[np.ndarray, float]]:
+    """Return (center, radius) of each object of a large scene of (width, height), the largest first."""
+    placements: list[tuple[np.ndarray, float]] = []
+    pixels = size[0] * size[1] / _SUPERSAMPLING**2
+    for lengths, density in reversed(_LARGE_SCENES.values()):
+        for _ in range(rng.poisson(crowding * density * pixels / 1e6)):
+            radius = min(rng.uniform(*lengths) / 2 * _SUPERSAMPLING, 0.4 * min(size))
+            for _ in range(20):
+                center = rng.uniform(0, 1, 2) * size
+                if all(np.linalg.norm(center - other) > 1.1 * (radius + its) for other, its in placements):
+                    placements.append((center, radius))
+                    break
+    return placements
+
+
 def _outline(rng: np.random.Generator, name: str, radius: float) -> np.ndarray:
     """Return the corners (k, 2) float64 of a shape around (0, 0), slightly stretched and rotated."""
     count, inner = {"disc": (48, 1.0), "triangle": (3, 1.0), "square": (4, 1.0), "star": (10, 0.45)}[name]
@@ -322,9 +401,9 @@ def _draw_object(
 
     The area includes what lies outside the canvas. Only the patch around the object is modified.
     """
-    margin, side = 16, len(canvas)
+    margin, size = 16, (canvas.shape[1], canvas.shape[0])
     left, top = (int(value) for value in np.maximum(outline.min(0) - margin, 0))
-    right, bottom = (int(value) for value in np.minimum(outline.max(0) + margin, side))
+    right, bottom = (int(value) for value in np.minimum(outline.max(0) + margin, size))
     patch, polygon = canvas[top:bottom, left:right], _fixed_point(outline - (left, top))
     height, width = patch.shape[:2]
     mask = np.zeros((height, width), np.uint8)
@@ -379,10 +458,9 @@ def _draw_occluders(rng: np.random.Generator, canvas: np.ndarray, object_map: np
 
 
 def _simulate_camera(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Return the image (H, H, 3) uint8 after exposure, vignette, blur and sensor noise."""
-    side = len(image)
-    ramp = np.linspace(-1, 1, side, dtype=np.float32) ** 2
-    vignette = 1 - rng.uniform(0, 0.25) * (ramp[None, :] + ramp[:, None])
+    """Return the image (H, W, 3) uint8 after exposure, vignette, blur and sensor noise."""
+    down, across = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in image.shape[:2])
+    vignette = 1 - rng.uniform(0, 0.25) * (across[None, :] + down[:, None])
     exposed = image * np.float32(rng.uniform(0.75, 1.2) * vignette[..., None])
     blurred = cv2.GaussianBlur(exposed, (0, 0), rng.uniform(0.2, 0.9))
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1, 6))

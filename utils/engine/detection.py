@@ -9,7 +9,7 @@ from pathlib import Path
 from models.registry import load_plugins
 from utils.checkpoint import find_weights, read_checkpoint, strip
 from utils.compilation import CompileOptions, compiled_network
-from utils.config import DetectConfig, PredictOptions
+from utils.config import DetectConfig, PredictOptions, Slicing
 from utils.datasets.source_entries import Failure
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
@@ -170,6 +170,7 @@ def predict_options(config: DetectConfig) -> PredictOptions:
         config.classes,
         config.agnostic_nms,
         config.augment,
+        slicing=Slicing.of(config),
     )
 
 

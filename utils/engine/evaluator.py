@@ -8,6 +8,7 @@ native pixels, and images enter the metrics in the order of the dataset.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -24,6 +25,7 @@ from utils.datasets.letterboxing import round_to_stride
 from utils.datasets.loader import Loader, reporting_dead_workers
 from utils.datasets.splits import open_split
 from utils.device import Timer, autocast, full_float32, network_input
+from utils.engine.tiled_inference import TiledBatches
 from utils.errors import ConfigError
 from utils.log import LOGGER, progress, shares_terminal, warn_once
 from utils.metrics.average_precision import Curves, DetectionAccumulator, ImageResult, table_header, table_rows
@@ -293,6 +295,7 @@ def evaluate(
     warn_of_own_suppression(model)
     timers = [Timer(device) for _ in range(3)]
     losses = _LossMean(loss if not options.augment else None, device)
+    tiles = TiledBatches.of(model, options, partial(_suppressed, options=options), mixed, timers)
     results: list[ImageResult] = []
     warm_up: _Times | None = None  # the first batch's
     was_training = model.training
@@ -301,15 +304,21 @@ def evaluate(
         titles = table_header() if shares_terminal() else "validating"
         numbers, batches = _own_batches(loader, processes)
         for index, batch in zip(numbers, progress(batches, len(numbers), titles), strict=False):
-            with timers[0]:
-                images = network_input(batch.images, device, half=dtype == torch.float16)
-            with timers[1]:
-                with autocast(device, mixed):
-                    decoded, raw_maps = model(images, augment=options.augment)
-                losses.add(index, raw_maps, batch)
-            with timers[2]:
-                detections = _suppressed(decoded, batch, options)
-            of_batch = _image_results(batch, detections)
+            detections: tuple[Detections, ...] = ()
+            if tiles is None or tiles.needs_whole(batch):
+                with timers[0]:
+                    images = network_input(batch.images, device, half=dtype == torch.float16)
+                with timers[1]:
+                    with autocast(device, mixed):
+                        decoded, raw_maps = model(images, augment=options.augment)
+                    losses.add(index, raw_maps, batch)
+                with timers[2]:
+                    detections = _suppressed(decoded, options, batch)
+            found = tuple(map(Detections.to_native, detections, batch.letterboxes))
+            if tiles is not None:
+                found = tiles.merged(batch, found)
+                detections = tuple(map(Detections.from_native, found, batch.letterboxes))
+            of_batch = _image_results(batch, found)
             results += of_batch
             warm_up = warm_up or _Times.of(timers, len(batch))
             for observer in observers:
@@ -430,8 +439,8 @@ def _mean_loss(losses: Iterable[_BatchLoss]) -> LossParts | None:
     return LossParts(*(total / images).tolist()) if images else None
 
 
-def _suppressed(decoded: Tensor, batch: Batch, options: EvalOptions) -> tuple[Detections, ...]:
-    """One batch's detections in pixels of the network input, on the host."""
+def _suppressed(decoded: Tensor, options: EvalOptions, batch: Batch | None = None) -> tuple[Detections, ...]:
+    """One batch's detections in pixels of the network input, on the host; `batch` is read for its labels alone."""
     found = non_max_suppression(
         decoded,
         options.conf_thres,
@@ -439,7 +448,7 @@ def _suppressed(decoded: Tensor, batch: Batch, options: EvalOptions) -> tuple[De
         agnostic=options.single_cls,
         multi_label=True,
         max_det=options.max_det,
-        labels=_certain_labels(batch, decoded.device) if options.hybrid else (),
+        labels=_certain_labels(batch, decoded.device) if options.hybrid and batch is not None else (),
     )
     if options.single_cls:
         found = [Detections(one.xyxy, one.conf, torch.zeros_like(one.cls)) for one in found]
@@ -456,7 +465,7 @@ def _certain_labels(batch: Batch, device: torch.device) -> list[Tensor]:
 
 
 def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[ImageResult, ...]:
-    """Labels and detections of each image in its native pixels."""
+    """Labels of each image and its detections, which are in its native pixels already."""
     height, width = batch.images.shape[2:]
     targets = batch.targets.cpu().numpy()
     xyxy = xywhn_to_xyxy(targets[:, 2:6], width, height)
@@ -468,7 +477,7 @@ def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[Imag
                 batch.indices[place],
                 batch.paths[place],
                 letterbox.native,
-                found.to_native(letterbox),
+                found,
                 targets[own, 1].astype(np.int64),
                 letterbox.to_native(xyxy[own]),
             )

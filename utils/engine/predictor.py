@@ -17,6 +17,7 @@ from utils.datasets.letterboxing import letterbox, round_to_stride
 from utils.datasets.sources import Frame, open_source
 from utils.device import Timer, network_input, select_device
 from utils.engine.evaluator import usable_half
+from utils.engine.tiled_inference import TiledInference
 from utils.errors import NAME_LIMIT, ConfigError, cut
 from utils.nms import non_max_suppression
 from utils.runtimes.network import fixed_shape, give_thresholds, load_network, require_size, runtime_networks
@@ -227,6 +228,7 @@ def predict(
     predictor = _as_any_predictor(model)
     shape = predictor.input_shape(options.imgsz)
     give_thresholds(predictor.model, options.conf_thres, options.iou_thres)
+    tiles = TiledInference.of_frames(predictor.model, options)
     unknown = [class_id for class_id in options.classes or () if not 0 <= class_id < len(predictor.names)]
     if unknown:
         raise ConfigError(
@@ -235,16 +237,38 @@ def predict(
     for frame in _frames(source):
         if before_frame is not None:
             before_frame(frame)
-        yield _predict_frame(predictor, frame, shape, options)
+        yield _predict_frame(predictor, frame, shape, options, tiles)
 
 
-def _predict_frame(predictor: Predictor, frame: Frame, shape: tuple[int, int], options: PredictOptions) -> Prediction:
+def _predict_frame(
+    predictor: Predictor,
+    frame: Frame,
+    shape: tuple[int, int],
+    options: PredictOptions,
+    tiles: TiledInference | None = None,
+) -> Prediction:
     timers = [Timer(predictor.device) for _ in range(3)]
+    native = (frame.image.shape[0], frame.image.shape[1])
+    if tiles is None:
+        found, input_shape = _predict_whole(predictor, frame.image, shape, options, timers)
+    elif tiles.needs_whole(native):
+        whole, input_shape = _predict_whole(predictor, frame.image, shape, options, timers)
+        found = tiles.merged(frame.image, whole, timers)
+    else:
+        found, input_shape = tiles.merged(frame.image, None, timers), tiles.input_shape(native)
+    times = Speeds(*(timer.seconds * 1000 for timer in timers))
+    return Prediction(frame, found, predictor.names, input_shape, times)
+
+
+def _predict_whole(
+    predictor: Predictor, image: np.ndarray, shape: tuple[int, int], options: PredictOptions, timers: Sequence[Timer]
+) -> tuple[Detections, tuple[int, int]]:
+    """The detections of one pass over an image, in its pixels and on the CPU, and the shape of the network input."""
     with timers[0]:
-        canvas, placed = letterbox(frame.image, shape, auto=not predictor.fixed_shape, stride=predictor.stride)
-        image = predictor.tensor(canvas)
+        canvas, placed = letterbox(image, shape, auto=not predictor.fixed_shape, stride=predictor.stride)
+        pixels = predictor.tensor(canvas)
     with timers[1]:
-        decoded, _ = predictor.model(image, augment=options.augment)
+        decoded, _ = predictor.model(pixels, augment=options.augment)
     with timers[2]:
         (found,) = non_max_suppression(
             decoded,
@@ -255,8 +279,7 @@ def _predict_frame(predictor: Predictor, frame: Frame, shape: tuple[int, int], o
             multi_label=options.multi_label,
             max_det=options.max_det,
         )
-    times = Speeds(*(timer.seconds * 1000 for timer in timers))
-    return Prediction(frame, found.to_native(placed).cpu(), predictor.names, placed.shape, times)
+    return found.to_native(placed).cpu(), placed.shape
 
 
 def _as_any_predictor(model: Predictor | nn.Module | str | Path | Sequence[str | Path]) -> Predictor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.registry import load_plugins
-from utils.config import DatasetSpec, EvalOptions, SplitOptions, ValConfig
+from utils.config import DatasetSpec, EvalOptions, Slicing, SplitOptions, ValConfig
 from utils.datasets.loader import reporting_dead_workers
 from utils.datasets.splits import require_images
 from utils.device import select_device
@@ -133,6 +133,7 @@ def eval_options(config: ValConfig) -> EvalOptions:
         hybrid=config.save_hybrid,
         compile=config.compile,
         dnn=config.dnn,
+        slicing=Slicing.of(config),
     )
 
 
