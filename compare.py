@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from utils.cli import run_script
+from utils.cli import run_from_python, run_script
 from utils.config import from_options, parse
 from utils.config.compare_options import CompareConfig
 from utils.errors import UserError
@@ -47,7 +47,7 @@ def run(**options: object) -> "Study":
     Returns:
         The study with its results; the report is in its folder.
     """
-    return main(from_options(CompareConfig, **options))
+    return run_from_python(main, lambda: from_options(CompareConfig, **options))
 
 
 def _main_or_error(config: CompareConfig) -> "Study":

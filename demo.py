@@ -31,7 +31,7 @@ def main() -> None:
     LOGGER.info(
         f"\ntrained, validated and detected in {time.perf_counter() - started:.0f} s\n"
         f"mAP50 {metrics.map50:.3f}, mAP50-95 {metrics.map:.3f} on {metrics.images} images not used in training\n"
-        f"annotated images: {detected}\n"
+        f"annotated images: {detected.save_dir}\n"
         f"curves and plots: {trained.save_dir} and {validated.save_dir}"
     )
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.cli import run_script
+from utils.cli import run_from_python, run_script
 from utils.config import ExportConfig, from_options, parse
 
 DESCRIPTION = "Write a checkpoint in the formats of other runtimes, each file compared with torch."
@@ -25,7 +25,7 @@ def run(**options: object) -> list[Path]:
 
     Raises UserError kinds; ParityError if a file differs from torch.
     """
-    return main(from_options(ExportConfig, **options))
+    return run_from_python(main, lambda: from_options(ExportConfig, **options))
 
 
 def main(config: ExportConfig) -> list[Path]:

@@ -5,10 +5,14 @@ python train.py --cfg models/yolov5_CoTA.yaml --data my.yaml --weights yolov5l.p
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from utils.cli import run_script
+from utils.cli import run_from_python, run_script
 from utils.config import TrainConfig, from_options, parse
 from utils.world import World
+
+if TYPE_CHECKING:
+    from utils.engine.training import TrainResult
 
 DESCRIPTION = "Train a YOLOv5 detector or one of its attention variants on your data."
 
@@ -18,7 +22,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> TrainConfig:
     return parse(TrainConfig, argv, description=DESCRIPTION, prog="train.py")
 
 
-def main(config: TrainConfig):
+def main(config: TrainConfig) -> "TrainResult | None":
     """Train, or evolve hyperparameters; return the TrainResult (None after an evolution)."""
     if World.of_launcher().is_several:
         from torch.distributed.elastic.multiprocessing.errors import record
@@ -27,7 +31,8 @@ def main(config: TrainConfig):
     if config.evolve:
         from utils.engine.tuner import evolve_training
 
-        return evolve_training(config)
+        evolve_training(config)
+        return None
     from utils.engine.training import train
 
     return train(config)
@@ -40,9 +45,22 @@ def _train_with_others(config: TrainConfig):
     return train(config)
 
 
-def run(**options):
-    """Train with v6.1's options as keywords: train.run(cfg="yolov5n_CBAM.yaml", data="my.yaml", epochs=10)."""
-    return main(from_options(TrainConfig, **options))
+def run(**options: object) -> "TrainResult | None":
+    """Train with v6.1's options as keywords: train.run(cfg="yolov5n_CBAM.yaml", data="my.yaml", epochs=10).
+
+    Logs as the command does. Loading images in several processes (`workers`) needs `if __name__ == "__main__":` around
+    the call on systems that start processes anew.
+
+    Args:
+        **options: The flags with underscores.
+
+    Returns:
+        The run folder as `save_dir`, the checkpoint as `best`, its validation as `evaluation`; None with `evolve`.
+
+    Raises:
+        UserError: What the command prints as its one line.
+    """
+    return run_from_python(main, lambda: from_options(TrainConfig, **options))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from utils.cli import run_script
+from utils.cli import run_from_python, run_script
 from utils.config import ValConfig, from_options, parse
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(**options: object) -> "Validation":
 
     The result unpacks as v6.1's: (P, R, mAP50, mAP50-95, box, obj, cls), AP per class, milliseconds.
     """
-    return main(from_options(ValConfig, **options))
+    return run_from_python(main, lambda: from_options(ValConfig, **options))
 
 
 def main(config: ValConfig) -> "Validation":

@@ -39,7 +39,7 @@ def test_reference_detections(golden, real, weights, tmp_path):
         save_csv=True,
         save_json=True,
         device="cpu",
-    )
+    ).save_dir
     assert folder == tmp_path / "exp"
     for name, rows in expected.items():
         found = label_rows(folder / "labels" / name.replace(".jpg", ".txt"))
@@ -71,7 +71,7 @@ def test_video_in_video_out(real, weights, tmp_path):
         vid_stride=4,
         save_txt=True,
         device="cpu",
-    )
+    ).save_dir
     original, written = cv2.VideoCapture(str(clip)), cv2.VideoCapture(str(folder / clip.name))
     frames = 0
     while written.read()[0]:
@@ -98,10 +98,10 @@ def test_same_names_nosave_and_exist_ok(real, weights, tmp_path):
         classes=(0,),
         device="cpu",
     )
-    first = detect.run(**options)
+    first = detect.run(**options).save_dir
     texts = {file.relative_to(first): file.read_text() for file in first.rglob("*.*")}
     assert sorted(map(str, texts)) == ["labels/one/same.txt", "labels/two/same.txt"]
-    assert detect.run(**options) == first
+    assert detect.run(**options).save_dir == first
     # the same kernels on the same numbers in one process
     assert texts == {file.relative_to(first): file.read_text() for file in first.rglob("*.*")}
 
@@ -116,7 +116,7 @@ def test_ensemble_augment_and_visualize(real, weights, tmp_path):
         visualize=True,
         nosave=True,
         device="cpu",
-    )
+    ).save_dir
     maps = sorted(file.name for file in (folder / "zidane/model1").iterdir())
     assert len(maps) == 48 and "stage0_Conv_features.png" in maps and "stage9_SPPF_features.npy" in maps
     assert "stage24_Detect_features.png" not in maps

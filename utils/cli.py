@@ -1,4 +1,4 @@
-"""How a script runs: flags in, exit code out. Imports nothing heavy, so that `--help` answers at once.
+"""How a script runs: flags in, exit code out, or a call from Python. Imports nothing heavy: `--help` answers at once.
 
 A signal that asks the program to end is raised as an `Interruption`, which is handled as Ctrl-C is on its way up: files
 are closed, workers ended, and whoever knows how to go on adds it to the message.
@@ -9,8 +9,8 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stderr, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from typing import TypeVar
 
 from utils import log
@@ -19,8 +19,10 @@ from utils.stop_signals import StopRequest, interruption_by
 from utils.threads import limit_threads, yielding_threads
 
 ConfigType = TypeVar("ConfigType")
+ResultType = TypeVar("ResultType")
 FAILED = 2
 _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
+_USERS_ERRORS = _DISK_ERRORS | {errno.EMFILE, errno.ENFILE}
 
 
 def run_script(
@@ -74,10 +76,49 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             ending = log.closed_output()
             return _ended_with(str(ending), ending.exit_code)
-        if error.errno not in (*_DISK_ERRORS, errno.EMFILE, errno.ENFILE):
+        if error.errno not in _USERS_ERRORS:
             raise
         return _ended_with(f"error: {_os_error_line(error)}", FAILED)
     return 0
+
+
+@contextmanager
+def python_call() -> Iterator[None]:
+    """Do what a script does for a call from Python: show messages, and raise what it would print as a `UserError`.
+
+    What the user can do something about is one exception kind, whose text is the line. Others pass.
+
+    Raises:
+        UserError: Also in place of disk errors and too many open files.
+    """
+    with log.messages_shown():
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _USERS_ERRORS:
+                raise
+            raise UserError(_os_error_line(error)) from error
+
+
+def run_from_python(main: Callable[[ConfigType], ResultType], make_config: Callable[[], ConfigType]) -> ResultType:
+    """Run a script's `main` as its command does, for `train.run(...)` and the like.
+
+    Args:
+        main: Does what the script is for.
+        make_config: Makes the configuration of the options; its errors are raised as those of `main`.
+
+    Returns:
+        What `main` returns.
+
+    Raises:
+        UserError: What the command would print as its one line.
+    """
+    with python_call():
+        config = make_config()
+        if "torch" not in sys.modules:
+            limit_threads(os.environ)
+        with yielding_threads():
+            return main(config)
 
 
 def _ended_with(line: str, code: int) -> int:

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from utils.errors import Interruption
 
@@ -66,6 +67,25 @@ def configure(level: int = logging.INFO) -> None:
         LOGGER.propagate = False
     # of several processes one speaks for all; errors that end them are printed where they happen
     LOGGER.setLevel(level if is_main_process() else max(level, logging.ERROR))
+
+
+@contextmanager
+def messages_shown() -> Iterator[None]:
+    """Show the project's messages, while the block runs, as its commands do; afterwards logging is as it was.
+
+    A program that has logging handlers of its own gets the messages there, and a level that it set for the logger
+    "yolo" stays.
+    """
+    handlers, level, propagate = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    if not LOGGER.hasHandlers():
+        configure(level or logging.INFO)
+    elif level == logging.NOTSET:
+        LOGGER.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    try:
+        yield
+    finally:
+        LOGGER.handlers, LOGGER.propagate = handlers, propagate
+        LOGGER.setLevel(level)
 
 
 def warn_once(message: str) -> None:

@@ -3,7 +3,7 @@
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +45,7 @@ class Frame:
     """One image to detect in.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB at native size.
+        image: (H, W, 3) uint8 RGB at native size; (0, 0, 3) in a record that kept none.
         path: The file, camera number or URL that it came from, without a password.
         name: Path relative to the output folder, different for each input and equal for the frames of one.
         kind: What the input is.
@@ -56,6 +56,7 @@ class Frame:
         fps: Rate at which frames are delivered; 0 for images.
         seconds: Time in the video or stream; 0 for images.
         pixel_aspect: Width of a pixel divided by its height: not 1 in anamorphic videos.
+        size: (height, width) of the image in pixels, also if it is not kept.
     """
 
     image: np.ndarray
@@ -69,6 +70,15 @@ class Frame:
     fps: float = 0.0
     seconds: float = 0.0
     pixel_aspect: float = 1.0
+    size: tuple[int, int] = (0, 0)
+
+    def __post_init__(self):
+        if self.size == (0, 0):
+            object.__setattr__(self, "size", self.image.shape[:2])
+
+    def without_image(self) -> "Frame":
+        """Return the same frame without its pixels, for records that are kept."""
+        return replace(self, image=np.zeros((0, 0, 3), np.uint8))
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """What detect.py runs: every frame of a source predicted, and each result handed to the writers and views asked for."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import cast, overload
 
 from models.registry import load_plugins
 from utils.checkpoint import find_weights, read_checkpoint, strip
@@ -14,7 +16,7 @@ from utils.datasets.source_entries import Failure
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, ImageWriter, JsonWriter, LabelWriter
-from utils.engine.predictor import PredictionHook, Predictor, load_predictor, predict
+from utils.engine.predictor import Prediction, PredictionHook, Predictor, load_predictor, predict
 from utils.engine.step_profile import FrameProfile
 from utils.errors import DataError, PartialError, UserError
 from utils.files import DISK_ERRORS, run_folder
@@ -26,12 +28,30 @@ _MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
-class DetectionOutcome:
-    """What a detection run wrote, and the inputs that failed."""
+class DetectionOutcome(Sequence[Prediction]):
+    """What a detection run found and wrote, and the inputs that failed: the sequence of its predictions.
+
+    Attributes:
+        save_dir: The run folder.
+        inputs: Number of inputs.
+        failures: The inputs that failed, and why.
+        predictions: One per frame, without the frames' pixels; of a run that does not keep them, none.
+    """
 
     save_dir: Path
     inputs: int
     failures: tuple[Failure, ...]
+    predictions: tuple[Prediction, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prediction, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prediction | tuple[Prediction, ...]:
+        return self.predictions[index]
 
     def require_complete(self) -> None:
         """Raise PartialError, which lists the inputs that failed, if there are any."""
@@ -56,7 +76,12 @@ class Detection:
     _given_up: set[tuple[int, PredictionHook]] = field(default_factory=set, repr=False)
 
     def run(self) -> None:
-        """Predict until the source ends or a hook stops; files and streams are closed whatever happens.
+        """Predict until the source ends or a hook stops, as `predictions` does."""
+        for _ in self.predictions():
+            pass
+
+    def predictions(self) -> Iterator[Prediction]:
+        """Yield each prediction once the hooks have seen it; files and streams are closed whatever happens.
 
         An input that cannot be read, or whose results cannot be written, ends up in the source's failures.
         """
@@ -64,12 +89,12 @@ class Detection:
             with ExitStack() as at_end:
                 for closable in (*reversed(self.hooks), self.source):
                     at_end.callback(closable.close)
-                self._predict_all()
+                yield from self._predict_all()
         except KeyboardInterrupt:
             if not self.source.live:  # a camera has no other end: there, stopping is the normal way out
                 raise
 
-    def _predict_all(self) -> None:
+    def _predict_all(self) -> Iterator[Prediction]:
         latest: int | None = None
         for prediction in predict(self.predictor, self.source, predict_options(self.config), self._before_frame):
             index = prediction.frame.index
@@ -78,6 +103,7 @@ class Detection:
             latest = index
             for hook in self.hooks:
                 self._attempt(index, hook, partial(hook.after_frame, prediction))
+            yield prediction
             if any(hook.should_stop() for hook in self.hooks):
                 break
         self._end_input(latest)
@@ -114,44 +140,116 @@ class Detection:
             )
 
 
-def detect(config: DetectConfig) -> DetectionOutcome:
-    """Detect as `config` says; inputs that fail are skipped. Raises UserError kinds, also if all inputs fail."""
-    with drawing_fonts(config.font):
-        return _detect(config)
+class DetectionStream(Iterator[Prediction]):
+    """A detection run that goes on as it is iterated: it yields each prediction once its files are written.
+
+    Weights and source are opened, and the run folder is made, before the first prediction is asked for. A run that is
+    not iterated to its end is ended by `close()`, by a `with` block, or when it is forgotten; its files are whole.
+
+    Args:
+        config: The flags.
+        guard: Entered around each step.
+
+    Attributes:
+        save_dir: The run folder.
+        live: Whether the source is a camera or a stream, which has no end.
+        outcome: The results without predictions; None before the end.
+
+    Raises:
+        UserError: Of the kind that names what cannot be read or written; iterating raises it too.
+    """
+
+    save_dir: Path
+    live: bool
+
+    def __init__(self, config: DetectConfig, guard: Callable[[], AbstractContextManager[object]] = nullcontext):
+        self.outcome: DetectionOutcome | None = None
+        self._guard = guard
+        self._context = copy_context()  # the run's fonts are its own, whoever draws between two steps
+        self._steps = self._run(config)
+        with guard():
+            self._context.run(next, self._steps)
+
+    def __iter__(self) -> "DetectionStream":
+        return self
+
+    def __next__(self) -> Prediction:
+        with self._guard():
+            return cast(Prediction, self._context.run(next, self._steps))
+
+    def close(self) -> None:
+        """End the run; what is written so far is whole."""
+        self._context.run(self._steps.close)
+
+    def __enter__(self) -> "DetectionStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _run(self, config: DetectConfig) -> Generator[Prediction | None, None, None]:
+        """Yield None once everything is open, then the predictions."""
+        with drawing_fonts(config.font):
+            yield from self._run_with_fonts(config)
+
+    def _run_with_fonts(self, config: DetectConfig) -> Generator[Prediction | None, None, None]:
+        refuse_for_exported(
+            config.weights,
+            {
+                "--half": config.half,
+                "--augment": config.augment,
+                "--visualize": config.visualize,
+                "--compile": config.compile,
+                "--update": config.update,
+            },
+        )
+        load_plugins(config.plugin)
+        source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
+        predictor = load_predictor(config.weights, config.device, config.half, config.download, config.dnn)
+        with run_folder(config.project, config.name, config.exist_ok) as save_dir:
+            self.save_dir, self.live = save_dir, source.live
+            try:
+                labels = LabelWriter(save_dir, config.save_conf) if config.save_txt else None
+                hooks = [*build_hooks(config, save_dir, predictor), *([labels] if labels else [])]
+            except OSError as error:  # such as a file of an earlier run that another program holds, or that is a folder
+                raise UserError(f"{error.filename}: {error.strerror}; choose another --project or --name") from None
+            if config.compile:
+                predictor = compiled_predictor(predictor)
+            if config.profile_steps:
+                profile = FrameProfile(config.profile_steps, save_dir, predictor.model, predictor.device)
+                hooks = [profile, *hooks, profile.last]
+            yield None
+            yield from Detection(config, predictor, source, hooks).predictions()
+            if labels:
+                LOGGER.info(f"{labels.written} labels saved to {labels.folder}")
+        LOGGER.info(f"Results saved to {save_dir}")
+        if config.update:
+            strip_copies(config.weights, config.download)
+        self.outcome = DetectionOutcome(save_dir, len(source), tuple(source.failures))
 
 
-def _detect(config: DetectConfig) -> DetectionOutcome:
-    refuse_for_exported(
-        config.weights,
-        {
-            "--half": config.half,
-            "--augment": config.augment,
-            "--visualize": config.visualize,
-            "--compile": config.compile,
-            "--update": config.update,
-        },
-    )
-    load_plugins(config.plugin)
-    source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
-    predictor = load_predictor(config.weights, config.device, config.half, config.download, config.dnn)
-    with run_folder(config.project, config.name, config.exist_ok) as save_dir:
-        try:
-            labels = LabelWriter(save_dir, config.save_conf) if config.save_txt else None
-            hooks = [*build_hooks(config, save_dir, predictor), *([labels] if labels else [])]
-        except OSError as error:  # such as a file of an earlier run that another program holds, or that is a folder
-            raise UserError(f"{error.filename}: {error.strerror}; choose another --project or --name") from None
-        if config.compile:
-            predictor = compiled_predictor(predictor)
-        if config.profile_steps:
-            profile = FrameProfile(config.profile_steps, save_dir, predictor.model, predictor.device)
-            hooks = [profile, *hooks, profile.last]
-        Detection(config, predictor, source, hooks).run()
-        if labels:
-            LOGGER.info(f"{labels.written} labels saved to {labels.folder}")
-    LOGGER.info(f"Results saved to {save_dir}")
-    if config.update:
-        strip_copies(config.weights, config.download)
-    return DetectionOutcome(save_dir, len(source), tuple(source.failures))
+def detect(config: DetectConfig, keep: bool = False) -> DetectionOutcome:
+    """Detect as flags say; inputs that fail are skipped.
+
+    Args:
+        config: The flags.
+        keep: Keep the predictions, without the pixels of their frames; those of cameras and streams are not kept.
+
+    Returns:
+        The results.
+
+    Raises:
+        UserError: Of the kind that names what is wrong, also if all inputs fail.
+    """
+    stream = DetectionStream(config)
+    keep = keep and not stream.live
+    kept = tuple(prediction.without_image() for prediction in stream if keep)
+    if stream.outcome is None:
+        raise RuntimeError("the detection run ended without an outcome")
+    return replace(stream.outcome, predictions=kept)
 
 
 def compiled_predictor(predictor: Predictor) -> Predictor:

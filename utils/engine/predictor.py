@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ class Prediction:
 
     def xywhn(self) -> np.ndarray:
         """Return (n, 4) float64 center and size in 0..1 of the frame."""
-        height, width = self.frame.image.shape[:2]
+        height, width = self.frame.size
         return xyxy_to_xywhn(self.detections.xyxy.double().numpy(), width, height)
 
     def records(self) -> list[dict]:
@@ -80,6 +80,10 @@ class Prediction:
                 found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist(), strict=True
             )
         ]
+
+    def without_image(self) -> "Prediction":
+        """Return the same prediction without the pixels of its frame, for records that are kept."""
+        return replace(self, frame=self.frame.without_image())
 
     def summary(self) -> str:
         """Return "4 persons, 1 bus, " in order of class id, or "" if nothing was found."""

@@ -58,7 +58,7 @@ from utils.lock_file import LockedError, hold_beating_lock
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
 from utils.processes import Processes, joined
-from utils.types import TrainState
+from utils.types import DetectionMetrics, TrainState
 from utils.world import World
 
 
@@ -75,6 +75,16 @@ class TrainResult:
     save_dir: Path
     state: TrainState
     evaluation: Evaluation | None
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch, without the training's state."""
+        return RunFolder(self.save_dir).best
+
+    @property
+    def metrics(self) -> DetectionMetrics | None:
+        """The metrics of best.pt: `map50`, `map`, `precision` per class; None if a start before this one made them."""
+        return self.evaluation.metrics if self.evaluation else None
 
     def row(self) -> tuple[float, ...]:
         """Return v6.1's results: P, R, mAP50, mAP50-95, box, obj and cls loss of validation."""

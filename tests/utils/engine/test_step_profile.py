@@ -83,7 +83,7 @@ def test_frames_have_every_part(tmp_path, caplog, real):
     for index in range(WARM_UP + 2 + TRACED + 2):
         write_image(tmp_path / "images" / f"{index}.png", np.full((64, 64, 3), index, np.uint8))
     options = dict(weights=(str(real("weights/yolov5n.pt")),), source=str(tmp_path / "images"), imgsz=(64, 64))
-    folder = detect.run(**options, project=str(tmp_path), device="cpu", profile_steps=2)
+    folder = detect.run(**options, project=str(tmp_path), device="cpu", profile_steps=2).save_dir
     found = rows(caplog.text, "frame")
     assert set(FRAME_PARTS) | {"Conv", "C3", "SPPF", "Detect", "all"} <= set(found)
     assert all(found[part] > 0 for part in FRAME_PARTS)

@@ -72,7 +72,7 @@ def test_detections_are_those_of_the_checkpoint_in_the_same_shape(checkpoint, sc
         folder = detect.run(
             weights=(str(weights),), source=str(square), project=str(tmp_path), name=name, nosave=True, save_json=True,
             device="cpu", conf_thres=0.1, **more,
-        )  # fmt: skip
+        ).save_dir  # fmt: skip
         files[name] = json.loads((folder / "predictions.json").read_text())
     assert len(files["file"]) == len(files["torch"]) > 5
     for one, other in zip(files["file"], files["torch"], strict=True):
