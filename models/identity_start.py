@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from models.recording import is_recording, record
+
 STARTS = ("plain", "identity")
 
 
@@ -52,7 +54,11 @@ class IdentityStart(nn.Module):
             )
         if self.gate is None:
             return attended
-        return x + self.gate.view(-1, 1, 1) * (attended - x)
+        gate = self.gate.view(-1, 1, 1)
+        if is_recording():
+            label = f"identity start: gate of what {type(self.block).__name__} changes"
+            record(self, "gate", label, gate.expand(x.shape[0], -1, 1, 1), x.shape[2:])
+        return x + gate * (attended - x)
 
     def strength(self) -> float:
         """Return the mean |gate|: 0 is no attention at all, 1 about the block as published."""

@@ -7,6 +7,7 @@ import torch
 from blocks.instances import BLOCKS, CASES, randomised
 
 from models.attention.cbam import CBAM
+from models.identity_start import IdentityStart
 from models.recording import KINDS, AppliedAttention, record, recording, softmax_weights
 from models.registry import find
 
@@ -104,6 +105,15 @@ def test_records_nothing_unless_asked_and_one_recording_at_a_time():
     block(x)
     record(block, "gate", "late", x, (3, 3))
     assert len(records) == 2
+
+
+def test_the_gate_of_an_identity_start_is_shown_after_the_block_that_it_opens():
+    block, x = randomised(IdentityStart(CBAM(8), 8)), torch.rand(2, 8, 3, 4).double()
+    with torch.no_grad(), recording() as records:
+        output = block(x)
+    channel, spatial, opening = (shown.values for shown in records)
+    assert records[2].block is block and opening.shape == (2, 8, 1, 1)
+    torch.testing.assert_close(x + opening * (x * channel * spatial - x), output)
 
 
 def test_softmax_weights_are_those_of_the_equation():
