@@ -1,5 +1,6 @@
 """What `--source` names, read as one sequence of frames: images, videos, folders, globs, lists, cameras, streams."""
 
+import math
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,10 @@ from utils.datasets.source_entries import (
     suffix_of,
 )
 from utils.datasets.streams import (
-    DEFAULT_BACKOFF,
-    Backoff,
+    DEFAULT_PATIENCE,
     OpenCapture,
+    Patience,
+    StreamFrame,
     StreamReader,
     public_address,
     read_streams,
@@ -53,7 +55,7 @@ class Frame:
         total: Number of inputs.
         number: Frame number from 1 in a video or stream; 0 for images.
         frames: Number of frames that a video claims; 0 otherwise.
-        fps: Rate at which frames are delivered; 0 for images.
+        fps: Rate at which frames are delivered; 0 for images. Of a stream, that at which they arrive, 0 if unknown.
         seconds: Time in the video or stream; 0 for images.
         pixel_aspect: Width of a pixel divided by its height: not 1 in anamorphic videos.
         size: (height, width) of the image in pixels, also if it is not kept.
@@ -183,7 +185,7 @@ class StreamSource:
         addresses: Camera numbers and URLs.
         vid_stride: Deliver every n-th frame.
         keep_all: Whether every frame is delivered and none is dropped.
-        backoff: When and how often to reconnect.
+        patience: How long a stream that stays away is waited for.
         connect: Opens a capture for an address.
     """
 
@@ -195,17 +197,22 @@ class StreamSource:
         *,
         vid_stride: int = 1,
         keep_all: bool = False,
-        backoff: Backoff = DEFAULT_BACKOFF,
+        patience: Patience = DEFAULT_PATIENCE,
         connect: OpenCapture = open_capture,
     ):
         self.addresses = tuple(addresses)
         self.failures: list[Failure] = []
         self._names = unique_names([f"{stream_stem(address)}.mp4" for address in addresses])
-        self._stride = vid_stride
         self._arrived = threading.Condition()
+        self._started: list[int] = []
         self._readers = [
             StreamReader(
-                address, arrived=self._arrived, stride=vid_stride, keep_all=keep_all, backoff=backoff, connect=connect
+                address,
+                arrived=self._arrived,
+                stride=vid_stride,
+                keep_all=keep_all,
+                patience=patience,
+                connect=connect,
             )
             for address in addresses
         ]
@@ -214,49 +221,65 @@ class StreamSource:
         return len(self.addresses)
 
     def __iter__(self) -> Iterator[Frame]:
+        for frames in self.batches(1):
+            yield from frames
+
+    def batches(self, most: int) -> Iterator[list[Frame]]:
+        """Yield the frames that have arrived, at most so many together, from the streams in turn."""
         try:
-            started = self._start()
-            for position, frame in read_streams([self._readers[index] for index in started], self._arrived):
-                index = started[position]
-                yield Frame(
-                    frame.image,
-                    public_address(self.addresses[index]),
-                    self._names[index],
-                    "stream",
-                    index,
-                    len(self),
-                    frame.number,
-                    0,
-                    self._readers[index].fps / self._stride,
-                    frame.seconds,
-                )
+            self._start()
+            readers = [self._readers[index] for index in self._started]
+            for taken in read_streams(readers, self._arrived, most):
+                yield [self._frame(self._started[position], frame) for position, frame in taken]
         finally:
             self.close()
 
-    def _start(self) -> list[int]:
-        """Start the streams and return the indices of those that answer. Raises DataError if none does."""
+    def _frame(self, index: int, frame: StreamFrame) -> Frame:
+        return Frame(
+            frame.image(),
+            public_address(self.addresses[index]),
+            self._names[index],
+            "stream",
+            index,
+            len(self),
+            frame.number,
+            0,
+            frame.fps,
+            frame.seconds,
+        )
+
+    def _start(self) -> None:
+        """Connect to all streams at a time, and note those that answer. Raises DataError if none does."""
         self.failures.clear()
-        started = []
+        for reader in self._readers:
+            reader.start()
         for index, reader in enumerate(self._readers):
             try:
-                reader.start()
+                reader.require_answer()
             except DataError as error:
                 if len(self.failures) + 1 == len(self):
                     raise
                 self.failures.append(failure_of(reader.address, error))
                 LOGGER.warning(f"WARNING: skipped {self.failures[-1].reason}")
             else:
-                started.append(index)
-                LOGGER.info(f"{public_address(reader.address)}: connected, {reader.fps:.2f} frames/s")
-        return started
+                self._started.append(index)
+                LOGGER.info(f"{public_address(reader.address)}: connected")
 
     def close(self) -> None:
-        """End the reading threads; safe to call twice."""
+        """End the reading threads and log what came; safe to call twice."""
         for reader in self._readers:
             reader.close()
+        while self._started:
+            LOGGER.info(self._readers[self._started.pop(0)].summary())
 
 
-def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = False) -> FileSource | StreamSource:
+def open_source(
+    text: str | Path,
+    *,
+    vid_stride: int = 1,
+    stream_buffer: bool = False,
+    stream_timeout: float = DEFAULT_PATIENCE.give_up_s,
+) -> FileSource | StreamSource:
     """Return the source of frames that `--source` names; no frame is read before iterating.
 
     A number is a camera. A URL is a stream, or a file if it is http(s) and has a media suffix. *.txt and
@@ -266,6 +289,7 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
         text: The value of `--source`.
         vid_stride: Read every n-th frame of videos and streams; at least 1.
         stream_buffer: Whether every frame of a stream is delivered; otherwise the newest.
+        stream_timeout: Seconds without a frame after which a stream is given up; 0 for never.
 
     Returns:
         A source of files or of streams; iterating yields its frames.
@@ -289,7 +313,8 @@ def open_source(text: str | Path, *, vid_stride: int = 1, stream_buffer: bool = 
     if streams and len(streams) < len(entries):
         raise DataError(f"{text}: a list holds either streams or files; {streams[0]} is a stream and others are not")
     if streams:
-        return StreamSource(streams, vid_stride=vid_stride, keep_all=bool(stream_buffer))
+        patience = Patience(give_up_s=stream_timeout or math.inf)
+        return StreamSource(streams, vid_stride=vid_stride, keep_all=bool(stream_buffer), patience=patience)
     found, refused = expand_list(entries, f"{text}: ") if listed else (expand(text, "--source "), [])
     return FileSource([path for path, _ in found], unique_names([name for _, name in found]), vid_stride, refused)
 

@@ -17,8 +17,7 @@ from utils.log import LOGGER
 
 DEFAULT_FPS = 30.0  # if a container does not say
 _MAX_GAP = 30  # consecutive frames that may be undecodable before reading ends
-_OPEN_TIMEOUT_MS = 10_000
-_READ_TIMEOUT_MS = 10_000
+READ_TIMEOUT_S = 10.0  # of a URL, also for opening it
 _MATROSKA_HEADERS = 1 << 16  # bytes at the start of an .mkv or .webm that hold the names of its codecs
 _MAX_ASPECT = 10  # of a pixel; what claims more is damaged
 # Codecs, by the four characters of containers, that OpenCV's FFmpeg opens without a decoder for them.
@@ -41,11 +40,12 @@ def open_capture(address: str) -> cv2.VideoCapture:
             return cv2.VideoCapture(path)
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
         return cv2.VideoCapture(address)
+    timeout_ms = int(READ_TIMEOUT_S * 1000)
     # FFmpeg alone: the other backends would try it once more, without these timeouts
     return cv2.VideoCapture(
         address,
         cv2.CAP_FFMPEG,
-        [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS],
+        [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms],
     )
 
 

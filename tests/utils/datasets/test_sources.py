@@ -16,14 +16,14 @@ from small_videos import write_video
 
 from utils.datasets.output_names import stream_stem, unique_names
 from utils.datasets.sources import FileSource, StreamSource, open_source
-from utils.datasets.streams import Backoff, StreamReader, public_address
+from utils.datasets.streams import Patience, StreamReader, public_address
 from utils.datasets.video import VideoReader, fps_or_default, open_capture
 from utils.errors import DataError, UserError
 from utils.files import ROOT
 from utils.images import write_image
 from utils.log import LOGGER
 
-FAST = Backoff(first=0.01, longest=0.02, attempts=3)
+FAST = Patience(give_up_s=0.3, stall_s=0.2, answer_s=1, first_delay=0.01, longest_delay=0.02)
 
 
 def solid_image(red: int = 0, size: tuple[int, int] = (24, 32)) -> np.ndarray:
@@ -468,7 +468,7 @@ class Script:
 
 def test_stream_reconnects_and_ends_when_it_stays_away():
     script = Script([20, 40], [60], [])
-    source = StreamSource(["fake"], keep_all=True, backoff=FAST, connect=script)
+    source = StreamSource(["fake"], keep_all=True, patience=FAST, connect=script)
     frames = list(source)
     assert [shade(frame.image) for frame in frames] == [1, 2, 3]
     assert [frame.number for frame in frames] == [1, 2, 3]
@@ -476,12 +476,12 @@ def test_stream_reconnects_and_ends_when_it_stays_away():
 
 
 def test_a_failure_between_frames_does_not_end_the_stream():
-    source = StreamSource(["fake"], keep_all=True, backoff=FAST, connect=Script([20, None, 40], [60]))
+    source = StreamSource(["fake"], keep_all=True, patience=FAST, connect=Script([20, None, 40], [60]))
     assert [shade(frame.image) for frame in source] == [1, 2, 3]
 
 
 def test_slow_consumers_see_the_newest_frame():
-    source = StreamSource(["fake"], backoff=FAST, connect=Script(list(range(0, 240, 2)), pause=0.001))
+    source = StreamSource(["fake"], patience=FAST, connect=Script(list(range(0, 240, 2)), pause=0.001))
     frames = []
     for frame in source:
         frames.append(frame)
@@ -495,7 +495,7 @@ def test_slow_consumers_see_the_newest_frame():
 def test_stream_stride_and_several_streams():
     scripts = {"a": Script([20] * 10), "b": Script([40] * 10)}
     source = StreamSource(
-        ["a", "b"], vid_stride=3, keep_all=True, backoff=FAST, connect=lambda name: scripts[name](name)
+        ["a", "b"], vid_stride=3, keep_all=True, patience=FAST, connect=lambda name: scripts[name](name)
     )
     frames = list(source)
     assert sorted((frame.index, frame.number) for frame in frames) == [
@@ -507,7 +507,7 @@ def test_stream_stride_and_several_streams():
 
 def test_leaving_early_ends_the_threads():
     before = threading.active_count()
-    source = StreamSource(["fake"], keep_all=True, backoff=FAST, connect=Script([20] * 100_000))
+    source = StreamSource(["fake"], keep_all=True, patience=FAST, connect=Script([20] * 100_000))
     frames = iter(source)
     next(frames)
     frames.close()
@@ -522,7 +522,7 @@ def test_no_stream_at_the_start_is_an_error():
 def test_a_camera_that_does_not_answer_stops_no_other(caplog, monkeypatch):
     monkeypatch.setattr(LOGGER, "propagate", True)
     scripts = {"rtsp://u:p@a": Script(), "b": Script([20, 40])}
-    source = StreamSource(list(scripts), keep_all=True, backoff=FAST, connect=lambda name: scripts[name](name))
+    source = StreamSource(list(scripts), keep_all=True, patience=FAST, connect=lambda name: scripts[name](name))
     assert [(frame.index, frame.total, frame.name, shade(frame.image)) for frame in source] == [
         (1, 2, "b.mp4", 1),
         (1, 2, "b.mp4", 2),
@@ -532,13 +532,14 @@ def test_a_camera_that_does_not_answer_stops_no_other(caplog, monkeypatch):
 
 
 def test_backoff_grows_to_its_limit():
-    assert [Backoff(0.5, 15, 8).delay(failures) for failures in (1, 2, 3, 6, 20)] == [0.5, 1.0, 2.0, 15.0, 15.0]
+    assert [Patience().delay(failures) for failures in (1, 2, 3, 4, 7, 8, 9999)] == [0, 0.5, 1, 2, 15, 15, 15]
 
 
 def test_reader_gives_up_waiting_when_closed():
     arrived = threading.Condition()
-    reader = StreamReader("fake", arrived=arrived, backoff=Backoff(60, 60, 8), connect=Script([20]))
+    reader = StreamReader("fake", arrived=arrived, patience=Patience(first_delay=60), connect=Script([20]))
     reader.start()
+    reader.require_answer()
     time.sleep(0.1)
     started = time.monotonic()
     reader.close()
