@@ -18,7 +18,7 @@ from utils.engine.prediction_writers import Artist, CropWriter, ImageWriter
 from utils.engine.predictor import Prediction
 from utils.errors import ConfigError
 from utils.files import new_run_dir
-from utils.log import LOGGER, warn_once
+from utils.log import LOGGER, messages_shown, warn_once
 from utils.types import Detections, Speeds
 
 DEFAULT_FOLDER = "runs/detect/exp"
@@ -176,7 +176,8 @@ class HubDetections:
         for prediction in self._predictions(unique=True):
             writer.after_frame(prediction)
         writer.close()
-        LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
+        with messages_shown():
+            LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
         return folder
 
     def crop(
