@@ -144,6 +144,10 @@ DETECT = {
     "--half": False,
     "--dnn": False,
     # ours
+    "--stream-timeout": 60.0,
+    "--batch-size": 1,
+    "--save-counts": False,
+    "--save-frames": False,
     "--vid-stride": 1,
     "--stream-buffer": False,
     "--save-csv": False,

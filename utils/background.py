@@ -1,12 +1,15 @@
-"""Threads beside the one that computes: reading ahead of it, and writing behind it, both bounded in number and bytes.
+"""Threads beside the one that computes: reading ahead of it, and writing behind it, bounded in number and bytes.
 
-What goes wrong in such a thread is raised where its result is asked for. Signals reach the main thread alone, so every
-wait here has a time limit, and a thread that nobody waits for any more ends by itself.
+They see the context variables of the thread that made them, such as the fonts of drawings. What goes wrong in such a
+thread is raised where its result is asked for. Signals reach the main thread alone, so waits in it have a time limit,
+and a thread that nobody waits for any more ends by itself.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -62,10 +65,10 @@ class BoundedBuffer(Generic[Item]):
                 self._bytes -= self._items.popleft()[1]
             self._append(item, size)
 
-    def take(self, wait: bool = False) -> Item | None:
-        """Return the oldest item; None if there is none, with `wait` only once the buffer is closed."""
+    def take(self, patiently: bool = False) -> Item | None:
+        """Return the oldest item; None if there is none or, `patiently`, once it is closed and empty."""
         with self._changed:
-            while wait and not self._items and not self._closed:
+            while patiently and not self._items and not self._closed:
                 self._changed.wait(_POLL_S)
             if not self._items:
                 return None
@@ -95,8 +98,7 @@ class BoundedBuffer(Generic[Item]):
 class ReadAhead(Generic[Item]):
     """The items of an iterable, which a thread takes from it before they are asked for.
 
-    An exception of the iterable is raised behind the items that came before it. `close` ends the thread; it is called
-    at the end of an iteration, too.
+    An exception of the iterable is raised behind the items that came before it. The thread ends with the iteration.
 
     Args:
         items: What is read; only the thread touches it.
@@ -107,24 +109,16 @@ class ReadAhead(Generic[Item]):
     def __init__(self, items: Iterable[Item], size_of: Callable[[Item], int], most: int = 2):
         self._items, self._size_of = items, size_of
         self._buffer: BoundedBuffer[Item] = BoundedBuffer(most)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="reading ahead", daemon=True)
 
-    def __iter__(self) -> Iterator[Item]:
-        self._thread.start()
+    def __iter__(self) -> Generator[Item, None, None]:
+        thread = _start(self._run, "reading ahead")
         try:
-            while (item := self._buffer.take(wait=True)) is not None:
+            while (item := self._buffer.take(patiently=True)) is not None:
                 yield item
-            if self._error is not None:
-                raise self._error
+            thread.result()
         finally:
-            self.close()
-
-    def close(self) -> None:
-        """End the thread; what it has read and nobody took is dropped."""
-        self._buffer.close(drop=True)
-        if self._thread.is_alive():
-            self._thread.join()
+            self._buffer.close(drop=True)
+            wait([thread])
 
     def _run(self) -> None:
         iterator = iter(self._items)
@@ -132,8 +126,6 @@ class ReadAhead(Generic[Item]):
             for item in iterator:
                 if not self._buffer.put(item, self._size_of(item)):
                     break
-        except BaseException as error:  # raised again by whoever reads
-            self._error = error
         finally:
             close = getattr(iterator, "close", None)
             if close is not None:
@@ -154,11 +146,10 @@ class BackgroundWorker:
 
     def __init__(self, name: str, most: int = 8):
         self._tasks: BoundedBuffer[Callable[[], object]] = BoundedBuffer(most)
-        self._given, self._ended = 0, 0
-        self._one_ended = threading.Condition()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._given, self._done = 0, 0
+        self._one_done = threading.Condition()
+        self._is_raised = False
+        self._thread = _start(self._run, name)
 
     def do(self, task: Callable[[], object], size: int = 0) -> None:
         """Let the thread do a task after those before it.
@@ -173,35 +164,41 @@ class BackgroundWorker:
 
     def finish(self) -> None:
         """Wait until every task is done, and raise what one of them raised."""
-        with self._one_ended:
-            while self._ended < self._given:
-                self._one_ended.wait(_POLL_S)
+        with self._one_done:
+            while self._done < self._given and not self._thread.done():
+                self._one_done.wait(_POLL_S)
         self._raise_error()
 
     def close(self) -> None:
         """Do the tasks that wait, end the thread, and raise what a task raised."""
         self._tasks.close()
         try:
-            while self._thread.is_alive():
-                self._thread.join(_POLL_S)
+            while not wait([self._thread], _POLL_S).done:
+                pass
         except BaseException:  # a second Ctrl-C: what still waits is given up
             self._tasks.close(drop=True)
             raise
         self._raise_error()
 
     def _raise_error(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        if self._thread.done() and not self._is_raised:
+            self._is_raised = True
+            self._thread.result()
 
     def _run(self) -> None:
-        failed = False
-        while (task := self._tasks.take(wait=True)) is not None:
-            try:
-                if not failed:
-                    task()
-            except BaseException as error:  # raised again in the thread that gave the task
-                self._error, failed = error, True
-            with self._one_ended:
-                self._ended += 1
-                self._one_ended.notify_all()
+        try:
+            while (task := self._tasks.take(patiently=True)) is not None:
+                task()
+                with self._one_done:
+                    self._done += 1
+                    self._one_done.notify_all()
+        finally:
+            self._tasks.close(drop=True)
+
+
+def _start(function: Callable[[], None], name: str) -> Future:
+    """Run a function in a thread of its own, with the context variables of this one, and return its outcome to come."""
+    threads = ThreadPoolExecutor(1, thread_name_prefix=name)
+    outcome = threads.submit(copy_context().run, function)
+    threads.shutdown(wait=False)
+    return outcome

@@ -224,22 +224,26 @@ class PredictOptions:
         conf_thres: Least confidence of a detection, 0..1.
         iou_thres: IoU above which NMS drops the weaker box, 0..1.
         max_det: Most detections per image.
-        classes: Class ids to keep; None keeps all.
+        classes: Ids or names of the classes to keep; None keeps all.
         agnostic: Let boxes of different classes suppress each other.
         augment: Test-time augmentation.
         multi_label: Let a box count for every class above `conf_thres`, not only for its best.
         slicing: Also predict tiles of each frame; None does not.
+        batch_size: Most images that pass the network together, at least 1.
+        read_ahead: Let a thread read and letterbox frames of files before the network needs them.
     """
 
     imgsz: int | Sequence[int] | None = None
     conf_thres: float = 0.25
     iou_thres: float = 0.45
     max_det: int = 1000
-    classes: Sequence[int] | None = None
+    classes: Sequence[int | str] | None = None
     agnostic: bool = False
     augment: bool = False
     multi_label: bool = False
     slicing: Slicing | None = None
+    batch_size: int = 1
+    read_ahead: bool = False
 
 
 def parse_image_limit(text: str) -> tuple[float, bool]:

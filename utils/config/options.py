@@ -308,7 +308,9 @@ class DetectConfig(Options):
     save_conf: bool = flag(False, "append the confidence to each row of --save-txt", "switch")
     save_crop: bool = flag(False, "write the image of each box to crops/<class>", "switch")
     nosave: bool = flag(False, "write no annotated images or videos", "switch")
-    classes: tuple[int, ...] | None = flag(None, "keep these class ids only", "integer", many=True, low=0)
+    classes: tuple[int | str, ...] | None = flag(
+        None, "keep these classes only, by id or by name; a number is an id", many=True
+    )
     agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other", "switch")
     augment: bool = flag(False, "average over scales and a flip (test-time augmentation)", "switch")
     visualize: bool = flag(False, "write images of the feature maps", "switch")
@@ -334,8 +336,34 @@ class DetectConfig(Options):
     stream_buffer: bool = flag(
         False, "use every frame of a stream instead of the newest; a slow network then lags", "switch", new=True
     )
+    stream_timeout: float = flag(
+        60.0,
+        "seconds without a frame after which a stream is given up; until then it is connected again; 0: never",
+        "number",
+        low=0,
+        new=True,
+    )
+    batch_size: int = flag(
+        1,
+        "most images, or frames of one video or of several streams, that pass the network together",
+        "integer",
+        low=1,
+        new=True,
+    )
     save_csv: bool = flag(False, "write all detections to one csv", "switch", new=True)
     save_json: bool = flag(False, "write all detections to one json", "switch", new=True)
+    save_counts: bool = flag(
+        False,
+        "write a csv of the number of detections per frame and class, and one of their totals",
+        "switch",
+        new=True,
+    )
+    save_frames: bool = flag(
+        False,
+        "write the frames of videos and streams as images without boxes, named like the label files of --save-txt",
+        "switch",
+        new=True,
+    )
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
@@ -359,7 +387,8 @@ class DetectConfig(Options):
         return {**old_flags.EVERYWHERE, **old_flags.DETECT}
 
     def implied(self) -> dict[str, object]:
-        return {"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {}
+        numbers = self.classes and tuple(int(text) if str(text).isdecimal() else text for text in self.classes)
+        return {"classes": numbers, **({"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {})}
 
     def check(self) -> None:
         if len(self.imgsz) != 2:
@@ -369,4 +398,9 @@ class DetectConfig(Options):
         if self.compile and self.visualize:
             raise ConfigError(
                 "--visualize: needs the network's layers one by one, and --compile joins them; leave one out"
+            )
+        if self.batch_size > 1 and (self.visualize or self.profile_steps):
+            raise ConfigError(
+                f"--batch-size {self.batch_size}: {'--visualize' if self.visualize else '--profile-steps'} looks at "
+                "frames one by one; leave one out"
             )

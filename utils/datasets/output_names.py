@@ -8,7 +8,11 @@ from pathlib import PurePosixPath
 from utils.datasets.streams import public_address
 from utils.images import VIDEO_SUFFIXES
 
-_RESERVED_FOLDERS = ("crops", "labels")  # of a run folder: what lies in such a folder of a source goes beside them
+_RESERVED_FOLDERS = (
+    "crops",
+    "frames",
+    "labels",
+)  # of a run folder: what lies in such a folder of a source goes beside them
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

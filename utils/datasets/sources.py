@@ -105,6 +105,7 @@ class FileSource:
     failures: list[Failure] = field(default_factory=list)
     live: bool = False
     _failed: set[int] = field(default_factory=set, repr=False)
+    _one_notes: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths) + len(self.refused)
@@ -131,9 +132,11 @@ class FileSource:
             index: The input's, as `Frame.index`.
             error: Why.
         """
-        if index not in self._failed:
+        with self._one_notes:
+            if index in self._failed:
+                return
             self._failed.add(index)
-            self._note(failure_of(self.paths[index], error))
+        self._note(failure_of(self.paths[index], error))
 
     def _note(self, failure: Failure) -> None:
         self.failures.append(failure)

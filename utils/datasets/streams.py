@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -143,7 +144,7 @@ class _Connection:
                     self.latest = time.monotonic()
                     self._deliver(self, image)
                     self.latest = time.monotonic()
-        except Exception as error:  # noqa: BLE001 - whatever a driver or decoder raises is an outage of this stream
+        except (cv2.error, OSError, MemoryError, RuntimeError, ValueError) as error:  # an outage of this stream alone
             self.reason = f" ({' '.join(str(error).split())[:200] or type(error).__name__})"
         finally:
             if capture is not None:
@@ -265,7 +266,7 @@ class StreamReader:
         """Watch the connection, and connect again when it is lost, until `close()` or until it stays away too long."""
         failures, connection = 0, self._connection
         while connection is not None:
-            self._await(lambda: self._is_over(connection))
+            self._await(partial(self._is_over, connection))
             if self._stop.is_set():
                 break
             failures = 1 if connection.lasted_s >= self._patience.steady_s else failures + 1

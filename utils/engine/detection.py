@@ -1,7 +1,7 @@
 """What detect.py runs: every frame of a source predicted, and each result handed to the writers and views asked for."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import cast, overload
 
 from models.registry import load_plugins
+from utils.background import BackgroundWorker
 from utils.checkpoint import find_weights, read_checkpoint, strip
 from utils.compilation import CompileOptions, compiled_network
 from utils.config import DetectConfig, PredictOptions, Slicing
 from utils.datasets.source_entries import Failure
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
+from utils.engine.prediction_tables import CountsWriter, CsvWriter, JsonWriter
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
-from utils.engine.prediction_writers import Artist, CropWriter, CsvWriter, ImageWriter, JsonWriter, LabelWriter
-from utils.engine.predictor import Prediction, PredictionHook, Predictor, load_predictor, predict
+from utils.engine.prediction_writers import Artist, CropWriter, FrameWriter, ImageWriter, LabelWriter
+from utils.engine.predictor import Prediction, PredictionHook, Predictor, class_ids, load_predictor, predict
 from utils.engine.step_profile import FrameProfile
 from utils.errors import DataError, PartialError, UserError
 from utils.files import DISK_ERRORS, run_folder
@@ -67,7 +69,10 @@ class DetectionOutcome(Sequence[Prediction]):
 
 @dataclass(frozen=True)
 class Detection:
-    """A detection run: what is detected by which network, and who sees it."""
+    """A detection run: what is detected by which network, and who sees it.
+
+    Hooks that may work in the background get their predictions in a thread, in the same order, behind the network.
+    """
 
     config: DetectConfig
     predictor: Predictor
@@ -81,7 +86,7 @@ class Detection:
             pass
 
     def predictions(self) -> Iterator[Prediction]:
-        """Yield each prediction once the hooks have seen it; files and streams are closed whatever happens.
+        """Yield each prediction when the hooks have seen it, those in the background perhaps later; files and streams are closed whatever happens.
 
         An input that cannot be read, or whose results cannot be written, ends up in the source's failures.
         """
@@ -89,34 +94,65 @@ class Detection:
             with ExitStack() as at_end:
                 for closable in (*reversed(self.hooks), self.source):
                     at_end.callback(closable.close)
-                yield from self._predict_all()
+                writer = None
+                if self._is_threaded and any(hook.background for hook in self.hooks):
+                    writer = BackgroundWorker("results")
+                    at_end.callback(writer.close)  # what was detected is written, also after Ctrl-C
+                yield from self._predict_all(writer)
         except KeyboardInterrupt:
             if not self.source.live:  # a camera has no other end: there, stopping is the normal way out
                 raise
 
-    def _predict_all(self) -> Iterator[Prediction]:
+    @property
+    def _is_threaded(self) -> bool:
+        return not self.config.profile_steps  # whose parts add up only if they come one after the other
+
+    def _predict_all(self, writer: BackgroundWorker | None) -> Iterator[Prediction]:
         latest: int | None = None
-        for prediction in predict(self.predictor, self.source, predict_options(self.config), self._before_frame):
-            index = prediction.frame.index
-            if latest not in (None, index):
-                self._end_input(latest)
-            latest = index
-            for hook in self.hooks:
-                self._attempt(index, hook, partial(hook.after_frame, prediction))
-            yield prediction
-            if any(hook.should_stop() for hook in self.hooks):
-                break
-        self._end_input(latest)
+        options = replace(predict_options(self.config), read_ahead=self._is_threaded)
+        with closing(predict(self.predictor, self.source, options, self._before_frame)) as predictions:
+            for prediction in predictions:
+                index = prediction.frame.index
+                if latest not in (None, index):
+                    self._end_input(latest, writer)
+                latest = index
+                self._show(prediction, writer)
+                if writer is not None and self.waits_for_files:
+                    writer.finish()
+                yield prediction
+                if any(hook.should_stop() for hook in self.hooks):
+                    break
+        self._end_input(latest, writer)
+        if writer is not None:
+            writer.finish()
         self._require_results()
+
+    def _show(self, prediction: Prediction, writer: BackgroundWorker | None) -> None:
+        frame = prediction.frame
+        self._for_each_hook(frame.index, lambda hook: hook.after_frame(prediction), writer, frame.image.nbytes)
 
     def _before_frame(self, frame: Frame) -> None:
         for hook in self.hooks:
             self._attempt(frame.index, hook, partial(hook.before_frame, frame))
 
-    def _end_input(self, index: int | None) -> None:
+    def _end_input(self, index: int | None, writer: BackgroundWorker | None) -> None:
         if isinstance(self.source, FileSource) and index is not None:
-            for hook in self.hooks:
-                self._attempt(index, hook, partial(hook.after_input, index))
+            self._for_each_hook(index, lambda hook: hook.after_input(index), writer)
+
+    def _for_each_hook(
+        self, index: int, step: Callable[[PredictionHook], None], writer: BackgroundWorker | None, size: int = 0
+    ) -> None:
+        """Let every hook do a step: here, or in the writer's thread those that may."""
+        behind = [hook for hook in self.hooks if writer is not None and hook.background]
+        for hook in self.hooks:
+            if hook not in behind:
+                self._attempt(index, hook, partial(step, hook))
+        if writer is not None and behind:
+            writer.do(partial(self._attempt_all, index, behind, step), size)
+
+    def _attempt_all(self, index: int, hooks: Sequence[PredictionHook], step: Callable[[PredictionHook], None]) -> None:
+        for hook in hooks:
+            self._attempt(index, hook, partial(step, hook))
 
     def _attempt(self, index: int, hook: PredictionHook, step: Callable[[], None]) -> None:
         """Let a hook do its step. If it cannot, the input has failed, and the hook sees no more of it.
@@ -141,7 +177,7 @@ class Detection:
 
 
 class DetectionStream(Iterator[Prediction]):
-    """A detection run that goes on as it is iterated: it yields each prediction once its files are written.
+    """A detection run that goes on as it is iterated: it yields each prediction, by default once its files are written.
 
     Weights and source are opened, and the run folder is made, before the first prediction is asked for. A run that is
     not iterated to its end is ended by `close()`, by a `with` block, or when it is forgotten; its files are whole.
@@ -149,6 +185,8 @@ class DetectionStream(Iterator[Prediction]):
     Args:
         config: The flags.
         guard: Entered around each step.
+        waits_for_files: Whether the files of a prediction are written before it is yielded; if not, they are written in
+            a thread, behind the network.
 
     Attributes:
         save_dir: The run folder.
@@ -162,9 +200,15 @@ class DetectionStream(Iterator[Prediction]):
     save_dir: Path
     live: bool
 
-    def __init__(self, config: DetectConfig, guard: Callable[[], AbstractContextManager[object]] = nullcontext):
+    def __init__(
+        self,
+        config: DetectConfig,
+        guard: Callable[[], AbstractContextManager[object]] = nullcontext,
+        waits_for_files: bool = True,
+    ):
         self.outcome: DetectionOutcome | None = None
         self._guard = guard
+        self._waits_for_files = waits_for_files
         self._context = copy_context()  # the run's fonts are its own, whoever draws between two steps
         self._steps = self._run(config)
         with guard():
@@ -207,8 +251,14 @@ class DetectionStream(Iterator[Prediction]):
             },
         )
         load_plugins(config.plugin)
-        source = open_source(config.source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
+        source = open_source(
+            config.source,
+            vid_stride=config.vid_stride,
+            stream_buffer=config.stream_buffer,
+            stream_timeout=config.stream_timeout,
+        )
         predictor = load_predictor(config.weights, config.device, config.half, config.download, config.dnn)
+        class_ids(config.classes, predictor.names)  # an unknown one is an error that leaves no run folder
         with run_folder(config.project, config.name, config.exist_ok) as save_dir:
             self.save_dir, self.live = save_dir, source.live
             try:
@@ -222,7 +272,7 @@ class DetectionStream(Iterator[Prediction]):
                 profile = FrameProfile(config.profile_steps, save_dir, predictor.model, predictor.device)
                 hooks = [profile, *hooks, profile.last]
             yield None
-            yield from Detection(config, predictor, source, hooks).predictions()
+            yield from Detection(config, predictor, source, hooks, self._waits_for_files).predictions()
             if labels:
                 LOGGER.info(f"{labels.written} labels saved to {labels.folder}")
         LOGGER.info(f"Results saved to {save_dir}")
@@ -244,7 +294,7 @@ def detect(config: DetectConfig, keep: bool = False) -> DetectionOutcome:
     Raises:
         UserError: Of the kind that names what is wrong, also if all inputs fail.
     """
-    stream = DetectionStream(config)
+    stream = DetectionStream(config, waits_for_files=False)
     keep = keep and not stream.live
     kept = tuple(prediction.without_image() for prediction in stream if keep)
     if stream.outcome is None:
@@ -269,6 +319,7 @@ def predict_options(config: DetectConfig) -> PredictOptions:
         config.agnostic_nms,
         config.augment,
         slicing=Slicing.of(config),
+        batch_size=config.batch_size,
     )
 
 
@@ -287,9 +338,14 @@ def build_hooks(config: DetectConfig, save_dir: Path, predictor: Predictor) -> l
     wanted: list[tuple[bool, Callable[[], PredictionHook]]] = [
         (True, ConsoleReporter),
         (not config.nosave, lambda: ImageWriter(save_dir, artist)),
+        (config.save_frames, lambda: FrameWriter(save_dir)),
         (config.save_crop, lambda: CropWriter(save_dir)),
         (config.save_csv, lambda: CsvWriter(save_dir)),
         (config.save_json, lambda: JsonWriter(save_dir)),
+        (
+            config.save_counts,
+            lambda: CountsWriter(save_dir, predictor.names, class_ids(config.classes, predictor.names)),
+        ),
         (config.visualize, lambda: FeatureMaps(save_dir, predictor.model)),
         (config.view_img, lambda: Window(artist)),
     ]

@@ -24,26 +24,29 @@ class ConsoleReporter(PredictionHook):
     """
 
     def __init__(self) -> None:
-        self._times: list[tuple[float, float, float]] = []
+        self._frames = self._left_out = 0
+        self._first = self._sums = np.zeros(3)  # milliseconds: pre-process, inference, NMS
         self._shape: tuple[int, int] = (0, 0)
-
-    def _warm_up(self) -> int:
-        """How many frames are left out of the means."""
-        first = self._times[0]
-        return next((index for index, times in enumerate(self._times) if times != first), 0)
 
     def after_frame(self, prediction: Prediction) -> None:
         height, width = self._shape = prediction.shape
-        self._times.append(prediction.times.row())
+        times = np.array(prediction.times.row())
+        if not self._left_out:
+            self._first = times
+        if not self._frames and (times[1:] == self._first[1:]).all():
+            self._left_out += 1
+        else:
+            self._frames += 1
+            self._sums = self._sums + times
         LOGGER.info(
             f"{_frame_title(prediction.frame)}: {height}x{width} {prediction.summary()}Done. "
             f"({prediction.times.inference / 1000:.3f}s)"
         )
 
     def close(self) -> None:
-        if self._times:
-            left_out = self._warm_up()
-            pre, inference, nms = np.mean(self._times[left_out:], axis=0)
+        if self._left_out:
+            pre, inference, nms = self._sums / self._frames if self._frames else self._first
+            left_out = self._left_out if self._frames else 0
             frames = "first frame" if left_out == 1 else f"first {left_out} frames"
             LOGGER.info(
                 f"Speed: {pre:.1f} ms pre-process, {inference:.1f} ms inference, {nms:.1f} ms NMS per image "
@@ -56,7 +59,8 @@ def _frame_title(frame: Frame) -> str:
         return f"image {frame.index + 1}/{frame.total} {frame.path}"
     if frame.kind == "video":
         return f"video {frame.index + 1}/{frame.total} ({frame.number}/{frame.frames or '?'}) {frame.path}"
-    return f"stream {frame.index + 1}/{frame.total} ({frame.number}) {frame.path}"
+    rate = f", {frame.fps:.1f} frames/s" if frame.fps else ""
+    return f"stream {frame.index + 1}/{frame.total} ({frame.number}{rate}) {frame.path}"
 
 
 class Window(PredictionHook):

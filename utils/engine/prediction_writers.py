@@ -1,37 +1,39 @@
-"""Writers of predictions: annotated images and videos, label files, crops, tables.
+"""Writers of predictions: annotated images and videos, frames, label files, crops.
 
 Each is a `PredictionHook`; one that is off is absent. Names inside the run folder come from `Frame.name`, so inputs of
 one name do not collide, and a second run into the same folder replaces its files.
 """
 
-import csv
 import errno
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from array import array
 from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
 
 from utils.boxes import clip
+from utils.datasets.mp4_times import TICKS, write_frame_times
 from utils.datasets.sources import Frame
 from utils.datasets.video import open_capture, path_for_opencv
 from utils.engine.predictor import Prediction, PredictionHook
 from utils.errors import UserError
 from utils.images import writable_name, write_image
+from utils.log import LOGGER
 from utils.plots.annotate import Annotator, DrawingStyle
 from utils.plots.fonts import class_labels
 from utils.plots.palette import class_color
 
-STREAM_FPS = 30.0
-_LONGEST_HOLD_S = 5.0  # a saved video does not stand still longer than this
+STREAM_FPS = 30.0  # the nominal rate of a stream's video; each of its frames has its own time
 _LONGEST_NAME = 60  # letters of a class name in a folder's name, which file systems limit to 255 bytes
-_ROUNDING = 0.3  # of a frame
+_LARGEST_SHIFT = 0.5  # of a frame: times that differ less from those of a constant rate are a constant rate
+_LATEST_TICK = (1 << 32) - 1
 _NEARLY_FULL = 1 << 20  # bytes
-_FIELDS = ("file", "frame", "time", "class_id", "name", "confidence", "x1", "y1", "x2", "y2")
 
 
 def output_stem(prediction: Prediction) -> str:
@@ -41,7 +43,7 @@ def output_stem(prediction: Prediction) -> str:
 
 
 class Artist:
-    """Draws predictions; the window and the files share the image drawn last.
+    """Draws predictions, each once; the window and the files share the image.
 
     Args:
         folder: The run folder, for classes.txt if class names cannot be written.
@@ -57,13 +59,16 @@ class Artist:
         self._line_thickness = line_thickness
         self._hide_labels = hide_labels
         self._hide_conf = hide_conf
-        self._last: tuple[Prediction, np.ndarray] | None = None
+        self._drawn: WeakKeyDictionary[Prediction, np.ndarray] = WeakKeyDictionary()
+        self._one_draws = Lock()  # the window and the files have threads of their own
 
     def __call__(self, prediction: Prediction) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB: the frame with its boxes, the most confident on top."""
-        if self._last is None or self._last[0] is not prediction:
-            self._last = (prediction, self._draw(prediction))
-        return self._last[1]
+        with self._one_draws:
+            image = self._drawn.get(prediction)
+            if image is None:
+                image = self._drawn[prediction] = self._draw(prediction)
+            return image
 
     def _draw(self, prediction: Prediction) -> np.ndarray:
         image, found = prediction.frame.image, prediction.detections
@@ -87,14 +92,16 @@ class Artist:
 class ImageWriter(PredictionHook):
     """Annotated images as save_dir/<name>, videos and streams as .mp4 there.
 
-    An image whose format cannot be written, such as .dng, is written as .jpg. A video keeps its rate and every frame;
-    a frame that stays longer, in a video of varying rate or in a stream, is repeated. Anamorphic videos are resampled
-    to square pixels, since many players ignore the shape of pixels that a file gives.
+    An image whose format cannot be written, such as .dng, is written as .jpg. A video has every frame once, at the time
+    that it has in its source or at which it arrived; its rate is constant if those times are. Anamorphic videos are
+    resampled to square pixels, since many players ignore the shape of pixels that a file gives.
 
     Args:
         save_dir: The run folder.
         artist: Draws the boxes.
     """
+
+    background: ClassVar[bool] = True
 
     def __init__(self, save_dir: Path, artist: Artist):
         self._save_dir = save_dir
@@ -113,7 +120,7 @@ class ImageWriter(PredictionHook):
             target = (self._save_dir / frame.name).with_suffix(".mp4")
             _refuse_to_replace_input(target, frame.path)
             fps = frame.fps if frame.kind == "video" else STREAM_FPS
-            self._videos[frame.name] = _Mp4(target, fps, display_size(frame), every_frame=frame.kind == "video")
+            self._videos[frame.name] = _Mp4(target, fps, display_size(frame))
         self._videos[frame.name].write(self._artist(prediction), frame.seconds)
 
     def after_input(self, index: int) -> None:
@@ -140,50 +147,50 @@ class _Mp4:
 
     Args:
         file: The file.
-        fps: Its rate.
+        fps: The rate that it has if the times of its frames fit.
         size: (width, height) in pixels.
-        every_frame: Whether each frame is written at least once, also if frames come faster than the rate.
     """
 
-    def __init__(self, file: Path, fps: float, size: tuple[int, int], every_frame: bool = False):
+    def __init__(self, file: Path, fps: float, size: tuple[int, int]):
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._file, self._fps, self._size, self._least = file, fps, size, int(every_frame)
-        self._written = 0
+        self._file, self._fps, self._size = file, fps, size
+        self._times = array("I")  # of each frame, in ticks since the first
+        self._first_s = 0.0
+        self._is_constant = True
         with path_for_opencv(str(file)) as path:
             self._writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not self._writer.isOpened():
             raise UserError(f"{file}: this OpenCV cannot write mp4 videos here; use --nosave to go without")
-        self._start: float | None = None
-        self._held: np.ndarray | None = None
 
     def write(self, image: np.ndarray, seconds: float) -> None:
-        """Append the last frame again as often as it takes to reach a frame's time, in seconds, then that frame."""
-        self._start = seconds if self._start is None else self._start
-        times = self._frame_at(seconds) + 1 - self._written
-        longest = max(int(_LONGEST_HOLD_S * self._fps), 1)
-        if times > longest:
-            self._start += (times - longest) / self._fps
-            times = longest
+        """Append a frame at its time in seconds."""
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        times = max(times, self._least)
-        for repeat in range(times):
-            self._writer.write(bgr if self._held is None or repeat == times - 1 else self._held)
-            self._written += 1
-        self._held = bgr
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if not self._times:
+            self._first_s = seconds
+        number, since = len(self._times), seconds - self._first_s
+        self._is_constant &= abs(since * self._fps - number) < _LARGEST_SHIFT
+        earliest = self._times[-1] + 1 if number else 0
+        self._times.append(min(max(round(since * TICKS), earliest), _LATEST_TICK))
 
-    def _frame_at(self, seconds: float) -> int:
-        """The frame, from 0, that begins at or before a time; times of files are rounded to milliseconds."""
-        return int((seconds - (self._start or 0.0)) * self._fps + (_ROUNDING if self._least else 0.0))
+    def _give_times(self) -> None:
+        """Give the frames of the finished file their times, if they do not have them already."""
+        if self._is_constant or len(self._times) < 2:
+            return
+        ticks = np.append(np.frombuffer(self._times, np.uint32).astype(np.int64), 0)
+        ticks[-1] = ticks[-2] + max(round(TICKS / self._fps), 1)
+        if not write_frame_times(str(self._file), np.diff(ticks).clip(1).tolist()):
+            LOGGER.warning(f"WARNING: {self._file}: has {self._fps:g} frames/s; the times of its frames are lost")
 
     def close(self) -> None:
         """Finish the file. Raises OSError if the disk is full, or UserError, if it is not whole; then it is removed."""
         self._writer.release()
         capture = open_capture(str(self._file))
-        whole = capture.isOpened() and int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == self._written
+        whole = capture.isOpened() and int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == len(self._times)
         capture.release()
         if whole:
+            self._give_times()
             return
         free = shutil.disk_usage(self._file.parent).free if self._file.parent.is_dir() else 0
         self._file.unlink(missing_ok=True)
@@ -197,6 +204,26 @@ def _refuse_to_replace_input(target: Path, source: str) -> None:
         raise UserError(f"{target}: the result would replace the input; choose another --project or --name")
 
 
+class FrameWriter(PredictionHook):
+    """frames/<stem>_<frame>.jpg: frames of videos and streams as they were read, named as their label files are.
+
+    Args:
+        save_dir: The run folder.
+    """
+
+    background: ClassVar[bool] = True
+
+    def __init__(self, save_dir: Path):
+        self._folder = save_dir / "frames"
+
+    def after_frame(self, prediction: Prediction) -> None:
+        if prediction.frame.kind == "image":
+            return
+        file = self._folder / f"{output_stem(prediction)}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(file, prediction.frame.image)
+
+
 class LabelWriter(PredictionHook):
     """labels/<stem>.txt, for videos labels/<stem>_<frame>.txt: rows `class xc yc w h [confidence]`, normalized.
 
@@ -207,6 +234,8 @@ class LabelWriter(PredictionHook):
         save_dir: The run folder.
         save_conf: Append the confidence to each row.
     """
+
+    background: ClassVar[bool] = True
 
     def __init__(self, save_dir: Path, save_conf: bool = False):
         self.folder = save_dir / "labels"
@@ -239,11 +268,12 @@ class CropWriter(PredictionHook):
         pad: Pixels that are added to each side length.
     """
 
+    background: ClassVar[bool] = True
+
     def __init__(self, save_dir: Path, gain: float = 1.02, pad: float = 10):
         self._folder = save_dir / "crops"
         self._gain, self._pad = gain, pad
-        self._used: set[Path] = set()
-        self._copies: dict[Path, int] = {}
+        self._copies: dict[str, int] = {}  # by name without number: the last one that was written
 
     def after_frame(self, prediction: Prediction) -> None:
         stem = PurePosixPath(prediction.frame.name).with_suffix("")
@@ -270,59 +300,21 @@ class CropWriter(PredictionHook):
 
     def _unused_file(self, base: Path) -> Path:
         """The first of base.jpg, base2.jpg, ... that this run has not written."""
-        copy = self._copies.get(base, 0)
-        while True:
+        name = str(base)
+        copy = self._copies.get(name, 0) + 1
+        while self._is_used(f"{name}{copy if copy > 1 else ''}"):
             copy += 1
-            file = base.with_name(f"{base.name}{copy if copy > 1 else ''}.jpg")
-            if file not in self._used:
-                break
-        self._copies[base] = copy
-        self._used.add(file)
-        return file
+        self._copies[name] = copy
+        return base.with_name(f"{base.name}{copy if copy > 1 else ''}.jpg")
+
+    def _is_used(self, name: str) -> bool:
+        """Whether a name is that of a crop: the first of its own name, or the 23rd or 3rd of one that it continues."""
+        digits = len(name) - len(name.rstrip("0123456789"))
+        ends = (name[len(name) - count :] for count in range(1, digits + 1))
+        numbers = {name[: -len(end)]: int(end) for end in ends if end[0] != "0" and end != "1"}
+        return any(self._copies.get(base, 0) >= number for base, number in (*numbers.items(), (name, 1)))
 
 
 def safe_name(name: str) -> str:
     """Return a class name as a folder name on every system: no separators or reserved characters, not empty, short."""
     return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name)[:_LONGEST_NAME].strip(" .") or "_"
-
-
-class CsvWriter(PredictionHook):
-    """predictions.csv: one row per detection. A byte of a file name that is not UTF-8 is escaped."""
-
-    def __init__(self, save_dir: Path):
-        self._stream = (save_dir / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace")
-        self._table = csv.DictWriter(self._stream, _FIELDS)
-        self._table.writeheader()
-
-    def after_frame(self, prediction: Prediction) -> None:
-        self._table.writerows(prediction.records())
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class JsonWriter(PredictionHook):
-    """predictions.json: a list of the same records, written as they come.
-
-    A byte of a file name that is not UTF-8 stands as JSON's escape of the surrogate that Python reads it as.
-    """
-
-    def __init__(self, save_dir: Path):
-        self._stream = (save_dir / "predictions.json").open("w", encoding="utf-8", errors="backslashreplace")
-        self._lines = self._separators()
-
-    def after_frame(self, prediction: Prediction) -> None:
-        for record in prediction.records():
-            self._stream.write(f"{next(self._lines)}{json.dumps(record, ensure_ascii=False)}")
-
-    @staticmethod
-    def _separators() -> Iterator[str]:
-        yield "[\n"
-        while True:
-            yield ",\n"
-
-    def close(self) -> None:
-        if self._stream.closed:
-            return
-        self._stream.write("[]\n" if next(self._lines) == "[\n" else "\n]\n")
-        self._stream.close()

@@ -2,31 +2,35 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.inference import largest_stride
+from utils.background import ReadAhead
 from utils.boxes import xyxy_to_xywhn
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox, round_to_stride
-from utils.datasets.sources import Frame, open_source
+from utils.datasets.sources import Frame, StreamSource, open_source
 from utils.device import Timer, network_input, select_device
 from utils.engine.evaluator import usable_half
 from utils.engine.tiled_inference import TiledInference
-from utils.errors import NAME_LIMIT, ConfigError, cut
+from utils.errors import NAME_LIMIT, ConfigError, cut, nearest
 from utils.nms import non_max_suppression
 from utils.runtimes.network import fixed_shape, give_thresholds, load_network, require_size, runtime_networks
-from utils.types import Detections, Speeds
+from utils.types import Detections, Letterbox, Speeds
 
 DEFAULT_SIZE = 640  # pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """The detections in one frame.
 
@@ -35,7 +39,7 @@ class Prediction:
         detections: In pixels of the frame, on the CPU, by falling confidence.
         names: Class names by class id.
         shape: (height, width) of the network input in pixels.
-        times: Milliseconds that the frame took.
+        times: Milliseconds that the frame took; of a batch, its share.
     """
 
     frame: Frame
@@ -121,11 +125,9 @@ class Predictor:
         height, width = round_to_stride(sides, self.stride)
         return height, width
 
-    def tensor(self, canvas: np.ndarray) -> Tensor:
-        """Return (1, 3, H, W) in 0..1 on the device from a letterboxed (H, W, 3) uint8 image."""
-        return network_input(
-            torch.from_numpy(np.ascontiguousarray(canvas)).permute(2, 0, 1)[None], self.device, self.half
-        )
+    def tensor(self, canvases: np.ndarray) -> Tensor:
+        """Return (B, 3, H, W) in 0..1 on the device from letterboxed (B, H, W, 3) uint8 images."""
+        return network_input(torch.from_numpy(canvases).permute(0, 3, 1, 2), self.device, self.half)
 
 
 def as_predictor(model: nn.Module, device: str | torch.device | None = None, half: bool = False) -> Predictor:
@@ -187,7 +189,14 @@ def load_predictor(
 
 
 class PredictionHook:
-    """Watches a detection run. Every method does nothing unless overridden."""
+    """Watches a detection run. Every method does nothing unless overridden.
+
+    Attributes:
+        background: Whether the methods that get predictions may be called in a thread of their own, behind the network.
+            Such a hook sees no `before_frame` and stops no run.
+    """
+
+    background: ClassVar[bool] = False
 
     def before_frame(self, frame: Frame) -> None:
         """Run before the network sees a frame."""
@@ -212,78 +221,171 @@ def predict(
     source: str | Path | np.ndarray | Iterable[Frame],
     options: PredictOptions | None = None,
     before_frame: Callable[[Frame], None] | None = None,
-) -> Iterator[Prediction]:
-    """Yield a `Prediction` for every frame of a source, as soon as it is there.
+) -> Generator[Prediction, None, None]:
+    """Yield a `Prediction` for every frame of a source, in their order, as soon as its batch is there.
 
     Args:
         model: A predictor, a network, or the path of weights (several make an ensemble).
         source: What `open_source` takes, an open source or other frames, or one (H, W, 3) uint8 RGB image.
-        options: Image size, thresholds and classes; `PredictOptions()` if None.
-        before_frame: Called with each frame before the network sees it.
+        options: Image size, thresholds, classes and batch size; `PredictOptions()` if None.
+        before_frame: Called with each frame before the network sees it; of a batch, with all of them.
 
     Yields:
         Boxes in pixels of each frame.
 
     Raises:
-        ConfigError: If a class id is not one of the weights'.
+        ConfigError: If a class is not one of the weights'.
         UserError: If weights or source cannot be read.
     """
     options = options or PredictOptions()
     predictor = _as_any_predictor(model)
     shape = predictor.input_shape(options.imgsz)
     give_thresholds(predictor.model, options.conf_thres, options.iou_thres)
-    tiles = TiledInference.of_frames(predictor.model, options)
-    unknown = [class_id for class_id in options.classes or () if not 0 <= class_id < len(predictor.names)]
-    if unknown:
-        raise ConfigError(
-            f"--classes {unknown[0]}: the weights know {len(predictor.names)} classes, 0 to {len(predictor.names) - 1}"
-        )
-    for frame in _frames(source):
-        if before_frame is not None:
-            before_frame(frame)
-        yield _predict_frame(predictor, frame, shape, options, tiles)
+    options = replace(options, classes=class_ids(options.classes, predictor.names))
+    passes = _Passes(predictor, shape, options, TiledInference.of_frames(predictor.model, options))
+    with closing(passes.inputs(_frames(source))) as batches:
+        for inputs in batches:
+            if before_frame is not None:
+                for each in inputs:
+                    before_frame(each.frame)
+            yield from passes.predictions(inputs)
 
 
-def _predict_frame(
-    predictor: Predictor,
-    frame: Frame,
-    shape: tuple[int, int],
-    options: PredictOptions,
-    tiles: TiledInference | None = None,
-) -> Prediction:
-    timers = [Timer(predictor.device) for _ in range(3)]
-    native = (frame.image.shape[0], frame.image.shape[1])
-    if tiles is None:
-        found, input_shape = _predict_whole(predictor, frame.image, shape, options, timers)
-    elif tiles.needs_whole(native):
-        whole, input_shape = _predict_whole(predictor, frame.image, shape, options, timers)
-        found = tiles.merged(frame.image, whole, timers)
-    else:
-        found, input_shape = tiles.merged(frame.image, None, timers), tiles.input_shape(native)
-    times = Speeds(*(timer.seconds * 1000 for timer in timers))
-    return Prediction(frame, found, predictor.names, input_shape, times)
+def class_ids(classes: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the ids of classes given by id or by name.
+
+    Args:
+        classes: Ids, as numbers or as digits, and names; None for no choice.
+        names: The classes of the weights, by id.
+
+    Returns:
+        Their ids; None for no choice.
+
+    Raises:
+        ConfigError: If the weights do not know one.
+    """
+    if classes is None:
+        return None
+    ids = []
+    for wanted in classes:
+        if isinstance(wanted, int) or wanted.strip().isdecimal():
+            class_id = int(wanted)
+        elif wanted in names:
+            class_id = list(names).index(wanted)
+        else:
+            raise ConfigError(
+                f"--classes {cut(wanted, NAME_LIMIT)}: the weights know no class of this name{nearest(wanted, names)}"
+            )
+        if not 0 <= class_id < len(names):
+            raise ConfigError(f"--classes {class_id}: the weights know {len(names)} classes, 0 to {len(names) - 1}")
+        ids.append(class_id)
+    return tuple(ids)
 
 
-def _predict_whole(
-    predictor: Predictor, image: np.ndarray, shape: tuple[int, int], options: PredictOptions, timers: Sequence[Timer]
-) -> tuple[Detections, tuple[int, int]]:
-    """The detections of one pass over an image, in its pixels and on the CPU, and the shape of the network input."""
-    with timers[0]:
-        canvas, placed = letterbox(image, shape, auto=not predictor.fixed_shape, stride=predictor.stride)
-        pixels = predictor.tensor(canvas)
-    with timers[1]:
-        decoded, _ = predictor.model(pixels, augment=options.augment)
-    with timers[2]:
-        (found,) = non_max_suppression(
-            decoded,
-            options.conf_thres,
-            options.iou_thres,
-            classes=options.classes,
-            agnostic=options.agnostic,
-            multi_label=options.multi_label,
-            max_det=options.max_det,
-        )
-    return found.to_native(placed).cpu(), placed.shape
+@dataclass(frozen=True)
+class _Input:
+    """A frame as the network gets it.
+
+    Attributes:
+        frame: The frame.
+        canvas: Letterboxed, (h, w, 3) uint8; None if its tiles alone are predicted.
+        placed: How it lies there.
+        milliseconds: What letterboxing took.
+    """
+
+    frame: Frame
+    canvas: np.ndarray | None
+    placed: Letterbox
+    milliseconds: float
+
+    @property
+    def bytes(self) -> int:
+        return self.frame.image.nbytes + (0 if self.canvas is None else self.canvas.nbytes)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Frames through the network: letterboxed, batched by shape, suppressed, and merged with their tiles."""
+
+    predictor: Predictor
+    shape: tuple[int, int]
+    options: PredictOptions
+    tiles: TiledInference | None
+
+    def inputs(self, frames: Iterable[Frame]) -> Generator[list[_Input], None, None]:
+        """Yield frames, letterboxed, as many together as a batch takes.
+
+        Frames of files are read and letterboxed by a thread if the options say so. Streams have threads of their own,
+        and what waited behind those would no longer be the newest frame.
+        """
+        if isinstance(frames, StreamSource):
+            for arrived in frames.batches(self.options.batch_size):
+                yield [self._input(frame) for frame in arrived]
+            return
+        batches = _grouped((self._input(frame) for frame in frames), self.options.batch_size)
+        yield from ReadAhead(batches, _bytes_of) if self.options.read_ahead else batches
+
+    def _input(self, frame: Frame) -> _Input:
+        native = (frame.image.shape[0], frame.image.shape[1])
+        if self.tiles is not None and not self.tiles.needs_whole(native):
+            shape = self.tiles.input_shape(native)
+            return _Input(frame, None, Letterbox(native, (1.0, 1.0), (0.0, 0.0), shape), 0.0)
+        is_fixed, stride = self.predictor.fixed_shape is not None, self.predictor.stride
+        with Timer() as timer:
+            canvas, placed = letterbox(frame.image, self.shape, auto=not is_fixed, stride=stride)
+        return _Input(frame, canvas, placed, timer.seconds * 1000)
+
+    def predictions(self, inputs: Sequence[_Input]) -> Iterator[Prediction]:
+        """Yield the predictions of frames in their order."""
+        found: dict[int, tuple[Detections, Speeds]] = {}  # of whole frames, by their index
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for index, each in enumerate(inputs):
+            if each.canvas is not None:
+                by_shape.setdefault(each.placed.shape, []).append(index)
+        for indices in by_shape.values():
+            found.update(zip(indices, self._whole([inputs[index] for index in indices]), strict=True))
+        for index, each in enumerate(inputs):
+            detections, times = found.pop(index, (None, Speeds(0.0, 0.0, 0.0)))
+            if self.tiles is not None:
+                timers = [Timer(self.predictor.device) for _ in range(3)]
+                detections = self.tiles.merged(each.frame.image, detections, timers)
+                taken = (timer.seconds * 1000 for timer in timers)
+                times = Speeds(*(before + own for before, own in zip(times.row(), taken, strict=True)))
+            assert detections is not None
+            yield Prediction(each.frame, detections, self.predictor.names, each.placed.shape, times)
+
+    def _whole(self, inputs: Sequence[_Input]) -> list[tuple[Detections, Speeds]]:
+        """The detections of one pass over frames of one network shape, in their pixels and on the CPU, and the times."""
+        predictor, options = self.predictor, self.options
+        timers = [Timer(predictor.device) for _ in range(3)]
+        with timers[0]:
+            images = predictor.tensor(np.stack([each.canvas for each in inputs if each.canvas is not None]))
+        with timers[1]:
+            decoded, _ = predictor.model(images, augment=options.augment)
+        with timers[2]:
+            found = non_max_suppression(
+                decoded,
+                options.conf_thres,
+                options.iou_thres,
+                classes=class_ids(options.classes, predictor.names),
+                agnostic=options.agnostic,
+                multi_label=options.multi_label,
+                max_det=options.max_det,
+            )
+        shared, inference, nms = (timer.seconds * 1000 / len(inputs) for timer in timers)
+        return [
+            (detections.to_native(each.placed).cpu(), Speeds(each.milliseconds + shared, inference, nms))
+            for each, detections in zip(inputs, found, strict=True)
+        ]
+
+
+def _grouped(inputs: Iterator[_Input], most: int) -> Iterator[list[_Input]]:
+    while batch := list(islice(inputs, most)):
+        yield batch
+
+
+def _bytes_of(inputs: Sequence[_Input]) -> int:
+    return sum(each.bytes for each in inputs)
 
 
 def _as_any_predictor(model: Predictor | nn.Module | str | Path | Sequence[str | Path]) -> Predictor:

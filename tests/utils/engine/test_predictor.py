@@ -16,13 +16,13 @@ from small_videos import number_of, numbered_frame
 
 from utils.config import PredictOptions
 from utils.datasets.sources import Frame
+from utils.datasets.video import VideoReader
+from utils.engine.prediction_tables import CsvWriter, JsonWriter
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import (
     Artist,
     CropWriter,
-    CsvWriter,
     ImageWriter,
-    JsonWriter,
     LabelWriter,
     safe_name,
 )
@@ -227,8 +227,9 @@ def test_a_streams_video_plays_in_real_time(tmp_path):
         image = small if number < 4 else np.zeros((96, 64, 3), np.uint8)
         writer.after_frame(prediction_of([], "cam.mp4", "stream", number, image=image, seconds=seconds))
     writer.close()
-    frames, fps = frames_of(tmp_path / "cam.mp4")
-    assert fps == pytest.approx(30) and abs(len(frames) - (31 + 150)) <= 1 and frames[-1].shape == (48, 64, 3)
+    shown = list(VideoReader(str(tmp_path / "cam.mp4")).read())
+    assert [seconds for _, seconds, _ in shown] == pytest.approx([0, 0.1, 0.2, 1, 97], abs=2e-4)
+    assert shown[-1][2].shape == (48, 64, 3)  # a stream that comes back may have another size
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
@@ -285,25 +286,37 @@ def test_a_saved_video_has_square_pixels(tmp_path, aspect, size):
     assert np.ptp(columns) == pytest.approx(np.ptp(rows), abs=4)
 
 
-def test_a_video_of_varying_rate_lasts_as_long_as_its_source(tmp_path):
-    """Three frames at the rate of the file, then three at a third of it: each stays until the next."""
+@pytest.mark.parametrize(
+    "times",
+    [
+        [0, 0.033, 0.067, 0.1, 0.2, 0.3],  # first at the rate of the file, then at a third of it
+        [0, 0.003, 0.006, 0.009, 0.012, 0.5],  # faster than the mean rate, then slower
+        [0, 0.033, 0.033, 0.02, 0.2, 0.3],  # times that do not move on
+    ],
+)
+def test_a_video_of_varying_rate_has_every_frame_once_at_its_time(tmp_path, times):
     writer = ImageWriter(tmp_path, Artist(tmp_path))
-    times = [0, 0.033, 0.067, 0.1, 0.2, 0.3]  # Matroska rounds to milliseconds
     for number, seconds in enumerate(times, 1):
         image = numbered_frame(number)
         writer.after_frame(prediction_of([], "screen.mkv", "video", number, image=image, seconds=seconds, fps=30.0))
     writer.close()
-    frames, _ = frames_of(tmp_path / "screen.mp4")
-    assert [number_of(frame) for frame in frames] == [1, 2, 3, 4, 4, 4, 5, 5, 5, 6]
+    shown = list(VideoReader(str(tmp_path / "screen.mp4")).read())
+    assert [number_of(image) for _, _, image in shown] == [1, 2, 3, 4, 5, 6]
+    expected = np.maximum.accumulate(np.round(np.array(times) * 1e4) + np.arange(6) * 0.01) / 1e4
+    assert [seconds for _, seconds, _ in shown] == pytest.approx(expected.tolist(), abs=3e-4)
 
 
-def test_every_frame_of_a_video_is_written_if_they_come_faster_than_its_mean_rate(tmp_path):
+def test_a_video_of_constant_rate_keeps_its_rate(tmp_path):
+    """Times that are rounded to milliseconds, as Matroska has them, are not a rate that varies."""
     writer = ImageWriter(tmp_path, Artist(tmp_path))
-    for number, seconds in enumerate([0, 0.03, 0.06, 0.09, 0.12, 0.5], 1):
-        image = numbered_frame(number)
-        writer.after_frame(prediction_of([], "phone.mp4", "video", number, image=image, seconds=seconds, fps=10.0))
+    for number in range(1, 31):
+        seconds = round((number - 1) / 29.97, 3)
+        writer.after_frame(
+            prediction_of([], "a.mkv", "video", number, image=numbered_frame(1), seconds=seconds, fps=29.97)
+        )
     writer.close()
-    assert [number_of(frame) for frame in frames_of(tmp_path / "phone.mp4")[0]] == [1, 2, 3, 4, 5, 6]
+    frames, fps = frames_of(tmp_path / "a.mp4")
+    assert len(frames) == 30 and fps == pytest.approx(29.97, abs=1e-3)
 
 
 def written_video(folder, frames=40):
