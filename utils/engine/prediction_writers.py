@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from array import array
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import ClassVar

@@ -15,7 +15,7 @@ import torch
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox
 from utils.device import Timer
-from utils.engine.predictor import Predictor
+from utils.engine.predictor import Predictor, class_ids
 from utils.nms import non_max_suppression
 from utils.runtimes.network import give_thresholds
 from utils.serve.uploads import UploadError
@@ -169,7 +169,7 @@ def _detect_batch(jobs: Sequence[_Job]) -> list[Answer]:
     timers = [Timer(predictor.device) for _ in range(3)]
     with timers[0]:
         give_thresholds(predictor.model, options.conf_thres, options.iou_thres)
-        images = torch.cat([predictor.tensor(job.canvas) for job in jobs if job.canvas is not None])
+        images = predictor.tensor(np.stack([job.canvas for job in jobs if job.canvas is not None]))
     with timers[1]:
         decoded, _ = predictor.model(images, augment=options.augment)
     with timers[2]:
@@ -178,7 +178,7 @@ def _detect_batch(jobs: Sequence[_Job]) -> list[Answer]:
                 decoded[index : index + 1],
                 job.options.conf_thres,
                 job.options.iou_thres,
-                classes=job.options.classes,
+                classes=class_ids(job.options.classes, predictor.names),
                 agnostic=job.options.agnostic,
                 max_det=job.options.max_det,
             )[0]
