@@ -15,10 +15,11 @@ from utils.compilation import CompileOptions, compiled_network
 from utils.config import DetectConfig, PredictOptions, Slicing
 from utils.datasets.source_entries import Failure
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
+from utils.engine.class_choice import class_ids
 from utils.engine.prediction_tables import CountsWriter, CsvWriter, JsonWriter
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, FrameWriter, ImageWriter, LabelWriter
-from utils.engine.predictor import Prediction, PredictionHook, Predictor, class_ids, load_predictor, predict
+from utils.engine.predictor import Prediction, PredictionHook, Predictor, load_predictor, predict
 from utils.engine.step_profile import FrameProfile
 from utils.errors import DataError, PartialError, UserError
 from utils.files import DISK_ERRORS, run_folder
@@ -72,12 +73,20 @@ class Detection:
     """A detection run: what is detected by which network, and who sees it.
 
     Hooks that may work in the background get their predictions in a thread, in the same order, behind the network.
+
+    Attributes:
+        config: The flags.
+        predictor: The network.
+        source: The frames.
+        hooks: Who sees the predictions.
+        waits_for_files: Whether a prediction is yielded only when all hooks have seen it.
     """
 
     config: DetectConfig
     predictor: Predictor
     source: FileSource | StreamSource
     hooks: Sequence[PredictionHook]
+    waits_for_files: bool = False
     _given_up: set[tuple[int, PredictionHook]] = field(default_factory=set, repr=False)
 
     def run(self) -> None:
@@ -86,7 +95,9 @@ class Detection:
             pass
 
     def predictions(self) -> Iterator[Prediction]:
-        """Yield each prediction when the hooks have seen it, those in the background perhaps later; files and streams are closed whatever happens.
+        """Yield each prediction when the hooks have seen it, those in the background perhaps later.
+
+        Files and streams are closed whatever happens.
 
         An input that cannot be read, or whose results cannot be written, ends up in the source's failures.
         """

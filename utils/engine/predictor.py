@@ -20,9 +20,10 @@ from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox, round_to_stride
 from utils.datasets.sources import Frame, StreamSource, open_source
 from utils.device import Timer, network_input, select_device
+from utils.engine.class_choice import class_ids
 from utils.engine.evaluator import usable_half
 from utils.engine.tiled_inference import TiledInference
-from utils.errors import NAME_LIMIT, ConfigError, cut, nearest
+from utils.errors import NAME_LIMIT, cut
 from utils.nms import non_max_suppression
 from utils.runtimes.network import fixed_shape, give_thresholds, load_network, require_size, runtime_networks
 from utils.types import Detections, Letterbox, Speeds
@@ -251,37 +252,6 @@ def predict(
             yield from passes.predictions(inputs)
 
 
-def class_ids(classes: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
-    """Return the ids of classes given by id or by name.
-
-    Args:
-        classes: Ids, as numbers or as digits, and names; None for no choice.
-        names: The classes of the weights, by id.
-
-    Returns:
-        Their ids; None for no choice.
-
-    Raises:
-        ConfigError: If the weights do not know one.
-    """
-    if classes is None:
-        return None
-    ids = []
-    for wanted in classes:
-        if isinstance(wanted, int) or wanted.strip().isdecimal():
-            class_id = int(wanted)
-        elif wanted in names:
-            class_id = list(names).index(wanted)
-        else:
-            raise ConfigError(
-                f"--classes {cut(wanted, NAME_LIMIT)}: the weights know no class of this name{nearest(wanted, names)}"
-            )
-        if not 0 <= class_id < len(names):
-            raise ConfigError(f"--classes {class_id}: the weights know {len(names)} classes, 0 to {len(names) - 1}")
-        ids.append(class_id)
-    return tuple(ids)
-
-
 @dataclass(frozen=True)
 class _Input:
     """A frame as the network gets it.
@@ -355,7 +325,7 @@ class _Passes:
             yield Prediction(each.frame, detections, self.predictor.names, each.placed.shape, times)
 
     def _whole(self, inputs: Sequence[_Input]) -> list[tuple[Detections, Speeds]]:
-        """The detections of one pass over frames of one network shape, in their pixels and on the CPU, and the times."""
+        """The detections of one pass over frames of one network shape, in their pixels and on the CPU, and times."""
         predictor, options = self.predictor, self.options
         timers = [Timer(predictor.device) for _ in range(3)]
         with timers[0]:

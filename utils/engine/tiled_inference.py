@@ -56,7 +56,7 @@ class TiledInference:
 
         Args:
             model: The network.
-            options: How frames are predicted.
+            options: How frames are predicted; classes are ids.
 
         Returns:
             The same thresholds and classes as for whole frames.
@@ -67,7 +67,7 @@ class TiledInference:
             non_max_suppression,
             conf_thres=options.conf_thres,
             iou_thres=options.iou_thres,
-            classes=options.classes,
+            classes=None if options.classes is None else [int(class_id) for class_id in options.classes],
             agnostic=options.agnostic,
             multi_label=options.multi_label,
             max_det=options.max_det,

@@ -15,7 +15,8 @@ import torch
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox
 from utils.device import Timer
-from utils.engine.predictor import Predictor, class_ids
+from utils.engine.class_choice import class_ids
+from utils.engine.predictor import Predictor
 from utils.nms import non_max_suppression
 from utils.runtimes.network import give_thresholds
 from utils.serve.uploads import UploadError
