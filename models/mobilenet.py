@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.attention.ops.numerics import require_choice, require_odd
 from models.layers import Conv
+from models.recording import record
 from models.registry import Scale, WiringPlan, one_source, register
 
 
@@ -45,7 +46,9 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = nn.functional.relu(self.fc1(x.mean((2, 3), keepdim=True)))
-        return x * nn.functional.hardsigmoid(self.fc2(hidden))
+        gate = nn.functional.hardsigmoid(self.fc2(hidden))
+        record(self, "gate", "channel gate of squeeze-and-excitation", gate, x.shape[2:])
+        return x * gate
 
 
 def _activation(hard_swish: bool) -> nn.Module:
@@ -65,7 +68,7 @@ def _wiring(channels: Sequence[int], repeats: int, scale: Scale, args: Sequence[
     return WiringPlan((c_in, c_out, scale(args[1]), *args[2:]), c_out, repeats)
 
 
-@register(_wiring)
+@register(_wiring, shows=("gate",))
 class MobileNetV3Block(nn.Module):
     """MobileNetV3's inverted bottleneck.
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+MOST_WEIGHTS = 2**26  # that are recorded of one pass and image, 256 MiB in float32
+
 # Kind of record -> the shape of its values. B images, C channels, H x W positions.
 KINDS = {
     "gate": "broadcasts to (B, C, H, W): a factor of the map, per channel, per position or both",
@@ -114,6 +116,82 @@ def record(
     rows, columns = (int(side) for side in size)
     key_size = None if grid is None else (int(grid[0]), int(grid[1]))
     _records.append(AppliedAttention(block, kind, label, kept, (rows, columns), at, key_size))
+
+
+def record_softmax(
+    block: nn.Module,
+    label: str,
+    query: Tensor,
+    key: Tensor,
+    size: Sequence[int],
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+    grid: Sequence[int] | None = None,
+) -> None:
+    """Record the weights of all keys that `attend` applies and never holds, if somebody records.
+
+    They are N x n per head. On maps for which these are more than `MOST_WEIGHTS`, keys are joined in cells, of which
+    the weights are summed: the record's `grid` is then that of the cells.
+
+    Args:
+        block: The module that applies them.
+        label: The paper's name for them.
+        query: (B, heads, N, d).
+        key: (B, heads, n, d).
+        size: (H, W) of the queries, N = H*W.
+        scale: Factor of the logits.
+        bias: Added to the logits; broadcasts to (B, heads, N, n).
+        grid: (H, W) of the keys if it is not `size`.
+    """
+    if _records is None:
+        return
+    of_keys = size if grid is None else grid
+    cells = cells_within(of_keys, query.shape[1] * query.shape[2])
+    if cells == tuple(of_keys):
+        record(block, "attention", label, softmax_weights(query, key, scale, bias), size, grid=grid)
+        return
+    at_once = max(1, MOST_WEIGHTS // (4 * query.shape[0] * query.shape[1] * key.shape[2]))  # queries
+    parts = []
+    for start in range(0, query.shape[2], at_once):
+        rows = slice(start, start + at_once)
+        own = bias if bias is None or bias.shape[-2] == 1 else bias[..., rows, :]
+        weights = softmax_weights(query[:, :, rows], key, scale, own).unflatten(3, tuple(of_keys))
+        parts.append(sum_in_cells(weights, cells).flatten(3))
+    record(block, "attention", label, torch.cat(parts, 2), size, grid=cells)
+
+
+def cells_within(size: Sequence[int], rows: int) -> tuple[int, int]:
+    """Return the finest even grid of cells of a map of which `rows` weights each are at most `MOST_WEIGHTS`.
+
+    Args:
+        size: (H, W) of the map.
+        rows: Weights of each cell: one per head and query.
+
+    Returns:
+        (h, w); the size itself if it is not too large.
+    """
+    (height, width), side = size, 1
+    while rows * ((height + side - 1) // side) * ((width + side - 1) // side) > MOST_WEIGHTS and side < height + width:
+        side += 1
+    return (height + side - 1) // side, (width + side - 1) // side
+
+
+def sum_in_cells(maps: Tensor, cells: Sequence[int]) -> Tensor:
+    """Return maps summed in the cells of an even grid: row i of H lies in cell i h // H.
+
+    Args:
+        maps: (..., H, W).
+        cells: (h, w) of the grid.
+
+    Returns:
+        (..., h, w).
+    """
+    of_rows, of_columns = (
+        (torch.arange(length, device=maps.device) * count // length)[:, None] == torch.arange(count, device=maps.device)
+        for length, count in zip(maps.shape[-2:], cells, strict=True)
+    )
+    with torch.autocast(maps.device.type, enabled=False):
+        return of_rows.to(maps.dtype).t() @ maps @ of_columns.to(maps.dtype)
 
 
 def softmax_weights(query: Tensor, key: Tensor, scale: float = 1.0, bias: Tensor | None = None) -> Tensor:

@@ -29,7 +29,7 @@ from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import ZeroInitResidual
 from models.layers import Conv
 from models.norms import BatchNorm
-from models.recording import is_recording, record, softmax_weights
+from models.recording import record_softmax
 from models.registry import register
 
 
@@ -65,9 +65,7 @@ class RelativeAttention(nn.Module):
         to_columns = einsum("bnyxd,xjd->bnyxj", grid, by_column.to(grid.dtype)).flatten(2, 3)  # (B, heads, N, W)
         one_hots = _one_hot_positions(height, width, key).expand(*key.shape[:2], -1, -1)  # (B, heads, N, H + W)
         query, key = cat((query, to_rows, to_columns), 3), cat((key, one_hots), 3)
-        if is_recording():
-            weights = softmax_weights(query, key)
-            record(self, "attention", "softmax of content and relative position", weights, x.shape[2:])
+        record_softmax(self, "softmax of content and relative position", query, key, x.shape[2:])
         return to_map(attend(query, key, value), (height, width))
 
 

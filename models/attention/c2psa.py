@@ -24,7 +24,7 @@ from models.arguments import SHARE, RowForm
 from models.attention.ops.numerics import require_number, require_positive, resolve_divisor
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
-from models.recording import is_recording, record, softmax_weights
+from models.recording import record_softmax
 from models.registry import Scale, WiringPlan, register, same_width
 
 HEAD_WIDTH = 64  # the paper's
@@ -60,9 +60,7 @@ class PositionedAttention(nn.Module):
         """Return the attended map of `x` (B, channels, H, W)."""
         query, key, value = self.qkv(x).split(self.widths, dim=1)
         tokens = [to_tokens(each, self.heads) for each in (query, key, value)]
-        if is_recording():
-            weights = softmax_weights(tokens[0], tokens[1], self.scale)
-            record(self, "attention", "softmax of q . k / sqrt(d_k)", weights, x.shape[2:])
+        record_softmax(self, "softmax of q . k / sqrt(d_k)", tokens[0], tokens[1], x.shape[2:], self.scale)
         attended = attend(*tokens, scale=self.scale)
         return self.project(to_map(attended, x.shape[-2:]) + self.position(value))
 

@@ -42,7 +42,7 @@ from models.attention.ops.numerics import (
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.attention.ops.windows import pad_to_multiple
 from models.norms import ChannelNorm
-from models.recording import is_recording, record, softmax_weights
+from models.recording import is_recording, record, record_softmax
 from models.registry import register
 from utils.errors import ModelError
 
@@ -150,7 +150,9 @@ class DAttentionBaseline(nn.Module):
         if isinstance(self.rpe_table, nn.Parameter):
             bias = self._position_bias(self.rpe_table, locations, size).to(projected.dtype)
         if is_recording():
-            self._record(locations, softmax_weights(query, key, self.scale, bias), size)
+            self._record_offsets(locations, size)
+            label, grid = "attention to the sampled points", sampled.shape[2:]
+            record_softmax(self, label, query, key, size, self.scale, bias, grid)
         attended = to_map(attend(query, key, value, scale=self.scale, bias=bias), size)
         if isinstance(self.rpe_table, nn.Module):
             attended = attended + self.rpe_table(projected)
@@ -169,14 +171,13 @@ class DAttentionBaseline(nn.Module):
         reach = torch.stack((offsets.new_full((), 1 / max(height - 1, 1)), offsets.new_full((), 1 / max(width - 1, 1))))
         return references + offsets.tanh() * reach * self.offset_range_factor
 
-    def _record(self, locations: Tensor, weights: Tensor, size: Sequence[int]) -> None:
-        """Record how far samples lie from their reference points, and the weights (B, heads, N, n) of the samples."""
+    def _record_offsets(self, locations: Tensor, size: Sequence[int]) -> None:
+        """Record how far samples lie from their reference points, in pixels of a map of `size`."""
         grid = locations.shape[1:3]
         pixels = torch.tensor([max(length - 1, 0) / 2 for length in size], device=locations.device)  # of one unit
         moved = (locations - _reference_points(grid[0], grid[1], 0.5, locations)) * pixels.to(locations.dtype)
         by_group = moved.permute(0, 3, 1, 2).unflatten(0, (-1, self.groups))  # (B, groups, 2, h, w)
         record(self, "offsets", "offsets of each group from the reference points", by_group, grid)
-        record(self, "attention", "attention to the sampled points", weights, size, grid=grid)
 
     def _sample(self, x: Tensor, locations: Tensor) -> Tensor:
         """Return each group's channels of `x` (B, C, H, W) at its own locations: (B, C, h, w)."""

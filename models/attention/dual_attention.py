@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from models.attention.ops.numerics import autocast_disabled, reduced_width, require_positive, upcast
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
-from models.recording import is_recording, record, softmax_weights
+from models.recording import is_recording, record, record_softmax
 from models.registry import register
 
 
@@ -42,9 +42,7 @@ class PositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = [to_tokens(project(x)) for project in (self.query_conv, self.key_conv, self.value_conv)]
-        if is_recording():
-            weights = softmax_weights(tokens[0], tokens[1])
-            record(self, "attention", "position attention S", weights, x.shape[2:])
+        record_softmax(self, "position attention S", tokens[0], tokens[1], x.shape[2:])
         return self.gamma * to_map(attend(*tokens), x.shape[-2:]) + x
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, cat, nn
 from models.attention.ops.numerics import require_positive, resolve_divisor
 from models.attention.ops.positions import interpolate
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
-from models.recording import is_recording, record, softmax_weights
+from models.recording import record_softmax
 from models.registry import register
 
 
@@ -56,8 +56,7 @@ class MHSA(nn.Module):
         query, key, value = (to_tokens(project(x), self.heads) for project in (self.query, self.key, self.value))
         position = self._position(x.shape[-2:]).to(query.dtype).expand_as(query)
         query, key = cat((query, position), 3), cat((key, query), 3)
-        if is_recording():
-            record(self, "attention", "softmax of content and position", softmax_weights(query, key), x.shape[-2:])
+        record_softmax(self, "softmax of content and position", query, key, x.shape[-2:])
         return to_map(attend(query, key, value), x.shape[-2:])
 
     def _position(self, size: torch.Size) -> Tensor:

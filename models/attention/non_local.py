@@ -21,7 +21,7 @@ from models.attention.ops.numerics import reduced_width, require_flag, require_p
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import ZeroInitResidual
 from models.layers import Conv
-from models.recording import is_recording, record, softmax_weights
+from models.recording import record_softmax
 from models.registry import register
 
 
@@ -60,8 +60,7 @@ class NonLocal(ZeroInitResidual):
         if self.sub_sample:
             key, value = (max_pool2d(each, 2, ceil_mode=True) for each in (key, value))
         tokens = [to_tokens(maps) for maps in (self.theta(x), key, value)]
-        if is_recording():
-            weights = softmax_weights(tokens[0], tokens[1], self.scale)
-            record(self, "attention", "embedded Gaussian f / C(x)", weights, x.shape[2:], grid=key.shape[2:])
+        label, grid = "embedded Gaussian f / C(x)", key.shape[2:]
+        record_softmax(self, label, tokens[0], tokens[1], x.shape[2:], self.scale, grid=grid)
         attended = attend(*tokens, scale=self.scale)
         return x + self.z(to_map(attended, x.shape[-2:]))

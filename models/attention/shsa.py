@@ -21,7 +21,7 @@ from models.attention.ops.numerics import require_positive
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.identity_start import ZeroInitResidual
 from models.layers import Conv
-from models.recording import is_recording, record, softmax_weights
+from models.recording import record_softmax
 from models.registry import register
 from utils.errors import ModelError
 
@@ -58,8 +58,6 @@ class SHSA(ZeroInitResidual):
         part, rest = x.split((self.pdim, x.shape[1] - self.pdim), 1)
         widths = (self.qk_dim, self.qk_dim, self.pdim)
         tokens = [to_tokens(maps) for maps in self.qkv(self.pre_norm(part)).split(widths, 1)]
-        if is_recording():
-            weights = softmax_weights(tokens[0], tokens[1], self.qk_dim**-0.5)
-            record(self, "attention", "softmax of the single head", weights, x.shape[2:])
+        record_softmax(self, "softmax of the single head", tokens[0], tokens[1], x.shape[2:], self.qk_dim**-0.5)
         attended = to_map(attend(*tokens, scale=self.qk_dim**-0.5), x.shape[-2:])
         return x + self.proj(cat((attended.to(rest.dtype), rest), 1))

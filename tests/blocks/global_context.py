@@ -50,6 +50,10 @@ def rebuilt_global_context(block, x, records):
     context = torch.einsum("bihw,bchw->bc", share, x)[:, :, None, None]
     gates = [shown.values for shown in records if shown.kind == "gate"]
     assert len(gates) == (block.channel_mul_conv is not None)
+    if gates:
+        gate = sigmoid(block.channel_mul_conv(context))
+        gate = gate if block.opening is None else 1 + block.opening * (gate - 1)
+        assert torch.allclose(gate, gates[0])
     out = x * gates[0] if gates else x
     return out if block.channel_add_conv is None else out + block.channel_add_conv(context)
 

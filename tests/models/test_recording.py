@@ -1,17 +1,24 @@
 """What blocks record of themselves: what is shown is what was applied."""
 
+import contextlib
+import copy
+import dataclasses
 import math
 
 import pytest
 import torch
-from blocks.instances import BLOCKS, CASES, randomised
+from blocks.instances import BLOCKS, CASES, build, image, opened, randomised
 
 from models.attention.cbam import CBAM
 from models.identity_start import IdentityStart
-from models.recording import KINDS, AppliedAttention, record, recording, softmax_weights
-from models.registry import find
+from models.recording import KINDS, AppliedAttention, record, record_softmax, recording, softmax_weights
+from models.registry import find, registered
+from models.yolo import Model
+from models.zoo.table import load_variants
 
 SIZES = [(2, 3), (7, 5), (8, 12)]
+FEW = ("C3CBAM", "CCA", "DAT", "LSKA-Attn")  # in C3 and in a block, two rounds, sampled points
+VARIANTS = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in load_variants()]
 ORACLES = [(name, word) for name, case in CASES.items() if case.rebuilt for word in case.oracles]
 
 
@@ -62,6 +69,34 @@ def test_what_a_block_shows_gives_its_output(name, word, size):
     assert (rebuilt - expected).abs().max() <= 1e-6 * expected.abs().max().clamp(min=1)
 
 
+def rebuilds(case, block, x, records, expected):
+    """Whether records give the block's output; a case may compare two of them itself."""
+    try:
+        with torch.no_grad():
+            rebuilt = case.rebuilt(block, x, records)
+    except AssertionError:
+        return False
+    return bool((rebuilt - expected).abs().max() <= 1e-6 * expected.abs().max().clamp(min=1))
+
+
+@pytest.mark.parametrize(("name", "word"), ORACLES)
+def test_another_record_would_not_give_the_output(name, word):
+    """Each record counts: the identity holds for what was recorded and for nothing else."""
+    oracle = CASES[name].oracles[word]
+    block = randomised(oracle.build())
+    noticed = set()
+    for seed in range(3):  # behind a ReLU, a change may be lost on one input
+        x = torch.randn(2, oracle.channels, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+        with torch.no_grad(), recording() as records:
+            expected = block(x)
+        for index, shown in enumerate(records):
+            changed = [*records]
+            changed[index] = dataclasses.replace(shown, values=1.1 * shown.values + 0.01)
+            if not rebuilds(CASES[name], block, x, changed, expected):
+                noticed.add(index)
+    assert noticed == set(range(len(records)))
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.rebuilt])
 def test_a_block_registers_the_kinds_that_its_oracles_show(name):
     kinds = set()
@@ -95,6 +130,53 @@ def test_every_block_says_what_it_shows_and_its_case_rebuilds_its_output_from_th
     assert CASES[name].rebuilt is not None
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_step_of_training_is_the_same_while_somebody_records(name):
+    """Output and gradients: the same operators run on the same numbers, in training mode and under autocast."""
+    block, x = opened(build(name)).train(), image(2, 32, 5, 6)
+    passes = []
+    for shown in (False, True):
+        block.zero_grad()
+        own, given = copy.deepcopy(block), x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16), recording() if shown else contextlib.nullcontext([]) as records:
+            output = own(given)
+        output.float().square().sum().backward()
+        passes.append((output.detach(), given.grad, *(each.grad for each in own.parameters() if each.grad is not None)))
+    assert records and not any(shown.values.requires_grad for shown in records)
+    assert len(passes[0]) == len(passes[1]) and all(map(torch.equal, *passes))
+    for shown in records:
+        require_shape(shown, x)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_block_of_a_network_records_what_it_applies_fused_or_not(name):
+    torch.manual_seed(0)
+    model, x = Model(f"yolov5n_{name}.yaml").eval(), image(2, 3, 64, 96)
+    kept = []
+    for fused in (False, True):
+        if fused:
+            model.fuse()
+        with torch.no_grad(), recording() as records:
+            model(x)
+        kept.append(records)
+        entries = {entry.cls: entry for entry in registered().values() if entry.shows}
+        owners = {shown.block for shown in records}
+        assert owners
+        for block in (module for module in model.modules() if type(module) in entries):
+            entry, parts = entries[type(block)], set(block.modules())
+            own = {shown.kind for shown in records if shown.block in parts}
+            assert own <= set(entry.shows) and (own or not entry.attention)  # a MobileNetV3Block may have no gate
+            owners -= parts
+        assert not owners
+        for shown in records:
+            assert shown.values.isfinite().all() and shown.values.shape[0] == 2
+    assert [(shown.kind, shown.label, shown.size) for shown in kept[0]] == [
+        (shown.kind, shown.label, shown.size) for shown in kept[1]
+    ]
+    for before, after in zip(*kept, strict=True):
+        torch.testing.assert_close(after.values, before.values, rtol=1e-3, atol=1e-4)
+
+
 def test_records_nothing_unless_asked_and_one_recording_at_a_time():
     block, x = CBAM(8), torch.rand(1, 8, 3, 3)
     with recording() as records:
@@ -126,6 +208,25 @@ def test_softmax_weights_are_those_of_the_equation():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(softmax_weights(query, key, 0.3), softmax_weights(query.float(), key.float(), 0.3))
         assert softmax_weights(query.bfloat16(), key.bfloat16()).dtype == torch.float32
+
+
+def test_keys_of_a_large_map_are_joined_in_cells_whose_weights_are_sums(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 4, count, 6, generator=generator).double() for count in (20, 35))
+    bias = torch.randn(1, 4, 20, 35, generator=generator).double()
+    with recording() as records:
+        record_softmax(CBAM(8), "of the test", query, key, (4, 5), 0.5, bias, (5, 7))
+        monkeypatch.setattr("models.recording.MOST_WEIGHTS", 4 * 20 * 12)
+        record_softmax(CBAM(8), "of the test", query, key, (4, 5), 0.5, bias, (5, 7))
+        record_softmax(CBAM(8), "of the test", query, key, (4, 5), 0.5, bias[:, :, :1], (5, 7))
+    assert torch.equal(records[0].values, softmax_weights(query, key, 0.5, bias)) and records[0].grid == (5, 7)
+    assert torch.allclose(records[2].values.sum(3), torch.ones(2, 4, 20).double())
+    joined, full = records[1], records[0].values.unflatten(3, (5, 7))
+    assert joined.size == (4, 5) and joined.grid == (3, 4) and joined.values.shape == (2, 4, 20, 12)
+    rows, columns = [[0, 1], [2, 3], [4]], [[0, 1], [2, 3], [4, 5], [6]]
+    for cell in range(12):
+        expected = full[..., rows[cell // 4], :][..., columns[cell % 4]].sum((3, 4))
+        torch.testing.assert_close(joined.values[..., cell], expected)
 
 
 def test_refuses_an_unknown_kind():

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from models.attention.ops.numerics import autocast_disabled, upcast
-from models.recording import is_recording, record
-
-MOST_WEIGHTS = 2**26  # that are recorded of one pass and image, 256 MiB in float32
+from models.recording import cells_within, is_recording, record, sum_in_cells
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, epsilon: float, factor: float = 1) -> Tensor:
@@ -46,8 +43,8 @@ def record_linear_attention(
 ) -> None:
     """Record the weights that `linear_attention` applies and never holds, if somebody records.
 
-    They are N x N per head. On a map for which these are more than `MOST_WEIGHTS`, keys are joined in cells, of which
-    the weights are summed: the record's `grid` is then that of the cells.
+    They are N x N per head. On a map for which these are more than `recording.MOST_WEIGHTS`, keys are joined in cells,
+    of which the weights are summed: the record's `grid` is then that of the cells.
 
     Args:
         block: The module that applies them.
@@ -61,25 +58,9 @@ def record_linear_attention(
     if not is_recording():
         return
     query, key = upcast(query.detach()), upcast(key.detach())
-    (height, width), side = size, 1
-    while query.shape[1] * height * width * _cells(height, side) * _cells(width, side) > MOST_WEIGHTS:
-        side += 1
-    grid = (_cells(height, side), _cells(width, side))
+    grid = cells_within(size, query.shape[1] * query.shape[3])
     with autocast_disabled(query):
         total = factor * key.mean(-1).unsqueeze(-2) @ query + epsilon  # (B, heads, 1, N)
-        key = factor * _summed_in_cells(key.unflatten(-1, tuple(size)), grid).flatten(-2) / key.shape[-1]
+        key = factor * sum_in_cells(key.unflatten(-1, tuple(size)), grid).flatten(-2) / key.shape[-1]
         weights = query.transpose(-2, -1) @ key / total.transpose(-2, -1)
     record(block, "attention", label, weights, size, grid=grid)
-
-
-def _cells(length: int, side: int) -> int:
-    return (length + side - 1) // side
-
-
-def _summed_in_cells(maps: Tensor, grid: Sequence[int]) -> Tensor:
-    """Return (..., H, W) summed in the cells of an even grid, (..., h, w): position p of H lies in cell p h // H."""
-    of_rows, of_columns = (
-        (torch.arange(length, device=maps.device) * cells // length)[:, None] == torch.arange(cells, device=maps.device)
-        for length, cells in zip(maps.shape[-2:], grid, strict=True)
-    )
-    return of_rows.to(maps.dtype).t() @ maps @ of_columns.to(maps.dtype)

@@ -24,7 +24,7 @@ def test_recorded_weights_give_what_is_attended():
 
 def test_keys_of_a_large_map_are_joined_in_cells_whose_weights_are_sums(monkeypatch):
     full = recorded().values.unflatten(3, (5, 7))
-    monkeypatch.setattr(ops, "MOST_WEIGHTS", 4 * 35 * 12)
+    monkeypatch.setattr("models.recording.MOST_WEIGHTS", 4 * 35 * 12)
     shown = recorded()
     assert shown.grid == (3, 4) and shown.values.shape == (2, 4, 35, 12)
     rows, columns = [[0, 1], [2, 3], [4]], [[0, 1], [2, 3], [4, 5], [6]]
