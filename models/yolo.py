@@ -39,6 +39,13 @@ AUGMENTED_VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # scale and left-
 GRAY = 0.447  # ImageNet's mean, the padding of a scaled view
 
 
+def __getattr__(name: str) -> Any:
+    """Return a name of YOLOv5's module of this name, which utils/compat has."""
+    from importlib import import_module
+
+    return import_module("utils.compat.names").resolve(__name__, name)
+
+
 def parse_model(spec: ModelSpec, report: bool = True) -> tuple[nn.Sequential, list[int]]:
     """Return a yaml's layers and the indices of those whose output a later layer reads.
 

@@ -14,7 +14,7 @@ invalid rows are dropped first.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,28 @@ from utils.box_losses import BoxLoss
 from utils.processes import ALONE, Processes
 from utils.types import Assignment, HeadGeometry, LossParts
 
+if TYPE_CHECKING:
+    from utils.compat.losses import (  # noqa: F401
+        BCEBlurWithLogitsLoss,
+        ComputeLoss,
+        FocalLoss,
+        QFocalLoss,
+        smooth_BCE,
+    )
+
 # Offsets (x, y) in cells from an object's center to a point in each cell that may be assigned to it: its own, left,
 # above, right, below. Their order decides which object is the target of a cell that is assigned to several.
 _NEIGHBORS = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
 _BALANCE_THREE_LEVELS = (4.0, 1.0, 0.4)
 _BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 _FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
+
+
+def __getattr__(name: str) -> Any:
+    """Return a name of YOLOv5's module of this name, which utils/compat has."""
+    from importlib import import_module
+
+    return import_module("utils.compat.names").resolve(__name__, name)
 
 
 class LossHyperparameters(Protocol):

@@ -136,6 +136,11 @@ class VideoReader:
         finally:
             self.close()
 
+    @property
+    def capture(self) -> cv2.VideoCapture:
+        """OpenCV's capture, which is asked for properties of the video."""
+        return self._capture
+
     def close(self) -> None:
         """Release the file."""
         self._capture.release()

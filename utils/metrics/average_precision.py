@@ -158,7 +158,18 @@ class DetectionAccumulator:
             raise ValueError(f"DetectionAccumulator: expected label classes in 0..{self.nc - 1}, got {wrong}")
         known = (cls >= 0) & (cls < self.nc)
         xyxy, conf, cls = xyxy[known], conf[known], cls[known]
-        self._correct.append(match(cls, labels_cls, iou_matrix(labels_xyxy, xyxy.astype(np.float64))))
+        self.add(match(cls, labels_cls, iou_matrix(labels_xyxy, xyxy.astype(np.float64))), conf, cls, labels_cls)
+
+    def add(self, correct: np.ndarray, conf: np.ndarray, cls: np.ndarray, labels_cls: np.ndarray) -> None:
+        """Add one image, or several at once, whose detections are matched already.
+
+        Args:
+            correct: (n, 10) bool, whether each detection is correct, at each of IOU_THRESHOLDS.
+            conf: (n,) confidence, 0..1.
+            cls: (n,) class ids.
+            labels_cls: (m,) int64 class ids in 0..nc-1.
+        """
+        self._correct.append(correct)
         self._conf.append(conf.astype(np.float64))
         self._cls.append(cls.astype(np.int64))
         self._labels += np.bincount(labels_cls, minlength=self.nc)
