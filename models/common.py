@@ -13,7 +13,7 @@ from utils.compat.names import resolve
 
 if TYPE_CHECKING:
     from utils.compat.auto_shape import AutoShape  # noqa: F401
-    from utils.compat.auto_shape import HubDetections as Detections  # noqa: F401
+    from utils.compat.hub_detections import HubDetections as Detections  # noqa: F401
     from utils.compat.multi_backend import DetectMultiBackend  # noqa: F401
 
 

@@ -13,7 +13,7 @@ from utils.compat.augmenting import letterbox
 from utils.compat.everyday import clean_str
 from utils.datasets.source_entries import LIST_SUFFIXES, is_stream, read_list, suffix_of
 from utils.datasets.streams import StreamReader
-from utils.datasets.video import VideoReader, open_capture
+from utils.datasets.video import DEFAULT_FPS, VideoReader, open_capture
 from utils.errors import DataError, cut, nearest
 from utils.files import is_dir, is_file
 from utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
@@ -154,20 +154,21 @@ class _Feed:
         if is_stream(address) or address.isdigit():
             self._reader = StreamReader(address, arrived=arrived, stride=stride)
             self._reader.start()
-            self.fps = self._reader.fps
+            self._reader.require_answer()
+            self.fps = DEFAULT_FPS  # a stream does not say; its frames do
         else:
             file = VideoReader(address)
             self._video, self.fps, self.frames = file.read(stride), file.fps, file.frames
 
     def take(self) -> np.ndarray | None:
-        """The next image (H, W, 3) RGB, None if there is none at the moment or none any more."""
+        """The next image (H, W, 3) BGR, None if there is none at the moment or none any more."""
         if self._reader is None:
             _, _, image = next(self._video, (0, 0.0, None))
             self.ended = image is None
-            return image
+            return None if image is None else _bgr(image)
         frame = self._reader.take()
         self.ended = frame is None and self._reader.exhausted
-        return None if frame is None else frame.image
+        return None if frame is None else frame.bgr
 
     def close(self) -> None:
         if self._reader is not None:
@@ -229,7 +230,7 @@ class LoadStreams:
             with self._arrived:
                 self._arrived.wait(timeout=0.05)
             waited += 0.05
-        return _bgr(image)
+        return image
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -257,7 +258,7 @@ class LoadStreams:
             for index, feed in enumerate(self._feeds):
                 image = feed.take()
                 if image is not None:
-                    self.imgs[index], is_new = _bgr(image), True
+                    self.imgs[index], is_new = image, True
             if is_new:
                 return True
             if all(feed.ended for feed in self._feeds):

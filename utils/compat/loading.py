@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from models.ensemble import Ensemble
 from models.yolo import HeadOutput, Model
 from utils.checkpoint import find_weights, load_models
+from utils.engine.prediction_views import FeatureMaps
 from utils.log import warn_once
-from utils.plots.features import save_features
 
 
 class LoadedModel(Model):
@@ -35,15 +35,11 @@ class LoadedModel(Model):
         """
         if not visualize or visualize is True:
             return super().forward(x, augment)
-        hooks = [
-            layer.register_forward_hook(_saver(visualize, layer.type, layer.i))  # type: ignore[attr-defined]
-            for layer in list(self.layers)[:-1]
-        ]
+        maps = FeatureMaps(Path(visualize), self)
         try:
             return super().forward(x, augment)
         finally:
-            for hook in hooks:
-                hook.remove()
+            maps.close()
 
     def info(self, verbose: bool = False, img_size: int = 640) -> None:
         """Log the summary line.
@@ -53,13 +49,6 @@ class LoadedModel(Model):
             img_size: Side of the image in pixels that operations are counted for.
         """
         self.summary(img_size, verbose)
-
-
-def _saver(folder: str | Path, kind: str, index: int) -> Any:
-    def save(_: nn.Module, __: Any, output: Any) -> None:
-        save_features(output, kind, index, folder)
-
-    return save
 
 
 class LoadedEnsemble(Ensemble):

@@ -52,7 +52,8 @@ LAZY: dict[str, dict[str, str]] = {
     },
     "utils.loss": _of("losses", "BCEBlurWithLogitsLoss", "ComputeLoss", "FocalLoss", "QFocalLoss", "smooth_BCE"),
     "models.common": {
-        **_of("auto_shape", "AutoShape", Detections="HubDetections", autoShape="AutoShape"),
+        **_of("auto_shape", "AutoShape", autoShape="AutoShape"),
+        **_of("hub_detections", Detections="HubDetections"),
         **_of("multi_backend", "DetectMultiBackend"),
     },
     "models.yolo": _of("loading", DetectionModel="LoadedModel"),
