@@ -118,6 +118,6 @@ def _require_own_packages() -> None:
         places = [*getattr(loaded, "__path__", ()), getattr(loaded, "__file__", None) or ""]
         if loaded is not None and not any(pathlib.Path(place).resolve() == _FOLDER / name for place in places):
             raise ImportError(
-                f"another module {name!r} is loaded already ({next(filter(None, places), 'built in')}), and {_FOLDER} has "
-                "one too; load the model in a program of its own, or rename yours"
+                f"another module {name!r} is loaded already ({next(filter(None, places), 'built in')}), and {_FOLDER} "
+                "has one too; load the model in a program of its own, or rename yours"
             )

@@ -63,6 +63,7 @@ TRAIN = {
     "--on-nan": "stop",
     "--labels": "skip",
     "--no-cache-labels": False,
+    "--logger": (),
     "--plugin": (),
     "--font": "",
     "--compile": False,

@@ -57,6 +57,7 @@ PASSED_THROUGH = {
     "labels",
     "no_cache_labels",
     "plugin",
+    "logger",
     "attention_start",
     "transfer",
     "require_transfer",

@@ -23,6 +23,7 @@ from utils.config import DatasetSpec, Hyperparameters
 from utils.config.compare_options import OF_DATA, CompareConfig
 from utils.config.yaml_files import find_yaml
 from utils.device import select_device
+from utils.engine.user_loggers import absolute_references, load_logger_class
 from utils.errors import ConfigError
 from utils.log import LOGGER
 
@@ -48,6 +49,8 @@ def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> St
     for name in () if finished else config.device.split(","):
         select_device(name)
     load_plugins(config.plugin)
+    for reference in config.logger:
+        load_logger_class(reference)
     config, spec, weights = resolve_paths(config, finished)
     _make_folder(folder)
     variants = planned_variants(config, folder, weights)
@@ -122,6 +125,7 @@ def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[Compar
         weights=tuple(map(str, weights)) or None,
         hyp=str(hyp),
         plugin=tuple(str(Path(name).resolve()) for name in config.plugin),
+        logger=absolute_references(config.logger),
         font=str(Path(config.font).resolve()) if config.font else "",
     )
     return config, spec.as_single_class() if config.single_cls else spec, weights

@@ -31,6 +31,7 @@ CHANGEABLE = (
     "launch_options",
     "runtimes",
     "int8",
+    "logger",
 )
 PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font", "int8")
 _LOCATION = ("study", "project", "name")  # where a study is: given by its folder, not by its yaml
@@ -144,6 +145,7 @@ class CompareConfig(Options):
     labels: str = train_flag("labels")
     no_cache_labels: bool = train_flag("no_cache_labels")
     plugin: tuple[str, ...] = train_flag("plugin")
+    logger: tuple[str, ...] = train_flag("logger")
     font: str = train_flag("font")
     attention_start: str = train_flag("attention_start")
     transfer: str = train_flag("transfer")

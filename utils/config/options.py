@@ -27,6 +27,10 @@ _WEIGHTS_HELP = "checkpoint, or a file that export.py made of one; several make 
 _PLUGIN_HELP = "a Python file of your own to import first, such as one that registers a block; may be repeated"
 _FONT_HELP = "font file for class names, if the fonts of this computer lack their script; also YOLO_FONT=FILE"
 _COMPILE_HELP = "compile the network with torch.compile, which takes minutes; without a compiler it runs as it is"
+_LOGGER_HELP = (
+    "a logger class of your own, module:Class or file.py:Class, that gets the run's settings, figures and results; may "
+    "be repeated"
+)
 _LOCAL = "nothing is sent to a cloud service here"
 
 
@@ -134,6 +138,7 @@ class TrainConfig(Options):
         new=True,
     )
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
+    logger: tuple[str, ...] = flag((), _LOGGER_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
     compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
     profile_steps: int = flag(
@@ -162,7 +167,7 @@ class TrainConfig(Options):
 
     @classmethod
     def refused(cls) -> dict[str, str]:
-        board = f"{_LOCAL}; every run writes results.csv and TensorBoard events to its folder"
+        board = f"{_LOCAL}; every run writes results.csv and TensorBoard events, and --logger loads a logger of yours"
         return {
             "--bucket": f"{_LOCAL}; copy the run folder yourself when training has ended",
             "--entity": board,

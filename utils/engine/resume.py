@@ -47,6 +47,8 @@ def resolve_config(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None]
     }
     if "batch_size" in config.given and config.batch_size != saved.batch_size:
         asked["batch_size"] = config.batch_size
+    if "logger" in config.given:
+        asked["logger"] = config.logger
     if "epochs" in asked:
         LOGGER.info(
             f"epochs {saved.epochs} -> {asked['epochs']}: from here on the learning rate follows the new number's "

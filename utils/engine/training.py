@@ -50,6 +50,7 @@ from utils.engine.saving import Checkpoints, Rollback, SaveOptions, copy_atomica
 from utils.engine.stages import RunFolder, Stage, enter, has_ended, open_stages
 from utils.engine.step_profile import TrainingProfile
 from utils.engine.trainer import Hook, Trainer, TrainingComponents
+from utils.engine.user_loggers import LoggedResult, LoggedRun, UserLoggers, absolute_references
 from utils.engine.validation import FEW_CLASSES, ReportOptions, report_evaluation
 from utils.engine.validation_files import ValBatchImages
 from utils.errors import CheckpointError, ConfigError, DataError, Interruption, MemoryShortageError, UserError
@@ -125,6 +126,7 @@ def _train(
 ) -> TrainResult:
     """Train with settings that are in force, from the start or from a checkpoint."""
     prepare_process(config)
+    loggers = UserLoggers.of(config.logger if processes.is_first else ())
     hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp, config.hyp_unknown)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
     spec = load_dataset_spec(config)
@@ -155,10 +157,16 @@ def _train(
         restore_generators(resumed)
         own_generators(processes, config.seed, state.step)
         saved = SavedTraining(config, hyp, saved_history(resumed), fingerprint)
-        trainer = build_trainer(saved, data, components, state, run, hooks)
+        trainer = build_trainer(saved, data, components, state, run, [loggers, *hooks])
         try:
-            return run_stages(trainer, saved, data, run)
+            loggers.begin(
+                LoggedRun(run.folder, config.as_dict(), hyp.as_dict(), spec.names, state.epoch, config.epochs)
+            )
+            result = run_stages(trainer, saved, data, run)
+            loggers.finish(LoggedResult.of(run.folder))
+            return result
         finally:
+            loggers.end()
             data.close()
 
 
@@ -353,12 +361,12 @@ def with_full_paths(config: TrainConfig, spec: DatasetSpec) -> TrainConfig:
         spec: The dataset that they name.
 
     Returns:
-        The config with `data`, `plugin` and `font` absolute.
+        The config with `data`, `plugin`, `logger` and `font` absolute.
     """
     plugins = tuple(str(Path(name).resolve()) for name in config.plugin)
     data = str(spec.file.resolve()) if spec.file else config.data
     font = str(Path(config.font).resolve()) if config.font else ""
-    return dataclasses.replace(config, data=data, plugin=plugins, font=font)
+    return dataclasses.replace(config, data=data, plugin=plugins, font=font, logger=absolute_references(config.logger))
 
 
 def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) -> None:
