@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("train", "val", "detect", "export", "compare", "hubconf", "demo")
+SCRIPTS = ("train", "val", "detect", "export", "heatmap", "compare", "hubconf", "demo")
 # The one statement of the order: a package imports only from itself and from those before it, lazy imports included.
 # An entry is a package, a module, or (name, its modules) where a folder that the user fixed holds several layers. The
 # longest prefix wins; a `__main__` is a script and stands at the end.
@@ -54,6 +54,7 @@ ORDER = (
     "utils.datasets.convert",
     "utils.runtimes",
     "utils.export",
+    "utils.heatmaps",
     "utils.engine",
     "utils.compare.results",
     "utils.compare.report",

@@ -65,9 +65,37 @@ def non_max_suppression(
         rows = rows[keep].float()
         if len(labels):
             rows = torch.cat((rows, _certain(labels[i].to(rows), nc)))
-        candidates = _candidates(rows, conf_thres, multi_label and nc > 1, classes)
-        found.append(_suppress(*candidates, iou_thres, agnostic, max_det))
+        xyxy, conf, cls, _ = _candidates(rows, conf_thres, multi_label and nc > 1, classes)
+        found.append(_suppress(xyxy, conf, cls, iou_thres, agnostic, max_det)[0])
     return found
+
+
+def traced_suppression(
+    prediction: Tensor,
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    max_det: int = 300,
+) -> tuple[Detections, Tensor]:
+    """Return the detections of one image as `non_max_suppression` does, and the row of `prediction` of each.
+
+    Args:
+        prediction: (1, N, 5+nc) as `non_max_suppression` takes it.
+        conf_thres: 0..1.
+        iou_thres: 0..1.
+        classes: Ids of the classes to keep; None keeps all.
+        agnostic: Whether boxes of different classes suppress each other too.
+        max_det: Largest number of detections.
+
+    Returns:
+        The detections, and (n,) int64 indices into the rows of `prediction`.
+    """
+    _check(prediction, conf_thres, iou_thres, ())
+    rows = (prediction[0, :, 4] > conf_thres).nonzero(as_tuple=True)[0]
+    xyxy, conf, cls, source = _candidates(prediction[0, rows].float(), conf_thres, False, classes)
+    found, kept = _suppress(xyxy, conf, cls, iou_thres, agnostic, max_det)
+    return found, rows[source[kept]]
 
 
 def _check(prediction: Tensor, conf_thres: float, iou_thres: float, labels: Sequence[Tensor]) -> None:
@@ -91,10 +119,11 @@ def _certain(labels: Tensor, nc: int) -> Tensor:
 
 def _candidates(
     rows: Tensor, conf_thres: float, multi_label: bool, classes: Sequence[int] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The xyxy (K, 4), conf (K,) and cls (K,) of the boxes that enter suppression, by falling conf."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The xyxy (K, 4), conf (K,), cls (K,) and index of the boxes that enter suppression, by falling conf."""
     sides = rows[:, 2:4]
-    rows = rows[((sides >= MIN_SIDE) & (sides <= MAX_SIDE)).all(1)]
+    source = ((sides >= MIN_SIDE) & (sides <= MAX_SIDE)).all(1).nonzero(as_tuple=True)[0]
+    rows = rows[source]
     scores = rows[:, 5:] * rows[:, 4:5]
     if multi_label:
         box, cls = (scores > conf_thres).nonzero(as_tuple=True)
@@ -108,14 +137,17 @@ def _candidates(
         box, conf, cls = box[kept], conf[kept], cls[kept]
     order = conf.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
     center, half = rows[box[order], :2], rows[box[order], 2:4] / 2
-    return torch.cat((center - half, center + half), 1), conf[order], cls[order]
+    return torch.cat((center - half, center + half), 1), conf[order], cls[order], source[box[order]]
 
 
-def _suppress(xyxy: Tensor, conf: Tensor, cls: Tensor, iou_thres: float, agnostic: bool, max_det: int) -> Detections:
+def _suppress(
+    xyxy: Tensor, conf: Tensor, cls: Tensor, iou_thres: float, agnostic: bool, max_det: int
+) -> tuple[Detections, Tensor]:
+    """The detections, and their indices (n,) among the candidates."""
     # With every class shifted to a region of its own, one pass handles all of them.
     shifted = xyxy if agnostic else xyxy + (cls * MAX_SIDE)[:, None].to(xyxy.dtype)
     kept = _first_kept(shifted, conf, iou_thres, max_det)
-    return Detections(xyxy[kept], conf[kept], cls[kept])
+    return Detections(xyxy[kept], conf[kept], cls[kept]), kept
 
 
 def _first_kept(xyxy: Tensor, conf: Tensor, iou_thres: float, count: int) -> Tensor:

@@ -6,6 +6,7 @@ Nothing here imports torch or numpy, so that `--help` answers at once.
 from utils.config.dataset_spec import DatasetSpec
 from utils.config.export_options import ExportConfig
 from utils.config.flags import from_options, parse
+from utils.config.heatmap_options import HeatmapConfig
 from utils.config.hyperparameters import Hyperparameters
 from utils.config.option_records import (
     EvalOptions,
@@ -22,6 +23,7 @@ __all__ = [
     "DetectConfig",
     "EvalOptions",
     "ExportConfig",
+    "HeatmapConfig",
     "Hyperparameters",
     "LoaderOptions",
     "PredictOptions",
