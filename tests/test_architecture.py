@@ -49,6 +49,7 @@ ORDER = (
     "utils.checkpoint",
     "utils.transfer",
     "utils.plots",
+    "utils.pages",
     "utils.datasets",
     "utils.datasets.check",
     "utils.datasets.convert",
@@ -77,10 +78,10 @@ ORDER = (
     ),
     ("scripts", SCRIPTS),
 )
-LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.log", *SCRIPTS[:-1])
+LIGHT = ("utils.config", "utils.cli", "utils.files", "utils.errors", "utils.language", "utils.log", *SCRIPTS[:-1])
 IMAGE_PACKAGES = {"cv2", "matplotlib", "PIL"}
 PACKAGES_WITH_IMAGES = (
-    *("utils.images", "utils.plots", "utils.datasets", "utils.engine", "utils.compare", "utils.compat"),
+    *("utils.images", "utils.plots", "utils.pages", "utils.datasets", "utils.engine", "utils.compare", "utils.compat"),
     "utils.serve",
     "utils.general",  # hands out cv2, as YOLOv5's does
 )

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from utils import log
 from utils.errors import Interruption, UserError
+from utils.language import ENGLISH, speaking
 from utils.stop_signals import StopRequest, interruption_by
 from utils.threads import limit_threads, yielding_threads
 
@@ -45,7 +46,8 @@ def run_script(
         config = parse_opt(argv)
     log.configure()
     limit_threads(os.environ)
-    return run_guarded(main, config)
+    with speaking(getattr(config, "lang", ENGLISH)):
+        return run_guarded(main, config)
 
 
 def run_guarded(function: Callable[..., object], *arguments: object) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from utils.errors import Interruption
+from utils.language import translated
 
 LOGGER = logging.getLogger("yolo")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a surrogate: a byte of a name, not UTF-8
@@ -39,10 +40,10 @@ def closed_output() -> Interruption:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Formats a message without control characters."""
+    """Formats a message in the current language, without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_controls(super().format(record))
+        return without_controls(translated(super().format(record)))
 
 
 def without_controls(text: str) -> str:

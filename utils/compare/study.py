@@ -55,7 +55,7 @@ def compare(requested: CompareConfig) -> Study:
             run_missing(plan)
             measure_missing(plan)
         study = assemble(plan)
-        files = write_report(study)
+        files = write_report(study, requested.lang)
         beside = ", ".join(file.name for file in files[1:])
         LOGGER.info(f"\n{console_table(study)}\n\nreport: {files[0]}, and beside it {beside}")
     return study

@@ -147,6 +147,7 @@ class CompareConfig(Options):
     plugin: tuple[str, ...] = train_flag("plugin")
     logger: tuple[str, ...] = train_flag("logger")
     font: str = train_flag("font")
+    lang: str = train_flag("lang")
     attention_start: str = train_flag("attention_start")
     transfer: str = train_flag("transfer")
     require_transfer: float = train_flag("require_transfer")

@@ -17,6 +17,7 @@ from utils.config.slice_flags import (
 )
 from utils.errors import ConfigError
 from utils.files import ROOT
+from utils.language import ENGLISH, LANG_HELP, LANGUAGES
 
 _SIZE_ALIASES = ("--img", "--img-size")
 _DATA = str(ROOT / "data" / "shapes.yaml")
@@ -140,6 +141,7 @@ class TrainConfig(Options):
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     logger: tuple[str, ...] = flag((), _LOGGER_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
+    lang: str = flag(ENGLISH, LANG_HELP, choices=LANGUAGES, new=True)
     compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
     profile_steps: int = flag(
         0,
@@ -263,6 +265,7 @@ class ValConfig(Options):
     no_cache_labels: bool = flag(False, "read all label files again and write no label cache", "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
+    lang: str = flag(ENGLISH, LANG_HELP, choices=LANGUAGES, new=True)
     compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
     slice: int = slice_flag()
     overlap: float = overlap_flag()
@@ -372,6 +375,7 @@ class DetectConfig(Options):
     download: bool = flag(False, _DOWNLOAD_HELP, "switch", new=True)
     plugin: tuple[str, ...] = flag((), _PLUGIN_HELP, repeatable=True, new=True)
     font: str = flag("", _FONT_HELP, new=True)
+    lang: str = flag(ENGLISH, LANG_HELP, choices=LANGUAGES, new=True)
     compile: bool = flag(False, _COMPILE_HELP, "switch", new=True)
     profile_steps: int = flag(
         0,

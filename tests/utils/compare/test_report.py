@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 from studies import CLASSES, HARD_NAME, KINDS, LEVELS, TESTED, deployments_of, make_study, written_report
 
-from utils.compare.report import cells, console_table, cost_tables, page, tables, write_report
+from utils.compare.report import cells, console_table, cost_tables, tables, write_report
 from utils.compare.report import report_figures as figures
 from utils.compare.report.plain_text import latex_text, markdown_text
 from utils.compare.results import Difference
+from utils.pages import document
 from utils.plots import study_figures as plots
 
 
@@ -496,10 +497,10 @@ def luminance(color):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("theme", [page._LIGHT, page._DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("theme", [document._LIGHT, document._DARK], ids=["light", "dark"])
 def test_text_can_be_read_in_both_themes(theme):
     """The contrast is at least 4.5 : 1 for text on every background, 3 : 1 for the marks of figures."""
-    series = plots.SERIES if theme is page._LIGHT else page._DARK_SERIES
+    series = plots.SERIES if theme is document._LIGHT else document._DARK_SERIES
 
     def contrast(one, other):
         low, high = sorted((luminance(one), luminance(other)))

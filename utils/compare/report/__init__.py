@@ -11,14 +11,22 @@ from utils.compare.report.plain_text import console_table, latex, markdown
 from utils.compare.report.report_figures import draw_figures
 from utils.compare.results import Study
 from utils.files import write_text_atomically
+from utils.language import ENGLISH
 
 __all__ = ["console_table", "write_report"]
 
 
-def write_report(study: Study) -> list[Path]:
-    """Write the report to the study's folder and return its files, the page first.
+def write_report(study: Study, language: str = ENGLISH) -> list[Path]:
+    """Write the report to the study's folder: report.html in a language, the other files in English.
 
     A figure without data is left out: no learning curves if nothing was trained, no figure by class without classes.
+
+    Args:
+        study: The study.
+        language: Of the page, one of utils.language.LANGUAGES.
+
+    Returns:
+        The files, the page first.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
     figures = draw_figures(study)
@@ -28,7 +36,7 @@ def write_report(study: Study) -> list[Path]:
         caption = "Rows: the labels and the models; the boxes are each model's detections."
         shown[grid.relative_to(study.folder).as_posix()] = ("Qualitative results", caption)
     contents = {
-        "report.html": html_page(study, figures),
+        "report.html": html_page(study, figures, language),
         "compare.md": markdown(study, shown),
         "compare.tex": latex(study),
         "compare.csv": as_csv(study),

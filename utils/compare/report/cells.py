@@ -6,87 +6,16 @@ table, with two decimals; a missing figure is an en dash, and its cell says why.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeGuard
 
 from utils.compare.results import BASELINE, PARAMETER_MATCHED
+from utils.pages.html_tables import Cell, Column, Table, letter
+
+__all__ = ["Cell", "Column", "Table", "letter"]
 
 NONE = "–"
 # What tables add to the name of a variant, by its role.
 ROLE_TAGS = {BASELINE: "baseline", PARAMETER_MATCHED: "parameter-matched"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
-
-    Attributes:
-        text: What is shown.
-        value: What it is sorted by; None goes last.
-        reason: Why there is no figure.
-        tone: "better", "worse", "unclear", "failed", or a role of ROLE_TAGS, for cells that are marked so.
-        series: Index of the variant's color.
-    """
-
-    text: str
-    value: float | str | None = None
-    reason: str = ""
-    tone: str = ""
-    series: int | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        title: Its name.
-        unit: Unit of every figure in it, "" for text.
-        figures: Whether it is aligned as numbers are.
-    """
-
-    title: str
-    unit: str = ""
-    figures: bool = True
-
-    @property
-    def heading(self) -> str:
-        return f"{self.title} ({self.unit})" if self.unit else self.title
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the report.
-
-    Attributes:
-        key: Its name in files and links.
-        title: Its heading.
-        columns: Its columns.
-        rows: One cell per column; the first names the row.
-        caption: Text above or below it.
-    """
-
-    key: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"table {self.key!r}: a row of {len(row)} cells under {len(self.columns)} columns")
-
-    @property
-    def reasons(self) -> dict[str, str]:
-        """The footnote letters of missing figures by reason: a, b, ..., z, aa, ..."""
-        distinct = dict.fromkeys(cell.reason for row in self.rows for cell in row if cell.reason)
-        return {reason: letter(index) for index, reason in enumerate(distinct)}
-
-
-def letter(index: int) -> str:
-    """Return a for 0, b for 1, ..., aa for 26."""
-    return (letter(index // 26 - 1) if index >= 26 else "") + "abcdefghijklmnopqrstuvwxyz"[index % 26]
 
 
 def is_figure(value: float | None) -> TypeGuard[float]:

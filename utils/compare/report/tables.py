@@ -190,7 +190,7 @@ def _runs_have(variant: VariantResult, metric: str) -> bool:
 
 
 def _tone(run: Run) -> str:
-    return "failed" if run.status != "done" else ""
+    return "failed" if run.status != "done" else "done"
 
 
 def _remark(run: Run) -> Cell:

@@ -46,6 +46,7 @@ class CheckConfig(Options):
         repeatable=True,
     )
     font: str = train_flag("font")
+    lang: str = train_flag("lang")
     project: str = flag(str(ROOT / "runs" / "check"), "folder of the run folders")
     name: str = flag("exp", "name of the run folder; numbered if it exists")
     exist_ok: bool = flag(False, "write into an existing run folder", "switch")

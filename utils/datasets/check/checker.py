@@ -228,7 +228,7 @@ def _content(
     settings = {
         name: value
         for name, value in config.as_dict().items()
-        if name not in ("workers", "font", "project", "name", "exist_ok")
+        if name not in ("workers", "font", "lang", "project", "name", "exist_ok")
     }
     names, levels = list(splits), findings.count_levels(found)
     better = box_fit.better_anchors({name: split.fit for name, split in splits.items()}, head.geometry)

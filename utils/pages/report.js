@@ -21,8 +21,9 @@
     rows.sort(([one], [other]) => one === null || other === null
       ? (one === null) - (other === null) : (down ? -1 : 1) * compare(one, other));
     table.tBodies[0].append(...rows.map(([, row]) => row));
-    document.getElementById("announcement").textContent =
-      `Sorted by ${headings[column].dataset.name}, ${down ? "descending" : "ascending"}`;
+    const announcement = document.getElementById("announcement");
+    announcement.textContent = announcement.dataset[down ? "descending" : "ascending"]
+      .replace("{column}", () => headings[column].dataset.name);
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     [...table.tHead.rows[0].cells].forEach((heading, column) =>
@@ -35,7 +36,7 @@
   const stored = () => { try { return localStorage.getItem("comparison-theme"); } catch { return null; } };
   const store = (theme) => { try { localStorage.setItem("comparison-theme", theme); } catch { /* a page from a file may not */ } };
   const isDark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const updateButton = () => { button.textContent = isDark() ? "Light theme" : "Dark theme"; };
+  const updateButton = () => { button.textContent = isDark() ? button.dataset.light : button.dataset.dark; };
   if (["light", "dark"].includes(stored())) root.dataset.theme = stored();
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
