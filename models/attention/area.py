@@ -28,7 +28,7 @@ from models.attention.ops.numerics import require_positive, resolve_divisor
 from models.attention.ops.sizes import ceil_divide, is_known
 from models.attention.ops.softmax_attention import attend, to_map, to_tokens
 from models.layers import Conv
-from models.recording import is_recording, record, softmax_weights
+from models.recording import cells_within, is_recording, record, record_softmax, softmax_weights
 from models.registry import register
 
 HEAD_WIDTH = 32  # the paper's
@@ -68,17 +68,21 @@ class AreaAttention(nn.Module):
         return x + self.project(to_map(attended, x.shape[-2:]) + self.position(value))
 
     def _record(self, query: Tensor, key: Tensor, size: Sequence[int]) -> None:
-        """Record the weights of the keys of each position's own area, (B, heads, N, length)."""
+        """Record the weights of the keys of each position's own area, (B, heads, N, length); by cells if too many."""
         positions = query.shape[2]
         length = ceil_divide(positions, self.area)
+        label = "area attention" if length < positions else "attention over the whole map"
+        index = torch.arange(positions, device=query.device)[:, None]
+        if cells_within((length, 1), query.shape[1] * positions) != (length, 1):
+            areas = index // length
+            record_softmax(self, label, query, key, size, self.scale, areas == areas.t())
+            return
         parts = [
             softmax_weights(*pair, self.scale)
             for pair in zip(query.split(length, 2), key.split(length, 2), strict=True)
         ]
         weights = cat([pad(part, (0, length - part.shape[3])) for part in parts], 2)
-        index = torch.arange(positions, device=query.device)[:, None]
         keys = index // length * length + torch.arange(length, device=query.device)
-        label = "area attention" if length < positions else "attention over the whole map"
         record(self, "attention", label, weights, size, keys.masked_fill(keys >= positions, -1))
 
     def _within_areas(self, *tokens: Tensor) -> Tensor:

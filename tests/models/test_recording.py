@@ -9,9 +9,10 @@ import pytest
 import torch
 from blocks.instances import BLOCKS, CASES, build, image, opened, randomised
 
+from models.attention.area import AreaAttention
 from models.attention.cbam import CBAM
 from models.identity_start import IdentityStart
-from models.recording import KINDS, AppliedAttention, record, record_softmax, recording, softmax_weights
+from models.recording import KINDS, AppliedAttention, record, record_softmax, recording, softmax_weights, sum_in_cells
 from models.registry import find, registered
 from models.yolo import Model
 from models.zoo.table import load_variants
@@ -227,6 +228,19 @@ def test_keys_of_a_large_map_are_joined_in_cells_whose_weights_are_sums(monkeypa
     for cell in range(12):
         expected = full[..., rows[cell // 4], :][..., columns[cell % 4]].sum((3, 4))
         torch.testing.assert_close(joined.values[..., cell], expected)
+
+
+def test_areas_of_a_large_map_are_recorded_by_cells(monkeypatch):
+    block, x = randomised(AreaAttention(8, 2, 3)), image(2, 8, 4, 7).double()
+    with torch.no_grad(), recording() as records:
+        block(x)
+        monkeypatch.setattr("models.recording.MOST_WEIGHTS", 2 * 28 * 8)
+        block(x)
+    sparse, joined = records
+    assert sparse.keys.shape == (28, 10) and joined.keys is None and joined.grid == (2, 4)
+    full = torch.zeros(2, 2, 28, 29).double().scatter_add(3, (sparse.keys % 29).expand(2, 2, -1, -1), sparse.values)
+    expected = sum_in_cells(full[..., :28].unflatten(3, (4, 7)), (2, 4)).flatten(3)
+    torch.testing.assert_close(joined.values, expected)
 
 
 def test_refuses_an_unknown_kind():
