@@ -119,7 +119,8 @@ class BRA(nn.Module):
         positions = to_windows(pad_to_multiple(numbers, rows, columns), rows, columns)[0, :, :, 0] - 1  # -1: padding
         picked = torch.zeros(batch, count, count, dtype=torch.bool, device=device).scatter(2, routes, True)
         in_any = picked.any(0)  # images share the keys of a record; another image's have no weight
-        near = in_any.int().argsort(dim=1, descending=True)[:, : int(in_any.sum(1).max())]  # (R, U)
+        most = min(batch * routes.shape[2], count)
+        near = in_any.int().argsort(dim=1, descending=True)[:, :most]  # (R, U)
         used = picked.gather(2, near.expand(batch, -1, -1))  # (B, R, U)
         query, key = (
             self._heads(each) for each in (regions.chunk(3, 3)[0], regions.chunk(3, 3)[1][:, near].flatten(2, 3))

@@ -5,6 +5,7 @@ import torch
 from fake_cuda import DeviceWatch, fake_cuda, mixed_precision, on_fake_cuda
 from torch import nn
 
+from models.recording import recording
 from models.yolo import Model
 from models.zoo.table import load_variants
 from utils.config import Hyperparameters
@@ -40,6 +41,19 @@ NONDETERMINISTIC = {
 
 def network(variant: str) -> Model:
     return Model(str(ROOT / "models" / ("yolov5n.yaml" if variant == "base" else f"yolov5n_{variant}.yaml")))
+
+
+@pytest.mark.parametrize("variant", VARIANTS[1:])
+def test_what_a_variant_records_stays_on_its_device(variant):
+    model = network(variant).eval()
+    with fake_cuda(), torch.no_grad():
+        on_fake_cuda(model)
+        watch = DeviceWatch()
+        with watch, mixed_precision(torch.float16), recording() as records:
+            model(torch.empty(2, 3, 256, 320, device="cuda"))
+    assert watch.faults == set() and torch.float16 in watch.dtypes and records
+    for shown in records:
+        assert shown.values.is_cuda and (shown.keys is None or shown.keys.is_cuda)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
