@@ -12,6 +12,7 @@ from utils.cli import run_script
 from utils.compare.report.page import html_page
 from utils.compare.report.report_figures import draw_figures
 from utils.config import ValConfig, parse
+from utils.datasets.check.findings import KINDS, LEVELS
 from utils.files import ROOT
 from utils.language import Dictionary, dictionary, speaking, translated
 from utils.log import LOGGER
@@ -55,6 +56,11 @@ def sentences(text: str) -> list[str]:
 def test_each_text_of_the_report_has_a_chinese_one():
     texts = texts_of(*(f"utils/compare/report/{name}.py" for name in REPORT))
     assert len(texts) > 60 and untranslated(texts, dictionary("zh")) == []
+
+
+def test_each_text_of_the_data_checkers_page_has_a_chinese_one():
+    texts = texts_of("utils/datasets/check/check_page.py") + [*LEVELS, *(kind.fix for kind in KINDS.values())]
+    assert len(texts) > 70 and untranslated(texts, dictionary("zh")) == []
 
 
 def test_a_text_without_a_chinese_one_is_found():

@@ -125,18 +125,21 @@ def section(key: str, title: str, content: str) -> str:
     return f'<section id="{key}" aria-labelledby="{key}-title">{heading}{content}</section>'
 
 
-def embedded_image(file: Path, description: str, most_bytes: int = _EMBEDDED_BYTES) -> str:
+def embedded_image(
+    file: Path, description: str, most_bytes: int = _EMBEDDED_BYTES, widest: int = _EMBEDDED_WIDTH
+) -> str:
     """Return an image inside the page, in a box that scrolls sideways.
 
     Args:
         file: The image.
         description: What it shows, in English.
         most_bytes: A larger file is embedded as a smaller JPEG of it.
+        widest: Width of that JPEG in pixels.
 
     Returns:
         HTML.
     """
-    kind, content = _embedded(file, most_bytes)
+    kind, content = _embedded(file, most_bytes, widest)
     text = escape(translated(description), quote=True)
     label = escape(translated(f"{translated(description)}, figure"), quote=True)
     return (
@@ -180,7 +183,7 @@ def themed(svg: str) -> str:
     return svg
 
 
-def _embedded(file: Path, most_bytes: int) -> tuple[str, str]:
+def _embedded(file: Path, most_bytes: int, widest: int) -> tuple[str, str]:
     """Return (kind, base64) of an image: the file itself if it is small enough, else a smaller JPEG of it."""
     from PIL import Image
 
@@ -189,7 +192,7 @@ def _embedded(file: Path, most_bytes: int) -> tuple[str, str]:
         stream, kind = io.BytesIO(), "jpeg"
         with Image.open(io.BytesIO(content)) as image:
             copy = image.convert("RGB")
-            copy.thumbnail((_EMBEDDED_WIDTH, 4 * _EMBEDDED_WIDTH))
+            copy.thumbnail((widest, 4 * widest))
             copy.save(stream, "JPEG", quality=85, optimize=True)
         content = stream.getvalue()
     return kind, base64.b64encode(content).decode("ascii")

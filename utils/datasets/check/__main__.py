@@ -2,8 +2,8 @@
 
     python -m utils.datasets.check data/shapes.yaml --img 640 --cfg models/yolov5n.yaml
 
-Writes check.json, findings.csv, check.png, sheet_<split>.jpg and duplicates.jpg to runs/check/exp, exp2, ... and
-nothing anywhere else. Exit code: 0 without faults and warnings, 1 with, 2 if the check itself could not run.
+Writes check.html, check.json, findings.csv, check.png, sheet_<split>.jpg and duplicates.jpg to runs/check/exp, exp2,
+... and nothing anywhere else. Exit code: 0 without faults and warnings, 1 with, 2 if the check itself could not run.
 """
 
 import sys

@@ -22,7 +22,7 @@ from utils.datasets.label_store import LabelStore
 from utils.datasets.prepare import ensure
 from utils.datasets.row_reader import RowRules
 from utils.errors import DataError
-from utils.files import ROOT, run_folder, write_json_atomically
+from utils.files import ROOT, run_folder, write_json_atomically, write_text_atomically
 from utils.log import LOGGER
 from utils.types import HeadGeometry
 
@@ -122,7 +122,7 @@ def check(config: CheckConfig) -> Report:
         report = Report(
             folder, tuple(found), splits, repeated, _content(config, spec, head, listing, splits, repeated, found)
         )
-        _write(report, spec, head)
+        _write(report, spec, head, config.lang)
     _log_report(report, spec)
     return report
 
@@ -279,8 +279,9 @@ def _figures(split: CheckedSplit) -> dict:
     }
 
 
-def _write(report: Report, spec: DatasetSpec, head: ReferenceHead) -> None:
-    """check.json, findings.csv, the page of plots and the sheets."""
+def _write(report: Report, spec: DatasetSpec, head: ReferenceHead, language: str) -> None:
+    """check.json, findings.csv, the page of plots, the sheets, and check.html, which holds them all."""
+    from utils.datasets.check.check_page import check_page
     from utils.datasets.check.overview_page import OverviewPage, plot_page
     from utils.datasets.check.sheets import pair_sheet, sample_sheet
 
@@ -320,6 +321,8 @@ def _write(report: Report, spec: DatasetSpec, head: ReferenceHead) -> None:
             spec.names,
             report.folder / "duplicates.jpg",
         )
+    html = check_page(report.content, report.findings, report.folder, language)
+    write_text_atomically(report.folder / "check.html", html)
 
 
 def _remarks(found: Iterable[Finding]) -> dict[str, str]:

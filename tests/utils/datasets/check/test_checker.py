@@ -125,7 +125,8 @@ def test_clean_data_is_called_clean_and_left_alone(data, pages):
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in data.rglob("*") if path.is_file()}
     assert after == before
     written = sorted(path.name for path in report.folder.iterdir())
-    assert written == ["check.json", "check.png", "findings.csv", "sheet_test.jpg", "sheet_train.jpg", "sheet_val.jpg"]
+    sheets = ["sheet_test.jpg", "sheet_train.jpg", "sheet_val.jpg"]
+    assert written == ["check.html", "check.json", "check.png", "findings.csv", *sheets]
     assert cv2.imread(str(report.folder / "sheet_train.jpg")).shape == (4 * 412 + 6, 4 * 486 + 6, 3)
     page = cv2.imread(str(report.folder / "check.png"))
     assert page.shape == (1485, 1760, 3) and 0.5 < (page == 255).all(2).mean() < 0.98
