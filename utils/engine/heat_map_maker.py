@@ -182,7 +182,7 @@ def make_heat_maps(
     """
     predictor = source.predictor
     canvas, placed = letterbox(image, predictor.input_shape(options.imgsz), auto=True, stride=predictor.stride)
-    tensor = predictor.tensor(canvas)
+    tensor = predictor.tensor(canvas[None])
     found, target = find_target(source.model, tensor, options, choice)
     if target is None:
         return HeatResult(source, method, tensor, placed, found, None, (), ())

@@ -44,6 +44,17 @@ class ModelInfo(BaseModel):
     layers: list[str]
 
 
+class HeatMapImage(BaseModel):
+    """A heat map: a transparent PNG in base64, to be laid over the image, and what it shows."""
+
+    model: str
+    method: str
+    layer: str
+    target: str
+    maximum: float = Field(description="the map's largest value in the unit of the method; the colors go from 0 to it")
+    png: str
+
+
 class RefusedRequest(BaseModel):
     """Why a request is not answered, in one line."""
 
@@ -60,7 +71,7 @@ def model_info(model: ServedModel) -> ModelInfo:
         input_width=width,
         fixed_size=model.predictor.fixed_shape is not None,
         heat_maps=model.has_gradients,
-        layers=[],
+        layers=model.layers,
     )
 
 

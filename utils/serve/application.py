@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -16,11 +17,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from utils.config import PredictOptions
+from utils.config.heatmap_options import CAM_METHODS
 from utils.errors import UserError
 from utils.log import without_controls
 from utils.runtimes.metadata import PROJECT_VERSION
-from utils.serve.answers import DetectedImage, ModelInfo, RefusedRequest, class_ids, image_result, model_info
+from utils.serve.answers import (
+    DetectedImage,
+    HeatMapImage,
+    ModelInfo,
+    RefusedRequest,
+    class_ids,
+    image_result,
+    model_info,
+)
 from utils.serve.clips import ClipShelf, detect_clip
+from utils.serve.heat_overlay import heat_overlay
 from utils.serve.network_worker import NetworkWorker
 from utils.serve.serve_options import ServeConfig
 from utils.serve.served_models import ServedModels
@@ -96,6 +107,7 @@ def build_application(models: ServedModels, config: ServeConfig) -> FastAPI:
     )
     _add_page(app)
     _add_detection(app, models, worker, config)
+    _add_heat_maps(app, models, worker, config)
     _add_clips(app, models, worker, shelf, config)
     _add_problems(app)
     app.add_middleware(Guard, hosts=_allowed_hosts(config), most_bytes=int(config.max_upload * 1e6))
@@ -140,6 +152,28 @@ def _add_detection(app: FastAPI, models: ServedModels, worker: NetworkWorker, co
         future = await anyio.to_thread.run_sync(worker.detect, served.predictor, image, options)
         answer = await asyncio.wrap_future(future)
         return image_result(served, image.shape, answer)
+
+
+def _add_heat_maps(app: FastAPI, models: ServedModels, worker: NetworkWorker, config: ServeConfig) -> None:
+    @app.post(
+        "/v1/heatmap", summary="What one detection in an image depends on, sent as the body", openapi_extra=_IMAGE_BODY
+    )
+    async def heat_map(
+        request: Request,
+        model: ModelName = "",
+        method: Annotated[str, Query(description=", ".join(CAM_METHODS))] = CAM_METHODS[0],
+        layer: Annotated[str, Query(description="index, name or path of a layer; empty takes the default")] = "",
+        box: Annotated[int, Query(ge=1, description="which detection, 1 being the most confident")] = 1,
+        conf: Confidence = 0.25,
+        iou: Overlap = 0.45,
+        imgsz: Side = None,
+    ) -> HeatMapImage:
+        served = models.of(model)
+        raw = await request.body()
+        image = await anyio.to_thread.run_sync(decode_upload, raw, config.max_pixels)
+        options = PredictOptions(imgsz, conf, iou)
+        work = partial(heat_overlay, served, image, options, method, layer, box)
+        return await asyncio.wrap_future(worker.call(work))
 
 
 def _add_clips(
@@ -194,6 +228,10 @@ def _add_problems(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return problem(f"{first['loc'][-1]}: {first['msg'].lower()}", 422)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return problem(f"the server failed: {type(error).__name__}; its log has more", 500)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:

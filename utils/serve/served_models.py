@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.registry import load_plugins
+from models.yolo import Model
 from utils.engine.predictor import Predictor, load_predictor
 from utils.errors import nearest
 from utils.log import LOGGER
-from utils.runtimes.network import runtime_networks
 from utils.serve.serve_options import ServeConfig
 from utils.serve.uploads import UploadError
 
@@ -28,6 +28,13 @@ class ServedModel:
     predictor: Predictor
     path: str
     has_gradients: bool
+
+    @property
+    def layers(self) -> list[str]:
+        """The kinds of the rows of the network but its head, by index; none of an exported file."""
+        network = self.predictor.model
+        rows = list(network.model)[:-1] if isinstance(network, Model) else []
+        return [type(getattr(row, "block", row)).__name__ for row in rows]
 
     @property
     def imgsz(self) -> tuple[int, int]:
@@ -63,7 +70,7 @@ def load_models(config: ServeConfig) -> ServedModels:
     models = []
     for path, name in zip(config.weights, model_names(config.weights), strict=True):
         predictor = load_predictor(path, config.device, config.half, config.download, config.dnn)
-        models.append(ServedModel(name, predictor, path, not runtime_networks(predictor.model)))
+        models.append(ServedModel(name, predictor, path, isinstance(predictor.model, Model)))
         LOGGER.info(f"{name}: {path}, {len(predictor.names)} classes, on {predictor.device}")
     return ServedModels(models)
 

@@ -29,17 +29,17 @@ class Client:
     def __init__(self, port):
         self.port = port
 
-    def __call__(self, method, path, body=None, headers=None, **query):
+    def __call__(self, verb, path, body=None, headers=None, **query):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, f"{path}?{urlencode(query)}" if query else path, body, headers or {})
+            connection.request(verb, f"{path}?{urlencode(query)}" if query else path, body, headers or {})
             answer = connection.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
         finally:
             connection.close()
 
-    def json(self, method, path, body=None, headers=None, **query):
-        status, _, content = self(method, path, body, headers, **query)
+    def json(self, verb, path, body=None, headers=None, **query):
+        status, _, content = self(verb, path, body, headers, **query)
         return status, json.loads(content)
 
 

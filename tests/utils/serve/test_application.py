@@ -1,8 +1,10 @@
 """The page's interface: the boxes of detect.py, batches of concurrent requests, every wrong request one line."""
 
+import base64
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,8 +13,12 @@ from conftest import Client, noise_image, png, running
 from small_videos import write_video
 
 from utils.config import PredictOptions
+from utils.engine.heat_map_maker import HeatSource, make_heat_maps
 from utils.engine.predictor import load_predictor, predict
 from utils.files import ROOT
+from utils.heatmaps.detection_target import TargetChoice
+from utils.heatmaps.map_layers import find_layers
+from utils.heatmaps.placement import normalized, on_image
 
 PAGE = ROOT / "utils" / "serve" / "page"
 
@@ -194,6 +200,36 @@ def test_a_failing_network_does_not_end_the_server(client, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("utils.serve.network_worker.non_max_suppression", fail)
-        assert client("POST", "/v1/detect", png(noise_image()), imgsz=64)[0] == 500
+        status, answer = client.json("POST", "/v1/detect", png(noise_image()), imgsz=64)
+        assert (status, answer) == (500, {"error": "the server failed: RuntimeError; its log has more"})
     assert client("POST", "/v1/detect", png(noise_image()), imgsz=64)[0] == 200
     assert isinstance(client, Client)
+
+
+def test_a_heat_map_is_that_of_heatmap_py(client, weights):
+    image = noise_image()
+    status, heat = client.json(
+        "POST", "/v1/heatmap", png(image), method="eigencam", conf=0.3, imgsz=96, box=2, layer="1"
+    )
+    source = HeatSource(load_predictor(weights[0], "cpu"), "one", str(weights[0]))
+    source = replace(source, layers=tuple(find_layers(source.model, ["1"])))
+    expected = make_heat_maps(source, image, PredictOptions(96, 0.3), TargetChoice("box", 2), "eigencam")
+    assert status == 200 and (heat["layer"], heat["target"]) == (expected.final.title, expected.target_title())
+    assert heat["maximum"] == pytest.approx(expected.final.peak, rel=1e-5)
+    overlay = cv2.imdecode(np.frombuffer(base64.b64decode(heat["png"]), np.uint8), cv2.IMREAD_UNCHANGED)
+    values = on_image(normalized(expected.final.values), expected.placed)
+    assert overlay.shape == (96, 128, 4)
+    assert np.abs((overlay[..., 3] / 255.0) ** 2 - values).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"method": "gradcam+"}, "method: unknown 'gradcam+' (did you mean gradcam++"),
+        ({"layer": "99"}, "--layer 99: the network has the rows 0 to"),
+        ({"conf": 1.0}, "detection 1: 0 are found at this confidence"),
+    ],
+)
+def test_a_heat_map_that_cannot_be_made_is_one_line(client, query, words):
+    status, answer = client.json("POST", "/v1/heatmap", png(noise_image()), imgsz=96, **query)
+    assert status == 422 and words in answer["error"]

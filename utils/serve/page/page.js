@@ -16,7 +16,7 @@ const TEXTS = {
     perframe: "per frame", mostin: "most in a frame", frameswith: "frames with it", counts: "Objects per class over {n} frames",
     cut: "The clip was cut at {n} frames (--max-frames).", unreachable: "The server does not answer: is it still running?",
     notarget: "no heat map: {why}", default: "{size} (default)", auto: "where the detection comes from",
-    heatof: "heat map: {target}", empty: "Nothing found at this confidence.",
+    heatof: "heat map of {target}, layer {layer}", empty: "Nothing found at this confidence.",
   },
   zh: {
     title: "目标检测", local: "全部在本页所在的机器上运行，不向别处发送任何数据。",
@@ -30,7 +30,7 @@ const TEXTS = {
     perframe: "每帧平均", mostin: "单帧最多", frameswith: "出现帧数", counts: "{n} 帧中各类目标数",
     cut: "视频只处理了前 {n} 帧（--max-frames）。", unreachable: "服务器没有响应：它还在运行吗？",
     notarget: "没有热力图：{why}", default: "{size}（默认）", auto: "检测结果所在的层",
-    heatof: "热力图：{target}", empty: "在此置信度下没有找到目标。",
+    heatof: "{target} 的热力图，层 {layer}", empty: "在此置信度下没有找到目标。",
   },
 };
 const METHODS = [["", "none"], ["gradcam", "Grad-CAM"], ["gradcam++", "Grad-CAM++"], ["layercam", "LayerCAM"], ["eigencam", "EigenCAM"]];
@@ -222,7 +222,7 @@ async function heatMaps(run) {
       try {
         const answer = await ask("/v1/heatmap", {
           model: panel.model.name, method: $("method").value, layer: $("layer").value, conf: $("conf").value,
-          iou: $("iou").value, imgsz: $("imgsz").value,
+          iou: $("iou").value, box: panel.box ?? 1, imgsz: $("imgsz").value,
         }, state.file);
         panel.heat = await answer.json();
       } catch (error) {
@@ -233,6 +233,16 @@ async function heatMaps(run) {
     }
     showPanel(panel);
   }
+}
+
+// A row of the table makes its detection the one that heat maps explain.
+function explain(found) {
+  for (const panel of state.panels) {
+    if (panel.kind !== "image") continue;
+    const at = visible(panel).indexOf(found);
+    if (at >= 0) panel.box = at + 1;
+  }
+  if ($("method").value) heatMaps(state.run);
 }
 
 // ---- results ----
@@ -263,7 +273,7 @@ function showImage(panel) {
   const facts = make("p", { class: "facts" }, `${counted} · ${text("times", {
     ms: number(result.milliseconds.inference, 1), w: result.input_width, h: result.input_height })}`);
   if (panel.heat) {
-    const why = panel.heat.problem ? text("notarget", { why: panel.heat.problem }) : text("heatof", { target: panel.heat.target });
+    const why = panel.heat.problem ? text("notarget", { why: panel.heat.problem }) : text("heatof", { target: panel.heat.target, layer: panel.heat.layer });
     facts.append(make("br"), why);
   }
   const overlay = draw("svg", { viewBox: `0 0 ${result.width} ${result.height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -343,6 +353,7 @@ function tableOf(shown, overlay) {
   const rows = shown.map((found, index) => make("tr", {
     tabindex: "0", onmouseenter: () => light(overlay, index), onmouseleave: () => light(overlay, null),
     onfocus: () => light(overlay, index), onblur: () => light(overlay, null),
+    onclick: () => explain(found), onkeydown: (event) => event.key === "Enter" && explain(found),
   }, make("td", {}, dotOf(found.class_id), found.name), make("td", { class: "number" }, number(found.confidence, 3)),
   make("td", { class: "number" }, [found.x1, found.y1, found.x2, found.y2].map((value) => number(value, 0)).join(", "))));
   return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, text("class")),
