@@ -11,11 +11,11 @@ from typing import cast, overload
 from models.registry import load_plugins
 from utils.background import BackgroundWorker
 from utils.checkpoint import find_weights, read_checkpoint, strip
+from utils.class_choice import class_ids
 from utils.compilation import CompileOptions, compiled_network
 from utils.config import DetectConfig, PredictOptions, Slicing
 from utils.datasets.source_entries import Failure
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
-from utils.engine.class_choice import class_ids
 from utils.engine.prediction_tables import CountsWriter, CsvWriter, JsonWriter
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, FrameWriter, ImageWriter, LabelWriter

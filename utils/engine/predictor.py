@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from models.inference import largest_stride
 from utils.background import ReadAhead
 from utils.boxes import xyxy_to_xywhn
+from utils.class_choice import class_ids
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox, round_to_stride
 from utils.datasets.sources import Frame, StreamSource, open_source
 from utils.device import Timer, network_input, select_device
-from utils.engine.class_choice import class_ids
 from utils.engine.evaluator import usable_half
 from utils.engine.tiled_inference import TiledInference
 from utils.errors import NAME_LIMIT, cut

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from utils.class_choice import class_ids
 from utils.config import PredictOptions
 from utils.errors import ConfigError, cut, nearest
 from utils.nms import traced_suppression
@@ -84,11 +85,13 @@ def find_target(
     Returns:
         The detections in pixels of `image`, and the target; None if there is no such detection.
     """
+    names = cast("Sequence[str]", model.names)
+    classes = class_ids(options.classes, names)
     decoded, raw = model(image)
     found, rows = traced_suppression(
-        decoded, options.conf_thres, options.iou_thres, options.classes, options.agnostic, options.max_det
+        decoded, options.conf_thres, options.iou_thres, classes, options.agnostic, options.max_det
     )
-    chosen = _choose(found, choice, cast("Sequence[str]", model.names))
+    chosen = _choose(found, choice, names)
     if not chosen:
         return found, None
     index = torch.tensor(chosen, device=rows.device)

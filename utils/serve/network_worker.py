@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.class_choice import class_ids
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox
 from utils.device import Timer
-from utils.engine.class_choice import class_ids
 from utils.engine.predictor import Predictor
 from utils.nms import non_max_suppression
 from utils.runtimes.network import give_thresholds

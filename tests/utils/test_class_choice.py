@@ -2,8 +2,8 @@
 
 import pytest
 
+from utils.class_choice import class_ids
 from utils.config import DetectConfig, parse
-from utils.engine.class_choice import class_ids
 from utils.errors import ConfigError
 
 NAMES = ("person", "traffic light", "7", "bus")
