@@ -1,4 +1,4 @@
-"""Heat maps for the page: one detection's map as a transparent image that lies over the picture."""
+"""Heat maps for the page: one detection's map as a transparent image that lies over the original."""
 
 import base64
 
