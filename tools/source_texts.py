@@ -34,6 +34,11 @@ def _field(node: ast.expr) -> str:
 
 def _field_name(node: ast.expr) -> str:
     """The last name of an expression that says what it is: an attribute, a key, an argument, or the function."""
+    name = _last_name(node).strip("_").lower()
+    return {"name": "type"}.get(name, name) if "__" in _last_name(node) else name if name.isidentifier() else "value"
+
+
+def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return node.id.strip("_")
     if isinstance(node, ast.Attribute):
@@ -42,15 +47,15 @@ def _field_name(node: ast.expr) -> str:
         return str(node.value)
     if isinstance(node, ast.Subscript):
         key = node.slice
-        return key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else _field_name(node.value)
+        return key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else _last_name(node.value)
     if isinstance(node, ast.Call):
-        inner = [_field_name(argument) for argument in node.args[-1:] if not isinstance(argument, ast.GeneratorExp)]
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else _field_name(node.func)
-        return _field_name(node.func) if called == "join" or not inner else inner[0] or called
+        inner = [_last_name(argument) for argument in node.args[-1:] if not isinstance(argument, ast.GeneratorExp)]
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else _last_name(node.func)
+        return _last_name(node.func) if called == "join" or not inner else inner[0] or called
     if isinstance(node, ast.IfExp):
-        return _field_name(node.body)
+        return _last_name(node.body)
     if isinstance(node, ast.BinOp):
-        return _field_name(node.left)
+        return _last_name(node.left)
     return "value"
 
 

@@ -20,10 +20,10 @@ from utils.log import LOGGER
 REPORT = ("page", "tables", "study_cells", "cost_tables", "cells", "report_figures")
 SAMPLES = {
     "subject": "does X",
-    "SIZES": "small",
+    "sizes": "small",
     "what": "latency",
     "status": "failed",
-    "MARKERS": "Hollow: no difference shown.",
+    "markers": "Hollow: no difference shown.",
     "column": "X",
     "seeds": "seed 3, the first,",
 }

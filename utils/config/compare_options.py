@@ -179,16 +179,19 @@ class CompareConfig(Options):
             raise ConfigError("--control: trains a parameter-matched baseline, so it needs --cfg")
         if self.control and len(self.yamls) == 1:
             raise ConfigError(
-                "--control: matches the parameters of the largest variant, and --cfg names the baseline alone"
+                "--control: matches the parameters of the largest variant, and --cfg names the baseline alone; "
+                "name a variant too"
             )
         if self.launch_options and not self.launcher:
-            raise ConfigError("--launch-options: are for --launcher submitit, which is not given")
+            raise ConfigError(
+                "--launch-options: are for --launcher submitit, which is not given; add it, or leave them out"
+            )
         for text in self.launch_options or ():
             if not text.partition("=")[0].isidentifier() or "=" not in text:
                 raise ConfigError(f"--launch-options {text}: expected KEY=VALUE, such as timeout_min=240")
         self._check_eight_bit()
         if len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice")
+            raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice; name each once")
         if self.seeds == (0,):
             raise ConfigError("--seeds 0: no seed at all; --seeds 1 is the single seed 0, --seeds 0 1 are two")
         self.training_config("", 0).check()

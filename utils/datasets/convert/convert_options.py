@@ -50,4 +50,4 @@ class ConvertConfig(Options):
             given = " ".join(f"{share:g}" for share in self.split)
             raise ConfigError(f"--split {given}: expected up to three shares, of train, val and test, with sum 1")
         if self.one_based and self.format != "voc":
-            raise ConfigError(f"--one-based: is about VOC files, not {self.format}")
+            raise ConfigError(f"--one-based: is about VOC files, not {self.format}; leave it out")
