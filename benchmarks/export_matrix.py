@@ -4,7 +4,7 @@
                                                              measure what is missing: a minute per variant
     python benchmarks/export_matrix.py --variants CBAM Swin  some, again
     python benchmarks/export_matrix.py --columns "ONNX static"
-    python benchmarks/export_matrix.py --table               write the table of docs/export.md from the results
+    python benchmarks/export_matrix.py --table               write the table of docs/export.md, in both languages, from the results
 
 Every variant is built at scale n with the official weights; what is new has weights of a seed, batch norms and gates
 disturbed so that no gate is idle. Each file is run on the first image at three sizes and compared with torch. A static
@@ -21,7 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -46,6 +46,14 @@ from utils.transfer.pretrained import transfer_weights  # noqa: E402
 
 RESULTS = ROOT / "docs" / "export_matrix.json"
 PAGE = ROOT / "docs" / "export.md"
+CHINESE_PAGE = ROOT / "docs" / "export.zh-CN.md"
+CHINESE = {
+    "Agree at all three sizes: {}.": "三种尺寸都一致的变体数：{}。",
+    "{} {} of {}": "{} {} / {}",
+    "variant": "变体",
+    "fails": "失败",
+    "Why cells fail:": "失败的原因：",
+}
 MARKERS = ("<!-- made by `python benchmarks/export_matrix.py --table` -->", "<!-- end: matrix -->")
 SIZES = ((320, 320), (256, 384), (352, 480))  # height, width
 P6_SIZES = (*SIZES[:2], (384, 448))  # multiples of 64
@@ -74,7 +82,8 @@ def main() -> None:
         print(json.dumps({column: measurement.cell(column) for column in options.columns}))
         return
     if options.table:
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        for page, words in ((PAGE, {}), (CHINESE_PAGE, CHINESE)):
+            page.write_text(with_table(page.read_text(encoding="utf-8"), words), encoding="utf-8")
         return
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": {}}
     results["versions"] = {name: installed(name) for name in PACKAGES}
@@ -205,15 +214,20 @@ def text(found: dict) -> str:
     )
 
 
-def with_table(page: str) -> str:
-    """Return the page with the table of the results between its markers."""
+def with_table(page: str, words: Mapping[str, str] | None = None) -> str:
+    """Return the page with the table of the results between its markers, in English or in the words given."""
     before, _, rest = page.partition(MARKERS[0])
     _, _, after = rest.partition(MARKERS[1])
-    return f"{before}{MARKERS[0]}\n{table(json.loads(RESULTS.read_text(encoding='utf-8')))}\n{MARKERS[1]}{after}"
+    made = table(json.loads(RESULTS.read_text(encoding="utf-8")), words or {})
+    return f"{before}{MARKERS[0]}\n{made}\n{MARKERS[1]}{after}"
 
 
-def table(results: dict) -> str:
+def table(results: dict, words: Mapping[str, str]) -> str:
     """Return versions, shares of cells that agree, the matrix, and why cells fail."""
+
+    def say(english: str, *values: object) -> str:
+        return words.get(english, english).format(*values)
+
     found = results["rows"]
     names = [name for name in rows() if name in found]
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
@@ -222,18 +236,19 @@ def table(results: dict) -> str:
     for column in COLUMNS:
         cells = [found[name][column] for name in names if column in found[name]]
         good = sum("error" not in each and all(each["ok"]) for each in cells)
-        shares.append(f"{column} {good} of {len(cells)}")
-    lines += [f"Agree at all three sizes: {', '.join(shares)}.", ""]
-    lines += [f"| variant | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
+        shares.append(say("{} {} of {}", column, good, len(cells)))
+    lines += [say("Agree at all three sizes: {}.", ", ".join(shares)), ""]
+    lines += [f"| {say('variant')} | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
     for name in names:
-        lines.append(f"| {name} | {' | '.join(text(found[name].get(column, {'error': ''})) for column in COLUMNS)} |")
+        cells = [text(found[name].get(column, {"error": ""})) for column in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(say(cell) for cell in cells)} |")
     reasons = [
         f"- {name}, {column}: `{found[name][column]['error']}`"
         for name in names
         for column in COLUMNS
         if "error" in found[name].get(column, {})
     ]
-    return "\n".join([*lines, *(["", "Why cells fail:", "", *reasons] if reasons else [])])
+    return "\n".join([*lines, *(["", say("Why cells fail:"), "", *reasons] if reasons else [])])
 
 
 def installed(package: str) -> str:
@@ -251,7 +266,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
     parser.add_argument("--weights", type=Path, default=ROOT / "yolov5n.pt", help="whose weights all variants get")
     parser.add_argument("--images", type=Path, nargs="+", default=list(CHECK_IMAGES), help="the first is compared on")
-    parser.add_argument("--table", action="store_true", help="write the table of docs/export.md")
+    parser.add_argument(
+        "--table", action="store_true", help="write the table of docs/export.md and its Chinese edition"
+    )
     parser.add_argument("--one", metavar="NAME", help="measure one variant and print its cells as JSON")
     return parser.parse_args()
 

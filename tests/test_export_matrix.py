@@ -12,7 +12,7 @@ for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "ncnn", "pnnx")
     pytest.importorskip(package, reason=f"the matrix of docs/export.md is measured with {package}")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import export_matrix  # noqa: E402
-from export_matrix import COLUMNS, PAGE, RESULTS, Measurement, disturbed_model, rows, with_table  # noqa: E402
+from export_matrix import CHINESE, CHINESE_PAGE, COLUMNS, PAGE, RESULTS, Measurement, disturbed_model, rows, with_table  # noqa: E402
 
 from utils.export.parity import EXACT  # noqa: E402
 
@@ -20,8 +20,9 @@ TENTH = share_of(rows(), 0.1)
 
 
 def test_the_page_has_the_table_of_the_results():
-    page = PAGE.read_text(encoding="utf-8")
+    page, chinese = (each.read_text(encoding="utf-8") for each in (PAGE, CHINESE_PAGE))
     assert page == with_table(page)
+    assert chinese == with_table(chinese, CHINESE)
     found = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
     assert sorted(found) == sorted(rows())
     assert all(set(row) == set(COLUMNS) for row in found.values())
