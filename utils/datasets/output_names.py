@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from utils.datasets.streams import public_address
 from utils.images import VIDEO_SUFFIXES
@@ -26,24 +25,28 @@ def unique_names(names: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     frames_of: set[str] = set()  # stems that a video must not have, since a frame of it would be named like an image
     copies: Counter[str] = Counter()
-    is_video = [PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES for name in names]
+    is_video = [_split(name)[1].lower() in VIDEO_SUFFIXES for name in names]
+    has_videos = any(is_video)
     # Images first: a video then avoids every image that is named like one of its frames.
     for index in sorted(range(len(names)), key=is_video.__getitem__):
-        path = PurePosixPath(names[index])
-        first = _stem(path)
-        candidate = path
-        while _stem(candidate) in taken or (is_video[index] and _stem(candidate) in frames_of):
+        candidate, (own_stem, suffix) = names[index], _split(names[index])
+        first = stem = own_stem.lower()
+        while stem in taken or (is_video[index] and stem in frames_of):
             copies[first] += 1
-            candidate = path.with_name(f"{path.stem}_{copies[first] + 1}{path.suffix}")
-        stem = _stem(candidate)
+            stem = f"{own_stem}_{copies[first] + 1}".lower()
+            candidate = f"{own_stem}_{copies[first] + 1}{suffix}"
         taken.add(stem)
-        frames_of.update(re.findall(r"(?s)\A(.*)_\d+\Z", stem))
-        result[index] = str(candidate)
+        if has_videos:
+            frames_of.update(re.findall(r"(?s)\A(.*)_\d+\Z", stem))
+        result[index] = candidate
     return result
 
 
-def _stem(path: PurePosixPath) -> str:
-    return str(path.with_suffix("")).lower()
+def _split(name: str) -> tuple[str, str]:
+    """The name without suffix, and the suffix with its dot: a hundred thousand names are too many for path objects."""
+    dot = name.rfind(".")
+    begin = name.rfind("/") + 1
+    return (name[:dot], name[dot:]) if begin < dot < len(name) - 1 else (name, "")
 
 
 def _beside_reserved(name: str) -> str:

@@ -1,6 +1,7 @@
 """What the texts that `--source` takes name: files, folders, patterns, lists, and which are streams."""
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from utils.log import LOGGER
 _STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 _TRANSPORT_SYNC = 0x47  # begins each packet of an MPEG transport stream
 _LIVE_SUFFIXES = frozenset((".flv", ".m2ts", ".mts", ".ts"))  # behind http(s), these are mostly streams without an end
+_PROGRAM_SUFFIXES = (".ts", ".mts")  # of transport streams, and of TypeScript
 LIST_SUFFIXES = (".txt", ".streams")
 # What cameras and programs write beside what is read here: passed over in folders, but not in silence.
 _FOREIGN_SUFFIXES = frozenset(
@@ -176,9 +178,15 @@ def _expand_folder(folder: Path, origin: str) -> list[tuple[str, str]]:
     def unreadable(error: OSError) -> None:
         LOGGER.warning(f"WARNING: {error.filename}: passed over, cannot be read: {error.strerror}")
 
-    every = sorted(Path(file) for file in walk_files(folder, unreadable))
-    files = [file for file in every if _is_media(file) and not _is_program_text(file)]
-    foreign = Counter(file.suffix.lower() for file in every if file.suffix.lower() in _FOREIGN_SUFFIXES)
+    every = sorted(walk_files(folder, unreadable), key=lambda file: file.split(os.sep))
+    suffixes = [os.path.splitext(file)[1].lower() for file in every]
+    media = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
+    files = [
+        file
+        for file, suffix in zip(every, suffixes, strict=True)
+        if suffix in media and not (suffix in _PROGRAM_SUFFIXES and _is_program_text(Path(file)))
+    ]
+    foreign = Counter(suffix for suffix in suffixes if suffix in _FOREIGN_SUFFIXES)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
     if not files:
         others = f"; {kinds} cannot be read here, convert them" if foreign else ""
@@ -187,13 +195,15 @@ def _expand_folder(folder: Path, origin: str) -> list[tuple[str, str]]:
         LOGGER.warning(
             f"WARNING: {folder}: passed over {kinds}, which cannot be read here; convert them to .jpg or .mp4"
         )
-    return [(str(file), file.relative_to(folder).as_posix()) for file in files]
+    begin = len(os.path.join(folder, ""))
+    if str(folder) == ".":  # which paths made of it do not begin with
+        files = [os.path.normpath(file) for file in files]
+        begin = 0
+    return [(file, file[begin:].replace(os.sep, "/")) for file in files]
 
 
 def _is_program_text(file: Path) -> bool:
     """Return whether a .ts or .mts file is no transport stream: TypeScript has these suffixes, too."""
-    if file.suffix.lower() not in (".ts", ".mts"):
-        return False
     try:
         refuse_special(file)
         with file.open("rb") as stream:

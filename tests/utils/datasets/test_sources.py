@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from small_videos import write_video
 
+from utils.datasets import sources
 from utils.datasets.output_names import stream_stem, unique_names
 from utils.datasets.sources import FileSource, StreamSource, open_source
 from utils.datasets.streams import Patience, StreamReader, public_address
 from utils.datasets.video import VideoReader, fps_or_default, open_capture
 from utils.errors import DataError, UserError
 from utils.files import ROOT
-from utils.images import write_image
+from utils.images import read_image, write_image
 from utils.log import LOGGER
 
 FAST = Patience(give_up_s=0.3, stall_s=0.2, answer_s=1, first_delay=0.01, longest_delay=0.02)
@@ -209,6 +210,23 @@ def test_a_folder_of_thousands_has_as_many_names(tmp_path):
     source = open_source(tmp_path)
     stems = [Path(name).stem for name in source.names]
     assert len(source) == 3000 == len(set(stems)) and {stem.partition("_")[2] for stem in stems} == {"", "2", "3"}
+
+
+def test_a_folder_is_listed_once_and_read_as_it_goes(tmp_path, monkeypatch):
+    for number in range(60):
+        (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
+        write_image(tmp_path / f"{number % 3}" / f"{number:02}.png", solid_image())
+    listed, read = [], []
+    monkeypatch.setattr(
+        os, "walk", lambda *args, walk=os.walk, **options: (listed.append(args), walk(*args, **options))[1]
+    )
+    monkeypatch.setattr(sources, "read_image", lambda path: (read.append(path), read_image(path))[1])
+    source = open_source(tmp_path)
+    assert len(source) == 60 and len(listed) == 1 and not read
+    assert all(type(text) is str for text in (*source.paths, *source.names))  # a hundred thousand paths are 50 MB more
+    frames = iter(source)
+    assert [next(frames).name for _ in range(2)] == ["0/00.png", "0/03.png"]
+    assert len(listed) == 1 and len(read) == 2
 
 
 def test_nothing_readable_is_an_error(tmp_path):
