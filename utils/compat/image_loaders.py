@@ -1,6 +1,7 @@
 """YOLOv5's LoadImages, LoadStreams and LoadWebcam: frames for a network and as they are (BGR), read by our readers."""
 
 import glob
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from utils.compat.augmenting import letterbox
 from utils.compat.everyday import clean_str
+from utils.compat.unpacking import OLDER, takes_four
 from utils.datasets.source_entries import LIST_SUFFIXES, is_stream, read_list, suffix_of
 from utils.datasets.streams import StreamReader
 from utils.datasets.video import DEFAULT_FPS, VideoReader, open_capture
@@ -38,7 +40,7 @@ def _planes(im: np.ndarray) -> np.ndarray:
 
 
 class LoadImages:
-    """The images and videos that a path names, images first: yields (path, im, im0, cap, s).
+    """The images and videos that a path names, images first: yields (path, im, im0, cap, s), s unless a loop takes four.
 
     im: (3, H, W) uint8 RGB, letterboxed. im0: (H, W, 3) uint8 BGR, as read. cap: OpenCV's capture of a video, None for
     images. s: "image 1/2 /a/b.jpg: ".
@@ -96,8 +98,9 @@ class LoadImages:
         self._items = self._read()
         return self
 
-    def __next__(self) -> Item:
-        return next(self._items)
+    def __next__(self) -> Any:
+        item = next(self._items)
+        return item[:OLDER] if takes_four(sys._getframe(1)) else item
 
     def _read(self) -> Iterator[Item]:
         for index, (file, is_video) in enumerate(zip(self.files, self.video_flag, strict=True)):
@@ -239,7 +242,11 @@ class LoadStreams:
         self.count = -1
         return self
 
-    def __next__(self) -> StreamItem:
+    def __next__(self) -> Any:
+        item = self._next()
+        return item[:OLDER] if takes_four(sys._getframe(1)) else item
+
+    def _next(self) -> StreamItem:
         if not self._fresh and not self._update():
             self.close()
             raise StopIteration
