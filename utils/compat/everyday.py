@@ -8,7 +8,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,29 @@ _CODES = {
     **{f"bright_{name}": f"\033[{90 + code}m" for code, name in enumerate(_COLORS)},
     **{"end": "\033[0m", "bold": "\033[1m", "underline": "\033[4m"},
 }
+_COLOR_CODE = re.compile(r"\x1b\[\d+m")
 _WITHOUT_CATEGORY = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of COCO's papers that its boxes do not use
 _CLASSIFIER_SIDE = 224  # pixels
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class ScriptLogger(logging.LoggerAdapter):
-    """The project's logger for scripts that never set one up: before its first message it writes to standard output."""
+    """The project's logger for scripts that never set one up: before its first message it writes to standard output.
+
+    Colors of `colorstr` are left out, as the project's messages hold no control characters.
+    """
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Return a message without codes of colors.
+
+        Args:
+            msg: The message.
+            kwargs: Of the call.
+
+        Returns:
+            Both.
+        """
+        return _COLOR_CODE.sub("", str(msg)), kwargs
 
     def isEnabledFor(self, level: int) -> bool:
         """Return whether a message of this level is written."""

@@ -40,7 +40,7 @@ def _planes(im: np.ndarray) -> np.ndarray:
 
 
 class LoadImages:
-    """The images and videos that a path names, images first: yields (path, im, im0, cap, s), s unless a loop takes four.
+    """The images and videos that a path names, images first: yields (path, im, im0, cap, s), four to a loop of v5's.
 
     im: (3, H, W) uint8 RGB, letterboxed. im0: (H, W, 3) uint8 BGR, as read. cap: OpenCV's capture of a video, None for
     images. s: "image 1/2 /a/b.jpg: ".

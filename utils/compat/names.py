@@ -1,8 +1,8 @@
 """Which names of YOLOv5's modules are here: those that packages hand out when asked, and what replaces the others."""
 
-import dis
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from utils.errors import nearest
@@ -119,12 +119,19 @@ def resolve(module: str, name: str) -> Any:
         AttributeError: If anything else asks.
     """
     target = LAZY.get(module, {}).get(name)
+    if target is None and _is_submodule(module, name):  # not imported yet: the import system goes on and does that
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
     if target is None:
         refuse(module, name, depth=3)
     home, _, own = target.partition(":")
     value = getattr(import_module(home), own)
     vars(sys.modules[module])[name] = value
     return value
+
+
+def _is_submodule(module: str, name: str) -> bool:
+    is_package = "__path__" in vars(sys.modules[module])
+    return is_package and not name.startswith("_") and find_spec(f"{module}.{name}") is not None
 
 
 def refuse(module: str, name: str, depth: int = 2) -> NoReturn:
@@ -141,6 +148,8 @@ def refuse(module: str, name: str, depth: int = 2) -> NoReturn:
     """
     if name.startswith("_"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    import dis
+
     text = f"{module} has no {name!r}{_remedy(module, name)}"
     frame = sys._getframe(depth)
     if frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]:
