@@ -21,7 +21,7 @@ from utils.datasets.source_entries import is_url
 from utils.datasets.sources import Frame, fetch_image
 from utils.device import autocast
 from utils.engine.predictor import DEFAULT_SIZE, Prediction, Predictor, class_names, predict
-from utils.errors import ConfigError, DataError, cut, nearest
+from utils.errors import ConfigError, DataError, cut
 from utils.files import is_dir
 from utils.images import MIN_SIDE, is_video, read_image
 
@@ -45,6 +45,8 @@ class AutoShape(nn.Module):
         classes: Ids or names of the classes to keep; None keeps all.
         max_det: Most detections per image.
         amp: Mixed precision on CUDA.
+        batch_size: Most images of one shape that pass the network together. Beyond 1, which is faster on CUDA, numbers
+            agree to rounding instead of to the last bit.
         names: Class names by class id.
         stride: Pixels of which the sides of the network's input are multiples.
     """
@@ -60,6 +62,7 @@ class AutoShape(nn.Module):
         self.classes: Sequence[int | str] | int | str | None = None
         self.max_det = 1000
         self.amp = False
+        self.batch_size = 1
         self.names = list(class_names(self.network))
         self.stride = largest_stride(self.network)
 
@@ -135,26 +138,18 @@ class AutoShape(nn.Module):
             if not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise ConfigError(f"model.{name} = {value!r}: expected a number in 0..1")
         is_fixed = self._predictor().fixed_shape is not None
+        classes = [self.classes] if isinstance(self.classes, (int, str)) else self.classes
         return PredictOptions(
-            None if is_fixed and size == DEFAULT_SIZE else size,
-            self.conf,
-            self.iou,
-            int(self.max_det),
-            self._class_ids(),
-            self.agnostic,
-            augment,
-            self.multi_label,
+            imgsz=None if is_fixed and size == DEFAULT_SIZE else size,
+            conf_thres=self.conf,
+            iou_thres=self.iou,
+            max_det=int(self.max_det),
+            classes=None if classes is None else [each if isinstance(each, str) else int(each) for each in classes],
+            agnostic=self.agnostic,
+            augment=augment,
+            multi_label=self.multi_label,
+            batch_size=self.batch_size,
         )
-
-    def _class_ids(self) -> list[int] | None:
-        if self.classes is None:
-            return None
-        asked = [self.classes] if isinstance(self.classes, (int, str)) else list(self.classes)
-        names = self.names
-        for each in asked:
-            if isinstance(each, str) and each not in names:
-                raise ConfigError(f"model.classes: no class is called {cut(each)}{nearest(each, names)}")
-        return [names.index(each) if isinstance(each, str) else int(each) for each in asked]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
