@@ -136,8 +136,9 @@ def _candidates(
         kept = torch.isin(cls, torch.as_tensor(list(classes), dtype=cls.dtype, device=cls.device))
         box, conf, cls = box[kept], conf[kept], cls[kept]
     order = conf.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
-    center, half = rows[box[order], :2], rows[box[order], 2:4] / 2
-    return torch.cat((center - half, center + half), 1), conf[order], cls[order], source[box[order]]
+    box = box[order]
+    center, half = rows[box, :2], rows[box, 2:4] / 2
+    return torch.cat((center - half, center + half), 1), conf[order], cls[order], source[box]
 
 
 def _suppress(
