@@ -14,6 +14,7 @@ MISSING = {
     "detection.md",
     "errors.md",
     "loggers.md",
+    "migrating.md",
     "python.md",
 }  # still to be translated; a page leaves this list with its Chinese edition
 COMMAND = re.compile(r"(?:python|torchrun|pip|make|srun|curl|mkdir|apt-get|OMP_NUM_THREADS=\d+) ")
@@ -51,7 +52,7 @@ def prose(page: Path) -> str:
 
 def code_blocks(page: Path) -> list[tuple[str, str]]:
     """Language and content of every code block."""
-    return re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text(page), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", text(page), re.MULTILINE | re.DOTALL)
 
 
 def headings(page: Path) -> list[tuple[int, str]]:
