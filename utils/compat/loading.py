@@ -83,16 +83,17 @@ def attempt_load(
     inplace: bool = True,
     fuse: bool = True,
     device: torch.device | str | None = None,
+    download: bool = False,
 ) -> LoadedModel | LoadedEnsemble:
     """Return the network in a checkpoint, or the ensemble of several, in float32 and evaluation mode.
 
     Args:
-        weights: Checkpoints (.pt) of this project or of YOLOv5, one or several. Nothing is downloaded, and no pickle
-            is executed.
+        weights: Checkpoints (.pt) of this project or of YOLOv5, one or several. No pickle is executed.
         map_location: Where the network is put; the CPU if None. The second argument in v6.1 and in v6.2.
         inplace: Not used.
         fuse: Whether batch norms are folded into convolutions.
         device: v6.2's name of `map_location`.
+        download: Whether published weights that are not on disk may be fetched; v6.1 does so unasked.
 
     Returns:
         The network. Called with images it returns (decoded, raw maps).
@@ -102,7 +103,8 @@ def attempt_load(
     """
     names = [weights] if isinstance(weights, (str, Path)) else list(weights)
     place = device if device is not None else map_location if map_location is not None else "cpu"
-    found = load_models([find_weights(str(name).strip().replace("'", "")) for name in names], place, fuse=fuse)
+    paths = [find_weights(str(name).strip().replace("'", ""), download) for name in names]
+    found = load_models(paths, place, fuse=fuse)
     kind: type = LoadedEnsemble if isinstance(found, Ensemble) else LoadedModel
     found.__class__ = kind  # the same network, that takes more arguments
     if not inplace:
