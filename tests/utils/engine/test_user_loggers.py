@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from small_data import drawn_yaml
+from small_models import TINY
 
 import train
 from utils.checkpoint import read_checkpoint
+from utils.config import from_options
+from utils.config.compare_options import CompareConfig
 from utils.engine.user_loggers import LoggedResult, UserLoggers, absolute_references, load_logger_class
 from utils.errors import ConfigError, UserError
 
@@ -67,7 +71,10 @@ def file(tmp_path):
 
 
 def trained(data, tmp_path, **options):
-    small = dict(cfg="yolov5n.yaml", imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    small = dict(
+        cfg=str(tmp_path / "tiny.yaml"), imgsz=64, epochs=2, batch_size=8, workers=0, device="cpu", noautoanchor=True
+    )
     return train.run(**{**small, "data": str(data), "project": str(tmp_path), "name": "run", **options})
 
 
@@ -164,3 +171,8 @@ def test_a_result_lists_the_files_of_its_run_folder(tmp_path):
     }
     assert [path.name for path in result.images] == ["results.png", "val_batch0_pred.jpg"]
     assert [path.name for path in result.files] == ["hyp.yaml", "results.csv", "metrics.json"]
+
+
+def test_a_study_gives_its_loggers_to_every_training():
+    study = from_options(CompareConfig, cfg=["a.yaml", "b.yaml"], logger=["mine.py:Recorder", "other:Second"])
+    assert study.training_config("b.yaml", 0).logger == ("mine.py:Recorder", "other:Second")
