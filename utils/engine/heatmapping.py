@@ -1,5 +1,6 @@
 """What heatmap.py runs: heat maps of one or several networks in each image of a source, and the checks asked for."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ _ORDER_TITLES = {
     "center": "image center",
     "box": "box of the detection",
 }
-_GENERIC = ("best", "last", "weights")  # names of weights that say nothing about the network
+_GENERIC = re.compile(r"best|last|weights|seed\d+")  # names of files and folders that say nothing about the network
 
 
 @dataclass(frozen=True)
@@ -205,23 +206,14 @@ def short_names(weights: Sequence[str]) -> list[str]:
     Returns:
         Names that can be part of a file's name.
     """
-    parts = [
-        [part for part in PurePosixPath(Path(name).with_suffix("").as_posix()).parts if part != "/"] for name in weights
-    ]
-    telling = [[part for part in each if part not in _GENERIC] or each for each in parts]
-    depth = 1
-    if len(weights) > 1:
-        shared = set(telling[0]).intersection(*telling[1:])
-        own = [[part for part in each if part not in shared] for each in telling]
-        names = ["_".join(each[-2:]) for each in own]
-        if all(names) and len(set(names)) == len(names):
-            return names
-    while depth < max(map(len, telling)):
-        names = ["_".join(each[-depth:]) for each in telling]
-        if len(set(names)) == len(names):
-            return names
-        depth += 1
-    return [f"{each[-1]}_{number}" if len(weights) > 1 else each[-1] for number, each in enumerate(telling, 1)]
+    parts = [PurePosixPath(Path(name).absolute().with_suffix("").as_posix()).parts[1:] for name in weights]
+    telling = [[part for part in each if not _GENERIC.fullmatch(part)] or list(each) for each in parts]
+    for ways in (telling, [list(each) for each in parts]):
+        for depth in range(1, max(map(len, ways)) + 1):
+            names = ["_".join(each[-depth:]) for each in ways]
+            if len(set(names)) == len(names):
+                return names
+    return [f"{each[-1]}_{number}" for number, each in enumerate(telling, 1)]
 
 
 def frame_stem(frame: Frame) -> str:

@@ -141,7 +141,9 @@ def trust_curves(
     Returns:
         One curve per kind and order.
     """
-    blurred = blur(image)
+    blurred = image.clone()  # whose border stays as it is
+    for plane, source in zip(blurred[0], blur(image)[0], strict=True):
+        content(plane, placed).copy_(content(source, placed))
     gray = torch.full_like(image, FILL)
     shares = np.linspace(0, 1, settings.steps + 1)
     curves = []

@@ -12,7 +12,7 @@ from utils.plots.study_figures import FAINT, GRID, INK, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import FigureBase
 
 COLORMAP = "inferno"  # perceptually uniform, and legible in print without color
 _PANEL = 3.1  # inches: a panel's longer side
@@ -126,13 +126,21 @@ def draw_overlays(
             for axes in line[len(panels) :]:
                 axes.set_visible(False)
             for axes, each in zip(line, panels, strict=False):
-                _draw_panel(axes, image, each, scale)
+                draw_panel(axes, image, each, scale)
         if has_bar:
-            _color_bar(figure, grid, scale)
+            add_color_bar(figure, grid, scale)
     return file
 
 
-def _draw_panel(axes: "Axes", image: np.ndarray, panel: OverlayPanel, scale: ColorScale) -> None:
+def draw_panel(axes: "Axes", image: np.ndarray, panel: OverlayPanel, scale: ColorScale) -> None:
+    """Draw one panel.
+
+    Args:
+        axes: Where to.
+        image: (H, W, 3) uint8 RGB.
+        panel: Its values, boxes and title.
+        scale: From values to colors.
+    """
     height, width = image.shape[:2]
     plain = panel.values is None
     shown = image / 255 if plain else blended(image, stretched(np.asarray(panel.values), (height, width)), scale)
@@ -184,14 +192,23 @@ def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values[rows.astype(int)[:, None], columns.astype(int)[None]]
 
 
-def _color_bar(figure: "Figure", grid: np.ndarray, scale: ColorScale) -> None:
+def add_color_bar(figure: "FigureBase", grid: np.ndarray, scale: ColorScale, plain: bool = False) -> None:
+    """Draw the color bar of all panels of a grid.
+
+    Args:
+        figure: The figure, or the part of one that the grid is in.
+        grid: (rows, columns) of axes.
+        scale: From values to colors.
+        plain: Whether the panels have the colors of the scale themselves; else they are mixed with a gray image, and
+            the bar has the colors of the overlay over a gray of medium light.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    # The bar's colors are those of the overlay over a gray of medium light, as the eye sees them in the image.
     steps = np.linspace(scale.low, scale.high, 256)[None]
     colors = blended(np.full((1, 256, 3), 127, np.uint8), steps, scale)[0]
-    mappable = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(colors))
+    colormap = scale.colormap if plain else ListedColormap(colors)
+    mappable = ScalarMappable(Normalize(scale.low, scale.high), colormap)
     bar = figure.colorbar(mappable, ax=list(grid.flat), shrink=0.85 / len(grid), pad=0.012, aspect=24)
     bar.set_label(scale.label, fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=7, color=FAINT, labelcolor=INK)
