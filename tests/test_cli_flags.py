@@ -167,6 +167,7 @@ DETECT = {
     "--slice-match": "border",
     "--slice-thres": 0.5,
     "--slice-only": False,
+    "--heatmap": "",
 }
 EXPORT = {
     "--data": "ROOT/data/shapes.yaml",  # v6.1: coco128.yaml

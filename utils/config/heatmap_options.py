@@ -52,7 +52,9 @@ class HeatmapConfig(Options):
     conf_thres: float = flag(0.25, "least confidence of a detection", "number", low=0, high=1)
     iou_thres: float = flag(0.45, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
     max_det: int = flag(1000, "most detections per image", "integer", low=1)
-    classes: tuple[int, ...] | None = flag(None, "keep these class ids only", "integer", many=True, low=0)
+    classes: tuple[int | str, ...] | None = flag(
+        None, "keep these classes only, by id or by name; a number is an id", many=True
+    )
     agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other", "switch")
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     project: str = flag(str(ROOT / "runs" / "heatmap"), "folder of the run folders")
@@ -79,7 +81,8 @@ class HeatmapConfig(Options):
         }
 
     def implied(self) -> dict[str, object]:
-        return {"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {}
+        numbers = self.classes and tuple(int(text) if str(text).isdecimal() else text for text in self.classes)
+        return {"classes": numbers, **({"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {})}
 
     def check(self) -> None:
         if len(self.imgsz) != 2:

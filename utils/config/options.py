@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from utils.config import old_flags
 from utils.config.flags import Options, flag
+from utils.config.heatmap_options import CAM_METHODS
 from utils.config.label_reading import LabelReading, labels_flag
 from utils.config.option_records import Slicing, parse_image_limit
 from utils.config.slice_flags import (
@@ -322,6 +323,13 @@ class DetectConfig(Options):
     agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other", "switch")
     augment: bool = flag(False, "average over scales and a flip (test-time augmentation)", "switch")
     visualize: bool = flag(False, "write images of the feature maps", "switch")
+    heatmap: str = flag(
+        "",
+        "write a heat map of the most confident detection of each frame; heatmap.py has more",
+        const="gradcam",
+        choices=("", *CAM_METHODS),
+        new=True,
+    )
     update: bool = flag(
         False, "afterwards write <name>_stripped.pt beside each checkpoint that carries training state", "switch"
     )
@@ -413,3 +421,8 @@ class DetectConfig(Options):
                 f"--batch-size {self.batch_size}: {'--visualize' if self.visualize else '--profile-steps'} looks at "
                 "frames one by one; leave one out"
             )
+        if self.heatmap and Slicing.of(self):
+            raise ConfigError("--heatmap: shows the map of one pass, and --slice makes many; leave one out")
+        if self.heatmap and (self.compile or self.half or self.augment):
+            other = "compile" if self.compile else "half" if self.half else "augment"
+            raise ConfigError(f"--heatmap: needs gradients of the plain pass in float32; leave --{other} away")

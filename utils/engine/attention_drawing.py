@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.identity_start import IdentityStart
 from models.recording import AppliedAttention, recording
+from utils.class_choice import class_ids
 from utils.config import HeatmapConfig, PredictOptions
 from utils.datasets.letterboxing import letterbox
 from utils.datasets.sources import Frame
@@ -63,8 +64,9 @@ class AttentionFigures:
         canvas, placed = letterbox(frame.image, shape, auto=True, stride=predictor.stride)
         query = None if config.query is None else _query_share(config.query, placed, frame.path)
         options = PredictOptions(
-            config.imgsz, config.conf_thres, config.iou_thres, config.max_det, config.classes, config.agnostic_nms
-        )
+            config.imgsz, config.conf_thres, config.iou_thres, config.max_det,
+            class_ids(config.classes, predictor.names), config.agnostic_nms,
+        )  # fmt: skip
         with input_sizes(source.model) as sizes, recording() as records:
             found, _ = find_target(source.model, predictor.tensor(canvas[None]), options, TargetChoice())
         by_block = records_by_block(source.model, records)

@@ -16,6 +16,7 @@ from utils.compilation import CompileOptions, compiled_network
 from utils.config import DetectConfig, PredictOptions, Slicing
 from utils.datasets.source_entries import Failure
 from utils.datasets.sources import FileSource, Frame, StreamSource, open_source
+from utils.engine.prediction_heat_maps import HeatMapWriter
 from utils.engine.prediction_tables import CountsWriter, CsvWriter, JsonWriter
 from utils.engine.prediction_views import ConsoleReporter, FeatureMaps, Window
 from utils.engine.prediction_writers import Artist, CropWriter, FrameWriter, ImageWriter, LabelWriter
@@ -257,6 +258,7 @@ class DetectionStream(Iterator[Prediction]):
                 "--half": config.half,
                 "--augment": config.augment,
                 "--visualize": config.visualize,
+                "--heatmap": bool(config.heatmap),
                 "--compile": config.compile,
                 "--update": config.update,
             },
@@ -358,6 +360,7 @@ def build_hooks(config: DetectConfig, save_dir: Path, predictor: Predictor) -> l
             lambda: CountsWriter(save_dir, predictor.names, class_ids(config.classes, predictor.names)),
         ),
         (config.visualize, lambda: FeatureMaps(save_dir, predictor.model)),
+        (bool(config.heatmap), lambda: HeatMapWriter(save_dir, predictor, predict_options(config), config.heatmap)),
         (config.view_img, lambda: Window(artist)),
     ]
     return [make() for is_wanted, make in wanted if is_wanted]

@@ -1,7 +1,7 @@
 """Heat maps of one network in one image: the target found, a map per layer, its figures and checks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.yolo import Model
+from utils.class_choice import class_ids
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox
 from utils.engine.predictor import Predictor
@@ -20,8 +21,10 @@ from utils.heatmaps.map_layers import MapLayer, default_layers
 from utils.heatmaps.placement import merged, normalized, on_image, on_input
 from utils.heatmaps.randomization import SanityStep, cascade, depths
 from utils.log import progress
-from utils.plots.heat_figures import OverlayBox, OverlayPanel
+from utils.plots.heat_figures import ColorScale, OverlayBox, OverlayPanel, draw_overlays
 from utils.types import Detections, Letterbox
+
+MAP_SCALE = ColorScale("share of each map's maximum")
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ def make_heat_maps(
         The maps, with what was detected.
     """
     predictor = source.predictor
+    options = replace(options, classes=class_ids(options.classes, predictor.names))
     canvas, placed = letterbox(image, predictor.input_shape(options.imgsz), auto=True, stride=predictor.stride)
     tensor = predictor.tensor(canvas[None])
     found, target = find_target(source.model, tensor, options, choice)
@@ -259,3 +263,28 @@ def save_arrays(result: HeatResult, folder: Path, stem: str) -> None:
         name = f"{stem}_{result.source.name}_{result.method}_{heat.title.replace(' ', '_')}"
         np.save(folder / f"{name}.npy", on_image(heat.values, result.placed))
         np.save(folder / f"{name}_layer.npy", heat.values.float().numpy())
+
+
+def draw_results(file: Path, image: np.ndarray, results: Sequence[HeatResult]) -> Path:
+    """Write the figure of an image: the image, then the maps of each network; one row per map if there are several.
+
+    Args:
+        file: The image file to write.
+        image: (H, W, 3) uint8 RGB.
+        results: One per network.
+
+    Returns:
+        `file`.
+    """
+    panels = [result.panels() for result in results]
+    rows = max(map(len, panels))
+    blank = OverlayPanel("image")
+    grid = [
+        [blank if row == 0 else OverlayPanel("", None)] * (row == 0 or rows > 1)
+        + [each[row] for each in panels if row < len(each)]
+        for row in range(rows)
+    ]
+    if rows > 1 and len(panels) == 1:  # one network, several maps: side by side
+        grid = [[blank, *panels[0]]]
+    names = results[0].source.predictor.names
+    return draw_overlays(file, image, grid, MAP_SCALE, names)

@@ -12,6 +12,7 @@ import numpy as np
 from models.registry import load_plugins
 from models.yolo import Model
 from utils.checkpoint import load_models
+from utils.class_choice import class_ids
 from utils.config import HeatmapConfig, PredictOptions
 from utils.datasets.sources import FileSource, Frame, open_source
 from utils.device import select_device
@@ -22,6 +23,7 @@ from utils.engine.heat_map_maker import (
     HeatSource,
     check_deletion,
     check_sanity,
+    draw_results,
     make_heat_maps,
     save_arrays,
 )
@@ -36,16 +38,12 @@ from utils.heatmaps.randomization import SanityStep, by_depth, verdict
 from utils.log import LOGGER
 from utils.plots.fonts import drawing_fonts
 from utils.plots.heat_figures import (
-    ColorScale,
     CurvePlot,
-    OverlayPanel,
     PlottedCurve,
     draw_curves,
-    draw_overlays,
 )
 from utils.runtimes.opening import is_exported
 
-MAP_SCALE = ColorScale("share of each map's maximum")
 _ORDER_TITLES = {
     "map": "the heat map",
     "random": "random maps",
@@ -191,9 +189,7 @@ def load_sources(config: HeatmapConfig) -> list[HeatSource]:
         TargetChoice(config.target, config.box).require_known(list(model.names), weights)
         layers = tuple(find_layers(cast("Model", model), config.layer or ()))
         sources.append(HeatSource(as_predictor(model), name, weights, layers))
-        unknown = [class_id for class_id in config.classes or () if class_id >= len(model.names)]
-        if unknown:
-            raise ConfigError(f"--classes {unknown[0]}: {cut(weights)} knows {len(model.names)} classes, from 0 on")
+        class_ids(config.classes, list(model.names))  # known in each network
     return sources
 
 
@@ -241,31 +237,6 @@ def describe(result: HeatResult) -> str:
         share, area = float(figures["share_inside"]), float(figures["area_inside"])
         lines.append(f"layer {heat.title}: {share:.0%} of the map in {area:.0%} of the image, the target's boxes")
     return f"{result.target_title()}; {'; '.join(lines)}"
-
-
-def draw_results(file: Path, image: np.ndarray, results: Sequence[HeatResult]) -> Path:
-    """Write the figure of an image: the image, then the maps of each network; one row per map if there are several.
-
-    Args:
-        file: The image file to write.
-        image: (H, W, 3) uint8 RGB.
-        results: One per network.
-
-    Returns:
-        `file`.
-    """
-    panels = [result.panels() for result in results]
-    rows = max(map(len, panels))
-    blank = OverlayPanel("image")
-    grid = [
-        [blank if row == 0 else OverlayPanel("", None)] * (row == 0 or rows > 1)
-        + [each[row] for each in panels if row < len(each)]
-        for row in range(rows)
-    ]
-    if rows > 1 and len(panels) == 1:  # one network, several maps: side by side
-        grid = [[blank, *panels[0]]]
-    names = results[0].source.predictor.names
-    return draw_overlays(file, image, grid, MAP_SCALE, names)
 
 
 def sanity_plot(steps: Sequence[SanityStep], title: str) -> CurvePlot:

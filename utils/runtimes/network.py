@@ -225,6 +225,7 @@ def refuse_for_exported(weights: Sequence[Path | str], asked: Mapping[str, bool]
         "--half": "has the precision that it was exported with (export.py --half)",
         "--augment": "holds the plain pass alone",
         "--visualize": "has no layers to look into",
+        "--heatmap": "has no layers to look into",
         "--compile": "is compiled already",
         "--update": "carries no training state to strip",
     }

@@ -112,7 +112,7 @@ def test_files_of_two_sizes_make_no_ensemble():
         fixed_shape(pair)
 
 
-@pytest.mark.parametrize("flag", ["--half", "--augment", "--visualize", "--compile", "--update"])
+@pytest.mark.parametrize("flag", ["--half", "--augment", "--visualize", "--heatmap", "--compile", "--update"])
 def test_flags_without_meaning_are_refused_by_name(flag):
     with pytest.raises(ConfigError, match=f"^{flag}: a_openvino_model ") as caught:
         refuse_for_exported(["b.pt", "a_openvino_model"], {flag: True})
