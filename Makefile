@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist works
 install = @cmp -s $(1).txt $(VENV)/installed-$(1).txt || { echo "installing $(1).txt into $(VENV) ..." \
   && $(PIP) $(1).txt && cp $(1).txt $(VENV)/installed-$(1).txt; }
 
-.PHONY: help environment test-environment browser-environment export-environment lint-environment demo test test-slow test-all lint format
+.PHONY: help environment test-environment browser-environment export-environment lint-environment docs-environment demo test test-slow test-all lint format docs gallery
 
 help:
 	@echo "make demo       make an environment, train an attention variant on drawn scenes, validate it, detect with it"
@@ -21,6 +21,8 @@ help:
 	@echo "make test-all   both"
 	@echo "make lint       style, spelling and types"
 	@echo "make format     put the source in the form that make lint asks for"
+	@echo "make docs       the pages as a site, in site/"
+	@echo "make gallery    the images of docs/gallery.md, drawn and trained here"
 
 environment:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +39,9 @@ export-environment: test-environment
 
 lint-environment: environment
 	$(call install,requirements-lint)
+
+docs-environment: environment
+	$(call install,requirements-docs)
 
 demo: environment
 	@$(BIN)/python demo.py
@@ -61,3 +66,9 @@ lint: lint-environment
 format: lint-environment
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
+
+docs: docs-environment
+	@$(BIN)/python -m mkdocs build --strict
+
+gallery: environment
+	@$(BIN)/python tools/gallery.py

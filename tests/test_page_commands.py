@@ -35,7 +35,7 @@ def problem(command):
         known = command.words[0] in OTHERS or command.words[:2] == ("python", "-c")
         return "" if known or command.needs else f"{command.words[0]}: not known to this test"
     name, words = found
-    words = [word for word in words if word != "..."]
+    words = [word.strip("[]") for word in words if word != "..."]
     if name.removesuffix(".py") in SCRIPTS:
         return parsed(importlib.import_module(name.removesuffix(".py")).parse_opt, words)
     if f"{name}.__main__" in WITH_PARSE_OPT:
