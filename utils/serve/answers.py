@@ -4,7 +4,6 @@ from pydantic import BaseModel, Field
 
 from utils.serve.network_worker import Answer
 from utils.serve.served_models import ServedModel
-from utils.serve.uploads import UploadError
 
 
 class DetectionRow(BaseModel):
@@ -127,27 +126,3 @@ def detection_rows(model: ServedModel, answer: Answer) -> list[DetectionRow]:
             found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist(), strict=True
         )
     ]
-
-
-def class_ids(model: ServedModel, text: str) -> tuple[int, ...] | None:
-    """Return the class ids that a request keeps.
-
-    Args:
-        model: The model that knows the names.
-        text: Ids or names, separated by commas.
-
-    Returns:
-        The ids; None keeps all.
-
-    Raises:
-        UploadError: If the model does not know one (422).
-    """
-    names, ids = list(model.predictor.names), []
-    for word in filter(None, (each.strip() for each in text.split(","))):
-        if word in names:
-            ids.append(names.index(word))
-        elif word.isdecimal() and int(word) < len(names):
-            ids.append(int(word))
-        else:
-            raise UploadError(f"classes: {model.name} has no class {word[:60]!r}; ids are 0 to {len(names) - 1}", 422)
-    return tuple(ids) or None

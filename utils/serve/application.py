@@ -4,18 +4,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import anyio
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from utils.class_choice import class_ids
 from utils.config import PredictOptions
 from utils.config.heatmap_options import CAM_METHODS
 from utils.errors import UserError
@@ -26,7 +28,6 @@ from utils.serve.answers import (
     HeatMapImage,
     ModelInfo,
     RefusedRequest,
-    class_ids,
     image_result,
     model_info,
 )
@@ -34,7 +35,7 @@ from utils.serve.clips import ClipShelf, detect_clip
 from utils.serve.heat_overlay import heat_overlay
 from utils.serve.network_worker import NetworkWorker
 from utils.serve.serve_options import ServeConfig
-from utils.serve.served_models import ServedModels
+from utils.serve.served_models import ServedModel, ServedModels
 from utils.serve.uploads import UploadError, decode_upload
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -75,8 +76,25 @@ ModelName = Annotated[str, Query(description="a name of /v1/models; empty takes 
 Confidence = Annotated[float, Query(ge=0, le=1, description="least confidence of a detection")]
 Overlap = Annotated[float, Query(ge=0, le=1, description="IoU above which the weaker of two boxes is dropped")]
 Side = Annotated[int | None, Query(ge=32, le=4096, description="side of the network's input in pixels")]
-Most = Annotated[int, Query(ge=1, le=3000, description="most detections per image")]
-Classes = Annotated[str, Query(description="ids or names to keep, separated by commas; empty keeps all")]
+
+
+@dataclass
+class DetectionQuery:
+    """What a request says about detection, besides the image or clip: its query."""
+
+    model: ModelName = ""
+    conf: Confidence = 0.25
+    iou: Overlap = 0.45
+    imgsz: Side = None
+    max_det: Annotated[int, Query(ge=1, le=3000, description="most detections per image")] = 1000
+    classes: Annotated[str, Query(description="ids or names to keep, separated by commas; empty keeps all")] = ""
+
+    def options(self, model: ServedModel) -> PredictOptions:
+        """Return how frames are predicted. Raises ConfigError for a class that the model does not know."""
+        words = [word.strip() for word in self.classes.split(",") if word.strip()]
+        return PredictOptions(
+            self.imgsz, self.conf, self.iou, self.max_det, class_ids(words or None, model.predictor.names)
+        )
 
 
 def build_application(models: ServedModels, config: ServeConfig) -> FastAPI:
@@ -136,17 +154,9 @@ def _add_detection(app: FastAPI, models: ServedModels, worker: NetworkWorker, co
         return [model_info(model) for model in models]
 
     @app.post("/v1/detect", summary="Detect objects in one image, sent as the body", openapi_extra=_IMAGE_BODY)
-    async def detect(
-        request: Request,
-        model: ModelName = "",
-        conf: Confidence = 0.25,
-        iou: Overlap = 0.45,
-        imgsz: Side = None,
-        max_det: Most = 1000,
-        classes: Classes = "",
-    ) -> DetectedImage:
-        served = models.of(model)
-        options = PredictOptions(imgsz, conf, iou, max_det, class_ids(served, classes))
+    async def detect(request: Request, query: Annotated[DetectionQuery, Depends()]) -> DetectedImage:
+        served = models.of(query.model)
+        options = query.options(served)
         raw = await request.body()
         image = await anyio.to_thread.run_sync(decode_upload, raw, config.max_pixels)
         future = await anyio.to_thread.run_sync(worker.detect, served.predictor, image, options)
@@ -185,17 +195,9 @@ def _add_clips(
         response_class=StreamingResponse,
         openapi_extra=_IMAGE_BODY,
     )
-    async def clip(
-        request: Request,
-        model: ModelName = "",
-        conf: Confidence = 0.25,
-        iou: Overlap = 0.45,
-        imgsz: Side = None,
-        max_det: Most = 1000,
-        classes: Classes = "",
-    ) -> StreamingResponse:
-        served = models.of(model)
-        options = PredictOptions(imgsz, conf, iou, max_det, class_ids(served, classes))
+    async def clip(request: Request, query: Annotated[DetectionQuery, Depends()]) -> StreamingResponse:
+        served = models.of(query.model)
+        options = query.options(served)
         raw = await request.body()
         lines = detect_clip(raw, served, options, worker, shelf, config)
         first = await anyio.to_thread.run_sync(next, lines, None)  # what is wrong with the clip is an answer of its own
@@ -203,8 +205,11 @@ def _add_clips(
         def all_lines():
             if first is not None:
                 yield json.dumps(first) + "\n"
-            for line in lines:
-                yield json.dumps(line) + "\n"
+            try:
+                for line in lines:
+                    yield json.dumps(line) + "\n"
+            except UserError as error:  # the status is sent already
+                yield json.dumps({"error": str(error)}) + "\n"
 
         return StreamingResponse(all_lines(), media_type="application/x-ndjson")
 

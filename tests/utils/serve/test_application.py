@@ -94,7 +94,7 @@ def chunks(count):
             png(noise_image()),
             {"classes": "cow"},
             422,
-            "one.pt has no class 'cow'; ids are 0 to 2",
+            "--classes cow: the weights know no class of this name",
         ),
         ("POST", "/v1/clip", png(noise_image()), {}, 415, "the upload is not a video"),
         ("POST", "/v1/clip", b"#EXTM3U\n#EXTINF:1,\nlist.mp4\n", {}, 415, "the upload is not a video"),
