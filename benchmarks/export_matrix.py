@@ -4,7 +4,7 @@
                                                              measure what is missing: a minute per variant
     python benchmarks/export_matrix.py --variants CBAM Swin  some, again
     python benchmarks/export_matrix.py --columns "ONNX static"
-    python benchmarks/export_matrix.py --table               write the table of docs/export.md, in both languages, from the results
+    python benchmarks/export_matrix.py --table               write the table of docs/export.md, in both languages
 
 Every variant is built at scale n with the official weights; what is new has weights of a seed, batch norms and gates
 disturbed so that no gate is idle. Each file is run on the first image at three sizes and compared with torch. A static

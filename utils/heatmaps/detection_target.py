@@ -79,7 +79,7 @@ def find_target(
     Args:
         model: A detector in evaluation mode.
         image: (1, 3, H, W) of values 0..1.
-        options: Thresholds, and classes by their ids.
+        options: Thresholds and classes.
         choice: Which detections are explained.
 
     Returns:
@@ -88,7 +88,6 @@ def find_target(
     names = cast("Sequence[str]", model.names)
     classes = class_ids(options.classes, names)
     decoded, raw = model(image)
-    classes = cast("Sequence[int] | None", options.classes)
     found, rows = traced_suppression(
         decoded, options.conf_thres, options.iou_thres, classes, options.agnostic, options.max_det
     )

@@ -29,7 +29,8 @@ IMPORTED = {
     "clip_coords clip_boxes check_img_size check_file check_yaml check_dataset check_requirements check_imshow "
     "check_version increment_path make_divisible colorstr set_logging LOGGER Profile strip_optimizer apply_classifier "
     "init_seeds one_cycle labels_to_class_weights labels_to_image_weights fitness methods ROOT FILE print_args cv2 "
-    "imread coco80_to_coco91_class get_latest_run is_ascii check_suffix intersect_dicts segments2boxes resample_segments",
+    "imread coco80_to_coco91_class get_latest_run is_ascii check_suffix intersect_dicts segments2boxes "
+    "resample_segments",
     "utils.torch_utils": "select_device time_sync time_synchronized load_classifier model_info fuse_conv_and_bn "
     "intersect_dicts is_parallel de_parallel ModelEMA EarlyStopping smart_inference_mode scale_img copy_attr "
     "torch_distributed_zero_first initialize_weights find_modules",
