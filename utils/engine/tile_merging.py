@@ -16,6 +16,7 @@ from utils.engine.image_tiles import ImageTile
 from utils.types import Detections
 
 MAX_CANDIDATES = 30_000  # the most confident ones per image that are merged
+PAIRS_AT_ONCE = 1_000_000  # of boxes that are compared, so that memory does not grow with their square
 BORDER_PIXELS = 3.0  # a box that ends so near to a tile's border, or
 BORDER_SHARE = 0.05  # by this share of its own side, is cut by it
 
@@ -95,16 +96,11 @@ def _is_cut(xyxy: np.ndarray, borders: np.ndarray, shape: tuple[int, int]) -> np
     return (near & is_inside).any(1)
 
 
-def _shares(boxes: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The area that boxes (n, 4) have in common with one, their areas, and its area."""
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return sides.clip(min=0).prod(1), areas, float((box[2:] - box[:2]).prod())
-
-
 def _overlaps(boxes: np.ndarray, box: np.ndarray, match: str) -> np.ndarray:
     """(n,) IoU of boxes (n, 4) with one, or with "ios" the intersection over the smaller; 0 for boxes without area."""
-    common, areas, area = _shares(boxes, box)
+    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+    common = sides.clip(min=0).prod(1)
+    areas, area = (boxes[:, 2:] - boxes[:, :2]).prod(1), (box[2:] - box[:2]).prod()
     whole = np.minimum(areas, area) if match == "ios" else areas + area - common
     return common / whole.clip(min=1e-9)
 
@@ -112,16 +108,27 @@ def _overlaps(boxes: np.ndarray, box: np.ndarray, match: str) -> np.ndarray:
 def _without_fragments(boxes: _Boxes, groups: np.ndarray, threshold: float) -> np.ndarray:
     """Indices of the boxes without those that a border cuts, if another view shows what they are a part of.
 
-    That is a box of the same class that no border cuts and that holds more than `threshold` of the fragment. How
-    confident the two are does not matter, since a large fragment may well look more like its class than the whole.
+    That is a box of the same class that no border cuts, that is no smaller and holds more than `threshold` of the
+    fragment. How confident the two are does not matter, since a fragment may well look more like its class.
     """
-    whole = np.flatnonzero(~boxes.is_cut)
     kept = ~boxes.is_cut
-    for row in np.flatnonzero(boxes.is_cut):
-        others = whole[(groups[whole] == groups[row]) & (boxes.view[whole] != boxes.view[row])]
-        common, areas, area = _shares(boxes.xyxy[others], boxes.xyxy[row])
-        kept[row] = not ((common > threshold * area) & (areas >= area)).any()
+    for group in np.unique(groups):
+        whole = np.flatnonzero(~boxes.is_cut & (groups == group))
+        cut = np.flatnonzero(boxes.is_cut & (groups == group))
+        rows = max(PAIRS_AT_ONCE // max(len(whole), 1), 1)
+        for part in (cut[start : start + rows] for start in range(0, len(cut), rows)):
+            kept[part] = ~_are_parts(boxes[part], boxes[whole], threshold)
     return np.flatnonzero(kept)
+
+
+def _are_parts(cut: _Boxes, whole: _Boxes, threshold: float) -> np.ndarray:
+    """(n,) whether each of n boxes lies by more than a share within a box of another view that is no smaller."""
+    low = np.maximum(cut.xyxy[:, None, :2], whole.xyxy[None, :, :2])
+    sides = (np.minimum(cut.xyxy[:, None, 2:], whole.xyxy[None, :, 2:]) - low).clip(min=0)
+    cut_area, whole_area = ((boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).prod(1) for boxes in (cut, whole))
+    holds = sides[..., 0] * sides[..., 1] > threshold * cut_area[:, None]
+    holds &= (whole_area >= cut_area[:, None]) & (cut.view[:, None] != whole.view)
+    return holds.any(1)
 
 
 def _suppressed(boxes: _Boxes, groups: np.ndarray, slicing: Slicing, max_det: int) -> _Boxes:
