@@ -31,6 +31,12 @@ OWN = {
     "name": "",
     "device": "",
     "batch_size": 16,
+    "slice": 0,
+    "overlap": 0.2,
+    "slice_merge": "nms",
+    "slice_match": "border",
+    "slice_thres": 0.5,
+    "slice_only": False,
 }
 PASSED_THROUGH = {
     "data",

@@ -18,7 +18,7 @@ from utils.compare.run import data_of, execute_run
 from utils.compare.run_dir import RunFiles, read_json
 from utils.compare.sample_grid import draw_sample_grid
 from utils.compare.study_progress import StudyProgress
-from utils.config import SplitOptions
+from utils.config import Slicing, SplitOptions
 from utils.config.compare_options import CompareConfig
 from utils.datasets.splits import open_split
 from utils.device import select_device
@@ -187,4 +187,6 @@ def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
     options = dataclasses.replace(SplitOptions.of(config), download=False)  # it is there since the plan was made
     dataset = open_split(spec, config.split, as_evaluated(options, stride))
     with drawing_fonts(config.font):
-        draw_sample_grid(models, dataset, spec.names, chosen, plan.folder / SAMPLE_GRID_FILE)
+        draw_sample_grid(
+            models, dataset, spec.names, chosen, plan.folder / SAMPLE_GRID_FILE, slicing=Slicing.of(config)
+        )

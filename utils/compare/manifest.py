@@ -9,7 +9,7 @@ import yaml
 from utils.compare.plan import PlannedVariant, StudyPlan, file_hash
 from utils.compare.results import PARAMETER_MATCHED
 from utils.config import Hyperparameters
-from utils.config.compare_options import CHANGEABLE, STUDY_FILE, CompareConfig
+from utils.config.compare_options import CHANGEABLE, SLICING, STUDY_FILE, CompareConfig
 from utils.config.flags import flag_fields
 from utils.config.yaml_files import read_yaml
 from utils.errors import ConfigError
@@ -21,7 +21,7 @@ _KEPT_ELSEWHERE = (
     *("cfg", "weights", "data", "hyp", "plugin", "seeds", "control", "study", "split", "project", "name"),
     *CHANGEABLE,
 )
-_OF_EVALUATION = ("imgsz", "rect_pad", "single_cls", "labels")  # the options that count if nothing is trained
+_OF_EVALUATION = ("imgsz", "rect_pad", "single_cls", "labels", *SLICING)  # the options that count if nothing is trained
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -125,6 +125,12 @@ def manifest_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) ->
         if current[group].get(name) != old
     ]
     changes += [f"{name} by default -> {new!r}" for name, new in current["hyp"].items() if name not in previous["hyp"]]
+    newer = ((name, getattr(CompareConfig, name)) for name in SLICING if name not in previous["settings"])
+    changes += [  # the runs are older than these options
+        f"{name} {default!r} -> {current['settings'][name]!r}"
+        for name, default in newer
+        if current["settings"].get(name, default) != default
+    ]
     if list(previous["weights"].values()) != list(current["weights"].values()):
         old, new = (", ".join(each["weights"]) or "none" for each in (previous, current))
         changes.append(f"weights {old} -> {new}, another content")

@@ -16,7 +16,7 @@ from utils.compare.plan import PlannedVariant, StudyPlan
 from utils.compare.provenance import device_name, versions
 from utils.compare.results import PARAMETER_MATCHED, Scores
 from utils.compare.run_dir import RunFiles, read_json
-from utils.config import DatasetSpec, EvalOptions, SplitOptions, TrainConfig
+from utils.config import DatasetSpec, EvalOptions, Slicing, SplitOptions, TrainConfig
 from utils.device import select_device
 from utils.engine.evaluator import EvalSplit, Evaluation, evaluate_weights
 from utils.engine.optim import EarlyStopping
@@ -157,7 +157,7 @@ def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -
         ConfigError: The checkpoint has other classes than the dataset.
     """
     spec = data_of(plan)
-    options = EvalOptions(single_cls=plan.config.single_cls, coco=True, verbose=len(spec.names) < FEW_CLASSES)
+    options = dataclasses.replace(_eval_options(plan), coco=True, verbose=len(spec.names) < FEW_CLASSES)
     evaluation = _evaluate(plan, weights, device, files.folder, options)
     facts = {
         "device": device_name(select_device(device)),
@@ -187,7 +187,11 @@ def evaluate_file(
     Raises:
         UserError: It cannot be read or run, or has other classes than the dataset.
     """
-    return _evaluate(plan, weights, device, report_dir, EvalOptions(single_cls=plan.config.single_cls), square)
+    return _evaluate(plan, weights, device, report_dir, _eval_options(plan), square)
+
+
+def _eval_options(plan: StudyPlan) -> EvalOptions:
+    return EvalOptions(single_cls=plan.config.single_cls, slicing=Slicing.of(plan.config))
 
 
 def _evaluate(

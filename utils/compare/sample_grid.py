@@ -9,19 +9,23 @@ import torch
 from torch import nn
 
 from utils.boxes import xywhn_to_xyxy
+from utils.config import PredictOptions, Slicing
 from utils.datasets.dataset import DetectionDataset, collate
 from utils.datasets.letterboxing import resize
-from utils.device import network_input
+from utils.device import Timer, network_input
+from utils.engine.tiled_inference import TiledInference
 from utils.images import read_image, write_image
 from utils.nms import non_max_suppression
 from utils.plots.annotate import Annotator, DrawingStyle, text_patch
 from utils.plots.fonts import class_labels
 from utils.plots.palette import class_color
+from utils.types import Detections
 
 COLUMNS = 4  # images
 SIDE = 320  # of an image in the grid, in pixels
 MARGIN = 6
 CONFIDENCE, OVERLAP = 0.25, 0.45  # detect.py's thresholds
+MAX_DETECTIONS = 300
 
 
 def sample_indices(dataset: DetectionDataset, count: int = COLUMNS) -> list[int]:
@@ -42,7 +46,12 @@ def sample_indices(dataset: DetectionDataset, count: int = COLUMNS) -> list[int]
 
 @torch.no_grad()
 def draw_sample_grid(
-    models: Mapping[str, nn.Module], dataset: DetectionDataset, names: Sequence[str], device: torch.device, file: Path
+    models: Mapping[str, nn.Module],
+    dataset: DetectionDataset,
+    names: Sequence[str],
+    device: torch.device,
+    file: Path,
+    slicing: Slicing | None = None,
 ) -> Path:
     """Write the sample grid: a row "labels", then one row per model; one column per image.
 
@@ -52,14 +61,18 @@ def draw_sample_grid(
         names: Class names.
         device: Where the models are.
         file: The image file to write.
+        slicing: Also predict tiles of each image; None does not.
 
     Returns:
         `file`.
     """
     indices, names = sample_indices(dataset), class_labels(names, file.parent)
     rows = [("labels", [_draw_labels(dataset, index, names) for index in indices])]
+    options = PredictOptions(conf_thres=CONFIDENCE, iou_thres=OVERLAP, max_det=MAX_DETECTIONS, slicing=slicing)
     for name, model in models.items():
-        rows.append((name, [_draw_detections(model, dataset, index, names, device) for index in indices]))
+        tiles = TiledInference.of_frames(model, options)
+        found = [_detect(model, dataset, index, device, tiles) for index in indices]
+        rows.append((name, [_draw_detections(dataset, *each, names) for each in zip(indices, found, strict=True)]))
     height = max(image.shape[0] for _, images in rows for image in images)
     write_image(file, np.concatenate([_draw_row(title, images, height) for title, images in rows]))
     return file
@@ -72,13 +85,31 @@ def _draw_labels(dataset: DetectionDataset, image_index: int, names: Sequence[st
     return _draw_boxes(image, boxes, labels.cls, [names[class_id] for class_id in labels.cls])
 
 
+def _detect(
+    model: nn.Module,
+    dataset: DetectionDataset,
+    image_index: int,
+    device: torch.device,
+    tiles: TiledInference | None,
+) -> Detections:
+    """The detections of an image in its native pixels, on the CPU."""
+    batch = collate([dataset[image_index]])
+    placed = batch.letterboxes[0]
+    whole = None
+    if tiles is None or tiles.needs_whole(placed.native):
+        decoded = model(network_input(batch.images, device))[0]
+        (found,) = non_max_suppression(decoded, CONFIDENCE, OVERLAP, max_det=MAX_DETECTIONS)
+        whole = found.cpu().to_native(placed)
+        if tiles is None:
+            return whole
+    return tiles.merged(read_image(dataset.paths[image_index])[0], whole, [Timer() for _ in range(3)])
+
+
 def _draw_detections(
-    model: nn.Module, dataset: DetectionDataset, image_index: int, names: Sequence[str], device: torch.device
+    dataset: DetectionDataset, image_index: int, detections: Detections, names: Sequence[str]
 ) -> np.ndarray:
-    image, batch = _read_sample(dataset, image_index), collate([dataset[image_index]])
-    decoded = model(network_input(batch.images, device))[0]
-    detections = non_max_suppression(decoded, CONFIDENCE, OVERLAP)[0].cpu().to_native(batch.letterboxes[0])
-    height, width = batch.letterboxes[0].native
+    image = _read_sample(dataset, image_index)
+    height, width = dataset.sizes[image_index]
     boxes = detections.xyxy.numpy() * np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
     texts = [
         f"{names[class_id] if class_id < len(names) else class_id} {conf:.2f}"

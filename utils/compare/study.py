@@ -212,6 +212,11 @@ def _notes(plan: StudyPlan, variants: list[VariantResult], costs: Mapping[str, C
         notes.append("The runs were made with different numbers of threads, which changes sums in their last digits.")
     if any(run.scores and run.scores.coco is None for run in runs):
         notes.append("Some runs were evaluated without COCO's figures: AP by size is missing.")
+    if plan.config.slice:
+        notes.append(
+            f"Every image was also predicted in tiles of {plan.config.slice} pixels (docs/slicing.md), training's own "
+            "validation excepted. Latency, throughput and memory are those of one pass over one image."
+        )
     if not costs:
         notes.append(f"Costs were not measured; {MEASURE_LOG} says why.")
     return tuple(notes)

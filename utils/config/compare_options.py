@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.flags import Options, flag, flag_fields, from_options
+from utils.config.option_records import Slicing
 from utils.config.options import TrainConfig
+from utils.config.slice_flags import (
+    overlap_flag,
+    slice_flag,
+    slice_match_flag,
+    slice_merge_flag,
+    slice_only_flag,
+    slice_thres_flag,
+)
 from utils.config.yaml_files import read_yaml
 from utils.errors import ConfigError, cut
 from utils.files import ROOT, exists
@@ -41,6 +50,7 @@ TORCH = "torch"
 RUNTIMES = (TORCH, "onnx", "openvino", "torchscript", "ncnn")
 EIGHT_BIT_RUNTIMES = ("onnx", "openvino")  # whose files can be quantized
 OF_DATA = "--data"  # what a bare --int8 is
+SLICING = ("slice", "overlap", "slice_merge", "slice_match", "slice_thres", "slice_only")  # of evaluation alone
 _NOT_OF_TRAINING = (
     "cfg",
     "weights",
@@ -56,6 +66,7 @@ _NOT_OF_TRAINING = (
     "project",
     "name",
     "device",
+    *SLICING,
     *_OF_A_START,
 )
 
@@ -151,6 +162,12 @@ class CompareConfig(Options):
     attention_start: str = train_flag("attention_start")
     transfer: str = train_flag("transfer")
     require_transfer: float = train_flag("require_transfer")
+    slice: int = slice_flag()
+    overlap: float = overlap_flag()
+    slice_merge: str = slice_merge_flag()
+    slice_match: str = slice_match_flag()
+    slice_thres: float = slice_thres_flag()
+    slice_only: bool = slice_only_flag()
 
     @classmethod
     def refused(cls) -> dict[str, str]:
@@ -189,6 +206,7 @@ class CompareConfig(Options):
         for text in self.launch_options or ():
             if not text.partition("=")[0].isidentifier() or "=" not in text:
                 raise ConfigError(f"--launch-options {text}: expected KEY=VALUE, such as timeout_min=240")
+        Slicing.of(self)
         self._check_eight_bit()
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice; name each once")
