@@ -29,7 +29,7 @@ from utils.engine.tiled_inference import TiledBatches
 from utils.errors import ConfigError
 from utils.log import LOGGER, progress, shares_terminal, warn_once
 from utils.metrics.average_precision import Curves, DetectionAccumulator, ImageResult, table_header, table_rows
-from utils.metrics.coco import CocoMetrics, coco_metrics, explain_difference
+from utils.metrics.coco import CocoMetrics, coco_metrics, explain_difference, size_table
 from utils.metrics.confusion import ConfusionMatrix
 from utils.nms import non_max_suppression
 from utils.processes import ALONE, Processes
@@ -90,6 +90,8 @@ class Evaluation:
         input_shape: (B, 3, H, W) of a full batch at the image size asked for, None if the loader has none.
         timed_images: How many images `speeds` is the mean of: the first batch of each process, in which memory is taken
             and kernels are chosen, is left out unless it is the only one.
+        coco_whole: COCO's figures of the whole images alone, if they were predicted in tiles too; else None.
+        tiles_per_image: Mean number of tiles that were predicted, 0 without --slice.
     """
 
     metrics: DetectionMetrics
@@ -101,6 +103,8 @@ class Evaluation:
     results: tuple[ImageResult, ...] = field(repr=False)
     input_shape: tuple[int, int, int, int] | None = None
     timed_images: int = 0
+    coco_whole: CocoMetrics | None = None
+    tiles_per_image: float = 0.0
 
     def row(self) -> tuple[float, ...]:
         """Return v6.1's order: P, R, mAP50, mAP50-95, box, obj and cls loss (0 without a loss)."""
@@ -297,6 +301,7 @@ def evaluate(
     losses = _LossMean(loss if not options.augment else None, device)
     tiles = TiledBatches.of(model, options, partial(_suppressed, options=options), mixed, timers)
     results: list[ImageResult] = []
+    whole: list[ImageResult] = []  # without their tiles, if these are predicted too
     warm_up: _Times | None = None  # the first batch's
     was_training = model.training
     model.eval()
@@ -316,6 +321,7 @@ def evaluate(
                     detections = _suppressed(decoded, options, batch)
             found = tuple(map(Detections.to_native, detections, batch.letterboxes))
             if tiles is not None:
+                whole += _image_results(batch, found) if found and options.coco and not tiles.only else ()
                 found = tiles.merged(batch, found)
                 detections = tuple(map(Detections.from_native, found, batch.letterboxes))
             of_batch = _image_results(batch, found)
@@ -326,7 +332,8 @@ def evaluate(
     finally:
         model.train(was_training)
     times = _Times.of(timers, len(results)).without(warm_up)
-    own = _ProcessResults(tuple(results), losses.terms(), times)
+    tile_count = tiles.count(results) if tiles is not None else 0
+    own = _ProcessResults(tuple(results), losses.terms(), times, tuple(whole), tile_count)
     evaluation = _of_all(own, len(names), options.coco, processes)
     if isinstance(loader, Loader):
         evaluation = replace(evaluation, input_shape=loader.input_shape)
@@ -401,11 +408,16 @@ class _Times:
 
 @dataclass(frozen=True)
 class _ProcessResults:
-    """What one process found: results per image, losses per batch, and how long it took."""
+    """What one process found: results per image, losses per batch, and how long it took.
+
+    whole: Results of whole images without their tiles; tiles: How many of these were predicted.
+    """
 
     results: tuple[ImageResult, ...]
     losses: tuple[_BatchLoss, ...]
     times: _Times
+    whole: tuple[ImageResult, ...] = ()
+    tiles: int = 0
 
 
 class _LossMean:
@@ -490,6 +502,7 @@ def _evaluation(found: Sequence[_ProcessResults], nc: int, coco: bool) -> Evalua
     results = sorted((result for each in found for result in each.results), key=lambda result: result.index)
     seconds = [sum(times) for times in zip(*(each.times.seconds for each in found), strict=True)]
     timed = sum(each.times.images for each in found)
+    whole = sorted((result for each in found for result in each.whole), key=lambda result: result.index)
     accumulator, confusion = DetectionAccumulator(nc), ConfusionMatrix(nc)
     for result in results:
         accumulator.update(result.detections, result.labels_cls, result.labels_xyxy)
@@ -504,6 +517,8 @@ def _evaluation(found: Sequence[_ProcessResults], nc: int, coco: bool) -> Evalua
         curves,
         tuple(results),
         timed_images=timed,
+        coco_whole=coco_metrics(whole, nc) if coco and whole else None,
+        tiles_per_image=sum(each.tiles for each in found) / max(len(results), 1),
     )
 
 
@@ -530,6 +545,9 @@ def _log_table(evaluation: Evaluation, names: Sequence[str], verbose: bool) -> N
     explanation = explain_difference(metrics.map, coco.ap)
     if explanation:
         LOGGER.info(explanation)
+    if evaluation.coco_whole is not None:
+        for line in size_table({"whole images": evaluation.coco_whole, "with tiles": coco}):
+            LOGGER.info(line)
 
 
 def _figure(value: float | None) -> str:

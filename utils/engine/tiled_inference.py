@@ -20,6 +20,7 @@ from utils.device import Timer, autocast, network_input
 from utils.engine.image_tiles import ImageTile, tiles_of
 from utils.engine.tile_merging import merge_views
 from utils.images import read_image
+from utils.metrics.average_precision import ImageResult
 from utils.nms import non_max_suppression
 from utils.runtimes.network import fixed_shape
 from utils.types import Batch, Detections
@@ -175,6 +176,17 @@ class TiledBatches:
             model, options.slicing, suppress, options.single_cls, options.max_det, options.augment, mixed
         )
         return TiledBatches(inference, timers)
+
+    @property
+    def only(self) -> bool:
+        """Whether images with several tiles are not predicted as a whole."""
+        return self.inference.slicing.only
+
+    def count(self, results: Sequence[ImageResult]) -> int:
+        """Return how many tiles the images of these results have together; an image that is not split has none."""
+        slicing = self.inference.slicing
+        split = (result.native for result in results if self.inference.splits(result.native))
+        return sum(len(tiles_of(shape, slicing.size, slicing.overlap)) for shape in split)
 
     def needs_whole(self, batch: Batch) -> bool:
         """Return whether an image of the batch is predicted as a whole."""

@@ -265,4 +265,6 @@ def _speed_line(evaluation: Evaluation) -> str:
     pre, inference, nms = evaluation.speeds.row()
     shape = f" at shape {evaluation.input_shape}" if evaluation.input_shape else ""
     left_out = ", first batch left out" if evaluation.timed_images < evaluation.metrics.images else ""
-    return f"Speed: {pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image{shape}{left_out}"
+    tiles = f", {evaluation.tiles_per_image:.3g} tiles each included" if evaluation.tiles_per_image else ""
+    parts = f"{pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS"
+    return f"Speed: {parts} per image{shape}{tiles}{left_out}"

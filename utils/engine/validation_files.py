@@ -178,6 +178,8 @@ def write_metrics(
         "yolov5": _yolov5_figures(metrics),
         "coco": _coco_figures(coco) if coco else None,
         "note": explain_difference(metrics.map, coco.ap) if coco else None,
+        "coco_whole_images": _coco_figures(evaluation.coco_whole) if evaluation.coco_whole else None,
+        "tiles_per_image": evaluation.tiles_per_image,
         "losses": dict(zip(("box", "obj", "cls"), evaluation.losses.row(), strict=True)) if evaluation.losses else None,
         "speed_ms_per_image": dict(zip(("pre_process", "inference", "nms"), evaluation.speeds.row(), strict=True)),
         "speed_images": evaluation.timed_images,

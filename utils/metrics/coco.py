@@ -141,3 +141,21 @@ def explain_difference(yolov5_map: float, coco_ap: float) -> str | None:
     )
     values = f"{yolov5_map:.3f} by YOLOv5's rules and {coco_ap:.3f} by COCO's"
     return f"mAP@.5:.95 is {values}: {reason}. Compare like with like."
+
+
+def size_table(rows: Mapping[str, CocoMetrics]) -> list[str]:
+    """Return lines with AP by size of several evaluations, one below the other, in the columns of validation's table.
+
+    Args:
+        rows: Figures by title.
+
+    Returns:
+        A line of titles, then one per evaluation; "-" stands for sizes that no object has.
+    """
+    titles = ("AP", "AP small", "AP medium", "AP large")
+    lines = [" " * 20 + "".join(f"{title:>11}" for title in titles)]
+    for name, coco in rows.items():
+        values = (coco.ap, coco.ap_small, coco.ap_medium, coco.ap_large)
+        figures = ("-" if value is None else f"{value:.3f}" for value in values)
+        lines.append(f"{name:>20}" + "".join(f"{figure:>11}" for figure in figures))
+    return lines
