@@ -11,6 +11,7 @@ from utils.errors import ConfigError
 from utils.world import World
 
 SLICE_MERGES = ("nms", "wbf")  # the first is the default
+LEAST_TILE = 32  # pixels
 SLICE_MATCHES = ("border", "iou", "ios")
 
 
@@ -164,6 +165,8 @@ class Slicing:
 
         Raises ConfigError for a flag that says something about tiles if there are none.
         """
+        if 0 < flags.slice < LEAST_TILE:
+            raise ConfigError(f"--slice {flags.slice}: expected at least {LEAST_TILE} pixels, or 0 for none")
         if flags.slice:
             return cls(
                 flags.slice, flags.overlap, flags.slice_merge, flags.slice_match, flags.slice_thres, flags.slice_only
