@@ -27,6 +27,7 @@ from utils.log import LOGGER
 _READ_ATTEMPTS = 3  # a camera may miss a frame without being gone
 _BUFFERED_FRAMES = 256  # with --stream-buffer the reader waits while this many are not yet consumed
 _RATE_FRAMES = 60  # the rate is the mean over as many frames
+_RATE_S = 0.5  # and unknown before: the first ones come in a burst
 _MOST_HANGING = 3  # threads of a stream that hang in a read; no further connection is made while there are so many
 _POLL_S = 0.1
 _JOIN_S = 2.0
@@ -70,7 +71,7 @@ class StreamFrame:
         bgr: (H, W, 3) uint8 as OpenCV reads it.
         number: Frame number from 1, frames that were left out included.
         seconds: Time since the stream was first connected.
-        fps: Frames per second that arrive; 0 until two have come.
+        fps: Frames per second that arrive; 0 while it is unknown.
     """
 
     bgr: np.ndarray
@@ -240,7 +241,9 @@ class StreamReader:
         return self.finished and not len(self._waiting)
 
     def close(self) -> None:
-        """End the threads, and wait for them at most 2 seconds: a read in progress may take longer."""
+        """End the threads, and wait for them at most 2 seconds: a read in progress may take longer. Once is enough."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._waiting.close(drop=True)
         until = time.monotonic() + _JOIN_S
@@ -330,7 +333,7 @@ class StreamReader:
             self._latest = now
             self._times.append(now)
             length = now - self._times[0]
-            rate = (len(self._times) - 1) / length if length > 0 else 0.0
+            rate = (len(self._times) - 1) / length if length >= _RATE_S else 0.0
             frame = StreamFrame(bgr, self.frames, now - self._began, rate)
         if is_back:
             LOGGER.info(f"{self._name}: back after {lost_s:.1f} s")

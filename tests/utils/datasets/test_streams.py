@@ -75,7 +75,7 @@ def test_the_true_rate_is_measured_not_believed():
     """OpenCV says 25 of every MJPEG stream."""
     with MjpegCamera([("frames", 60)], [("refuse", 0)], fps=50.0) as camera:
         frames = list(StreamSource([camera.address], keep_all=True, patience=QUICK))
-    assert frames[0].fps == 0.0  # one frame has no rate
+    assert frames[0].fps == frames[10].fps == 0.0  # too few to know it
     assert frames[-1].fps == pytest.approx(50, rel=0.2)
     assert frames[-1].seconds - frames[0].seconds == pytest.approx(59 / 50, rel=0.25)
 
@@ -148,9 +148,10 @@ class Hanging:
 def test_threads_that_hang_in_a_read_are_few():
     patience = Patience(give_up_s=1.0, stall_s=0.05, first_delay=0.01, longest_delay=0.02)
     source = StreamSource(["fake"], patience=patience, connect=Hanging)
-    begun = time.monotonic()
     assert list(source) == [] and Hanging.opened == 3
-    assert time.monotonic() - begun < 5
+    begun = time.monotonic()
+    source.close()  # nobody waits for them twice
+    assert time.monotonic() - begun < 0.5
     Hanging.let_go.set()
     assert all(Hanging.released.acquire(timeout=2) for _ in range(3))  # and give their camera back in the end
 

@@ -127,6 +127,22 @@ def test_what_was_detected_is_written_after_ctrl_c(finder, images):
     ]
 
 
+def test_a_view_that_ends_the_run_leaves_all_that_was_seen(finder, images):
+    class Window(PredictionHook):
+        seen = 0
+
+        def after_frame(self, prediction):
+            self.seen += 1
+
+        def should_stop(self):
+            return self.seen == 3  # q is pressed
+
+    before, writer = threading.active_count(), Slow()
+    run(images, finder, writer, Window())
+    assert writer.calls == ["0.png", 0, "1.png", 1, "2.png", 2, "closed"]
+    assert threading.active_count() <= before + 1  # the reader has ended, too
+
+
 def test_errors_of_the_writers_thread_are_those_of_the_run(finder, images):
     source = run(images, finder, Slow(error=DataError("cannot be written")), batch_size=3)
     assert [failure.reason for failure in source.failures] == [f"{images}/2.png: cannot be written"]
