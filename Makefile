@@ -12,7 +12,12 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist works
 install = @cmp -s $(1).txt $(VENV)/installed-$(1).txt || { echo "installing $(1).txt into $(VENV) ..." \
   && $(PIP) $(1).txt && cp $(1).txt $(VENV)/installed-$(1).txt; }
 
-.PHONY: help environment test-environment browser-environment export-environment lint-environment docs-environment demo test test-slow test-all lint format docs gallery
+# The same, without what the packages themselves ask for.
+install-alone = @cmp -s $(1).txt $(VENV)/installed-$(1).txt || { echo "installing $(1).txt into $(VENV) ..." \
+  && $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement $(1).txt \
+  && cp $(1).txt $(VENV)/installed-$(1).txt; }
+
+.PHONY: help environment test-environment browser-environment export-environment oracle-environment lint-environment docs-environment demo test test-slow test-all lint format docs gallery
 
 help:
 	@echo "make demo       make an environment, train an attention variant on drawn scenes, validate it, detect with it"
@@ -37,6 +42,10 @@ browser-environment: test-environment
 export-environment: test-environment
 	$(call install,requirements-export)
 
+oracle-environment: test-environment
+	$(call install,requirements-oracle)
+	$(call install-alone,requirements-oracle-alone)
+
 lint-environment: environment
 	$(call install,requirements-lint)
 
@@ -49,10 +58,10 @@ demo: environment
 test: test-environment
 	@$(PYTEST) -m "not slow and not browser" $(TESTS)
 
-test-slow: browser-environment export-environment
-	@$(PYTEST) -m "slow or browser or export" $(TESTS)
+test-slow: browser-environment export-environment oracle-environment
+	@$(PYTEST) -m "slow or browser or export or oracle" $(TESTS)
 
-test-all: browser-environment export-environment
+test-all: browser-environment export-environment oracle-environment
 	@$(PYTEST) $(TESTS)
 
 lint: lint-environment

@@ -99,9 +99,10 @@ def test_the_logger_of_json_lines(data, tmp_path):
     assert set(json.loads((result.save_dir / "best.json").read_text())) > {"metrics/mAP_0.5"}
 
 
+@pytest.mark.oracle
 @pytest.mark.usefixtures("blank_figures", "no_warnings")
 def test_the_logger_of_mlflow(data, tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: docs/loggers.md's example is not run")
+    mlflow = pytest.importorskip("mlflow", reason="docs/loggers.md's example needs mlflow (requirements-oracle.txt)")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     result = trained_with("mlflow", data, tmp_path)

@@ -208,6 +208,7 @@ def test_the_class_of_results_takes_v6_1s_arguments():
     assert made.t == pytest.approx((1, 2, 3)) and made.xyxyn[0][0].tolist() == [0, 0, 0.5, 0.5, 0.5, 1]
 
 
+@pytest.mark.oracle
 def test_pandas(model, image, monkeypatch):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed: results.pandas() is not run")
     results = model(image, size=128)
@@ -220,6 +221,7 @@ def test_pandas(model, image, monkeypatch):
     assert isinstance(results.xyxy[0], torch.Tensor)
 
 
+@pytest.mark.oracle
 def test_supervision(model, image):
     supervision = pytest.importorskip("supervision", reason="supervision is not installed: to_supervision() is not run")
     results = model(image, size=128)

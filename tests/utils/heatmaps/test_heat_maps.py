@@ -138,12 +138,13 @@ class Small(nn.Module):
         return self.classify(30 * self.features(x).flatten(1))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("method", "oracle"),
     [("gradcam", "GradCAM"), ("gradcam++", "GradCAMPlusPlus"), ("layercam", "LayerCAM"), ("eigencam", "EigenCAM")],
 )
 def test_the_maps_are_those_of_pytorch_grad_cam(method, oracle):
-    theirs = pytest.importorskip("pytorch_grad_cam", reason="the oracle: pip install grad-cam")
+    theirs = pytest.importorskip("pytorch_grad_cam", reason="the oracle: grad-cam (requirements-oracle-alone.txt)")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     model, agreed = Small().eval(), 0

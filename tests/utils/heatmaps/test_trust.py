@@ -22,13 +22,14 @@ from utils.heatmaps.similarity import ranks, spearman, ssim
 from utils.types import Detections, Letterbox
 
 
+@pytest.mark.oracle
 def test_rank_correlation_knows_ties():
     assert ranks(np.array([3.0, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
     a = np.random.default_rng(0).random((20, 30)).round(1)
     b = a**3 + 5
     assert spearman(a, b) == pytest.approx(1) and spearman(a, -b) == pytest.approx(-1)
     assert spearman(a, np.ones_like(a)) == 0
-    stats = pytest.importorskip("scipy.stats", reason="the oracle: scipy")
+    stats = pytest.importorskip("scipy.stats", reason="the oracle: scipy, which scikit-learn brings (requirements-oracle.txt)")
     c = np.random.default_rng(1).random((20, 30)).round(1)
     assert spearman(a, c) == pytest.approx(stats.spearmanr(a.ravel(), c.ravel())[0], abs=1e-12)
 
