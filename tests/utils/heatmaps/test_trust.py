@@ -29,7 +29,9 @@ def test_rank_correlation_knows_ties():
     b = a**3 + 5
     assert spearman(a, b) == pytest.approx(1) and spearman(a, -b) == pytest.approx(-1)
     assert spearman(a, np.ones_like(a)) == 0
-    stats = pytest.importorskip("scipy.stats", reason="the oracle: scipy, which scikit-learn brings (requirements-oracle.txt)")
+    stats = pytest.importorskip(
+        "scipy.stats", reason="the oracle: scipy, which scikit-learn brings (requirements-oracle.txt)"
+    )
     c = np.random.default_rng(1).random((20, 30)).round(1)
     assert spearman(a, c) == pytest.approx(stats.spearmanr(a.ravel(), c.ravel())[0], abs=1e-12)
 
