@@ -157,7 +157,7 @@ def evaluate_run(plan: StudyPlan, weights: Path, device: str, files: RunFiles) -
         ConfigError: The checkpoint has other classes than the dataset.
     """
     spec = data_of(plan)
-    options = dataclasses.replace(_eval_options(plan), coco=True, verbose=len(spec.names) < FEW_CLASSES)
+    options = dataclasses.replace(run_options(plan), coco=True, verbose=len(spec.names) < FEW_CLASSES)
     evaluation = _evaluate(plan, weights, device, files.folder, options)
     facts = {
         "device": device_name(select_device(device)),
@@ -187,10 +187,11 @@ def evaluate_file(
     Raises:
         UserError: It cannot be read or run, or has other classes than the dataset.
     """
-    return _evaluate(plan, weights, device, report_dir, _eval_options(plan), square)
+    return _evaluate(plan, weights, device, report_dir, run_options(plan), square)
 
 
-def _eval_options(plan: StudyPlan) -> EvalOptions:
+def run_options(plan: StudyPlan) -> EvalOptions:
+    """Return how every checkpoint and file of a study is evaluated, without COCO's figures."""
     return EvalOptions(single_cls=plan.config.single_cls, slicing=Slicing.of(plan.config))
 
 

@@ -20,16 +20,16 @@ from models.yolo import Model
 from utils import lock_file as locks
 from utils import log
 from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
-from utils.compare.manifest import make_manifest, manifest_changes
+from utils.compare.manifest import make_manifest, manifest_changes, training_settings
 from utils.compare.plan import PlannedVariant, StudyPlan, open_study, planned_variants
 from utils.compare.preparation import prepare
 from utils.compare.provenance import data_facts, revision, versions
 from utils.compare.results import Scores
-from utils.compare.run import execute_run
+from utils.compare.run import execute_run, run_options
 from utils.compare.run_dir import RunFiles
 from utils.compare.study import command_of
 from utils.compare.study_progress import StudyProgress, duration_text
-from utils.config import DatasetSpec, Hyperparameters, TrainConfig, from_options
+from utils.config import DatasetSpec, Hyperparameters, Slicing, TrainConfig, from_options
 from utils.config.compare_options import CompareConfig
 from utils.engine.build import build_data
 from utils.errors import ConfigError, ModelError, UserError
@@ -119,6 +119,23 @@ def test_a_study_may_grow_and_its_settings_stay():
         (dict(data={"val": {"hash": "z"}}), "images or labels of val"),
     ]:
         assert any(words in change for change in manifest_changes(manifest(), manifest(**changes))), words
+
+
+def test_tiles_are_settings_of_every_study(tmp_path):
+    """Those of evaluation too, also in studies that are older than the options."""
+    for options in (dict(weights=("a.pt",)), dict(cfg=("yolov5n.yaml",))):
+        config = CompareConfig(**options, slice=320, overlap=0.4, slice_merge="wbf")
+        kept = training_settings(config)
+        assert (kept["slice"], kept["overlap"], kept["slice_merge"], kept["slice_only"]) == (320, 0.4, "wbf", False)
+        changes = manifest_changes(manifest(), manifest(settings={**manifest()["settings"], **kept}))
+        assert {"slice 0 -> 320", "overlap 0.2 -> 0.4", "slice_merge 'nms' -> 'wbf'"} <= set(changes)
+        plain = {**manifest()["settings"], **training_settings(CompareConfig(**options))}
+        assert manifest_changes(manifest(settings=plain), manifest(settings={**plain, "slice": 320})) == [
+            "slice 0 -> 320"
+        ]
+        options_of_runs = run_options(StudyPlan(tmp_path, config, (), {}))
+        assert options_of_runs.slicing == Slicing(320, 0.4, "wbf")
+        assert run_options(StudyPlan(tmp_path, CompareConfig(**options), (), {})).slicing is None
 
 
 def test_facts_of_a_split_stay_while_another_is_evaluated(tmp_path):

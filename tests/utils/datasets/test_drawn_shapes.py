@@ -17,6 +17,7 @@ from utils.datasets.drawn_shapes import (
     ShapesOptions,
     cut_to_unit,
     draw_dataset,
+    draw_large_scene,
     draw_scene,
     is_drawn,
 )
@@ -285,3 +286,27 @@ def test_sample_images_are_small_and_readable():
     images = sorted((ROOT / "data" / "images").iterdir())
     assert len(images) == 2
     assert all(path.stat().st_size < 60_000 and read_image(path)[1] == (320, 320) for path in images)
+
+
+LARGE = {"generator": "large-shapes", "seed": 3, "train": 2, "val": 1, "test": 0, "size": 480}
+
+
+def test_large_scenes_have_many_small_objects_and_crops_to_train_on(tmp_path):
+    root = draw_dataset(tmp_path / "a", ShapesOptions.read(LARGE))
+    assert is_drawn(root, ShapesOptions.read(LARGE)) and not is_drawn(root, ShapesOptions.read(SMALL))
+    sizes = {path.parent.name: read_image(path)[1] for path in root.rglob("*.jpg")}
+    assert sizes == {"train": (80, 80), "val": (320, 480)}
+    image, classes, outlines = draw_large_scene(np.random.default_rng(0), (640, 960))
+    again = draw_large_scene(np.random.default_rng(0), (640, 960))[0]
+    assert image.shape == (640, 960, 3) and np.array_equal(image, again)
+    crowded, more = draw_large_scene(np.random.default_rng(0), (640, 960), crowding=4.0)[1:]
+    assert len(classes) == len(outlines) and len(crowded) == len(more) > 2 * len(classes)
+    sides = np.array([np.ptp(outline, axis=0) * (960, 640) for outline in (*outlines, *more)])
+    areas = sides.prod(1)
+    assert 0.7 < (areas < 32**2).mean() < 0.95 and (areas > 96**2).any() and sides.max(1).min() > 4
+
+
+@pytest.mark.parametrize("size", (100, 385))
+def test_sizes_that_large_scenes_cannot_have_are_named(size):
+    with pytest.raises(ConfigError, match=f"multiple of 6, at least 384, got {size}"):
+        ShapesOptions.read({**LARGE, "size": size})
