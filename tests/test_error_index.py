@@ -13,8 +13,9 @@ def text_of(source):
 
 def test_the_table_is_that_of_the_source():
     """`python tools/error_index.py` writes it."""
-    page = error_index.PAGE.read_text(encoding="utf-8")
+    page, chinese = (each.read_text(encoding="utf-8") for each in (error_index.PAGE, error_index.CHINESE_PAGE))
     assert page == error_index.with_table(page)
+    assert chinese == error_index.with_table(chinese, error_index.chinese())
 
 
 def test_every_message_says_what_to_do():

@@ -12,7 +12,6 @@ DOCS = ROOT / "docs"
 ENGLISH_ONLY = {"architecture.md"}  # for developers
 MISSING: set[str] = {
     "detection.md",
-    "errors.md",
     "gallery.md",
 }  # still to be translated; a page leaves this list with its Chinese edition
 COMMAND = re.compile(r"(?:python|torchrun|pip|make|srun|curl|mkdir|apt-get|OMP_NUM_THREADS=\d+) ")

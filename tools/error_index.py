@@ -1,22 +1,26 @@
-"""Writes docs/errors.md: every error of the user that the source raises, with its remedy and its place.
+"""Writes docs/errors.md and its Chinese edition: every error of the user that the source raises, with its remedy and its place.
 
-    python tools/error_index.py            writes the table of the page anew
+    python tools/error_index.py            writes the tables of the two pages anew
     python tools/error_index.py --bare     lists the messages that name no remedy
 
-The words above the table are written by hand; a test says if the table is not that of the source.
+The words above the table are written by hand; a test says if the table is not that of the source. Messages are English,
+as they are printed; what to do about them is translated by docs/errors.zh-CN.yaml as far as it goes.
 """
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from source_texts import template
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "errors.md"
+CHINESE_PAGE = ROOT / "docs" / "errors.zh-CN.md"
+CHINESE_WORDS = ROOT / "docs" / "errors.zh-CN.yaml"
 MARKERS = ("<!-- made by `python tools/error_index.py`: errors -->", "<!-- end: errors -->")
 SCRIPTS = ("train", "val", "detect", "compare", "export", "heatmap", "demo", "hubconf")
 KINDS = {
@@ -135,15 +139,22 @@ def without_remedy(entry: ErrorEntry) -> bool:
     return not _ADVICE.search(entry.message)
 
 
-def table() -> str:
-    """Return the table of all messages, one part per kind of error."""
+def chinese() -> dict[str, str]:
+    """Return the Chinese of what to do, of kinds and of columns, by the English."""
+    return yaml.safe_load(CHINESE_WORDS.read_text(encoding="utf-8"))
+
+
+def table(words: Mapping[str, str]) -> str:
+    """Return the table of all messages, one part per kind of error; `words` replaces English by another language."""
     parts = []
     every = entries()
     for kind, title in KINDS.items():
         own = [entry for entry in every if entry.kind == kind]
         if own:
-            rows = {(*map(_cell, entry.parts), entry.module): None for entry in own}
-            parts += [f"### {title}\n", "| message | what to do | raised in |", "| --- | --- | --- |"]
+            columns = (words.get(column, column) for column in ("message", "what to do", "raised in"))
+            said = ((what, words.get(remedy, remedy), entry.module) for entry in own for what, remedy in [entry.parts])
+            rows = {(_cell(what), _cell(remedy), module): None for what, remedy, module in said}
+            parts += [f"### {words.get(title, title)}\n", f"| {' | '.join(columns)} |", "| --- | --- | --- |"]
             parts += [f"| {what} | {remedy} | `{module}` |" for what, remedy, module in rows]
             parts.append("")
     return "\n".join(parts).rstrip()
@@ -156,11 +167,11 @@ def _cell(text: str) -> str:
     return re.sub(r"\{([^{}]*)\}", r"&lt;*\1*&gt;", text)
 
 
-def with_table(page: str) -> str:
-    """Return the page with the table as the source is now."""
+def with_table(page: str, words: Mapping[str, str] | None = None) -> str:
+    """Return the page with the table as the source is now, in English or in the words given."""
     before, _, rest = page.partition(MARKERS[0])
     _, _, after = rest.partition(MARKERS[1])
-    return f"{before}{MARKERS[0]}\n\n{table()}\n\n{MARKERS[1]}{after}"
+    return f"{before}{MARKERS[0]}\n\n{table(words or {})}\n\n{MARKERS[1]}{after}"
 
 
 def main(arguments: list[str]) -> None:
@@ -168,7 +179,8 @@ def main(arguments: list[str]) -> None:
     if "--bare" in arguments:
         print("\n".join(f"{each.module}:{each.line}: {each.message}" for each in entries() if without_remedy(each)))
         return
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, words in ((PAGE, {}), (CHINESE_PAGE, chinese())):
+        page.write_text(with_table(page.read_text(encoding="utf-8"), words), encoding="utf-8")
 
 
 if __name__ == "__main__":
