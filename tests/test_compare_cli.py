@@ -69,6 +69,7 @@ PASSED_THROUGH = {
     "require_transfer",
     "rect_pad",
     "font",
+    "lang",
 }
 
 
