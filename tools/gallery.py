@@ -2,7 +2,7 @@
 
     python tools/gallery.py
 
-Trains YOLOv5n and its CBAM variant on drawn scenes for some minutes on a CPU, and keeps small copies of what was written.
+Trains YOLOv5n and its CBAM variant on drawn scenes for some minutes on a CPU, and keeps small copies of what they wrote.
 """
 
 import sys
@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 FOLDER = ROOT / "docs" / "gallery"
 COMMON = {"data": "data/shapes.yaml", "imgsz": 128, "workers": 1, "device": "cpu"}
 TRAINING = {"hyp": "hyp.shapes.yaml", "optimizer": "AdamW", "batch_size": 16}
-WIDTH, QUALITY = 900, 72
+WIDTH, QUALITY = 760, 68
 BYTES = 400_000  # of all images together
 
 
