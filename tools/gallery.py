@@ -2,7 +2,7 @@
 
     python tools/gallery.py
 
-Trains YOLOv5n and its CBAM variant on drawn scenes for some minutes on a CPU, and keeps small copies of what they wrote.
+Trains YOLOv5n and its CBAM variant on drawn scenes for some minutes on a CPU, and keeps small copies of the results.
 """
 
 import sys
