@@ -1,4 +1,4 @@
-"""Writes docs/errors.md and its Chinese edition: every error that the source raises, with its remedy and its place.
+"""Writes docs/errors.md and its Chinese edition: every error of the user that the source raises, with remedy and place.
 
     python tools/error_index.py            writes the tables of the two pages anew
     python tools/error_index.py --bare     lists the messages that name no remedy
