@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,9 +38,11 @@ def main() -> None:
         weights=(options.weights,), source=options.source, imgsz=(options.imgsz,), batch_size=options.batch_size
     )
     predictor = load_predictor(options.weights, "cpu")
+    if options.enlarge != 1:
+        config = replace(config, source=_enlarged(options.source, options.enlarge, tempfile.mkdtemp()))
     canvases = [
         letterbox(frame.image, predictor.input_shape(config.imgsz), auto=True, stride=predictor.stride)[0]
-        for frame in open_source(options.source)
+        for frame in open_source(config.source)
     ]
     ways: dict[str, Callable[[], None]] = {
         "network alone": lambda: _network_alone(predictor, canvases, options.batch_size),
@@ -68,7 +72,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--imgsz", type=int, default=640, help="pixels")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--enlarge", type=float, default=1, help="read a copy of the video with sides as much larger")
     return parser.parse_args()
+
+
+def _enlarged(source: str, factor: float, folder: str) -> str:
+    """Write a video with larger frames, which takes longer to read, to draw and to write, and return its path."""
+    file, writer = str(Path(folder) / "enlarged.mp4"), None
+    for frame in open_source(source):
+        image = cv2.resize(frame.image, None, fx=factor, fy=factor)[..., ::-1]
+        if writer is None:
+            print(f"frames of {image.shape[0]} x {image.shape[1]}")
+            writer = cv2.VideoWriter(file, cv2.VideoWriter.fourcc(*"mp4v"), frame.fps, image.shape[1::-1])
+        writer.write(image)
+    if writer is not None:
+        writer.release()
+    return file
 
 
 @torch.no_grad()
