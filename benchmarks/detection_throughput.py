@@ -5,7 +5,9 @@
 Three ways over the same frames, which take turns: the network alone on frames that are already in memory and
 letterboxed; reading, network and writing one after the other; and detect.py's reader and writer threads. Each writes
 annotated frames, label files and a csv, as `--save-txt --save-csv` do. Printed are milliseconds per frame, medians of
-the rounds, and their ratio to the network alone.
+the rounds: what passed, and the processor's time of the thread that runs the network and of all others. Where a core is
+free for each thread, the frames take as long as the busiest of them; what passed says so only on a machine that does
+nothing else.
 """
 
 import argparse
@@ -49,20 +51,29 @@ def main() -> None:
         "one after the other": lambda: _one_after_the_other(config, predictor),
         "with threads": lambda: _with_threads(config, predictor),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for _ in range(options.rounds + 1):
         for name, way in ways.items():
-            begun = time.perf_counter()
+            begun = time.perf_counter(), time.thread_time(), time.process_time()
             way()
-            times[name].append((time.perf_counter() - begun) * 1000 / len(canvases))
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first round warms up
+            ended = time.perf_counter(), time.thread_time(), time.process_time()
+            passed, own, all_threads = (
+                (after - before) * 1000 / len(canvases) for before, after in zip(begun, ended, strict=True)
+            )
+            times[name].append((passed, own, all_threads - own))
+    # the first round warms up
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows[1:], strict=True)] for name, rows in times.items()
+    }
     height, width = canvases[0].shape[:2]
     print(
         f"{len(canvases)} frames at {height} x {width}, batches of {options.batch_size}, {options.rounds} rounds, "
         f"{torch.get_num_threads()} threads in the network"
     )
-    for name, median in medians.items():
-        print(f"{name:20} {median:7.1f} ms per frame {median / medians['network alone']:6.3f}")
+    print(f"{'ms per frame':20} {'passed':>8} {'network thread':>15} {'ratio':>7} {'other threads':>14}")
+    for name, (passed, own, others) in medians.items():
+        ratio = own / medians["network alone"][1]
+        print(f"{name:20} {passed:8.1f} {own:15.1f} {ratio:7.3f} {others:14.1f}")
 
 
 def _options() -> argparse.Namespace:
