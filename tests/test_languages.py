@@ -25,12 +25,11 @@ def english(name: str) -> str:
     return name.replace(".zh-CN.md", ".md")
 
 
-PAGES = sorted(page for page in DOCS.glob("*.md") if not page.name.endswith(".zh-CN.md"))
+FOUND = [*DOCS.glob("*.md"), *DOCS.glob("studies/*/README.md")]
+PAGES = sorted(page for page in FOUND if not page.name.endswith(".zh-CN.md"))
 PAIRS = [page for page in [ROOT / "README.md", *PAGES] if chinese(page).is_file()]
-FREE = {"README.md", "attention.md"}  # written for Chinese readers, not sentence by sentence
-TRANSLATED = pytest.mark.parametrize(
-    "page", [page for page in PAIRS if page.name not in FREE], ids=lambda page: page.stem
-)
+FREE = (ROOT / "README.md", DOCS / "attention.md")  # written for Chinese readers, not sentence by sentence
+TRANSLATED = pytest.mark.parametrize("page", [page for page in PAIRS if page not in FREE], ids=lambda page: page.stem)
 BOTH = pytest.mark.parametrize("page", PAIRS, ids=lambda page: page.stem)
 
 
