@@ -345,6 +345,7 @@ def test_a_split_of_ones_own_name(options, data, tmp_path, capsys):
     result = val.run(**{**options, "data": str(own)}, task="holdout")
     assert [Path(one.path).name for one in result.evaluation.results] == ["1.jpg", "2.jpg"]
     assert val.parse_opt(["--task", "holdout"]).task == "holdout"
+    capsys.readouterr()
     for wrong in ("holdot", "licence", "year", "images/holdout"):
         assert run_guarded(lambda task=wrong: val.run(**{**options, "data": str(own)}, task=task)) == 2
         error = capsys.readouterr().err

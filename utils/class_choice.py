@@ -5,6 +5,16 @@ from collections.abc import Sequence
 from utils.errors import NAME_LIMIT, ConfigError, cut, nearest
 
 
+def ids_and_names(classes: Sequence[int | str] | None) -> tuple[int | str, ...] | None:
+    """Return classes as a command line has them, numbers as ids. Raises ConfigError for a negative one."""
+    if classes is None:
+        return None
+    for wanted in classes:
+        if str(wanted).lstrip("-").isdecimal() and int(wanted) < 0:
+            raise ConfigError(f"--classes {wanted}: ids begin at 0")
+    return tuple(int(wanted) if str(wanted).isdecimal() else wanted for wanted in classes)
+
+
 def class_ids(classes: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
     """Return the ids of classes given by id or by name.
 

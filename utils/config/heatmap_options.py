@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from utils.class_choice import ids_and_names
 from utils.config import old_flags
 from utils.config.flags import Options, flag
 from utils.errors import ConfigError
@@ -81,8 +82,7 @@ class HeatmapConfig(Options):
         }
 
     def implied(self) -> dict[str, object]:
-        numbers = self.classes and tuple(int(text) if str(text).isdecimal() else text for text in self.classes)
-        return {"classes": numbers, **({"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {})}
+        return {"classes": ids_and_names(self.classes), **({"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {})}
 
     def check(self) -> None:
         if len(self.imgsz) != 2:
