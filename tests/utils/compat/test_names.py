@@ -6,12 +6,15 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from utils.compat.names import LAZY, MISSING
 
 ROOT = Path(__file__).resolve().parents[3]
 LIGHT = ["utils.compat", "utils.compat.names"]  # a package asks whether a submodule's name is one of these
 PAGE = ROOT / "docs" / "migrating.md"
+CHINESE_PAGE = ROOT / "docs" / "migrating.zh-CN.md"
+CHINESE = yaml.safe_load((ROOT / "docs" / "migrating.zh-CN.yaml").read_text(encoding="utf-8"))
 # Names that are this project's modules' own, beside those that they take from utils.compat.
 OWN = {
     "models.common": {"autopad", "Conv", "C3", "SPPF", "Focus", "Concat", "Bottleneck", "BottleneckCSP", "SPP", "C3TR"}
@@ -55,9 +58,14 @@ def test_names_that_scripts_import_are_there(module):
     assert missing == []
 
 
-def test_the_page_lists_what_there_is_and_what_replaces_the_rest():
-    """`python -m tests.utils.compat.test_names` writes both tables of docs/migrating.md."""
-    assert PAGE.read_text(encoding="utf-8") == with_tables(PAGE.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page, words", [(PAGE, {}), (CHINESE_PAGE, CHINESE)], ids=["en", "zh"])
+def test_the_page_lists_what_there_is_and_what_replaces_the_rest(page, words):
+    """`python -m tests.utils.compat.test_names` writes both tables of docs/migrating.md and its Chinese edition."""
+    assert page.read_text(encoding="utf-8") == with_tables(page.read_text(encoding="utf-8"), words)
+
+
+def test_every_replacement_is_translated_and_no_other():
+    assert {*MISSING.values(), "module", "names", "name", "instead"} == set(CHINESE)
 
 
 def offered(module):
@@ -66,14 +74,18 @@ def offered(module):
     return sorted((names | OWN.get(module, set())) - {"np", "torch"}, key=lambda name: (name.lower(), name))
 
 
-def with_tables(page):
-    names = ["| module | names |", "| --- | --- |"]
-    names += [f"| `{module}` | {', '.join(f'`{name}`' for name in offered(module))} |" for module in IMPORTED]
+def with_tables(page, words):
+    def row(*cells):
+        return f"| {' | '.join(words.get(cell, cell) for cell in cells)} |"
+
+    comma = "、" if words else ", "
+    names = [row("module", "names"), "| --- | --- |"]
+    names += [row(f"`{module}`", comma.join(f"`{name}`" for name in offered(module))) for module in IMPORTED]
     remedies = {}
     for name, remedy in MISSING.items():
         remedies.setdefault(remedy, []).append(f"`{name}`")
-    rest = ["| name | instead |", "| --- | --- |"]
-    rest += [f"| {', '.join(group)} | {remedy} |" for remedy, group in remedies.items()]
+    rest = [row("name", "instead"), "| --- | --- |"]
+    rest += [row(comma.join(group), remedy) for remedy, group in remedies.items()]
     for title, rows in (("names", names), ("replacements", rest)):
         start = f"<!-- made by `python -m tests.utils.compat.test_names`: {title} -->\n"
         before, _, after = page.partition(start)
@@ -125,4 +137,5 @@ def test_detection_imports_none_of_this():
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, translations in ((PAGE, {}), (CHINESE_PAGE, CHINESE)):
+        path.write_text(with_tables(path.read_text(encoding="utf-8"), translations), encoding="utf-8")
