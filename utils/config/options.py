@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from utils.class_choice import ids_and_names
 from utils.config import old_flags
 from utils.config.flags import Options, flag
-from utils.config.heatmap_options import CAM_METHODS
+from utils.config.heatmap_options import CAM_METHODS, DEFAULT_METHOD
 from utils.config.label_reading import LabelReading, labels_flag
 from utils.config.option_records import Slicing, parse_image_limit
 from utils.config.slice_flags import (
@@ -327,7 +327,7 @@ class DetectConfig(Options):
     heatmap: str = flag(
         "",
         "write a heat map of the most confident detection of each frame; heatmap.py has more",
-        const="gradcam",
+        const=DEFAULT_METHOD,
         choices=("", *CAM_METHODS),
         new=True,
     )

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from utils.class_choice import class_ids
 from utils.config import PredictOptions
-from utils.config.heatmap_options import CAM_METHODS
+from utils.config.heatmap_options import CAM_METHODS, DEFAULT_METHOD
 from utils.errors import UserError
 from utils.log import without_controls
 from utils.runtimes.metadata import PROJECT_VERSION
@@ -171,7 +171,7 @@ def _add_heat_maps(app: FastAPI, models: ServedModels, worker: NetworkWorker, co
     async def heat_map(
         request: Request,
         model: ModelName = "",
-        method: Annotated[str, Query(description=", ".join(CAM_METHODS))] = CAM_METHODS[0],
+        method: Annotated[str, Query(description=", ".join(CAM_METHODS))] = DEFAULT_METHOD,
         layer: Annotated[str, Query(description="index, name or path of a layer; empty takes the default")] = "",
         box: Annotated[int, Query(ge=1, description="which detection, 1 being the most confident")] = 1,
         conf: Confidence = 0.25,

@@ -33,7 +33,7 @@ const TEXTS = {
     heatof: "{target} 的热力图，层 {layer}", empty: "在此置信度下没有找到目标。",
   },
 };
-const METHODS = [["", "none"], ["gradcam", "Grad-CAM"], ["gradcam++", "Grad-CAM++"], ["layercam", "LayerCAM"], ["eigencam", "EigenCAM"]];
+const METHODS = [["", "none"], ["layercam", "LayerCAM"], ["gradcam", "Grad-CAM"], ["gradcam++", "Grad-CAM++"], ["eigencam", "EigenCAM"]];
 const LEAST = 0.05;
 const $ = (id) => document.getElementById(id);
 const state = { language: "en", models: [], file: null, panels: [], run: 0, hidden: new Set(), status: ["nothing", {}] };
