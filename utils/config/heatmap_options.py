@@ -22,7 +22,9 @@ class HeatmapConfig(Options):
         (str(ROOT / "yolov5s.pt"),), "checkpoint; several are shown side by side on one color scale", many=True
     )
     source: str = flag(str(ROOT / "data" / "images"), "image, video, folder, glob or list of images (.txt)")
-    method: str = flag(DEFAULT_METHOD, "how a heat map is made; attention shows what the blocks applied", choices=METHODS)
+    method: str = flag(
+        DEFAULT_METHOD, "how a heat map is made; attention shows what the blocks applied", choices=METHODS
+    )
     layer: tuple[str, ...] | None = flag(
         None,
         "layers whose maps are shown: indices, module paths such as 9.m, or names such as SPPF; "

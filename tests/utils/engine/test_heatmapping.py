@@ -53,7 +53,19 @@ def draw(files, *flags, weights=("yolov5n.pt",)):
 
 
 def test_maps_of_two_networks_with_all_checks(files):
-    flags = ("--sanity", "--deletion", "--steps", "3", "--draws", "1", "--save-npy", "--target", "owl")
+    flags = (
+        "--method",
+        "gradcam",
+        "--sanity",
+        "--deletion",
+        "--steps",
+        "3",
+        "--draws",
+        "1",
+        "--save-npy",
+        "--target",
+        "owl",
+    )
     folder = draw(files, *flags, weights=("yolov5n.pt", "yolov5n_CBAM.pt"))
     assert (folder / "a_gradcam.png").is_file()
     rows = read(folder / "heatmaps.csv")
@@ -85,7 +97,7 @@ def test_attention_is_drawn_per_block(files):
 
 def test_nothing_found_loses_no_image(files):
     folder = draw(files, "--target", "cat")
-    assert (folder / "a_gradcam.png").is_file()
+    assert (folder / "a_layercam.png").is_file()  # the default method's name
     assert [row["target"] for row in read(folder / "heatmaps.csv")] == ["nothing found"]
 
 
