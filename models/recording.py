@@ -21,7 +21,8 @@ KINDS = {
     "maps": "(B, M, H, W): weights of positions in M sums over the map, or of M units at each position",
     "channels": "(B, heads, c, c): the weight of channel k for channel q of a head",
     "branches": "broadcasts to (B, M, C, H, W): the share of each of M branches; sums to 1 over M if softmax",
-    "offsets": "(B, points, 2, H, W): (y, x) that each sample lies away from its place, in pixels of the block's input",
+    "offsets": "(B, points, 2, H, W): (y, x) that each sample lies away from its place, in pixels of the block's input; "
+    "`places` says where that is",
     "kernels": "(B, G, k*k, H, W): the kernel applied at each position, one per group of channels",
 }
 
@@ -39,6 +40,9 @@ class AppliedAttention:
         keys: For the kind "attention" only: (Q, K) positions of each query's keys in a map of size `grid`, row by row,
             and -1 for a key outside of it; None if the keys are all positions of `grid`, row by row.
         grid: (H, W) of the keys; None if it is `size`.
+        places: For the kind "offsets" only: the (y, x) from the center of a position to the place that a sample's
+            offset starts from, in pixels of the block's input; broadcasts to (points, 2, H, W). None if all start at
+            the centers.
     """
 
     block: nn.Module
@@ -48,6 +52,7 @@ class AppliedAttention:
     size: tuple[int, int]
     keys: Tensor | None = None
     grid: tuple[int, int] | None = None
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -97,6 +102,7 @@ def record(
     size: Sequence[int],
     keys: Tensor | None = None,
     grid: Sequence[int] | None = None,
+    places: Tensor | None = None,
 ) -> None:
     """Record what `block` applies, if somebody records. The arguments are those of `AppliedAttention`.
 
@@ -108,14 +114,15 @@ def record(
         size: (H, W) of the positions.
         keys: (Q, K) positions of each query's keys, of the kind "attention".
         grid: (H, W) of the keys' map.
+        places: Where each sample's offset starts from the center of its position, of the kind "offsets".
     """
     if _records is None:
         return
     kept = values.detach().clone()
-    at = None if keys is None else keys.detach().clone()
+    at, starts = (None if each is None else each.detach().clone() for each in (keys, places))
     rows, columns = (int(side) for side in size)
     key_size = None if grid is None else (int(grid[0]), int(grid[1]))
-    _records.append(AppliedAttention(block, kind, label, kept, (rows, columns), at, key_size))
+    _records.append(AppliedAttention(block, kind, label, kept, (rows, columns), at, key_size, starts))
 
 
 def record_softmax(

@@ -175,9 +175,15 @@ class DAttentionBaseline(nn.Module):
         """Record how far samples lie from their reference points, in pixels of a map of `size`."""
         grid = locations.shape[1:3]
         pixels = torch.tensor([max(length - 1, 0) / 2 for length in size], device=locations.device)  # of one unit
-        moved = (locations - _reference_points(grid[0], grid[1], 0.5, locations)) * pixels.to(locations.dtype)
+        pixels = pixels.to(locations.dtype)
+        references = _reference_points(grid[0], grid[1], 0.5, locations)
+        moved = (locations - references) * pixels
         by_group = moved.permute(0, 3, 1, 2).unflatten(0, (-1, self.groups))  # (B, groups, 2, h, w)
-        record(self, "offsets", "offsets of each group from the reference points", by_group, grid)
+        cells = torch.tensor(size, device=pixels.device) / torch.tensor(grid, device=pixels.device)
+        centers = _positions(grid[0], grid[1], 0.5, locations) * cells.to(pixels.dtype) - 0.5  # in pixels
+        places = ((references + 1) * pixels - centers).permute(2, 0, 1)[None]
+        label = "offsets of each group from the reference points"
+        record(self, "offsets", label, by_group, grid, places=places)
 
     def _sample(self, x: Tensor, locations: Tensor) -> Tensor:
         """Return each group's channels of `x` (B, C, H, W) at its own locations: (B, C, h, w)."""
@@ -204,6 +210,12 @@ def _reference_points(height: int, width: int, start: float, like: Tensor) -> Te
         (torch.arange(length, dtype=like.dtype, device=like.device) + start) / max(length - 1, 1) * 2 - 1
         for length in (height, width)
     ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=2)
+
+
+def _positions(height: int, width: int, start: float, like: Tensor) -> Tensor:
+    """Return (height, width, 2) of y and x: start, start + 1, ... In the type and on the device of `like`."""
+    axes = [torch.arange(length, dtype=like.dtype, device=like.device) + start for length in (height, width)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=2)
 
 

@@ -64,7 +64,9 @@ class DeformConv(nn.Module):
         if is_recording():
             side = weight.shape[-1]
             moves = upcast(offsets).unflatten(1, (-1, 2))
-            record(self, "offsets", f"offsets of the {side} x {side} taps", moves, x.shape[2:])
+            steps = (torch.arange(side, device=moves.device, dtype=moves.dtype) - side // 2) * self.dilation
+            places = torch.cartesian_prod(steps, steps)[:, :, None, None]  # of the taps, around the position
+            record(self, "offsets", f"offsets of the {side} x {side} taps", moves, x.shape[2:], places=places)
         out = deformable_depthwise(full, upcast(offsets).to(full.dtype), weight, self.dilation)
         return out.to(x.dtype)
 

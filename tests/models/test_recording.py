@@ -46,6 +46,8 @@ def require_shape(shown, x):
     elif shown.kind == "offsets":
         assert values.ndim == 5 and values.shape[0] == batch and values.shape[2] == 2
         assert tuple(values.shape[3:]) == size
+        if shown.places is not None:
+            assert shown.places.expand(values.shape[1:]).isfinite().all()
     else:
         assert values.ndim == 5 and tuple(values.shape[3:]) == size
         assert math.isqrt(values.shape[2]) ** 2 == values.shape[2]

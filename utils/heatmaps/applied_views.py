@@ -52,7 +52,7 @@ def views_of(
     values = shown.values[0].detach().to("cpu", torch.float32)
     place = None if query is None else cell_of(query, shown.size)
     if shown.kind == "offsets":
-        return _offsets(values, shown.size, place, input_size or shown.size)
+        return _offsets(values, shown, place, input_size or shown.size)
     if shown.kind == "attention":
         return _attention(values, shown, place)
     plain: dict[str, Callable[[Tensor], list[AppliedView]]] = {
@@ -171,21 +171,25 @@ def _branches(values: Tensor, size: tuple[int, int]) -> list[AppliedView]:
 
 
 def _offsets(
-    values: Tensor, size: tuple[int, int], place: tuple[int, int] | None, input_size: tuple[int, int]
+    values: Tensor, shown: AppliedAttention, place: tuple[int, int] | None, input_size: tuple[int, int]
 ) -> list[AppliedView]:
-    """Arrows from the centers of positions: the mean over the points, or all points of the query."""
-    shares = values / torch.tensor(input_size, dtype=values.dtype).view(1, 2, 1, 1)
+    """Arrows from the places of the samples: the mean over the points, or all points of the query."""
+    size, unit = shown.size, torch.tensor(input_size, dtype=values.dtype).view(1, 2, 1, 1)
+    shares = values / unit
+    starts = torch.tensor([_center((row, column), size) for row in range(size[0]) for column in range(size[1])])
+    starts = starts.to(values.dtype).view(1, *size, 2).permute(0, 3, 1, 2).expand(len(values), -1, -1, -1)
+    if shown.places is not None:
+        starts = starts + shown.places.to("cpu", values.dtype) / unit
     length = values.norm(dim=1).mean(0)
     overlay = _overlay("mean length in pixels of the block's input", length, size)
     if place is not None:
         moves = shares[:, :, place[0], place[1]]
-        starts = torch.tensor(_center(place, size)).expand(len(moves), 2)
-        arrows = torch.cat((starts, moves), 1)
+        arrows = torch.cat((starts[:, :, place[0], place[1]], moves), 1)
         return [AppliedView("arrows", f"{len(moves)} points of the query", arrows.numpy(), (), True), overlay]
     steps = [max(math.ceil(side / MOST_ARROWS), 1) for side in size]
-    mean = shares.mean(0)
+    mean = torch.cat((starts.mean(0), shares.mean(0)))
     rows = [
-        [*_center((row, column), size), float(mean[0, row, column]), float(mean[1, row, column])]
+        mean[:, row, column].tolist()
         for row in range(steps[0] // 2, size[0], steps[0])
         for column in range(steps[1] // 2, size[1], steps[1])
     ]

@@ -6,6 +6,8 @@ import torch
 from blocks.instances import BLOCKS, CASES, randomised
 from torch import nn
 
+from models.attention.deformable import DAttentionBaseline
+from models.attention.dlka import DeformConv
 from models.recording import KINDS, AppliedAttention, recording
 from utils.heatmaps.applied_views import MOST_OVERLAYS, cell_of, views_of
 
@@ -93,6 +95,45 @@ def test_offsets_are_arrows_in_shares_of_the_input():
     np.testing.assert_allclose(length.values, np.full((2, 4), (4 + 68**0.5) / 2), rtol=1e-6)
     arrows, _ = views_of(shown, query=(0.6, 0.99), input_size=(8, 16))
     np.testing.assert_allclose(arrows.values, [[0.75, 0.875, 0.5, 0], [0.75, 0.875, 1, -2 / 16]])
+
+
+def test_offsets_start_at_their_own_places():
+    values, places = torch.ones(1, 2, 2, 1, 2), torch.tensor([[-3.0, 0.0], [3.0, 4.0]])[:, :, None, None]
+    shown = AppliedAttention(BLOCK, "offsets", "by hand", values, (1, 2), places=places)
+    arrows, _ = views_of(shown, query=(0.5, 0.9), input_size=(8, 16))  # the center is y 0.5, x 0.75
+    np.testing.assert_allclose(arrows.values, [[0.125, 0.75, 1 / 8, 1 / 16], [0.875, 1.0, 1 / 8, 1 / 16]])
+    arrows, _ = views_of(shown, input_size=(8, 16))  # the mean of both places
+    np.testing.assert_allclose(arrows.values, [[0.5, x + 2 / 16, 1 / 8, 1 / 16] for x in (0.25, 0.75)])
+
+
+def test_an_arrow_of_a_deformable_convolution_ends_where_it_samples():
+    block = DeformConv(1, 3, dilation=2).double()
+    block.offset_net.get_parameter("bias").data[:] = torch.tensor([1.0, 2.0]).repeat(9)  # each tap 1 down, 2 right
+    block.deform_conv.weight.data.zero_()
+    block.deform_conv.weight.data[0, 0, 2, 0] = 1  # the lower left tap alone: 2 down and 2 left before its offset
+    x = torch.arange(88.0, dtype=torch.double).view(1, 1, 8, 11)
+    with torch.no_grad(), recording() as records:
+        sampled = block(x)[0, 0, 3, 4]
+    arrows, _ = views_of(records[0], query=(3.5 / 8, 4.5 / 11))
+    y, x_at = (arrows.values[6, :2] + arrows.values[6, 2:]) * (8, 11) - 0.5  # pixels
+    assert (y, x_at) == pytest.approx((6, 4), abs=1e-5) and sampled == x[0, 0, 6, 4]
+
+
+@pytest.mark.parametrize("size", [(4, 6), (9, 5)])
+def test_an_arrow_of_deformable_attention_ends_where_it_samples(size):
+    block = randomised(DAttentionBaseline(32, n_heads=2, stride=2))
+    plane = torch.stack(torch.meshgrid(*(torch.arange(side).double() for side in size), indexing="ij"))
+    x = plane.repeat(16, 1, 1)[None]  # channels hold y and x: what is sampled inside is where
+    locations = block._sampling_locations(block.proj_q(x))[:1]
+    with torch.no_grad(), recording() as records:
+        block(x)
+    shown = next(each for each in records if each.kind == "offsets")
+    expected = (locations[0] + 1) / 2 * (torch.tensor(size) - 1)  # as grid_sample reads them, corners aligned
+    height, width = shown.size
+    for row, column in ((0, 0), (height - 1, width - 1)):
+        arrows, _ = views_of(shown, query=((row + 0.5) / height, (column + 0.5) / width), input_size=size)
+        end = (arrows.values[0, :2] + arrows.values[0, 2:]) * size - 0.5
+        np.testing.assert_allclose(end, expected[row, column].detach(), atol=1e-5)
 
 
 def test_kernels_are_grids_of_the_query_or_the_mean():
