@@ -8,7 +8,7 @@ import pytest
 
 import train
 from utils.cli import run_script
-from utils.config import DetectConfig, ExportConfig, TrainConfig, ValConfig, parse
+from utils.config import DetectConfig, ExportConfig, HeatmapConfig, TrainConfig, ValConfig, parse
 from utils.config.flags import build_parser
 from utils.errors import ConfigError, UserError
 from utils.files import ROOT
@@ -203,6 +203,37 @@ EXPORT = {
     "--download": False,
     "--plugin": (),
 }
+HEATMAP = {
+    "--weights": ("ROOT/yolov5s.pt",),
+    "--source": "ROOT/data/images",
+    "--method": "gradcam",
+    "--layer": None,
+    "--target": "box",
+    "--box": 1,
+    "--query": None,
+    "--sanity": False,
+    "--deletion": False,
+    "--steps": 32,
+    "--draws": 3,
+    "--seed": 0,
+    "--save-npy": False,
+    "--imgsz": (640, 640),
+    "--img": (640, 640),
+    "--img-size": (640, 640),
+    "--conf-thres": 0.25,
+    "--iou-thres": 0.45,
+    "--max-det": 1000,
+    "--classes": None,
+    "--agnostic-nms": False,
+    "--device": "",
+    "--project": "ROOT/runs/heatmap",
+    "--name": "exp",
+    "--exist-ok": False,
+    "--vid-stride": 1,
+    "--download": False,
+    "--plugin": (),
+    "--font": "",
+}
 CLOUD = ("--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--artifact_alias")
 
 
@@ -212,7 +243,9 @@ def rooted(default):
     return str(ROOT / default[5:]) if isinstance(default, str) and default.startswith("ROOT/") else default
 
 
-CONFIGS = ((TrainConfig, TRAIN), (ValConfig, VAL), (DetectConfig, DETECT), (ExportConfig, EXPORT))
+CONFIGS = (
+    (TrainConfig, TRAIN), (ValConfig, VAL), (DetectConfig, DETECT), (ExportConfig, EXPORT), (HeatmapConfig, HEATMAP),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("config_class, flags", CONFIGS)

@@ -14,6 +14,7 @@ from models.yolo import Model
 from models.zoo.table import load_variants
 from utils.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
 from utils.compat.auto_shape import AutoShape
+from utils.compat.hub_models import load_custom, load_named
 from utils.errors import CheckpointError, UserError
 from utils.files import ROOT
 
@@ -130,3 +131,16 @@ def test_a_checkpoint_without_autoshape_can_be_trained(checkpoint):
     model = load("custom", path=checkpoint, autoshape=False, device="cpu")
     assert all(parameter.requires_grad for parameter in model.model.parameters())
     assert any(isinstance(each, torch.nn.BatchNorm2d) for each in model.modules())
+
+
+@pytest.mark.parametrize("options", [{"classes": 0}, {"classes": "a"}, {"channels": -1}])
+def test_a_number_that_is_none_is_one_line(options):
+    (word,) = options
+    with pytest.raises(UserError, match=f"^{word} = .*at least 1$"):
+        load_named("yolov5n", pretrained=False, **options)
+
+
+@pytest.mark.parametrize("path", [None, 3, [], [None]])
+def test_a_path_that_is_none_is_one_line(path):
+    with pytest.raises(UserError, match=r"^path = .*expected a file such as 'best.pt', or a list of files$"):
+        load_custom(path)

@@ -6,6 +6,7 @@ itself in its own smallest rectangle, so its detections are those of detect.py, 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from utils.files import is_dir
 from utils.images import MIN_SIDE, is_video, read_image
 
 _CHANNELS = (1, 2, 3, 4)  # gray, gray with alpha, RGB, RGB with alpha
+_DEEP = ("I", "F")  # first letters of PIL's modes whose values may exceed 255; converting them to RGB clips
+_LARGEST = 16384  # pixels of a side of the network's input: beyond, one image is gigabytes
 
 
 class AutoShape(nn.Module):
@@ -123,6 +126,13 @@ class AutoShape(nn.Module):
                 f"a tensor goes to the network as it is, in 0..1; this one is {images.dtype}: divide it by 255, "
                 "or pass an array"
             )
+        kernel = next((each for each in self.network.parameters() if each.ndim == 4), None)
+        channels = 3 if kernel is None else kernel.shape[1]  # an exported file has no parameters to read
+        if images.ndim != 4 or images.shape[1] != channels or not images.numel():
+            raise ConfigError(
+                f"a tensor goes to the network as it is, (B, {channels}, H, W); this one is {tuple(images.shape)}"
+                + ("; add the batch with tensor[None]" if images.ndim == 3 else "")
+            )
         parameter = next(self.network.parameters())
         return self.model(images.to(parameter.device).type_as(parameter), augment=augment)
 
@@ -137,6 +147,13 @@ class AutoShape(nn.Module):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise ConfigError(f"model.{name} = {value!r}: expected a number in 0..1")
+        for name in ("max_det", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"model.{name} = {value!r}: expected a whole number of at least 1")
+        sides = tuple(size) if isinstance(size, (list, tuple)) else (size,)
+        if len(sides) not in (1, 2) or not all(isinstance(s, Integral) and 1 <= s <= _LARGEST for s in sides):
+            raise ConfigError(f"size = {size!r}: expected pixels, such as 640, or (height, width), up to {_LARGEST}")
         is_fixed = self._predictor().fixed_shape is not None
         classes = [self.classes] if isinstance(self.classes, (int, str)) else self.classes
         return PredictOptions(
@@ -180,7 +197,9 @@ def _read(image: Any, name: str, download: bool) -> tuple[np.ndarray, str]:
         from PIL import ImageOps
 
         upright = ImageOps.exif_transpose(image)
-        return np.asarray(upright.convert("RGB")), str(getattr(image, "filename", "") or name)
+        file = str(getattr(image, "filename", "") or name)
+        array = np.asarray(upright if upright.mode.startswith(_DEEP) else upright.convert("RGB"))
+        return _rgb(array, file), file
     kind = "a tensor in a list; pass one tensor (B, 3, H, W) by itself" if isinstance(image, Tensor) else type(image)
     raise DataError(f"{name}: expected a path, an array or a PIL image, got {kind}")
 

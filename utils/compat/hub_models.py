@@ -12,7 +12,7 @@ from utils.checkpoint import find_weights, read_checkpoint
 from utils.compat.auto_shape import AutoShape
 from utils.compat.multi_backend import DetectMultiBackend
 from utils.device import select_device
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.log import messages_shown
 from utils.transfer.pretrained import transfer_weights
 
@@ -43,6 +43,10 @@ def load_custom(
         CheckpointError: If a file cannot be found or read.
         ConfigError: If a device or a runtime is not there.
     """
+    if not isinstance(path, (str, Path)) and not (
+        isinstance(path, (list, tuple)) and path and all(isinstance(each, (str, Path)) for each in path)
+    ):
+        raise CheckpointError(f"path = {path!r}: expected a file such as 'best.pt', or a list of files")
     with _logging(verbose), _in_python_words():
         model = DetectMultiBackend(path, _device(device), fuse=autoshape, download=download)
         if not autoshape and model.pt:
@@ -77,7 +81,11 @@ def load_named(
 
     Raises:
         CheckpointError: If the official weights are not on disk; names their address.
+        ConfigError: If a number is none.
     """
+    for word, count in (("classes", classes), ("channels", channels)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigError(f"{word} = {count!r}: expected a whole number of at least 1")
     size, _, variant = name.partition("_")
     weights = f"{size if size != 'yolov5' else f'yolov5{_PLAIN_SCALE}'}.pt"
     if pretrained and not variant and (channels, classes) == (RGB, COCO_CLASSES):

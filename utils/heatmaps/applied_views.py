@@ -93,7 +93,10 @@ def _gate(values: Tensor, size: tuple[int, int]) -> list[AppliedView]:
     is_spatial = height * width > 1
     if channels == 1:
         return [_overlay("gate", values[0], size) if is_spatial else _bars("gate", values.flatten())]
-    by_channel = _bars("channels by rank" + ", mean over positions" * is_spatial, values.mean((1, 2)))
+    means = values.mean((1, 2))
+    by_channel = _bars("channels by rank" + ", mean over positions" * is_spatial, means)
+    if is_spatial and float(means.max() - means.min()) <= 1e-5 * float(means.abs().max()):
+        return [_overlay("mean over channels", values.mean(0), size)]  # a softmax over positions: no rank to show
     return [_overlay("mean over channels", values.mean(0), size), by_channel] if is_spatial else [by_channel]
 
 
@@ -218,5 +221,6 @@ def _kernels(values: Tensor, place: tuple[int, int] | None) -> list[AppliedView]
         "kernel", f"{title}, mean of {groups} groups", chosen.mean(0).reshape(side, side).numpy(), (), at_query
     )
     differs = (values - values.mean((2, 3), keepdim=True)).norm(dim=1).mean(0)
-    overlay = _overlay("distance of each kernel from the mean", differs, (values.shape[2], values.shape[3]))
+    title = f"distance from the mean, {float(differs.min()):.2g} to {float(differs.max()):.2g}"  # no bar of its own
+    overlay = _overlay(title, differs, (values.shape[2], values.shape[3]))
     return [*([mean] if groups > 1 else []), *grids, overlay]

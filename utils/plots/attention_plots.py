@@ -65,7 +65,7 @@ def scale_of(views: Sequence[DrawnView]) -> ColorScale | None:
     if tables and low < 0:
         top = max(-low, high)
         return ColorScale("value", -top, top, SIGNED)
-    return ColorScale("value", low, high if high > low else low + 1e-6 + abs(low) * 1e-6)
+    return ColorScale("value", low, high if high > low else low + (abs(low) or 1.0))
 
 
 def draw_records(file: Path, image: np.ndarray, title: str, records: Sequence[DrawnRecord]) -> Path:
@@ -80,8 +80,8 @@ def draw_records(file: Path, image: np.ndarray, title: str, records: Sequence[Dr
     Returns:
         `file`.
     """
-    lines = [-(-len(record.views) // _COLUMNS) for record in records]
-    columns = min(max(len(record.views) for record in records), _COLUMNS)
+    columns = max(_even_columns(len(record.views)) for record in records)
+    lines = [-(-len(record.views) // columns) for record in records]
     aspect = min(max(image.shape[0] / image.shape[1], 0.6), 1.4)
     panel = (_SIDE, _SIDE * aspect + 0.5)
     size = (max(columns * panel[0] + 0.9, 5.5), sum(lines) * panel[1] + 0.35 * len(records) + 0.3)
@@ -91,6 +91,11 @@ def draw_records(file: Path, image: np.ndarray, title: str, records: Sequence[Dr
         for part, record, count in zip(parts, records, lines, strict=True):
             _draw_record(part, image, record, (count, columns))
     return file
+
+
+def _even_columns(count: int) -> int:
+    """The columns of panels in lines of much the same length."""
+    return -(-count // -(-count // _COLUMNS))
 
 
 def _draw_record(part: "SubFigure", image: np.ndarray, record: DrawnRecord, shape: tuple[int, int]) -> None:
@@ -106,7 +111,8 @@ def _draw_record(part: "SubFigure", image: np.ndarray, record: DrawnRecord, shap
         else:
             axes.set_visible(False)
     if scale is not None:
-        add_color_bar(part, grid, scale, plain=bool(tables))
+        used = grid if len(record.views) >= shape[1] else grid[:, : len(record.views)]
+        add_color_bar(part, used, scale, plain=bool(tables))
 
 
 def _draw_view(axes: "Axes", image: np.ndarray, view: DrawnView, scale: ColorScale | None) -> None:
@@ -137,12 +143,15 @@ def _draw_bars(axes: "Axes", view: DrawnView) -> None:
     values = view.values
     low = min(float(values.min()), 0.0)
     span = max(float(values.max()) - low, 1e-9)
-    if float(values.max() - values.min()) < 0.25 * span:  # all alike: the axis begins near them, and says so
+    named = len(view.labels) == len(values)  # shares of a few, which have their values beside them
+    if not named and float(values.max() - values.min()) < 0.25 * span:  # all alike: the axis begins near them, and says so
         low = float(values.min()) - 0.35 * max(float(values.max() - values.min()), 0.02 * span)
     axes.bar(np.arange(len(values)), values - low, bottom=low, width=1.0 if len(values) > 40 else 0.8, color=SERIES[1])
     axes.set_ylim(low, float(values.max()) + 0.12 * (float(values.max()) - low))
-    if len(view.labels) == len(values):
+    if named:
         axes.set_xticks(range(len(values)), view.labels)
+        for index, value in enumerate(values):
+            axes.text(index, max(float(value), 0.0), f"{value:.3g}", ha="center", va="bottom", fontsize=6.5, color=INK)
     else:
         axes.text(
             0.98, 0.97, "strongest " + " ".join(view.labels), transform=axes.transAxes, fontsize=6.5, ha="right",
@@ -155,7 +164,10 @@ def _draw_bars(axes: "Axes", view: DrawnView) -> None:
 
 def _draw_arrows(axes: "Axes", values: np.ndarray) -> None:
     x, y, dx, dy = values.T
+    view = (axes.get_xlim(), axes.get_ylim())
+    axes.scatter(x, y, s=7, color=_ARROWS, edgecolors="black", linewidths=0.4, zorder=3)  # also where nothing moves
     axes.quiver(
-        x, y, dx, dy, angles="xy", scale_units="xy", scale=1, color=_ARROWS, width=0.004, headwidth=4,
-        edgecolor="black", linewidth=0.25, clip_on=True,
+        x, y, dx, dy, angles="xy", scale_units="xy", scale=1, color=_ARROWS, width=0.009, headwidth=3.5, minlength=0,
+        edgecolor="black", linewidth=0.4, clip_on=True, zorder=4,
     )  # fmt: skip
+    axes.set(xlim=view[0], ylim=view[1])  # samples may lie outside of the image

@@ -129,6 +129,32 @@ def test_what_is_no_image_is_one_line(model, wrong, words, tmp_path, monkeypatch
     assert words in str(found.value) and "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (0, 3, 64, 64), (64, 64)])
+def test_a_tensor_of_another_shape_is_one_line(model, shape):
+    with pytest.raises(ConfigError, match=r"\(B, 3, H, W\); this one is \(\d+"):
+        model(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("size", [0, -1, "640", 320.5, 10**6, (64, 64, 64), None])
+def test_a_size_that_is_none_is_one_line(model, image, size):
+    with pytest.raises(ConfigError, match="size = .*expected pixels"):
+        model(image, size=size)
+
+
+@pytest.mark.parametrize("name, value", [("max_det", 0), ("max_det", "3"), ("batch_size", 0), ("batch_size", None)])
+def test_a_count_that_is_none_is_one_line(model, image, name, value):
+    setattr(model, name, value)  # a batch size of 0 found nothing, silently
+    with pytest.raises(ConfigError, match=rf"model\.{name} = .*at least 1"):
+        model(image)
+
+
+def test_a_deep_pil_image_is_not_clipped(model, image):
+    deep = Image.fromarray(image[..., 0].astype(np.uint16) * 256)  # convert("RGB") made all of it white
+    with pytest.raises(DataError, match="expected values 0..255, got .* scale them"):
+        model(deep)
+    assert len(model(Image.fromarray(image[..., 0].astype(np.float32)))) == 1
+
+
 def test_a_tensor_goes_through(model):
     batch = torch.zeros(2, 3, 64, 64)
     decoded, _ = model(batch)

@@ -36,6 +36,13 @@ def test_a_gate_per_position_is_an_overlay_and_a_strip_covers_its_row():
     assert bars.values.tolist() == [4, 2] and bars.labels == ("#1", "#0")
 
 
+def test_a_softmax_over_positions_has_no_rank_of_channels():
+    softmax = torch.randn(1, 3, 6, dtype=torch.double).softmax(2).view(1, 3, 2, 3)
+    assert forms(views_of(record_of("gate", softmax, (2, 3)))) == ["overlay"]
+    softmax[0, 1] *= 2
+    assert forms(views_of(record_of("gate", softmax, (2, 3)))) == ["overlay", "bars"]
+
+
 def test_attention_is_shown_for_a_query_or_as_its_mean():
     weights = torch.rand(1, 2, 6, 6, dtype=torch.double).softmax(3)
     shown = record_of("attention", weights, (2, 3))
