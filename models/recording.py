@@ -21,8 +21,8 @@ KINDS = {
     "maps": "(B, M, H, W): weights of positions in M sums over the map, or of M units at each position",
     "channels": "(B, heads, c, c): the weight of channel k for channel q of a head",
     "branches": "broadcasts to (B, M, C, H, W): the share of each of M branches; sums to 1 over M if softmax",
-    "offsets": "(B, points, 2, H, W): (y, x) that each sample lies away from its place, in pixels of the block's input; "
-    "`places` says where that is",
+    "offsets": "(B, points, 2, H, W): (y, x) that each sample lies away from its place (see `places`), in "
+    "pixels of the block's input",
     "kernels": "(B, G, k*k, H, W): the kernel applied at each position, one per group of channels",
 }
 

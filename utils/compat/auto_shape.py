@@ -6,7 +6,6 @@ itself in its own smallest rectangle, so its detections are those of detect.py, 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +148,10 @@ class AutoShape(nn.Module):
                 raise ConfigError(f"model.{name} = {value!r}: expected a number in 0..1")
         for name in ("max_det", "batch_size"):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            if not _is_count(value):
                 raise ConfigError(f"model.{name} = {value!r}: expected a whole number of at least 1")
         sides = tuple(size) if isinstance(size, (list, tuple)) else (size,)
-        if len(sides) not in (1, 2) or not all(isinstance(s, Integral) and 1 <= s <= _LARGEST for s in sides):
+        if len(sides) not in (1, 2) or not all(_is_count(each) and each <= _LARGEST for each in sides):
             raise ConfigError(f"size = {size!r}: expected pixels, such as 640, or (height, width), up to {_LARGEST}")
         is_fixed = self._predictor().fixed_shape is not None
         classes = [self.classes] if isinstance(self.classes, (int, str)) else self.classes
@@ -185,6 +184,10 @@ class AutoShape(nn.Module):
         for index, image in enumerate(listed):
             array, name = _read(image, f"image{index}", download)
             yield Frame(array, name, Path(name).with_suffix(".jpg").name, "image", index, len(listed))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
 
 
 def _read(image: Any, name: str, download: bool) -> tuple[np.ndarray, str]:

@@ -74,7 +74,8 @@ def _named(model: Model, text: str) -> list[MapLayer]:
             return [_layer(model, path, text)]
     names = {name for row in rows[:-1] for name in _names(row)}
     names |= {path.removeprefix(ROOT_PATH) for path in paths if path}
-    raise ConfigError(f"--layer {cut(text)}: the network has no such layer{nearest(text, names)}")
+    rows_of = f"; its rows are 0 to {last - 1}, such as {last - 1} or {type(rows[last - 1]).__name__}"
+    raise ConfigError(f"--layer {cut(text)}: the network has no such layer{nearest(text, names) or rows_of}")
 
 
 def _names(row: nn.Module) -> tuple[str, ...]:

@@ -144,7 +144,9 @@ def _draw_bars(axes: "Axes", view: DrawnView) -> None:
     low = min(float(values.min()), 0.0)
     span = max(float(values.max()) - low, 1e-9)
     named = len(view.labels) == len(values)  # shares of a few, which have their values beside them
-    if not named and float(values.max() - values.min()) < 0.25 * span:  # all alike: the axis begins near them, and says so
+    if (
+        not named and float(values.max() - values.min()) < 0.25 * span
+    ):  # all alike: the axis begins near them, and says so
         low = float(values.min()) - 0.35 * max(float(values.max() - values.min()), 0.02 * span)
     axes.bar(np.arange(len(values)), values - low, bottom=low, width=1.0 if len(values) > 40 else 0.8, color=SERIES[1])
     axes.set_ylim(low, float(values.max()) + 0.12 * (float(values.max()) - low))
