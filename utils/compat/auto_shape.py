@@ -187,7 +187,7 @@ class AutoShape(nn.Module):
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _read(image: Any, name: str, download: bool) -> tuple[np.ndarray, str]:
