@@ -92,8 +92,8 @@ class _Reported:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self.failed = isinstance(error, Exception)
-        if isinstance(error, Exception):
+        self.failed = isinstance(error, (Exception, SystemExit))  # a library's sys.exit() must not end a training
+        if isinstance(error, (Exception, SystemExit)):
             LOGGER.warning(f"WARNING: --logger {self.name}: {_one_line(error)}; the training goes on")
         return self.failed
 
@@ -198,7 +198,7 @@ def absolute_references(references: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{Path(place).resolve() if place.endswith('.py') else place}:{name}" for place, _, name in parts)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """Return "file.py:12: ValueError: what" of an error: the last line outside installed packages that it passed."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if "site-packages" not in frame.filename and frame.filename != __file__]
@@ -211,4 +211,5 @@ def _one_line(error: Exception) -> str:
     missing = ""
     if isinstance(error, ModuleNotFoundError) and error.name:
         missing = f"; pip install {error.name.partition('.')[0]}, if it is a package"
-    return cut(f"{where}{type(error).__name__}: {' '.join(str(error).split())}{missing}", 500)
+    said = " ".join(str(error).split())
+    return cut(f"{where}{type(error).__name__}{': ' if said else ''}{said}{missing}", 500)

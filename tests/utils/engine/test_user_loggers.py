@@ -119,6 +119,16 @@ def test_an_error_is_a_line_with_its_place_and_the_training_goes_on(data, tmp_pa
     assert "metrics/precision" not in of_first[2]  # --noval: that epoch was not validated
 
 
+@pytest.mark.parametrize("error, words", [(SystemExit(3), "SystemExit: 3; the"), (RuntimeError(), "RuntimeError; the")])
+def test_a_logger_that_exits_does_not_end_the_training(caplog, error, words):
+    class Exits:
+        def close(self):
+            raise error
+
+    UserLoggers([("Exits", Exits())]).end()
+    assert words in caplog.text and "1 of 1 calls failed" in caplog.text
+
+
 @pytest.mark.parametrize(
     "reference, words",
     [
