@@ -62,9 +62,8 @@ def configure(level: int = logging.INFO) -> None:
         handler = _OutputHandler(sys.stdout)
         handler.setFormatter(_PlainFormatter("%(message)s"))
         LOGGER.addHandler(handler)
-        warnings.filterwarnings(
-            "ignore", category=UserWarning, module=r"PIL\."
-        )  # of damaged images: ours name the file
+        for category in (UserWarning, RuntimeWarning):  # of damaged images: ours name the file; and of large ones
+            warnings.filterwarnings("ignore", category=category, module=r"PIL\.")
         LOGGER.propagate = False
     # of several processes one speaks for all; errors that end them are printed where they happen
     LOGGER.setLevel(level if is_main_process() else max(level, logging.ERROR))

@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from utils.errors import DataError
+from utils.files import ROOT
 from utils.images import (
     IMAGE_SUFFIXES,
     image_size,
@@ -263,3 +266,18 @@ def test_what_is_no_file_is_not_opened(tmp_path, read):
             read(tmp_path / name)
     with pytest.raises(DataError, match="cannot be read: embedded null"):
         read("a\0.jpg")
+
+
+def test_a_large_image_is_read_without_a_line_of_pillow(tmp_path, rgb):
+    path = tmp_path / "a.png"
+    write_image(path, rgb)
+    code = f"""
+from PIL import Image
+from utils import log
+from utils.images import image_size
+log.configure()
+Image.MAX_IMAGE_PIXELS = {rgb.shape[0] * rgb.shape[1] - 1}
+print(image_size({str(path)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (str(rgb.shape[:2]), "")

@@ -234,6 +234,7 @@ class StreamSource:
             readers = [self._readers[index] for index in self._started]
             for taken in read_streams(readers, self._arrived, most):
                 yield [self._frame(self._started[position], frame) for position, frame in taken]
+            self._note_silent()
         finally:
             self.close()
 
@@ -267,6 +268,16 @@ class StreamSource:
             else:
                 self._started.append(index)
                 LOGGER.info(f"{public_address(reader.address)}: connected")
+
+    def _note_silent(self) -> None:
+        """Note the streams that have ended without a frame. Nobody knows of those that were stopped."""
+        for index in self._started:
+            if not self._readers[index].frames:
+                name = public_address(self.addresses[index])
+                error = DataError(
+                    f"{name}: connected, but no frame came that can be decoded; see in a player whether it sends video"
+                )
+                self.failures.append(failure_of(self.addresses[index], error))
 
     def close(self) -> None:
         """End the reading threads and log what came; safe to call twice."""

@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from utils.class_choice import class_ids
@@ -123,6 +124,7 @@ def build_application(models: ServedModels, config: ServeConfig) -> FastAPI:
         redoc_url=None,
         responses=_PROBLEMS,
     )
+    app.state.is_ending = lambda: False  # the server knows
     _add_page(app)
     _add_detection(app, models, worker, config)
     _add_heat_maps(app, models, worker, config)
@@ -207,6 +209,11 @@ def _add_clips(
                 yield json.dumps(first) + "\n"
             try:
                 for line in lines:
+                    if request.app.state.is_ending():
+                        yield (
+                            json.dumps({"error": "the server was told to end: the rest of the clip is left out"}) + "\n"
+                        )
+                        return
                     yield json.dumps(line) + "\n"
             except UserError as error:  # the status is sent already
                 yield json.dumps({"error": str(error)}) + "\n"
@@ -233,6 +240,10 @@ def _add_problems(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return problem(f"{first['loc'][-1]}: {first['msg'].lower()}", 422)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return problem("the sender is gone", 400)  # nobody reads it
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

@@ -1,12 +1,19 @@
 """The server of the local page: models loaded, a port opened, and uvicorn run until the program is told to end."""
 
+import logging
 import socket
+from typing import TYPE_CHECKING
 
 from utils.errors import ConfigError
 from utils.log import LOGGER
 from utils.runtimes.packages import require
 from utils.serve.serve_options import ServeConfig
 
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+_ENDING_S = 5  # seconds that requests have when the program is told to end
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -21,8 +28,6 @@ def serve(config: ServeConfig) -> None:
         UserError: If weights cannot be read.
     """
     require("fastapi", "uvicorn", install="pip install -r requirements-serve.txt")
-    import uvicorn
-
     from utils.serve.application import build_application
     from utils.serve.served_models import load_models
 
@@ -34,8 +39,32 @@ def serve(config: ServeConfig) -> None:
         shown = f"[{host}]" if ":" in host else host
         LOGGER.info(f"Page: http://{shown}:{port}  Interface: http://{shown}:{port}/docs  (Ctrl-C ends it)")
         application = build_application(models, config)
-        settings = uvicorn.Config(application, log_config=None, log_level="warning", access_log=False)
-        uvicorn.Server(settings).run(sockets=[listener])
+        server = make_server(application)
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)  # what is left at the end
+        server.run(sockets=[listener])
+
+
+def make_server(application: "FastAPI") -> "uvicorn.Server":
+    """Return the server of an application. Told to end, it ends within seconds: clips stop, and slow senders are left.
+
+    Args:
+        application: What `build_application` made.
+
+    Returns:
+        The server, to be run.
+    """
+    import uvicorn
+
+    settings = uvicorn.Config(
+        application,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_ENDING_S,
+    )
+    server = uvicorn.Server(settings)
+    application.state.is_ending = lambda: server.should_exit
+    return server
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

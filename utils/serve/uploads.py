@@ -13,6 +13,7 @@ from utils.images import decode_image, image_header
 
 _NO_IMAGE = "the upload is not an image that can be read: send JPEG, PNG, WebP, BMP or TIFF"
 _NO_CLIP = "the upload is not a video that can be decoded: send MP4, MOV, WebM, MKV or AVI"
+_A_FORM = "the upload is a form: send the bytes of the file themselves as the body (curl --data-binary @FILE)"
 
 
 class UploadError(UserError):
@@ -46,7 +47,7 @@ def decode_upload(raw: bytes, max_pixels: float) -> np.ndarray:
     try:
         height, width = image_header(raw, "the upload").size
     except DataError:
-        raise UploadError(_NO_IMAGE, 415) from None
+        raise UploadError(_A_FORM if _is_form(raw) else _NO_IMAGE, 415) from None
     if height * width > max_pixels * 1e6:
         raise UploadError(
             f"the image has {height * width / 1e6:.3g} megapixels, the server takes {max_pixels:g}: send a smaller one",
@@ -71,13 +72,16 @@ def clip_file(raw: bytes) -> Iterator[Path]:
         The file.
 
     Raises:
-        UploadError: If it is no container of video (415).
+        UploadError: If it is no container of video (415), or no frame of it can be decoded (422).
     """
     suffix = _suffix_of_clip(raw[:12])
     with tempfile.TemporaryDirectory(prefix="clip-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / f"clip{suffix}"
         path.write_bytes(raw)
-        yield path
+        try:
+            yield path
+        except DataError as error:  # the sender knows the clip, and our path is none of its business
+            raise UploadError(str(error).replace(str(path), "the upload"), 422) from None
 
 
 def open_clip(path: Path) -> VideoReader:
@@ -102,4 +106,9 @@ def _suffix_of_clip(start: bytes) -> str:
         return ".webm"
     if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
         return ".avi"
-    raise UploadError(_NO_CLIP, 415)
+    raise UploadError(_A_FORM if _is_form(start) else _NO_CLIP, 415)
+
+
+def _is_form(start: bytes) -> bool:
+    """Whether a body is what `curl -F` and HTML forms send: parts, each behind a line of dashes."""
+    return start.startswith(b"--")

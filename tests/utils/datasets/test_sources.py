@@ -549,6 +549,14 @@ def test_a_camera_that_does_not_answer_stops_no_other(caplog, monkeypatch):
     assert "WARNING: skipped rtsp://a: no camera or stream answers there" in caplog.messages
 
 
+def test_a_stream_without_a_frame_has_failed():
+    scripts = {"rtsp://u:p@a": Script([]), "b": Script([20])}
+    source = StreamSource(list(scripts), keep_all=True, patience=FAST, connect=lambda name: scripts[name](name))
+    assert [frame.name for frame in source] == ["b.mp4"]
+    reason = "rtsp://a: connected, but no frame came that can be decoded; see in a player whether it sends video"
+    assert [failure.reason for failure in source.failures] == [reason]
+
+
 def test_backoff_grows_to_its_limit():
     assert [Patience().delay(failures) for failures in (1, 2, 3, 4, 7, 8, 9999)] == [0, 0.5, 1, 2, 15, 15, 15]
 

@@ -26,8 +26,8 @@ def weights(tmp_path_factory):
 class Client:
     """Requests to a page on this machine."""
 
-    def __init__(self, port):
-        self.port = port
+    def __init__(self, port, server):
+        self.port, self.server = port, server
 
     def __call__(self, verb, path, body=None, headers=None, **query):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -46,15 +46,15 @@ class Client:
 @contextmanager
 def running(weights, **options):
     """A server with its own networks, on a free port."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the local page needs uvicorn: requirements-serve.txt")
+    pytest.importorskip("uvicorn", reason="the local page needs uvicorn: requirements-serve.txt")
     pytest.importorskip("fastapi", reason="the local page needs fastapi: requirements-serve.txt")
     from utils.serve.application import build_application
     from utils.serve.served_models import load_models
-    from utils.serve.server import listening_socket
+    from utils.serve.server import listening_socket, make_server
 
     config = from_options(ServeConfig, weights=[str(each) for each in weights], device="cpu", **options)
     application = build_application(load_models(config), config)
-    server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False))
+    server = make_server(application)
     with listening_socket("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
@@ -62,7 +62,7 @@ def running(weights, **options):
             assert thread.is_alive()
             time.sleep(0.02)
         try:
-            yield Client(listener.getsockname()[1])
+            yield Client(listener.getsockname()[1], server)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -1,6 +1,7 @@
 """The page's interface: the boxes of detect.py, batches of concurrent requests, every wrong request one line."""
 
 import base64
+import http.client
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,7 @@ def chunks(count):
             422,
             "--classes cow: the weights know no class of this name",
         ),
+        ("POST", "/v1/detect", b"--x\r\nContent-Disposition: form-data\r\n", {}, 415, "the upload is a form: send"),
         ("POST", "/v1/clip", png(noise_image()), {}, 415, "the upload is not a video"),
         ("POST", "/v1/clip", b"#EXTM3U\n#EXTINF:1,\nlist.mp4\n", {}, 415, "the upload is not a video"),
         ("POST", "/v1/clip", b"\0\0\0\x18ftypmp42" + b"\0" * 200, {}, 415, "the upload is not a video"),
@@ -185,6 +187,26 @@ def test_a_long_clip_is_cut_and_says_so(client, tmp_path):
     _, _, content = client("POST", "/v1/clip", clip.read_bytes(), imgsz=64)
     last = json.loads(content.splitlines()[-1])
     assert last["frames"] == 12 and last["cut"] is True
+
+
+def test_told_to_end_the_server_leaves_out_the_rest_of_a_clip(weights, tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", frames=300).read_bytes()
+    with running(weights[:1]) as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
+        connection.request("POST", "/v1/clip?imgsz=320", clip)
+        answer = connection.getresponse()
+        lines = [answer.readline()]
+        client.server.should_exit = True
+        lines += answer.read().splitlines()
+    assert json.loads(lines[0])["frame"] == 1 and len(lines) < 200
+    assert "the server was told to end" in json.loads(lines[-1])["error"]
+
+
+def test_a_clip_without_a_frame_is_told_without_our_path(client, tmp_path):
+    path = tmp_path / "clip.avi"
+    cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64)).release()
+    status, answer = client.json("POST", "/v1/clip", path.read_bytes())
+    assert (status, answer) == (422, {"error": "the upload: no frame of this video can be decoded"})
 
 
 def test_too_many_requests_are_told_to_come_back(weights, monkeypatch):
