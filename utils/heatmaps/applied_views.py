@@ -143,8 +143,8 @@ def _maps(values: Tensor) -> list[AppliedView]:
         return [_overlay("map", values[0], size)]
     spread = values.flatten(1).std(1, correction=0)
     first = spread.argsort(descending=True, stable=True)[: MOST_OVERLAYS - 1].sort().values.tolist()
-    left_out = f", {len(first)} of {count} that vary most" if len(first) < count else ""
-    mean = _overlay(f"mean of {count} maps{left_out}", values.mean(0), size)
+    others = f"\nbeside it the {len(first)} that vary most" if len(first) < count else ""
+    mean = _overlay(f"mean of {count} maps{others}", values.mean(0), size)
     return [mean, *(_overlay(f"map {index}", values[index], size) for index in first)]
 
 
