@@ -226,8 +226,8 @@ def describe(result: HeatResult) -> str:
     """Return one line on a result: target, layer and how well the map points at it."""
     if result.target is None:
         return (
-            f"no such detection among the {len(result.found)} found, so there is no heat map; the image is drawn without "
-            "one (--conf-thres lowers the bar)"
+            f"no such detection among the {len(result.found)} found, so there is no heat map; the image is drawn "
+            "without one (--conf-thres lowers the bar)"
         )
     lines = []
     for heat in result.maps:
