@@ -70,7 +70,8 @@ def test_maps_are_their_mean_and_those_that_vary_most():
     values = torch.zeros(1, 12, 2, 2)
     values[0, 4:11, 0, 0] = torch.arange(1.0, 8)
     mean, *others = views_of(record_of("maps", values, (2, 2)))
-    assert mean.values[0, 0] == pytest.approx(28 / 12) and mean.title == "mean of 12 maps\nbeside it the 7 that vary most"
+    assert mean.values[0, 0] == pytest.approx(28 / 12)
+    assert mean.title == "mean of 12 maps\nbeside it the 7 that vary most"
     assert [view.title for view in others] == [f"map {index}" for index in range(4, 11)]
     assert others[0].values.tolist() == [[1, 0], [0, 0]]
 
