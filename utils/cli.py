@@ -23,6 +23,7 @@ ConfigType = TypeVar("ConfigType")
 ResultType = TypeVar("ResultType")
 FAILED = 2
 _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
+_REQUIRED = frozenset(("PIL", "cv2", "matplotlib", "numpy", "torch", "torchvision", "tqdm", "yaml"))  # requirements.txt
 _USERS_ERRORS = _DISK_ERRORS | {errno.EMFILE, errno.ENFILE}
 
 
@@ -58,8 +59,9 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
         *arguments: Passed to it.
 
     Returns:
-        0; 2 after a user error, a disk error or too many open files, 1 if only some inputs of a run failed; 130 after
-        Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 if the reader of the output closed it.
+        0; 2 after a user error, a disk error, too many open files or a required package that is not installed, 1 if only
+        some inputs of a run failed; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 if the reader of the
+        output closed it.
     """
     stop = StopRequest()
     try:
@@ -71,6 +73,11 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
     except KeyboardInterrupt as error:
         ending = Interruption.of(error)
         return _ended_with(str(ending), ending.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in _REQUIRED:
+            raise
+        line = f"error: {error.name} is not installed for {sys.executable}; pip install -r requirements.txt"
+        return _ended_with(line, FAILED)
     except OSError as error:
         if stop.number is not None:  # a terminal that hung up cannot be written to either
             ending = interruption_by(stop.number)

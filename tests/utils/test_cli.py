@@ -86,6 +86,17 @@ def test_too_few_open_files_are_one_line(capsys):
     )
 
 
+def test_a_required_package_that_is_missing_is_one_line(capsys):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    assert run_guarded(missing, "torch") == 2
+    line = f"error: torch is not installed for {sys.executable}; pip install -r requirements.txt\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(ModuleNotFoundError):
+        run_guarded(missing, "models.nothing")
+
+
 def test_an_interruption_keeps_its_signal_and_message(capsys):
     def work():
         raise Interruption.of(Interruption("ended by SIGTERM", signal.SIGTERM), " in epoch 3; go on")
