@@ -4,6 +4,7 @@ A connection is read by a thread of its own, because a read may block for as lon
 it, gives it up when no frame comes, and connects again.
 """
 
+import atexit
 import re
 import shlex
 import threading
@@ -30,6 +31,7 @@ _RATE_FRAMES = 60  # the rate is the mean over as many frames
 _RATE_S = 0.5  # and unknown before: the first ones come in a burst
 _MOST_HANGING = 3  # threads of a stream that hang in a read; no further connection is made while there are so many
 _POLL_S = 0.1
+_LAST_JOIN_S = 12.0  # at the program's end: over OpenCV's 10; Python aborts if a thread comes back from OpenCV later
 _JOIN_S = 2.0
 
 
@@ -252,6 +254,8 @@ class StreamReader:
         for connection in (*self._hanging, *([self._connection] if self._connection else [])):
             connection.give_up()
             connection.join(max(until - time.monotonic(), 0.0))
+            if connection.is_alive and self._connect is open_capture:
+                atexit.register(connection.join, _LAST_JOIN_S)
 
     def summary(self) -> str:
         """Return "x: 250 frames in 10.0 s (25.0 frames/s), 120 used, 1 reconnect" for the end of a run."""
