@@ -59,9 +59,9 @@ def run_guarded(function: Callable[..., object], *arguments: object) -> int:
         *arguments: Passed to it.
 
     Returns:
-        0; 2 after a user error, a disk error, too many open files or without a required package, 1 if only some inputs of
-        a run failed; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 if the reader of the
-        output closed it.
+        0; 2 after a user error, a disk error, too many open files or a required package that is not installed,
+        1 if only some inputs of a run failed; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 if the reader
+        of the output closed it.
     """
     stop = StopRequest()
     try:

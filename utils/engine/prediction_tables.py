@@ -17,8 +17,23 @@ from utils.engine.predictor import Prediction, PredictionHook
 from utils.log import LOGGER
 
 _FIELDS = ("file", "frame", "time", "class_id", "name", "confidence", "x1", "y1", "x2", "y2")
-_JSON_END = b"\n]\n"
+_JSON_END, _EMPTY_JSON = b"\n]\n", b"[]\n"
 _MOST_LISTED = 10  # classes of a summary
+
+
+def _write_whole(stream: io.FileIO, content: bytes, replaced: bytes = b"") -> None:
+    """Write at a file's end, or over its last bytes; on a full disk it stays as it was, and the error names it."""
+    start = stream.seek(-len(replaced), os.SEEK_END)
+    try:
+        written = 0
+        while written < len(content):  # a disk that fills up takes a part without an error
+            written += stream.write(content[written:])
+    except OSError as error:
+        stream.seek(start)
+        stream.write(replaced)
+        stream.truncate(start + len(replaced))
+        error.filename = stream.name
+        raise
 
 
 class _RowFile:
@@ -33,7 +48,7 @@ class _RowFile:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(rows)
         if text.tell():
-            self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
+            _write_whole(self._stream, text.getvalue().encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         self._stream.close()
@@ -64,20 +79,17 @@ class JsonWriter(PredictionHook):
 
     def __init__(self, save_dir: Path):
         self._stream = (save_dir / "predictions.json").open("wb", buffering=0)
-        self._stream.write(b"[]\n")
+        self._stream.write(_EMPTY_JSON)
         self._is_empty = True
 
     def after_frame(self, prediction: Prediction) -> None:
         records = [json.dumps(record, ensure_ascii=False) for record in prediction.records()]
         if not records:
             return
-        if self._is_empty:
-            self._stream.seek(0)
-        else:
-            self._stream.seek(-len(_JSON_END), os.SEEK_END)
-        opening = "[\n" if self._is_empty else ",\n"
+        opening, replaced = ("[\n", _EMPTY_JSON) if self._is_empty else (",\n", _JSON_END)
+        content = (opening + ",\n".join(records)).encode("utf-8", "backslashreplace") + _JSON_END
+        _write_whole(self._stream, content, replaced)
         self._is_empty = False
-        self._stream.write((opening + ",\n".join(records)).encode("utf-8", "backslashreplace") + _JSON_END)
 
     def close(self) -> None:
         self._stream.close()

@@ -1,12 +1,16 @@
 """Tables of predictions: whole at every moment, whatever ends the program, and with the right counts."""
 
 import csv
+import errno
+import io
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from utils.datasets.sources import Frame
+from utils.engine import prediction_tables
 from utils.engine.prediction_tables import CountsWriter, CsvWriter, JsonWriter
 from utils.engine.predictor import Prediction
 from utils.log import LOGGER
@@ -73,3 +77,18 @@ def test_counts_have_columns_of_the_chosen_classes(tmp_path):
         ["in/a", "0", "0.0", "1", "1", "0"],
     ]
     assert [row[0] for row in rows_of(tmp_path / "counts_total.csv")] == ["class_id", "0", "2"]
+
+
+@pytest.mark.parametrize("replaced", [b"", b"]\n"])
+def test_a_disk_that_fills_up_leaves_a_table_as_it_was(tmp_path, replaced):
+    class Filling(io.FileIO):
+        def write(self, content):
+            if self.tell() >= 8:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content[: 8 - self.tell()])
+
+    path = tmp_path / "a.json"
+    path.write_bytes(b"[1\n]\n")
+    with Filling(path, "rb+") as stream, pytest.raises(OSError, match="No space left") as error:
+        prediction_tables._write_whole(stream, b",\n22222\n]\n", replaced)
+    assert path.read_bytes() == b"[1\n]\n" and error.value.filename == path
