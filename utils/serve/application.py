@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from utils.class_choice import class_ids
 from utils.config import PredictOptions
 from utils.config.heatmap_options import CAM_METHODS, DEFAULT_METHOD
-from utils.errors import UserError
+from utils.errors import UserError, nearest
 from utils.log import without_controls
 from utils.runtimes.metadata import PROJECT_VERSION
 from utils.serve.answers import (
@@ -123,6 +123,7 @@ def build_application(models: ServedModels, config: ServeConfig) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses=_PROBLEMS,
+        dependencies=[Depends(_refuse_unknown_parameters)],
     )
     app.state.is_ending = lambda: False  # the server knows
     _add_page(app)
@@ -132,6 +133,15 @@ def build_application(models: ServedModels, config: ServeConfig) -> FastAPI:
     _add_problems(app)
     app.add_middleware(Guard, hosts=_allowed_hosts(config), most_bytes=int(config.max_upload * 1e6))
     return app
+
+
+def _refuse_unknown_parameters(request: Request) -> None:
+    """Refuse a query with a parameter that the interface does not describe: a misspelled one would change nothing."""
+    described = request.app.openapi()["paths"].get(request.scope["route"].path, {}).get(request.method.lower(), {})
+    known = {each["name"] for each in described.get("parameters", ()) if each["in"] == "query"}
+    for name in request.query_params:
+        if described and name not in known:
+            raise UploadError(f"{name[:60]}: no such parameter{nearest(name, known)}", 422)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -87,6 +87,14 @@ def chunks(count):
         ("POST", "/v1/detect", b"x" * 2_100_000, {}, 413, "larger than 2 MB"),
         ("POST", "/v1/detect", chunks(30), {}, 413, "larger than 2 MB"),
         ("POST", "/v1/detect", png(noise_image()), {"conf": 2}, 422, "conf: input should be less than or equal to 1"),
+        (
+            "POST",
+            "/v1/detect",
+            png(noise_image()),
+            {"conf_thre": 0.5},
+            422,
+            "conf_thre: no such parameter (did you mean",
+        ),
         ("POST", "/v1/detect", png(noise_image()), {"imgsz": "big"}, 422, "imgsz: input should be a valid integer"),
         ("POST", "/v1/detect", png(noise_image()), {"model": "on.pt"}, 404, "no such model (did you mean one.pt"),
         (
