@@ -95,6 +95,7 @@ def chunks(count):
             422,
             "conf_thre: no such parameter (did you mean",
         ),
+        ("POST", "/v1/detect", png(noise_image()), {"conf_thre": 1}, 422, "conf_thre: no such parameter (did you mean"),
         ("POST", "/v1/detect", png(noise_image()), {"imgsz": "big"}, 422, "imgsz: input should be a valid integer"),
         ("POST", "/v1/detect", png(noise_image()), {"model": "on.pt"}, 404, "no such model (did you mean one.pt"),
         (
