@@ -348,7 +348,7 @@ def test_a_killed_study_continues_and_ends_like_one_that_was_not_killed(data, tm
     assert kept["errors"] == {kind: cost for kind, _, cost in error_kinds(plain.evaluation.results, 4).rows()}
     assert "Kinds of error" in (folder / "compare.md").read_text()
 
-    monkeypatch.setattr("utils.compare.study.write_report", lambda study: [study.folder / "report.html"])
+    monkeypatch.setattr("utils.compare.study.write_report", lambda study, language: [study.folder / "report.html"])
     check_that_a_trained_run_is_only_evaluated(folder)
     check_that_it_is_reported_again_and_other_settings_are_refused(folder, data)
 
