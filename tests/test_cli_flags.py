@@ -206,7 +206,7 @@ EXPORT = {
 HEATMAP = {
     "--weights": ("ROOT/yolov5s.pt",),
     "--source": "ROOT/data/images",
-    "--method": "gradcam",
+    "--method": "layercam",
     "--layer": None,
     "--target": "box",
     "--box": 1,
