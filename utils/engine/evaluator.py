@@ -6,32 +6,28 @@ Its figures do not depend on how images were batched or by how many workers: box
 native pixels, and images enter the metrics in the order of the dataset.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.inference import largest_stride
-from utils.boxes import xywhn_to_xyxy
 from utils.compilation import CompileOptions, compiled_network
 from utils.config import DatasetSpec, EvalOptions, LoaderOptions, SplitOptions
 from utils.datasets.bad_images import BadImages
 from utils.datasets.letterboxing import round_to_stride
 from utils.datasets.loader import Loader, reporting_dead_workers
 from utils.datasets.splits import open_split
-from utils.device import Timer, autocast, full_float32, network_input
-from utils.engine.tiled_inference import TiledBatches
+from utils.device import full_float32
+from utils.engine.evaluation_pass import BatchLoss, BoxObjClsLoss, EvaluationPass, Observer, ProcessResults
 from utils.errors import ConfigError
 from utils.log import LOGGER, progress, shares_terminal, warn_once
 from utils.metrics.average_precision import Curves, DetectionAccumulator, ImageResult, table_header, table_rows
 from utils.metrics.coco import CocoMetrics, coco_metrics, explain_difference, size_table
 from utils.metrics.confusion import ConfusionMatrix
-from utils.nms import non_max_suppression
 from utils.processes import ALONE, Processes
 from utils.runtimes.network import (
     fixed_shape,
@@ -41,30 +37,9 @@ from utils.runtimes.network import (
     runtime_networks,
     warn_of_own_suppression,
 )
-from utils.types import Batch, DetectionMetrics, Detections, LossParts, Speeds
+from utils.types import Batch, DetectionMetrics, LossParts, Speeds
 
 DRAWN_BATCHES = 3  # val_batch0 to val_batch2
-BoxObjClsLoss = Callable[[list[Tensor], Tensor], tuple[Tensor, LossParts]]
-
-
-@dataclass(frozen=True)
-class EvaluatedBatch:
-    """What an observer of an evaluation gets.
-
-    Attributes:
-        index: Place of the batch in the pass.
-        batch: The batch as the loader gave it.
-        detections: Per image, in pixels of the network input, on the host.
-        results: Per image, in native pixels.
-    """
-
-    index: int
-    batch: Batch
-    detections: tuple[Detections, ...]
-    results: tuple[ImageResult, ...]
-
-
-Observer = Callable[[EvaluatedBatch], None]
 
 
 class BatchSource(Protocol):
@@ -292,56 +267,28 @@ def evaluate(
         All figures. They do not depend on the batch size, the number of workers or of processes.
     """
     options = options or EvalOptions()
-    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    # a network in half precision needs no autocast
-    mixed = torch.float16 if options.half and dtype != torch.float16 else None
     give_thresholds(model, options.conf_thres, options.iou_thres)
     warn_of_own_suppression(model)
-    timers = [Timer(device) for _ in range(3)]
-    losses = _LossMean(loss if not options.augment else None, device)
-    tiles = TiledBatches.of(model, options, partial(_suppressed, options=options), mixed, timers)
-    results: list[ImageResult] = []
-    whole: list[ImageResult] = []  # without their tiles, if these are predicted too
-    warm_up: _Times | None = None  # the first batch's
+    own = EvaluationPass(model, options, loss)
     was_training = model.training
     model.eval()
     try:
         titles = table_header() if shares_terminal() else "validating"
         numbers, batches = _own_batches(loader, processes)
         for index, batch in zip(numbers, progress(batches, len(numbers), titles), strict=False):
-            detections: tuple[Detections, ...] = ()
-            if tiles is None or tiles.needs_whole(batch):
-                with timers[0]:
-                    images = network_input(batch.images, device, half=dtype == torch.float16)
-                with timers[1]:
-                    with autocast(device, mixed):
-                        decoded, raw_maps = model(images, augment=options.augment)
-                    losses.add(index, raw_maps, batch)
-                with timers[2]:
-                    detections = _suppressed(decoded, options, batch)
-            found = tuple(map(Detections.to_native, detections, batch.letterboxes))
-            if tiles is not None:
-                whole += _image_results(batch, found) if found and options.coco and not tiles.only else ()
-                found = tiles.merged(batch, found)
-                detections = tuple(map(Detections.from_native, found, batch.letterboxes))
-            of_batch = _image_results(batch, found)
-            results += of_batch
-            warm_up = warm_up or _Times.of(timers, len(batch))
+            evaluated = own.evaluate(index, batch)
             for observer in observers:
-                observer(EvaluatedBatch(index, batch, detections, of_batch))
+                observer(evaluated)
     finally:
         model.train(was_training)
-    times = _Times.of(timers, len(results)).without(warm_up)
-    tile_count = tiles.count(results) if tiles is not None else 0
-    own = _ProcessResults(tuple(results), losses.terms(), times, tuple(whole), tile_count)
-    evaluation = _of_all(own, len(names), options.coco, processes)
+    evaluation = _of_all(own.found(), len(names), options.coco, processes)
     if isinstance(loader, Loader):
         evaluation = replace(evaluation, input_shape=loader.input_shape)
     _log_table(evaluation, names, options.verbose)
     return evaluation
 
 
-def _of_all(own: "_ProcessResults", nc: int, coco: bool, processes: Processes) -> Evaluation:
+def _of_all(own: ProcessResults, nc: int, coco: bool, processes: Processes) -> Evaluation:
     """The evaluation of what all processes found; only the first one's has the results per image."""
     every = processes.gather_to_first(own)
     evaluation = _evaluation(every, nc, coco) if every else None
@@ -375,74 +322,7 @@ def _shared(evaluation: Evaluation | None, processes: Processes) -> Evaluation |
     return evaluation if processes.is_first else received
 
 
-@dataclass(frozen=True)
-class _BatchLoss:
-    """The loss of one batch.
-
-    index: Of the batch in the pass; images: How many it has; terms: Sums over them of box, obj and cls.
-    """
-
-    index: int
-    images: int
-    terms: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class _Times:
-    """Seconds for input, network and suppression, and the number of images that they were taken for."""
-
-    seconds: tuple[float, ...]
-    images: int
-
-    @classmethod
-    def of(cls, timers: Sequence[Timer], images: int) -> "_Times":
-        return cls(tuple(timer.seconds for timer in timers), images)
-
-    def without(self, warm_up: "_Times | None") -> "_Times":
-        """Return the times of all batches but the first; with it, if there is no other."""
-        if warm_up is None or self.images == warm_up.images:
-            return self
-        seconds = tuple(all_ - first for all_, first in zip(self.seconds, warm_up.seconds, strict=True))
-        return _Times(seconds, self.images - warm_up.images)
-
-
-@dataclass(frozen=True)
-class _ProcessResults:
-    """What one process found: results per image, losses per batch, and how long it took.
-
-    whole: Results of whole images without their tiles; tiles: How many of these were predicted.
-    """
-
-    results: tuple[ImageResult, ...]
-    losses: tuple[_BatchLoss, ...]
-    times: _Times
-    whole: tuple[ImageResult, ...] = ()
-    tiles: int = 0
-
-
-class _LossMean:
-    """Collects the losses of batches on the device, so that no batch waits for it; none without a loss."""
-
-    def __init__(self, loss: BoxObjClsLoss | None, device: torch.device):
-        self.loss, self.device = loss, device
-        self.batches: list[tuple[int, int]] = []
-        self.sums: list[Tensor] = []
-
-    def add(self, index: int, raw_maps: list[Tensor] | None, batch: Batch) -> None:
-        if self.loss is None or raw_maps is None:
-            return
-        parts = self.loss([raw.float() for raw in raw_maps], batch.targets.to(self.device, non_blocking=True))[1]
-        values = [torch.as_tensor(part, device=self.device).float() for part in (parts.box, parts.obj, parts.cls)]
-        self.sums.append(len(batch) * torch.stack(values))
-        self.batches.append((index, len(batch)))
-
-    def terms(self) -> tuple[_BatchLoss, ...]:
-        """Return what was added, on the host."""
-        rows = torch.stack(self.sums).tolist() if self.sums else []
-        return tuple(_BatchLoss(*batch, tuple(row)) for batch, row in zip(self.batches, rows, strict=True))
-
-
-def _mean_loss(losses: Iterable[_BatchLoss]) -> LossParts | None:
+def _mean_loss(losses: Iterable[BatchLoss]) -> LossParts | None:
     """The mean per image, added up batch after batch; None of no batch."""
     total, images = torch.zeros(3), 0
     for batch in sorted(losses, key=lambda each: each.index):
@@ -451,53 +331,7 @@ def _mean_loss(losses: Iterable[_BatchLoss]) -> LossParts | None:
     return LossParts(*(total / images).tolist()) if images else None
 
 
-def _suppressed(decoded: Tensor, options: EvalOptions, batch: Batch | None = None) -> tuple[Detections, ...]:
-    """One batch's detections in pixels of the network input, on the host; `batch` is read for its labels alone."""
-    found = non_max_suppression(
-        decoded,
-        options.conf_thres,
-        options.iou_thres,
-        agnostic=options.single_cls,
-        multi_label=True,
-        max_det=options.max_det,
-        labels=_certain_labels(batch, decoded.device) if options.hybrid and batch is not None else (),
-    )
-    if options.single_cls:
-        found = [Detections(one.xyxy, one.conf, torch.zeros_like(one.cls)) for one in found]
-    return tuple(one.cpu() for one in found)
-
-
-def _certain_labels(batch: Batch, device: torch.device) -> list[Tensor]:
-    """(n, 5) class and xywh in pixels of the network input, one tensor per image."""
-    height, width = batch.images.shape[2:]
-    rows = batch.targets.clone()
-    rows[:, 2:] *= rows.new_tensor((width, height, width, height))
-    rows = rows.to(device)
-    return [rows[rows[:, 0] == place, 1:] for place in range(len(batch))]
-
-
-def _image_results(batch: Batch, detections: Sequence[Detections]) -> tuple[ImageResult, ...]:
-    """Labels of each image and its detections, which are in its native pixels already."""
-    height, width = batch.images.shape[2:]
-    targets = batch.targets.cpu().numpy()
-    xyxy = xywhn_to_xyxy(targets[:, 2:6], width, height)
-    results = []
-    for place, (letterbox, found) in enumerate(zip(batch.letterboxes, detections, strict=True)):
-        own = targets[:, 0] == place
-        results.append(
-            ImageResult(
-                batch.indices[place],
-                batch.paths[place],
-                letterbox.native,
-                found,
-                targets[own, 1].astype(np.int64),
-                letterbox.to_native(xyxy[own]),
-            )
-        )
-    return tuple(results)
-
-
-def _evaluation(found: Sequence[_ProcessResults], nc: int, coco: bool) -> Evaluation:
+def _evaluation(found: Sequence[ProcessResults], nc: int, coco: bool) -> Evaluation:
     """All figures of what the processes found."""
     results = sorted((result for each in found for result in each.results), key=lambda result: result.index)
     seconds = [sum(times) for times in zip(*(each.times.seconds for each in found), strict=True)]

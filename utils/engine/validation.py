@@ -14,10 +14,10 @@ from utils.config import DatasetSpec, EvalOptions, Slicing, SplitOptions, ValCon
 from utils.datasets.loader import reporting_dead_workers
 from utils.datasets.splits import require_images
 from utils.device import select_device
+from utils.engine.evaluation_pass import Observer
 from utils.engine.evaluator import (
     EvalSplit,
     Evaluation,
-    Observer,
     evaluate,
     evaluate_weights,
     load_for,

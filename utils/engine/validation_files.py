@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.boxes import xyxy_to_xywhn
-from utils.engine.evaluator import EvaluatedBatch, Evaluation
+from utils.engine.evaluation_pass import EvaluatedBatch
+from utils.engine.evaluator import Evaluation
 from utils.engine.validation_errors import NO_BEST_F1, CountedErrors, best_f1
 from utils.files import write_json_atomically
 from utils.log import warn_once

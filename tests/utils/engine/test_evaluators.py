@@ -18,7 +18,8 @@ from utils.config import LoaderOptions, SplitOptions, ValConfig
 from utils.datasets.dataset import DetectionDataset
 from utils.datasets.labels import read_labels
 from utils.datasets.loader import Loader
-from utils.engine.evaluator import EvaluatedBatch, as_evaluated, evaluate
+from utils.engine.evaluation_pass import EvaluatedBatch
+from utils.engine.evaluator import as_evaluated, evaluate
 from utils.metrics.average_precision import DetectionAccumulator, ImageResult
 from utils.metrics.coco import coco_metrics
 from utils.types import Detections, Letterbox
