@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from utils.config import old_flags
 from utils.config.flags import Options, flag
+from utils.config.image_size import both_sides
 from utils.errors import ConfigError
 from utils.files import ROOT
 
@@ -90,14 +91,11 @@ class ExportConfig(Options):
         }
 
     def implied(self) -> dict[str, object]:
-        size: dict[str, object] = {"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {}
         only_onnx = (self.int8 or self.nms) and "include" not in self.given  # the default's other format has neither
         formats: dict[str, object] = {"include": ("onnx",)} if only_onnx else {}
-        return {**size, **formats, "int8": self.data if self.int8 == "--data" else self.int8}
+        return {"imgsz": both_sides(self.imgsz), **formats, "int8": self.data if self.int8 == "--data" else self.int8}
 
     def check(self) -> None:
-        if len(self.imgsz) != 2:
-            raise ConfigError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")
         for name in self.include:
             if name not in FORMATS:
                 advice = NOT_WRITTEN.get(name, f"expected {', '.join(FORMATS)}")

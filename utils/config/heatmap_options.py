@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from utils.class_choice import ids_and_names
 from utils.config import old_flags
 from utils.config.flags import Options, flag
+from utils.config.image_size import both_sides
 from utils.errors import ConfigError
 from utils.files import ROOT
 
@@ -85,11 +86,9 @@ class HeatmapConfig(Options):
         }
 
     def implied(self) -> dict[str, object]:
-        return {"classes": ids_and_names(self.classes), **({"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {})}
+        return {"classes": ids_and_names(self.classes), "imgsz": both_sides(self.imgsz)}
 
     def check(self) -> None:
-        if len(self.imgsz) != 2:
-            raise ConfigError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")
         if self.query and len(self.query) != 2:
             raise ConfigError(f"--query {' '.join(map(str, self.query))}: expected x and y in pixels of the image")
         if self.method == "attention" and (self.sanity or self.deletion):

@@ -7,6 +7,7 @@ from utils.class_choice import ids_and_names
 from utils.config import old_flags
 from utils.config.flags import Options, flag
 from utils.config.heatmap_options import CAM_METHODS, DEFAULT_METHOD
+from utils.config.image_size import both_sides
 from utils.config.label_reading import LabelReading, labels_flag
 from utils.config.option_records import Slicing, parse_image_limit
 from utils.config.slice_flags import (
@@ -405,11 +406,9 @@ class DetectConfig(Options):
         return {**old_flags.EVERYWHERE, **old_flags.DETECT}
 
     def implied(self) -> dict[str, object]:
-        return {"classes": ids_and_names(self.classes), **({"imgsz": self.imgsz * 2} if len(self.imgsz) == 1 else {})}
+        return {"classes": ids_and_names(self.classes), "imgsz": both_sides(self.imgsz)}
 
     def check(self) -> None:
-        if len(self.imgsz) != 2:
-            raise ConfigError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")
         if Slicing.of(self) and self.visualize:
             raise ConfigError("--visualize: shows the maps of one pass, and --slice makes many; leave one out")
         if self.compile and self.visualize:
