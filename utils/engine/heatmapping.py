@@ -236,7 +236,7 @@ def describe(result: HeatResult) -> str:
             continue
         figures = result.figures(heat)
         share, area = float(figures["share_inside"]), float(figures["area_inside"])
-        lines.append(f"layer {heat.title}: {share:.0%} of the map in {area:.0%} of the image, the target's boxes")
+        lines.append(f"layer {heat.title}: {share:.0%} of the map lies in the target's boxes, {area:.0%} of the image")
     return f"{result.target_title()}; {'; '.join(lines)}"
 
 
