@@ -151,7 +151,7 @@ def watch_writes(moments: Moments) -> None:
 
 def run_child(child: Child) -> int:
     """Train in this process, counting its moments."""
-    import utils.engine.evaluator as evaluator
+    import utils.engine.evaluation_pass as evaluation_pass
     import utils.engine.training as training
     import utils.plots.canvas as canvas
     from utils.cli import run_script
@@ -162,7 +162,7 @@ def run_child(child: Child) -> int:
     moments = Moments(child.kill)
     watch(Trainer, "backward", moments, "batch", after=True)  # its gradients are pending
     watch(ModelEMA, "update", moments, "step")  # weights have moved, their average has not
-    watch(evaluator, "_image_results", moments, "validation")
+    watch(evaluation_pass, "_image_results", moments, "validation")
     watch(canvas, "write_figure", moments, "figure")
     watch(training, "strip", moments, "strip")
     watch(training, "strip", moments, "strip", after=True)

@@ -36,7 +36,7 @@ TRAIN = {
     "--device": "",
     "--multi-scale": False,
     "--single-cls": False,
-    "--optimizer": "SGD",
+    "--optimizer": "auto",
     "--sync-bn": False,
     "--workers": 8,
     "--project": "ROOT/runs/train",

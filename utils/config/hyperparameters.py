@@ -1,11 +1,12 @@
 """The hyperparameters of a training: keys, defaults and ranges.
 
-They are YOLOv5 v6.1's 29 with the defaults of hyp.scratch-low, three that choose the box loss, and the gates' rate.
+They are YOLOv5 v6.1's 29 with the defaults of hyp.scratch-low, three that choose the box loss, the gates' rate, and the
+pieces of a recipe (docs/recipes.md), each off by default: without them a training is v6.1's.
 """
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,24 @@ from utils.errors import ConfigError, cut, nearest, shown
 from utils.log import LOGGER, warn_once
 
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "ShapeIoU", "WIoUv1", "WIoUv2", "WIoUv3")
+OPTIMIZERS = ("SGD", "Adam", "AdamW", "MuSGD", "Muon")
 _BY_PLAIN_NAME = {**{name.lower(): name for name in BOX_LOSSES}, "wiou": "WIoUv3"}
 _RENAMED = {"giou": "box"}  # of YOLOv5 v1 to v3.0
-# keys that not all files of v6.1 have: written only if they differ from their default
-_OPTIONAL = ("anchors", "label_smoothing", "iou", "inner", "focal", "gate_lr")
+_QUALITY_LOSSES = ("bce", "qfl", "vfl")
 
 
 def _gain(default: float | None, low: float = 0.0, high: float = math.inf):
     return field(default=default, metadata={"low": low, "high": high})
+
+
+def _piece(default: float | None, low: float = 0.0, high: float = math.inf):
+    """A number that files of v6.1 do not have: written only if it differs from its default."""
+    return field(default=default, metadata={"low": low, "high": high, "optional": True})
+
+
+def _word(*choices: str):
+    """A word that files of v6.1 do not have; the first one is v6.1's."""
+    return field(default=choices[0], metadata={"words": choices, "optional": True})
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,13 @@ class Hyperparameters:
     of the boxes', 1 or None off; focal the power of Focal-EIoU's weight IoU^focal, 0 or None off.
     gate_lr: learning rate of identity start's gates as a multiple of the weights', None for the optimizer's own.
     label_smoothing is a flag that travels with the gains; no file of v6.1 has it.
+
+    Assignment and losses: assign, anchor_fit, obj_target, obj_loss, cls_loss, balance as words; class_balance a power,
+    0 off. Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step; warmup_share and
+    ema_share as shares of the run, None off; close_mosaic, swa in epochs; smooth_fitness the share kept of the running
+    mean; lr_backbone a multiple of the rate; accumulate as a word. Augmentation: mosaic9, box_paste, mixup_gate as
+    probabilities; object_scale, letterbox_jitter as shares; color_ops a number, color_magnitude 0..10. Distillation:
+    self_distill, distill and distill_features as gains, the last two with a teacher.
     """
 
     lr0: float = _gain(0.01)
@@ -53,7 +71,7 @@ class Hyperparameters:
     obj_pw: float = _gain(1.0)
     iou_t: float = _gain(0.20, 0, 1)
     anchor_t: float = _gain(4.0, 1)
-    anchors: float | None = _gain(None, 1, 100)
+    anchors: float | None = _piece(None, 1, 100)
     fl_gamma: float = _gain(0.0)
     hsv_h: float = _gain(0.015, 0, 1)
     hsv_s: float = _gain(0.7, 0, 1)
@@ -68,11 +86,38 @@ class Hyperparameters:
     mosaic: float = _gain(1.0, 0, 1)
     mixup: float = _gain(0.0, 0, 1)
     copy_paste: float = _gain(0.0, 0, 1)
-    label_smoothing: float = _gain(0.0, 0, 1)
-    iou: str = field(default="CIoU", metadata={"choices": BOX_LOSSES})
-    inner: float = _gain(1.0, 0.1, 3)
-    focal: float = _gain(0.0, 0, 10)
-    gate_lr: float | None = _gain(None, 0, 1000)
+    label_smoothing: float = _piece(0.0, 0, 1)
+    iou: str = field(default="CIoU", metadata={"choices": BOX_LOSSES, "optional": True})
+    inner: float = _piece(1.0, 0.1, 3)
+    focal: float = _piece(0.0, 0, 10)
+    gate_lr: float | None = _piece(None, 0, 1000)
+    assign: str = _word("v5", "atss", "simota", "tal")
+    anchor_fit: str = _word("ratio", "assign")
+    obj_target: str = _word("iou", "quality", "both")
+    obj_loss: str = _word(*_QUALITY_LOSSES)
+    cls_loss: str = _word(*_QUALITY_LOSSES)
+    balance: str = _word("fixed", "learned")
+    class_balance: float = _piece(0.0, 0, 1)
+    optimizer: str = _word("auto", *OPTIMIZERS)
+    schedule: str = _word("linear", "cosine")
+    nbs: float = _piece(64.0, 1, 65536)
+    accumulate: str = _word("fixed", "noise")
+    warmup_share: float | None = _piece(None, 0, 0.5)
+    lr_backbone: float = _piece(1.0, 0, 100)
+    ema_share: float | None = _piece(None, 0, 1)
+    swa: float = _piece(0.0, 0, 100000)
+    close_mosaic: float = _piece(0.0, 0, 100000)
+    smooth_fitness: float = _piece(0.0, 0, 0.99)
+    mosaic9: float = _piece(0.0, 0, 1)
+    object_scale: float = _piece(0.0, 0, 1)
+    box_paste: float = _piece(0.0, 0, 1)
+    mixup_gate: float = _piece(0.0, 0, 1)
+    color_ops: float = _piece(0.0, 0, 10)
+    color_magnitude: float = _piece(9.0, 0, 10)
+    letterbox_jitter: float = _piece(0.0, 0, 1)
+    self_distill: float = _piece(0.0, 0, 100)
+    distill: float = _piece(1.0, 0, 100)
+    distill_features: float = _piece(1.0, 0, 100)
 
     def __post_init__(self):
         for each in fields(self):
@@ -106,7 +151,7 @@ class Hyperparameters:
             source = read_yaml(file)
         known = [each.name for each in fields(cls)]
         source = _known_keys(cut(where), source, known, unknown)
-        missing = [name for name in known if name not in source and name not in _OPTIONAL]
+        missing = [each.name for each in fields(cls) if each.name not in source and not each.metadata.get("optional")]
         if missing:
             LOGGER.info(f"{where}: not given, so the default is taken: {', '.join(missing)}")
         try:
@@ -116,8 +161,12 @@ class Hyperparameters:
 
     def as_dict(self) -> dict[str, float | str]:
         """Return plain values as v6.1's files hold them; keys that not all files have only if not at their default."""
-        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
-        return {name: value for name, (value, default) in values.items() if name not in _OPTIONAL or value != default}
+        values = {each: getattr(self, each.name) for each in fields(self)}
+        return {
+            each.name: value
+            for each, value in values.items()
+            if not each.metadata.get("optional") or value != each.default
+        }
 
     def replace(self, **changes: Any) -> "Hyperparameters":
         """Return a copy with some values changed. Raises ConfigError as creation does."""
@@ -173,6 +222,8 @@ def _checked(each, value: object) -> float | str | None:
     """Return a hyperparameter as a float inside its range (iou: as the loss's name), or raise ConfigError."""
     if "choices" in each.metadata:
         return _box_loss(value)
+    if "words" in each.metadata:
+        return _one_of(each.name, value, each.metadata["words"])
     if each.name in ("inner", "focal") and value in (None, 0):
         return each.default
     low, high = each.metadata["low"], each.metadata["high"]
@@ -190,6 +241,14 @@ def _checked(each, value: object) -> float | str | None:
         bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
         raise ConfigError(f"{each.name} {value:g}: expected {bounds}")
     return value
+
+
+def _one_of(name: str, value: object, words: Sequence[str]) -> str:
+    """Return the word that is meant, in any case, or raise ConfigError."""
+    found = next((word for word in words if word.lower() == str(value)[:100].lower()), None)
+    if found is None:
+        raise ConfigError(f"{name}: expected {', '.join(words)}, got {shown(value)}{nearest(str(value), words)}")
+    return found
 
 
 def _box_loss(value: object) -> str:

@@ -7,6 +7,7 @@ from utils.class_choice import ids_and_names
 from utils.config import old_flags
 from utils.config.flags import Options, flag
 from utils.config.heatmap_options import CAM_METHODS, DEFAULT_METHOD
+from utils.config.hyperparameters import OPTIMIZERS
 from utils.config.image_size import both_sides
 from utils.config.label_reading import LabelReading, labels_flag
 from utils.config.option_records import Slicing, parse_image_limit
@@ -77,7 +78,9 @@ class TrainConfig(Options):
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")
     multi_scale: bool = flag(False, "vary the input size by half either way from batch to batch", "switch")
     single_cls: bool = flag(False, "treat all classes as one", "switch")
-    optimizer: str = flag("SGD", "update rule", choices=("SGD", "Adam", "AdamW"))
+    optimizer: str = flag(
+        "auto", "update rule; auto: the recipe's (--hyp), SGD if it names none", choices=("auto", *OPTIMIZERS)
+    )
     sync_bn: bool = flag(False, "share batch norm statistics between processes (needs several processes)", "switch")
     workers: int = flag(8, "processes that load images; 0 loads in the main one", "integer", low=0)
     project: str = flag(str(ROOT / "runs" / "train"), "folder of the run folders")

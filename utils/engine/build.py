@@ -24,7 +24,7 @@ from utils.datasets.splits import open_split
 from utils.device import amp_dtype
 from utils.engine.data_parallel import wrap
 from utils.engine.evaluator import EvalSplit
-from utils.engine.model_ema import ModelEMA
+from utils.engine.model_ema import ModelEMA, horizon
 from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
 from utils.engine.resume import check_classes, restore_components, restoring, training_state
 from utils.engine.trainer import TrainingComponents
@@ -242,6 +242,12 @@ def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: Tra
         head.set_anchors(report.new_anchors_px)
 
 
+def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
+    """Return the flags with the update rule that is in force: the flag's, else the recipe's, else SGD."""
+    name = next((name for name in (config.optimizer, hyp.optimizer) if name != "auto"), "SGD")
+    return replace(config, optimizer=name)
+
+
 def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
     """Return the optimizer that the flags and hyperparameters ask for.
 
@@ -258,7 +264,7 @@ def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> to
         config.optimizer,
         lr=hyp.lr0,
         momentum=hyp.momentum,
-        weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size),
+        weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size, hyp.nbs),
         gate_lr=hyp.gate_lr,
     )
 
@@ -294,7 +300,7 @@ def build_components(
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
     schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
     loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes)
-    ema = ModelEMA(model)
+    ema = ModelEMA(model, tau=horizon(hyp.ema_share, schedule.optimizer_steps))
     scaler = gradient_scaler(device, amp)
     stride = largest_stride(model)
     components = TrainingComponents(

@@ -10,6 +10,24 @@ from torch import Tensor, nn
 Slots = list[tuple[Any, str]]  # a module's dictionary of parameters or buffers, and a name in it
 
 
+TAU = 2000  # updates; v6.1's
+
+
+def horizon(share: float | None, steps: int) -> float:
+    """Return the `tau` of an average that is to reach over a share of a training.
+
+    v6.1's 2,000 updates are more than most small trainings have: their average hardly averages.
+
+    Args:
+        share: Of the training's optimizer steps; None for v6.1's 2,000 updates.
+        steps: Optimizer steps of the training.
+
+    Returns:
+        Updates, at least 1 and at most 2,000.
+    """
+    return TAU if share is None else min(max(share * steps, 1.0), TAU)
+
+
 class ModelEMA:
     """Keeps `module`, a frozen copy of a model in evaluation mode, whose tensors follow the model's.
 
@@ -24,7 +42,7 @@ class ModelEMA:
         updates: Updates made so far.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0):
+    def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = TAU, updates: int = 0):
         self.decay_limit, self.tau, self.updates = decay, tau, updates
         self.module = copy.deepcopy(_unwrapped(model)).eval().requires_grad_(False)
 

@@ -16,7 +16,7 @@ from utils.errors import ConfigError, ModelError, nearest
 from utils.log import LOGGER
 from utils.types import StepSettings, TrainState
 
-NOMINAL_BATCH = 64  # images behind one optimizer step, however few fit in a batch
+NOMINAL_BATCH = 64  # images behind one optimizer step (`nbs`), however few fit in a batch
 GATE_LR = {"SGD": 30.0, "Adam": 1.0, "AdamW": 1.0}  # multiples of the weights' learning rate, see `build_optimizer`
 _WARMUP_FLOOR = 100  # iterations; v6.1's floor of 1000 was whole trainings on small data
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm) + (
@@ -147,22 +147,23 @@ def build_optimizer(
     return optimizer
 
 
-def full_accumulation(batch_size: int) -> int:
+def full_accumulation(batch_size: int, nominal: float = NOMINAL_BATCH) -> int:
     """Return the number of batches whose gradients make up one optimizer step after warm-up."""
-    return max(round(NOMINAL_BATCH / batch_size), 1)
+    return max(round(nominal / batch_size), 1)
 
 
-def scaled_weight_decay(weight_decay: float, batch_size: int) -> float:
+def scaled_weight_decay(weight_decay: float, batch_size: int, nominal: float = NOMINAL_BATCH) -> float:
     """Return the weight decay for the images that really stand behind a step.
 
     Args:
-        weight_decay: For 64 images.
+        weight_decay: For `nominal` images.
         batch_size: Images per batch.
+        nominal: Images that a step is meant to have, `nbs`.
 
     Returns:
         The weight decay to apply.
     """
-    return weight_decay * batch_size * full_accumulation(batch_size) / NOMINAL_BATCH
+    return weight_decay * batch_size * full_accumulation(batch_size, nominal) / nominal
 
 
 class ScheduleHyperparameters(Protocol):
@@ -186,13 +187,22 @@ class ScheduleHyperparameters(Protocol):
     @property
     def warmup_bias_lr(self) -> float: ...
 
+    @property
+    def warmup_share(self) -> float | None: ...
+
+    @property
+    def schedule(self) -> str: ...
+
+    @property
+    def nbs(self) -> float: ...
+
 
 class Schedule:
     """Learning rates, momentum and accumulation at every step of a training.
 
     The learning rate falls from lr0 to lrf * lr0, linearly or along half a cosine, epoch by epoch. It is
     reached through a warm-up of warmup_epochs, at least 100 iterations and at most half the training
-    (none for warmup_epochs 0): momentum rises from warmup_momentum, accumulation from 1, and learning
+    (none for warmup_epochs 0), or of the share warmup_share of the training: momentum rises from warmup_momentum, accumulation from 1, and learning
     rates start at 0, biases' at warmup_bias_lr.
 
     Args:
@@ -206,8 +216,12 @@ class Schedule:
     def __init__(
         self, hyp: ScheduleHyperparameters, epochs: int, batches_per_epoch: int, batch_size: int, cos_lr: bool = False
     ):
-        self.hyp, self.epochs, self.batches_per_epoch, self.cos_lr = hyp, epochs, batches_per_epoch, cos_lr
-        self.accumulate = full_accumulation(batch_size)
+        self.hyp, self.epochs, self.batches_per_epoch = hyp, epochs, batches_per_epoch
+        self.cos_lr = cos_lr or hyp.schedule == "cosine"
+        self.accumulate = full_accumulation(batch_size, hyp.nbs)
+        if hyp.warmup_share is not None:
+            self.warmup = round(hyp.warmup_share * epochs * batches_per_epoch)
+            return
         wanted = max(round(hyp.warmup_epochs * batches_per_epoch), _WARMUP_FLOOR) if hyp.warmup_epochs > 0 else 0
         self.warmup = min(wanted, epochs * batches_per_epoch // 2)
 
@@ -216,6 +230,11 @@ class Schedule:
         done = epoch / self.epochs
         left = (1 + math.cos(done * math.pi)) / 2 if self.cos_lr else 1 - done
         return self.hyp.lr0 * (self.hyp.lrf + left * (1 - self.hyp.lrf))
+
+    @property
+    def optimizer_steps(self) -> int:
+        """The optimizer steps of the whole training, if the warm-up's more frequent ones are not counted."""
+        return self.epochs * math.ceil(self.batches_per_epoch / self.accumulate)
 
     def step_settings(self, step: int) -> StepSettings:
         """Return the settings of a step, counted over the whole training; rates in the order of `ParameterGroups`."""

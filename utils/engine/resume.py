@@ -276,9 +276,10 @@ def adopt_batch_size(
     if before == batch_size:
         return
     LOGGER.info(f"batch size {before} -> {batch_size}: epoch {state.epoch} begins anew")
+    nbs = saved_hyperparameters(resumed).nbs
     state.step, state.batches_done, state.mean_losses = state.epoch * len(components.loader), 0, [0.0, 0.0, 0.0]
     for group in components.optimizer.param_groups:
-        group["weight_decay"] *= scaled_weight_decay(1.0, batch_size) / scaled_weight_decay(1.0, before)
+        group["weight_decay"] *= scaled_weight_decay(1.0, batch_size, nbs) / scaled_weight_decay(1.0, before, nbs)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:

@@ -28,6 +28,7 @@ from utils.engine.build import (
     fit_anchors,
     optimizer_for,
     prepare_process,
+    with_optimizer,
 )
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.epoch_history import EpochHistory
@@ -128,6 +129,7 @@ def _train(
     prepare_process(config)
     loggers = UserLoggers.of(config.logger if processes.is_first else ())
     hyp = saved_hyperparameters(resumed) if resumed else hyp or Hyperparameters.load(config.hyp, config.hyp_unknown)
+    config = with_optimizer(config, hyp)
     LOGGER.info("hyperparameters: " + ", ".join(f"{name}={value}" for name, value in hyp.as_dict().items()))
     spec = load_dataset_spec(config)
     processes.first_on_host(lambda: require_images(spec, ("train", "val"), config.download))

@@ -121,7 +121,8 @@ def test_unknown_keys_of_forks_are_all_named(hyp):
     with pytest.raises(ConfigError) as caught:
         Hyperparameters.load(path)
     assert str(caught.value) == (
-        f"{path}: loss_ota, paste_in (did you mean copy_paste, gate_lr?), mosiac (did you mean mosaic?): "
+        f"{path}: loss_ota (did you mean close_mosaic, obj_loss, cls_loss?), paste_in (did you mean box_paste, assign, "
+        "copy_paste?), mosiac (did you mean mosaic, mosaic9, close_mosaic?): "
         "no such hyperparameters; --hyp-unknown ignore leaves out keys of other programs"
     )
 
