@@ -1,28 +1,27 @@
-"""The detection loss: the positive anchors of each object (`assign`) and the loss of a batch (`DetectionLoss`).
+"""The detection loss of a batch (`DetectionLoss`).
 
-An object is assigned to every anchor whose width and height are within a factor `anchor_t` of its own, in the cell that
-contains its center and in the neighbors nearer than half a cell. The box term is a loss of `utils.box_losses` (1 - CIoU
-by default); the class and objectness terms are binary cross-entropy, objectness with the predicted box's IoU as target.
+The positive anchors of each object are found by a rule of `utils.assignment`. The box term is a loss of
+`utils.box_losses` (1 - CIoU by default); the class and objectness terms are binary cross-entropy, objectness with the
+predicted box's IoU as target.
 
 Of several processes each computes its images' share of the loss of the global batch: the counts by which sums are
 divided are those of all processes.
 
-Loops run over head levels only. On an accelerator nothing waits for the device: the assignment keeps one row per
-(neighbor, anchor, object) and a mask, instead of reading back how many rows are valid. On the CPU, where this is free,
-invalid rows are dropped first.
+Loops run over head levels only. On an accelerator nothing waits for the device: rows that are not positive are masked,
+not dropped.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.assignment import MaskedAssignment, decode, v5_positives
 from utils.box_losses import BoxLoss
 from utils.processes import ALONE, Processes
-from utils.types import Assignment, HeadGeometry, LossParts
+from utils.types import HeadGeometry, LossParts
 
 if TYPE_CHECKING:
     from utils.compat.losses import (  # noqa: F401
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
         smooth_BCE,
     )
 
-# Offsets (x, y) in cells from an object's center to a point in each cell that may be assigned to it: its own, left,
-# above, right, below. Their order decides which object is the target of a cell that is assigned to several.
-_NEIGHBORS = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
 _BALANCE_THREE_LEVELS = (4.0, 1.0, 0.4)
 _BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 _FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
@@ -76,19 +72,6 @@ class LossHyperparameters(Protocol):
     def label_smoothing(self) -> float: ...
 
 
-class _Candidates(NamedTuple):
-    """Rows that may be positive, in v6.1's order (neighbor, anchor, object), and a mask (K,) of those that are."""
-
-    rows: Assignment
-    valid: Tensor
-
-    def compact(self) -> "_Candidates":
-        """Only the valid rows. Needs their number on the host: a synchronization on an accelerator."""
-        keep = self.valid.nonzero().squeeze(1)
-        rows = {field.name: getattr(self.rows, field.name)[keep] for field in fields(Assignment)}
-        return _Candidates(Assignment(**rows), self.valid[keep])
-
-
 class _BatchCounts(NamedTuple):
     """What the sums over a batch are divided by.
 
@@ -101,66 +84,6 @@ class _BatchCounts(NamedTuple):
     divisors: list[Tensor]
     images: int | Tensor
     share: float | Tensor
-
-
-def assign(
-    targets: Tensor, shapes: Sequence[tuple[int, int]], geometry: HeadGeometry, anchor_t: float = 4.0
-) -> list[Assignment]:
-    """Return the positive anchors and their targets, one Assignment per head level.
-
-    Args:
-        targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
-        shapes: (H, W) of each level's map, in cells.
-        geometry: Of the head.
-        anchor_t: Ratios of an object's and an anchor's width or height must be below this.
-
-    Returns:
-        One Assignment per level, rows in v6.1's order (neighbor, anchor, object).
-    """
-    return [
-        _candidates(targets, anchors, shape, anchor_t).compact().rows
-        for anchors, shape in zip(geometry.anchors, shapes, strict=True)
-    ]
-
-
-def _candidates(targets: Tensor, anchors: Tensor, shape: tuple[int, int], anchor_t: float) -> _Candidates:
-    """Every (neighbor, anchor, object) of one level; targets (M, 6), anchors (na, 2) in cells."""
-    height, width = shape
-    image, cls = targets[:, 0].long(), targets[:, 1].long()
-    x, y = targets[:, 2] * width, targets[:, 3] * height
-    size = torch.stack((targets[:, 4] * width, targets[:, 5] * height), 1)  # (M, 2)
-
-    ratio = size / anchors[:, None]  # (na, M, 2)
-    fits = torch.maximum(ratio, 1 / ratio).amax(2) < anchor_t  # (na, M)
-    near = torch.stack(
-        (
-            torch.ones_like(x, dtype=torch.bool),
-            _near_start(x),
-            _near_start(y),
-            _near_start(width - x),
-            _near_start(height - y),
-        )
-    )  # (5, M)
-    column = torch.stack([(x + step).long() for step, _ in _NEIGHBORS]).clamp(0, width - 1)  # (5, M)
-    row = torch.stack([(y + step).long() for _, step in _NEIGHBORS]).clamp(0, height - 1)
-
-    full = (len(_NEIGHBORS), len(anchors), len(targets))
-    offset_and_size = torch.cat((torch.stack((x - column, y - row), 2), size.expand(full[0], -1, -1)), 2)  # (5, M, 4)
-    rows = Assignment(
-        image=image.expand(full).reshape(-1),
-        anchor=torch.arange(full[1], device=targets.device)[:, None].expand(full).reshape(-1),
-        row=row[:, None].expand(full).reshape(-1),
-        column=column[:, None].expand(full).reshape(-1),
-        xywh=offset_and_size[:, None].expand(*full, 4).reshape(-1, 4),
-        anchor_wh=anchors[:, None].expand(*full, 2).reshape(-1, 2),
-        cls=cls.expand(full).reshape(-1),
-    )
-    return _Candidates(rows, (near[:, None] & fits).reshape(-1))
-
-
-def _near_start(position: Tensor) -> Tensor:
-    """Whether a coordinate, in cells from one border, is in the near half of its cell, beyond the first cell."""
-    return (position % 1 < 0.5) & (position > 1)
 
 
 class DetectionLoss:
@@ -185,6 +108,7 @@ class DetectionLoss:
         self.anchors = geometry.anchors.detach().to(device, torch.float32)
         self.nc = geometry.nc
         self.hyp = hyp
+        self.assigner = v5_positives
         self.box_loss = box_loss or BoxLoss(device=device)
         self.processes = processes
         self.balance = _BALANCE_THREE_LEVELS if geometry.levels == 3 else _BALANCE
@@ -213,7 +137,7 @@ class DetectionLoss:
         """
         self._check(raw_maps)
         targets = targets.to(self.anchors.device, torch.float32)
-        found = [self._found(raw_map, targets, level) for level, raw_map in enumerate(raw_maps)]
+        found = self._found(raw_maps, targets)
         batch = self._shared(raw_maps, found, counts)
         levels = [
             self._level(raw_map, candidates, level, divisor)
@@ -247,13 +171,12 @@ class DetectionLoss:
                     f"got {len(raw_maps)} with one of {tuple(raw_map.shape)}"
                 )
 
-    def _found(self, raw_map: Tensor, targets: Tensor, level: int) -> _Candidates:
-        """The candidates of one level; on the CPU only the valid ones."""
-        size = raw_map.shape[2], raw_map.shape[3]
-        candidates = _candidates(targets, self.anchors[level], size, self.hyp.anchor_t)
-        return candidates.compact() if raw_map.device.type == "cpu" else candidates
+    def _found(self, raw_maps: Sequence[Tensor], targets: Tensor) -> list[MaskedAssignment]:
+        """The positives of each level; on the CPU without masked rows."""
+        found = self.assigner([raw_map.detach() for raw_map in raw_maps], targets, self.anchors, self.hyp.anchor_t)
+        return [each.compact() for each in found] if raw_maps[0].device.type == "cpu" else found
 
-    def _shared(self, raw_maps: Sequence[Tensor], found: Sequence[_Candidates], counts: bool) -> _BatchCounts:
+    def _shared(self, raw_maps: Sequence[Tensor], found: Sequence[MaskedAssignment], counts: bool) -> _BatchCounts:
         """What the terms are divided by: of this batch alone, or in training of all processes' batches together."""
         positives = [candidates.valid.sum() for candidates in found]
         images = raw_maps[0].shape[0]
@@ -264,7 +187,7 @@ class DetectionLoss:
         sums = self.processes.sum(torch.stack([*positives, positives[0].new_tensor(own)]).double())
         return _BatchCounts(list(sums[:-1].float().clamp(min=1)), sums[-1].float(), (own / sums[-1]).float())
 
-    def _level(self, raw_map: Tensor, candidates: _Candidates, level: int, divisor: Tensor) -> tuple[Tensor, ...]:
+    def _level(self, raw_map: Tensor, candidates: MaskedAssignment, level: int, divisor: Tensor) -> tuple[Tensor, ...]:
         """The (box, obj, cls) terms of one level before gains, its positive anchors' sum of 1 - IoU, their number."""
         size = raw_map.shape[2], raw_map.shape[3]
         rows, valid = candidates
@@ -298,21 +221,7 @@ class DetectionLoss:
         return cost * alpha * error**self.hyp.fl_gamma
 
 
-def decode(logits: Tensor, anchor_wh: Tensor) -> Tensor:
-    """Return the boxes that raw outputs stand for.
-
-    Args:
-        logits: (K, 4) raw x, y, w, h.
-        anchor_wh: (K, 2) width and height of the anchors in grid units.
-
-    Returns:
-        (K, 4) xywh in grid units: the center relative to the left top corner of the cell, -0.5..1.5; sides of up to 4
-        anchors.
-    """
-    return torch.cat((logits[:, :2].sigmoid() * 2 - 0.5, (logits[:, 2:].sigmoid() * 2).square() * anchor_wh), 1)
-
-
-def _objectness_targets(shape: Sequence[int], candidates: _Candidates, overlap: Tensor) -> Tensor:
+def _objectness_targets(shape: Sequence[int], candidates: MaskedAssignment, overlap: Tensor) -> Tensor:
     """(B, na, H, W) targets of objectness: the overlap of the predicted box for positive anchors, 0 for all others.
 
     If a cell is assigned several times, the last row wins. It is found by a maximum over row numbers, because on a GPU

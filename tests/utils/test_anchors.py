@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.anchors import anchor_recall, check_anchors, kmeans_anchors
-from utils.loss import assign
+from utils.assignment import assign
 from utils.types import HeadGeometry
 
 COCO_PX = np.array(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from utils.assignment import assign, decode
 from utils.boxes import paired_iou
-from utils.loss import DetectionLoss, assign, decode
+from utils.loss import DetectionLoss
 from utils.types import HeadGeometry
 
 CASES = ("default", "focal", "four_levels", "no_targets", "one_class", "smoothing", "weights")
@@ -173,7 +174,7 @@ def test_the_form_for_accelerators_gives_the_same_figures(monkeypatch):
     loss = DetectionLoss(geometry, hyp, "cpu")
     expected, _ = loss(maps, targets)
     expected_gradients = torch.autograd.grad(expected, maps)
-    monkeypatch.setattr("utils.loss._Candidates.compact", lambda candidates: candidates)
+    monkeypatch.setattr("utils.assignment.MaskedAssignment.compact", lambda candidates: candidates)
     total, _ = loss(maps, targets)
     torch.testing.assert_close(total, expected)
     for got, wanted in zip(torch.autograd.grad(total, maps), expected_gradients, strict=True):

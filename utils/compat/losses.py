@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.assignment import assign
 from utils.compat.torch_functions import de_parallel
 from utils.config import Hyperparameters
 from utils.log import warn_once
-from utils.loss import DetectionLoss, assign
+from utils.loss import DetectionLoss
 
 Indices = tuple[Tensor, Tensor, Tensor, Tensor]
 
