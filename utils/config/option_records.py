@@ -57,6 +57,7 @@ class SplitOptions:
         download: Fetch a dataset that is not on disk, if its yaml says how.
         max_bad_images: Share of the images such as "1%", or number of them, that may turn out to be unreadable in
             mid-run; "" for none: the first ends the run.
+        closed_from: The first epoch whose training samples show one image each, see `without_mixing`; None for none.
     """
 
     imgsz: int = 640
@@ -72,6 +73,7 @@ class SplitOptions:
     seed: int = 0
     download: bool = False
     max_bad_images: str = ""
+    closed_from: int | None = None
 
     @classmethod
     def of(cls, flags: SplitFlags) -> "SplitOptions":

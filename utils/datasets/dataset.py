@@ -21,7 +21,7 @@ MOST_BAD_PER_SAMPLE = 20  # then it is not single images that are bad
 class DetectionDataset(Dataset):
     """The images and labels of one split as network inputs: squares, or with `rect` each in its own smallest rectangle.
 
-    With `augment` they are training samples, without `rect` perhaps mosaics. Otherwise the long side of an image is
+    With `augment` they are training samples, without `rect` and before `options.closed_from` perhaps mosaics. Otherwise the long side of an image is
     brought to `imgsz` and the rest padded with gray. `dataset[(epoch, index)]` depends on (seed, epoch, index) and
     nothing else; `dataset[index]` is epoch 0.
 
@@ -36,6 +36,7 @@ class DetectionDataset(Dataset):
         self.store = store.as_single_class() if options.single_cls else store
         self.imgsz = options.imgsz
         self.hyp = hyp or Hyperparameters()
+        self._closed_hyp = without_mixing(self.hyp)
         self.shapes = self._input_shapes()
         self._images = open_images(store.paths, store.sizes, options.imgsz, options.cache, again=options.augment)
 
@@ -121,8 +122,13 @@ class DetectionDataset(Dataset):
     def _augmented(self, epoch: int, index: int, images: ImageSource | None = None) -> Sample:
         shape = self._shape(index)
         generator = np.random.default_rng([self.options.seed, epoch, index])
-        image, labels = augmented(images or self, index, shape, self.hyp, generator, mosaic=not self.options.rect)
+        hyp = self._closed_hyp if self._is_closed(epoch) else self.hyp
+        image, labels = augmented(images or self, index, shape, hyp, generator, mosaic=not self.options.rect)
         return Sample(image, labels, self.store.paths[index], Letterbox(shape, (1.0, 1.0), (0, 0), shape), index)
+
+    def _is_closed(self, epoch: int) -> bool:
+        """Whether samples of an epoch show one image each. Fixed when the dataset is made: workers have a copy of it."""
+        return self.options.closed_from is not None and epoch >= self.options.closed_from
 
     def _native(self, index: int) -> tuple[int, int]:
         height, width = self.store.sizes[index]
@@ -140,6 +146,14 @@ class DetectionDataset(Dataset):
         native, which = np.unique(self.store.sizes, axis=0, return_inverse=True)
         shapes = [minimal_shape((int(height), int(width)), self.imgsz, stride, pad) for height, width in native]
         return np.array(shapes, np.int32).reshape(-1, 2)[which.reshape(-1)]
+
+
+def without_mixing(hyp: Hyperparameters) -> Hyperparameters:
+    """Return the gains of the epochs that `close_mosaic` counts: nothing joins images or moves objects between them.
+
+    Their samples look as the images of validation do, up to view, flips and colors (YOLOX, arXiv 2107.08430, 2.1).
+    """
+    return hyp.replace(mosaic=0, mosaic9=0, mixup=0, copy_paste=0, box_paste=0)
 
 
 class _WithNeighbors:

@@ -1,5 +1,6 @@
 """Builds the components of a training from a TrainConfig: model, data, optimizer, schedule, loss, EMA."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -207,7 +208,10 @@ def build_data(
     """
     limit = config.max_bad_images
     shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed, max_bad_images=limit)
-    options = replace(shared, stride=largest_stride(model), augment=True, rect=config.rect, pad=0.0)
+    closed_from = first_closed_epoch(hyp, config.epochs)
+    options = replace(
+        shared, stride=largest_stride(model), augment=True, rect=config.rect, pad=0.0, closed_from=closed_from
+    )
     world, report_dir = processes.world, save_dir if processes.is_first else None
     dataset = open_split(spec, "train", options, hyp=hyp, report_dir=report_dir)
     pinned = next(model.parameters()).device.type == "cuda"
@@ -217,6 +221,19 @@ def build_data(
     validation = EvalSplit("val", shared, config.batch_size * 2, config.workers, report_dir)
     bad_images = BadImages.limited(limit, len(dataset), "train", report_dir)
     return TrainData(spec, Loader(dataset, order, bad_images=bad_images), validation.open(spec, model))
+
+
+def first_closed_epoch(hyp: Hyperparameters, epochs: int) -> int | None:
+    """Return the first epoch without mosaics.
+
+    Args:
+        hyp: `close_mosaic` is how many of the last epochs have none.
+        epochs: Of the whole training.
+
+    Returns:
+        Its index; None if all epochs may have them.
+    """
+    return max(math.ceil(epochs - hyp.close_mosaic), 0) if hyp.close_mosaic >= 1 else None
 
 
 def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: TrainConfig) -> None:

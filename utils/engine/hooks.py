@@ -100,6 +100,26 @@ class Console(Hook):
             self.bar.close()
 
 
+class ClosedMosaic(Hook):
+    """Says that the epochs without mosaics begin, once in a run or a resumed part of it.
+
+    Args:
+        first: The first of them.
+    """
+
+    def __init__(self, first: int):
+        self.first = first
+        self.is_said = False
+
+    def before_epoch(self, trainer: Trainer, epoch: int) -> None:
+        if epoch >= self.first and not self.is_said:
+            self.is_said = True
+            LOGGER.info(
+                f"close_mosaic: epochs {self.first} to {trainer.epochs - 1} show one image per sample, without mosaic, "
+                "mixup and pasted objects"
+            )
+
+
 def _gpu_memory(device: torch.device) -> str:
     return f"{torch.cuda.memory_reserved(device) / 1e9:.3g}G" if device.type == "cuda" else "0G"
 

@@ -25,6 +25,7 @@ from utils.engine.build import (
     build_components,
     build_data,
     build_detector,
+    first_closed_epoch,
     fit_anchors,
     optimizer_for,
     prepare_process,
@@ -33,7 +34,7 @@ from utils.engine.build import (
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights
-from utils.engine.hooks import BadImageExchange, Console, ResultsFile, TensorBoard, TrainBatchImages
+from utils.engine.hooks import BadImageExchange, ClosedMosaic, Console, ResultsFile, TensorBoard, TrainBatchImages
 from utils.engine.optim import EarlyStopping
 from utils.engine.resume import (
     adopt_batch_size,
@@ -301,6 +302,8 @@ def build_trainer(
         files.append(Rollback(run.last.parent, saved.save, restore))
     if config.profile_steps:
         files.append(TrainingProfile(config.profile_steps, run.folder))
+    closed_from = first_closed_epoch(saved.hyp, config.epochs)
+    closed = () if closed_from is None else (ClosedMosaic(closed_from),)
     exchange = BadImageExchange(data.train.bad_images, data.val.bad_images)
 
     def evaluate_average(module: nn.Module) -> Evaluation:
@@ -311,7 +314,7 @@ def build_trainer(
         components,
         state,
         config.epochs,
-        hooks=[exchange, *(files if components.processes.is_first else ()), Console(), *hooks],
+        hooks=[exchange, *(files if components.processes.is_first else ()), Console(), *closed, *hooks],
         evaluate=evaluate_average,
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,

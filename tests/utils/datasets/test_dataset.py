@@ -11,7 +11,7 @@ import torch
 
 from utils.config import Hyperparameters, SplitOptions
 from utils.datasets import image_cache
-from utils.datasets.dataset import DetectionDataset, collate
+from utils.datasets.dataset import DetectionDataset, collate, without_mixing
 from utils.datasets.label_store import LabelStore
 from utils.errors import ConfigError, DataError
 from utils.images import write_image
@@ -58,6 +58,28 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(store):
     assert (np.random.get_state()[1] == state[0]).all() and (torch.get_rng_state() == state[1]).all(), (
         "global, left alone"
     )
+
+
+def test_closed_epochs_show_one_image_and_those_before_are_what_they_were(store):
+    hyp = Hyperparameters(mixup=0.5, degrees=10)
+    options = SplitOptions(64, augment=True, seed=3)
+    closing = DetectionDataset(store, replace(options, closed_from=2), hyp)
+    plain, single = DetectionDataset(store, options, hyp), DetectionDataset(store, options, hyp.replace(mosaic=0))
+    read = set()
+    closing.image = lambda index, zoom: read.add(index) or DetectionDataset.image(closing, index, zoom)
+    for index in range(7):
+        assert same(closing[(1, index)], plain[(1, index)])
+        for epoch in (2, 3):
+            read.clear()
+            sample = closing[(epoch, index)]
+            assert read <= {index} and len(sample.labels) <= len(store.labels(index))
+            assert same(sample, single[(epoch, index)]) and not same(sample, plain[(epoch, index)])
+    assert same(closing.sample(2, 5, []), single[(2, 5)])
+
+
+def test_nothing_joins_images_in_closed_epochs():
+    mixing = Hyperparameters(mosaic=1, mosaic9=1, mixup=1, copy_paste=1, box_paste=1, fliplr=0.3)
+    assert without_mixing(mixing) == Hyperparameters(mosaic=0, fliplr=0.3)
 
 
 def test_validation_inputs_are_the_resized_picture_on_grey(store):

@@ -77,6 +77,18 @@ def test_workers_and_batch_size_change_nothing(store, monkeypatch):
     )
 
 
+def test_workers_that_are_open_close_mosaics_at_the_same_epoch(store, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
+    closing = Loader(training(store, closed_from=1), LoaderOptions(4, 2, shuffle=True, seed=5))
+    plain = Loader(training(store), LoaderOptions(4, 0, shuffle=True, seed=5))
+    closed = Loader(training(store, closed_from=0), LoaderOptions(4, 0, shuffle=True, seed=5))
+    try:
+        assert equal(content(closing, 0), content(plain, 0))
+        assert equal(content(closing, 1), content(closed, 1)) and order(closing, 1) == order(plain, 1)
+    finally:
+        closing.close()
+
+
 def test_spawned_workers_share_the_memory_cache(store, monkeypatch):
     """The start method of Windows and macOS (and forkserver, of Linux from Python 3.14 on) pickles the dataset."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)

@@ -1,6 +1,7 @@
 """The training loop on a two-layer detector and drawn squares: seconds, no files."""
 
 import copy
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from utils.config import Hyperparameters
 from utils.device import network_input, resize_long_side
-from utils.engine.build import gradient_scaler, multi_scale
+from utils.engine.build import first_closed_epoch, gradient_scaler, multi_scale
+from utils.engine.hooks import ClosedMosaic
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import build_optimizer
 from utils.engine.trainer import EpochProgress, Hook, Trainer, TrainingComponents
@@ -283,6 +286,18 @@ def test_until_something_is_found_the_newest_epoch_is_the_best(evaluate):
     record = Record()
     Trainer(make_components(), TrainState(), 3, hooks=[record], evaluate=evaluate).fit()
     assert [report.is_best for report in record.reports] == [True] * 3
+
+
+@pytest.mark.parametrize("close, epochs, first", [(0, 30, None), (10, 30, 20), (1, 30, 29), (40, 30, 0)])
+def test_close_mosaic_counts_from_the_end_of_the_run(close, epochs, first):
+    assert first_closed_epoch(Hyperparameters(close_mosaic=close), epochs) == first
+
+
+def test_a_line_says_once_that_mosaics_close(caplog):
+    with caplog.at_level(logging.INFO, logger="yolo"):
+        Trainer(make_components(), TrainState(), 4, hooks=[ClosedMosaic(2)]).fit()
+    lines = [line for line in caplog.messages if line.startswith("close_mosaic")]
+    assert lines == ["close_mosaic: epochs 2 to 3 show one image per sample, without mosaic, mixup and pasted objects"]
 
 
 def test_hooks_are_closed_when_training_fails():
