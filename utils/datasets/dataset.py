@@ -21,9 +21,9 @@ MOST_BAD_PER_SAMPLE = 20  # then it is not single images that are bad
 class DetectionDataset(Dataset):
     """The images and labels of one split as network inputs: squares, or with `rect` each in its own smallest rectangle.
 
-    With `augment` they are training samples, without `rect` and before `options.closed_from` perhaps mosaics. Otherwise the long side of an image is
-    brought to `imgsz` and the rest padded with gray. `dataset[(epoch, index)]` depends on (seed, epoch, index) and
-    nothing else; `dataset[index]` is epoch 0.
+    With `augment` they are training samples, without `rect` and before `options.closed_from` perhaps mosaics.
+    Otherwise the long side of an image is brought to `imgsz` and the rest padded with gray. `dataset[(epoch, index)]`
+    depends on (seed, epoch, index) and nothing else; `dataset[index]` is epoch 0.
 
     Args:
         store: The labels of the split.
@@ -127,7 +127,7 @@ class DetectionDataset(Dataset):
         return Sample(image, labels, self.store.paths[index], Letterbox(shape, (1.0, 1.0), (0, 0), shape), index)
 
     def _is_closed(self, epoch: int) -> bool:
-        """Whether samples of an epoch show one image each. Fixed when the dataset is made: workers have a copy of it."""
+        """Whether samples of an epoch show one image each; fixed from the start, as workers have a copy of this."""
         return self.options.closed_from is not None and epoch >= self.options.closed_from
 
     def _native(self, index: int) -> tuple[int, int]:
