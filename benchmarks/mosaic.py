@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.config import Hyperparameters, SplitOptions  # noqa: E402
 from utils.datasets import image_cache  # noqa: E402
-from utils.datasets.augmentation import Scene, mosaic_scene  # noqa: E402
 from utils.datasets.dataset import DetectionDataset  # noqa: E402
 from utils.datasets.label_store import LabelStore  # noqa: E402
 from utils.datasets.labels import read_labels  # noqa: E402
 from utils.datasets.loader import reuse_freed_memory  # noqa: E402
+from utils.datasets.scenes import Scene, mosaic_scene  # noqa: E402
 
 MEMORY, FILES, ONCE = "from memory", "from files", "from files, decoded once"
 

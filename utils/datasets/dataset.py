@@ -1,15 +1,17 @@
 """The detection dataset: from an index, an epoch and a seed to one labeled network input."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from utils.config import Hyperparameters, SplitOptions
-from utils.datasets.augmentation import ImageSource, augmented
+from utils.datasets.augmentation import augmented
 from utils.datasets.bad_images import LEFT_OUT_OF_FIGURES, BadImage, UnreadableImageError, neighbors
 from utils.datasets.image_cache import open_images
+from utils.datasets.image_source import ImageSource, ObjectCensus
 from utils.datasets.label_store import LabelStore
 from utils.datasets.letterboxing import fit, fitted_size, minimal_shape
 from utils.errors import DataError
@@ -92,7 +94,12 @@ class DetectionDataset(Dataset):
         """(m, 2) float64 widths and heights of all objects, in pixels with the long side at `imgsz`."""
         return self.store.boxes_px(self.imgsz)
 
-    # What augmentation reads (`augmentation.ImageSource`)
+    # What augmentation reads (`image_source.ImageSource`)
+
+    @cached_property
+    def census(self) -> ObjectCensus:
+        """The objects by class, image and size; made by the process that first asks."""
+        return ObjectCensus.build(self.store, self.imgsz)
 
     def fitted(self, index: int) -> tuple[int, int]:
         """Return (height, width) of an image with its long side at `imgsz`."""
@@ -178,6 +185,10 @@ class _WithNeighbors:
         paths = self.dataset.store.paths
         for index, reason in self.reasons.items():
             yield BadImage(paths[index], reason, f"replaced by {paths[self._resolved(index)]}")
+
+    @property
+    def census(self) -> ObjectCensus:
+        return self.dataset.census
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -43,7 +43,11 @@ class View:
 
 
 def random_view(
-    canvas: tuple[int, int], shape: tuple[int, int], hyp: Hyperparameters, generator: np.random.Generator
+    canvas: tuple[int, int],
+    shape: tuple[int, int],
+    hyp: Hyperparameters,
+    generator: np.random.Generator,
+    zoom: float | None = None,
 ) -> View:
     """Draw YOLOv5's random affine or perspective view of the middle of a canvas.
 
@@ -55,6 +59,7 @@ def random_view(
         hyp: `degrees`, `translate` (share of the output), `scale` (zoom 1 - scale to 1 + scale), `shear` (degrees) and
             `perspective` (per pixel).
         generator: Decides the view.
+        zoom: In the place of the one that is drawn.
 
     Returns:
         The view.
@@ -62,6 +67,7 @@ def random_view(
     perspective = generator.uniform(-hyp.perspective, hyp.perspective, 2)
     angle = math.radians(generator.uniform(-hyp.degrees, hyp.degrees))
     scale = generator.uniform(1 - hyp.scale, 1 + hyp.scale)
+    scale = scale if zoom is None else zoom
     shear = np.tan(np.radians(generator.uniform(-hyp.shear, hyp.shear, 2)))
     shift = generator.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * (shape[1], shape[0])
 
@@ -72,6 +78,27 @@ def random_view(
     shearing = np.array([[1, shear[0], 0], [shear[1], 1, 0], [0, 0, 1]])
     shifting = np.array([[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]])
     return View(shifting @ shearing @ turning @ leaning @ centering, scale, canvas, shape)
+
+
+def shown(view: View, box: np.ndarray) -> View:
+    """Return a view that shows a box, moved as little as that takes; one that is larger than the output is centered.
+
+    Args:
+        view: A view.
+        box: (4,) xyxy pixels of the canvas; what lies outside the canvas is not asked for.
+
+    Returns:
+        The view itself if it shows the box, or if none of the box lies on the canvas.
+    """
+    box = np.minimum(np.maximum(box, 0), np.array([view.canvas[1], view.canvas[0]] * 2))
+    corners = transform(box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2), view.matrix)
+    if (box[2:] <= box[:2]).any() or np.isnan(corners).any():
+        return view
+    low, high, limit = corners.min(0), corners.max(0), np.array([view.shape[1], view.shape[0]])
+    least, most = np.minimum(-low, limit - high), np.maximum(-low, limit - high)  # shifts that show it whole
+    shift = np.where(high - low > limit, (least + most) / 2, np.minimum(np.maximum(0, least), most))
+    moving = np.array([[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]])
+    return replace(view, matrix=moving @ view.matrix) if shift.any() else view
 
 
 @dataclass(frozen=True)

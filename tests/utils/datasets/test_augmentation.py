@@ -7,16 +7,7 @@ import numpy as np
 import pytest
 
 from utils.config import Hyperparameters
-from utils.datasets.augmentation import (
-    Scene,
-    augmented,
-    copy_paste,
-    mixup,
-    mosaic_scene,
-    quadrupled,
-    render,
-    single_scene,
-)
+from utils.datasets.augmentation import augmented, mixup, quadrupled
 from utils.datasets.color_jitter import STRIP, Jitter, random_jitter
 from utils.datasets.geometry import (
     Objects,
@@ -31,6 +22,9 @@ from utils.datasets.geometry import (
     worth_keeping,
 )
 from utils.datasets.letterboxing import fitted_size
+from utils.datasets.pasting import copy_paste
+from utils.datasets.rendering import render
+from utils.datasets.scenes import Scene, mosaic_scene, single_scene
 from utils.types import Labels
 
 SIDE = 160
