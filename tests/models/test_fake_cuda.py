@@ -85,6 +85,7 @@ def test_a_variant_stays_on_its_device_and_in_its_types(variant, precision):
         *(pytest.param(*each.values, "SGD", marks=each.marks, id=f"{each.values[0]}-SGD") for each in VARIANTS),
         ("CBAM", "Adam"),
         ("CBAM", "AdamW"),
+        ("CBAM", "MuSGD"),
     ],
 )
 def test_a_step_of_the_optimizer_and_the_ema_waits_for_nothing(variant, optimizer):

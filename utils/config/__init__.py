@@ -7,7 +7,7 @@ from utils.config.dataset_spec import DatasetSpec
 from utils.config.export_options import ExportConfig
 from utils.config.flags import from_options, parse
 from utils.config.heatmap_options import HeatmapConfig
-from utils.config.hyperparameters import Hyperparameters
+from utils.config.hyperparameters import OPTIMIZERS, Hyperparameters
 from utils.config.option_records import (
     EvalOptions,
     LoaderOptions,
@@ -19,6 +19,7 @@ from utils.config.option_records import (
 from utils.config.options import DetectConfig, TrainConfig, ValConfig
 
 __all__ = [
+    "OPTIMIZERS",
     "DatasetSpec",
     "DetectConfig",
     "EvalOptions",

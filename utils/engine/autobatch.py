@@ -68,7 +68,7 @@ def estimate_memory(model: nn.Module, config: TrainConfig, device: torch.device)
     at_low, at_high = (training_peak(on_shapes, side, images, amp) for images in _PROBES)
     per_image = (at_high - at_low) / (high - low)
     weights = sum(weight.nbytes for weight in model.parameters())
-    copies = 1 if config.optimizer == "SGD" else 2  # the average; Adam has one state more than the SGD that was counted
+    copies = 2 if config.optimizer.startswith("Adam") else 1  # the average; Adam has a state more than SGD and Muon
     fixed = at_low - low * per_image + copies * weights
     if device.type == "cpu":
         per_image += _PREFETCHED * config.workers * 3 * side**2

@@ -25,16 +25,15 @@ from utils.datasets.splits import open_split
 from utils.device import amp_dtype
 from utils.engine.data_parallel import wrap
 from utils.engine.evaluator import EvalSplit
+from utils.engine.layer_choice import backbone_parameters, freeze_layers
 from utils.engine.model_ema import ModelEMA, horizon
-from utils.engine.optim import Schedule, build_optimizer, scaled_weight_decay
+from utils.engine.optim import BackboneRate, Schedule, build_optimizer, scaled_weight_decay
 from utils.engine.resume import check_classes, restore_components, restoring, training_state
 from utils.engine.trainer import TrainingComponents
-from utils.errors import ConfigError
 from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
 from utils.processes import ALONE, Processes
-from utils.transfer.alignment import base_indices
 from utils.transfer.pretrained import TransferReport, transfer_weights
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
@@ -145,43 +144,6 @@ def _fresh_detector(
     return model, transfer_weights(model, source, keep_anchors, config.transfer, config.require_transfer)
 
 
-def freeze_layers(model: Model, freeze: tuple[int | str, ...]) -> None:
-    """Freeze layers of a model; inserted attention, also that inside a C3, goes on learning.
-
-    Args:
-        model: The model.
-        freeze: One number N freezes the first N layers, several freeze the layers of these indices, "backbone" freezes
-            the backbone. Indices are those of the model without attention, so they mean the same in a variant.
-
-    Raises:
-        ConfigError: If the model has no such layer.
-    """
-    indices = base_indices(model.yaml)
-    frozen = _frozen_layers(indices, freeze, len(model.yaml["backbone"]))
-    for layer, base_index in zip(model.model, indices, strict=True):
-        if base_index in frozen:
-            for name, parameter in layer.named_parameters():
-                if ".attention." not in name:
-                    parameter.requires_grad = False
-                    LOGGER.info(f"freezing model.{layer.i}.{name}")
-
-
-def _frozen_layers(indices: list[int | None], freeze: tuple[int | str, ...], backbone: int) -> set[int]:
-    """The base model's indices of the layers to freeze.
-
-    indices: per layer, None for inserted attention; backbone: how many of the layers are the backbone.
-    """
-    if freeze == ("backbone",):
-        return {index for index in indices[:backbone] if index is not None}
-    count = sum(index is not None for index in indices)
-    asked = [int(index) for index in freeze]
-    layers = set(range(asked[0]) if len(asked) == 1 else asked)
-    if layers and max(layers) >= count:
-        without = "" if count == len(indices) else " without its attention"
-        raise ConfigError(f"--freeze {' '.join(map(str, freeze))}: the model{without} has layers 0 to {count - 1}")
-    return layers
-
-
 def build_data(
     config: TrainConfig,
     hyp: Hyperparameters,
@@ -283,7 +245,29 @@ def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> to
         momentum=hyp.momentum,
         weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size, hyp.nbs),
         gate_lr=hyp.gate_lr,
+        backbone=backbone_rate(model, config, hyp),
     )
+
+
+def backbone_rate(model: Model, config: TrainConfig, hyp: Hyperparameters) -> BackboneRate | None:
+    """Return the rate of the backbone if it differs and the backbone is pretrained, logged; it is old, the head is new.
+
+    Args:
+        model: The network.
+        config: Says whether there are weights to start from.
+        hyp: `lr_backbone`.
+
+    Returns:
+        The rate, None if the backbone learns as everything else.
+    """
+    if hyp.lr_backbone == 1:
+        return None
+    if not config.weights:
+        LOGGER.info(
+            f"lr_backbone {hyp.lr_backbone:g}: without --weights the backbone is new and learns at the full rate"
+        )
+        return None
+    return BackboneRate(backbone_parameters(model), hyp.lr_backbone)
 
 
 def build_components(

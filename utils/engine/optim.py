@@ -4,6 +4,7 @@ The schedule is a pure function of the step: a resumed training has the same set
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,13 +12,16 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from models.head import Detect
 from models.identity_start import IdentityStart
+from utils.config import OPTIMIZERS
+from utils.engine.muon import Muon, MuSGD, is_matrix
 from utils.errors import ConfigError, ModelError, nearest
 from utils.log import LOGGER
 from utils.types import StepSettings, TrainState
 
 NOMINAL_BATCH = 64  # images behind one optimizer step (`nbs`), however few fit in a batch
-GATE_LR = {"SGD": 30.0, "Adam": 1.0, "AdamW": 1.0}  # multiples of the weights' learning rate, see `build_optimizer`
+GATE_LR = {"SGD": 30.0, "Adam": 1.0, "AdamW": 1.0, "MuSGD": 30.0, "Muon": 30.0}  # multiples, see `build_optimizer`
 _WARMUP_FLOOR = 100  # iterations; v6.1's floor of 1000 was whole trainings on small data
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm) + (
     (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
@@ -94,57 +98,130 @@ def _check_complete(model: nn.Module, groups: ParameterGroups) -> None:
         )
 
 
+@dataclass(frozen=True)
+class BackboneRate:
+    """The learning rate of a pretrained backbone.
+
+    Attributes:
+        parameters: Those of its layers; inserted attention is new and not among them.
+        lr_scale: Their learning rate as a multiple of the others'.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr_scale: float
+
+
 def build_optimizer(
-    model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float, gate_lr: float | None = None
+    model: nn.Module,
+    name: str,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    gate_lr: float | None = None,
+    backbone: BackboneRate | None = None,
 ) -> torch.optim.Optimizer:
     """Return an optimizer over every trainable parameter, groups in the order no decay, decayed, biases, gates.
 
     A gate's gradient is small, and a block behind a gate near zero hardly learns, so SGD's gates have a larger rate
-    (docs/weights.md has the figures); Adam's steps do not depend on the gradient's size.
+    (docs/weights.md has the figures); Adam's steps do not depend on the gradient's size. A backbone with a rate of its
+    own has three groups of its own behind them, in the order of the first three.
 
     Args:
         model: The network, on its device.
-        name: "SGD" (Nesterov), "Adam" or "AdamW".
+        name: "SGD" (Nesterov), "Adam", "AdamW", "Muon" or "MuSGD".
         lr: Learning rate of the first step.
         momentum: SGD's momentum, Adam's beta1.
         weight_decay: As applied, see `scaled_weight_decay`.
         gate_lr: The gates' learning rate as a multiple of the weights'; GATE_LR's if None.
+        backbone: The rate of the backbone if it differs.
 
     Returns:
         The optimizer, fused on CPU and CUDA.
 
     Raises:
-        ConfigError: For another name.
+        ConfigError: For another name, or a momentum that Muon has no decay for.
         ModelError: If nothing can be trained.
     """
-    if name not in ("SGD", "Adam", "AdamW"):
-        raise ConfigError(f"--optimizer {name}: expected SGD, Adam or AdamW{nearest(name, ('SGD', 'Adam', 'AdamW'))}")
+    if name not in OPTIMIZERS:
+        raise ConfigError(
+            f"--optimizer {name}: expected {', '.join(OPTIMIZERS[:-1])} or {OPTIMIZERS[-1]}{nearest(name, OPTIMIZERS)}"
+        )
+    if name in ("Muon", "MuSGD") and momentum == 1:
+        raise ConfigError(f"--optimizer {name}: needs a momentum below 1 in the hyperparameters")
     groups = parameter_groups(model)
     total = sum(1 for _ in model.parameters())
     if not len(groups):
         raise ModelError(f"none of the model's {total} parameters can be trained: freeze fewer layers")
-    settings: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": decay, "lr_scale": 1.0}
-        for parameters, decay in zip(groups, (0.0, weight_decay, 0.0, 0.0), strict=False)  # the last is the gates'
-    ]
-    if groups.gate:
-        settings[-1]["lr_scale"] = GATE_LR[name] if gate_lr is None else gate_lr
-    kinds = {parameter.device.type for group in groups for parameter in group}
-    # fused: one pass over the weights, and with a GradScaler no wait for the host before a step
-    fused = True if kinds <= {"cpu", "cuda"} else None
-    if name == "SGD":
-        optimizer = torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
-    else:
-        optimizer = getattr(torch.optim, name)(settings, lr=lr, betas=(momentum, 0.999), fused=fused)
+    settings = _group_settings(groups, weight_decay, GATE_LR[name] if gate_lr is None else gate_lr, backbone)
+    optimizer = _optimizer_over(settings, name, lr, momentum, hidden_matrices(model, groups))
     no_decay, decay, bias = len(groups.no_decay), len(groups.decay), len(groups.bias)
-    gates = f", {len(groups.gate)} gate (lr x {settings[-1]['lr_scale']:g})" if groups.gate else ""
+    gates = f", {len(groups.gate)} gate (lr x {settings[3]['lr_scale']:g})" if groups.gate else ""
     LOGGER.info(f"Scaled weight_decay = {weight_decay:g}")
     LOGGER.info(
         f"optimizer: {name} with parameter groups {no_decay} weight (no decay), {decay} weight, {bias} bias{gates}"
     )
+    slow = sum(len(group["params"]) for group in settings if "rate" in group)
+    if backbone and slow:
+        LOGGER.info(f"lr_backbone: {slow} of these parameters are the backbone's (lr x {backbone.lr_scale:g})")
     frozen = f", {total - len(groups)} frozen" if total > len(groups) else ""
     LOGGER.info(f"{len(groups)}/{total} parameters in optimizer{frozen}")
     return optimizer
+
+
+def _group_settings(
+    groups: ParameterGroups, weight_decay: float, gate_lr: float, backbone: BackboneRate | None
+) -> list[dict[str, Any]]:
+    """Return torch's parameter groups: v6.1's three, the gates if there are any, a slow backbone's three if asked."""
+    slow = {id(each) for each in backbone.parameters} if backbone else set()
+    decays = (0.0, weight_decay, 0.0)
+    three = list(zip((groups.no_decay, groups.decay, groups.bias), decays, strict=True))
+    settings: list[dict[str, Any]] = [
+        {"params": [each for each in group if id(each) not in slow], "weight_decay": decay, "lr_scale": 1.0}
+        for group, decay in three
+    ]
+    if groups.gate:
+        settings.append({"params": groups.gate, "weight_decay": 0.0, "lr_scale": gate_lr})
+    if backbone and any(id(each) in slow for group, _ in three for each in group):
+        settings += [
+            {
+                "params": [each for each in group if id(each) in slow],
+                "weight_decay": decay,
+                "lr_scale": backbone.lr_scale,
+                "rate": rate,  # which of the schedule's rates, as its place does not say so
+            }
+            for rate, (group, decay) in enumerate(three)
+        ]
+    return settings
+
+
+def hidden_matrices(model: nn.Module, groups: ParameterGroups) -> list[nn.Parameter]:
+    """Return the weights that Muon orthogonalizes: decayed kernels and matrices, but not those of the output layers.
+
+    Args:
+        model: The network.
+        groups: Its parameters.
+
+    Returns:
+        The weights.
+    """
+    heads = [module for module in model.modules() if isinstance(module, Detect)]
+    outputs = {id(weight) for head in heads for weight in head.parameters()}
+    return [weight for weight in groups.decay if is_matrix(weight) and id(weight) not in outputs]
+
+
+def _optimizer_over(
+    settings: list[dict[str, Any]], name: str, lr: float, momentum: float, matrices: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    kinds = {parameter.device.type for group in settings for parameter in group["params"]}
+    # fused: one pass over the weights, and with a GradScaler no wait for the host before a step
+    fused = True if kinds <= {"cpu", "cuda"} else None
+    if name == "SGD":
+        return torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    if name in ("Muon", "MuSGD"):
+        kind = {"Muon": Muon, "MuSGD": MuSGD}[name]
+        LOGGER.info(f"optimizer: {name} orthogonalizes the steps of {len(matrices)} matrices, SGD takes all others")
+        return kind(settings, matrices, lr=lr, momentum=momentum, fused=fused)
+    return getattr(torch.optim, name)(settings, lr=lr, betas=(momentum, 0.999), fused=fused)
 
 
 def full_accumulation(batch_size: int, nominal: float = NOMINAL_BATCH) -> int:
@@ -261,9 +338,11 @@ def apply_step_settings(optimizer: torch.optim.Optimizer, settings: StepSettings
         optimizer: The optimizer.
         settings: What the schedule says about this step.
     """
-    rates = (*settings.lr, settings.lr[0])[: len(optimizer.param_groups)]
-    for group, lr in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+    weights, decayed, biases = settings.lr
+    by_place = (weights, decayed, biases, weights)
+    for place, group in enumerate(optimizer.param_groups):
+        rate = by_place[group.get("rate", min(place, 3))]
+        group["lr"] = rate * group.get("lr_scale", 1.0)
         if "betas" in group:
             group["betas"] = (settings.momentum, group["betas"][1])
         else:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import types
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from models.yolo import Model
+from utils.config import Hyperparameters
 from utils.engine.optim import (
     EarlyStopping,
     Schedule,
@@ -23,11 +23,9 @@ from utils.errors import ConfigError, ModelError
 from utils.files import ROOT
 from utils.types import StepSettings, TrainState
 
-LOW = dict(lr0=0.01, lrf=0.01, momentum=0.937, warmup_epochs=3.0, warmup_momentum=0.8, warmup_bias_lr=0.1)
-
 
 def schedule(epochs=300, batches=100, batch_size=16, cos_lr=False, **changes):
-    return Schedule(types.SimpleNamespace(**{**LOW, **changes}), epochs, batches, batch_size, cos_lr)
+    return Schedule(Hyperparameters(**changes), epochs, batches, batch_size, cos_lr)
 
 
 class Odd(nn.Module):
@@ -202,7 +200,9 @@ def test_nesterov_sgd_takes_the_steps_of_its_formula():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match=r"--optimizer adamw: expected SGD, Adam or AdamW \(did you mean AdamW"):
+    with pytest.raises(
+        ConfigError, match=r"--optimizer adamw: expected SGD, Adam, AdamW, MuSGD or Muon \(did you mean AdamW"
+    ):
         build_optimizer(Odd(), "adamw", 0.1, 0.9, 0)
     with pytest.raises(ModelError, match="none of the model's 2 parameters can be trained: freeze fewer layers"):
         build_optimizer(nn.Conv2d(1, 1, 1).requires_grad_(False), "SGD", 0.1, 0.9, 0)

@@ -45,7 +45,7 @@ def settings(tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module", params=["SGD", "Adam"])
+@pytest.fixture(scope="module", params=["SGD", "Adam", "MuSGD"])
 def stopped(settings, request, tmp_path_factory):
     """Flags, and the folder of a training that was stopped after two epochs of three."""
     flags = {**settings, "optimizer": request.param}

@@ -15,7 +15,7 @@ from models.zoo import table as zoo
 from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
 from utils.config import TrainConfig
 from utils.config.flags import from_options
-from utils.engine.build import freeze_layers
+from utils.engine.layer_choice import freeze_layers
 from utils.errors import CheckpointError, ConfigError
 from utils.transfer.__main__ import main
 from utils.transfer.alignment import LayerSignature, align_layers, base_indices, layer_signatures, pairing_score

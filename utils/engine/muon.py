@@ -1,0 +1,152 @@
+"""Optimizers that orthogonalize: Muon, and MuSGD, which mixes its update with that of SGD.
+
+Muon (K. Jordan, 2024, "Muon: an optimizer for hidden layers in neural networks") replaces the momentum of a matrix,
+U S V^T, by nearly U V^T: every direction of the matrix learns at the same pace, not only those of large gradients. Five
+iterations of Newton-Schulz do so without a decomposition. A kernel counts as the matrix (out, in * kh * kw). Vectors,
+and the network's output layers, learn as with SGD: they are no maps between hidden features.
+
+The step of a matrix is lr * sqrt(max(1, rows / columns)) * U V^T, Jordan's scale, and not the 0.2 * sqrt(max(rows,
+columns)) of Liu 2025 (arXiv 2502.16982, equation 4): that one suits Adam's rates, this one SGD's, which the other
+parameters have here. torch.optim.Muon (torch 2.9 and later) takes matrices only, no kernels.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's quintic: singular values of 0.002 to 1 come to 0.7 to 1.2
+ITERATIONS = 5
+MIXED_SHARE = 0.5  # of Muon's update in MuSGD's
+_TINY = 1e-7
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Return matrices with the same singular vectors, and singular values near 1.
+
+    Args:
+        matrices: (N, rows, columns).
+
+    Returns:
+        (N, rows, columns); a matrix of zeros stays one.
+    """
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if is_tall else matrices  # products with the smaller of the two Gram matrices
+    wide = wide / (torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True) + _TINY)
+    linear, cubic, quintic = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = wide @ wide.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
+        wide = torch.baddbmm(wide, polynomial, wide, beta=linear)
+    return wide.mT if is_tall else wide
+
+
+def muon_updates(directions: Sequence[Tensor]) -> list[Tensor]:
+    """Return Muon's update of each direction; those of equal shape are computed together.
+
+    Args:
+        directions: Momentum of each matrix or kernel, (out, in, ...).
+
+    Returns:
+        Tensors of the same shapes.
+    """
+    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, direction in enumerate(directions):
+        places[len(direction), direction[0].numel()].append(index)
+    updates: dict[int, Tensor] = {}
+    for (rows, columns), indices in places.items():
+        stacked = torch.stack([directions[index].reshape(rows, columns) for index in indices])
+        scaled = orthogonalized(stacked).mul_(max(1.0, rows / columns) ** 0.5)
+        updates |= {
+            index: each.reshape(directions[index].shape) for index, each in zip(indices, scaled.unbind(), strict=True)
+        }
+    return [updates[index] for index in range(len(directions))]
+
+
+def is_matrix(weight: Tensor) -> bool:
+    """Return whether a weight, flattened to (out, rest), has several rows and several columns."""
+    return weight.ndim >= 2 and len(weight) > 1 and weight[0].numel() > 1
+
+
+class Muon(torch.optim.SGD):
+    """Muon for the matrices that are named, SGD with Nesterov momentum for everything else.
+
+    With gradient g, velocity v = momentum * v + g and direction d = g + momentum * v, a matrix W becomes
+
+        W - lr * (share * muon(d) + (1 - share) * d + weight_decay / (1 - momentum) * W)
+
+    Its weight decay is decoupled from the direction, which would turn it into one more direction of full length, and is
+    as strong as SGD's, whose velocity adds up 1 / (1 - momentum) of it.
+
+    Args:
+        params: Parameters, or groups of them.
+        matrices: Those among them that Muon updates.
+        lr: Learning rate.
+        momentum: Of the velocity, below 1 if there is weight decay.
+        fused: As SGD's, for everything else.
+
+    Attributes:
+        share: Of Muon's update in a matrix's.
+    """
+
+    share = 1.0
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        matrices: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float,
+        fused: bool | None = None,
+    ):
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        self._step_supports_amp_scaling = False  # the scaler itself leaves out a step, since ours does not look
+        self._matrices = {id(each) for each in matrices}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # torch has two overloads
+        """Take a step; parameters without gradient stay. Returns the closure's result if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        held: list[tuple[nn.Parameter, Tensor]] = []
+        for group in self.param_groups:
+            weights = [each for each in group["params"] if id(each) in self._matrices and each.grad is not None]
+            gradients = [each.grad for each in weights]
+            if weights:
+                self._step_matrices(group, weights, gradients)
+            held += zip(weights, gradients, strict=True)
+        for weight, _ in held:
+            weight.grad = None  # so that SGD passes it by
+        super().step()
+        for weight, gradient in held:
+            weight.grad = gradient
+        return loss
+
+    def _step_matrices(self, group: dict[str, Any], weights: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        lr, momentum = group["lr"], group["momentum"]
+        velocities = [self._velocity(weight) for weight in weights]
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, gradients)
+        directions = torch._foreach_add(gradients, velocities, alpha=momentum)
+        updates = muon_updates(directions)
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"] / (1 - momentum))
+        if self.share < 1:
+            torch._foreach_add_(weights, directions, alpha=-lr * (1 - self.share))
+        torch._foreach_add_(weights, updates, alpha=-lr * self.share)
+
+    def _velocity(self, weight: nn.Parameter) -> Tensor:
+        state = self.state[weight]
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return state["momentum_buffer"]
+
+
+class MuSGD(Muon):
+    """As Muon, but a matrix's update is half Muon's and half SGD's: the pace of the one, the lengths of the other."""
+
+    share = MIXED_SHARE
