@@ -25,9 +25,9 @@ from utils.datasets.splits import open_split
 from utils.device import amp_dtype
 from utils.engine.data_parallel import wrap
 from utils.engine.evaluator import EvalSplit
-from utils.engine.layer_choice import backbone_parameters, freeze_layers
+from utils.engine.layer_choice import freeze_layers
 from utils.engine.model_ema import ModelEMA, horizon
-from utils.engine.optim import BackboneRate, Schedule, build_optimizer, scaled_weight_decay
+from utils.engine.optim import Schedule
 from utils.engine.resume import check_classes, restore_components, restoring, training_state
 from utils.engine.trainer import TrainingComponents
 from utils.files import ROOT
@@ -219,55 +219,6 @@ def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: Tra
     report = check_anchors(boxes, geometry, threshold=hyp.anchor_t, imgsz=config.imgsz, generator=generator)
     if report.new_anchors_px is not None:
         head.set_anchors(report.new_anchors_px)
-
-
-def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
-    """Return the flags with the update rule that is in force: the flag's, else the recipe's, else SGD."""
-    name = next((name for name in (config.optimizer, hyp.optimizer) if name != "auto"), "SGD")
-    return replace(config, optimizer=name)
-
-
-def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
-    """Return the optimizer that the flags and hyperparameters ask for.
-
-    Args:
-        model: The network, on its device.
-        config: Its name and the batch size.
-        hyp: Rates, momentum and weight decay.
-
-    Returns:
-        An optimizer over every trainable parameter.
-    """
-    return build_optimizer(
-        model,
-        config.optimizer,
-        lr=hyp.lr0,
-        momentum=hyp.momentum,
-        weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size, hyp.nbs),
-        gate_lr=hyp.gate_lr,
-        backbone=backbone_rate(model, config, hyp),
-    )
-
-
-def backbone_rate(model: Model, config: TrainConfig, hyp: Hyperparameters) -> BackboneRate | None:
-    """Return the rate of the backbone if it differs and the backbone is pretrained, logged; it is old, the head is new.
-
-    Args:
-        model: The network.
-        config: Says whether there are weights to start from.
-        hyp: `lr_backbone`.
-
-    Returns:
-        The rate, None if the backbone learns as everything else.
-    """
-    if hyp.lr_backbone == 1:
-        return None
-    if not config.weights:
-        LOGGER.info(
-            f"lr_backbone {hyp.lr_backbone:g}: without --weights the backbone is new and learns at the full rate"
-        )
-        return None
-    return BackboneRate(backbone_parameters(model), hyp.lr_backbone)
 
 
 def build_components(

@@ -103,7 +103,7 @@ class Muon(torch.optim.SGD):
     ):
         super().__init__(params, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
         self._step_supports_amp_scaling = False  # the scaler itself leaves out a step, since ours does not look
-        self._matrices = {id(each) for each in matrices}
+        self._matrices = {id(each) for each in matrices}  # tensors compare element by element
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # torch has two overloads
@@ -112,7 +112,7 @@ class Muon(torch.optim.SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        held: list[tuple[nn.Parameter, Tensor]] = []
+        held: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
             weights = [each for each in group["params"] if id(each) in self._matrices and each.grad is not None]
             gradients = [each.grad for each in weights]
@@ -126,7 +126,7 @@ class Muon(torch.optim.SGD):
             weight.grad = gradient
         return loss
 
-    def _step_matrices(self, group: dict[str, Any], weights: list[nn.Parameter], gradients: list[Tensor]) -> None:
+    def _step_matrices(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
         lr, momentum = group["lr"], group["momentum"]
         velocities = [self._velocity(weight) for weight in weights]
         torch._foreach_mul_(velocities, momentum)
@@ -139,7 +139,7 @@ class Muon(torch.optim.SGD):
             torch._foreach_add_(weights, directions, alpha=-lr * (1 - self.share))
         torch._foreach_add_(weights, updates, alpha=-lr * self.share)
 
-    def _velocity(self, weight: nn.Parameter) -> Tensor:
+    def _velocity(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
         if state.get("momentum_buffer") is None:
             state["momentum_buffer"] = torch.zeros_like(weight)

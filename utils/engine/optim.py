@@ -225,7 +225,15 @@ def _optimizer_over(
 
 
 def full_accumulation(batch_size: int, nominal: float = NOMINAL_BATCH) -> int:
-    """Return the number of batches whose gradients make up one optimizer step after warm-up."""
+    """Return the number of batches whose gradients make up one optimizer step after warm-up.
+
+    Args:
+        batch_size: Images per batch.
+        nominal: Images that a step is meant to have, `nbs`.
+
+    Returns:
+        Batches, at least 1.
+    """
     return max(round(nominal / batch_size), 1)
 
 
@@ -279,8 +287,8 @@ class Schedule:
 
     The learning rate falls from lr0 to lrf * lr0, linearly or along half a cosine, epoch by epoch. It is
     reached through a warm-up of warmup_epochs, at least 100 iterations and at most half the training
-    (none for warmup_epochs 0), or of the share warmup_share of the training: momentum rises from warmup_momentum, accumulation from 1, and learning
-    rates start at 0, biases' at warmup_bias_lr.
+    (none for warmup_epochs 0), or of the share warmup_share of the training: momentum rises from
+    warmup_momentum, accumulation from 1, and learning rates start at 0, biases' at warmup_bias_lr.
 
     Args:
         hyp: Rates, momentum and warm-up.

@@ -27,15 +27,14 @@ from utils.engine.build import (
     build_detector,
     first_closed_epoch,
     fit_anchors,
-    optimizer_for,
     prepare_process,
-    with_optimizer,
 )
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights
 from utils.engine.hooks import BadImageExchange, ClosedMosaic, Console, ResultsFile, TensorBoard, TrainBatchImages
 from utils.engine.optim import EarlyStopping
+from utils.engine.optimizer_choice import optimizer_for, with_optimizer
 from utils.engine.resume import (
     adopt_batch_size,
     folder_of,

@@ -1,0 +1,66 @@
+"""The optimizer of a training: which update rule is in force, and with which rates and groups it is built."""
+
+from dataclasses import replace
+
+import torch
+
+from models.yolo import Model
+from utils.config import Hyperparameters, TrainConfig
+from utils.engine.layer_choice import backbone_parameters
+from utils.engine.optim import BackboneRate, build_optimizer, scaled_weight_decay
+from utils.log import LOGGER
+
+
+def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
+    """Return the flags with the update rule that is in force: the flag's, else the recipe's, else SGD.
+
+    Args:
+        config: The flags; "auto" leaves the choice to the recipe.
+        hyp: The recipe; "auto" leaves it SGD.
+
+    Returns:
+        The flags, whose `optimizer` names one.
+    """
+    name = next((name for name in (config.optimizer, hyp.optimizer) if name != "auto"), "SGD")
+    return replace(config, optimizer=name)
+
+
+def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:
+    """Return the optimizer that the flags and hyperparameters ask for.
+
+    Args:
+        model: The network, on its device.
+        config: Its name and the batch size.
+        hyp: Rates, momentum and weight decay.
+
+    Returns:
+        An optimizer over every trainable parameter.
+    """
+    return build_optimizer(
+        model,
+        config.optimizer,
+        lr=hyp.lr0,
+        momentum=hyp.momentum,
+        weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size, hyp.nbs),
+        gate_lr=hyp.gate_lr,
+        backbone=backbone_rate(model, config, hyp),
+    )
+
+
+def backbone_rate(model: Model, config: TrainConfig, hyp: Hyperparameters) -> BackboneRate | None:
+    """Return the rate of the backbone if it differs and the backbone is pretrained, logged; it is old, the head is new.
+
+    Args:
+        model: The network.
+        config: Says whether there are weights to start from.
+        hyp: `lr_backbone`.
+
+    Returns:
+        The rate, None if the backbone learns as everything else.
+    """
+    if hyp.lr_backbone == 1:
+        return None
+    if not config.weights:
+        LOGGER.info(f"lr_backbone {hyp.lr_backbone:g}: without --weights the backbone is new, so it is not used")
+        return None
+    return BackboneRate(backbone_parameters(model), hyp.lr_backbone)
