@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.assignment import MaskedAssignment, decode, v5_positives
+from utils.assignment import MaskedAssignment, decode
 from utils.box_losses import BoxLoss
+from utils.dynamic_assignment import ASSIGNERS
 from utils.processes import ALONE, Processes
 from utils.types import HeadGeometry, LossParts
 
@@ -108,7 +109,7 @@ class DetectionLoss:
         self.anchors = geometry.anchors.detach().to(device, torch.float32)
         self.nc = geometry.nc
         self.hyp = hyp
-        self.assigner = v5_positives
+        self.assigner = ASSIGNERS[getattr(hyp, "assign", "v5")]  # gains of others may lack the key
         self.box_loss = box_loss or BoxLoss(device=device)
         self.processes = processes
         self.balance = _BALANCE_THREE_LEVELS if geometry.levels == 3 else _BALANCE
