@@ -43,7 +43,7 @@ _LARGEST_RATIO = 4.0  # of a decoded side to its anchor's
 _NEAREST_OFFSET, _FARTHEST_OFFSET = -0.5, 1.5  # of a decoded center from its cell's left top corner, in cells
 
 
-class _Pairs(NamedTuple):
+class _AnchorPairs(NamedTuple):
     """Each of M objects with the anchors of the four cells around its center, P = levels x cells x anchors, in cells.
 
     Attributes:
@@ -85,7 +85,7 @@ class _Choice(NamedTuple):
     merit: Tensor
 
 
-Rule = Callable[[_Pairs, Sequence[Tensor]], _Choice]
+Rule = Callable[[_AnchorPairs, Sequence[Tensor]], _Choice]
 
 
 def atss_positives(
@@ -157,7 +157,7 @@ def _positives(
     return _rows(pairs, owned | _last_resort(pairs, owned), len(anchors))
 
 
-def _pairs(raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float) -> _Pairs:
+def _pairs(raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float) -> _AnchorPairs:
     shapes = [raw_map.shape[:4] for raw_map in raw_maps]
     levels = [_cells_of(targets, shape[2], shape[3]) for shape in shapes]
     count = anchors.shape[1]
@@ -171,7 +171,7 @@ def _pairs(raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_
     largest, smallest = ratio.amax(2), ratio.amin(2)
     closeness = torch.minimum(smallest, 1 / largest)
     image = targets[:, 0].long()
-    return _Pairs(
+    return _AnchorPairs(
         image=image,
         cls=targets[:, 1].long(),
         level=level,
@@ -220,7 +220,7 @@ def _keys(image: Tensor, anchor: Tensor, cell: Tensor, shapes: Sequence[torch.Si
     return torch.cat(keys, 1)
 
 
-def _atss(pairs: _Pairs, raw_maps: Sequence[Tensor]) -> _Choice:
+def _atss(pairs: _AnchorPairs, raw_maps: Sequence[Tensor]) -> _Choice:
     """The pairs of the nearest anchors whose IoU is at least mean + standard deviation of theirs."""
     centered = torch.full_like(pairs.anchor_wh, 0.5)  # an anchor is at the center of its cell
     overlap = _overlap(torch.cat((centered, pairs.anchor_wh), 1).expand_as(pairs.xywh), pairs.xywh)
@@ -232,14 +232,14 @@ def _atss(pairs: _Pairs, raw_maps: Sequence[Tensor]) -> _Choice:
     return _Choice(chosen, overlap)
 
 
-def _nearest(pairs: _Pairs, levels: int) -> Tensor:
+def _nearest(pairs: _AnchorPairs, levels: int) -> Tensor:
     """Which pairs (M, P) are of the ATSS_NEAREST anchors per level that are nearest to the object's center."""
     distance = (pairs.xywh[..., :2] - 0.5).square().sum(2).where(pairs.exists, torch.inf)
     per_level = distance.unflatten(1, (levels, -1))
     return (_rank(per_level) < ATSS_NEAREST).flatten(1) & pairs.exists
 
 
-def _simota(pairs: _Pairs, raw_maps: Sequence[Tensor]) -> _Choice:
+def _simota(pairs: _AnchorPairs, raw_maps: Sequence[Tensor]) -> _Choice:
     """The cheapest pairs of each object, as many as the sum of its largest IoUs."""
     logits = _logits(pairs, raw_maps)
     overlap = _predicted_overlap(pairs, logits).where(pairs.reachable, 0)
@@ -261,7 +261,7 @@ def _class_cost(logits: Tensor, cls: Tensor) -> Tensor:
     return negative.sum(2) - own[1] - own[0]
 
 
-def _tal(pairs: _Pairs, raw_maps: Sequence[Tensor]) -> _Choice:
+def _tal(pairs: _AnchorPairs, raw_maps: Sequence[Tensor]) -> _Choice:
     """The pairs of each object that are best aligned in score and overlap."""
     logits = _logits(pairs, raw_maps)
     overlap = _predicted_overlap(pairs, logits)
@@ -273,7 +273,7 @@ def _tal(pairs: _Pairs, raw_maps: Sequence[Tensor]) -> _Choice:
     return _Choice((_rank(-alignment) < TAL_LARGEST) & candidate, overlap)
 
 
-def _logits(pairs: _Pairs, raw_maps: Sequence[Tensor]) -> Tensor:
+def _logits(pairs: _AnchorPairs, raw_maps: Sequence[Tensor]) -> Tensor:
     """(M, P, 5+nc) float32 raw outputs of the pairs."""
     per_level = len(pairs.level) // len(raw_maps)
     image = pairs.image[:, None]
@@ -285,7 +285,7 @@ def _logits(pairs: _Pairs, raw_maps: Sequence[Tensor]) -> Tensor:
     return torch.cat(found, 1)
 
 
-def _predicted_overlap(pairs: _Pairs, logits: Tensor) -> Tensor:
+def _predicted_overlap(pairs: _AnchorPairs, logits: Tensor) -> Tensor:
     """(M, P) IoU of the predicted boxes with their objects."""
     anchor_wh = pairs.anchor_wh.expand(len(logits), -1, -1)
     return _overlap(decode(logits[..., :4].flatten(0, 1), anchor_wh.flatten(0, 1)), pairs.xywh)
@@ -308,7 +308,7 @@ def _rank(values: Tensor) -> Tensor:
     return values.argsort(dim=-1, stable=True).argsort(dim=-1)
 
 
-def _owned(pairs: _Pairs, choice: _Choice) -> Tensor:
+def _owned(pairs: _AnchorPairs, choice: _Choice) -> Tensor:
     """Which chosen pairs (M, P) an object keeps: a pair goes to the largest merit, of equal ones to the first."""
     merit, key = choice.merit.where(choice.chosen, -torch.inf), pairs.key
     largest = merit.new_full((pairs.keys,), -torch.inf).scatter_reduce(0, key.flatten(), merit.flatten(), "amax")
@@ -319,7 +319,7 @@ def _owned(pairs: _Pairs, choice: _Choice) -> Tensor:
     return best & (order == first[key])
 
 
-def _last_resort(pairs: _Pairs, owned: Tensor) -> Tensor:
+def _last_resort(pairs: _AnchorPairs, owned: Tensor) -> Tensor:
     """(M, P): for each object without a pair the free one nearest in shape, in its own cell if that is free."""
     taken = owned.new_zeros(pairs.keys, dtype=torch.int32).scatter_reduce(
         0, pairs.key.flatten(), owned.flatten().int(), "amax"
@@ -331,12 +331,12 @@ def _last_resort(pairs: _Pairs, owned: Tensor) -> Tensor:
     return _owned(pairs, _Choice(free & (columns == nearest), closeness))
 
 
-def _rows(pairs: _Pairs, owned: Tensor, levels: int) -> list[MaskedAssignment]:
+def _rows(pairs: _AnchorPairs, owned: Tensor, levels: int) -> list[MaskedAssignment]:
     per_level = owned.shape[1] // levels
     return [_rows_of(pairs, owned, slice(level * per_level, (level + 1) * per_level)) for level in range(levels)]
 
 
-def _rows_of(pairs: _Pairs, owned: Tensor, columns: slice) -> MaskedAssignment:
+def _rows_of(pairs: _AnchorPairs, owned: Tensor, columns: slice) -> MaskedAssignment:
     """One level's rows (object, cell, anchor)."""
     valid = owned[:, columns]
     rows = Assignment(

@@ -160,7 +160,7 @@ def literal_tal(pairs, cls):
         pair.chosen = True
 
 
-def settled(objects):
+def without_sharing(objects):
     """{key: object} of the chosen pairs, each to the object of the largest merit."""
     owner = {}
     for index, pairs in enumerate(objects):
@@ -174,7 +174,7 @@ def literal(rule, maps, targets, anchor_t=4.0):
     objects = literal_pairs(maps, targets, anchor_t)
     for pairs, cls in zip(objects, targets[:, 1].long().tolist(), strict=True):
         {"atss": literal_atss, "simota": literal_simota, "tal": literal_tal}[rule](pairs, cls)
-    owner = settled(objects)
+    owner = without_sharing(objects)
     rescued = []
     for index, pairs in enumerate(objects):
         for pair in pairs:
@@ -187,7 +187,7 @@ def literal(rule, maps, targets, anchor_t=4.0):
             best = min(own, key=lambda p: (not 0 <= p.y < 1, not 0 <= p.x < 1))
             best.chosen, best.merit = True, best.closeness
             rescued.append(index)
-    return owner | settled(objects), rescued
+    return owner | without_sharing(objects), rescued
 
 
 @pytest.mark.parametrize("nc", (1, 3))

@@ -27,14 +27,14 @@ def maps_and_targets(images: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     return maps, rows
 
 
-def loss_of(processes, kind: str, images: int) -> dict:
+def loss_of(processes, kind: str, images: int, rule: str = "v5") -> dict:
     maps, rows = maps_and_targets(images)
     own = processes.world.own(images)
     chosen = list(own) or [0]
     maps = [each[chosen].requires_grad_() for each in maps]
     rows = rows[[index for index, row in enumerate(rows) if int(row[0]) in own]]
     rows[:, 0] -= own.start
-    loss = DetectionLoss(geometry(), Hyperparameters(), "cpu", BoxLoss(kind), processes)
+    loss = DetectionLoss(geometry(), Hyperparameters(assign=rule), "cpu", BoxLoss(kind), processes)
     total, parts = loss(maps, rows, counts=bool(len(own)))
     total.backward()
     state = {name: value.item() for name, value in loss.state_dict().items()}
@@ -47,10 +47,19 @@ def loss_of(processes, kind: str, images: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("kind, images, size", [("CIoU", 5, 2), ("WIoUv3", 5, 2), ("CIoU", 1, 2), ("CIoU", 4, 3)])
-def test_parts_add_up_to_the_loss_of_the_whole(kind, images, size):
-    whole = loss_of(ALONE, kind, images)
-    parts = run_several(size, loss_of, kind, images)
+@pytest.mark.parametrize(
+    "kind, images, size, rule",
+    [
+        ("CIoU", 5, 2, "v5"),
+        ("WIoUv3", 5, 2, "v5"),
+        ("CIoU", 1, 2, "v5"),
+        ("CIoU", 4, 3, "v5"),
+        ("CIoU", 5, 2, "simota"),
+    ],
+)
+def test_parts_add_up_to_the_loss_of_the_whole(kind, images, size, rule):
+    whole = loss_of(ALONE, kind, images, rule)
+    parts = run_several(size, loss_of, kind, images, rule)
     assert sum(each["total"] for each in parts) / size == pytest.approx(whole["total"], rel=1e-5)
     for each in parts:
         assert each["parts"] == pytest.approx(whole["parts"], rel=1e-5)

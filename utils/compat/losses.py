@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.assignment import assign
 from utils.compat.torch_functions import de_parallel
 from utils.config import Hyperparameters
+from utils.dynamic_assignment import ASSIGNERS
 from utils.log import warn_once
 from utils.loss import DetectionLoss
 
@@ -151,8 +151,10 @@ class ComputeLoss:
             Per level: class ids (K,); boxes (K, 4) relative to their cells, in cells; indices of image, anchor, row
             and column (K,) each; anchors (K, 2) in cells.
         """
-        shapes = [(int(raw.shape[2]), int(raw.shape[3])) for raw in p]
-        found = assign(targets.to(self.geometry.anchors.device), shapes, self.geometry, self.hyp.anchor_t)
+        anchors = self.geometry.anchors
+        rule = ASSIGNERS[self.hyp.assign]
+        masked = rule([raw.detach() for raw in p], targets.to(anchors.device), anchors, self.hyp.anchor_t)
+        found = [level.compact().rows for level in masked]
         return (
             [level.cls for level in found],
             [level.xywh for level in found],

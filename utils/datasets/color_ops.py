@@ -84,7 +84,7 @@ def _posterize(image: np.ndarray, strength: float) -> None:
 
 def _solarize(image: np.ndarray, strength: float) -> None:
     """The brightest up to quarter of the values inverted (RandAugment's: up to all of them)."""
-    _look_up(image, np.where(_LEVELS >= 256 - 64 * abs(strength), 255 - _LEVELS, _LEVELS))
+    _look_up(image, np.where(256 - 64 * abs(strength) <= _LEVELS, 255 - _LEVELS, _LEVELS))
 
 
 def _equalize(image: np.ndarray, strength: float) -> None:
