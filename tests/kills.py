@@ -208,7 +208,7 @@ def differences(run: Path, expected: Path) -> list[str]:
         ours, theirs = (read_checkpoint(folder / "weights" / name) for folder in (run, expected))
         if not same(dict(ours.state), dict(theirs.state)):
             found.append(f"weights of {name}")
-        parts = ("model_state", "ema_updates", "optimizer", "loss", "generators", "state", "history")
+        parts = ("model_state", "ema_updates", "optimizer", "loss", "swa", "generators", "state", "history")
         states = [{part: (each.training or {}).get(part) for part in parts} for each in (ours, theirs)]
         found += [f"{part} of {name}" for part in parts if not same(states[0][part], states[1][part])]
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (run, expected)]

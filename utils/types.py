@@ -396,6 +396,10 @@ class TrainState:
         batches_done: Batches of `epoch` that were trained, up to the last optimizer step.
         mean_losses: Mean box, obj and cls loss of these batches.
         rollbacks: How often the training went back to an earlier state; each time its learning rates were halved.
+        fitness_sum: With `smooth_fitness`: s m + (1 - s) fitness over all validations, from m = 0.
+        fitness_count: Validations in it.
+        smooth_best: The largest mean so far.
+        smooth_best_epoch: The epoch of `smooth_best`; None without `smooth_fitness`.
     """
 
     epoch: int = 0
@@ -406,6 +410,30 @@ class TrainState:
     batches_done: int = 0
     mean_losses: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     rollbacks: int = 0
+    fitness_sum: float = 0.0
+    fitness_count: int = 0
+    smooth_best: float = 0.0
+    smooth_best_epoch: int | None = None
+
+    @property
+    def patience_epoch(self) -> int:
+        """The epoch since which the fitness has not risen, or its running mean if there is one."""
+        return self.best_epoch if self.smooth_best_epoch is None else self.smooth_best_epoch
+
+    def smooth(self, fitness: float, share: float) -> None:
+        """Count the fitness of `epoch` in the running mean, bias-corrected as in Adam (arXiv 1412.6980, section 3).
+
+        Args:
+            fitness: Of this epoch's validation.
+            share: How much of the mean each validation keeps, 0..1; 0 keeps no mean.
+        """
+        if not share:
+            return
+        self.fitness_count += 1
+        self.fitness_sum = share * self.fitness_sum + (1 - share) * fitness
+        mean = self.fitness_sum / (1 - share**self.fitness_count)
+        if mean > self.smooth_best or self.smooth_best == 0:
+            self.smooth_best, self.smooth_best_epoch = mean, self.epoch
 
     def end_epoch(self) -> None:
         """Move on to the first batch of the next epoch."""

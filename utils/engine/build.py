@@ -30,6 +30,7 @@ from utils.engine.model_ema import ModelEMA, horizon
 from utils.engine.optim import Schedule
 from utils.engine.resume import check_classes, restore_components, restoring, training_state
 from utils.engine.trainer import TrainingComponents
+from utils.engine.weight_average import WeightAverage
 from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
@@ -170,7 +171,7 @@ def build_data(
     """
     limit = config.max_bad_images
     shared = replace(SplitOptions.of(config), cache=config.cache, seed=config.seed, max_bad_images=limit)
-    closed_from = first_closed_epoch(hyp, config.epochs)
+    closed_from = first_of_last(hyp.close_mosaic, config.epochs)
     options = replace(
         shared, stride=largest_stride(model), augment=True, rect=config.rect, pad=0.0, closed_from=closed_from
     )
@@ -185,17 +186,17 @@ def build_data(
     return TrainData(spec, Loader(dataset, order, bad_images=bad_images), validation.open(spec, model))
 
 
-def first_closed_epoch(hyp: Hyperparameters, epochs: int) -> int | None:
-    """Return the first epoch without mosaics.
+def first_of_last(count: float, epochs: int) -> int | None:
+    """Return the first of the last epochs that `close_mosaic` or `swa` asks for.
 
     Args:
-        hyp: `close_mosaic` is how many of the last epochs have none.
+        count: How many of the last epochs.
         epochs: Of the whole training.
 
     Returns:
-        Its index; None if all epochs may have them.
+        Its index; None for none.
     """
-    return max(math.ceil(epochs - hyp.close_mosaic), 0) if hyp.close_mosaic >= 1 else None
+    return max(math.ceil(epochs - count), 0) if count >= 1 else None
 
 
 def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: TrainConfig) -> None:
@@ -254,6 +255,7 @@ def build_components(
     loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes)
     ema = ModelEMA(model, tau=horizon(hyp.ema_share, schedule.optimizer_steps))
     scaler = gradient_scaler(device, amp)
+    averaged_from = first_of_last(hyp.swa, config.epochs)
     stride = largest_stride(model)
     components = TrainingComponents(
         model=model,
@@ -269,6 +271,8 @@ def build_components(
         processes=processes,
         wrapper=wrap(model, processes, config.imgsz),
         compiled=training_pass(model, config, processes) if config.compile else None,
+        average=None if averaged_from is None else WeightAverage(model, averaged_from),
+        smooth_fitness=hyp.smooth_fitness,
         image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
     )
     if resumed is not None:

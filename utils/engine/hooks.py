@@ -120,6 +120,14 @@ class ClosedMosaic(Hook):
             )
 
 
+class AveragedEpochs(Hook):
+    """Counts the weights after each of the last epochs in their mean (`swa`); before checkpoints are written."""
+
+    def after_epoch(self, trainer: Trainer, report: EpochReport) -> None:
+        if trainer.components.average is not None:
+            trainer.components.average.add(trainer.components.model, report.epoch)
+
+
 def _gpu_memory(device: torch.device) -> str:
     return f"{torch.cuda.memory_reserved(device) / 1e9:.3g}G" if device.type == "cuda" else "0G"
 

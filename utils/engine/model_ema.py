@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,18 +58,37 @@ class ModelEMA:
         The tensors are handled as whole lists: on a GPU a few launches, not two for each tensor.
         """
         self.updates += 1
-        followers: list[Tensor] = []
-        leaders: list[Tensor] = []
-        copies: list[Tensor] = []
-        originals: list[Tensor] = []
-        for (ours, name), (theirs, _) in zip(_slots(self.module), _slots(_unwrapped(model)), strict=True):
-            is_averaged = ours[name].is_floating_point()
-            (followers if is_averaged else copies).append(ours[name])
-            (leaders if is_averaged else originals).append(theirs[name])
-        if followers:
-            torch._foreach_lerp_(followers, leaders, 1 - self.decay(self.updates))
-        if copies:
-            torch._foreach_copy_(copies, originals)
+        averaged, copied = sorted_tensors(self.module, model)
+        if averaged.ours:
+            torch._foreach_lerp_(averaged.ours, averaged.theirs, 1 - self.decay(self.updates))
+        if copied.ours:
+            torch._foreach_copy_(copied.ours, copied.theirs)
+
+
+@dataclass
+class TensorPairs:
+    """Tensors of an average, and those of the model that it follows."""
+
+    ours: list[Tensor] = field(default_factory=list)
+    theirs: list[Tensor] = field(default_factory=list)
+
+
+def sorted_tensors(average: nn.Module, model: nn.Module) -> tuple[TensorPairs, TensorPairs]:
+    """Return the tensors of two state dicts as whole lists.
+
+    Args:
+        average: A copy of the model.
+        model: What it follows; a data-parallel wrapper is unwrapped.
+
+    Returns:
+        Those to be averaged, which are floating-point, and those to be copied, such as batch norm's counter.
+    """
+    averaged, copied = TensorPairs(), TensorPairs()
+    for (ours, name), (theirs, _) in zip(_slots(average), _slots(_unwrapped(model)), strict=True):
+        pairs = averaged if ours[name].is_floating_point() else copied
+        pairs.ours.append(ours[name])
+        pairs.theirs.append(theirs[name])
+    return averaged, copied
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -359,7 +359,7 @@ def apply_step_settings(optimizer: torch.optim.Optimizer, settings: StepSettings
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Ends a training whose fitness has not risen for `patience` epochs (0: never).
+    """Ends a training whose fitness has not risen for `patience` epochs (0: never), or its mean with `smooth_fitness`.
 
     It keeps nothing: the best epoch is in the training's state, and with it in every checkpoint.
     """
@@ -374,13 +374,13 @@ class EarlyStopping:
         if not self.has_waited(state):
             return False
         LOGGER.info(
-            f"Stopping early: no better fitness than epoch {state.best_epoch}'s in the last "
-            f"{state.epoch - 1 - state.best_epoch} epochs. "
+            f"Stopping early: no better {'fitness' if state.smooth_best_epoch is None else 'smoothed fitness'} than "
+            f"epoch {state.patience_epoch}'s in the last {state.epoch - 1 - state.patience_epoch} epochs. "
             "--patience takes another number of epochs, 0 never stops."
         )
         return True
 
     def has_waited(self, state: TrainState) -> bool:
         """Return what `should_stop` does, without a message."""
-        waited = state.epoch - 1 - state.best_epoch
+        waited = state.epoch - 1 - state.patience_epoch
         return bool(self.patience) and state.best_fitness > 0 and waited >= self.patience

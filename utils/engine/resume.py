@@ -74,7 +74,7 @@ def _finished(path: Path, state: TrainState, settings: TrainConfig) -> str:
     anew = f"--weights {path} starts anew from it"
     if state.epoch >= settings.epochs:
         return f"its {state.epoch} epochs are done; --epochs N with N over {state.epoch} goes on, {anew}"
-    waited = state.epoch - 1 - state.best_epoch
+    waited = state.epoch - 1 - state.patience_epoch
     return (
         f"its training stopped early after {state.epoch} epochs and is finished; --patience N with N over {waited} "
         f"goes on, 0 never stops early; {anew}"
@@ -257,6 +257,8 @@ def restore_components(components: TrainingComponents, checkpoint: Checkpoint) -
         load_optimizer(components.optimizer, saved["optimizer"])
         components.scaler.load_state_dict(saved["scaler"])
         components.loss.load_state_dict(saved.get("loss", {}))  # older files lack it: the loss had no state
+        if components.average is not None and "swa" in saved:
+            components.average.load_state_dict(saved["swa"])
 
 
 def adopt_batch_size(

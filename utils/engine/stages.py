@@ -51,6 +51,11 @@ class RunFolder:
         return self.folder / "weights" / "best.pt"
 
     @property
+    def swa(self) -> Path:
+        """The mean of the weights of the last epochs, if one was asked for."""
+        return self.folder / "weights" / "swa.pt"
+
+    @property
     def results(self) -> Path:
         """One row per epoch."""
         return self.folder / "results.csv"
@@ -116,7 +121,7 @@ def enter(run: RunFolder, stages: tuple[Stage, ...]) -> None:
         run: The files.
         stages: What `open_stages` returned.
     """
-    for stage, file in ((Stage.VALIDATION, run.metrics), (Stage.PLOTS, run.curves)):
+    for stage, file in ((Stage.STRIP, run.swa), (Stage.VALIDATION, run.metrics), (Stage.PLOTS, run.curves)):
         if stage in stages:
             file.unlink(missing_ok=True)
     swept = [path for folder in (run.folder, run.last.parent) for path in sweep_temporaries(folder)]

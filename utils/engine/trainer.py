@@ -29,6 +29,7 @@ from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
 from utils.engine.nonfinite import describe_gradients, describe_outputs
 from utils.engine.optim import apply_step_settings
+from utils.engine.weight_average import WeightAverage
 from utils.errors import MemoryShortageError, NonFiniteError, UserError
 from utils.log import LOGGER
 from utils.processes import ALONE, Processes, checksum
@@ -80,6 +81,8 @@ class TrainingComponents:
         processes: Those that train together.
         wrapper: The model as the training pass runs it in several processes, which averages their gradients.
         compiled: The model's training pass as torch.compile makes it; None runs the model itself.
+        average: Mean of the weights after each of the last epochs; None keeps none.
+        smooth_fitness: Share of the running mean of the fitness that an epoch keeps, for early stopping; 0 keeps none.
     """
 
     model: nn.Module
@@ -96,6 +99,8 @@ class TrainingComponents:
     processes: Processes = ALONE
     wrapper: DistributedDataParallel | None = None
     compiled: Callable[[Tensor], list[Tensor]] | None = None
+    average: WeightAverage | None = None
+    smooth_fitness: float = 0.0
 
     def forward(self, images: Tensor, counts: bool) -> list[Tensor]:
         """Return the raw maps of a training pass.
@@ -518,6 +523,7 @@ class Trainer:
         """Note AP per class, and the fitness if it is the best; return whether it is."""
         metrics = evaluation.metrics
         is_best = metrics.fitness > self.state.best_fitness or self.state.best_fitness == 0
+        self.state.smooth(metrics.fitness, self.components.smooth_fitness)
         self.state.class_map = [float(value) for value in metrics.class_map]
         if is_best:
             self.state.best_fitness, self.state.best_epoch = metrics.fitness, epoch

@@ -20,19 +20,28 @@ from utils.datasets.loader import reporting_dead_workers
 from utils.datasets.splits import require_images
 from utils.device import device_of
 from utils.engine.autobatch import advice_on_memory, auto_batch_size
+from utils.engine.averaging import finish_average
 from utils.engine.build import (
     TrainData,
     build_components,
     build_data,
     build_detector,
-    first_closed_epoch,
+    first_of_last,
     fit_anchors,
     prepare_process,
 )
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
 from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights
-from utils.engine.hooks import BadImageExchange, ClosedMosaic, Console, ResultsFile, TensorBoard, TrainBatchImages
+from utils.engine.hooks import (
+    AveragedEpochs,
+    BadImageExchange,
+    ClosedMosaic,
+    Console,
+    ResultsFile,
+    TensorBoard,
+    TrainBatchImages,
+)
 from utils.engine.optim import EarlyStopping
 from utils.engine.optimizer_choice import optimizer_for, with_optimizer
 from utils.engine.resume import (
@@ -264,6 +273,8 @@ class SavedTraining:
             "data": self.fingerprint,
             "processes": components.processes.world.size,
         }
+        if components.average is not None:
+            training["swa"] = components.average.state_dict()
         write_checkpoint(checkpoint_of(cast(Model, components.ema.module), training=training), path)
 
 
@@ -301,8 +312,9 @@ def build_trainer(
         files.append(Rollback(run.last.parent, saved.save, restore))
     if config.profile_steps:
         files.append(TrainingProfile(config.profile_steps, run.folder))
-    closed_from = first_closed_epoch(saved.hyp, config.epochs)
+    closed_from = first_of_last(saved.hyp.close_mosaic, config.epochs)
     closed = () if closed_from is None else (ClosedMosaic(closed_from),)
+    averaged = () if components.average is None else (AveragedEpochs(),)
     exchange = BadImageExchange(data.train.bad_images, data.val.bad_images)
 
     def evaluate_average(module: nn.Module) -> Evaluation:
@@ -313,7 +325,7 @@ def build_trainer(
         components,
         state,
         config.epochs,
-        hooks=[exchange, *(files if components.processes.is_first else ()), Console(), *closed, *hooks],
+        hooks=[exchange, *averaged, *(files if components.processes.is_first else ()), Console(), *closed, *hooks],
         evaluate=evaluate_average,
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,
@@ -498,6 +510,8 @@ def run_stages(trainer: Trainer, saved: SavedTraining, data: TrainData, run: Run
         run_epochs(trainer, config)
     elif processes.is_first:
         ResultsFile(run.results, saved.history).start(trainer)
+    if Stage.STRIP in stages and trainer.components.average is not None:
+        finish_average(trainer, trainer.components.average, run)
     data.train.close()
     if Stage.STRIP in stages and processes.is_first:
         strip_best(run, trainer.state)

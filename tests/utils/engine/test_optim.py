@@ -303,3 +303,37 @@ def test_early_stopping_waits_for_patience_and_no_longer():
     assert stops_at(3, [0.1, 0.5, 0.4, 0.4, 0.6, 0.5]) is None
     assert stops_at(3, [0.0] * 6 + [0.2, 0.1, 0.1, 0.1]) == 9, "a start at 0 is no standstill"
     assert stops_at(0, [0.5] + [0.1] * 50) is None
+
+
+def smoothed(figures, share):
+    """The literal running mean: weights s^age of all figures so far, normalized."""
+    means = []
+    for count in range(1, len(figures) + 1):
+        weights = [share ** (count - 1 - place) for place in range(count)]
+        means.append(sum(w * f for w, f in zip(weights, figures, strict=False)) / sum(weights))
+    return means
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_patience_follows_the_running_mean_and_best_the_fitness(share):
+    figures = [0.1, 0.5, 0.2, 0.3, 0.4, 0.45, 0.44, 0.4, 0.4]
+    state = TrainState()
+    for epoch, fitness in enumerate(figures):
+        state.smooth(fitness, share)
+        if fitness > state.best_fitness:
+            state.best_fitness, state.best_epoch = fitness, epoch
+        means = smoothed(figures[: epoch + 1], share)
+        assert state.patience_epoch == means.index(max(means))
+        if share:
+            assert math.isclose(state.smooth_best, max(means))
+        state.end_epoch()
+        waited = epoch - means.index(max(means))
+        assert [EarlyStopping(patience).has_waited(state) for patience in (waited, waited + 1)] == [waited > 0, False]
+    assert state.best_epoch == 1
+    assert state.patience_epoch == {0.0: 1, 0.5: 6, 0.9: 8}[share]
+
+
+def test_without_smoothing_the_state_is_what_it_was():
+    state = TrainState()
+    state.smooth(0.4, 0)
+    assert state == TrainState()

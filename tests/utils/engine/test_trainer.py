@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.config import Hyperparameters
 from utils.device import network_input, resize_long_side
-from utils.engine.build import first_closed_epoch, gradient_scaler, multi_scale
+from utils.engine.build import first_of_last, gradient_scaler, multi_scale
 from utils.engine.hooks import ClosedMosaic
 from utils.engine.model_ema import ModelEMA
 from utils.engine.optim import build_optimizer
@@ -289,8 +288,8 @@ def test_until_something_is_found_the_newest_epoch_is_the_best(evaluate):
 
 
 @pytest.mark.parametrize("close, epochs, first", [(0, 30, None), (10, 30, 20), (1, 30, 29), (40, 30, 0)])
-def test_close_mosaic_counts_from_the_end_of_the_run(close, epochs, first):
-    assert first_closed_epoch(Hyperparameters(close_mosaic=close), epochs) == first
+def test_the_last_epochs_count_from_the_end_of_the_run(close, epochs, first):
+    assert first_of_last(close, epochs) == first
 
 
 def test_a_line_says_once_that_mosaics_close(caplog):
