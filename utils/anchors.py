@@ -6,12 +6,16 @@ larger of |ln w - ln a_w| and |ln h - ln a_h|, which takes no division per pair.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.log import LOGGER
 from utils.types import HeadGeometry
+
+# From (m, 2) anchors in pixels to a recall of the boxes, 0..1, and the mean number of what fits a box.
+Recall = Callable[[np.ndarray], tuple[float, float]]
 
 KEEP_ABOVE = 0.98  # best possible recall above which a model's own anchors stay
 _LARGEST_SAMPLE = 10_000  # boxes that the search uses
@@ -25,8 +29,9 @@ class AnchorReport:
     """How well a head's anchors fit a dataset.
 
     Attributes:
-        bpr: Best possible recall, the share 0..1 of boxes that at least one anchor fits.
-        anchors_above: Mean number of anchors that fit a box.
+        bpr: Best possible recall, the share 0..1 of boxes that at least one anchor fits; of another recall if that
+            is what the anchors are judged by.
+        anchors_above: Mean number of anchors that fit a box, or what the other recall counts.
         new_anchors_px: (nl * na, 2) better anchors in pixels by rising area; None to keep the model's.
     """
 
@@ -42,6 +47,7 @@ def check_anchors(
     imgsz: int = 640,
     generator: np.random.Generator | None = None,
     generations: int = 1000,
+    recall: Recall | None = None,
 ) -> AnchorReport:
     """Return how well a head's anchors fit the boxes; if the recall is 0.98 or less, better ones are searched.
 
@@ -52,6 +58,8 @@ def check_anchors(
         imgsz: The training size in pixels.
         generator: For the search; by default one with seed 0.
         generations: Number of random changes that the search tries.
+        recall: What anchors are judged by instead of the share of boxes that at least one fits. Its text says what it
+            counts. The search itself knows shapes only.
 
     Returns:
         The recall of the head's anchors on all boxes, and new anchors if they have a higher one.
@@ -61,20 +69,23 @@ def check_anchors(
         LOGGER.info("AutoAnchor: there are no boxes to measure, the model's anchors stay")
         return AnchorReport(0.0, 0.0)
     current = geometry.anchors_px.detach().cpu().numpy().reshape(-1, 2)
-    bpr, above = anchor_recall(wh_px, current, threshold)
-    found = f"AutoAnchor: {above:.2f} anchors/target, {bpr:.3f} Best Possible Recall (BPR)."
+    judge = recall or (lambda anchors_px: anchor_recall(wh_px, anchors_px, threshold))
+    counted, name = ("anchors", "Best Possible Recall (BPR)") if recall is None else ("positives", str(recall))
+    bpr, above = judge(current)
+    found = f"AutoAnchor: {above:.2f} {counted}/target, {bpr:.3f} {name}."
     if bpr > KEEP_ABOVE:
         LOGGER.info(f"{found} Current anchors are a good fit to dataset")
         return AnchorReport(bpr, above)
     LOGGER.info(f"{found} Anchors are a poor fit to dataset, attempting to improve...")
     generator = generator or np.random.default_rng(0)
     new = kmeans_anchors(wh_px, len(current), imgsz, threshold, generations, generator)
-    new_bpr, new_above = anchor_recall(wh_px, new, threshold)
+    new_bpr, new_above = judge(new)
+    short = "BPR" if recall is None else "recall"
     if new_bpr <= bpr:
-        LOGGER.info(f"AutoAnchor: the best found have {new_bpr:.3f} BPR, the model's anchors stay")
+        LOGGER.info(f"AutoAnchor: the best found have {new_bpr:.3f} {short}, the model's anchors stay")
         return AnchorReport(bpr, above)
     LOGGER.info(
-        f"AutoAnchor: {new_above:.2f} anchors/target, {new_bpr:.3f} BPR with new anchors "
+        f"AutoAnchor: {new_above:.2f} {counted}/target, {new_bpr:.3f} {short} with new anchors "
         + ", ".join(f"{width:.0f},{height:.0f}" for width, height in new)
     )
     return AnchorReport(bpr, above, new)

@@ -25,6 +25,7 @@ accelerator.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -88,73 +89,44 @@ class _Choice(NamedTuple):
 Rule = Callable[[_AnchorPairs, Sequence[Tensor]], _Choice]
 
 
-def atss_positives(
-    raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float
-) -> list[MaskedAssignment]:
-    """Return the positives by ATSS, an `Assigner` that looks at the maps' sizes only.
+@dataclass(frozen=True)
+class DynamicAssigner:
+    """An `Assigner` that chooses among the pairs that the head can decode.
 
     Args:
-        raw_maps: (B, na, H, W, 5+nc) per level.
-        targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
-        anchors: (nl, na, 2) widths and heights in cells.
-        anchor_t: Ratios of an object's and an anchor's width or height must be below this.
-
-    Returns:
-        One per level, with a row for every (object, cell, anchor).
+        rule: What it chooses.
+        last_resort: Whether an object that is left without a pair gets one.
     """
-    return _positives(_atss, raw_maps, targets, anchors, anchor_t)
+
+    rule: Rule
+    last_resort: bool = True
+
+    @torch.no_grad()
+    def __call__(
+        self, raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float
+    ) -> list[MaskedAssignment]:
+        """Return the rows of each level, one per (object, cell, anchor).
+
+        Args:
+            raw_maps: (B, na, H, W, 5+nc) per level, of any float type.
+            targets: (M, 6) float32 rows: index of the image in the batch, class id, xywh normalized.
+            anchors: (nl, na, 2) float32 widths and heights in cells.
+            anchor_t: Ratios of an object's and an anchor's width or height must be below this.
+
+        Returns:
+            One per level.
+        """
+        pairs = _pairs(raw_maps, targets, anchors, anchor_t)
+        owned = _owned(pairs, self.rule(pairs, raw_maps))
+        if self.last_resort:
+            owned = owned | _last_resort(pairs, owned)
+        return _rows(pairs, owned, len(anchors))
 
 
-def simota_positives(
-    raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float
-) -> list[MaskedAssignment]:
-    """Return the positives by SimOTA, an `Assigner`.
-
-    Args:
-        raw_maps: (B, na, H, W, 5+nc) per level.
-        targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
-        anchors: (nl, na, 2) widths and heights in cells.
-        anchor_t: Ratios of an object's and an anchor's width or height must be below this.
-
-    Returns:
-        One per level, with a row for every (object, cell, anchor).
-    """
-    return _positives(_simota, raw_maps, targets, anchors, anchor_t)
-
-
-def tal_positives(
-    raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float
-) -> list[MaskedAssignment]:
-    """Return the positives by task alignment, an `Assigner`.
-
-    Args:
-        raw_maps: (B, na, H, W, 5+nc) per level.
-        targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
-        anchors: (nl, na, 2) widths and heights in cells.
-        anchor_t: Ratios of an object's and an anchor's width or height must be below this.
-
-    Returns:
-        One per level, with a row for every (object, cell, anchor).
-    """
-    return _positives(_tal, raw_maps, targets, anchors, anchor_t)
-
-
-# By the hyperparameter `assign`
-ASSIGNERS: dict[str, Assigner] = {
-    "v5": v5_positives,
-    "atss": atss_positives,
-    "simota": simota_positives,
-    "tal": tal_positives,
-}
-
-
-@torch.no_grad()
-def _positives(
-    rule: Rule, raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float
-) -> list[MaskedAssignment]:
-    pairs = _pairs(raw_maps, targets, anchors, anchor_t)
-    owned = _owned(pairs, rule(pairs, raw_maps))
-    return _rows(pairs, owned | _last_resort(pairs, owned), len(anchors))
+def first_choice(name: str) -> Assigner:
+    """Return the rule of a name without what it does for objects that it leaves without a pair."""
+    assigner = ASSIGNERS[name]
+    return replace(assigner, last_resort=False) if isinstance(assigner, DynamicAssigner) else assigner
 
 
 def _pairs(raw_maps: Sequence[Tensor], targets: Tensor, anchors: Tensor, anchor_t: float) -> _AnchorPairs:
@@ -349,3 +321,12 @@ def _rows_of(pairs: _AnchorPairs, owned: Tensor, columns: slice) -> MaskedAssign
         cls=pairs.cls[:, None].expand_as(valid).reshape(-1),
     )
     return MaskedAssignment(rows, valid.reshape(-1))
+
+
+# By the hyperparameter `assign`
+ASSIGNERS: dict[str, Assigner] = {
+    "v5": v5_positives,
+    "atss": DynamicAssigner(_atss),
+    "simota": DynamicAssigner(_simota),
+    "tal": DynamicAssigner(_tal),
+}

@@ -14,6 +14,7 @@ from models.registry import load_plugins
 from models.undrawn import UndrawnWeights
 from models.yolo import Model
 from utils.anchors import check_anchors, kmeans_anchors
+from utils.assignment_recall import AssignmentRecall
 from utils.box_losses import BoxLoss
 from utils.checkpoint import Checkpoint, find_weights, read_checkpoint
 from utils.compilation import CompiledPass, CompileOptions, compiled_pass
@@ -207,7 +208,8 @@ def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: Tra
     Args:
         model: The network whose head is changed.
         data: Its training boxes.
-        hyp: `anchor_t` is the largest ratio of a box's side to its anchor's.
+        hyp: `anchor_t` is the largest ratio of a box's side to its anchor's; `anchor_fit` says what anchors are judged
+            by, that ratio or the recall of `assign`.
         config: Image size and seed.
     """
     boxes, generator = data.train.dataset.box_sizes, np.random.default_rng([config.seed, 1])
@@ -217,7 +219,10 @@ def fit_anchors(model: Model, data: TrainData, hyp: Hyperparameters, config: Tra
         LOGGER.info(f"AutoAnchor: fitting {count} anchors to {len(boxes)} boxes, as the model has only their number")
         head.set_anchors(kmeans_anchors(boxes, count, config.imgsz, hyp.anchor_t, generator=generator))
         return
-    report = check_anchors(boxes, geometry, threshold=hyp.anchor_t, imgsz=config.imgsz, generator=generator)
+    recall = None
+    if hyp.anchor_fit == "assign" and len(boxes):
+        recall = AssignmentRecall(hyp.assign, hyp.anchor_t, data.train.dataset.store, config.imgsz, geometry)
+    report = check_anchors(boxes, geometry, hyp.anchor_t, config.imgsz, generator, recall=recall)
     if report.new_anchors_px is not None:
         head.set_anchors(report.new_anchors_px)
 
