@@ -31,6 +31,7 @@ from utils.engine.build import (
     prepare_process,
 )
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
+from utils.engine.epoch_advice import RunLength, epochs_advice
 from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights
 from utils.engine.hooks import (
@@ -507,6 +508,9 @@ def run_stages(trainer: Trainer, saved: SavedTraining, data: TrainData, run: Run
             f"Image sizes {config.imgsz} train, {config.imgsz} val\n"
             f"Using {data.train.workers} dataloader workers\nLogging results to {run.folder}"
         )
+        advice = epochs_advice(RunLength.of(config, saved.hyp, data.train), bool(config.weights))
+        if advice and not trainer.state.step:
+            LOGGER.info(advice)
         run_epochs(trainer, config)
     elif processes.is_first:
         ResultsFile(run.results, saved.history).start(trainer)
