@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.config import DatasetSpec, Hyperparameters, TrainConfig, parse  # noqa: E402
 from utils.device import network_input, select_device  # noqa: E402
-from utils.engine.build import build_components, build_data, build_detector, optimizer_for, prepare_process  # noqa: E402
+from utils.engine.build import build_components, build_data, build_detector, prepare_process  # noqa: E402
+from utils.engine.optimizer_choice import optimizer_for  # noqa: E402
 from utils.engine.trainer import Trainer  # noqa: E402
 from utils.threads import yielding_threads  # noqa: E402
 from utils.types import Batch, TrainState  # noqa: E402

@@ -384,6 +384,35 @@ class Speeds:
 
 
 @dataclass
+class GradientNoise:
+    """What is known of the gradient's noise, for `accumulate: noise`: running means, in arbitrary but equal units.
+
+    Attributes:
+        signal: Squared norm of the true gradient of an image's loss.
+        variance: Trace of the covariance of such gradients between images.
+        measured: Measurements so far.
+        unmeasured: Steps since the last one.
+    """
+
+    signal: float = 0.0
+    variance: float = 0.0
+    measured: int = 0
+    unmeasured: int = 0
+
+    def add(self, signal: float, variance: float, kept: float) -> None:
+        """Add a measurement.
+
+        Args:
+            signal: Of it.
+            variance: Of it.
+            kept: Share of the running means that stays, 0..1.
+        """
+        self.signal += (1 - kept) * (signal - self.signal)
+        self.variance += (1 - kept) * (variance - self.variance)
+        self.measured, self.unmeasured = self.measured + 1, 0
+
+
+@dataclass
 class TrainState:
     """How far a training has come: plain values, saved in every checkpoint.
 
@@ -400,6 +429,7 @@ class TrainState:
         fitness_count: Validations in it.
         smooth_best: The largest mean so far.
         smooth_best_epoch: The epoch of `smooth_best`; None without `smooth_fitness`.
+        noise: What `accumulate: noise` has measured.
     """
 
     epoch: int = 0
@@ -414,6 +444,11 @@ class TrainState:
     fitness_count: int = 0
     smooth_best: float = 0.0
     smooth_best_epoch: int | None = None
+    noise: GradientNoise = field(default_factory=GradientNoise)
+
+    def __post_init__(self):
+        if isinstance(self.noise, dict):  # as checkpoints hold it
+            self.noise = GradientNoise(**self.noise)
 
     @property
     def patience_epoch(self) -> int:

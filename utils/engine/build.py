@@ -28,6 +28,7 @@ from utils.engine.data_parallel import wrap
 from utils.engine.evaluator import EvalSplit
 from utils.engine.layer_choice import freeze_layers
 from utils.engine.model_ema import ModelEMA, horizon
+from utils.engine.noise_scale import NoiseScale
 from utils.engine.optim import Schedule
 from utils.engine.resume import check_classes, restore_components, restoring, training_state
 from utils.engine.trainer import TrainingComponents
@@ -278,11 +279,37 @@ def build_components(
         compiled=training_pass(model, config, processes) if config.compile else None,
         average=None if averaged_from is None else WeightAverage(model, averaged_from),
         smooth_fitness=hyp.smooth_fitness,
+        noise=noise_scale(config, hyp, schedule.accumulate, processes),
         image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
     )
     if resumed is not None:
         restore_components(components, resumed)
     return components
+
+
+def noise_scale(
+    config: TrainConfig, hyp: Hyperparameters, most: int, processes: Processes = ALONE
+) -> NoiseScale | None:
+    """Return what decides the number of batches behind a step by the gradient noise, logged; None with a fixed number.
+
+    Args:
+        config: The batch size.
+        hyp: `accumulate`, and `nbs` for the message.
+        most: Batches behind a step at most.
+        processes: Those that train together.
+
+    Returns:
+        The component, or None.
+    """
+    if hyp.accumulate == "fixed":
+        return None
+    if most == 1:
+        LOGGER.info(
+            f"accumulate: noise: with --batch-size {config.batch_size} and nbs {hyp.nbs:g} each step has one batch"
+        )
+        return None
+    LOGGER.info(f"accumulate: noise: steps have 1 to {most} batches, as many as the gradient noise asks for")
+    return NoiseScale(config.batch_size, processes)
 
 
 def training_pass(model: Model, config: TrainConfig, processes: Processes) -> CompiledPass | None:

@@ -38,7 +38,7 @@ def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> to
     """
     return build_optimizer(
         model,
-        config.optimizer,
+        with_optimizer(config, hyp).optimizer,
         lr=hyp.lr0,
         momentum=hyp.momentum,
         weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size, hyp.nbs),

@@ -27,6 +27,7 @@ from utils.device import autocast, network_input, resize_long_side
 from utils.engine.autobatch import is_out_of_memory
 from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
+from utils.engine.noise_scale import NoiseScale
 from utils.engine.nonfinite import describe_gradients, describe_outputs
 from utils.engine.optim import apply_step_settings
 from utils.engine.weight_average import WeightAverage
@@ -83,6 +84,7 @@ class TrainingComponents:
         compiled: The model's training pass as torch.compile makes it; None runs the model itself.
         average: Mean of the weights after each of the last epochs; None keeps none.
         smooth_fitness: Share of the running mean of the fitness that an epoch keeps, for early stopping; 0 keeps none.
+        noise: Decides, within the schedule's number, how many batches a step has; None takes the schedule's.
     """
 
     model: nn.Module
@@ -101,6 +103,7 @@ class TrainingComponents:
     compiled: Callable[[Tensor], list[Tensor]] | None = None
     average: WeightAverage | None = None
     smooth_fitness: float = 0.0
+    noise: NoiseScale | None = None
 
     def forward(self, images: Tensor, counts: bool) -> list[Tensor]:
         """Return the raw maps of a training pass.
@@ -381,6 +384,8 @@ class Trainer:
             with self._reporting_memory(pending - 1):
                 with components.averaging(is_due):
                     progress.shape = self.backward(batch, epoch, progress.done, progress)
+                if components.noise:
+                    components.noise.see(batch, components.model.parameters(), pending)
                 if is_due:
                     self.optimizer_step()
             state.step += 1
@@ -394,6 +399,8 @@ class Trainer:
     def step_settings(self) -> StepSettings:
         """Return the settings of the current step; each return to an earlier state halves the learning rates."""
         settings = self.components.step_settings(self.state.step)
+        if self.components.noise:
+            settings = self.components.noise.limited(settings, self.state.noise)
         share = 0.5**self.state.rollbacks
         return replace(settings, lr=tuple(lr * share for lr in settings.lr)) if self.state.rollbacks else settings
 
@@ -504,10 +511,22 @@ class Trainer:
             cause = describe_gradients(components.model)
             raise NonFiniteError(f"step {self.state.step}: {cause}; lower lr0 or the loss gains")
         torch.nn.utils.clip_grads_with_norm_(weights, GRADIENT_CLIP, norm)
-        components.scaler.step(components.optimizer)
+        with self._noise_measured(norm):
+            components.scaler.step(components.optimizer)
         components.scaler.update()
         components.optimizer.zero_grad(set_to_none=True)
         components.ema.update(components.model)
+
+    @contextlib.contextmanager
+    def _noise_measured(self, norm: Tensor) -> Iterator[None]:
+        """Take a step whose number of batches follows the gradient noise, if it does; its gradients had this norm."""
+        noise, scaler = self.components.noise, self.components.scaler
+        if noise is None:
+            yield
+            return
+        noise.measure(norm, scaler.get_scale(), self.state.noise)
+        with noise.decay_in_share(self.components.optimizer):
+            yield
 
     def check_averaged(self, weights: Sequence[Tensor]) -> None:
         """Raise RuntimeError if gradients of a first step were not averaged: processes would drift unnoticed."""

@@ -20,6 +20,7 @@ from utils.engine.build import gradient_scaler, multi_scale
 from utils.engine.data_parallel import own_generators, prepare_batch_norm, unused_parameters, wrap
 from utils.engine.evaluator import evaluate
 from utils.engine.model_ema import ModelEMA
+from utils.engine.noise_scale import KEPT, NoiseScale
 from utils.engine.optim import build_optimizer
 from utils.engine.trainer import Trainer, TrainingComponents
 from utils.engine.training import check_several
@@ -108,6 +109,40 @@ def test_weights_after_each_step_are_those_of_one(store, norm, batch, accumulate
         for row, reference in zip(rows, expected, strict=True):
             torch.testing.assert_close(row, reference, rtol=1e-4, atol=2e-6)
         assert terms == pytest.approx(losses, rel=1e-4)
+
+
+def noise_measured(processes: Processes, store) -> tuple:
+    """What a step of three batches measures, and the same from the gradients themselves."""
+    components = components_of(processes, store, False, 4, 3)  # of 4, 4 and 3 images
+    components.noise = NoiseScale(4, processes)
+    firsts, state = [], TrainState()
+    see = components.noise.see
+
+    def recorded(batch, weights, pending):
+        weights = list(weights)
+        norm = float(sum(each.grad.square().sum() for each in weights)) ** 0.5
+        firsts.append(((norm / (len(batch) * processes.world.size)) ** 2, 1 / len(batch)))
+        see(batch, weights, pending)
+
+    components.noise.see = recorded
+    Trainer(components, state, epochs=1).train_epoch(0)
+    norms, inverses = zip(*processes.gather(firsts[0]), strict=True)
+    return dataclasses.asdict(state.noise), sum(norms) / len(norms), len(inverses) / sum(inverses)
+
+
+def test_the_gradient_noise_is_one_number_for_all_processes(store):
+    """The norm of all images' gradient is that of one process; few images are a process's share of the first batch."""
+    alone, *_ = noise_measured(ALONE, store)
+    results = run_several(2, noise_measured, store)
+    assert results[0] == results[1]
+    noise, first_norm, few = results[0]
+    assert noise["measured"] == alone["measured"] == 1
+
+    def norm_of(images, measured):
+        return (measured["signal"] + measured["variance"] / images) / (1 - KEPT)
+
+    assert norm_of(11, noise) == pytest.approx(norm_of(11, alone), rel=1e-3)
+    assert norm_of(few, noise) == pytest.approx(first_norm, rel=1e-4)
 
 
 def evaluated(processes: Processes, store) -> tuple:
