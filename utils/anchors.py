@@ -18,6 +18,8 @@ from utils.types import HeadGeometry
 Recall = Callable[[np.ndarray], tuple[float, float]]
 
 KEEP_ABOVE = 0.98  # best possible recall above which a model's own anchors stay
+# By which another recall than that of shapes must rise: crowds and tiny objects, which no anchors help, lower it.
+_LEAST_GAIN = 0.01
 _LARGEST_SAMPLE = 10_000  # boxes that the search uses
 _SMALLEST_SIDE = 2.0  # pixels: no anchor has a smaller side; boxes with both sides smaller are not used for the search
 _LLOYD_ITERATIONS = 30
@@ -62,7 +64,8 @@ def check_anchors(
             counts. The search itself knows shapes only.
 
     Returns:
-        The recall of the head's anchors on all boxes, and new anchors if they have a higher one.
+        The recall of the head's anchors on all boxes, and new anchors if they have a higher one (by more than 0.01 if
+        `recall` is given).
     """
     wh_px = np.asarray(wh_px, np.float32).reshape(-1, 2)
     if not len(wh_px):
@@ -80,8 +83,8 @@ def check_anchors(
     generator = generator or np.random.default_rng(0)
     new = kmeans_anchors(wh_px, len(current), imgsz, threshold, generations, generator)
     new_bpr, new_above = judge(new)
-    short = "BPR" if recall is None else "recall"
-    if new_bpr <= bpr:
+    short, least = ("BPR", 0.0) if recall is None else ("recall", _LEAST_GAIN)
+    if new_bpr <= bpr + least:
         LOGGER.info(f"AutoAnchor: the best found have {new_bpr:.3f} {short}, the model's anchors stay")
         return AnchorReport(bpr, above)
     LOGGER.info(
