@@ -72,6 +72,7 @@ TRAIN = {
     "--attention-start": "",
     "--transfer": "layers",
     "--require-transfer": 0.0,
+    "--teacher": "",
 }
 VAL = {
     "--data": "ROOT/data/shapes.yaml",

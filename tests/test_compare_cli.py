@@ -67,6 +67,7 @@ PASSED_THROUGH = {
     "attention_start",
     "transfer",
     "require_transfer",
+    "teacher",
     "rect_pad",
     "font",
     "lang",

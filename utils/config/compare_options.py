@@ -42,7 +42,7 @@ CHANGEABLE = (
     "int8",
     "logger",
 )
-PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font", "int8")
+PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font", "int8", "teacher")
 _LOCATION = ("study", "project", "name")  # where a study is: given by its folder, not by its yaml
 _OF_A_START = ("launcher", "launch_options")  # who executes it this time: given on the command line only
 LAUNCHERS = ("", "submitit")
@@ -161,6 +161,7 @@ class CompareConfig(Options):
     lang: str = train_flag("lang")
     attention_start: str = train_flag("attention_start")
     transfer: str = train_flag("transfer")
+    teacher: str = train_flag("teacher")
     require_transfer: float = train_flag("require_transfer")
     slice: int = slice_flag()
     overlap: float = overlap_flag()

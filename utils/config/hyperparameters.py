@@ -54,7 +54,7 @@ class Hyperparameters:
     ema_share as shares of the run, None off; close_mosaic, swa in epochs; smooth_fitness the share kept of the running
     mean; lr_backbone a multiple of the rate; accumulate as a word. Augmentation: mosaic9, box_paste, mixup_gate as
     probabilities; object_scale, letterbox_jitter as shares; color_ops a number, color_magnitude 0..10. Distillation:
-    self_distill, distill and distill_features as gains, the last two with a teacher.
+    self_distill, distill and distill_features as gains, the last two with a teacher; distill_every in batches.
     """
 
     lr0: float = _gain(0.01)
@@ -118,6 +118,7 @@ class Hyperparameters:
     self_distill: float = _piece(0.0, 0, 100)
     distill: float = _piece(1.0, 0, 100)
     distill_features: float = _piece(1.0, 0, 100)
+    distill_every: float = _piece(1.0, 1, 1000)
 
     def __post_init__(self):
         for each in fields(self):

@@ -169,6 +169,12 @@ class TrainConfig(Options):
         choices=("layers", "keys"),
         new=True,
     )
+    teacher: str = flag(
+        "",
+        "checkpoint of a larger network that teaches this one beside the labels; --hyp: distill and distill_features are "
+        "the gains",
+        new=True,
+    )
     require_transfer: float = flag(
         0.0, "least share of --weights' parameters that must be transferred, 0 to 1", "number", low=0, high=1, new=True
     )

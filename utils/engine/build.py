@@ -25,6 +25,7 @@ from utils.datasets.loader import Loader, reuse_freed_memory
 from utils.datasets.splits import open_split
 from utils.device import amp_dtype
 from utils.engine.data_parallel import wrap
+from utils.engine.distilling import Distillation, Teacher, build_distillation
 from utils.engine.evaluator import EvalSplit
 from utils.engine.layer_choice import freeze_layers
 from utils.engine.model_ema import ModelEMA, horizon
@@ -236,6 +237,7 @@ def build_components(
     data: TrainData,
     resumed: Checkpoint | None,
     processes: Processes = ALONE,
+    teacher: Teacher | None = None,
 ) -> TrainingComponents:
     """Return schedule, loss, EMA and gradient scaler around a model, its optimizer and its loaders.
 
@@ -247,6 +249,7 @@ def build_components(
         data: Its loaders.
         resumed: The checkpoint whose training goes on, or None.
         processes: Those that train together.
+        teacher: A network that the model learns from, or None.
 
     Returns:
         Everything that the trainer needs.
@@ -259,6 +262,7 @@ def build_components(
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
     schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
     loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes)
+    distillation = build_distillation(hyp, model, loss, teacher, schedule.warmup)
     ema = ModelEMA(model, tau=horizon(hyp.ema_share, schedule.optimizer_steps))
     scaler = gradient_scaler(device, amp)
     averaged_from = first_of_last(hyp.swa, config.epochs)
@@ -276,10 +280,11 @@ def build_components(
         stride=stride,
         processes=processes,
         wrapper=wrap(model, processes, config.imgsz),
-        compiled=training_pass(model, config, processes) if config.compile else None,
         average=None if averaged_from is None else WeightAverage(model, averaged_from),
         smooth_fitness=hyp.smooth_fitness,
         noise=noise_scale(config, hyp, schedule.accumulate, processes),
+        compiled=training_pass(model, config, processes, distillation) if config.compile else None,
+        distillation=distillation,
         image_size=multi_scale(config.imgsz, stride, config.seed) if config.multi_scale else lambda epoch, batch: None,
     )
     if resumed is not None:
@@ -312,19 +317,25 @@ def noise_scale(
     return NoiseScale(config.batch_size, processes)
 
 
-def training_pass(model: Model, config: TrainConfig, processes: Processes) -> CompiledPass | None:
+def training_pass(
+    model: Model, config: TrainConfig, processes: Processes, distillation: Distillation | None = None
+) -> CompiledPass | None:
     """Return the compiled training pass of a model, None if it has to run eagerly, which a line explains.
 
     Args:
         model: The network, on its device.
         config: Says whether inputs have one size.
         processes: Those that train together: several average gradients within the pass, which stays eager.
+        distillation: May need maps from within the pass, which then stays eager too.
 
     Returns:
         The pass.
     """
     if processes.is_several:
         LOGGER.warning("WARNING: --compile: several processes train, so the network runs eagerly")
+        return None
+    if distillation is not None and distillation.features is not None:
+        LOGGER.warning("WARNING: --compile: distill_features reads maps within the network, so it runs eagerly")
         return None
     return compiled_pass(model, CompileOptions(dynamic=config.multi_scale or config.rect))
 

@@ -259,6 +259,8 @@ def restore_components(components: TrainingComponents, checkpoint: Checkpoint) -
         components.loss.load_state_dict(saved.get("loss", {}))  # older files lack it: the loss had no state
         if components.average is not None and "swa" in saved:
             components.average.load_state_dict(saved["swa"])
+        if components.distillation is not None:
+            components.distillation.load_state_dict(saved["distillation"])
 
 
 def adopt_batch_size(

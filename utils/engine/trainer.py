@@ -25,6 +25,7 @@ from models.identity_start import gate_strengths
 from models.norms import count_images
 from utils.device import autocast, network_input, resize_long_side
 from utils.engine.autobatch import is_out_of_memory
+from utils.engine.distilling import Distillation, StudentPass
 from utils.engine.evaluator import Evaluation
 from utils.engine.model_ema import ModelEMA
 from utils.engine.noise_scale import NoiseScale
@@ -85,6 +86,7 @@ class TrainingComponents:
         average: Mean of the weights after each of the last epochs; None keeps none.
         smooth_fitness: Share of the running mean of the fitness that an epoch keeps, for early stopping; 0 keeps none.
         noise: Decides, within the schedule's number, how many batches a step has; None takes the schedule's.
+        distillation: What is learned from other networks beside the labels, None for nothing.
     """
 
     model: nn.Module
@@ -104,6 +106,7 @@ class TrainingComponents:
     average: WeightAverage | None = None
     smooth_fitness: float = 0.0
     noise: NoiseScale | None = None
+    distillation: Distillation | None = None
 
     def forward(self, images: Tensor, counts: bool) -> list[Tensor]:
         """Return the raw maps of a training pass.
@@ -119,6 +122,27 @@ class TrainingComponents:
             return (self.compiled or self.model)(images)
         count_images(self.model, counts)
         return self.wrapper(images)
+
+    def losses(self, images: Tensor, targets: Tensor, counts: bool, step: int) -> tuple[Tensor, LossParts]:
+        """Return the scalar to minimize for a batch, and the parts of its detection loss.
+
+        Args:
+            images: (B, 3, H, W) of this process.
+            targets: (M, 6) rows: index of the image in the batch, class id, xywh normalized.
+            counts: Whether the images count, or only stand in.
+            step: Batches seen before.
+
+        Returns:
+            () the loss, with what distillation adds, and the three parts.
+        """
+        distillation = self.distillation
+        if distillation is None or not distillation.is_due(step):
+            return self.loss(self.forward(images, counts), targets, counts)
+        with distillation.watching(self.model) as features:
+            raw_maps = self.forward(images, counts)
+        total, parts = self.loss(raw_maps, targets, counts)
+        student = StudentPass(images, raw_maps, features, counts)
+        return total + distillation(student, self.ema.module, step), parts
 
     def averaging(self, is_due: bool) -> contextlib.AbstractContextManager:
         """Return a context for forward and backward, in which gradients are averaged only if a step is due."""
@@ -467,7 +491,7 @@ class Trainer:
         images = resize_long_side(images, components.image_size(epoch, index), components.stride)
         targets = batch.targets.to(components.device, non_blocking=True)
         with autocast(components.device, components.amp):
-            total, loss_parts = components.loss(components.forward(images, batch.counts), targets, batch.counts)
+            total, loss_parts = components.losses(images, targets, batch.counts, self.state.step)
         self.losses.queue(total, loss_parts)
         components.scaler.scale(total).backward()
         value, *losses = self.losses.read()
@@ -503,6 +527,8 @@ class Trainer:
         end the run.
         """
         components = self.components
+        if components.distillation is not None:
+            components.distillation.average_gradients()
         components.scaler.unscale_(components.optimizer)
         weights = [parameter for group in components.optimizer.param_groups for parameter in group["params"]]
         self.check_averaged(weights)

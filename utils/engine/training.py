@@ -13,7 +13,7 @@ from torch import nn
 
 from models.inference import largest_stride
 from models.yolo import Model
-from utils.checkpoint import Checkpoint, checkpoint_of, read_checkpoint, strip, write_checkpoint
+from utils.checkpoint import Checkpoint, checkpoint_of, find_weights, read_checkpoint, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterboxing import round_to_stride
 from utils.datasets.loader import reporting_dead_workers
@@ -31,6 +31,8 @@ from utils.engine.build import (
     prepare_process,
 )
 from utils.engine.data_parallel import own_generators, prepare_batch_norm
+from utils.engine.distillation_table import DistillationTable
+from utils.engine.distilling import add_adapters, open_teacher
 from utils.engine.epoch_advice import RunLength, epochs_advice
 from utils.engine.epoch_history import EpochHistory
 from utils.engine.evaluator import Evaluation, evaluate, evaluate_weights
@@ -147,7 +149,9 @@ def _train(
     model, transferred = build_detector(config, hyp, spec, resumed, device)
     config = with_full_paths(resolve_sizes(config, model, device), spec)
     prepare_batch_norm(model, processes, config.sync_bn, config.batch_size)
+    teacher = open_teacher(config, hyp, model, device)
     optimizer = optimizer_for(model, config, hyp)
+    add_adapters(optimizer, teacher)
     run = RunFolder(run_folder_of(config, resumed, processes))
     state = saved_state(resumed)
     with locked(run, processes), saying_how_to_go_on(run, state), reporting_dead_workers():
@@ -164,7 +168,7 @@ def _train(
             if not config.noautoanchor:
                 fit_anchors(model, data, hyp, config)
         processes.wait()
-        components = build_components(config, hyp, model, optimizer, data, resumed, processes)
+        components = build_components(config, hyp, model, optimizer, data, resumed, processes, teacher)
         adopt_batch_size(resumed, components, state, config.batch_size)
         restore_generators(resumed)
         own_generators(processes, config.seed, state.step)
@@ -276,6 +280,8 @@ class SavedTraining:
         }
         if components.average is not None:
             training["swa"] = components.average.state_dict()
+        if components.distillation is not None:
+            training["distillation"] = components.distillation.state_dict()
         write_checkpoint(checkpoint_of(cast(Model, components.ema.module), training=training), path)
 
 
@@ -314,6 +320,8 @@ def build_trainer(
     if config.profile_steps:
         files.append(TrainingProfile(config.profile_steps, run.folder))
     closed_from = first_of_last(saved.hyp.close_mosaic, config.epochs)
+    distilled = distillation_table(components, run)
+    written = files if components.processes.is_first else []
     closed = () if closed_from is None else (ClosedMosaic(closed_from),)
     averaged = () if components.average is None else (AveragedEpochs(),)
     exchange = BadImageExchange(data.train.bad_images, data.val.bad_images)
@@ -326,11 +334,27 @@ def build_trainer(
         components,
         state,
         config.epochs,
-        hooks=[exchange, *averaged, *(files if components.processes.is_first else ()), Console(), *closed, *hooks],
+        hooks=[exchange, *averaged, *distilled, *written, Console(), *closed, *hooks],
         evaluate=evaluate_average,
         should_evaluate=lambda epoch: not config.noval,
         should_stop=EarlyStopping(config.patience).should_stop,
     )
+
+
+def distillation_table(components: TrainingComponents, run: RunFolder) -> list[Hook]:
+    """Return the hook that logs distillation, none without it.
+
+    Args:
+        components: Of the training.
+        run: The run folder, in which the first process writes.
+
+    Returns:
+        At most one hook.
+    """
+    if components.distillation is None:
+        return []
+    path = run.folder / "distill.csv" if components.processes.is_first else None
+    return [DistillationTable(components.distillation, path)]
 
 
 def restore(trainer: Trainer, path: Path) -> None:
@@ -367,6 +391,8 @@ def resolve_sizes(config: TrainConfig, model: nn.Module, device: torch.device) -
     config = dataclasses.replace(config, imgsz=imgsz)
     if config.batch_size != -1:
         return config
+    if config.teacher:
+        LOGGER.info("--batch-size -1: the estimate leaves out the teacher; give a smaller number if memory runs out")
     return dataclasses.replace(config, batch_size=auto_batch_size(model, config, device))
 
 
@@ -378,12 +404,14 @@ def with_full_paths(config: TrainConfig, spec: DatasetSpec) -> TrainConfig:
         spec: The dataset that they name.
 
     Returns:
-        The config with `data`, `plugin`, `logger` and `font` absolute.
+        The config with `data`, `plugin`, `logger`, `font` and `teacher` absolute.
     """
     plugins = tuple(str(Path(name).resolve()) for name in config.plugin)
     data = str(spec.file.resolve()) if spec.file else config.data
     font = str(Path(config.font).resolve()) if config.font else ""
-    return dataclasses.replace(config, data=data, plugin=plugins, font=font, logger=absolute_references(config.logger))
+    teacher = str(find_weights(config.teacher, config.download).resolve()) if config.teacher else ""
+    loggers = absolute_references(config.logger)
+    return dataclasses.replace(config, data=data, plugin=plugins, font=font, logger=loggers, teacher=teacher)
 
 
 def write_settings(config: TrainConfig, hyp: Hyperparameters, save_dir: Path) -> None:
