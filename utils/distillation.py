@@ -11,7 +11,7 @@ the teacher's channels by a 1x1 convolution, learns from the teacher's by the KL
 
 ramp_up: the weight of a teacher that learns itself. Tarvainen and Valpola, 'Mean teachers', arXiv 1703.01780.
 
-Values are the process's share of the mean per image of the global batch, so that the sum of all processes' is that mean.
+Values are a process's share of the mean per image of the global batch: the sum of all processes' is that mean.
 """
 
 import math
@@ -58,7 +58,15 @@ class HeadOutputs:
 
 
 def same_strides(student: HeadGeometry, teacher: HeadGeometry) -> list[tuple[int, int]]:
-    """Return (student's level, teacher's level) of the levels of equal strides."""
+    """Return the levels of equal strides.
+
+    Args:
+        student: Geometry of the head that learns.
+        teacher: Geometry of the head that teaches.
+
+    Returns:
+        (student's level, teacher's level) of each.
+    """
     ours, theirs = student.strides.tolist(), teacher.strides.tolist()
     return [(index, theirs.index(stride)) for index, stride in enumerate(ours) if stride in theirs]
 
@@ -111,9 +119,9 @@ class SoftTargets:
         class  sum of w mean of BCE(p_s, p_t) / sum of w      over the classes that both have
         object mean of BCE(o_s, w)                            over all cells
 
-    A teacher's object counts as far as the probability of its class is one of the student's: w is o_t times the share of
-    these classes in the sum of its class probabilities. If the teacher does not know all of the student's classes, its
-    background says nothing of the others, so the object term is weighted by w too. Sums are at least divided by 1.
+    A teacher's object counts as far as its class is one of the student's: w is o_t times the share of these classes in
+    the sum of its class probabilities. If the teacher does not know all of the student's classes, its background says
+    nothing of the others, so the object term is weighted by w too. Sums are at least divided by 1.
 
     Args:
         match: Which levels and classes.
@@ -214,8 +222,9 @@ class ChannelDistillation(nn.Module):
         skip_init = nn.utils.skip_init  # which would draw from the training's generator
         self.adapters = nn.ModuleList(skip_init(nn.Conv2d, ours, theirs, 1, bias=False) for ours, theirs in widths)
         with torch.no_grad():
-            for adapter, (ours, _) in zip(self.adapters, widths, strict=True):
-                adapter.weight.copy_(torch.randn(adapter.weight.shape, generator=generator) / math.sqrt(ours))
+            for adapter, (ours, theirs) in zip(self.adapters, widths, strict=True):
+                values = torch.randn(theirs, ours, 1, 1, generator=generator)
+                adapter.get_parameter("weight").copy_(values / math.sqrt(ours))
 
     def forward(self, maps: Sequence[Tensor], taught_maps: Sequence[Tensor]) -> Tensor:
         """Return the mean over pairs of their `channel_divergence`.

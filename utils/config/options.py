@@ -171,8 +171,8 @@ class TrainConfig(Options):
     )
     teacher: str = flag(
         "",
-        "checkpoint of a larger network that teaches this one beside the labels; --hyp: distill and distill_features are "
-        "the gains",
+        "checkpoint of a larger network that teaches this one beside the labels; distill and distill_features in --hyp "
+        "are the gains",
         new=True,
     )
     require_transfer: float = flag(

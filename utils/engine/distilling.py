@@ -1,6 +1,7 @@
-"""Distillation in a training: `--teacher`, a network that is trained already, and `self_distill`, the training's own
-average as a teacher. What is learned from them is in utils.distillation; here they run, and their terms are added to the
-loss of a batch, logged, and saved.
+"""Distillation in a training: the networks that teach run, and their terms are added to the loss of a batch, and saved.
+
+They are `--teacher`, which is trained already, and with `self_distill` the training's own average. The terms themselves
+are in utils.distillation.
 """
 
 import contextlib
@@ -84,7 +85,9 @@ def open_teacher(config: TrainConfig, hyp: Hyperparameters, model: Model, device
     if not config.teacher:
         return None
     if not (hyp.distill or hyp.distill_features):
-        raise ConfigError("--teacher: distill and distill_features are 0 in the hyperparameters, so it teaches nothing")
+        raise ConfigError(
+            "--teacher: distill and distill_features are 0 in the hyperparameters; raise one, or leave out the teacher"
+        )
     try:
         path = find_weights(config.teacher, download=config.download)
         taught = cast(Model, load_models(path, device, fuse=True))
@@ -100,7 +103,9 @@ def _check_inputs(path: Path, taught: Model, model: Model, config: TrainConfig) 
     """Raise ConfigError if a teacher cannot read the student's images."""
     ours, theirs = (each.yaml.get("ch", 3) for each in (model, taught))
     if ours != theirs:
-        raise ConfigError(f"--teacher {path}: reads images of {theirs} channels, the model reads {ours}")
+        raise ConfigError(
+            f"--teacher {path}: reads images of {theirs} channels, the model reads {ours}; take another teacher"
+        )
     stride, own = largest_stride(taught), largest_stride(model)
     if stride > own and (config.multi_scale or config.rect or config.imgsz % stride):
         raise ConfigError(
@@ -335,7 +340,9 @@ def build_distillation(
     average = _soft_targets(own, own, loss) if hyp.self_distill else None
     predictions = _predictions_of(teacher, own, loss) if teacher and hyp.distill else None
     if teacher is not None and predictions is None and teacher.features is None:
-        raise ConfigError(f"--teacher {teacher.path}: it has nothing that the model could learn")
+        raise ConfigError(
+            f"--teacher {teacher.path}: the model can learn nothing from it; take one with its classes and anchors"
+        )
     if teacher is None and average is None:
         return None
     every = max(round(hyp.distill_every), 1)
