@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils.engine.model_ema import ModelEMA
+from utils.engine.model_ema import TAU, ModelEMA, horizon
 
 
 def small_model(blocks=2):
@@ -110,3 +110,17 @@ def test_an_update_takes_as_many_operations_for_a_deep_model_as_for_a_small_one(
             ema.update(model)
         counts.append(operations.count)
     assert counts[0] == counts[1] <= 4
+
+
+@pytest.mark.parametrize(
+    "share, steps, tau", [(None, 50, 2000), (0.2, 500, 100), (0.2, 10**6, 2000), (0, 500, 1), (0.001, 20, 1), (1, 7, 7)]
+)
+def test_the_horizon_is_a_share_of_the_training_within_v61s(share, steps, tau):
+    assert horizon(share, steps) == pytest.approx(tau) and TAU == 2000
+
+
+def test_an_average_with_a_short_horizon_holds_more_of_the_training():
+    """After 50 updates v6.1's average is still the weights of a few steps ago; a fifth of the run averages."""
+    ema = ModelEMA(small_model(), tau=horizon(0.2, 50))
+    assert ema.tau == 10 and ema.decay(50) == pytest.approx(0.9999 * (1 - math.exp(-5)))
+    assert ModelEMA(small_model(), tau=horizon(None, 50)).decay(50) == pytest.approx(0.0247, abs=1e-4)

@@ -337,3 +337,55 @@ def test_without_smoothing_the_state_is_what_it_was():
     state = TrainState()
     state.smooth(0.4, 0)
     assert state == TrainState()
+
+
+@pytest.mark.parametrize(
+    "batch_size, nbs, accumulate, decay",
+    [(16, 64, 4, 0.0005), (16, 16, 1, 0.0005), (16, 40, 2, 0.0004), (16, 128, 8, 0.0005), (48, 16, 1, 0.0015)],
+)
+def test_nbs_is_the_images_behind_a_step_and_of_the_weight_decay(batch_size, nbs, accumulate, decay):
+    plan = schedule(batch_size=batch_size, nbs=nbs)
+    assert plan.accumulate == plan.step_settings(plan.warmup).accumulate == full_accumulation(batch_size, nbs)
+    assert plan.accumulate == accumulate
+    assert scaled_weight_decay(0.0005, batch_size, nbs) == pytest.approx(decay)
+
+
+def test_the_recipes_cosine_is_that_of_the_flag_with_lrf_as_its_floor():
+    recipe, flag = schedule(epochs=20, schedule="cosine", lrf=0.1), schedule(epochs=20, cos_lr=True, lrf=0.1)
+    assert [recipe.step_settings(step) for step in range(2000)] == [flag.step_settings(step) for step in range(2000)]
+    rates = [recipe.epoch_lr(epoch) for epoch in range(21)]
+    assert rates == pytest.approx([0.001 + 0.009 * (1 + math.cos(math.pi * epoch / 20)) / 2 for epoch in range(21)])
+    assert min(rates) == rates[20] == pytest.approx(0.001) and rates[10] == pytest.approx(0.0055)
+    assert schedule(epochs=20, schedule="linear", lrf=0.1).epoch_lr(5) == pytest.approx(0.00775)
+
+
+@pytest.mark.parametrize("share, warmup", [(0.1, 30), (0.5, 150), (0, 0), (0.001, 0), (1 / 60, 5)])
+def test_warmup_as_a_share_has_no_floor(share, warmup):
+    plan = schedule(epochs=10, batches=30, warmup_share=share, warmup_epochs=3)
+    assert plan.warmup == warmup
+    for step in range(0, 300, 7):
+        lr, momentum, accumulate = interpolated(plan, step) if warmup else ((plan.epoch_lr(step // 30),) * 3, 0.937, 4)
+        settings = plan.step_settings(step)
+        assert settings.lr == pytest.approx(lr) and settings.momentum == pytest.approx(momentum)
+        assert settings.accumulate == accumulate
+
+
+def test_the_pieces_of_the_schedule_are_off_by_default():
+    """v6.1's, at every step."""
+    plain = schedule(epochs=30, batches=13)
+    named = schedule(epochs=30, batches=13, schedule="linear", nbs=64, warmup_share=None)
+    assert plain.warmup == 100 and plain.accumulate == 4
+    assert [plain.step_settings(step) for step in range(390)] == [named.step_settings(step) for step in range(390)]
+
+
+@pytest.mark.parametrize(
+    "batches, batch_size, nbs, steps", [(13, 16, 64, 4), (12, 16, 64, 3), (13, 64, 64, 13), (5, 8, 16, 3)]
+)
+def test_optimizer_steps_are_those_of_the_epochs_with_their_last_short_one(batches, batch_size, nbs, steps):
+    plan = schedule(epochs=7, batches=batches, batch_size=batch_size, nbs=nbs, warmup_share=0)
+    taken = pending = 0
+    for step in range(7 * batches):
+        pending += 1
+        if pending >= plan.step_settings(step).accumulate or (step + 1) % batches == 0:
+            taken, pending = taken + 1, 0
+    assert plan.optimizer_steps == taken == 7 * steps

@@ -48,8 +48,12 @@ def settings(tmp_path_factory):
 @pytest.fixture(scope="module", params=["SGD", "Adam", "MuSGD"])
 def stopped(settings, request, tmp_path_factory):
     """Flags, and the folder of a training that was stopped after two epochs of three."""
-    flags = {**settings, "optimizer": request.param}
     folder = tmp_path_factory.mktemp("stopped")
+    flags = {**settings, "optimizer": request.param}
+    if request.param == "MuSGD":
+        recipe = folder / "recipe.yaml"
+        recipe.write_text("{accumulate: noise, nbs: 16, warmup_share: 0, schedule: cosine, ema_share: 0.2}")
+        flags["hyp"] = str(recipe)
     with pytest.raises(KeyboardInterrupt):
         run_training(from_options(TrainConfig, **flags, project=str(folder)), hooks=[StopAfter(2)])
     return flags, folder / "run"
@@ -152,3 +156,5 @@ def test_resumed_with_gates_equals_uninterrupted(stopped, tmp_path):
     assert (whole / "results.csv").read_bytes() == (resumed / "results.csv").read_bytes()
     header = (whole / "results.csv").read_text().splitlines()[0].replace(" ", "").split(",")
     assert header[14:] == ["gate/8.m.0.CBAM", "gate/10.CBAM", "gate/16.SHSA"]
+    if flags["optimizer"] == "MuSGD":
+        assert left[".state.noise.measured"] == 3 and left[".state.noise.variance"] != 0
