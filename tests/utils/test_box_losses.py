@@ -311,7 +311,7 @@ def test_the_form_for_accelerators_gives_the_same_figures(monkeypatch, kind):
     maps, targets = maps_and_targets(seed=3)
     first, second = loss_of(kind, 0.8, 0.5), loss_of(kind, 0.8, 0.5)
     expected, _ = first(maps, targets)
-    monkeypatch.setattr("utils.loss._Candidates.compact", lambda candidates: candidates)
+    monkeypatch.setattr("utils.assignment.MaskedAssignment.compact", lambda candidates: candidates)
     total, _ = second(maps, targets)
     torch.testing.assert_close(total, expected)
     for got, wanted in zip(torch.autograd.grad(total, maps), torch.autograd.grad(expected, maps), strict=True):

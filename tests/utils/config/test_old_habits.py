@@ -135,7 +135,7 @@ def test_unknown_keys_are_ignored_with_one_line_if_asked(hyp, caplog):
         Hyperparameters.load(config.hyp, config.hyp_unknown)
     assert found == Hyperparameters.load().replace(lr0=0.02)
     assert [record.getMessage() for record in caplog.records] == [
-        f"WARNING: {path}: not known here and ignored: loss_ota, zzzz"
+        f"WARNING: {path}: not known here and ignored: loss_ota (did you mean close_mosaic, obj_loss, cls_loss?), zzzz"
     ]
 
 
