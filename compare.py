@@ -1,11 +1,13 @@
-r"""Compare model variants on your data, over seeds, with intervals, tests and costs.
+r"""Compare model variants or recipes on your data, over seeds, with intervals, tests and costs.
 
     python compare.py --cfg yolov5n.yaml yolov5n_CBAM.yaml --data my.yaml --weights yolov5n.pt \
         --epochs 100 --seeds 3 --control
+    python compare.py --cfg yolov5n.yaml --data my.yaml --pieces assign=tal nbs=16,optimizer=AdamW
     python compare.py --weights a.pt b.pt --data my.yaml
     python compare.py --study runs/compare/exp
 
-The first --cfg (or checkpoint) is the baseline. docs/studies.md describes the folder of a study and how it continues.
+The first --cfg, recipe or checkpoint is the baseline. docs/studies.md describes the folder of a study and how
+it continues.
 """
 
 import sys
@@ -21,7 +23,9 @@ from utils.stop_signals import interrupting
 if TYPE_CHECKING:
     from utils.compare.results import Study
 
-DESCRIPTION = "Train variants with several seeds, or take trained checkpoints, and report differences and costs."
+DESCRIPTION = (
+    "Train variants or recipes with several seeds, or take trained checkpoints, and report differences and costs."
+)
 
 
 def parse_opt(argv: Sequence[str] | None = None) -> CompareConfig:

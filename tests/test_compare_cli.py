@@ -16,6 +16,8 @@ from utils.files import ROOT
 OWN = {
     "cfg": None,
     "weights": None,
+    "recipes": None,
+    "pieces": None,
     "seeds": (3,),
     "control": False,
     "study": "",

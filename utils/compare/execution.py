@@ -167,6 +167,16 @@ def _weights_by_name(plan: StudyPlan) -> dict[str, Path]:
     return weights
 
 
+def _measured_in_place_of(plan: StudyPlan) -> dict[str, str]:
+    """Return by variant the one whose costs are its own: the first that has the same network, as most recipes do."""
+    first: dict[object, str] = {}
+    for each in plan.variants:
+        first.setdefault((each.cfg, each.recipe.hyp.anchors) if each.recipe else each.name, each.name)
+    return {
+        each.name: first[(each.cfg, each.recipe.hyp.anchors) if each.recipe else each.name] for each in plan.variants
+    }
+
+
 def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
     """Write costs.json and strip.jpg, in a process of its own, so that memory peaks are the models'.
 
@@ -180,8 +190,11 @@ def measure(plan: StudyPlan, weights: Mapping[str, Path], device: str) -> None:
     chosen, config, spec = select_device(device), plan.config, data_of(plan)
     load_plugins(config.plugin)
     (plan.folder / SAMPLE_GRID_FILE).unlink(missing_ok=True)  # of other variants: the two belong together
-    costs = measure_costs(weights, config.imgsz, chosen, seconds=config.cost_seconds)
-    write_json_atomically(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
+    measured = _measured_in_place_of(plan)
+    networks = {name: path for name, path in weights.items() if measured[name] == name or measured[name] not in weights}
+    costs = measure_costs(networks, config.imgsz, chosen, seconds=config.cost_seconds)
+    of_each = {name: costs[name if name in costs else measured[name]] for name in weights}
+    write_json_atomically(plan.folder / COSTS_FILE, {name: dataclasses.asdict(cost) for name, cost in of_each.items()})
     models = {name: load_models(path, chosen) for name, path in weights.items()}
     stride = max(largest_stride(model) for model in models.values())
     options = dataclasses.replace(SplitOptions.of(config), download=False)  # it is there since the plan was made

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from utils.compare.plan import PlannedVariant, StudyPlan, file_hash
+from utils.compare.recipes import RECIPES
 from utils.compare.results import PARAMETER_MATCHED
 from utils.config import Hyperparameters
 from utils.config.compare_options import CHANGEABLE, SLICING, STUDY_FILE, CompareConfig
@@ -18,7 +19,21 @@ from utils.files import write_text_atomically
 SETTINGS_FILE = "settings.yaml"
 HYP_FILE = "hyp.yaml"
 _KEPT_ELSEWHERE = (
-    *("cfg", "weights", "data", "hyp", "plugin", "seeds", "control", "study", "split", "project", "name"),
+    *(
+        "cfg",
+        "weights",
+        "data",
+        "hyp",
+        "recipes",
+        "pieces",
+        "plugin",
+        "seeds",
+        "control",
+        "study",
+        "split",
+        "project",
+        "name",
+    ),
     *CHANGEABLE,
 )
 _OF_EVALUATION = ("imgsz", "rect_pad", "single_cls", "labels", *SLICING)  # the options that count if nothing is trained
@@ -61,7 +76,10 @@ def write_study_files(plan: StudyPlan, previous: Mapping[str, Any], keep_study: 
         if variant.cfg:
             variant.cfg.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(variant.cfg, variant.text)
-    if plan.trains:
+    for recipe in filter(None, (variant.recipe for variant in plan.variants)):
+        recipe.file.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(recipe.file, yaml.safe_dump(recipe.hyp.as_dict(), sort_keys=False))
+    if plan.trains and not plan.config.compares_recipes:
         write_text_atomically(plan.folder / HYP_FILE, yaml.safe_dump(manifest["hyp"], sort_keys=False))
     write_text_atomically(
         plan.folder / SETTINGS_FILE,
@@ -96,11 +114,17 @@ def make_manifest(plan: StudyPlan, previous: Mapping[str, Any]) -> dict[str, Any
     start = plan.variants[0].weights if plan.trains else None
     return {
         "settings": training_settings(plan.config),
-        "hyp": Hyperparameters.load(plan.config.hyp, plan.config.hyp_unknown).as_dict() if plan.trains else {},
+        "hyp": _shared_hyperparameters(plan),
         "weights": {start.name: hash_of("weights", start)} if start else {},
         "plugins": {path.name: hash_of("plugins", path) for path in map(Path, plan.config.plugin)},
         "variants": {
-            each.name: {"role": each.role, "source": each.source, "hash": variant_hash(each)} for each in plan.variants
+            each.name: {
+                "role": each.role,
+                "source": each.source,
+                "hash": variant_hash(each),
+                **({"hyp": each.recipe.hyp.as_dict()} if each.recipe else {}),
+            }
+            for each in plan.variants
         },
         "control": plan.config.control,
         "seeds": list(plan.seeds),
@@ -152,8 +176,26 @@ def manifest_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) ->
             changes.append(f"{name} is another network than before")
         elif new["role"] != old["role"]:
             changes.append(f"{name} is the {new['role']}, was the {old['role']}")
+        else:
+            changes += _recipe_changes(name, old.get("hyp", {}), new.get("hyp", {}))
     lost = [str(seed) for seed in previous["seeds"] if seed not in current["seeds"]]
     return changes + ([f"left out: seed {', '.join(lost)}"] if lost else [])
+
+
+def _shared_hyperparameters(plan: StudyPlan) -> dict[str, Any]:
+    """Return the hyperparameters of all trainings; each recipe has its own, beside its name."""
+    if not plan.trains or plan.config.compares_recipes:
+        return {}
+    return Hyperparameters.load(plan.config.hyp, plan.config.hyp_unknown).as_dict()
+
+
+def _recipe_changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return in which hyperparameters a recipe is not the one that its runs were made with."""
+    return [
+        f"{name}: {key} {old.get(key, 'by default')!r} -> {new.get(key, 'by default')!r}"
+        for key in dict.fromkeys((*old, *new))
+        if old.get(key) != new.get(key)
+    ]
 
 
 def _study_content(plan: StudyPlan) -> dict[str, Any]:
@@ -161,8 +203,12 @@ def _study_content(plan: StudyPlan) -> dict[str, Any]:
     content: dict[str, Any] = plan.config.study_content()
     if plan.trains:
         yamls = [variant.cfg for variant in plan.variants if variant.role != PARAMETER_MATCHED]
-        content["cfg"] = [f"models/{path.name}" for path in yamls if path]
-        content["hyp"] = HYP_FILE
+        content["cfg"] = list(dict.fromkeys(f"models/{path.name}" for path in yamls if path))
+        files = [f"{RECIPES}/{each.recipe.file.name}" for each in plan.variants if each.recipe]
+        content["hyp"] = files[0] if plan.config.pieces else HYP_FILE
+    if plan.config.recipes:
+        content["recipes"] = files
+        del content["hyp"]  # the first recipe is the control
     return content
 
 

@@ -3,6 +3,7 @@
 FOLDER/study.yaml         the study as given; --study reads it
 FOLDER/settings.yaml      what the runs are made with; a later start must agree (manifest.py)
 FOLDER/models, hyp.yaml   each variant's yaml and the hyperparameters as they are trained with
+FOLDER/recipes            with --recipes or --pieces: the hyperparameters of each, in place of hyp.yaml
 FOLDER/runs/NAME/seed0/   a run: train.py's folder and more (run_dir.py)
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 from models.graph.architecture import find_yaml
 from utils.compare.parameter_matched import ParameterMatchedBaseline
+from utils.compare.recipes import RECIPES, Recipe, planned_recipes
 from utils.compare.results import BASELINE, PARAMETER_MATCHED, VARIANT
 from utils.compare.run_dir import RunFiles
 from utils.config.compare_options import STUDY_FILE, CompareConfig, read_study
@@ -34,6 +36,7 @@ class PlannedVariant:
         cfg: The study's copy of the yaml, None for a checkpoint.
         text: Content of that copy.
         weights: The checkpoint, or the one that its trainings start from; None for random weights.
+        recipe: What it is trained with, in a study that compares recipes; None otherwise.
     """
 
     name: str
@@ -42,6 +45,7 @@ class PlannedVariant:
     cfg: Path | None
     text: str
     weights: Path | None
+    recipe: Recipe | None = None
 
     def is_readable(self) -> bool:
         """Return whether `content_hash` can be computed."""
@@ -91,6 +95,10 @@ class StudyPlan:
             The files, whether they exist or not.
         """
         return run_files(self.folder, variant, seed, self.config.split)
+
+    def hyp_of(self, variant: PlannedVariant) -> str:
+        """Return the file of hyperparameters that a variant is trained with."""
+        return str(variant.recipe.file) if variant.recipe else self.config.hyp
 
     def compared_weights(self, variant: PlannedVariant, seed: int) -> Path:
         """Return the checkpoint that is evaluated.
@@ -167,10 +175,10 @@ def planned_variants(config: CompareConfig, folder: Path, weights: Sequence[Path
         weights: The checkpoints of --weights, as files.
 
     Returns:
-        One entry per yaml, or per checkpoint if there are no yamls.
+        One entry per yaml, or per recipe of the one yaml, or per checkpoint if there are no yamls.
 
     Raises:
-        ConfigError: A yaml is not readable, or two variants cannot be told apart by name.
+        ConfigError: A yaml is not readable, two variants cannot be told apart by name, or a recipe is not usable.
     """
     if not config.cfg:
         return [
@@ -181,6 +189,12 @@ def planned_variants(config: CompareConfig, folder: Path, weights: Sequence[Path
     for path in yamls:
         read_yaml(path)  # reports what is no mapping, with its line
     start = weights[0] if weights else None
+    if config.compares_recipes:
+        model = folder / "models" / f"{yamls[0].stem}.yaml"
+        return [
+            PlannedVariant(each.name, _role(index), each.source, model, read_text(yamls[0]), start, each)
+            for index, each in enumerate(planned_recipes(config, folder / RECIPES))
+        ]
     return [
         PlannedVariant(name, _role(index), path.name, folder / "models" / f"{name}.yaml", read_text(path), start)
         for index, (name, path) in enumerate(zip(_names(yamls), yamls, strict=True))

@@ -18,6 +18,7 @@ from utils.compare.manifest import HYP_FILE, read_manifest, write_study_files
 from utils.compare.parameter_matched import ParameterMatchedBaseline, can_take_weights, match_parameters
 from utils.compare.plan import PlannedVariant, StudyPlan, planned_variants, run_files
 from utils.compare.provenance import data_facts
+from utils.compare.recipes import recipe_notes
 from utils.compare.results import PARAMETER_MATCHED
 from utils.config import DatasetSpec, Hyperparameters
 from utils.config.compare_options import OF_DATA, CompareConfig
@@ -57,6 +58,7 @@ def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> St
     splits = dict.fromkeys(("train", "val", config.split) if config.cfg else (config.split,))
     data = previous["data"] if finished else {split: data_facts(config, spec, split) for split in splits}
     matched, notes = None, _notes(config)
+    notes += recipe_notes(recipes) if (recipes := [each.recipe for each in variants if each.recipe]) else []
     if config.cfg:
         parameters = check_networks(variants, spec, config)
         if config.control:
@@ -68,7 +70,7 @@ def prepare(folder: Path, config: CompareConfig, keep_study: bool = False) -> St
         if finished:  # its files are evaluated on the same images as torch was
             plan = dataclasses.replace(plan, data={**data, config.split: data_facts(config, spec, config.split)})
     write_study_files(plan, previous, keep_study)
-    if not config.cfg:
+    if not config.cfg or config.compares_recipes:
         return plan
     return dataclasses.replace(plan, config=dataclasses.replace(config, hyp=str(folder / HYP_FILE)))
 
@@ -87,10 +89,9 @@ def _is_finished(folder: Path, config: CompareConfig, manifest: Mapping[str, Any
     """Return whether every run of the manifest is done, and no variant or seed is new."""
     if not manifest or config.split not in manifest["data"]:
         return False
-    planned = len(config.cfg or config.checkpoints)
     known = [name for name, entry in manifest["variants"].items() if entry["role"] != PARAMETER_MATCHED]
     return (
-        planned == len(known)
+        config.planned_count == len(known)
         and list(config.seed_list) == manifest["seeds"]
         and config.control == manifest["control"]
         and all(
@@ -117,6 +118,7 @@ def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[Compar
     ]
     Hyperparameters.load(config.hyp, config.hyp_unknown)
     hyp = find_yaml(config.hyp, "data/hyps", "hyperparameter file").absolute()
+    recipes = config.recipes or ()
     eight_bit = config.int8 not in ("", OF_DATA)
     config = dataclasses.replace(
         config,
@@ -124,6 +126,7 @@ def resolve_paths(config: CompareConfig, finished: bool = False) -> tuple[Compar
         int8=str(_calibration_data(config.int8).file) if eight_bit else config.int8,
         weights=tuple(map(str, weights)) or None,
         hyp=str(hyp),
+        recipes=tuple(str(find_yaml(name, "data/hyps", "hyperparameter file").absolute()) for name in recipes) or None,
         plugin=tuple(str(Path(name).resolve()) for name in config.plugin),
         logger=absolute_references(config.logger),
         font=str(Path(config.font).resolve()) if config.font else "",

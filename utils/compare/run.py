@@ -64,7 +64,13 @@ def finish_training(plan: StudyPlan, variant: PlannedVariant, seed: int, device:
     """
     files = plan.files(variant.name, seed)
     config = plan.config.training_config(
-        str(variant.cfg), seed, device=device, project=str(files.folder.parent), name=files.folder.name, exist_ok=True
+        str(variant.cfg),
+        seed,
+        hyp=plan.hyp_of(variant),
+        device=device,
+        project=str(files.folder.parent),
+        name=files.folder.name,
+        exist_ok=True,
     )
     state = read_train_state(files.last) if is_resumable(files.last) else None
     if state is None:

@@ -22,6 +22,7 @@ from utils.compare.manifest import HYP_FILE, training_settings
 from utils.compare.plan import PlannedVariant, StudyPlan, open_study
 from utils.compare.preparation import prepare
 from utils.compare.provenance import versions
+from utils.compare.recipes import RECIPES, Recipe
 from utils.compare.report import console_table, write_report
 from utils.compare.results import PARAMETER_MATCHED, Cost, Run, Study, VariantResult
 from utils.compare.run import data_of
@@ -143,21 +144,31 @@ def command_of(plan: StudyPlan) -> str:
     """Return the command that makes the same study again."""
     words = ["python", "compare.py"]
     for name, value in plan.config.study_content().items():
-        if name == "hyp" or value is None:
+        if value is None or name == "hyp" and not plan.config.pieces:
             continue
         flag = f"--{name.replace('_', '-')}"
         values = value if isinstance(value, list) else [value]
         if name == "plugin":
             words += [word for each in values for word in (flag, str(each))]
+        elif name in ("hyp", "recipes"):  # the study's own copies
+            words += [flag, *(f"{plan.folder.name}/{RECIPES}/{each.file.name}" for each in _shown_recipes(plan, name))]
         elif name == "int8" and value == OF_DATA:
             words.append(flag)
         elif isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             words += [flag, *map(_short_path, values)]
-    hyp = Hyperparameters.load(plan.config.hyp, plan.config.hyp_unknown) if plan.trains else None
-    own_hyp = hyp is not None and hyp != Hyperparameters.load(CompareConfig.hyp)
+    if not plan.trains or plan.config.compares_recipes:
+        return shlex.join(words)
+    hyp = Hyperparameters.load(plan.config.hyp, plan.config.hyp_unknown)
+    own_hyp = hyp != Hyperparameters.load(CompareConfig.hyp)
     return shlex.join(words) + (f" --hyp {plan.folder.name}/{HYP_FILE}" if own_hyp else "")
+
+
+def _shown_recipes(plan: StudyPlan, name: str) -> list[Recipe]:
+    """Return the recipes whose files an option of the command names."""
+    recipes = [each.recipe for each in plan.variants if each.recipe]
+    return recipes[:1] if name == "hyp" else recipes
 
 
 def _short_path(value: object) -> str:

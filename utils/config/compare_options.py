@@ -42,7 +42,7 @@ CHANGEABLE = (
     "int8",
     "logger",
 )
-PATHS = ("data", "hyp", "cfg", "weights", "plugin", "font", "int8", "teacher")
+PATHS = ("data", "hyp", "recipes", "cfg", "weights", "plugin", "font", "int8", "teacher")
 _LOCATION = ("study", "project", "name")  # where a study is: given by its folder, not by its yaml
 _OF_A_START = ("launcher", "launch_options")  # who executes it this time: given on the command line only
 LAUNCHERS = ("", "submitit")
@@ -54,6 +54,8 @@ SLICING = ("slice", "overlap", "slice_merge", "slice_match", "slice_thres", "sli
 _NOT_OF_TRAINING = (
     "cfg",
     "weights",
+    "recipes",
+    "pieces",
     "seeds",
     "control",
     "study",
@@ -86,6 +88,16 @@ class CompareConfig(Options):
         None,
         "checkpoint that every training starts from; without --cfg: trained "
         "checkpoints to compare, the first is the baseline",
+        many=True,
+    )
+    recipes: tuple[str, ...] | None = flag(
+        None,
+        "hyperparameter files to compare on the one model of --cfg, each a training per seed; the first is the control",
+        many=True,
+    )
+    pieces: tuple[str, ...] | None = flag(
+        None,
+        "changes of --hyp to compare with it on the one model of --cfg: KEY=VALUE,KEY=VALUE for each recipe",
         many=True,
     )
     data: str = train_flag("data")
@@ -200,6 +212,7 @@ class CompareConfig(Options):
                 "--control: matches the parameters of the largest variant, and --cfg names the baseline alone; "
                 "name a variant too"
             )
+        self._check_recipes()
         if self.launch_options and not self.launcher:
             raise ConfigError(
                 "--launch-options: are for --launcher submitit, which is not given; add it, or leave them out"
@@ -220,6 +233,37 @@ class CompareConfig(Options):
             raise ConfigError(
                 f"--int8: 8-bit files are those of {' and '.join(EIGHT_BIT_RUNTIMES)}; name one in --runtimes"
             )
+
+    def _check_recipes(self) -> None:
+        if not self.compares_recipes:
+            return
+        name = "--recipes" if self.recipes else "--pieces"
+        if len(self.yamls) != 1:
+            raise ConfigError(
+                f"{name}: compares recipes on one model, and --cfg names {len(self.yamls) or 'none'}; "
+                "give one, and compare models in a study of their own"
+            )
+        if self.recipes and (self.pieces or self.hyp != CompareConfig.hyp):
+            raise ConfigError(
+                f"--recipes: its first file is the control, so {'--pieces' if self.pieces else '--hyp'} has no place "
+                "beside it; --hyp FILE --pieces KEY=VALUE compares changes of one file"
+            )
+        if self.recipes and len(self.recipes) == 1:
+            raise ConfigError(
+                "--recipes: one file has nothing to be compared with; name the control first, then others"
+            )
+
+    @property
+    def compares_recipes(self) -> bool:
+        """Whether the study varies the recipe, on one model."""
+        return bool(self.recipes or self.pieces)
+
+    @property
+    def planned_count(self) -> int:
+        """Variants of the study without a parameter-matched baseline."""
+        if self.compares_recipes:
+            return len(self.recipes or ()) or 1 + len(self.pieces or ())
+        return len(self.cfg or self.checkpoints)
 
     @property
     def yamls(self) -> tuple[str, ...]:
