@@ -62,7 +62,7 @@ def test_recipes_are_files_and_the_first_is_the_control(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(pieces=["asign=tal"]), r"--pieces asign=tal: asign: no such hyperparameter \(did you mean assign\?\)"),
+        (dict(pieces=["assgn=tal"]), r"--pieces assgn=tal: assgn: no such hyperparameter \(did you mean assign\?\)"),
         (dict(pieces=["nbs=16", "assign=xx"]), "--pieces assign=xx: assign: expected v5, atss, simota, tal, got 'xx'"),
         (dict(pieces=["nbs=1e9"]), "--pieces nbs=1e9: nbs 1e[+]09: expected 1 to 65536"),
         (dict(pieces=["nbs"]), "--pieces nbs: expected KEY=VALUE"),
