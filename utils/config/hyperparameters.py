@@ -49,8 +49,8 @@ class Hyperparameters:
     gate_lr: learning rate of identity start's gates as a multiple of the weights', None for the optimizer's own.
     label_smoothing is a flag that travels with the gains; no file of v6.1 has it.
 
-    Assignment and losses: assign the rule of positive anchors, anchor_fit what AutoAnchor judges anchors by (the ratio of
-    sides or that rule's recall); obj_target, obj_loss, cls_loss, balance as words; class_balance a power,
+    Assignment and losses: assign the rule of positive anchors, anchor_fit what AutoAnchor judges anchors by (the ratio
+    of sides or that rule's recall); obj_target, obj_loss, cls_loss, balance as words; class_balance a power,
     0 off. Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step; warmup_share and
     ema_share as shares of the run, None off; close_mosaic, swa in epochs; smooth_fitness the share kept of the running
     mean; lr_backbone a multiple of the rate; accumulate as a word. Augmentation: mosaic9, box_paste, mixup_gate as
