@@ -125,6 +125,7 @@ def _candidates(targets: Tensor, anchors: Tensor, shape: tuple[int, int], anchor
         xywh=offset_and_size[:, None].expand(*full, 4).reshape(-1, 4),
         anchor_wh=anchors[:, None].expand(*full, 2).reshape(-1, 2),
         cls=cls.expand(full).reshape(-1),
+        label=torch.arange(full[2], device=targets.device).expand(full).reshape(-1),
     )
     return MaskedAssignment(rows, (near[:, None] & fits).reshape(-1))
 

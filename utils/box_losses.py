@@ -49,11 +49,13 @@ class BoxCosts(NamedTuple):
         cost: (N,) the loss that the box term averages, with gradient.
         obj_target: (N,) 0..1, detached, the target of objectness.
         iou_loss: (N,) 0..1, detached, the 1 - IoU whose running mean WIoU keeps.
+        iou: (N,) 0..1, detached, the boxes' plain IoU.
     """
 
     cost: Tensor
     obj_target: Tensor
     iou_loss: Tensor
+    iou: Tensor
 
 
 class BoxLoss:
@@ -105,7 +107,7 @@ class BoxLoss:
             cost = cost * pairs.iou.detach() ** self.focal
         # v6.1's objectness has CIoU as its target; with any other loss it is the plain IoU
         obj_target = overlap if self.kind == "CIoU" else pairs.iou
-        return BoxCosts(cost, obj_target.detach().clamp(min=0), iou_loss)
+        return BoxCosts(cost, obj_target.detach().clamp(min=0), iou_loss, pairs.iou.detach())
 
     def update_mean(self, iou_loss_sum: Tensor, count: Tensor) -> None:
         """Update WIoU's running mean by one batch; other losses have none.

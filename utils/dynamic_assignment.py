@@ -319,6 +319,7 @@ def _rows_of(pairs: _AnchorPairs, owned: Tensor, columns: slice) -> MaskedAssign
         xywh=pairs.xywh[:, columns].reshape(-1, 4),
         anchor_wh=pairs.anchor_wh[columns].expand(len(valid), -1, -1).reshape(-1, 2),
         cls=pairs.cls[:, None].expand_as(valid).reshape(-1),
+        label=torch.arange(len(valid), device=valid.device)[:, None].expand_as(valid).reshape(-1),
     )
     return MaskedAssignment(rows, valid.reshape(-1))
 

@@ -212,6 +212,7 @@ class Assignment:
         xywh: (K, 4) the object's box in grid units, its center relative to the left top corner of the cell.
         anchor_wh: (K, 2) width and height of the anchor in grid units.
         cls: (K,) int64 class ids.
+        label: (K,) int64 which of the batch's objects it is, an index into the targets.
     """
 
     image: Tensor
@@ -221,6 +222,7 @@ class Assignment:
     xywh: Tensor
     anchor_wh: Tensor
     cls: Tensor
+    label: Tensor
 
 
 @dataclass(frozen=True)

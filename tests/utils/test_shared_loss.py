@@ -27,17 +27,24 @@ def maps_and_targets(images: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     return maps, rows
 
 
-def loss_of(processes, kind: str, images: int, rule: str = "v5") -> dict:
+QUALITY = dict(obj_target="both", obj_loss="qfl", cls_loss="vfl", balance="learned")
+
+
+def loss_of(processes, kind: str, images: int, rule: str = "v5", words: dict | None = None) -> dict:
     maps, rows = maps_and_targets(images)
     own = processes.world.own(images)
     chosen = list(own) or [0]
     maps = [each[chosen].requires_grad_() for each in maps]
     rows = rows[[index for index, row in enumerate(rows) if int(row[0]) in own]]
     rows[:, 0] -= own.start
-    loss = DetectionLoss(geometry(), Hyperparameters(assign=rule), "cpu", BoxLoss(kind), processes)
+    weights = torch.tensor([0.5, 1.0, 2.0]) if words else None
+    hyp = Hyperparameters(assign=rule, **(words or {}))
+    loss = DetectionLoss(geometry(), hyp, "cpu", BoxLoss(kind), processes, weights)
     total, parts = loss(maps, rows, counts=bool(len(own)))
     total.backward()
-    state = {name: value.item() for name, value in loss.state_dict().items()}
+    state = {
+        f"{name}.{i}": x for name, value in loss.state_dict().items() for i, x in enumerate(value.view(-1).tolist())
+    }
     return {
         "total": total.item(),
         "parts": parts.row(),
@@ -48,18 +55,19 @@ def loss_of(processes, kind: str, images: int, rule: str = "v5") -> dict:
 
 
 @pytest.mark.parametrize(
-    "kind, images, size, rule",
+    "kind, images, size, rule, words",
     [
-        ("CIoU", 5, 2, "v5"),
-        ("WIoUv3", 5, 2, "v5"),
-        ("CIoU", 1, 2, "v5"),
-        ("CIoU", 4, 3, "v5"),
-        ("CIoU", 5, 2, "simota"),
+        ("CIoU", 5, 2, "v5", None),
+        ("WIoUv3", 5, 2, "v5", None),
+        ("CIoU", 1, 2, "v5", None),
+        ("CIoU", 4, 3, "v5", None),
+        ("CIoU", 5, 2, "simota", None),
+        ("WIoUv3", 5, 2, "tal", QUALITY),
     ],
 )
-def test_parts_add_up_to_the_loss_of_the_whole(kind, images, size, rule):
-    whole = loss_of(ALONE, kind, images, rule)
-    parts = run_several(size, loss_of, kind, images, rule)
+def test_parts_add_up_to_the_loss_of_the_whole(kind, images, size, rule, words):
+    whole = loss_of(ALONE, kind, images, rule, words)
+    parts = run_several(size, loss_of, kind, images, rule, words)
     assert sum(each["total"] for each in parts) / size == pytest.approx(whole["total"], rel=1e-5)
     for each in parts:
         assert each["parts"] == pytest.approx(whole["parts"], rel=1e-5)
