@@ -6,9 +6,9 @@ p is a predicted probability, y its target in 0..1, CE(p, y) their binary cross-
     qfl   |y - p|^beta CE(p, y)                                                   arXiv 2006.04388, quality focal loss
     vfl   y CE(p, y) if y > 0, else 0.75 p^gamma CE(p, 0)                         arXiv 2008.13367, eq. 2
 
-beta and gamma are 2, or fl_gamma if that is above 0. Costs are averaged as v6.1 averages its own, over the same cells and
-classes, not divided by the positives as in the papers: with every loss a gain weighs a mean over cells. A focal cost is
-the smaller one, so the same gain then asks for less.
+beta and gamma are 2, or fl_gamma if that is above 0. Costs are averaged as v6.1 averages its own, over the same cells
+and classes, not divided by the positives as in the papers: a gain weighs a mean over cells with every loss. Focal costs
+are smaller, so the same gain then asks for less.
 
 Quality of a positive anchor (arXiv 2108.07755, section 3.3): t = s u^6 of its score s and its box's IoU u, scaled per
 object so that the largest t is the object's largest u. Here s is objectness x class score, by which suppression ranks.
@@ -52,7 +52,7 @@ class LossKinds(NamedTuple):
     @classmethod
     def of(cls, hyp: object) -> "LossKinds":
         """Return those of hyperparameters; what they lack is v6.1's."""
-        return cls(*(getattr(hyp, name, default) for name, default in cls._field_defaults.items()))
+        return cls(*(str(getattr(hyp, name, default)) for name, default in cls._field_defaults.items()))
 
 
 class LogitCost:
@@ -81,7 +81,7 @@ class LogitCost:
         Args:
             logits: Of any shape, float32.
             target: Of the same shape, 0..1, without gradient.
-            positive: Of the same shape, which logits vfl weighs by their target; None for those whose target is above 0.
+            positive: Of the same shape, which logits vfl weighs by their target; None for those of a target above 0.
 
         Returns:
             Of the same shape.
@@ -128,8 +128,8 @@ class LearnedBalance:
     """Weights of the levels' objectness terms that follow the terms: the larger a level's loss, the smaller its weight.
 
     YOLOv5's autobalance, b_i = 0.9999 b_i + 0.0001 / obj_i divided by the b of stride 16, is a running mean of
-    obj_16 / obj_i whose rate is 1 / (1 + 9999 obj_16): 0.01 if that term is 0.01. The rate here is always 0.01, because a
-    focal loss is ten times smaller and would let the weights jump with every batch; a ratio counts as 0.01 to 100.
+    obj_16 / obj_i whose rate is 1 / (1 + 9999 obj_16): 0.01 if that term is 0.01. The rate here is always 0.01, because
+    a focal loss is smaller and would let the weights jump with every batch; a ratio counts as 0.01 to 100.
 
     Args:
         weights: One per level to start with; that of the level of stride 16 stays.
@@ -169,8 +169,8 @@ class LearnedBalance:
 def class_weights(counts: np.ndarray, power: float) -> np.ndarray:
     """Return weights of classes, inverse to their frequency to a power, whose mean over the labels is 1.
 
-    With power 1 all classes weigh the same in sum, with 0 all labels do. The effective number of arXiv 1901.05555,
-    (1 - beta^n) / (1 - beta), leads from 0 to 1 as well as beta does; the power needs no size of a class to compare with.
+    With power 1 all classes weigh the same in sum, with 0 all labels do. So does the effective number of objects
+    (1 - beta^n) / (1 - beta) of arXiv 1901.05555 with beta toward 1 and 0; a power needs no size to compare n with.
 
     Args:
         counts: (nc,) labels per class.

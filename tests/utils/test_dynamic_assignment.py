@@ -314,6 +314,6 @@ def test_extreme_maps_and_objects_without_size(rule):
 def test_the_hyperparameter_names_the_rules():
     words = Hyperparameters.__dataclass_fields__["assign"].metadata["words"]
     assert tuple(ASSIGNERS) == words
-    plain = types.SimpleNamespace(cls_pw=1, obj_pw=1, label_smoothing=0)
+    plain = types.SimpleNamespace(cls_pw=1, obj_pw=1, label_smoothing=0, fl_gamma=0)
     geometry = HeadGeometry(anchors_in_cells(), STRIDES, 3)
     assert DetectionLoss(geometry, plain, "cpu").assigner is ASSIGNERS["v5"]

@@ -1,4 +1,4 @@
-"""Quality losses, targets and weights equal their equations, one number at a time; gradients equal difference quotients."""
+"""Quality losses, targets and weights equal their equations; gradients equal difference quotients."""
 
 import itertools
 import math
