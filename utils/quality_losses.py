@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.dynamic_assignment import TAL_OVERLAP_POWER, TAL_SCORE_POWER
+from utils.log import LOGGER
 
 FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
 QUALITY_POWER = 2.0  # beta of qfl and gamma of vfl
@@ -182,3 +183,20 @@ def class_weights(counts: np.ndarray, power: float) -> np.ndarray:
     weights = np.maximum(counts, 1).astype(np.float64) ** -power
     total = (weights * counts).sum()
     return weights * counts.sum() / total if total > 0 else np.ones(len(counts))
+
+
+def balanced_weights(counts: np.ndarray, power: float) -> Tensor | None:
+    """Return the weights of the classes for the loss, logged.
+
+    Args:
+        counts: (nc,) labels per class of the training split, as they are on disk.
+        power: `class_balance`.
+
+    Returns:
+        (nc,) float32, None if all are 1.
+    """
+    if not power or len(counts) == 1:
+        return None
+    weights = class_weights(counts, power)
+    LOGGER.info(f"class balance: positives weigh {weights.min():.2f} to {weights.max():.2f} by their class")
+    return torch.from_numpy(weights).float()

@@ -14,7 +14,7 @@ from utils.boxes import paired_iou
 from utils.config import Hyperparameters
 from utils.dynamic_assignment import ASSIGNERS
 from utils.loss import DetectionLoss
-from utils.quality_losses import LearnedBalance, LogitCost, LossKinds, aligned_quality, class_weights
+from utils.quality_losses import LearnedBalance, LogitCost, LossKinds, aligned_quality, balanced_weights, class_weights
 from utils.types import HeadGeometry
 
 PLAIN = dict(box=0.05, obj=1.0, cls=0.5, cls_pw=1.5, obj_pw=0.7, anchor_t=4.0, fl_gamma=0.0, label_smoothing=0.1)
@@ -349,6 +349,14 @@ def test_class_weights_equal_their_definition():
         assert (weights * counts).sum() / 1000 == pytest.approx(1)
     assert class_weights(counts, 1.0)[:2] == pytest.approx([1000 / 3 / 900, 1000 / 3 / 90])
     assert (class_weights(counts, 0.0) == 1).all() and (class_weights(np.zeros(3, int), 0.5) == 1).all()
+
+
+def test_weights_of_a_training_are_logged(caplog):
+    caplog.set_level("INFO", "yolo")
+    assert balanced_weights(np.array([30, 10]), 0.0) is None and balanced_weights(np.array([30]), 1.0) is None
+    assert not caplog.messages
+    assert balanced_weights(np.array([30, 10]), 1.0).tolist() == pytest.approx([2 / 3, 2])
+    assert caplog.messages == ["class balance: positives weigh 0.67 to 2.00 by their class"]
 
 
 def test_wise_iou_s_mean_is_not_weighted():

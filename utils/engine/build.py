@@ -38,7 +38,7 @@ from utils.files import ROOT
 from utils.log import LOGGER
 from utils.loss import DetectionLoss
 from utils.processes import ALONE, Processes
-from utils.quality_losses import class_weights
+from utils.quality_losses import balanced_weights
 from utils.transfer.pretrained import TransferReport, transfer_weights
 
 DEFAULT_MODEL = ROOT / "models" / "yolov5s.yaml"
@@ -262,7 +262,7 @@ def build_components(
     amp = amp_dtype(device, config.amp, config.amp_type)
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
     schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
-    weights = balanced_weights(data, hyp)
+    weights = balanced_weights(data.train.dataset.store.class_counts(data.spec.nc), hyp.class_balance)
     loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes, weights)
     distillation = build_distillation(hyp, model, loss, teacher, schedule.warmup)
     ema = ModelEMA(model, tau=horizon(hyp.ema_share, schedule.optimizer_steps))
@@ -356,24 +356,6 @@ def box_loss(hyp: Hyperparameters, device: torch.device) -> BoxLoss:
     if str(chosen) != Hyperparameters.iou:
         LOGGER.info(f"box loss: {chosen}")
     return chosen
-
-
-def balanced_weights(data: TrainData, hyp: Hyperparameters) -> torch.Tensor | None:
-    """Return the weights of the classes, logged, by the labels of the training split as they are on disk.
-
-    Args:
-        data: The loaders.
-        hyp: `class_balance`.
-
-    Returns:
-        (nc,), None if all are 1.
-    """
-    nc = data.spec.nc
-    if not hyp.class_balance or nc == 1:
-        return None
-    weights = class_weights(data.train.dataset.store.class_counts(nc), hyp.class_balance)
-    LOGGER.info(f"class balance: positives weigh {weights.min():.2f} to {weights.max():.2f} by their class")
-    return torch.from_numpy(weights).float()
 
 
 def gradient_scaler(device: torch.device, amp: torch.dtype | None) -> torch.amp.GradScaler:
