@@ -1,17 +1,19 @@
 """Pasting of objects into a scene: mirrored copies of outlined ones, and boxes of other images with soft borders."""
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.datasets.geometry import MIN_SIDE, Objects, worth_keeping
 from utils.datasets.image_source import ImageSource
+from utils.types import Labels
 
 MAX_COVERED = 0.30  # share of a present object that pasted ones may cover
 MOST_PATCHES = 3  # of one image
 PATCH_ZOOM = 0.5, 1.5  # of its fitted size, at which a box is pasted
 PLACES_TRIED = 20
+ROUNDING = 1e-6  # of a pixel
 SOFT_SHARE, SOFT_PIXELS = 0.1, 2  # width of the soft border: a share of the shorter side, and at least that
 
 
@@ -21,38 +23,23 @@ class Patch:
 
     Attributes:
         index: Which image of the dataset.
-        source: xyxy of the box in 0..1 of the image.
-        place: xyxy of the box in the output, whole pixels.
         zoom: Multiple of its fitted size that the image is shown at.
+        corner: (x, y) of the image in the output, in pixels, if all of it were shown.
+        size: (width, height) of the image in the output.
+        rectangle: xyxy of what is pasted without the border, in pixels of the output: its box, rounded outwards.
+        border: Width of the soft border in pixels.
         cls: (k,) class ids of the objects that it shows: its own and those that lie in it.
-        xyxy: (k, 4) their boxes in pixels of the output.
+        xyxy: (k, 4) float32 their boxes in pixels of the output.
     """
 
     index: int
-    source: tuple[float, float, float, float]
-    place: tuple[int, int, int, int]
     zoom: float
+    corner: tuple[int, int]
+    size: tuple[int, int]
+    rectangle: tuple[int, int, int, int]
+    border: int
     cls: np.ndarray
     xyxy: np.ndarray
-
-    @property
-    def border(self) -> int:
-        """Width of the soft border in pixels."""
-        x0, y0, x1, y1 = self.place
-        return soft_border(x1 - x0, y1 - y0)
-
-
-def soft_border(width: int, height: int) -> int:
-    """Return the width of the soft border around a box, in pixels.
-
-    Args:
-        width: Of the box in pixels.
-        height: See `width`.
-
-    Returns:
-        A tenth of the shorter side, at least two.
-    """
-    return max(round(SOFT_SHARE * min(width, height)), SOFT_PIXELS)
 
 
 def copy_paste(
@@ -115,8 +102,8 @@ def box_patches(
     Copy-paste (Ghiasi et al. 2021) for objects without outlines; the border is blended as Dwibedi et al. 2017 ("Cut,
     Paste and Learn", section 4.2) do, so that the network does not learn the seam. Each class is as likely, then each
     of its objects; with the one drawn come others of its class and image, three at most. Each is shown at 0.5 to 1.5
-    times its fitted size, at the first of 20 random places where it fits; all that these cover of an object, soft
-    borders included, is summed up.
+    times its fitted size, at the first of 20 random places where it fits. All that they cover of an object, soft
+    borders included, is summed up, and they do not overlap. Objects that lie in a box by 70 % or more come with it.
 
     Args:
         images: The dataset.
@@ -127,49 +114,120 @@ def box_patches(
     Returns:
         The patches, in the order in which they are pasted.
     """
-    if not len(images.census):
+    candidates = _random_candidates(images, shape, generator) if len(images.census) else None
+    if candidates is None:
         return ()
+    return tuple(_patch(candidates, k, place) for k, place in _free_places(candidates, present))
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """k boxes of an image, each at a size of its own, and t places for each in the output, in pixels.
+
+    Attributes:
+        index: Which image of the dataset.
+        labels: Its objects.
+        boxes: (n, 4) xyxy of all of them in 0..1.
+        chosen: (k,) which of them.
+        zooms: (k,) multiples of the image's fitted size.
+        sizes: (k, 2) width and height of the image.
+        rectangles: (k, 4) xyxy in the image at that size, the box rounded outwards.
+        borders: (k,) widths of the soft borders.
+        places: (k, t, 4) xyxy in the output, borders included.
+        usable: (k,) whether it is large enough to be an object and small enough for the output.
+    """
+
+    index: int
+    labels: Labels
+    boxes: np.ndarray
+    chosen: np.ndarray
+    zooms: np.ndarray
+    sizes: np.ndarray
+    rectangles: np.ndarray
+    borders: np.ndarray
+    places: np.ndarray
+    usable: np.ndarray
+
+
+def _random_candidates(
+    images: ImageSource, shape: tuple[int, int], generator: np.random.Generator
+) -> _Candidates | None:
+    """Draw image, objects, sizes and places; None if another image stands in for one that cannot be read."""
     index, first = images.census.draw_object(generator)
-    labels, size = images.labels(index), np.array(images.fitted(index)[::-1], np.float64)
-    if first >= len(labels):  # another image stands in for one that cannot be read
-        return ()
+    labels, fitted = images.labels(index), np.array(images.fitted(index)[::-1])
+    if first >= len(labels):
+        return None
     same = np.flatnonzero(labels.cls == labels.cls[first])
-    chosen = [first, *generator.permutation(same[same != first])[: MOST_PATCHES - 1].tolist()]
+    chosen = np.array([first, *generator.permutation(same[same != first])[: MOST_PATCHES - 1]])
+    zooms = generator.uniform(*PATCH_ZOOM, len(chosen))
+    shares = generator.random((len(chosen), PLACES_TRIED, 2))
+
     center, half = labels.xywhn[:, :2].astype(np.float64), labels.xywhn[:, 2:].astype(np.float64) / 2
     boxes = np.concatenate((center - half, center + half), 1)
-    patches: list[Patch] = []
+    sizes = np.maximum(np.rint(fitted * zooms[:, None]), 1)
+    enlarged = boxes[chosen] * sizes[:, [0, 1, 0, 1]]
+    rectangles = np.concatenate((np.floor(enlarged[:, :2] + ROUNDING), np.ceil(enlarged[:, 2:] - ROUNDING)), 1)
+    sides = rectangles[:, 2:] - rectangles[:, :2]
+    room = np.array(shape[::-1]) - sides
+    borders = np.maximum(np.rint(SOFT_SHARE * sides.min(1)), SOFT_PIXELS)
+    corners, reach = np.floor(shares * (room[:, None] + 1)), borders[:, None, None]
+    places = np.concatenate((corners - reach, corners + sides[:, None] + reach), 2)
+    usable = ((enlarged[:, 2:] - enlarged[:, :2]).min(1) > MIN_SIDE) & (room.min(1) >= 0)
+    return _Candidates(index, labels, boxes, chosen, zooms, sizes, rectangles, borders, places, usable)
+
+
+def _free_places(candidates: _Candidates, present: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield which candidates are pasted, and at which of their places: the first that is free."""
+    covers, taken = covered(candidates.places, present), []
     hidden = np.zeros(len(present))
-    for each in chosen:
-        zoom = generator.uniform(*PATCH_ZOOM)
-        width, height = (max(round(side), 1) for side in 2 * half[each] * size * zoom)
-        if min(width, height) <= MIN_SIDE or width > shape[1] or height > shape[0]:
-            continue
-        corners = generator.integers(0, (shape[1] - width + 1, shape[0] - height + 1), (PLACES_TRIED, 2))
-        place = _free_place(np.concatenate((corners, corners + (width, height)), 1), present, hidden)
-        if place is None:
-            continue
-        inside = _objects_inside(boxes, each, place)
-        patches.append(Patch(index, tuple(boxes[each]), tuple(place.tolist()), zoom, labels.cls[inside[0]], inside[1]))
-        hidden = np.append(hidden + covered(_with_border(place), present), np.zeros(len(inside[1])))
-        present = np.concatenate((present, inside[1]))
-    return tuple(patches)
+    for k in np.flatnonzero(candidates.usable).tolist():
+        places = candidates.places[k]
+        free = (hidden + covers[k] <= MAX_COVERED).all(1)
+        for other in taken:
+            free &= (places[:, :2] >= other[2:]).any(1) | (places[:, 2:] <= other[:2]).any(1)
+        if free.any():
+            first = int(free.argmax())
+            taken.append(places[first])
+            hidden += covers[k, first]
+            yield k, first
 
 
-def soft_weights(place: tuple[int, int], low: int, high: int, border: int) -> np.ndarray:
-    """Return the weight of a patch along one axis: 1 over its box, a cosine to 0 across the soft border.
+def _patch(candidates: _Candidates, k: int, place: int) -> Patch:
+    """The patch of a candidate at one of its places, with the objects of its image that lie in it by 70 % or more."""
+    border, size, rectangle = candidates.borders[k], candidates.sizes[k][[0, 1, 0, 1]], candidates.rectangles[k]
+    corner = candidates.places[k, place, :2] + border - rectangle[:2]
+    box, boxes, cls = candidates.boxes[candidates.chosen[k]], candidates.boxes, candidates.labels.cls
+    inside = covered(box, boxes) >= 1 - MAX_COVERED
+    cls, full = cls[inside], boxes[inside] * size
+    shown = np.minimum(np.maximum(full, (box * size)[[0, 1, 0, 1]]), (box * size)[[2, 3, 2, 3]])
+    if len(cls) > 1:
+        keep = worth_keeping(full, shown, 0.0)
+        cls, shown = cls[keep], shown[keep]
+    moved = corner[[0, 1, 0, 1]]
+    return Patch(
+        candidates.index,
+        float(candidates.zooms[k]),
+        _whole(corner),
+        _whole(candidates.sizes[k]),
+        _whole(rectangle + moved),
+        int(border),
+        cls,
+        (shown + moved).astype(np.float32),
+    )
+
+
+def soft_weights(side: int, border: int) -> np.ndarray:
+    """Return the weights of a patch along one axis: a cosine from 0 across the soft border, 1, and back.
 
     Args:
-        place: First pixel of the box, and the one past its last.
-        low: First pixel that is asked for.
-        high: The one past the last.
+        side: Pixels without the border.
         border: Width of the border in pixels.
 
     Returns:
-        (high - low,) float32 at the middles of the pixels, 0..1.
+        (border + side + border,) float32 at the middles of the pixels, 0..1.
     """
-    middles = np.arange(low, high) + 0.5
-    outside = np.maximum(place[0] - middles, middles - place[1]).clip(0, border)
-    return (0.5 + 0.5 * np.cos(math.pi * outside / border)).astype(np.float32)
+    ramp = 0.5 - 0.5 * np.cos(np.pi / border * (np.arange(border) + 0.5))
+    return np.concatenate((ramp, np.ones(side), ramp[::-1])).astype(np.float32)
 
 
 def covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -182,31 +240,11 @@ def covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     Returns:
         (..., n), 0..1.
     """
-    boxes = boxes[..., None, :]
-    sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
-    return sides.clip(0).prod(-1) / ((others[:, 2:] - others[:, :2]).prod(1) + 1e-16)
+    x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)[..., None]
+    width = np.minimum(x1, others[:, 2]) - np.maximum(x0, others[:, 0])
+    height = np.minimum(y1, others[:, 3]) - np.maximum(y0, others[:, 1])
+    return width.clip(0) * height.clip(0) / ((others[:, 2:] - others[:, :2]).prod(1) + 1e-16)
 
 
-def _free_place(places: np.ndarray, present: np.ndarray, hidden: np.ndarray) -> np.ndarray | None:
-    """Return the first of (t, 4) places that leaves every present object 70 % of itself, or None."""
-    free = np.flatnonzero((hidden + covered(_with_border(places), present) <= MAX_COVERED).all(-1))
-    return places[free[0]] if len(free) else None
-
-
-def _with_border(places: np.ndarray) -> np.ndarray:
-    width, height = np.atleast_2d(places)[0, 2:] - np.atleast_2d(places)[0, :2]
-    border = soft_border(int(width), int(height))
-    return places + np.array([-border, -border, border, border])
-
-
-def _objects_inside(boxes: np.ndarray, which: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which boxes (n, 4) lie in one of them by 70 % or more, and what of them it shows if it is pasted."""
-    corner, side = boxes[which, :2], boxes[which, 2:] - boxes[which, :2]
-    scale = (place[2:] - place[:2]) / side
-    moved = (boxes - np.tile(corner, 2)) * np.tile(scale, 2) + np.tile(place[:2], 2)
-    moved[which] = place
-    cut = np.concatenate((np.maximum(moved[:, :2], place[:2]), np.minimum(moved[:, 2:], place[2:])), 1)
-    inside = np.flatnonzero(
-        (covered(place.astype(np.float64), moved) >= 1 - MAX_COVERED) & worth_keeping(moved, cut, 1 - MAX_COVERED)
-    )
-    return inside, cut[inside].astype(np.float32)
+def _whole(numbers: np.ndarray) -> tuple:
+    return tuple(numbers.astype(int).tolist())

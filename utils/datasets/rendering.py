@@ -186,49 +186,40 @@ def _warp_inside(
 
 def _paint_patch(output: np.ndarray, patch: Patch, image: np.ndarray, jitter: Jitter) -> None:
     """Blend a box of an image, and its soft border, into the output."""
-    spans = [_patch_span(patch, axis, image.shape[1 - axis], output.shape[1 - axis]) for axis in (0, 1)]
+    spans, missing, weights = [], [], []
+    for axis in (0, 1):
+        start, end = patch.corner[axis], patch.corner[axis] + patch.size[axis]
+        first, last = patch.rectangle[axis] - patch.border, patch.rectangle[axis + 2] + patch.border
+        shown = max(first, 0), min(last, output.shape[1 - axis])
+        known = max(shown[0], start), min(shown[1], end)  # the image may end before the border does
+        spans.append(_source_span(*known, start, patch.size[axis], image.shape[1 - axis]))
+        missing.append((known[0] - shown[0], shown[1] - known[1]))
+        weights.append(soft_weights(last - first - 2 * patch.border, patch.border)[shown[0] - first : shown[1] - first])
     columns, rows = spans
-    part = image[rows.source, columns.source]
-    if rows.block > 1 or columns.block > 1:
-        size = part.shape[1] // columns.block, part.shape[0] // rows.block
-        part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-    matrix = np.array([[columns.zoom, 0, columns.shift], [0, rows.zoom, rows.shift]])
-    target = output[rows.target, columns.target]
-    warped = cv2.warpAffine(part, matrix, target.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-    jitter.apply(warped, warped)
-    weight = rows.weight[:, None] * columns.weight
-    target[:] = cv2.blendLinear(warped, np.ascontiguousarray(target), weight, 1 - weight)
+    image = image[rows.source, columns.source]
+    image = _shrunk(image, rows.size / image.shape[0], columns.size / image.shape[1])
+    image = cv2.resize(image, (columns.size, rows.size), interpolation=cv2.INTER_LINEAR)[rows.crop, columns.crop]
+    if any(map(any, missing)):
+        image = cv2.copyMakeBorder(image, *missing[1], *missing[0], cv2.BORDER_REPLICATE)
+    colored = np.empty_like(image)
+    jitter.apply(image, colored)
+    (left, _), (top, _) = missing
+    top, left = rows.target.start - top, columns.target.start - left
+    target = output[top : top + len(colored), left : left + colored.shape[1]]
+    _blend_borders(target, colored, weights[1][:, None] * weights[0], patch.border)
+    target[:] = colored
 
 
-@dataclass(frozen=True)
-class _PatchSpan:
-    """Along one axis: the source pixels of a patch, averaged in blocks, and where they go with which weights.
-
-    `zoom` and `shift` take a block's index to an output pixel's, counted from the first of `target`.
-    """
-
-    source: slice
-    block: int
-    zoom: float
-    shift: float
-    target: slice
-    weight: np.ndarray
-
-
-def _patch_span(patch: Patch, axis: int, pixels: int, limit: int) -> _PatchSpan:
-    """Return the span of a patch along an axis, where its image has `pixels` and the output `limit` pixels."""
-    place = patch.place[axis], patch.place[axis + 2]
-    first, last = max(place[0] - patch.border, 0), min(place[1] + patch.border, limit)
-    start, end = patch.source[axis] * pixels, patch.source[axis + 2] * pixels
-    zoom = (place[1] - place[0]) / (end - start)
-    block = min(max(int(1 / zoom), 1), pixels)  # so that the linear resampling skips no pixels
-    low = math.floor((start + (first - place[0]) / zoom) / block) - 1
-    high = math.ceil((start + (last - place[0]) / zoom) / block) + 1
-    low, high = max(low, 0), min(high, pixels // block)
-    low = min(low, high - 1)
-    # OpenCV counts from the center of the first pixel, we from its corner
-    shift = place[0] - first + (low * block - start) * zoom + 0.5 * block * zoom - 0.5
-    source = slice(low * block, high * block)
-    return _PatchSpan(
-        source, block, zoom * block, shift, slice(first, last), soft_weights(place, first, last, patch.border)
-    )
+def _blend_borders(below: np.ndarray, image: np.ndarray, weight: np.ndarray, border: int) -> None:
+    """Mix what lies below into the outermost pixels of an image, where its weight may be under 1."""
+    lower, right = max(len(image) - border, border), max(image.shape[1] - border, border)
+    middle = slice(border, lower)
+    for rows, columns in (
+        (slice(0, border), slice(None)),
+        (slice(lower, None), slice(None)),
+        (middle, slice(0, border)),
+        (middle, slice(right, None)),
+    ):
+        share = weight[rows, columns]
+        if share.size:
+            image[rows, columns] = cv2.blendLinear(image[rows, columns], below[rows, columns], share, 1 - share)
