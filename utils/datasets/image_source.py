@@ -101,7 +101,10 @@ class ObjectCensus:
         return int(image), int(chosen - self.first_of[image])
 
     def draw_image(self, generator: np.random.Generator) -> int:
-        """Return the index of an image, drawn in proportion to 1 / (objects of its rarest class); never an empty one."""
+        """Return the index of an image, drawn in proportion to 1 / (objects of its rarest class).
+
+        An image without objects is drawn only if there are no others.
+        """
         place = generator.random() * self.cumulated[-1]
         return min(int(np.searchsorted(self.cumulated, place, side="right")), len(self.cumulated) - 1)
 

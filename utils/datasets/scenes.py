@@ -136,14 +136,15 @@ def nine_tiles(
         sizes: (height, width) of each on the canvas in pixels.
         offsets: Where in the middle tile of each row, from the left, and in the fifth, from the top, the middle of the
             canvas lies: four numbers in 0..1.
-        view: Aligned, it makes sizes and places whole pixels of the output.
+        view: Of the canvas; if it is aligned, sizes and places are whole pixels of the output, else of the canvas.
 
     Returns:
         The tiles.
     """
+    scale = view.scale if view.aligned else 1.0
 
     def whole(side: float, least: int = 0) -> float:
-        return max(round(side * view.scale), least) / view.scale if view.aligned else side
+        return max(round(side * scale), least) / scale
 
     middle_y, middle_x = view.canvas[0] / 2, view.canvas[1] / 2
     heights = [whole(height, 1) for height, _ in sizes]

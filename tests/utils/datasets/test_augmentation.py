@@ -1,12 +1,12 @@
 """Augmentation against its literal form: tiles pasted on a canvas of four times the area, which is then warped."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from literal_scenes import SIDE, STILL, VIEWS, Album, literal_boxes, literal_canvas, literal_view, some_labels
 
-from utils.config import Hyperparameters
 from utils.datasets.augmentation import augmented, mixup, quadrupled
 from utils.datasets.color_jitter import STRIP, Jitter, random_jitter
 from utils.datasets.geometry import (
@@ -21,116 +21,10 @@ from utils.datasets.geometry import (
     visible_objects,
     worth_keeping,
 )
-from utils.datasets.letterboxing import fitted_size
 from utils.datasets.pasting import copy_paste
 from utils.datasets.rendering import render
 from utils.datasets.scenes import Scene, mosaic_scene, single_scene
 from utils.types import Labels
-
-SIDE = 160
-STILL = Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0)
-
-
-def smooth_picture(height, width, seed):
-    """Slow waves of color: an error of a tenth of a pixel changes a value by less than one."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width] / 25.0
-    waves = [np.sin(x * rng.uniform(0.5, 1.5) + y * rng.uniform(-1.5, 1.5) + rng.uniform(0, 6)) for _ in range(3)]
-    return (127 + 100 * np.stack(waves, 2)).astype(np.uint8)
-
-
-def some_labels(seed, polygons=False):
-    rng = np.random.default_rng(seed)
-    size = rng.uniform(0.05, 0.4, (6, 2)).astype(np.float32)
-    center = (size / 2 + rng.uniform(0, 1, (6, 2)) * (1 - size)).astype(np.float32)
-    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    outlines = tuple(
-        (c + s / 2 * np.stack((np.cos(angles), np.sin(angles)), 1)).astype(np.float32)
-        for c, s in zip(center, size, strict=True)
-    )
-    return Labels(np.arange(6), np.concatenate((center, size), 1), outlines if polygons else ())
-
-
-@dataclass
-class Album:
-    """Images in memory, at the size they train at unless `enlarged`."""
-
-    polygons: bool = False
-    enlarged: int = 1
-
-    def __post_init__(self):
-        self.natives = [(120, 160), (160, 90), (160, 160), (60, 160), (107, 160)]
-        self.reads = []
-
-    def __len__(self):
-        return len(self.natives)
-
-    def fitted(self, index):
-        return fitted_size(self.natives[index], SIDE)
-
-    def labels(self, index):
-        return some_labels(index, self.polygons)
-
-    def image(self, index, zoom):
-        self.reads.append(index)
-        height, width = self.natives[index]
-        return smooth_picture(height * self.enlarged, width * self.enlarged, index)
-
-
-def literal_canvas(album, scene):
-    """All of each tile pasted where it lies, one canvas pixel at a time in each axis; sizes may be fractions."""
-    height, width = scene.view.canvas
-    canvas = np.full((height, width, 3), 114, np.uint8)
-    for tile in scene.tiles:
-        image = album.image(tile.index, 1.0)
-        (x, y), (w, h) = tile.corner, tile.size
-        columns = [c for c in range(width) if x <= c + 0.5 < x + w]
-        rows = [r for r in range(height) if y <= r + 0.5 < y + h]
-        if not columns or not rows:
-            continue
-        map_x = np.float32([(c + 0.5 - x) * image.shape[1] / w - 0.5 for c in columns])
-        map_y = np.float32([(r + 0.5 - y) * image.shape[0] / h - 0.5 for r in rows])
-        part = cv2.remap(image, *np.meshgrid(map_x, map_y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = part
-    return canvas
-
-
-def literal_view(canvas, view):
-    """Every output pixel's center taken back to the canvas."""
-    height, width = view.shape
-    y, x = np.mgrid[:height, :width] + 0.5
-    points = np.stack((x, y, np.ones_like(x)), -1) @ np.linalg.inv(view.matrix).T
-    points = (points[..., :2] / points[..., 2:] - 0.5).astype(np.float32)
-    return cv2.remap(canvas, points[..., 0], points[..., 1], cv2.INTER_LINEAR, borderValue=(114,) * 3)
-
-
-def literal_boxes(album, scene):
-    """One object, one corner at a time."""
-    kept = []
-    height, width = scene.view.canvas
-    for tile in scene.tiles:
-        labels = album.labels(tile.index)
-        for cls, (cx, cy, w, h) in zip(labels.cls, labels.xywhn.astype(np.float64), strict=True):
-            x0, y0 = (cx - w / 2) * tile.size[0] + tile.corner[0], (cy - h / 2) * tile.size[1] + tile.corner[1]
-            x1, y1 = (cx + w / 2) * tile.size[0] + tile.corner[0], (cy + h / 2) * tile.size[1] + tile.corner[1]
-            x0, x1 = (min(max(v, 0), width) for v in (x0, x1))
-            y0, y1 = (min(max(v, 0), height) for v in (y0, y1))
-            moved = [scene.view.matrix @ (x, y, 1) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
-            xs = [min(max(p[0] / p[2], 0), scene.view.shape[1]) for p in moved]
-            ys = [min(max(p[1] / p[2], 0), scene.view.shape[0]) for p in moved]
-            bw, bh = max(xs) - min(xs), max(ys) - min(ys)
-            full = (x1 - x0) * (y1 - y0) * scene.view.scale**2
-            if bw > 2 and bh > 2 and bw * bh / (full + 1e-16) > 0.1 and max(bw / (bh + 1e-16), bh / (bw + 1e-16)) < 100:
-                kept.append((cls, min(xs), min(ys), max(xs), max(ys)))
-    return np.array(kept).reshape(-1, 5)
-
-
-VIEWS = {
-    "zoom": dict(scale=0.5, translate=0.2),
-    "rotated": dict(degrees=40.0, shear=8.0, scale=0.4),
-    "perspective": dict(perspective=0.001, degrees=10.0, translate=0.1),
-    "far": dict(scale=0.9, translate=0.1),
-}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -382,6 +276,53 @@ def test_mixup_blends_two_and_keeps_all_objects():
         for chance in (0.0, 1.0)
     )
     assert mixed > 1.5 * plain
+
+
+def rare_album():
+    """Image 4 alone has objects of class 1, image 3 none; the others have class 0."""
+    album, boxes = Album(), some_labels(0).xywhn
+    album.labels = lambda index: Labels.none() if index == 3 else Labels(np.full(6, int(index == 4)), boxes)
+    return album
+
+
+def test_gated_mixup_is_about_rare_images_and_only_if_they_make_objects_rarer():
+    """Literally: the second mosaic is drawn from the rare image, and blended if its objects are rarer on average."""
+    album, hyp = rare_album(), replace(STILL, mixup=1.0, mixup_gate=1.0)
+    census, blended, rare = album.census, 0, 0
+    for seed in range(60):
+        image, labels = augmented(album, 0, (SIDE, SIDE), hyp, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        rng.uniform(-1, 1, 3), rng.random(4)  # jitter, flips, mosaic, mixup
+        assert rng.random() < 1  # the gate's share
+        second = census.draw_image(rng)
+        scenes = [mosaic_scene(album, each, (SIDE, SIDE), hyp, rng) for each in (0, second)]
+        counts = {0: 18, 1: 6}
+        rarity = [np.mean([1 / counts[c] for c in scene.visible()[0].tolist()] or [0]) for scene in scenes]
+        pictures = [render(album, scene, Jitter())[0] for scene in scenes]
+        if rarity[1] > rarity[0]:
+            share = rng.beta(32.0, 32.0)
+            assert (image == cv2.addWeighted(pictures[0], share, pictures[1], 1 - share, 0)).all()
+            assert len(labels) == sum(len(scene.visible()[0]) for scene in scenes)
+            blended += 1
+        else:
+            assert (image == pictures[0]).all() and len(labels) == len(scenes[0].visible()[0])
+        rare += second == 4
+        assert second != 3
+    # its weight is 1/6 of 1/6 + 3/18
+    assert rare == pytest.approx(30, abs=14) and 10 < blended < 50
+
+
+def test_a_share_of_blends_is_gated():
+    album = rare_album()
+    album.labels = lambda index: Labels(np.zeros(6, int), some_labels(0).xywhn)
+    plain, mixed = (
+        [len(augmented(album, 0, (SIDE, SIDE), replace(STILL, **more), np.random.default_rng(n))[1]) for n in range(80)]
+        for more in (dict(mixup=1.0, mixup_gate=0.5), dict(mixup=1.0, mixup_gate=1.0))
+    )
+    # one class: none is rarer, so every gated blend is left out
+    alone = [len(augmented(album, 0, (SIDE, SIDE), STILL, np.random.default_rng(n))[1]) for n in range(80)]
+    assert np.mean(mixed) == pytest.approx(np.mean(alone), rel=0.1)
+    assert np.mean(plain) == pytest.approx(1.5 * np.mean(alone), rel=0.15)
 
 
 def test_quad_sheet_and_enlargement():
