@@ -16,7 +16,7 @@ SIDE = 160
 STILL = Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0)
 
 
-def smooth_picture(height, width, seed):
+def smooth_image(height, width, seed):
     """Slow waves of color: an error of a tenth of a pixel changes a value by less than one."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 25.0
@@ -64,7 +64,7 @@ class Album:
     def image(self, index, zoom):
         self.reads.append(index)
         height, width = self.natives[index]
-        return smooth_picture(height * self.enlarged, width * self.enlarged, index)
+        return smooth_image(height * self.enlarged, width * self.enlarged, index)
 
 
 def literal_canvas(album, scene):

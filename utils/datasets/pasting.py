@@ -178,7 +178,8 @@ def _random_candidates(
 
 def _free_places(candidates: _Candidates, present: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield which candidates are pasted, and at which of their places: the first that is free."""
-    covers, taken = covered(candidates.places, present), []
+    covers = covered(candidates.places, present)
+    taken: list[np.ndarray] = []
     hidden = np.zeros(len(present))
     for k in np.flatnonzero(candidates.usable).tolist():
         places = candidates.places[k]

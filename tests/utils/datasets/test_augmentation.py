@@ -298,14 +298,14 @@ def test_gated_mixup_is_about_rare_images_and_only_if_they_make_objects_rarer():
         scenes = [mosaic_scene(album, each, (SIDE, SIDE), hyp, rng) for each in (0, second)]
         counts = {0: 18, 1: 6}
         rarity = [np.mean([1 / counts[c] for c in scene.visible()[0].tolist()] or [0]) for scene in scenes]
-        pictures = [render(album, scene, Jitter())[0] for scene in scenes]
+        rendered = [render(album, scene, Jitter())[0] for scene in scenes]
         if rarity[1] > rarity[0]:
             share = rng.beta(32.0, 32.0)
-            assert (image == cv2.addWeighted(pictures[0], share, pictures[1], 1 - share, 0)).all()
+            assert (image == cv2.addWeighted(rendered[0], share, rendered[1], 1 - share, 0)).all()
             assert len(labels) == sum(len(scene.visible()[0]) for scene in scenes)
             blended += 1
         else:
-            assert (image == pictures[0]).all() and len(labels) == len(scenes[0].visible()[0])
+            assert (image == rendered[0]).all() and len(labels) == len(scenes[0].visible()[0])
         rare += second == 4
         assert second != 3
     # its weight is 1/6 of 1/6 + 3/18

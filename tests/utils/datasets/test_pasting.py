@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from literal_scenes import SIDE, STILL, Album, PaintedAlbum, smooth_picture
+from literal_scenes import SIDE, STILL, Album, PaintedAlbum, smooth_image
 
 from utils.datasets.color_jitter import Jitter
 from utils.datasets.image_source import ObjectCensus
@@ -154,15 +154,15 @@ def test_nothing_to_paste():
 def test_border_beyond_the_image_repeats_its_edge():
     """An object at its image's edge: what is outside continues the edge and fades out."""
     album = Album()
-    album.image = lambda index, zoom: smooth_picture(160, 160, 2)
+    album.image = lambda index, zoom: smooth_image(160, 160, 2)
     scene = mosaic_scene(album, 0, SHAPE, STILL, np.random.default_rng(0))
     patch = Patch(2, 1.0, (60, 60), (160, 160), (60, 60, 100, 90), 3, np.array([1]), np.float32([[60, 60, 100, 90]]))
     plain = render(album, scene, Jitter())[0].astype(float)
     image = render(album, replace(scene, patches=(patch,)), Jitter())[0]
     weight = soft_weights(40, 3)[2]
-    source = smooth_picture(160, 160, 2)[5, 0].astype(float)
+    source = smooth_image(160, 160, 2)[5, 0].astype(float)
     assert image[65, 59] == pytest.approx(weight * source + (1 - weight) * plain[65, 59], abs=1)
-    assert (image[60:90, 60:100] == smooth_picture(160, 160, 2)[:30, :40]).all()
+    assert (image[60:90, 60:100] == smooth_image(160, 160, 2)[:30, :40]).all()
     assert (image[:57] == plain[:57]).all() and (image[:, 103:] == plain[:, 103:]).all()
 
 
