@@ -108,6 +108,11 @@ class TrainingComponents:
     noise: NoiseScale | None = None
     distillation: Distillation | None = None
 
+    @property
+    def trained(self) -> list[Tensor]:
+        """All that the optimizer trains: of the model, and what distillation has beside it."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def forward(self, images: Tensor, counts: bool) -> list[Tensor]:
         """Return the raw maps of a training pass.
 
@@ -409,7 +414,7 @@ class Trainer:
                 with components.averaging(is_due):
                     progress.shape = self.backward(batch, epoch, progress.done, progress)
                 if components.noise:
-                    components.noise.see(batch, components.model.parameters(), pending)
+                    components.noise.see(batch, components.trained, pending)
                 if is_due:
                     self.optimizer_step()
             state.step += 1
@@ -530,7 +535,7 @@ class Trainer:
         if components.distillation is not None:
             components.distillation.average_gradients()
         components.scaler.unscale_(components.optimizer)
-        weights = [parameter for group in components.optimizer.param_groups for parameter in group["params"]]
+        weights = components.trained
         self.check_averaged(weights)
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if components.device.type == "cpu" and not bool(torch.isfinite(norm)):
