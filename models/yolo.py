@@ -189,6 +189,7 @@ class Model(nn.Module):
         names: Names of the classes.
         yaml: The content that the model was built from; `Model(model.yaml)` builds the same again.
         yaml_file: Name of the yaml.
+        confidence: The calibrated confidence of the weights, None if there is none.
 
     Example:
         >>> model = Model("yolov5n.yaml", nc=3).eval()
@@ -202,6 +203,7 @@ class Model(nn.Module):
     names: list[str]
     yaml: dict[str, Any]
     yaml_file: str
+    confidence: float | None = None
 
     def __init__(
         self,

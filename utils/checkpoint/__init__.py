@@ -7,7 +7,7 @@ A file of ours is one dict of tensors and plain values, which torch.load(weights
     stride            pixels per grid cell of each level
     state             the weights to use, by name (in training: the moving average), in full or half precision
     training          None, or what a resumed training needs: raw weights, optimizer, generators, ...
-    settings          how it was evaluated; the engine may add to them
+    settings          free remarks; `confidence` and `confidence_per_class` are those of utils.calibration
     date, written_by  when, and by which torch
 
 Every file, ours too, is read by `utils.checkpoint.restricted`, which runs nothing in it, and official YOLOv5 files

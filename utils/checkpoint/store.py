@@ -12,6 +12,7 @@ from models.ensemble import Ensemble
 from models.inference import prepare_for_inference
 from models.undrawn import UndrawnWeights
 from models.yolo import Model
+from utils.calibration import stored_confidence
 from utils.checkpoint.archive import Archive, StoredTensor, printable
 from utils.checkpoint.official import official_checkpoint
 from utils.checkpoint.record import FORMAT, VERSION, Checkpoint, CheckpointOutline, plain
@@ -210,6 +211,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device | str = "cpu", fuse
             raise CheckpointError(f"{checkpoint.source}: {printable(name)} {tuple(tensor.shape)}: {expected}")
     model.load_state_dict(checkpoint.state)
     model.names = list(checkpoint.names)
+    model.confidence = stored_confidence(checkpoint.settings)
     model.to(device).eval()
     return model.fuse() if fuse else model
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.yolo import Model
+from utils.calibration import without_confidence
 from utils.checkpoint.archive import Archive, StoredTensor, printable
 from utils.checkpoint.record import Checkpoint, now
 from utils.checkpoint.restricted import read_restricted
@@ -177,7 +178,7 @@ def average(sources: Sequence[Path | str], output: Path | str, force: bool = Fal
         name: sums.pop(name).div_(len(sources)).float() if name in sums else tensor
         for name, tensor in last.state.items()
     }
-    settings = {**last.settings, "average_of": [Path(source).name for source in sources]}
+    settings = {**without_confidence(last.settings), "average_of": [Path(source).name for source in sources]}
     return write_checkpoint(
         replace(
             last, state=state, training=None, settings=settings, date=now(), written_by=f"torch {torch.__version__}"

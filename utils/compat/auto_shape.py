@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.inference import largest_stride
+from utils.calibration import AUTO
 from utils.compat.hub_detections import HubDetections
 from utils.compat.multi_backend import DetectMultiBackend
 from utils.config import PredictOptions
@@ -40,7 +41,7 @@ class AutoShape(nn.Module):
 
     Attributes:
         model: The same.
-        conf: Least confidence of a detection, 0..1.
+        conf: Least confidence of a detection, 0..1, or "auto" for the calibrated confidence of the weights.
         iou: IoU above which NMS drops the weaker box, 0..1.
         agnostic: Whether boxes of different classes suppress each other.
         multi_label: Whether a box counts for every class above `conf`, not only for its best.
@@ -57,7 +58,7 @@ class AutoShape(nn.Module):
         super().__init__()
         self.model: Any = model.eval()
         self.download = download
-        self.conf = 0.25
+        self.conf: float | str = 0.25
         self.iou = 0.45
         self.agnostic = False
         self.multi_label = False
@@ -144,6 +145,8 @@ class AutoShape(nn.Module):
     def _options(self, size: int | Sequence[int], augment: bool) -> PredictOptions:
         for name in ("conf", "iou"):
             value = getattr(self, name)
+            if name == "conf" and isinstance(value, str) and value == AUTO:
+                continue
             if not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise ConfigError(f"model.{name} = {value!r}: expected a number in 0..1")
         for name in ("max_det", "batch_size"):
@@ -157,7 +160,7 @@ class AutoShape(nn.Module):
         classes = [self.classes] if isinstance(self.classes, (int, str)) else self.classes
         return PredictOptions(
             imgsz=None if is_fixed and size == DEFAULT_SIZE else size,
-            conf_thres=self.conf,
+            conf_thres=self._predictor().least_confidence(self.conf, "model.conf ="),
             iou_thres=self.iou,
             max_det=int(self.max_det),
             classes=None if classes is None else [each if isinstance(each, str) else int(each) for each in classes],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from utils.calibration import AUTO
 from utils.class_choice import ids_and_names
 from utils.config import old_flags
 from utils.config.flags import Options, flag
@@ -319,7 +320,14 @@ class DetectConfig(Options):
         low=32,
         aliases=_SIZE_ALIASES,
     )
-    conf_thres: float = flag(0.25, "least confidence of a detection", "number", low=0, high=1)
+    conf_thres: float | str = flag(
+        0.25,
+        "least confidence of a detection; auto takes that of the best F1 on val, which best.pt of a training carries",
+        "number",
+        low=0,
+        high=1,
+        words=(AUTO,),
+    )
     iou_thres: float = flag(0.45, "overlap above which NMS drops the weaker box", "number", low=0, high=1)
     max_det: int = flag(1000, "most detections per image", "integer", low=1)
     device: str = flag("", "cpu, mps or a CUDA device number such as 0; '' chooses")

@@ -39,7 +39,7 @@ def finish_average(trainer: Trainer, average: WeightAverage, run: RunFolder) -> 
     )
     if not components.processes.is_first:
         return
-    settings = {"swa": {"epochs": average.count, "fitness": fitness}}
+    settings = {"swa_epochs": average.count, "swa_fitness": fitness}
     write_checkpoint(checkpoint_of(cast(Model, module), settings=settings), run.swa)
     strip(run.swa)
     if is_better:

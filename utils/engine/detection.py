@@ -271,6 +271,7 @@ class DetectionStream(Iterator[Prediction]):
             stream_timeout=config.stream_timeout,
         )
         predictor = load_predictor(config.weights, config.device, config.half, config.download, config.dnn)
+        config = replace(config, conf_thres=predictor.least_confidence(config.conf_thres))
         class_ids(config.classes, predictor.names)  # an unknown one is an error that leaves no run folder
         with run_folder(config.project, config.name, config.exist_ok) as save_dir:
             self.save_dir, self.live = save_dir, source.live
@@ -321,11 +322,11 @@ def compiled_predictor(predictor: Predictor) -> Predictor:
 
 
 def predict_options(config: DetectConfig) -> PredictOptions:
-    """Return what detect.py's flags say about a prediction."""
+    """Return what detect.py's flags say about a prediction; the confidence is a number by now."""
     is_default = "imgsz" not in config.given and config.imgsz == DetectConfig.imgsz
     return PredictOptions(
         None if is_default else config.imgsz,
-        config.conf_thres,
+        float(config.conf_thres),
         config.iou_thres,
         config.max_det,
         config.classes,

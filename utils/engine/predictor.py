@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.inference import largest_stride
 from utils.background import ReadAhead
 from utils.boxes import xyxy_to_xywhn
+from utils.calibration import least_confidence
 from utils.class_choice import class_ids
 from utils.config import PredictOptions
 from utils.datasets.letterboxing import letterbox, round_to_stride
@@ -113,6 +114,21 @@ class Predictor:
     def fixed_shape(self) -> tuple[int, int] | None:
         """The one (height, width) that an exported file takes, None if any multiples of the stride will do."""
         return fixed_shape(self.model)
+
+    def least_confidence(self, asked: float | str, flag: str = "--conf-thres") -> float:
+        """Return the threshold that is asked for.
+
+        Args:
+            asked: A number, or "auto" for the calibrated confidence of the weights.
+            flag: How it was asked for, for the message.
+
+        Returns:
+            The number.
+
+        Raises:
+            ConfigError: With "auto", if the weights carry none, or are several.
+        """
+        return least_confidence(asked, getattr(self.model, "confidence", None), flag)
 
     def input_shape(self, imgsz: int | Sequence[int] | None = None) -> tuple[int, int]:
         """Return (height, width) rounded up to multiples of the stride, with a warning if that changed them.

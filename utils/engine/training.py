@@ -13,6 +13,7 @@ from torch import nn
 
 from models.inference import largest_stride
 from models.yolo import Model
+from utils.calibration import CalibratedConfidence
 from utils.checkpoint import Checkpoint, checkpoint_of, find_weights, read_checkpoint, strip, write_checkpoint
 from utils.config import DatasetSpec, EvalOptions, Hyperparameters, TrainConfig
 from utils.datasets.letterboxing import round_to_stride
@@ -65,6 +66,7 @@ from utils.engine.step_profile import TrainingProfile
 from utils.engine.trainer import Hook, Trainer, TrainingComponents
 from utils.engine.user_loggers import LoggedResult, LoggedRun, UserLoggers, absolute_references
 from utils.engine.validation import FEW_CLASSES, ReportOptions, report_evaluation
+from utils.engine.validation_errors import calibrated
 from utils.engine.validation_files import ValBatchImages
 from utils.errors import CheckpointError, ConfigError, DataError, Interruption, MemoryShortageError, UserError
 from utils.files import new_run_dir, write_text_atomically
@@ -630,4 +632,18 @@ def validate_best(trainer: Trainer, config: TrainConfig, data: TrainData, run: R
     settings = {"weights": str(run.best), "single_cls": config.single_cls, "imgsz": size, "batch_size": batch_size}
     if not processes.is_first:
         return evaluation
+    store_confidence(run.best, calibrated(evaluation))
     return report_evaluation(evaluation, spec.names, run.folder, ReportOptions(settings))
+
+
+def store_confidence(best: Path, found: CalibratedConfidence | None) -> None:
+    """Write the calibrated confidence into stripped weights.
+
+    Args:
+        best: The weights.
+        found: Its thresholds; None writes nothing.
+    """
+    if found is None:
+        return
+    strip(best, settings=found.settings())
+    LOGGER.info(f"confidence of the best F1 on val: {found.overall:.3f}, which detect.py --conf-thres auto takes")

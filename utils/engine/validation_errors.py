@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.calibration import CalibratedConfidence
 from utils.engine.evaluator import Evaluation
 from utils.errors import NAME_LIMIT, cut
 from utils.metrics.average_precision import ImageResult
@@ -20,6 +21,15 @@ def best_f1(evaluation: Evaluation) -> dict[int, dict[str, float]]:
             values = (curves.f1[row, peak], curves.px[peak], curves.precision[row, peak], curves.recall[row, peak])
             figures[int(class_id)] = dict(zip(NO_BEST_F1, map(float, values), strict=True))
     return figures
+
+
+def calibrated(evaluation: Evaluation) -> CalibratedConfidence | None:
+    """Return the thresholds of the best F1, None if nothing was found."""
+    peaks, metrics = best_f1(evaluation), evaluation.metrics
+    if not peaks or not metrics.confidence:
+        return None
+    own = {class_id: figures["best_f1_confidence"] for class_id, figures in peaks.items()}
+    return CalibratedConfidence(metrics.confidence, tuple(own.get(class_id) for class_id in range(len(metrics.labels))))
 
 
 def best_f1_lines(evaluation: Evaluation, names: Sequence[str]) -> list[str]:

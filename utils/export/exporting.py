@@ -106,6 +106,7 @@ def describe(config: ExportConfig, model: nn.Module, files: Sequence[Path]) -> E
         int8=bool(config.int8),
         nms=config.nms,
         version=PROJECT_VERSION,
+        confidence=getattr(model, "confidence", None) or 0.0,
     )
 
 

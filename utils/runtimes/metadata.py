@@ -32,6 +32,7 @@ class ExportMetadata:
         nms: Whether the outputs are suppressed boxes (`NMS_OUTPUTS`), not (B, N, 5+nc) of `OUTPUT`.
         task: "detect".
         version: Version of this project that wrote it.
+        confidence: The calibrated confidence of the weights, 0 if they carry none or an older version wrote the file.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class ExportMetadata:
     nms: bool = False
     task: str = TASK
     version: str = ""
+    confidence: float = 0.0
 
     def as_text(self) -> dict[str, str]:
         """Return all values as JSON text by key: `stride` and `names` are what v6.1 and its successors read."""
@@ -93,7 +95,8 @@ class ExportMetadata:
             CheckpointError: If keys are missing or hold something else; such a file was not exported here.
         """
         try:
-            values = {field.name: json.loads(text[field.name]) for field in dataclasses.fields(cls)}
+            older = {"confidence": "0.0", **text}
+            values = {field.name: json.loads(older[field.name]) for field in dataclasses.fields(cls)}
         except KeyError as error:
             raise CheckpointError(
                 f"{file}: its metadata lacks {error.args[0]}: not written by export.py; export the checkpoint again"
@@ -119,4 +122,4 @@ class ExportMetadata:
 
 def _kind(annotation: object) -> type:
     """Return what JSON makes of a field's type: a tuple is a list there."""
-    return annotation if isinstance(annotation, type) and annotation in (int, str, bool) else list
+    return annotation if isinstance(annotation, type) and annotation in (int, float, str, bool) else list

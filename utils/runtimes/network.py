@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.ensemble import Ensemble
 from models.yolo import Model
+from utils.calibration import OVERALL, stored_confidence
 from utils.checkpoint import load_models
 from utils.errors import CheckpointError, ConfigError, cut
 from utils.log import LOGGER, warn_once
@@ -30,6 +31,7 @@ class RuntimeNetwork(nn.Module):
         names: Names of the classes.
         nc: Number of classes.
         stride: (1,) pixels of which the sides of images are multiples.
+        confidence: The calibrated confidence of its weights, None if there is none.
         thresholds: What the file is given if it suppresses boxes itself.
     """
 
@@ -39,6 +41,7 @@ class RuntimeNetwork(nn.Module):
         self.names = list(runtime.metadata.names)
         self.nc = len(self.names)
         self.stride = torch.tensor([float(runtime.metadata.stride)])
+        self.confidence = stored_confidence({OVERALL: runtime.metadata.confidence})
         self.thresholds = Thresholds()
         self.nothing = nn.Parameter(torch.zeros(0), requires_grad=False)
 

@@ -119,7 +119,7 @@ def whole(settings, tmp_path_factory):
 
 def test_swa_is_a_file_of_weights_that_builds(whole):
     checkpoint = read_checkpoint(whole / "weights" / "swa.pt", full=False)
-    assert not holds_training(whole / "weights" / "swa.pt") and checkpoint.settings["swa"]["epochs"] == 2
+    assert not holds_training(whole / "weights" / "swa.pt") and checkpoint.settings["swa_epochs"] == 2
     assert {value.dtype for name, value in checkpoint.state.items() if name.endswith("conv.weight")} == {torch.half}
     last = read_checkpoint(whole / "weights" / "last.pt")
     mean = last.training["swa"]
@@ -146,7 +146,7 @@ def test_a_resumed_training_ends_with_the_same_bits(settings, whole, tmp_path, s
 @pytest.mark.parametrize("is_better", [True, False])
 def test_the_mean_becomes_best_only_if_it_is_better(settings, whole, tmp_path, monkeypatch, caplog, is_better):
     """The last stages of a finished run, once more: its best epoch is worse than, or as good as, the mean."""
-    fitness = read_checkpoint(whole / "weights" / "swa.pt").settings["swa"]["fitness"]
+    fitness = read_checkpoint(whole / "weights" / "swa.pt").settings["swa_fitness"]
     finish = averaging.finish_average
 
     def judged(trainer, average, run):
