@@ -300,6 +300,19 @@ def test_train_flags_are_understood(argv, expected):
     assert {name: getattr(config, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize("given, expected", [("0.5", 0.5), ("1", 1.0), ("auto", "auto")])
+def test_the_confidence_of_detection_is_a_number_or_auto(given, expected):
+    found = parse(DetectConfig, ["--conf-thres", given]).conf_thres
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize("given", ["1.5", "Auto", "nan", "-0.1", ""])
+def test_other_confidences_are_refused(given, capsys):
+    with pytest.raises(SystemExit):
+        parse(DetectConfig, ["--conf-thres", given])
+    assert "--conf-thres" in capsys.readouterr().err
+
+
 def test_val_and_detect_flags_are_understood():
     config = parse(
         ValConfig,

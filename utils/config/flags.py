@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -299,7 +300,7 @@ def _argument(each: Field) -> dict[str, Any]:
         return {**argument, "action": "store_true"}
     if spec.kind == "choice":
         return {**argument, "action": argparse.BooleanOptionalAction}
-    argument["type"] = _number_or_word if spec.words else _KINDS[spec.kind]
+    argument["type"] = partial(_number_or_word, _KINDS[spec.kind]) if spec.words else _KINDS[spec.kind]
     argument["metavar"] = each.name.upper() if spec.choices is None else "{" + ",".join(spec.choices) + "}"
     if spec.choices is not None and not spec.open_choices:
         argument["choices"] = spec.choices
@@ -312,10 +313,10 @@ def _argument(each: Field) -> dict[str, Any]:
     return argument
 
 
-def _number_or_word(text: str) -> int | str:
-    """A whole number if it is one, else the text, which the record checks."""
+def _number_or_word(kind: type[int] | type[float], text: str) -> float | str:
+    """A number of the kind if it is one, else the text, which the record checks."""
     try:
-        return int(text)
+        return kind(text)
     except ValueError:
         return text
 
