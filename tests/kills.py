@@ -204,7 +204,7 @@ def differences(run: Path, expected: Path) -> list[str]:
     found = []
     if (run / "results.csv").read_bytes() != (expected / "results.csv").read_bytes():
         found.append("results.csv")
-    for name in ("last.pt", "best.pt"):
+    for name in sorted(path.name for path in (expected / "weights").glob("*.pt")):
         ours, theirs = (read_checkpoint(folder / "weights" / name) for folder in (run, expected))
         if not same(dict(ours.state), dict(theirs.state)):
             found.append(f"weights of {name}")
@@ -359,6 +359,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hyp", help="hyperparameters of the trainings")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
@@ -366,7 +367,7 @@ def main() -> int:
         kill = asked.pop("kill")
         return run_child(Child(**asked, kill=Kill(**kill) if kill else None))
     folder, started, equal = Path(tempfile.mkdtemp(prefix="kills")), time.perf_counter(), 0
-    bench = Bench(folder, flags.workers, {})
+    bench = Bench(folder, flags.workers, {"hyp": flags.hyp} if flags.hyp else {})
     _, counts = bench.prepare()
     print("moments of a whole run: " + ", ".join(f"{counts[kind]} {kind}" for kind in KINDS), flush=True)
     for index, (first, *again) in enumerate(chosen_kills(counts, flags.kills, flags.seed)):
