@@ -7,12 +7,17 @@ import types
 import numpy as np
 import pytest
 import torch
+from small_data import drawn_yaml
 
+import train
 from utils.assignment import decode
 from utils.box_losses import BoxLoss
 from utils.boxes import paired_iou
-from utils.config import Hyperparameters
+from utils.checkpoint import read_checkpoint
+from utils.config import Hyperparameters, TrainConfig, from_options
 from utils.dynamic_assignment import ASSIGNERS
+from utils.engine.trainer import Hook
+from utils.engine.training import train as run_training
 from utils.loss import DetectionLoss
 from utils.quality_losses import LearnedBalance, LogitCost, LossKinds, aligned_quality, balanced_weights, class_weights
 from utils.types import HeadGeometry
@@ -367,3 +372,49 @@ def test_wise_iou_s_mean_is_not_weighted():
     ]
     parts = [loss(maps, targets)[1] for loss in losses]
     assert torch.equal(losses[0].box_loss.mean, losses[1].box_loss.mean) and parts[0].box != parts[1].box
+
+
+# in a real training ----------------------------------------------------------------------------------
+
+
+class StopBefore(Hook):
+    """Interrupts a training before an epoch, as Ctrl-C would."""
+
+    def before_epoch(self, trainer, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
+def test_a_resumed_run_equals_a_whole_one(tmp_path):
+    (tmp_path / "my.yaml").write_text("".join(f"{k}: {v}\n" for k, v in (EVERYTHING | {"class_balance": 0.5}).items()))
+    data = drawn_yaml(tmp_path, train=8, val=4, test=1)
+
+    def start(name, *hooks):
+        config = from_options(
+            TrainConfig,
+            cfg="models/yolov5n.yaml",
+            imgsz=64,
+            epochs=2,
+            batch_size=4,
+            workers=0,
+            device="cpu",
+            noautoanchor=True,
+            data=str(data),
+            hyp=str(tmp_path / "my.yaml"),
+            project=str(tmp_path),
+            name=name,
+        )
+        return run_training(config, hooks=list(hooks)).save_dir
+
+    whole = start("whole")
+    with pytest.raises(KeyboardInterrupt):
+        start("parts", StopBefore())
+    resumed = train.run(resume=str(tmp_path / "parts" / "weights" / "last.pt"), device="cpu").save_dir
+    left, right = (read_checkpoint(folder / "weights" / "last.pt").training for folder in (whole, resumed))
+    weights = left["loss"]["balance.weights"]
+    assert torch.equal(weights, right["loss"]["balance.weights"]) and weights[1] == 1
+    assert 0 < (weights - torch.tensor(BALANCE)).abs().max() < 5
+    assert all(torch.equal(value, right["model_state"][name]) for name, value in left["model_state"].items())
+    assert (whole / "results.csv").read_text() == (resumed / "results.csv").read_text()
