@@ -53,8 +53,9 @@ class Hyperparameters:
     of sides or that rule's recall); obj_target, obj_loss, cls_loss, balance as words; class_balance a power,
     0 off. Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step; warmup_share and
     ema_share as shares of the run, None off; close_mosaic, swa in epochs; smooth_fitness the share kept of the running
-    mean; lr_backbone a multiple of the rate; accumulate as a word. Augmentation: mosaic9, box_paste, mixup_gate as
-    probabilities; object_scale, letterbox_jitter as shares; color_ops a number, color_magnitude 0..10. Distillation:
+    mean; lr_backbone a multiple of the rate; accumulate as a word. Augmentation: mosaic9 (of
+    mosaics), box_paste (of images), mixup_gate (of blends) as probabilities; object_scale the share of views, and
+    letterbox_jitter that of the free border; color_ops a number, color_magnitude 0..10. Distillation:
     self_distill, distill and distill_features as gains, the last two with a teacher; distill_every in batches.
     """
 
