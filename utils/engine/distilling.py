@@ -262,7 +262,8 @@ class Distillation:
         means = {name: value / max(self.batches, 1) for name, value in zip(TERMS, sums, strict=True)}
         self.history.add({"epoch": epoch, **means})
         self.sums, self.batches = None, 0
-        return {name: value for name, value in means.items() if self.gains.get(name)}
+        terms = zip(TERMS, (self.predictions, self.features, self.average), strict=True)
+        return {name: means[name] for name, term in terms if term is not None}
 
     def average_gradients(self) -> None:
         """Give the adapters the mean of all processes' gradients, as the student's wrapper does for the student."""

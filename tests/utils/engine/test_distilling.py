@@ -173,6 +173,7 @@ def test_other_classes_and_anchors_leave_the_maps(tmp_path, caplog, changes, sai
     assert said in caplog.text and made.features is not None
     assert (made.predictions is None) == ("teach the rest" not in said)
     if made.predictions is None:
+        assert list(made.end_epoch(0)) == ["features"]
         alone = open_teacher(settings(file), Hyperparameters(distill_features=0), student, CPU)
         with pytest.raises(ConfigError, match="the model can learn nothing from it"):
             build_distillation(Hyperparameters(), student, loss, alone, 0)
