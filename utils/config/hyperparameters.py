@@ -51,7 +51,9 @@ class Hyperparameters:
 
     Assignment and losses: assign the rule of positive anchors, anchor_fit what AutoAnchor judges anchors by (the ratio
     of sides or that rule's recall); obj_target, obj_loss, cls_loss, balance as words of utils.quality_losses;
-    class_balance a power, 0 off; fl_gamma above 0 is also the power of qfl and vfl, else 2. Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step; warmup_share and
+    class_balance a power, 0 off; fl_gamma above 0 is also the power of qfl and vfl, else 2.
+
+    Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step; warmup_share and
     ema_share as shares of the run, None off; close_mosaic, swa in epochs; smooth_fitness the share kept of the running
     mean; lr_backbone a multiple of the rate; accumulate as a word. Augmentation: mosaic9 (of
     mosaics), box_paste (of images), mixup_gate (of blends) as probabilities; object_scale the share of views, and
