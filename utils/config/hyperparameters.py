@@ -53,12 +53,13 @@ class Hyperparameters:
     of sides or that rule's recall); obj_target, obj_loss, cls_loss, balance as words of utils.quality_losses;
     class_balance a power, 0 off; fl_gamma above 0 is also the power of qfl and vfl, else 2.
 
-    Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step; warmup_share and
-    ema_share as shares of the run, None off; close_mosaic, swa in epochs; smooth_fitness the share kept of the running
-    mean; lr_backbone a multiple of the rate; accumulate as a word. Augmentation: mosaic9 (of
-    mosaics), box_paste (of images), mixup_gate (of blends) as probabilities; object_scale the share of views, and
-    letterbox_jitter that of the free border; color_ops a number, color_magnitude 0..10. Distillation:
-    self_distill, distill and distill_features as gains, the last two with a teacher; distill_every in batches.
+    Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step, max_batch the most
+    images of a batch whatever the flag says, None off; warmup_share and ema_share as shares of the run, None off;
+    close_mosaic, swa in epochs; smooth_fitness the share kept of the running mean; lr_backbone a multiple of the rate;
+    accumulate as a word. Augmentation: mosaic9 (of mosaics), box_paste (of images), mixup_gate (of blends) as
+    probabilities; object_scale the share of views, and letterbox_jitter that of the free border; color_ops a number,
+    color_magnitude 0..10. Distillation: self_distill, distill and distill_features as gains, the last two with a
+    teacher; distill_every in batches.
     """
 
     lr0: float = _gain(0.01)
@@ -105,6 +106,7 @@ class Hyperparameters:
     optimizer: str = _word("auto", *OPTIMIZERS)
     schedule: str = _word("linear", "cosine")
     nbs: float = _piece(64.0, 1, 65536)
+    max_batch: float | None = _piece(None, 1, 65536)
     accumulate: str = _word("fixed", "noise")
     warmup_share: float | None = _piece(None, 0, 0.5)
     lr_backbone: float = _piece(1.0, 0, 100)

@@ -1,4 +1,4 @@
-"""The optimizer of a training: which update rule is in force, and with which rates and groups it is built."""
+"""The optimizer of a training: the update rule and the batch in force, and the rates and groups it is built with."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from utils.config import Hyperparameters, TrainConfig
 from utils.engine.layer_choice import backbone_parameters
 from utils.engine.optim import BackboneRate, build_optimizer, scaled_weight_decay
 from utils.log import LOGGER
+from utils.world import World
 
 
 def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
@@ -23,6 +24,26 @@ def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
     """
     name = next((name for name in (config.optimizer, hyp.optimizer) if name != "auto"), "SGD")
     return replace(config, optimizer=name)
+
+
+def within_batch(config: TrainConfig, hyp: Hyperparameters, world: World) -> TrainConfig:
+    """Return the config with a batch that is no larger than the recipe's.
+
+    On small sets the number of optimizer steps decides how much is learned, so a recipe may ask for small batches.
+
+    Args:
+        config: The flags, `batch_size` resolved.
+        hyp: `max_batch` is the most images of all processes together.
+        world: Processes; each has at least one image of a batch.
+
+    Returns:
+        The config, logged if it changed.
+    """
+    if hyp.max_batch is None or config.batch_size <= hyp.max_batch:
+        return config
+    size = max(int(hyp.max_batch) // world.size, 1) * world.size
+    LOGGER.info(f"batch size {config.batch_size} -> {size}: the recipe (max_batch) asks for small batches")
+    return replace(config, batch_size=size)
 
 
 def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> torch.optim.Optimizer:

@@ -47,7 +47,7 @@ from utils.engine.hooks import (
     TrainBatchImages,
 )
 from utils.engine.optim import EarlyStopping
-from utils.engine.optimizer_choice import optimizer_for, with_optimizer
+from utils.engine.optimizer_choice import optimizer_for, with_optimizer, within_batch
 from utils.engine.resume import (
     adopt_batch_size,
     folder_of,
@@ -149,7 +149,8 @@ def _train(
     processes.first_on_host(lambda: require_images(spec, ("train", "val"), config.download))
     device = device_of(config.device, processes.world)
     model, transferred = build_detector(config, hyp, spec, resumed, device)
-    config = with_full_paths(resolve_sizes(config, model, device), spec)
+    config = within_batch(resolve_sizes(config, model, device), hyp, processes.world)
+    config = with_full_paths(config, spec)
     prepare_batch_norm(model, processes, config.sync_bn, config.batch_size)
     teacher = open_teacher(config, hyp, model, device)
     optimizer = optimizer_for(model, config, hyp)

@@ -10,9 +10,10 @@ from models.graph.architecture import insert_block, replace_block
 from utils.config import Hyperparameters, TrainConfig
 from utils.engine.layer_choice import backbone_parameters
 from utils.engine.optim import apply_step_settings
-from utils.engine.optimizer_choice import optimizer_for, with_optimizer
+from utils.engine.optimizer_choice import optimizer_for, with_optimizer, within_batch
 from utils.engine.resume import adopt_batch_size, load_optimizer
 from utils.types import StepSettings, TrainState
+from utils.world import World
 
 
 @pytest.mark.parametrize(
@@ -141,3 +142,12 @@ def test_another_batch_size_on_resuming_decays_as_nbs_says(nbs, factor):
     fresh = optimizer_for(torch.nn.Conv2d(2, 2, 1), TrainConfig(batch_size=16), Hyperparameters(nbs=nbs))
     assert optimizer.param_groups[1]["weight_decay"] == pytest.approx(fresh.param_groups[1]["weight_decay"])
     assert (state.step, state.batches_done) == (15, 0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "max_batch", "processes", "expected"),
+    [(16, None, 1, 16), (16, 8, 1, 8), (4, 8, 1, 4), (16, 8, 3, 6), (16, 2, 4, 4), (16, 2.5, 1, 2)],
+)
+def test_a_recipe_limits_the_batch(batch_size, max_batch, processes, expected):
+    config, hyp = TrainConfig(batch_size=batch_size), Hyperparameters(max_batch=max_batch)
+    assert within_batch(config, hyp, World(0, processes)).batch_size == expected
