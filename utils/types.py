@@ -416,7 +416,7 @@ class GradientNoise:
 
 @dataclass
 class TrainState:
-    """How far a training has come: plain values, saved in every checkpoint.
+    """How far a training has come, saved in every checkpoint as plain values (`dataclasses.asdict`).
 
     Attributes:
         epoch: The epoch to train next, or to go on with.

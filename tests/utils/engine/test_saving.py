@@ -1,6 +1,7 @@
 """Checkpoints of a training in its midst: when they are written, what stays valid, and going back to an earlier one."""
 
 import copy
+import dataclasses
 import os
 import signal
 
@@ -25,7 +26,7 @@ def write_state(trainer, path):
         "ema": components.ema.module.state_dict(),
         "updates": components.ema.updates,
         "optimizer": components.optimizer.state_dict(),
-        "state": vars(trainer.state),
+        "state": dataclasses.asdict(trainer.state),
     }
     torch.save(content, path.with_name("part"))
     path.with_name("part").replace(path)
@@ -37,7 +38,7 @@ def read_state(trainer, path):
     components.ema.module.load_state_dict(content["ema"])
     components.ema.updates = content["updates"]
     components.optimizer.load_state_dict(content["optimizer"])
-    vars(trainer.state).update(content["state"])
+    vars(trainer.state).update(vars(TrainState(**content["state"])))
 
 
 def trainer_of(folder, options=EAGER, hooks=(), accumulate=1, epochs=2, **keywords):
