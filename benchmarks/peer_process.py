@@ -26,8 +26,10 @@ def main() -> None:
 
 def train(job: dict) -> dict:
     """Train with the defaults, and return the figures of its own final validation of best.pt."""
+    import torch
     from ultralytics import YOLO
 
+    torch.manual_seed(job["seed"])  # its trainer seeds itself later, but layers without given weights are drawn here
     model = YOLO(job["peer_weights"] or job["model"])
     transferred = transfer(model, job["state"]) if job["state"] else None
     from_weights = bool(job["peer_weights"] or job["state"])
