@@ -10,7 +10,7 @@ to the object is never positive: its loss could not fall.
             center inside the object; no prediction is read                            arXiv 1912.02424, algorithm 1
     simota  cost = class cross-entropy + 3 (-ln IoU); the k cheapest, k the sum of the 10 largest IoUs, at least 1
                                                                                        arXiv 2107.08430, section 2.1
-    tal     t = s^1 u^6 of score s and IoU u; the 13 largest t, cell center inside     arXiv 2108.07755, eq. 3
+    tal     t = s^1 u^6 of score s and IoU u; the 13 largest t, cell center inside     arXiv 2108.07755
 
 A pair belongs to one object: the one of the highest IoU, with simota of the lowest cost. An object that is left without
 a pair gets the free one of the anchor nearest in shape; if none is within `anchor_t`, the nearest that the decoder can

@@ -10,8 +10,8 @@ beta and gamma are 2, or fl_gamma if that is above 0. Costs are averaged as v6.1
 and classes, not divided by the positives as in the papers: a gain weighs a mean over cells with every loss. Focal costs
 are smaller, so the same gain then asks for less.
 
-Quality of a positive anchor (arXiv 2108.07755, section 3.3): t = s u^6 of its score s and its box's IoU u, scaled per
-object so that the largest t is the object's largest u. Here s is objectness x class score, by which suppression ranks.
+Quality of a positive anchor (arXiv 2108.07755, task alignment learning): t = s u^6 of its score s and its box's IoU u,
+scaled per object so that the largest t is the object's largest u. Here s is objectness x class score, by which suppression ranks.
 """
 
 from collections.abc import Mapping, Sequence

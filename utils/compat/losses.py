@@ -91,7 +91,7 @@ class FocalLoss(nn.Module):
 
 
 class QFocalLoss(FocalLoss):
-    """Quality focal loss (arXiv 2006.04388, eq. 3): the error is the distance to a soft target."""
+    """Quality focal loss (arXiv 2006.04388): the error is the distance to a soft target."""
 
     def error(self, probability: Tensor, true: Tensor) -> Tensor:
         return (true - probability).abs()
