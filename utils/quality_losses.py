@@ -11,7 +11,8 @@ and classes, not divided by the positives as in the papers: a gain weighs a mean
 are smaller, so the same gain then asks for less.
 
 Quality of a positive anchor (arXiv 2108.07755, task alignment learning): t = s u^6 of its score s and its box's IoU u,
-scaled per object so that the largest t is the object's largest u. Here s is objectness x class score, by which suppression ranks.
+scaled per object so that the largest t is the object's largest u. Here s is objectness x class score, by which
+suppression ranks.
 """
 
 from collections.abc import Mapping, Sequence
