@@ -269,7 +269,8 @@ def test_hyperparameter_files_load():
         path.stem.removeprefix("hyp."): Hyperparameters.load(path).as_dict()
         for path in (ROOT / "data/hyps").glob("*.yaml")
     }
-    assert files.keys() == {"scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365", "shapes"}
+    own = {"shapes", "small", "modern"}
+    assert files.keys() == {"scratch-low", "scratch-med", "scratch-high", "VOC", "Objects365"} | own
     assert files["scratch-low"] == Hyperparameters().as_dict()
     assert {key for key in files["scratch-high"] if files["scratch-high"][key] != files["scratch-low"][key]} == {
         "lrf",

@@ -34,7 +34,8 @@ def rows(text, unit):
 
 def test_a_training_profile_has_every_part_and_leaves_nothing_behind(tmp_path, caplog, blank_figures, monkeypatch):
     before, after = {}, {}
-    monkeypatch.setattr("utils.engine.optim.NOMINAL_BATCH", 4)  # a step for each batch
+    recipe = tmp_path / "hyp.yaml"
+    recipe.write_text("nbs: 4\n")  # a step for each batch
 
     def state(trainer):
         components = trainer.components
@@ -56,7 +57,7 @@ def test_a_training_profile_has_every_part_and_leaves_nothing_behind(tmp_path, c
     monkeypatch.setattr(TrainingProfile, "start", start_and_look)
     monkeypatch.setattr(StepProfile, "close", close_and_look)
     data = drawn_yaml(tmp_path, train=4 * (WARM_UP + 4 + TRACED + 1), val=2)
-    result = train.run(**SETTINGS, data=str(data), project=str(tmp_path), profile_steps=4)
+    result = train.run(**SETTINGS, data=str(data), hyp=str(recipe), project=str(tmp_path), profile_steps=4)
     found = rows(caplog.text, "batch")
     assert set(TRAINING_PARTS) | {"Conv", "C3", "CBAM", "Detect", "between layers", "other", "all"} <= set(found)
     assert all(found[part] > 0 for part in ("loading", "forward", "loss", "backward", "Conv", "C3", "CBAM"))
