@@ -31,6 +31,7 @@ from utils.engine.layer_choice import freeze_layers
 from utils.engine.model_ema import ModelEMA, horizon
 from utils.engine.noise_scale import NoiseScale
 from utils.engine.optim import Schedule
+from utils.engine.optimizer_choice import rates_from_weights
 from utils.engine.resume import check_classes, restore_components, restoring, training_state
 from utils.engine.trainer import TrainingComponents
 from utils.engine.weight_average import WeightAverage
@@ -261,7 +262,9 @@ def build_components(
     device = next(model.parameters()).device
     amp = amp_dtype(device, config.amp, config.amp_type)
     scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
-    schedule = Schedule(hyp, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
+    schedule = Schedule(
+        rates_from_weights(config, hyp), config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr
+    )
     weights = balanced_weights(data.train.dataset.store.class_counts(data.spec.nc), hyp.class_balance)
     loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes, weights)
     distillation = build_distillation(hyp, model, loss, teacher, schedule.warmup)

@@ -10,7 +10,7 @@ from models.graph.architecture import insert_block, replace_block
 from utils.config import Hyperparameters, TrainConfig
 from utils.engine.layer_choice import backbone_parameters
 from utils.engine.optim import apply_step_settings
-from utils.engine.optimizer_choice import optimizer_for, with_optimizer, within_batch
+from utils.engine.optimizer_choice import optimizer_for, rates_from_weights, with_optimizer, within_batch
 from utils.engine.resume import adopt_batch_size, load_optimizer
 from utils.types import StepSettings, TrainState
 from utils.world import World
@@ -151,3 +151,14 @@ def test_another_batch_size_on_resuming_decays_as_nbs_says(nbs, factor):
 def test_a_recipe_limits_the_batch(batch_size, max_batch, processes, expected):
     config, hyp = TrainConfig(batch_size=batch_size), Hyperparameters(max_batch=max_batch)
     assert within_batch(config, hyp, World(0, processes)).batch_size == expected
+
+
+def test_rates_are_smaller_from_weights():
+    hyp = Hyperparameters(lr0=0.002, warmup_bias_lr=0.01, lr_transfer=0.5)
+    from_weights = rates_from_weights(TrainConfig(weights="yolov5n.pt"), hyp)
+    assert (from_weights.lr0, from_weights.warmup_bias_lr) == (0.001, 0.005)
+    assert rates_from_weights(TrainConfig(weights=""), hyp) == hyp
+    model = small(BASE)
+    for weights, lr in (("yolov5n.pt", 0.001), ("", 0.002)):
+        optimizer = optimizer_for(model, TrainConfig(weights=weights, optimizer="AdamW"), hyp)
+        assert [group["lr"] for group in optimizer.param_groups] == [lr] * 3
