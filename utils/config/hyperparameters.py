@@ -56,10 +56,10 @@ class Hyperparameters:
     Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step, max_batch the most
     images of a batch whatever the flag says, None off; warmup_share and ema_share as shares of the run, None off;
     close_mosaic, swa in epochs; smooth_fitness the share kept of the running mean; lr_transfer and lr_backbone
-    multiples of the rate when a training starts from weights; accumulate as a word. Augmentation: mosaic9 (of mosaics), box_paste (of images), mixup_gate (of blends) as
-    probabilities; object_scale the share of views, and letterbox_jitter that of the free border; color_ops a number,
-    color_magnitude 0..10. Distillation: self_distill, distill and distill_features as gains, the last two with a
-    teacher; distill_every in batches.
+    multiples of the rate when a training starts from weights; accumulate as a word. Augmentation: mosaic9 (of mosaics),
+    box_paste (of images), mixup_gate (of blends) as probabilities; object_scale the share of views, and
+    letterbox_jitter that of the free border; color_ops a number, color_magnitude 0..10. Distillation: self_distill,
+    distill and distill_features as gains, the last two with a teacher; distill_every in batches.
     """
 
     lr0: float = _gain(0.01)
