@@ -15,7 +15,7 @@ from utils.log import LOGGER
 
 FOLDER = ROOT / "runs" / "demo"
 COMMON = dict(data="data/shapes.yaml", imgsz=128, workers=2, device="cpu")
-TRAINING = dict(cfg="models/yolov5n_CBAM.yaml", hyp="hyp.shapes.yaml", optimizer="AdamW", epochs=42, batch_size=16)
+TRAINING = dict(cfg="models/yolov5n_CBAM.yaml", hyp="hyp.shapes.yaml", epochs=42, batch_size=16)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 FOLDER = ROOT / "docs" / "gallery"
 COMMON = {"data": "data/shapes.yaml", "imgsz": 128, "workers": 1, "device": "cpu"}
-TRAINING = {"hyp": "hyp.shapes.yaml", "optimizer": "AdamW", "batch_size": 16}
+TRAINING = {"hyp": "hyp.shapes.yaml", "batch_size": 16}
 WIDTH, QUALITY = 760, 68
 BYTES = 400_000  # of all images together
 
