@@ -261,12 +261,9 @@ def build_components(
     """
     device = next(model.parameters()).device
     amp = amp_dtype(device, config.amp, config.amp_type)
-    scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
-    schedule = Schedule(
-        rates_from_weights(config, hyp), config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr
-    )
-    weights = balanced_weights(data.train.dataset.store.class_counts(data.spec.nc), hyp.class_balance)
-    loss = DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes, weights)
+    rates = rates_from_weights(config, hyp)
+    schedule = Schedule(rates, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
+    loss = detection_loss(config, hyp, model, data, processes)
     distillation = build_distillation(hyp, model, loss, teacher, schedule.warmup)
     ema = ModelEMA(model, tau=horizon(hyp.ema_share, schedule.optimizer_steps))
     scaler = gradient_scaler(device, amp)
@@ -295,6 +292,27 @@ def build_components(
     if resumed is not None:
         restore_components(components, resumed)
     return components
+
+
+def detection_loss(
+    config: TrainConfig, hyp: Hyperparameters, model: Model, data: TrainData, processes: Processes = ALONE
+) -> DetectionLoss:
+    """Return the loss of a training, its gains scaled to the head, the classes and the image size.
+
+    Args:
+        config: The image size and `label_smoothing`.
+        hyp: Gains, rules and `class_balance`.
+        model: The network, on its device.
+        data: Its training labels weigh the classes.
+        processes: Those that train together.
+
+    Returns:
+        The loss.
+    """
+    device = next(model.parameters()).device
+    scaled = hyp.scaled(model.geometry.levels, data.spec.nc, config.imgsz, config.label_smoothing)
+    weights = balanced_weights(data.train.dataset.store.class_counts(data.spec.nc), hyp.class_balance)
+    return DetectionLoss(model.geometry, scaled, device, box_loss(hyp, device), processes, weights)
 
 
 def noise_scale(

@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 import yaml
+from kills import same
 from several import run_several
 from small_data import SHAPES, drawn_yaml
 from small_models import SMALL, TINY
@@ -239,16 +240,6 @@ def states_of(folder):
     training = checkpoint.training
     kept = {key: training[key] for key in ("model_state", "optimizer", "distillation", "state", "history")}
     return {"average": checkpoint.state, **kept}
-
-
-def same(left, right):
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
 
 
 class Terminate(Hook):

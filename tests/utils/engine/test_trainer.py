@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from kills import same
 from torch import nn
 
 from utils.device import network_input, resize_long_side
@@ -89,16 +90,6 @@ def snapshot(components):
     return copy.deepcopy(
         (components.model.state_dict(), components.ema.module.state_dict(), components.optimizer.state_dict())
     )
-
-
-def same(left, right):
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
 
 
 class Record(Hook):

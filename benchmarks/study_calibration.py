@@ -1,6 +1,6 @@
 """Measure error rate, power and interval coverage of `compare_variants` on synthetic studies (tests/synthetic.py).
 
-    python benchmarks/calibration.py [--studies 500] [--resamples 200] [--workers 2] [--only TEXT ...]
+    python benchmarks/study_calibration.py [--studies 500] [--resamples 200] [--workers 2] [--only TEXT ...]
 
 The true differences of these studies are known. The table has one row per case:
 
