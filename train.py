@@ -12,7 +12,7 @@ from utils.config import TrainConfig, from_options, parse
 from utils.world import World
 
 if TYPE_CHECKING:
-    from utils.engine.training import TrainResult
+    from utils.engine.training_stages import TrainResult
 
 DESCRIPTION = "Train a YOLOv5 detector or one of its attention variants on your data."
 

@@ -153,6 +153,7 @@ def run_child(child: Child) -> int:
     """Train in this process, counting its moments."""
     import utils.engine.evaluation_pass as evaluation_pass
     import utils.engine.training as training
+    import utils.engine.training_stages as training_stages
     import utils.plots.canvas as canvas
     from utils.cli import run_script
     from utils.config import TrainConfig, from_options
@@ -164,8 +165,8 @@ def run_child(child: Child) -> int:
     watch(ModelEMA, "update", moments, "step")  # weights have moved, their average has not
     watch(evaluation_pass, "_image_results", moments, "validation")
     watch(canvas, "write_figure", moments, "figure")
-    watch(training, "strip", moments, "strip")
-    watch(training, "strip", moments, "strip", after=True)
+    watch(training_stages, "strip", moments, "strip")
+    watch(training_stages, "strip", moments, "strip", after=True)
     watch_writes(moments)
     code = run_script(training.train, lambda argv: from_options(TrainConfig, **child.options), [])
     if child.counts:

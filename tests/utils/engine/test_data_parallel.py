@@ -23,7 +23,7 @@ from utils.engine.model_ema import ModelEMA
 from utils.engine.noise_scale import KEPT, NoiseScale
 from utils.engine.optim import build_optimizer
 from utils.engine.trainer import Trainer, TrainingComponents
-from utils.engine.training import check_several
+from utils.engine.training_settings import check_several
 from utils.errors import ConfigError, NonFiniteError
 from utils.loss import DetectionLoss
 from utils.processes import ALONE, Processes

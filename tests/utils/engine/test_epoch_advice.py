@@ -12,7 +12,7 @@ def test_the_line_names_steps_and_remedies():
     assert run.steps == 120
     assert epochs_advice(run, has_weights=False) == (
         "205 images, 30 epochs: 390 batches but only 120 optimizer steps, as 4 batches make one; from random weights "
-        "some 1,000 are the least that is of use: --epochs 250, or nbs: 16 in --hyp (hyp.small.yaml) and --epochs 77"
+        "some 500 are the least that is of use: --epochs 130, or nbs: 16 in --hyp (hyp.small.yaml) and --epochs 39"
     )
     assert epochs_advice(run, has_weights=True) == ""
 

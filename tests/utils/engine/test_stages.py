@@ -21,6 +21,7 @@ from utils.engine.hooks import ResultsFile
 from utils.engine.optim import EarlyStopping
 from utils.engine.resume import resolve_config
 from utils.engine.stages import RunFolder, Stage, enter, open_stages
+from utils.engine.training_stages import strip_best
 from utils.errors import CheckpointError, DataError, Interruption, UserError
 from utils.plots import canvas
 from utils.types import TrainState
@@ -62,8 +63,8 @@ def test_a_run_cut_off_again_and_again_is_finished(data, whole, tmp_path, monkey
     """Each start does one stage and is cut off in the next."""
     caplog.set_level("INFO", "yolo")
     cuts = {
-        "utils.engine.training.strip": "",
-        "utils.engine.training.evaluate_weights": "strip, validation, plots",
+        "utils.engine.training_stages.strip": "",
+        "utils.engine.training_stages.evaluate_weights": "strip, validation, plots",
         "utils.engine.validation.write_metrics": "validation, plots",
         "utils.plots.curves.plot_results": "validation, plots",
     }
@@ -95,7 +96,7 @@ def test_a_run_cut_off_again_and_again_is_finished(data, whole, tmp_path, monkey
 def test_an_early_stop_that_was_cut_off_is_finished_and_trains_no_epoch(data, tmp_path, monkeypatch):
     monkeypatch.setattr(EarlyStopping, "has_waited", lambda self, state: state.epoch >= 1)
     with monkeypatch.context() as patch:
-        patch.setattr("utils.engine.training.strip", cut_off)
+        patch.setattr("utils.engine.training_stages.strip", cut_off)
         with pytest.raises(Interruption):
             training.train(options(data, tmp_path, epochs=5))
     resumed = train.run(resume=str(tmp_path / "run"), device="cpu")
@@ -141,8 +142,8 @@ def test_a_best_that_is_missing_is_made_from_last_if_that_is_it(copied):
     with pytest.raises(
         CheckpointError, match=r"best\.pt: is missing, and last\.pt holds epoch 1, not the best epoch 0"
     ):
-        training.strip_best(run, TrainState(epoch=2, best_epoch=0))
-    training.strip_best(run, TrainState(epoch=2, best_epoch=1))
+        strip_best(run, TrainState(epoch=2, best_epoch=0))
+    strip_best(run, TrainState(epoch=2, best_epoch=1))
     assert open_stages(run, True) == () and read_checkpoint(run.best).training is None
 
 

@@ -153,7 +153,7 @@ def test_the_mean_becomes_best_only_if_it_is_better(settings, whole, tmp_path, m
         trainer.state.best_fitness = fitness / 2 if is_better else max(fitness, 1e-9)
         finish(trainer, average, run)
 
-    monkeypatch.setattr("utils.engine.training.finish_average", judged)
+    monkeypatch.setattr("utils.engine.training_stages.finish_average", judged)
     assert fitness > 0
     with caplog.at_level(logging.INFO, logger="yolo"):
         run = train(from_options(TrainConfig, **settings, project=str(tmp_path)), HYP).save_dir
