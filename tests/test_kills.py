@@ -16,7 +16,9 @@ import importlib, os, signal
 
 if os.environ.get("KILL_AT"):
     module, name = os.environ["KILL_AT"].split(":")
-    setattr(importlib.import_module(module), name, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
+    held = importlib.import_module(module)
+    assert hasattr(held, name), f"{module} has no {name}"
+    setattr(held, name, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
 if os.environ.get("STOP_AFTER"):
     stopping = importlib.import_module("utils.engine.optim").EarlyStopping
     stopping.has_waited = lambda self, state: state.epoch >= int(os.environ["STOP_AFTER"])
@@ -59,8 +61,8 @@ def files(run):
 @pytest.mark.parametrize(
     "place",
     [
-        "utils.engine.training:strip",
-        "utils.engine.training:evaluate_weights",
+        "utils.engine.training_stages:strip",
+        "utils.engine.training_stages:evaluate_weights",
         "utils.engine.validation:draw_figures",
         "utils.plots.curves:plot_results",
     ],
@@ -75,7 +77,7 @@ def test_a_killed_training_is_resumed_to_the_same_files(command, whole, tmp_path
 
 
 def test_a_kill_after_an_early_stop_is_resumed(command, whole, tmp_path):
-    killed = command(tmp_path, KILL_AT="utils.engine.training:strip", STOP_AFTER="2")
+    killed = command(tmp_path, KILL_AT="utils.engine.training_stages:strip", STOP_AFTER="2")
     assert killed.returncode == -signal.SIGKILL
     resumed = command(tmp_path, "--resume", str(tmp_path / "run"), STOP_AFTER="2")
     assert resumed.returncode == 0 and "Optimizer stripped" in resumed.stdout
