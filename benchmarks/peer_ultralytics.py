@@ -9,9 +9,9 @@ this program neither makes nor changes, and files are exchanged. `--start weight
 official YOLOv5 file, as far as names and shapes match, into its own network; --peer-weights starts from a file of its
 own.
 
-Its validation suppresses at IoU 0.7, val.py at 0.6, and by its source it compares boxes before they are clipped to the
-image, which may cost it points where objects reach the border (not shown by a test of its own). Detections of its
-best.pt are therefore taken at both, clipped, and their mAP is computed by our rules from our reading of the labels.
+Its validation suppresses at IoU 0.7, val.py at 0.6, and it compares boxes before they are clipped to the image, which
+costs it points where objects reach the border (findings/ultralytics_judges_boxes_beyond_the_image.sh). Detections of
+its best.pt are therefore taken at both, clipped, and their mAP is computed by our rules from our reading of the labels.
 PROJECT/NAME gets peer.json and peer.csv with its own final figures, ours of both, its version and the seconds per epoch
 (the median, validation included). It writes *.cache files beside the labels of the dataset.
 """

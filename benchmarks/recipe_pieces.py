@@ -1,25 +1,28 @@
 """The table of docs/recipes.md: what each piece of a recipe changes, per set and start, over seeds.
 
     python benchmarks/recipe_pieces.py runs/train --control v61
-    python benchmarks/recipe_pieces.py runs/train runs/compare/bccd-scratch runs/compare/cards-weights
+    python benchmarks/recipe_pieces.py runs/train runs/compare/bccd-scratch runs/compare/cards-weights --save runs.csv
+    python benchmarks/recipe_pieces.py runs.csv
 
 A folder is a study of compare.py, or it holds run folders of train.py and of peer_ultralytics.py that are named
 PIECE_SET_START_SEED, such as tal_bccd_s_0; START is s (from scratch) or w (from weights). A study's set is that of its
-data yaml, its control the baseline, and its start what its manifest says. Differences are paired by seed: with three
-seeds or more with the 95 % interval of Student's t over seeds, which says whether another seed would show it too, with
-fewer the bare difference. A study's own report has intervals over images as well. Runs that have not ended are left
-out, and so are sets without a run of the control. Ratios of seconds per epoch are only as good as the load of the
-machine was even.
+data yaml, its control the baseline, and its start what its manifest says. --save writes one line per run, which is read
+like a folder, so that seeds can be added later. Differences are paired by seed: with three seeds or more with the 95 %
+interval of Student's t over seeds, which says whether another seed would show it too; with fewer with the interval and
+the verdict of the study, if there is one: with one seed these are over images and say nothing about another training.
+Runs that have not ended are left out, and so are sets without a run of the control. Ratios of seconds per epoch are
+only as good as the load of the machine was even.
 """
 
 import argparse
 import csv
+import io
 import json
 import math
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -28,80 +31,164 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from utils.errors import ConfigError, UserError  # noqa: E402
-from utils.files import write_json_atomically  # noqa: E402
+from utils.files import write_json_atomically, write_text_atomically  # noqa: E402
 from utils.statistics.student import student_quantile  # noqa: E402
 
 STARTS = {"s": "scratch", "w": "weights", "scratch": "scratch", "weights": "weights"}
 ENOUGH_SEEDS = 3  # for an interval
+Key = tuple[str, str, str]  # piece, set, start
 PEER_KEY = "ours_map_iou0.6"  # of peer.json: by our metrics, suppressed as val.py does
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training.
+
+    Attributes:
+        piece: Name of the piece or recipe.
+        set: Name of the dataset.
+        start: "scratch" or "weights".
+        seed: Of the training.
+        map: mAP50-95, 0..1.
+        seconds: Per epoch; None if not known.
+        control: Whether it is of the control of its study.
+        low: Lower end of the 95 % interval of the piece's difference in its study, -1..1; None without a study.
+        high: Upper end.
+        verdict: The study's; "" without one.
+    """
+
+    piece: str
+    set: str
+    start: str
+    seed: int
+    map: float
+    seconds: float | None = None
+    control: bool = False
+    low: float | None = None
+    high: float | None = None
+    verdict: str = ""
+
+    @property
+    def cell(self) -> Key:
+        """Piece, set and start."""
+        return self.piece, self.set, self.start
+
+    @property
+    def study(self) -> tuple[float, float, str] | None:
+        """The ends of the study's interval and its verdict; None without a study."""
+        return None if self.low is None or self.high is None else (self.low, self.high, self.verdict)
 
 
 @dataclass
 class Cell:
-    """The runs of one piece on one set from one start.
+    """The runs of one piece on one set from one start, by seed."""
 
-    Attributes:
-        scores: mAP50-95 (0..1) by seed.
-        seconds: Seconds per epoch by seed, of the runs that know them.
-        control: Whether it is the control of its study.
-    """
+    runs: dict[int, Run] = field(default_factory=dict)
 
-    scores: dict[int, float] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
-    control: bool = False
+    @property
+    def control(self) -> bool:
+        """Whether it is the control of its study."""
+        return any(run.control for run in self.runs.values())
+
+    @property
+    def study(self) -> tuple[float, float, str] | None:
+        """Interval and verdict of the study that all its runs are of; None without one."""
+        found = {run.study for run in self.runs.values()}
+        return found.pop() if len(found) == 1 else None
 
 
-Key = tuple[str, str, str]  # piece, set, start
-
-
-def read_folders(folders: Iterable[Path]) -> dict[Key, Cell]:
-    """Return the runs of studies and of folders of runs, by piece, set and start."""
+def read_sources(sources: Iterable[Path]) -> dict[Key, Cell]:
+    """Return the runs of studies, of folders of runs and of saved lists, by piece, set and start."""
     cells: dict[Key, Cell] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder}: no such folder")
-        found = read_study(folder) if (folder / "settings.yaml").exists() else read_runs(folder)
-        for key, seed, score, seconds, control in found:
-            cell = cells.setdefault(key, Cell(control=control))
-            if seed in cell.scores:
-                raise ConfigError(f"{folder}: {' '.join(key)} seed {seed} is given twice; leave out a folder")
-            cell.scores[seed] = score
-            if seconds:
-                cell.seconds[seed] = seconds
+    for source in sources:
+        for run in read_source(source):
+            cell = cells.setdefault(run.cell, Cell())
+            if run.seed in cell.runs:
+                raise ConfigError(f"{source}: {' '.join(run.cell)} seed {run.seed} is given twice; leave one out")
+            cell.runs[run.seed] = run
     return cells
 
 
-Found = list[tuple[Key, int, float, float | None, bool]]
+def read_source(source: Path) -> list[Run]:
+    """Return the runs of a study, of a folder of runs or of a saved list."""
+    if source.suffix == ".csv" and source.is_file():
+        return read_saved(source)
+    if not source.is_dir():
+        raise ConfigError(f"{source}: no such folder")
+    return read_study(source) if (source / "settings.yaml").exists() else read_runs(source)
 
 
-def read_study(folder: Path) -> Found:
-    """Return piece, set, start, seed, mAP50-95 and seconds per epoch of the runs of a study that are done."""
+def read_study(folder: Path) -> list[Run]:
+    """Return the runs of a study that are done, with its intervals if its report is there."""
     manifest = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
     study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     start, split = "weights" if manifest["weights"] else "scratch", study.get("split", "val")
-    found: Found = []
+    judged = _study_differences(folder / "compare.json")
+    found = []
     for name, entry in manifest["variants"].items():
         for seed in manifest["seeds"]:
             run = folder / "runs" / name / f"seed{seed}"
             if (run / f"{split}.json").exists():
                 score = json.loads((run / f"{split}.json").read_text())["scores"]["map"]
                 times = json.loads((run / "progress.json").read_text())["seconds"]
-                key = (name, Path(study["data"]).stem, start)
-                found.append((key, seed, score, statistics.median(times), entry["role"] == "baseline"))
+                where = (name, Path(study["data"]).stem, start, seed)
+                is_control = entry["role"] == "baseline"
+                found.append(Run(*where, score, statistics.median(times), is_control, *judged.get(name, ())))
     return found
 
 
-def read_runs(folder: Path) -> Found:
-    """Return the same of run folders named PIECE_SET_START_SEED; other folders are passed over."""
-    found: Found = []
+def _study_differences(report: Path) -> dict[str, tuple[float, float, str]]:
+    """Interval and verdict in mAP50-95 of each variant of a study's report; none without it."""
+    if not report.exists():
+        return {}
+    found = [row for row in json.loads(report.read_text())["differences"] if row["metric"] == "mAP50-95"]
+    return {row["variant"]: (*row["interval"], row["verdict"]) for row in found if None not in row["interval"]}
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Return the runs of run folders named PIECE_SET_START_SEED; other folders are passed over."""
+    found = []
     for run in sorted(path for path in folder.iterdir() if path.is_dir()):
         parts = run.name.rsplit("_", 3)
         if len(parts) != 4 or parts[2] not in STARTS or not parts[3].isdecimal():
             continue
         score, seconds = read_run(run)
         if score is not None:
-            found.append(((parts[0], parts[1], STARTS[parts[2]]), int(parts[3]), score, seconds, False))
+            found.append(Run(parts[0], parts[1], STARTS[parts[2]], int(parts[3]), score, seconds))
     return found
+
+
+def read_saved(file: Path) -> list[Run]:
+    """Return the runs of a list that `write_saved` wrote."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    try:
+        return [_saved_run(row) for row in rows]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{file}: is no list that --save wrote: {error}") from None
+
+
+def _saved_run(row: dict[str, str]) -> Run:
+    seconds, low, high = (float(row[key]) if row[key] else None for key in ("seconds", "low", "high"))
+    where = (row["piece"], row["set"], row["start"], int(row["seed"]), float(row["map"]))
+    return Run(*where, seconds, row["control"] == "yes", low, high, row["verdict"])
+
+
+def write_saved(cells: dict[Key, Cell], file: Path) -> None:
+    """Write the runs as a list, one line each, accuracies with four digits and seconds with two."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([each.name for each in fields(Run)])
+    for run in sorted((run for cell in cells.values() for run in cell.runs.values()), key=_order):
+        seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
+        ends = ["" if end is None else f"{end:.4f}" for end in (run.low, run.high)]
+        row = [*run.cell, run.seed, f"{run.map:.4f}", seconds, "yes" if run.control else "", *ends, run.verdict]
+        writer.writerow(row)
+    write_text_atomically(file, text.getvalue())
+
+
+def _order(run: Run) -> tuple[str, str, bool, str, int]:
+    return run.set, run.start, not run.control, run.piece, run.seed
 
 
 def read_run(run: Path) -> tuple[float | None, float | None]:
@@ -156,7 +243,7 @@ class Row:
     mean: float
     seeds: int
     difference: float
-    half_width: float | None
+    interval: tuple[float, float] | None
     verdict: str
     seconds_ratio: float | None
 
@@ -186,7 +273,7 @@ def compare_cells(cells: dict[Key, Cell], control: str = "") -> list[Row]:
             continue
         base = here.pop(controls[0])
         rows += [
-            row(piece, (name, start), cell, base) for piece, cell in here.items() if set(cell.scores) & set(base.scores)
+            row(piece, (name, start), cell, base) for piece, cell in here.items() if set(cell.runs) & set(base.runs)
         ]
     if not rows:
         pieces = ", ".join(sorted({key[0] for key in cells})) or "none"
@@ -206,14 +293,18 @@ def row(piece: str, where: tuple[str, str], cell: Cell, base: Cell) -> Row:
     Returns:
         The line.
     """
-    seeds = sorted(set(cell.scores) & set(base.scores))
-    differences = [cell.scores[seed] - base.scores[seed] for seed in seeds]
-    mean, half_width = paired_interval(differences)
-    timed = [cell.seconds[seed] / base.seconds[seed] for seed in seeds if seed in cell.seconds and seed in base.seconds]
-    means = (statistics.fmean(each.scores[seed] for seed in seeds) for each in (base, cell))
+    seeds = sorted(set(cell.runs) & set(base.runs))
+    pairs = [(base.runs[seed], cell.runs[seed]) for seed in seeds]
+    mean, half_width = paired_interval([new.map - old.map for old, new in pairs])
+    interval = None if half_width is None else (mean - half_width, mean + half_width)
     verdict = verdict_of(mean, half_width, len(seeds))
+    if half_width is None and cell.study is not None and base.control and len(seeds) == len(cell.runs):
+        low, high, verdict = cell.study
+        interval = low, high
+    timed = [new.seconds / old.seconds for old, new in pairs if new.seconds and old.seconds]
+    means = (statistics.fmean(run.map for run in runs) for runs in zip(*pairs, strict=True))
     ratio = statistics.median(timed) if timed else None
-    return Row(piece, *where, *means, len(seeds), mean, half_width, verdict, ratio)
+    return Row(piece, *where, *means, len(seeds), mean, interval, verdict, ratio)
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float | None]:
@@ -236,31 +327,68 @@ def markdown(rows: Sequence[Row]) -> str:
     head = "piece | set | start | control | piece's | difference | seeds | verdict | time per epoch"
     lines = [f"| {head} |", f"|{' --- |' * 9}"]
     for each in rows:
-        difference = f"{100 * each.difference:+.1f}"
-        if each.half_width is not None:
-            low, high = (100 * (each.difference + sign * each.half_width) for sign in (-1, 1))
-            difference += f" ({low:+.1f} to {high:+.1f})"
         cells = [f"`{each.piece}`", each.set, each.start, f"{100 * each.control:.1f}", f"{100 * each.mean:.1f}"]
         ratio = "–" if each.seconds_ratio is None else f"{each.seconds_ratio:.2f} ×"
-        lines.append(f"| {' | '.join([*cells, difference, str(each.seeds), each.verdict, ratio])} |")
+        lines.append(f"| {' | '.join([*cells, _difference_text(each), str(each.seeds), each.verdict, ratio])} |")
     return "\n".join(lines)
+
+
+def wide_markdown(rows: Sequence[Row]) -> str:
+    """Return a table with a line per piece and a column per set and start; what is better or worse is bold.
+
+    Lines are in the order of the mean difference over the columns, the largest first.
+    """
+    columns = list(dict.fromkeys((each.set, each.start) for each in rows))
+    by_piece: dict[str, dict[tuple[str, str], Row]] = {}
+    for each in rows:
+        by_piece.setdefault(each.piece, {})[each.set, each.start] = each
+    heads = ["piece", *(f"{name}, {start}" for name, start in columns)]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for piece in sorted(
+        by_piece, key=lambda name: -statistics.fmean(row.difference for row in by_piece[name].values())
+    ):
+        found = by_piece[piece]
+        cells = [_cell_text(found[column]) if column in found else "–" for column in columns]
+        lines.append(f"| `{piece}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell_text(each: Row) -> str:
+    text = _difference_text(each)
+    return f"**{text}**" if each.verdict in ("better", "worse") else text
+
+
+def _difference_text(each: Row) -> str:
+    """The difference in points, with its interval if there is one."""
+    text = f"{100 * each.difference:+.1f}"
+    if each.interval is None:
+        return text
+    low, high = (100 * end for end in each.interval)
+    return f"{text} ({low:+.1f} to {high:+.1f})"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="studies, or folders of runs PIECE_SET_START_SEED")
+    parser.add_argument(
+        "sources", nargs="+", type=Path, help="studies, folders of runs PIECE_SET_START_SEED, saved lists"
+    )
     parser.add_argument("--control", default="", help="the piece that others are compared with; '': studies' baselines")
+    parser.add_argument("--wide", action="store_true", help="a line per piece, a column per set and start")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--save", type=Path, metavar="FILE.csv", help="also write a line per run to this file")
     options = parser.parse_args(argv)
     try:
-        rows = compare_cells(read_folders(options.folders), options.control)
+        cells = read_sources(options.sources)
+        rows = compare_cells(cells, options.control)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if options.save:
+        write_saved(cells, options.save)
     if options.json:
         write_json_atomically(options.json, {"rows": [vars(each) for each in rows]})
-    print(markdown(rows))
+    print(wide_markdown(rows) if options.wide else markdown(rows))
     return 0
 
 

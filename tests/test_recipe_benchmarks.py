@@ -49,7 +49,7 @@ def test_runs_are_paired_by_seed_set_and_start(tmp_path, capsys):
     write_run(tmp_path / "big_step_cards_s_0", 0.9)  # no control has this start
     (tmp_path / "v61_bccd_s_9").mkdir()  # has not ended
     write_run(tmp_path / "exp3", 0.9)
-    first, second = pieces.compare_cells(pieces.read_folders([tmp_path]), "v61")
+    first, second = pieces.compare_cells(pieces.read_sources([tmp_path]), "v61")
     assert (first.piece, first.set, first.start, first.seeds, first.verdict) == (
         "big_step",
         "bccd",
@@ -59,8 +59,8 @@ def test_runs_are_paired_by_seed_set_and_start(tmp_path, capsys):
     )
     assert (first.control, first.mean, first.difference) == pytest.approx((0.30, 0.33, 0.03))
     half = 4.302652729911275 * statistics.stdev([0.03, 0.035, 0.025]) / 3**0.5  # Student's t, 2 degrees of freedom
-    assert first.half_width == pytest.approx(half)
-    assert (second.start, second.half_width, second.verdict, second.seconds_ratio) == (
+    assert first.interval == pytest.approx((0.03 - half, 0.03 + half))
+    assert (second.start, second.interval, second.verdict, second.seconds_ratio) == (
         "weights",
         None,
         "one seed",
@@ -107,11 +107,51 @@ def test_studies_and_the_other_program_are_read(tmp_path):
     write(runs / "ul_bccd_w_0" / "peer.json", {"map": 0.1, pieces.PEER_KEY: 0.5, "seconds_per_epoch": 20.0})
     write(runs / "ul_bccd_w_1" / "peer.json", {"map": 0.1})
     write(runs / "ul_bccd_w_1" / "results.csv", "epoch,time\n1,30\n2,45\n3,60\n")
-    tal, ul = pieces.compare_cells(pieces.read_folders([study, runs]))
+    tal, ul = pieces.compare_cells(pieces.read_sources([study, runs]))
     assert (tal.seeds, tal.seconds_ratio) == (1, 1.1) and tal.difference == pytest.approx(0.05)
     assert (ul.seeds, ul.seconds_ratio) == (2, 1.75) and ul.difference == pytest.approx((0.3 - 0.2) / 2)
     with pytest.raises(ConfigError, match="ul bccd weights seed 0 is given twice"):
-        pieces.read_folders([runs, runs])
+        pieces.read_sources([runs, runs])
+
+
+def test_a_list_of_runs_is_saved_and_takes_more_seeds(tmp_path, capsys):
+    """One seed has the interval of its study; a list that was saved reads as what it was written from."""
+    study = tmp_path / "study"
+    names = {"base": {"role": "baseline"}, "nbs-16": {"role": "variant"}, "assign-tal": {"role": "variant"}}
+    write(study / "settings.yaml", yaml.safe_dump({"weights": {"a": "1"}, "seeds": [0], "variants": names}))
+    write(study / "study.yaml", yaml.safe_dump({"data": "cards.yaml"}))
+    for name, score in (("base", 0.3), ("nbs-16", 0.28), ("assign-tal", 0.35)):
+        write(study / "runs" / name / "seed0" / "progress.json", {"seconds": [10.0]})
+        write(study / "runs" / name / "seed0" / "val.json", {"scores": {"map": score}})
+    judged = [("nbs-16", [-0.05, 0.01], "no difference shown"), ("assign-tal", [0.02, 0.08], "better")]
+    rows = [
+        {"variant": name, "metric": "mAP50-95", "interval": ends, "verdict": verdict} for name, ends, verdict in judged
+    ]
+    write(study / "compare.json", {"differences": [{**rows[0], "metric": "mAP50", "interval": [0, 1]}, *rows]})
+    saved = tmp_path / "runs.csv"
+    assert pieces.main([str(study), "--wide", "--save", str(saved)]) == 0
+    table = capsys.readouterr().out
+    assert table.splitlines() == [
+        "| piece | cards, weights |",
+        "| --- | --- |",
+        "| `assign-tal` | **+5.0 (+2.0 to +8.0)** |",
+        "| `nbs-16` | -2.0 (-5.0 to +1.0) |",
+    ]
+    assert saved.read_text().splitlines()[:3] == [
+        "piece,set,start,seed,map,seconds,control,low,high,verdict",
+        "base,cards,weights,0,0.3000,10.00,yes,,,",
+        "assign-tal,cards,weights,0,0.3500,10.00,,0.0200,0.0800,better",
+    ]
+    assert pieces.main([str(saved), "--wide", "--save", str(tmp_path / "again.csv")]) == 0
+    assert capsys.readouterr().out == table and (tmp_path / "again.csv").read_bytes() == saved.read_bytes()
+    for seed, (old, new) in enumerate([(0.31, 0.33), (0.32, 0.38)], start=1):
+        write_run(tmp_path / "more" / f"base_cards_w_{seed}", old)
+        write_run(tmp_path / "more" / f"assign-tal_cards_w_{seed}", new)
+    tal, nbs = pieces.compare_cells(pieces.read_sources([saved, tmp_path / "more"]))
+    assert (tal.seeds, tal.verdict, nbs.seeds, nbs.interval) == (3, "no difference shown", 1, (-0.05, 0.01))
+    assert tal.interval == pytest.approx((0.13 / 3 - 0.0517115, 0.13 / 3 + 0.0517115), abs=1e-6)
+    saved.write_text("piece,set\nbase,cards\n")
+    assert pieces.main([str(saved)]) == 1 and "is no list that --save wrote" in capsys.readouterr().err
 
 
 # ---- peer_ultralytics.py ----
