@@ -141,8 +141,12 @@ def _study_differences(report: Path) -> dict[str, tuple[float, float, str]]:
     """Interval and verdict in mAP50-95 of each variant of a study's report; none without it."""
     if not report.exists():
         return {}
-    found = [row for row in json.loads(report.read_text())["differences"] if row["metric"] == "mAP50-95"]
-    return {row["variant"]: (*row["interval"], row["verdict"]) for row in found if None not in row["interval"]}
+    judged = {}
+    for variant in json.loads(report.read_text(encoding="utf-8"))["variants"]:
+        found = variant["differences"].get("mAP50-95")
+        if found and None not in found["interval"]:
+            judged[variant["name"]] = (*found["interval"], found["verdict"])
+    return judged
 
 
 def read_runs(folder: Path) -> list[Run]:

@@ -125,9 +125,10 @@ def test_a_list_of_runs_is_saved_and_takes_more_seeds(tmp_path, capsys):
         write(study / "runs" / name / "seed0" / "val.json", {"scores": {"map": score}})
     judged = [("nbs-16", [-0.05, 0.01], "no difference shown"), ("assign-tal", [0.02, 0.08], "better")]
     rows = [
-        {"variant": name, "metric": "mAP50-95", "interval": ends, "verdict": verdict} for name, ends, verdict in judged
+        {"name": name, "differences": {"mAP50": {}, "mAP50-95": {"interval": ends, "verdict": verdict}}}
+        for name, ends, verdict in judged
     ]
-    write(study / "compare.json", {"differences": [{**rows[0], "metric": "mAP50", "interval": [0, 1]}, *rows]})
+    write(study / "compare.json", {"variants": [{"name": "base", "differences": {}}, *rows]})
     saved = tmp_path / "runs.csv"
     assert pieces.main([str(study), "--wide", "--save", str(saved)]) == 0
     table = capsys.readouterr().out
