@@ -28,7 +28,7 @@ from utils.engine.data_parallel import wrap
 from utils.engine.distilling import Distillation, Teacher, build_distillation
 from utils.engine.evaluator import EvalSplit
 from utils.engine.layer_choice import freeze_layers
-from utils.engine.model_ema import ModelEMA, horizon
+from utils.engine.model_ema import ModelEMA, averaged_updates
 from utils.engine.noise_scale import NoiseScale
 from utils.engine.optim import Schedule
 from utils.engine.optimizer_choice import rates_from_weights
@@ -265,7 +265,7 @@ def build_components(
     schedule = Schedule(rates, config.epochs, len(data.train), config.batch_size, cos_lr=config.cos_lr)
     loss = detection_loss(config, hyp, model, data, processes)
     distillation = build_distillation(hyp, model, loss, teacher, schedule.warmup)
-    ema = ModelEMA(model, tau=horizon(hyp.ema_share, schedule.optimizer_steps))
+    ema = ModelEMA(model, reach=averaged_updates(hyp.ema_share, schedule.optimizer_steps))
     scaler = gradient_scaler(device, amp)
     averaged_from = first_of_last(hyp.swa, config.epochs)
     stride = largest_stride(model)

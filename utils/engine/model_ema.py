@@ -11,44 +11,58 @@ from torch import Tensor, nn
 Slots = list[tuple[Any, str]]  # a module's dictionary of parameters or buffers, and a name in it
 
 
+DECAY = 0.9999  # limit of the share that an update keeps; v6.1's
 TAU = 2000  # updates; v6.1's
 
 
-def horizon(share: float | None, steps: int) -> float:
-    """Return the `tau` of an average that is to reach over a share of a training.
+def averaged_updates(share: float | None, steps: int) -> float | None:
+    """Return over how many updates an average reaches that is to reach over a share of a training.
 
-    v6.1's 2,000 updates are more than most small trainings have: their average hardly averages.
+    v6.1's formula does not do for this: of 500 updates its average holds the last one or two, and with a smaller `tau`
+    its share still rises to 0.9999, so that the average is as good as frozen before the training ends.
 
     Args:
-        share: Of the training's optimizer steps; None for v6.1's 2,000 updates.
+        share: Of the training's optimizer steps; None for v6.1's formula.
         steps: Optimizer steps of the training.
 
     Returns:
-        Updates, at least 1 and at most 2,000.
+        Updates, at least 1 and at most 1 / (1 - 0.9999) = 10,000; None for v6.1's formula.
     """
-    return TAU if share is None else min(max(share * steps, 1.0), TAU)
+    return None if share is None else min(max(share * steps, 1.0), 1 / (1 - DECAY))
 
 
 class ModelEMA:
     """Keeps `module`, a frozen copy of a model in evaluation mode, whose tensors follow the model's.
 
     After update t a floating-point tensor of the state dict becomes d * average + (1 - d) * model with
-    d = decay * (1 - exp(-t / tau)): a young average follows quickly. Other tensors (batch norm's counter)
-    are copied. To resume, load `module`'s state dict and set `updates`.
+    d = decay * (1 - exp(-t / tau)): a young average follows quickly. With `reach` d is 1 - 1 / min(reach, t / 2)
+    instead, and 0 for t < 2: the mean age of what is averaged is `reach` - 1 updates once t is some times as many, and
+    about a third of all updates before. Other tensors (batch norm's counter) are copied. To resume, load `module`'s
+    state dict and set `updates`.
 
     Args:
         model: What to follow; a data-parallel wrapper is unwrapped.
         decay: Limit of d.
         tau: Updates after which d has reached 63 % of its limit.
         updates: Updates made so far.
+        reach: Updates that are averaged, at least 1; None for the formula of `decay` and `tau`.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = TAU, updates: int = 0):
-        self.decay_limit, self.tau, self.updates = decay, tau, updates
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: float = DECAY,
+        tau: float = TAU,
+        updates: int = 0,
+        reach: float | None = None,
+    ):
+        self.decay_limit, self.tau, self.updates, self.reach = decay, tau, updates, reach
         self.module = copy.deepcopy(_unwrapped(model)).eval().requires_grad_(False)
 
     def decay(self, updates: int) -> float:
         """Return the share of the average that the update of this count keeps."""
+        if self.reach is not None:
+            return 1 - 1 / max(min(self.reach, updates / 2), 1)
         return self.decay_limit * (1 - math.exp(-updates / self.tau))
 
     @torch.no_grad()

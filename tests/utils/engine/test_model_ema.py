@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils.engine.model_ema import TAU, ModelEMA, horizon
+from utils.engine.model_ema import TAU, ModelEMA, averaged_updates
 
 
 def small_model(blocks=2):
@@ -113,14 +113,42 @@ def test_an_update_takes_as_many_operations_for_a_deep_model_as_for_a_small_one(
 
 
 @pytest.mark.parametrize(
-    "share, steps, tau", [(None, 50, 2000), (0.2, 500, 100), (0.2, 10**6, 2000), (0, 500, 1), (0.001, 20, 1), (1, 7, 7)]
+    "share, steps, reach",
+    [(None, 50, None), (0.2, 500, 100), (0.2, 10**6, 10**4), (0, 500, 1), (0.001, 20, 1), (1, 7, 7)],
 )
-def test_the_horizon_is_a_share_of_the_training_within_v61s(share, steps, tau):
-    assert horizon(share, steps) == pytest.approx(tau) and TAU == 2000
+def test_the_reach_is_a_share_of_the_training_within_v61s(share, steps, reach):
+    assert averaged_updates(share, steps) == pytest.approx(reach) and TAU == 2000
 
 
-def test_an_average_with_a_short_horizon_holds_more_of_the_training():
-    """After 50 updates v6.1's average is still the weights of a few steps ago; a fifth of the run averages."""
-    ema = ModelEMA(small_model(), tau=horizon(0.2, 50))
-    assert ema.tau == 10 and ema.decay(50) == pytest.approx(0.9999 * (1 - math.exp(-5)))
-    assert ModelEMA(small_model(), tau=horizon(None, 50)).decay(50) == pytest.approx(0.0247, abs=1e-4)
+def weights_of_updates(ema, steps):
+    """The share in the average, after so many updates, of each update from the last back, and of the first weights."""
+    shares, rest = [], 1.0
+    for update in range(steps, 0, -1):
+        shares.append(rest * (1 - ema.decay(update)))
+        rest *= ema.decay(update)
+    return shares, rest
+
+
+@pytest.mark.parametrize("steps", [100, 555, 20_000])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2])
+def test_an_average_reaches_over_its_share_of_the_run_and_follows_it_to_the_end(share, steps):
+    """An average that keeps too much of itself is frozen before the training ends: its mean age tells."""
+    reach = averaged_updates(share, steps)
+    shares, rest = weights_of_updates(ModelEMA(small_model(), reach=reach), steps)
+    assert sum(shares) + rest == pytest.approx(1) and rest < 1e-3
+    mean_age = sum(age * weight for age, weight in enumerate(shares))
+    assert mean_age == pytest.approx(reach - 1, rel=0.06)
+    assert sum(shares[: round(3 * reach)]) > 0.92
+
+
+def test_an_average_that_is_still_young_reaches_over_a_part_of_all_updates():
+    shares, rest = weights_of_updates(ModelEMA(small_model(), reach=10_000), 600)
+    mean_age = sum(age * weight for age, weight in enumerate(shares))
+    assert rest == 0 and mean_age == pytest.approx(200, rel=0.01)
+    ema = ModelEMA(small_model(), reach=10)
+    assert [ema.decay(update) for update in (1, 2, 4, 20, 21, 9999)] == pytest.approx([0, 0, 0.5, 0.9, 0.9, 0.9])
+    assert ModelEMA(small_model(), reach=1).decay(7) == 0
+
+
+def test_v61s_average_of_a_short_training_is_its_last_update():
+    assert ModelEMA(small_model()).decay(50) == pytest.approx(0.0247, abs=1e-4)
