@@ -155,6 +155,33 @@ def test_a_list_of_runs_is_saved_and_takes_more_seeds(tmp_path, capsys):
     assert pieces.main([str(saved)]) == 1 and "is no list that --save wrote" in capsys.readouterr().err
 
 
+RECIPES = ROOT / "benchmarks" / "recipes"
+PAGES = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("recipes.md", "recipes.zh-CN.md")]
+
+
+def test_the_pages_hold_the_table_of_the_recorded_runs():
+    rows = pieces.compare_cells(pieces.read_sources([RECIPES / "pieces.csv"]))
+    assert len(rows) > 30 and {row.set for row in rows} == {"bccd", "cards"}
+    for page in PAGES:
+        assert "\n".join(pieces.wide_markdown(rows).splitlines()[2:]) + "\n\n" in page
+        for row in rows:
+            assert f"{100 * row.control:.1f}" in page
+
+
+def test_the_pages_hold_the_scores_of_the_recorded_recipes():
+    cells = pieces.read_sources([RECIPES / "whole.csv"])
+    starts = {"random": "scratch", "随机": "scratch", "`yolov5n.pt`": "weights"}
+    for page in PAGES:
+        lines = [
+            line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| bccd |", "| cards |"))
+        ]
+        assert len(lines) == 4
+        for name, start, *scores in lines:
+            for piece, text in zip(("v61", "small", "ultralytics"), scores, strict=True):
+                runs = cells[piece, name, starts[start]].runs
+                assert text == ", ".join(f"{100 * runs[seed].map:.1f}" for seed in sorted(runs)), (name, start, piece)
+
+
 # ---- peer_ultralytics.py ----
 
 
