@@ -50,10 +50,11 @@ def images_of(batch, size=(64, 64)):
 
 
 def apart(network, other, images):
+    """The largest difference, of values over 1 as a share of them: how float32 rounds depends on the processor."""
     with torch.no_grad():
         found, expected = network(images)[0], other(images)[0]
     assert found.shape == expected.shape and expected[..., 4].std() > 0.05
-    return float((found - expected).abs().max())
+    return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
 @pytest.mark.parametrize("file_format, dnn", [*((each, False) for each in FORMATS), ("onnx", True)])
@@ -62,7 +63,7 @@ def test_each_runtime_equals_torch(file_format, dnn, file_of, torch_network):
     assert runtime.shape == InputShape(1, 64, 64) and runtime.metadata.names == NAMES and runtime.place == "CPU"
     words = {"onnx": "ONNX Runtime 1.", "torchscript": "TorchScript of torch 2.", "openvino": "OpenVINO 20"}
     assert runtime.title.startswith("OpenCV" if dnn else words.get(file_format, "ncnn 1."))
-    assert apart(RuntimeNetwork(runtime).eval(), torch_network, images_of(3)) < 1e-3  # pixels
+    assert apart(RuntimeNetwork(runtime).eval(), torch_network, images_of(3)) < 1e-4
 
 
 @pytest.mark.parametrize("file_format, dnn", [("onnx", False), ("onnx", True)])
@@ -70,7 +71,7 @@ def test_dynamic_files_take_other_shapes(file_format, dnn, file_of, torch_networ
     network = RuntimeNetwork(open_runtime(file_of(file_format, dynamic=True), dnn)).eval()
     assert network.fixed_shape is None and network.runtime.shape.batch is None
     for batch, size in ((1, (64, 64)), (2, (96, 64)), (3, (32, 128))):
-        assert apart(network, torch_network, images_of(batch, size)) < 1e-3
+        assert apart(network, torch_network, images_of(batch, size)) < 1e-4
 
 
 @pytest.mark.slow
@@ -78,7 +79,7 @@ def test_dynamic_files_take_other_shapes(file_format, dnn, file_of, torch_networ
 def test_other_dynamic_files_take_other_shapes(file_format, file_of, torch_network):
     network = RuntimeNetwork(open_runtime(file_of(file_format, dynamic=True))).eval()
     for batch, size in ((1, (64, 64)), (2, (96, 64))):
-        assert apart(network, torch_network, images_of(batch, size)) < 1e-3
+        assert apart(network, torch_network, images_of(batch, size)) < 1e-4
 
 
 def test_ensembles_of_files_and_checkpoints(file_of, checkpoint, torch_network):
