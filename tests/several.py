@@ -1,6 +1,8 @@
-"""Several processes of one training in a test: forked, so that they start in no time, connected by gloo.
+"""Several processes of one training in a test, connected by gloo.
 
-Results are pickled plainly: multiprocessing would lend a tensor's memory, which goes with its process.
+They are forked by a server that has imported torch and done nothing else: a fork of the process of the tests fails once
+a test has exported a model, since torch's threads of automatic differentiation do not survive it. Results are pickled
+plainly: multiprocessing would lend a tensor's memory, which goes with its process.
 """
 
 import multiprocessing
@@ -34,7 +36,8 @@ def run_several(size: int, work: Callable[..., Any], *arguments: Any) -> list[An
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     children = [
         context.Process(target=_run, args=(World(rank, size, rank, size), port, pipes[rank][1], work, arguments))
