@@ -266,7 +266,6 @@ def build_components(
     loss = detection_loss(config, hyp, model, data, processes)
     distillation = build_distillation(hyp, model, loss, teacher, schedule.warmup)
     ema = ModelEMA(model, reach=averaged_updates(hyp.ema_share, schedule.optimizer_steps))
-    scaler = gradient_scaler(device, amp)
     averaged_from = first_of_last(hyp.swa, config.epochs)
     stride = largest_stride(model)
     components = TrainingComponents(
@@ -277,7 +276,7 @@ def build_components(
         ema=ema,
         loader=data.train,
         device=device,
-        scaler=scaler,
+        scaler=gradient_scaler(device, amp),
         amp=amp,
         stride=stride,
         processes=processes,
