@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's quintic: singular values of 0.002 to 1 come to 0.7 to 1.2
 ITERATIONS = 5
+OBLONG = 1.5  # columns per row from which the Gram matrix takes fewer multiplications
 MIXED_SHARE = 0.5  # of Muon's update in MuSGD's
 _TINY = 1e-7
 
@@ -35,12 +36,37 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     is_tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.mT if is_tall else matrices  # products with the smaller of the two Gram matrices
     wide = wide / (torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True) + _TINY)
+    is_oblong = wide.shape[2] > OBLONG * wide.shape[1]
+    wide = _iterated_on_gram(wide) if is_oblong else _iterated(wide)
+    return wide.mT if is_tall else wide
+
+
+def _iterated(wide: Tensor) -> Tensor:
     linear, cubic, quintic = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = wide @ wide.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
         wide = torch.baddbmm(wide, polynomial, wide, beta=linear)
-    return wide.mT if is_tall else wide
+    return wide
+
+
+def _iterated_on_gram(wide: Tensor) -> Tensor:
+    """Return what `_iterated` does, by products of (rows, rows) except for the first and the last.
+
+    An iteration is X -> P X with P = aI + bG + cG^2 of the Gram matrix G = X X^T, which it makes P G P. So the factors
+    P are collected and X is multiplied once. G has the squares of the singular values: in float32 directions below
+    0.0003 of the whole are less exact, and the result is off by up to 0.002 where values of 0.7 to 1.2 are meant.
+    """
+    linear, cubic, quintic = COEFFICIENTS
+    gram = wide @ wide.mT
+    factors = None
+    for iteration in range(ITERATIONS):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
+        polynomial.diagonal(dim1=1, dim2=2).add_(linear)
+        factors = polynomial if factors is None else polynomial @ factors
+        if iteration < ITERATIONS - 1:
+            gram = polynomial @ gram @ polynomial
+    return factors @ wide
 
 
 def muon_updates(directions: Sequence[Tensor]) -> list[Tensor]:

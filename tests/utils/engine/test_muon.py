@@ -37,8 +37,18 @@ def test_iterations_change_singular_values_by_their_polynomial(shape):
         assert values.min() > 0.3 and values.max() < 1.3, "near 1, however far apart they were"
 
 
-def test_a_matrix_of_zeros_stays_one():
-    assert torch.equal(orthogonalized(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
+@pytest.mark.parametrize("shape", [(32, 32), (32, 288), (288, 32)])
+@pytest.mark.parametrize("decades", [0, 2, 5, 40])
+def test_single_precision_suffices_for_singular_values_decades_apart(shape, decades):
+    left, _, right = torch.linalg.svd(normal(*shape), full_matrices=False)
+    matrix = left @ torch.diag(torch.logspace(0, -decades, 32, dtype=torch.float64)) @ right
+    error = orthogonalized(matrix.float()[None])[0].double() - literal(matrix)
+    assert torch.linalg.matrix_norm(error, 2) < 0.002
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3), (2, 3, 5)])
+def test_a_matrix_of_zeros_stays_one(shape):
+    assert torch.equal(orthogonalized(torch.zeros(shape)), torch.zeros(shape))
 
 
 def test_kernels_of_equal_shape_are_computed_together_and_each_is_its_own():
