@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.one_thread import use_onednn
+
 LEAST_STRIDE = 32  # pixels per cell of the backbones of v6.1
 _OWN_CODE = ("models", "torch")  # packages whose layers take maps of any memory layout
 
@@ -31,6 +33,7 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
     for module in _own_modules(model):
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+            use_onednn(module)
     return model
 
 

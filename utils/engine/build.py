@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from models.inference import largest_stride
+from models.one_thread import use_onednn_throughout
 from models.registry import load_plugins
 from models.undrawn import UndrawnWeights
 from models.yolo import Model
@@ -123,7 +124,8 @@ def build_detector(
     freeze_layers(model, config.freeze)
     if config.deterministic:
         warn_of_nondeterminism(model, device)
-    return model.to(device), report
+    use_onednn_throughout(model.to(device))
+    return model, report
 
 
 def _resumed_detector(resumed: Checkpoint, spec: DatasetSpec) -> Model:
