@@ -21,7 +21,6 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's quintic: singular values of 0
 ITERATIONS = 5
 OBLONG = 1.5  # columns per row from which the Gram matrix takes fewer multiplications
 MIXED_SHARE = 0.5  # of Muon's update in MuSGD's
-MIXED_ROWS = 64  # of a block in MuSGD
 _TINY = 1e-7
 
 
@@ -70,34 +69,26 @@ def _iterated_on_gram(wide: Tensor) -> Tensor:
     return factors @ wide
 
 
-def muon_updates(directions: Sequence[Tensor], rows: int | None = None) -> list[Tensor]:
-    """Return Muon's update of each direction; blocks of equal shape are computed together.
+def muon_updates(directions: Sequence[Tensor]) -> list[Tensor]:
+    """Return Muon's update of each direction; those of equal shape are computed together.
 
     Args:
         directions: Momentum of each matrix or kernel, (out, in, ...).
-        rows: Of a block, which is orthogonalized by itself; None for matrices as a whole.
 
     Returns:
         Tensors of the same shapes.
     """
-    blocks = [each.flatten(1).split(rows or len(each)) for each in directions]
-    updates = iter(_scaled_updates([block for each in blocks for block in each]))
-    return [
-        torch.cat([next(updates) for _ in each]).reshape(direction.shape)
-        for each, direction in zip(blocks, directions, strict=True)
-    ]
-
-
-def _scaled_updates(matrices: Sequence[Tensor]) -> list[Tensor]:
-    places: dict[torch.Size, list[int]] = defaultdict(list)
-    for index, matrix in enumerate(matrices):
-        places[matrix.shape].append(index)
+    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, direction in enumerate(directions):
+        places[len(direction), direction[0].numel()].append(index)
     updates: dict[int, Tensor] = {}
     for (rows, columns), indices in places.items():
-        stacked = torch.stack([matrices[index] for index in indices])
+        stacked = torch.stack([directions[index].reshape(rows, columns) for index in indices])
         scaled = orthogonalized(stacked).mul_(max(1.0, rows / columns) ** 0.5)
-        updates |= dict(zip(indices, scaled.unbind(), strict=True))
-    return [updates[index] for index in range(len(matrices))]
+        updates |= {
+            index: each.reshape(directions[index].shape) for index, each in zip(indices, scaled.unbind(), strict=True)
+        }
+    return [updates[index] for index in range(len(directions))]
 
 
 def is_matrix(weight: Tensor) -> bool:
@@ -112,8 +103,6 @@ class Muon(torch.optim.SGD):
 
         W - lr * (share * muon(d) + (1 - share) * d + weight_decay / (1 - momentum) * W)
 
-    where muon(d) is d orthogonalized, as a whole or in blocks of rows, and scaled.
-
     Its weight decay is decoupled from the direction, which would turn it into one more direction of full length, and is
     as strong as SGD's, whose velocity adds up 1 / (1 - momentum) of it.
 
@@ -126,11 +115,9 @@ class Muon(torch.optim.SGD):
 
     Attributes:
         share: Of Muon's update in a matrix's.
-        rows: Of a block; None for matrices as a whole.
     """
 
     share = 1.0
-    rows: int | None = None
 
     def __init__(
         self,
@@ -171,7 +158,7 @@ class Muon(torch.optim.SGD):
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, gradients)
         directions = torch._foreach_add(gradients, velocities, alpha=momentum)
-        updates = muon_updates(directions, self.rows)
+        updates = muon_updates(directions)
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - lr * group["weight_decay"] / (1 - momentum))
         if self.share < 1:
@@ -186,11 +173,6 @@ class Muon(torch.optim.SGD):
 
 
 class MuSGD(Muon):
-    """As Muon, but a matrix's update is half Muon's and half SGD's: the pace of the one, the lengths of the other.
-
-    Blocks of output channels are orthogonalized, not whole matrices. That leaves the length of the update as it is, and
-    takes a third of the time: the cost grows with the cube of the rows.
-    """
+    """As Muon, but a matrix's update is half Muon's and half SGD's: the pace of the one, the lengths of the other."""
 
     share = MIXED_SHARE
-    rows = MIXED_ROWS

@@ -59,23 +59,6 @@ def test_kernels_of_equal_shape_are_computed_together_and_each_is_its_own():
         torch.testing.assert_close(update, expected.reshape(kernel.shape), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("shape", [(8, 2, 3, 3), (10, 40), (7, 3)])
-def test_blocks_of_rows_are_orthogonalized_each_by_itself(shape):
-    kernel = normal(*shape)
-    rows, columns = len(kernel), kernel[0].numel()
-    blocks = [kernel.reshape(rows, columns)[start : start + 4] for start in range(0, rows, 4)]
-    expected = torch.cat([literal(block) * max(1, len(block) / columns) ** 0.5 for block in blocks])
-    torch.testing.assert_close(muon_updates([kernel], rows=4)[0], expected.reshape(shape), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("rows", [None, 64, 32])
-@pytest.mark.parametrize("shape", [(128, 512), (128, 128), (128, 64)])
-def test_updates_of_blocks_are_as_long_as_those_of_whole_matrices(shape, rows):
-    """Of orthogonal rows, each of length 1: the length is the root of the rows, however they are divided."""
-    length = muon_updates([normal(*shape)], rows)[0].norm()
-    assert 0.7 < length / 128**0.5 < 1.2  # singular values come to that range, not to 1
-
-
 @pytest.mark.parametrize(
     "shape, expected",
     [((8, 4, 3, 3), True), ((8, 1, 3, 3), True), ((1, 2, 7, 7), False), ((8, 1, 1, 1), False), ((8,), False)],
