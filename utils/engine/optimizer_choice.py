@@ -11,6 +11,7 @@ from utils.engine.optim import BackboneRate, build_optimizer, scaled_weight_deca
 from utils.log import LOGGER
 from utils.world import World
 
+ADAPTIVE = ("Adam", "AdamW")  # each weight's step is about lr0, whatever its gradient
 
 def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
     """Return the flags with the update rule that is in force: the flag's, else the recipe's, else SGD.
@@ -20,10 +21,20 @@ def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
         hyp: The recipe; "auto" leaves it SGD.
 
     Returns:
-        The flags, whose `optimizer` names one.
+        The flags, whose `optimizer` names one; a warning is logged if the recipe's learning rate is not for its kind.
     """
-    name = next((name for name in (config.optimizer, hyp.optimizer) if name != "auto"), "SGD")
+    name, recipes = _first_named(config.optimizer, hyp.optimizer), _first_named(hyp.optimizer)
+    if (name in ADAPTIVE) != (recipes in ADAPTIVE):
+        usual = "0.001" if name in ADAPTIVE else "0.01"
+        LOGGER.warning(
+            f"WARNING: --optimizer {name}: lr0 {hyp.lr0:g} of --hyp is meant for {recipes}; {name} usually has about "
+            f"{usual}. Put optimizer and lr0 into a --hyp file of your own"
+        )
     return replace(config, optimizer=name)
+
+
+def _first_named(*names: str) -> str:
+    return next((name for name in names if name != "auto"), "SGD")
 
 
 def rates_from_weights(config: TrainConfig, hyp: Hyperparameters) -> Hyperparameters:
@@ -76,7 +87,7 @@ def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> to
     """
     return build_optimizer(
         model,
-        with_optimizer(config, hyp).optimizer,
+        _first_named(config.optimizer, hyp.optimizer),
         lr=rates_from_weights(config, hyp).lr0,
         momentum=hyp.momentum,
         weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size, hyp.nbs),

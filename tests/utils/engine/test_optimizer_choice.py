@@ -32,6 +32,23 @@ def test_the_flag_wins_over_the_recipe(flag, recipe, expected):
     assert type(optimizer_for(torch.nn.Conv2d(2, 2, 1), config, hyp)).__name__ == expected
 
 
+@pytest.mark.parametrize(
+    "flag, recipe, expected",
+    [
+        ("AdamW", "MuSGD", "lr0 0.02 of --hyp is meant for MuSGD; AdamW usually has about 0.001"),
+        ("Adam", "auto", "lr0 0.02 of --hyp is meant for SGD; Adam usually has about 0.001"),
+        ("SGD", "AdamW", "lr0 0.02 of --hyp is meant for AdamW; SGD usually has about 0.01"),
+        ("SGD", "MuSGD", None),
+        ("auto", "AdamW", None),
+        ("Adam", "AdamW", None),
+    ],
+)
+def test_a_rate_for_another_kind_of_optimizer_is_warned_of(flag, recipe, expected, caplog):
+    with_optimizer(TrainConfig(optimizer=flag), Hyperparameters(optimizer=recipe, lr0=0.02))
+    assert bool(caplog.messages) == bool(expected)
+    assert expected is None or expected in caplog.text
+
+
 def test_the_weight_decay_is_that_of_nbs():
     optimizer = optimizer_for(torch.nn.Conv2d(2, 2, 1), TrainConfig(batch_size=16), Hyperparameters(nbs=40))
     assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0, 0.0005 * 32 / 40, 0])
