@@ -168,18 +168,39 @@ def test_the_pages_hold_the_table_of_the_recorded_runs():
             assert f"{100 * row.control:.1f}" in page
 
 
+def score(runs):
+    """Mean and standard deviation over seeds, in points."""
+    values = [100 * run.map for run in runs.values()]
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def rows_of(page, *first):
+    lines = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| "))
+    return [cells for cells in lines if cells[0] in first]
+
+
 def test_the_pages_hold_the_scores_of_the_recorded_recipes():
     cells = pieces.read_sources([RECIPES / "whole.csv"])
     starts = {"random": "scratch", "随机": "scratch", "`yolov5n.pt`": "weights"}
     for page in PAGES:
-        lines = [
-            line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| bccd |", "| cards |"))
-        ]
-        assert len(lines) == 4
-        for name, start, *scores in lines:
+        rows = rows_of(page, "bccd", "cards")
+        assert len(rows) == 4
+        for name, start, *scores in rows:
             for piece, text in zip(("v61", "small", "ultralytics"), scores, strict=True):
-                runs = cells[piece, name, starts[start]].runs
-                assert text == ", ".join(f"{100 * runs[seed].map:.1f}" for seed in sorted(runs)), (name, start, piece)
+                assert text == score(cells[piece, name, starts[start]].runs), (name, start, piece)
+            assert sorted(cells["small", name, starts[start]].runs) == [0, 1, 2, 3, 4]
+
+
+def test_the_pages_hold_the_scores_of_what_the_recipe_is_compared_with():
+    """One seed each, in the order of the columns; - where it was not trained."""
+    cells = pieces.read_sources([RECIPES / "whole.csv"])
+    columns = [("bccd", "scratch"), ("cards", "scratch"), ("bccd", "weights"), ("cards", "weights")]
+    for page in PAGES:
+        for name in ("small", "adamw", "adamw_longer", "modern"):
+            [(_, *scores)] = rows_of(page, f"`{name}`")
+            for column, text in zip(columns, scores[-4:], strict=True):
+                cell = cells.get((name, *column))
+                assert text == (f"{100 * cell.runs[0].map:.1f}" if cell else "-"), (name, column)
 
 
 # ---- peer_ultralytics.py ----

@@ -13,6 +13,7 @@ from utils.world import World
 
 ADAPTIVE = ("Adam", "AdamW")  # each weight's step is about lr0, whatever its gradient
 
+
 def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
     """Return the flags with the update rule that is in force: the flag's, else the recipe's, else SGD.
 
