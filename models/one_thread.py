@@ -8,9 +8,9 @@ def use_onednn(convolution: nn.Conv2d) -> None:
     """Have torch compute a 1x1 convolution with oneDNN, in one thread and for few images too.
 
     torch (2.14: `use_mkldnn` of ATen's Convolution.cpp) takes its own matrix product for 1x1 kernels of stride 1, if
-    there is one thread and less than 16 images; a detector's training step takes 1.25 to 1.33 times as long with it. It
-    makes no such exception for dilated kernels, and the dilation of a single weight changes nothing else. With several
-    threads, and on other devices, nothing is changed: graphs that are exported keep the kernels that runtimes know.
+    there is one thread and less than 16 images; a detector's training step takes 1.14 to 1.34 times as long with it
+    (benchmarks/one_thread_steps.py). It makes no such exception for dilated kernels, and the dilation of a single
+    weight changes nothing else. With several threads, and on other devices, nothing is changed.
 
     Args:
         convolution: Any; its dilation is changed if it is of that kind.

@@ -35,15 +35,13 @@ def test_a_point_convolution_has_the_same_output_and_gradients(threads, images, 
     changed = copy.deepcopy(own)
     use_onednn(changed)
     assert changed.dilation == (2, 2)
-    inputs = [torch.randn(images, 16, 12, 10, dtype=torch.float64).requires_grad_() for _ in range(1)] * 2
-    outputs = [layer(each) for layer, each in zip((own, changed), inputs, strict=True)]
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-12, atol=1e-12)
-    target = torch.randn_like(outputs[0])
-    for ours, theirs in zip(
-        torch.autograd.grad((outputs[1] * target).sum(), [inputs[1], *changed.parameters()]),
-        torch.autograd.grad((outputs[0] * target).sum(), [inputs[0], *own.parameters()]),
-        strict=True,
-    ):
+    maps = torch.randn(images, 16, 12, 10, dtype=torch.float64).requires_grad_()
+    target = torch.randn_like(own(maps))
+    results = []
+    for layer in (own, changed):
+        output = layer(maps)
+        results.append([output, *torch.autograd.grad((output * target).sum(), [maps, *layer.parameters()])])
+    for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's quintic: singular values of 0.002 to 1 come to 0.7 to 1.2
+LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315  # Jordan's quintic: singular values of 0.002 to 1 come to 0.7 to 1.2
 ITERATIONS = 5
 OBLONG = 1.5  # columns per row from which the Gram matrix takes fewer multiplications
 MIXED_SHARE = 0.5  # of Muon's update in MuSGD's
@@ -42,11 +42,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 def _iterated(wide: Tensor) -> Tensor:
-    linear, cubic, quintic = COEFFICIENTS
     for _ in range(ITERATIONS):
-        gram = wide @ wide.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
-        wide = torch.baddbmm(wide, polynomial, wide, beta=linear)
+        wide = torch.baddbmm(wide, _higher_terms(wide @ wide.mT), wide, beta=LINEAR)
     return wide
 
 
@@ -67,10 +64,13 @@ def _iterated_on_gram(wide: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    linear, cubic, quintic = COEFFICIENTS
-    polynomial = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
-    polynomial.diagonal(dim1=1, dim2=2).add_(linear)
+    polynomial = _higher_terms(gram)
+    polynomial.diagonal(dim1=1, dim2=2).add_(LINEAR)
     return polynomial
+
+
+def _higher_terms(gram: Tensor) -> Tensor:
+    return torch.baddbmm(gram, gram, gram, beta=CUBIC, alpha=QUINTIC)
 
 
 def muon_updates(directions: Sequence[Tensor]) -> list[Tensor]:

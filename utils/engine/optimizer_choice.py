@@ -12,6 +12,8 @@ from utils.log import LOGGER
 from utils.world import World
 
 ADAPTIVE = ("Adam", "AdamW")  # each weight's step is about lr0, whatever its gradient
+LARGE_FOR_ADAPTIVE = 0.005  # lr0 of which theirs are below
+SMALL_FOR_OTHERS = 0.002  # lr0 of which those of SGD and its like are above
 
 
 def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
@@ -22,11 +24,14 @@ def with_optimizer(config: TrainConfig, hyp: Hyperparameters) -> TrainConfig:
         hyp: The recipe; "auto" leaves it SGD.
 
     Returns:
-        The flags, whose `optimizer` names one; a warning is logged if the recipe's learning rate is not for its kind.
+        The flags, whose `optimizer` names one; a warning is logged if lr0 looks
+        like that of another kind, the recipe's.
     """
     name, recipes = _first_named(config.optimizer, hyp.optimizer), _first_named(hyp.optimizer)
-    if (name in ADAPTIVE) != (recipes in ADAPTIVE):
-        usual = "0.001" if name in ADAPTIVE else "0.01"
+    is_adaptive = name in ADAPTIVE
+    is_unusual = hyp.lr0 > LARGE_FOR_ADAPTIVE if is_adaptive else hyp.lr0 < SMALL_FOR_OTHERS
+    if is_unusual and is_adaptive != (recipes in ADAPTIVE):
+        usual = "0.001" if is_adaptive else "0.01"
         LOGGER.warning(
             f"WARNING: --optimizer {name}: lr0 {hyp.lr0:g} of --hyp is meant for {recipes}; {name} usually has about "
             f"{usual}. Put optimizer and lr0 into a --hyp file of your own"

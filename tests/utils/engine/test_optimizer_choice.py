@@ -33,18 +33,20 @@ def test_the_flag_wins_over_the_recipe(flag, recipe, expected):
 
 
 @pytest.mark.parametrize(
-    "flag, recipe, expected",
+    "flag, recipe, lr0, expected",
     [
-        ("AdamW", "MuSGD", "lr0 0.02 of --hyp is meant for MuSGD; AdamW usually has about 0.001"),
-        ("Adam", "auto", "lr0 0.02 of --hyp is meant for SGD; Adam usually has about 0.001"),
-        ("SGD", "AdamW", "lr0 0.02 of --hyp is meant for AdamW; SGD usually has about 0.01"),
-        ("SGD", "MuSGD", None),
-        ("auto", "AdamW", None),
-        ("Adam", "AdamW", None),
+        ("AdamW", "MuSGD", 0.02, "lr0 0.02 of --hyp is meant for MuSGD; AdamW usually has about 0.001"),
+        ("Adam", "auto", 0.01, "lr0 0.01 of --hyp is meant for SGD; Adam usually has about 0.001"),
+        ("SGD", "AdamW", 0.0014, "lr0 0.0014 of --hyp is meant for AdamW; SGD usually has about 0.01"),
+        ("SGD", "MuSGD", 0.02, None),
+        ("auto", "AdamW", 0.02, None),
+        ("Adam", "AdamW", 0.02, None),
+        ("AdamW", "auto", 0.001, None),
+        ("SGD", "AdamW", 0.01, None),
     ],
 )
-def test_a_rate_for_another_kind_of_optimizer_is_warned_of(flag, recipe, expected, caplog):
-    with_optimizer(TrainConfig(optimizer=flag), Hyperparameters(optimizer=recipe, lr0=0.02))
+def test_a_rate_for_another_kind_of_optimizer_is_warned_of(flag, recipe, lr0, expected, caplog):
+    with_optimizer(TrainConfig(optimizer=flag), Hyperparameters(optimizer=recipe, lr0=lr0))
     assert bool(caplog.messages) == bool(expected)
     assert expected is None or expected in caplog.text
 

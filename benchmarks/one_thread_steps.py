@@ -1,6 +1,6 @@
 """Training steps of one thread, with oneDNN throughout against torch's choice of kernels: models/one_thread.py.
 
-    python benchmarks/one_thread.py --cfg yolov5n.yaml yolov5s.yaml --imgsz 320 --batches 2 4 8 16
+    python benchmarks/one_thread_steps.py --cfg yolov5n.yaml yolov5s.yaml --imgsz 320 --batches 2 4 8 16
 
 The two take turns, one forward and backward each per round. Printed are the ratios of the shortest times, above 1: ours
 is the faster.
