@@ -228,7 +228,8 @@ class StreamReader:
                 f"{self._name}: no camera or stream answers there{waited}{connection.reason}"
                 f"{_web_page_hint(self.address)}"
             )
-        self._began = self._latest = connection.begun
+        with self._changed:
+            self._note_begun(connection)
         self._watch.start()
 
     def take(self) -> StreamFrame | None:
@@ -284,6 +285,11 @@ class StreamReader:
         self.finished = True
         self._notify_arrived()
 
+    def _note_begun(self, connection: _Connection) -> None:
+        """Count this stream's time from its first connection."""
+        if not self._began:
+            self._began = self._latest = connection.begun
+
     def _is_over(self, connection: _Connection) -> bool:
         if connection.ended or connection.waiting:
             return connection.ended
@@ -329,6 +335,7 @@ class StreamReader:
         with self._changed:
             if connection.is_given_up:
                 return
+            self._note_begun(connection)  # the first frame may come before anyone waits for an answer
             now = time.monotonic()
             lost_s = now - self._latest
             is_back, self._is_lost = self._is_lost, False

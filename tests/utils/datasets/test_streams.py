@@ -173,6 +173,28 @@ def test_a_driver_that_raises_is_an_outage_with_its_reason(messages):
     assert "fake: connection lost (USB unplugged); connecting again for up to 0.2 s" in messages()
 
 
+def test_time_counts_from_the_connection_even_if_frames_come_before_the_answer_is_awaited():
+    class Eager(Hanging):
+        left = 3
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.zeros((4, 4, 3), np.uint8)
+
+    reader = StreamReader(
+        "fake", arrived=threading.Condition(), keep_all=True, patience=Patience(give_up_s=0.1), connect=Eager
+    )
+    reader.start()
+    begun = time.monotonic()
+    while reader.frames < 3 and time.monotonic() - begun < 5:
+        time.sleep(0.01)
+    latest = reader._latest
+    reader.require_answer()
+    assert reader._latest == latest  # nor does its outage begin before its last frame
+    assert [0 <= frame.seconds < 5 for frame in iter(reader.take, None)] == [True] * 3
+    reader.close()
+
+
 def test_a_stream_may_be_waited_for_without_end():
     source = open_source("rtsp://host/x", stream_timeout=0)
     assert source._readers[0]._patience.give_up_s == math.inf
