@@ -27,7 +27,7 @@ from models.yolo import Model  # noqa: E402
 from models.zoo.table import load_variants  # noqa: E402
 from utils.compilation import CompiledPass, CompileOptions  # noqa: E402
 from utils.device import select_device, synchronize  # noqa: E402
-from utils.profile import for_inference  # noqa: E402
+from utils.profile.components import for_inference  # noqa: E402
 
 HEAD = "| variant | pass | gain | compile | difference | result |\n| --- | --- | --- | --- | --- | --- |"
 EVEN = 0.03  # a gain or loss below this is none

@@ -353,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import argparse
 
     from utils.device import select_device
-    from utils.profile import log_layer_times
+    from utils.profile.timing import log_layer_times
 
     parser = argparse.ArgumentParser(prog="yolo.py", description="Build a model yaml and show its layers.")
     parser.add_argument("--cfg", default="yolov5s.yaml", help="model yaml, or its bare name in models/ or models/hub/")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "val", "detect", "export", "heatmap", "compare", "hubconf", "demo")
 # The one statement of the order: a package imports only from itself and from those before it, lazy imports included.
 # An entry is a package, a module, or (name, its modules) where a folder that the user fixed holds several layers. The
-# longest prefix wins; a `__main__` is a script and stands at the end.
+# longest prefix wins; a `__main__` is a script and stands at the end, with the `command` that it calls.
 ORDER = (
     "utils",
     "utils.config",
@@ -95,7 +95,8 @@ PUBLISHED_ORDER = {  # what is called by position has the parameters of the orig
     *("models.attention.deformable", "utils.compat.box_functions", "utils.compat.augmenting"),
     "utils.compat.training_data",
 }
-MAY_REPEAT = {"__init__", "__main__", "types"}
+MAY_REPEAT = {"__init__", "__main__", "command", "types"}
+OF_SCRIPTS = (".__main__", ".command")
 CALLS_THAT_EXECUTE = ("eval", "exec", "os.system", "os.popen", "compile", "__import__")
 STATEMENTS_WITHOUT_EFFECT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
@@ -122,7 +123,7 @@ def places() -> dict[str, int]:
 
 def place_of(module: str) -> int:
     """Return the place of a module in ORDER."""
-    if module.endswith(".__main__"):
+    if module.endswith(OF_SCRIPTS):
         return len(ORDER) - 1
     prefixes = [prefix for prefix in places() if module == prefix or module.startswith(prefix + ".")]
     return places()[max(prefixes, key=len)]
@@ -258,8 +259,8 @@ def module_table() -> str:
 
 
 def place_in_table(module: str) -> int:
-    """A `__main__` stands with its package there."""
-    return place_of(module.removesuffix(".__main__"))
+    """Modules of a script stand with their package there."""
+    return place_of(module.rpartition(".")[0] if module.endswith(OF_SCRIPTS) else module)
 
 
 def short_name(module: str, package: str) -> str:

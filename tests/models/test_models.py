@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.ensemble import Ensemble
+from models.graph.flops import thop_gflops
 from models.head import Detect
 from models.layers import (
     C3,
@@ -39,7 +40,6 @@ from models.layers import (
 from models.yolo import AUGMENTED_VIEWS, GRAY, Model, main
 from utils.errors import ModelError
 from utils.log import LOGGER
-from utils.profile import thop_gflops
 
 NAMES = (
     "yolov5n",

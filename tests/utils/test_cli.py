@@ -1,6 +1,7 @@
 """How scripts end: signals, a closed output and too few open files are one line and an exit code of their own."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -95,6 +96,33 @@ def test_a_required_package_that_is_missing_is_one_line(capsys):
     assert capsys.readouterr().err == line
     with pytest.raises(ModuleNotFoundError):
         run_guarded(missing, "models.nothing")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train.py",
+        "val.py",
+        "detect.py --source x",
+        "export.py",
+        "compare.py --cfg x",
+        "heatmap.py --source x",
+        "-m utils.checkpoint show x",
+        "-m utils.profile --cfg x",
+        "-m utils.transfer --cfg x --weights y --output z.pt",
+        "-m utils.datasets.check data/shapes.yaml",
+    ],
+)
+def test_every_command_says_in_one_line_that_torch_is_missing(command, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    first, *others = command.split()
+    script = [first] if first == "-m" else [str(ROOT / first)]
+    done = subprocess.run(
+        [sys.executable, *script, *others], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: torch is not installed for {sys.executable}; pip install -r requirements.txt\n"
 
 
 def test_an_interruption_keeps_its_signal_and_message(capsys):

@@ -12,13 +12,11 @@ Inputs are only read, nothing in them is executed, and an output that exists alr
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from utils.checkpoint import TARGETS
-from utils.cli import FAILED
-from utils.errors import UserError
+from utils.cli import run_guarded
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,14 +90,8 @@ def run(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code (1: diff found differences, 2: user error)."""
     options = build_parser().parse_args(argv)
-    try:
-        return run(options)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return FAILED
-    except BrokenPipeError:  # the reader of our output, such as head, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    codes: list[int] = []
+    return run_guarded(lambda: codes.append(run(options))) or codes[0]
 
 
 if __name__ == "__main__":

@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.graph.flops import input_shape
+from models.graph.flops import flops, input_shape, thop_gflops
 from models.registry import BLOCK_ERRORS
 from models.yolo import Model
 from utils.checkpoint import build_model, find_weights, read_checkpoint
 from utils.compare.results import Cost
 from utils.device import synchronize
 from utils.log import LOGGER, progress
-from utils.profile import flops, for_inference, inference_peak, thop_gflops, training_peak
-from utils.profile.memory import train_step
+from utils.profile.components import for_inference
+from utils.profile.memory import inference_peak, train_step, training_peak
 from utils.profile.timing import random_images
 
 BATCH = 16

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.graph.flops import Size, count_on_shapes, flop_counter, height_width, short_message, thop_layer_gflops
 from models.registry import BLOCK_ERRORS
+from utils.profile import ROUNDS
 from utils.profile.components import (
     Component,
     ComponentSums,
@@ -18,7 +19,7 @@ from utils.profile.components import (
     layers_of,
 )
 from utils.profile.memory import kept_for_backward, live_in_inference
-from utils.profile.timing import ROUNDS, component_times
+from utils.profile.timing import component_times
 
 MIB = 2**20
 LEGEND = (

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from models.graph.flops import Size, input_shape
 from utils.device import synchronize
 from utils.log import LOGGER
+from utils.profile import ROUNDS
 from utils.profile.components import Component, ComponentSums, component_hooks, layers_of
-
-ROUNDS = 10
 
 
 def random_images(model: nn.Module, size: Size, device: torch.device, batch: int = 1) -> Tensor:

@@ -1,5 +1,3 @@
 """Transfer of pretrained weights to a changed model: layers are aligned, then tensors are copied."""
 
-from utils.transfer.pretrained import TensorTransfer, TransferReport, plan_transfer, transfer_weights
-
-__all__ = ["TensorTransfer", "TransferReport", "plan_transfer", "transfer_weights"]
+TRANSFER_MODES = ("layers", "keys")  # how tensors are matched

@@ -8,14 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from models.registry import load_plugins
-from models.yolo import Model
-from utils.checkpoint import checkpoint_of, find_weights, read_checkpoint, write_checkpoint
-from utils.errors import CheckpointError, ConfigError, UserError
-from utils.log import LOGGER, configure
-from utils.transfer.pretrained import TRANSFER_MODES, transfer_weights
+from utils.cli import run_guarded
+from utils.log import configure
+from utils.transfer import TRANSFER_MODES
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,24 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = build_parser().parse_args(argv)
     configure()
-    try:
-        load_plugins(options.plugin)
-        if options.output.suffix != ".pt" or options.output.exists():
-            raise CheckpointError(
-                f"--output {options.output}: " + ("exists already" if options.output.exists() else "must end in .pt")
-            )
-        if not 0 <= options.require_transfer <= 1:
-            raise ConfigError(f"--require-transfer {options.require_transfer:g}: expected a share, 0 to 1")
-        checkpoint = read_checkpoint(find_weights(options.weights))
-        torch.manual_seed(options.seed)
-        model = Model(options.cfg, nc=checkpoint.nc, attention_start=options.attention_start)
-        report = transfer_weights(model, checkpoint, mode=options.transfer, require=options.require_transfer)
-        write_checkpoint(checkpoint_of(model, checkpoint.names), options.output)
-        LOGGER.info(f"{options.output}, transfer report: {report.write_csv(options.output.with_suffix('.csv'))}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_guarded(_transfer, options)
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    from utils.transfer.command import transfer  # so that --help, and a missing package, need no torch
+
+    transfer(options)
 
 
 if __name__ == "__main__":

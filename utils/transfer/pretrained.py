@@ -23,7 +23,6 @@ from utils.files import write_text_atomically
 from utils.log import LOGGER
 from utils.transfer.alignment import LayerSignature, align_layers, layer_signatures, matching_tensors
 
-TRANSFER_MODES = ("layers", "keys")
 NORM_EPS = 1e-3  # of the batch norms in a detector
 MIN_USED_SHARE = 0.5  # of the checkpoint's parameters; below, a warning is logged
 _NOT_LEARNED = ("running_mean", "running_var", "num_batches_tracked", "anchors", "anchor_grid", "grid")

@@ -7,13 +7,13 @@ import pytest
 from small_models import CACHE, in_tiers
 
 from models.graph.architecture import Row, find_yaml, insert_block, read_yaml, render_yaml
+from models.graph.flops import flops
 from models.graph.lint import lint_yaml
 from models.graph.shapes import infer_shapes, load_spec, totals
 from models.yolo import Model
 from models.zoo import __main__ as commands
 from models.zoo import table as zoo
 from utils.errors import ModelError
-from utils.profile import flops
 
 SHIPPED = sorted([*zoo.MODELS.glob("yolo*.yaml"), *zoo.MODELS.glob("hub/yolo*.yaml")])
 

@@ -11,6 +11,7 @@ from small_models import CACHE, in_tiers
 from torch import nn
 
 from models.graph.architecture import Architecture, Row, insert_block, read_yaml, render_yaml, replace_block
+from models.graph.flops import flops
 from models.graph.shapes import infer_shapes, load_spec, totals
 from models.graph.spec import read_spec
 from models.registry import registered
@@ -19,7 +20,6 @@ from models.zoo import __main__ as commands
 from models.zoo import catalogue
 from models.zoo import table as zoo
 from utils.errors import ModelError
-from utils.profile import flops
 
 VARIANTS = zoo.load_variants()
 BASE = zoo.MODELS / "yolov5l.yaml"

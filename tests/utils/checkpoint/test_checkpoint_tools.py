@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
-import os
 import subprocess
 import sys
 import types
@@ -363,20 +361,6 @@ def test_help_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.endswith("[]\n") and "average" in done.stdout, done.stderr
-
-
-def test_a_reader_that_goes_away_is_no_error(files, monkeypatch):
-    class Closed(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-        def fileno(self):
-            return spare
-
-    spare = os.open(os.devnull, os.O_WRONLY)
-    monkeypatch.setattr(sys, "stdout", Closed())
-    assert main(["show", str(files[0])]) == 0
-    os.close(spare)
 
 
 def test_names_are_found_in_the_package_and_misspelt_ones_are_not():

@@ -9,12 +9,13 @@ from small_models import SMALL, with_block
 from torch import nn
 
 from models.attention.cbam import CBAM
+from models.graph.flops import flops, thop_gflops
 from models.yolo import Model
 from utils.checkpoint import checkpoint_of, write_checkpoint
 from utils.compare import cost as cost_module
 from utils.compare.cost import MIN_ROUNDS, measure_costs, run_interleaved, with_training_time
 from utils.compare.results import Cost
-from utils.profile import flops, inference_peak, thop_gflops, training_peak
+from utils.profile.memory import inference_peak, training_peak
 
 CPU = torch.device("cpu")
 WIDE = SMALL | {"width_multiple": 4.0}

@@ -18,29 +18,18 @@ from models.attention.dlka import DeformConv
 from models.attention.ema import EMA
 from models.attention.mhsa import MHSA
 from models.graph.architecture import insert_block, read_yaml
+from models.graph.flops import describe_gflops, flop_counter, flops, thop_gflops
 from models.graph.shapes import infer_shapes, load_spec
 from models.identity_start import IdentityStart
 from models.layers import Conv, TransformerBlock
 from models.mobilenet import MobileNetV3Block
 from models.registry import register, registered
 from models.yolo import Model
-from utils.profile import (
-    LiveBytes,
-    attention_modules,
-    describe_gflops,
-    flop_counter,
-    flops,
-    for_inference,
-    inference_peak,
-    kept_for_backward,
-    layer_times,
-    profile_layers,
-    render,
-    thop_gflops,
-    training_peak,
-)
 from utils.profile.__main__ import main
-from utils.profile.memory import train_step
+from utils.profile.components import attention_modules, for_inference
+from utils.profile.layer_profile import profile_layers, render
+from utils.profile.memory import LiveBytes, inference_peak, kept_for_backward, train_step, training_peak
+from utils.profile.timing import layer_times
 
 BLOCKS = sorted(name for name, entry in registered().items() if entry.attention)
 CPU = torch.device("cpu")
