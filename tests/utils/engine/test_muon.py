@@ -2,13 +2,15 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from models.yolo import Model
 from utils.config import OPTIMIZERS
-from utils.engine.muon import Muon, MuSGD, is_matrix, muon_updates, orthogonalized
+from utils.engine import muon
+from utils.engine.muon import COEFFICIENTS, Muon, MuSGD, is_matrix, muon_updates, orthogonalized
 from utils.engine.optim import GATE_LR, build_optimizer, hidden_matrices, parameter_groups
 from utils.errors import ConfigError
 from utils.files import ROOT
@@ -22,9 +24,23 @@ def literal(matrix):
     """The iterations as the numbers that they make of each singular value."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     values = values / (matrix.square().sum().sqrt() + 1e-7)
-    for _ in range(5):
-        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    for linear, cubic, quintic in COEFFICIENTS:
+        values = linear * values + cubic * values**3 + quintic * values**5
     return left @ torch.diag(values) @ right
+
+
+def test_each_polynomial_is_the_nearest_to_one_where_the_one_before_left_the_values():
+    """Odd, of degree 5: by Chebyshev's criterion the best has its largest error four times, with signs in turn."""
+    low, high = 0.01, 1.0
+    for linear, cubic, quintic in COEFFICIENTS:
+        values = np.geomspace(low, high, 200_001)
+        errors = linear * values + cubic * values**3 + quintic * values**5 - 1
+        turns = np.flatnonzero(np.diff(np.sign(np.diff(errors)))) + 1
+        extremes = errors[[0, *turns, -1]]
+        assert len(extremes) == 4 and (np.sign(extremes) == [-1, 1, -1, 1]).all()
+        np.testing.assert_allclose(np.abs(extremes), np.abs(errors).max(), atol=1e-3)
+        low, high = 1 + errors.min(), 1 + errors.max()
+    assert (low, high) == pytest.approx((0.73, 1.27), abs=0.001)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 9), (9, 3), (2, 40)])
@@ -150,10 +166,11 @@ def test_weights_without_gradient_stay(network):
     assert sum(moved) == 1 and not torch.equal(weight, network.model[1].conv.weight)
 
 
-def test_a_step_is_near_that_of_torch():
+def test_with_its_polynomial_a_step_is_near_that_of_torch(monkeypatch):
     """Its iterations run in bfloat16, and its step has Jordan's other scale of the velocity, which changes nothing."""
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("torch.optim.Muon came with torch 2.9")
+    monkeypatch.setattr(muon, "COEFFICIENTS", ((3.4445, -4.7750, 2.0315),) * 5)
     ours, theirs = (nn.Parameter(normal(24, 12, dtype=torch.float32)) for _ in range(2))
     start = ours.detach().clone()
     mine = Muon([ours], [ours], lr=0.02, momentum=0.95)
