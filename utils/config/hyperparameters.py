@@ -54,7 +54,8 @@ class Hyperparameters:
     class_balance a power, 0 off; fl_gamma above 0 is also the power of qfl and vfl, else 2.
 
     Schedule: optimizer (auto: the flag's or SGD), schedule as words; nbs images behind a step, max_batch the most
-    images of a batch whatever the flag says, None off; warmup_share and ema_share as shares of the run, None off;
+    images of a batch whatever the flag says, None off; ortho_every the steps between two of a matrix that Muon
+    orthogonalizes; warmup_share and ema_share as shares of the run, None off;
     close_mosaic, swa in epochs; smooth_fitness the share kept of the running mean; lr_transfer and lr_backbone
     multiples of the rate when a training starts from weights; accumulate as a word. Augmentation: mosaic9 (of mosaics),
     box_paste (of images), mixup_gate (of blends) as probabilities; object_scale the share of views, and
@@ -107,6 +108,7 @@ class Hyperparameters:
     schedule: str = _word("linear", "cosine")
     nbs: float = _piece(64.0, 1, 65536)
     max_batch: float | None = _piece(None, 1, 65536)
+    ortho_every: float = _piece(1.0, 1, 100)
     accumulate: str = _word("fixed", "noise")
     warmup_share: float | None = _piece(None, 0, 0.5)
     lr_transfer: float = _piece(1.0, 0, 100)

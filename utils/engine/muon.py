@@ -1,12 +1,12 @@
 """Optimizers that orthogonalize: Muon, and MuSGD, which mixes its update with that of SGD.
 
 Muon (K. Jordan, 2024, "Muon: an optimizer for hidden layers in neural networks") replaces the momentum of a matrix,
-U S V^T, by nearly U V^T: every direction of the matrix learns at the same pace, not only those of large gradients. Three
-iterations of Newton-Schulz do so without a decomposition, each with coefficients of its own (N. Amsel, 2025, "The Polar
-Express", arXiv 2505.16932): the polynomial that is nearest to 1 on the interval to which the one before has
-brought the singular values. Jordan's five iterations of one polynomial bring them to 0.7 to 1.2 and take 1.6 times as
-long. A kernel counts as the matrix (out, in * kh * kw). Vectors, and the network's output layers, learn as with SGD:
-they are no maps between hidden features.
+U S V^T, by nearly U V^T: every direction of the matrix learns at the same pace, not only those of large gradients.
+Three iterations of Newton-Schulz do so without a decomposition, each with coefficients of its own (N. Amsel, 2025, "The
+Polar Express", arXiv 2505.16932): the polynomial that is nearest to 1 on the interval to which the one before has
+brought the singular values. Jordan's five iterations of one polynomial bring them to 0.7 to 1.2, with 1.6 times the
+multiplications. A kernel counts as the matrix (out, in * kh * kw). Vectors, and the network's output layers, learn as
+with SGD: they are no maps between hidden features.
 
 The step of a matrix is lr * sqrt(max(1, rows / columns)) * U V^T, Jordan's scale, and not the 0.2 * sqrt(max(rows,
 columns)) of Liu 2025 (arXiv 2502.16982, equation 4): that one suits Adam's rates, this one SGD's, which the other
@@ -27,6 +27,7 @@ COEFFICIENTS = (  # of x, x^3, x^5
 )
 OBLONG = 1.5  # columns per row from which the Gram matrix takes fewer multiplications
 MIXED_SHARE = 0.5  # of Muon's update in MuSGD's
+TURN = "turn"  # of a group: the steps it has taken
 _TINY = 1e-7
 
 
@@ -114,6 +115,10 @@ class Muon(torch.optim.SGD):
 
         W - lr * (share * muon(d) + (1 - share) * d + weight_decay / (1 - momentum) * W)
 
+    With `every` above 1 only one in so many matrices has its turn in a step, and lr counts so many times for it. The
+    velocity takes up every gradient, and reaches over more steps than that: few of them are lost, and most of the time
+    of orthogonalizing is saved.
+
     Its weight decay is decoupled from the direction, which would turn it into one more direction of full length, and is
     as strong as SGD's, whose velocity adds up 1 / (1 - momentum) of it.
 
@@ -123,6 +128,7 @@ class Muon(torch.optim.SGD):
         lr: Learning rate.
         momentum: Of the velocity, below 1 if there is weight decay.
         fused: As SGD's, for everything else.
+        every: Steps from one turn of a matrix to the next.
 
     Attributes:
         share: Of Muon's update in a matrix's.
@@ -137,10 +143,12 @@ class Muon(torch.optim.SGD):
         lr: float,
         momentum: float,
         fused: bool | None = None,
+        every: int = 1,
     ):
         super().__init__(params, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
         self._step_supports_amp_scaling = False  # the scaler itself leaves out a step, since ours does not look
         self._matrices = {id(each) for each in matrices}  # tensors compare element by element
+        self._every = every
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # torch has two overloads
@@ -151,11 +159,9 @@ class Muon(torch.optim.SGD):
                 loss = closure()
         held: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
-            weights = [each for each in group["params"] if id(each) in self._matrices and each.grad is not None]
-            gradients = [each.grad for each in weights]
-            if weights:
-                self._step_matrices(group, weights, gradients)
-            held += zip(weights, gradients, strict=True)
+            matrices = [each for each in group["params"] if id(each) in self._matrices]
+            held += [(each, each.grad) for each in matrices if each.grad is not None]
+            self._step_matrices(group, matrices)
         for weight, _ in held:
             weight.grad = None  # so that SGD passes it by
         super().step()
@@ -163,12 +169,23 @@ class Muon(torch.optim.SGD):
             weight.grad = gradient
         return loss
 
-    def _step_matrices(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
-        lr, momentum = group["lr"], group["momentum"]
-        velocities = [self._velocity(weight) for weight in weights]
+    def _step_matrices(self, group: dict[str, Any], matrices: list[nn.Parameter]) -> None:
+        momentum, turn = group["momentum"], group.get(TURN, 0)
+        group[TURN] = turn + 1  # kept with the group, so that a resumed run goes on with it
+        with_gradient = [(place, each) for place, each in enumerate(matrices) if each.grad is not None]
+        if not with_gradient:
+            return
+        velocities = [self._velocity(weight) for _, weight in with_gradient]
         torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, gradients)
-        directions = torch._foreach_add(gradients, velocities, alpha=momentum)
+        torch._foreach_add_(velocities, [weight.grad for _, weight in with_gradient])
+        due = [weight for place, weight in with_gradient if (place + turn) % self._every == 0]
+        if due:
+            self._move(group, due)
+
+    def _move(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
+        lr, momentum = group["lr"] * self._every, group["momentum"]
+        gradients = [weight.grad for weight in weights]
+        directions = torch._foreach_add(gradients, [self._velocity(each) for each in weights], alpha=momentum)
         updates = muon_updates(directions)
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - lr * group["weight_decay"] / (1 - momentum))

@@ -21,6 +21,7 @@ from utils.log import LOGGER
 from utils.types import StepSettings, TrainState
 
 NOMINAL_BATCH = 64  # images behind one optimizer step (`nbs`), however few fit in a batch
+ORTHOGONALIZING: dict[str, type[Muon]] = {"Muon": Muon, "MuSGD": MuSGD}
 GATE_LR = {"SGD": 30.0, "Adam": 1.0, "AdamW": 1.0, "MuSGD": 30.0, "Muon": 30.0}  # multiples, see `build_optimizer`
 _WARMUP_FLOOR = 100  # iterations; v6.1's floor of 1000 was whole trainings on small data
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm) + (
@@ -119,6 +120,7 @@ def build_optimizer(
     weight_decay: float,
     gate_lr: float | None = None,
     backbone: BackboneRate | None = None,
+    ortho_every: int = 1,
 ) -> torch.optim.Optimizer:
     """Return an optimizer over every trainable parameter, groups in the order no decay, decayed, biases, gates.
 
@@ -134,6 +136,7 @@ def build_optimizer(
         weight_decay: As applied, see `scaled_weight_decay`.
         gate_lr: The gates' learning rate as a multiple of the weights'; GATE_LR's if None.
         backbone: The rate of the backbone if it differs.
+        ortho_every: Steps between two of a matrix that is orthogonalized.
 
     Returns:
         The optimizer, fused on CPU and CUDA.
@@ -146,14 +149,18 @@ def build_optimizer(
         raise ConfigError(
             f"--optimizer {name}: expected {', '.join(OPTIMIZERS[:-1])} or {OPTIMIZERS[-1]}{nearest(name, OPTIMIZERS)}"
         )
-    if name in ("Muon", "MuSGD") and momentum == 1:
+    if name in ORTHOGONALIZING and momentum == 1:
         raise ConfigError(f"--optimizer {name}: needs a momentum below 1 in the hyperparameters")
     groups = parameter_groups(model)
     total = sum(1 for _ in model.parameters())
     if not len(groups):
         raise ModelError(f"none of the model's {total} parameters can be trained: freeze fewer layers")
     settings = _group_settings(groups, weight_decay, GATE_LR[name] if gate_lr is None else gate_lr, backbone)
-    optimizer = _optimizer_over(settings, name, lr, momentum, hidden_matrices(model, groups))
+    if name in ORTHOGONALIZING:
+        matrices = hidden_matrices(model, groups)
+        optimizer = _orthogonalizing(settings, matrices, name, lr, momentum, ortho_every)
+    else:
+        optimizer = _elementwise(settings, name, lr, momentum)
     no_decay, decay, bias = len(groups.no_decay), len(groups.decay), len(groups.bias)
     gates = f", {len(groups.gate)} gate (lr x {settings[3]['lr_scale']:g})" if groups.gate else ""
     LOGGER.info(f"Scaled weight_decay = {weight_decay:g}")
@@ -209,19 +216,25 @@ def hidden_matrices(model: nn.Module, groups: ParameterGroups) -> list[nn.Parame
     return [weight for weight in groups.decay if is_matrix(weight) and id(weight) not in outputs]
 
 
-def _optimizer_over(
-    settings: list[dict[str, Any]], name: str, lr: float, momentum: float, matrices: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    kinds = {parameter.device.type for group in settings for parameter in group["params"]}
-    # fused: one pass over the weights, and with a GradScaler no wait for the host before a step
-    fused = True if kinds <= {"cpu", "cuda"} else None
+def _elementwise(settings: list[dict[str, Any]], name: str, lr: float, momentum: float) -> torch.optim.Optimizer:
+    fused = _is_fused(settings)
     if name == "SGD":
         return torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
-    if name in ("Muon", "MuSGD"):
-        kind = {"Muon": Muon, "MuSGD": MuSGD}[name]
-        LOGGER.info(f"optimizer: {name} orthogonalizes the steps of {len(matrices)} matrices, SGD takes all others")
-        return kind(settings, matrices, lr=lr, momentum=momentum, fused=fused)
     return getattr(torch.optim, name)(settings, lr=lr, betas=(momentum, 0.999), fused=fused)
+
+
+def _orthogonalizing(
+    settings: list[dict[str, Any]], matrices: list[nn.Parameter], name: str, lr: float, momentum: float, every: int
+) -> Muon:
+    turns = f", each in every {every} steps" if every > 1 else ""
+    LOGGER.info(f"optimizer: {name} orthogonalizes the steps of {len(matrices)} matrices{turns}, SGD takes all others")
+    return ORTHOGONALIZING[name](settings, matrices, lr=lr, momentum=momentum, fused=_is_fused(settings), every=every)
+
+
+def _is_fused(settings: list[dict[str, Any]]) -> bool | None:
+    """One pass over the weights, and with a GradScaler no wait for the host before a step."""
+    kinds = {parameter.device.type for group in settings for parameter in group["params"]}
+    return True if kinds <= {"cpu", "cuda"} else None
 
 
 def full_accumulation(batch_size: int, nominal: float = NOMINAL_BATCH) -> int:

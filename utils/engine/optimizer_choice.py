@@ -99,6 +99,7 @@ def optimizer_for(model: Model, config: TrainConfig, hyp: Hyperparameters) -> to
         weight_decay=scaled_weight_decay(hyp.weight_decay, config.batch_size, hyp.nbs),
         gate_lr=hyp.gate_lr,
         backbone=backbone_rate(model, config, hyp),
+        ortho_every=round(hyp.ortho_every),
     )
 
 

@@ -14,6 +14,7 @@ from utils.engine.muon import COEFFICIENTS, Muon, MuSGD, is_matrix, muon_updates
 from utils.engine.optim import GATE_LR, build_optimizer, hidden_matrices, parameter_groups
 from utils.errors import ConfigError
 from utils.files import ROOT
+from utils.log import LOGGER
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -98,6 +99,47 @@ def test_steps_are_those_of_the_formula(kind, share):
         update = share * literal(direction) + (1 - share) * direction
         expected = expected - 0.1 * (update + 0.01 / (1 - 0.9) * expected)
         torch.testing.assert_close(weight.detach().reshape(6, 6), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_matrices_take_turns_and_go_as_far_together():
+    """Of five matrices each moves in every third step, three times as far, by the velocity of all steps."""
+    weights = [nn.Parameter(normal(3, 5, seed=seed)) for seed in range(5)]
+    group = {"params": weights, "weight_decay": 0.01}
+    optimizer = Muon([group], weights, lr=0.1, momentum=0.9, every=3)
+    expected = [weight.detach().clone() for weight in weights]
+    velocities = [torch.zeros_like(weight) for weight in expected]
+    moved = []
+    for step in range(7):
+        gradients = [normal(3, 5, seed=10 * step + place) for place in range(5)]
+        before = [weight.detach().clone() for weight in weights]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        if step == 4:  # as when a run is resumed
+            state = copy.deepcopy(optimizer.state_dict())
+            optimizer = Muon([{"params": weights}], weights, lr=0.5, momentum=0.5, every=3)
+            optimizer.load_state_dict(state)
+        optimizer.step()
+        for place, (gradient, velocity) in enumerate(zip(gradients, velocities, strict=True)):
+            velocity.mul_(0.9).add_(gradient)
+            if (place + step) % 3 == 0:
+                update = literal(gradient + 0.9 * velocity)
+                expected[place] = expected[place] - 0.3 * (update + 0.01 / (1 - 0.9) * expected[place])
+        torch.testing.assert_close([weight.detach() for weight in weights], expected, rtol=1e-9, atol=1e-9)
+        moved.append([place for place in range(5) if not torch.equal(weights[place], before[place])])
+    assert moved[:3] == [[0, 3], [2], [1, 4]] and moved[3:6] == moved[:3] and moved[6] == [0, 3]
+
+
+def test_the_recipe_says_how_often(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    layers = nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False))
+    with caplog.at_level("INFO"):
+        optimizer = build_optimizer(layers, "Muon", lr=0.01, momentum=0.9, weight_decay=0, ortho_every=2)
+    assert "Muon orthogonalizes the steps of 2 matrices, each in every 2 steps, SGD takes all others" in caplog.text
+    before = [layer.weight.detach().clone() for layer in layers]
+    for layer in layers:
+        layer.weight.grad = torch.ones_like(layer.weight)
+    optimizer.step()
+    assert [torch.equal(layer.weight, old) for layer, old in zip(layers, before, strict=True)] == [False, True]
 
 
 def test_decay_is_as_strong_as_that_of_sgd():
