@@ -159,8 +159,8 @@ class Muon(torch.optim.SGD):
                 loss = closure()
         held: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
-            matrices = [each for each in group["params"] if id(each) in self._matrices]
-            held += [(each, each.grad) for each in matrices if each.grad is not None]
+            matrices = [weight for weight in group["params"] if id(weight) in self._matrices]
+            held += [(weight, weight.grad) for weight in matrices if weight.grad is not None]
             self._step_matrices(group, matrices)
         for weight, _ in held:
             weight.grad = None  # so that SGD passes it by
@@ -169,23 +169,31 @@ class Muon(torch.optim.SGD):
             weight.grad = gradient
         return loss
 
-    def _step_matrices(self, group: dict[str, Any], matrices: list[nn.Parameter]) -> None:
-        momentum, turn = group["momentum"], group.get(TURN, 0)
+    def _step_matrices(self, group: dict[str, Any], matrices: list[Tensor]) -> None:
+        """Take a gradient up into every velocity, and move the matrices whose turn it is."""
+        turn = group.get(TURN, 0)
         group[TURN] = turn + 1  # kept with the group, so that a resumed run goes on with it
-        with_gradient = [(place, each) for place, each in enumerate(matrices) if each.grad is not None]
-        if not with_gradient:
-            return
-        velocities = [self._velocity(weight) for _, weight in with_gradient]
-        torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, [weight.grad for _, weight in with_gradient])
-        due = [weight for place, weight in with_gradient if (place + turn) % self._every == 0]
+        gradients: list[Tensor] = []
+        velocities: list[Tensor] = []
+        due: list[tuple[Tensor, Tensor, Tensor]] = []
+        for place, weight in enumerate(matrices):
+            if weight.grad is None:
+                continue
+            gradients.append(weight.grad)
+            velocities.append(self._velocity(weight))
+            if (place + turn) % self._every == 0:
+                due.append((weight, gradients[-1], velocities[-1]))
+        if gradients:
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, gradients)
         if due:
-            self._move(group, due)
+            self._move(group, *map(list, zip(*due, strict=True)))
 
-    def _move(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
+    def _move(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor]
+    ) -> None:
         lr, momentum = group["lr"] * self._every, group["momentum"]
-        gradients = [weight.grad for weight in weights]
-        directions = torch._foreach_add(gradients, [self._velocity(each) for each in weights], alpha=momentum)
+        directions = torch._foreach_add(gradients, velocities, alpha=momentum)
         updates = muon_updates(directions)
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - lr * group["weight_decay"] / (1 - momentum))

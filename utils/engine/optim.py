@@ -156,6 +156,7 @@ def build_optimizer(
     if not len(groups):
         raise ModelError(f"none of the model's {total} parameters can be trained: freeze fewer layers")
     settings = _group_settings(groups, weight_decay, GATE_LR[name] if gate_lr is None else gate_lr, backbone)
+    optimizer: torch.optim.Optimizer
     if name in ORTHOGONALIZING:
         matrices = hidden_matrices(model, groups)
         optimizer = _orthogonalizing(settings, matrices, name, lr, momentum, ortho_every)

@@ -52,7 +52,9 @@ def stopped(settings, request, tmp_path_factory):
     flags = {**settings, "optimizer": request.param}
     if request.param == "MuSGD":
         recipe = folder / "recipe.yaml"
-        recipe.write_text("{accumulate: noise, nbs: 16, ortho_every: 3, warmup_share: 0, schedule: cosine, ema_share: 0.2}")
+        recipe.write_text(
+            "{accumulate: noise, nbs: 16, ortho_every: 3, warmup_share: 0, schedule: cosine, ema_share: 0.2}"
+        )
         flags["hyp"] = str(recipe)
     with pytest.raises(KeyboardInterrupt):
         run_training(from_options(TrainConfig, **flags, project=str(folder)), hooks=[StopAfter(2)])
