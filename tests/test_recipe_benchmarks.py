@@ -196,7 +196,7 @@ def test_the_pages_hold_the_scores_of_what_the_recipe_is_compared_with():
     cells = pieces.read_sources([RECIPES / "whole.csv"])
     columns = [("bccd", "scratch"), ("cards", "scratch"), ("bccd", "weights"), ("cards", "weights")]
     for page in PAGES:
-        for name in ("small", "adamw", "adamw_longer", "modern"):
+        for name in ("small", "every_step", "musgd", "adamw", "adamw_longer", "modern"):
             [(_, *scores)] = rows_of(page, f"`{name}`")
             for column, text in zip(columns, scores[-4:], strict=True):
                 cell = cells.get((name, *column))
