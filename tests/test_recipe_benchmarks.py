@@ -140,8 +140,8 @@ def test_a_list_of_runs_is_saved_and_takes_more_seeds(tmp_path, capsys):
     ]
     assert saved.read_text().splitlines()[:3] == [
         "piece,set,start,seed,map,seconds,control,low,high,verdict",
-        "base,cards,weights,0,0.3000,10.00,yes,,,",
-        "assign-tal,cards,weights,0,0.3500,10.00,,0.0200,0.0800,better",
+        "base,cards,weights,0,0.30000,10.00,yes,,,",
+        "assign-tal,cards,weights,0,0.35000,10.00,,0.0200,0.0800,better",
     ]
     assert pieces.main([str(saved), "--wide", "--save", str(tmp_path / "again.csv")]) == 0
     assert capsys.readouterr().out == table and (tmp_path / "again.csv").read_bytes() == saved.read_bytes()

@@ -227,7 +227,7 @@ def _elementwise(settings: list[dict[str, Any]], name: str, lr: float, momentum:
 def _orthogonalizing(
     settings: list[dict[str, Any]], matrices: list[nn.Parameter], name: str, lr: float, momentum: float, every: int
 ) -> Muon:
-    turns = f", each in every {every} steps" if every > 1 else ""
+    turns = f", each once in {every} steps" if every > 1 else ""
     LOGGER.info(f"optimizer: {name} orthogonalizes the steps of {len(matrices)} matrices{turns}, SGD takes all others")
     return ORTHOGONALIZING[name](settings, matrices, lr=lr, momentum=momentum, fused=_is_fused(settings), every=every)
 

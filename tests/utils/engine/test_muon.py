@@ -63,6 +63,22 @@ def test_single_precision_suffices_for_singular_values_decades_apart(shape, deca
     assert torch.linalg.matrix_norm(error, 2) < 0.002
 
 
+@pytest.mark.parametrize("shape, most", [((32, 288), 0.001), ((128, 1152), 0.005), ((256, 1152), 0.02)])
+def test_one_direction_that_outweighs_the_others_leaves_them_more_exact_than_half_precision_would(shape, most):
+    matrix = normal(shape[0], 1) @ normal(1, shape[1], seed=1)
+    matrix = matrix / matrix.norm() + 0.001 * normal(*shape, seed=2) / shape[1] ** 0.5
+    exact = literal(matrix)
+    halves = (matrix / matrix.norm()).bfloat16()
+    for linear, cubic, quintic in COEFFICIENTS:
+        gram = halves @ halves.mT
+        halves = linear * halves + (cubic * gram + quintic * gram @ gram) @ halves
+    errors = [
+        torch.linalg.matrix_norm(found.double() - exact, 2).item()
+        for found in (orthogonalized(matrix.float()[None])[0], halves)
+    ]
+    assert errors[0] < most and errors[1] > 10 * errors[0]
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 3), (2, 3, 5)])
 def test_a_matrix_of_zeros_stays_one(shape):
     assert torch.equal(orthogonalized(torch.zeros(shape)), torch.zeros(shape))
@@ -129,12 +145,18 @@ def test_matrices_take_turns_and_go_as_far_together():
     assert moved[:3] == [[0, 3], [2], [1, 4]] and moved[3:6] == moved[:3] and moved[6] == [0, 3]
 
 
+def test_a_turn_takes_a_step_at_least():
+    weight = nn.Parameter(normal(3, 5))
+    with pytest.raises(ValueError, match="every 0: expected at least 1 step"):
+        Muon([weight], [weight], lr=0.1, momentum=0.9, every=0)
+
+
 def test_the_recipe_says_how_often(caplog, monkeypatch):
     monkeypatch.setattr(LOGGER, "propagate", True)
     layers = nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False))
     with caplog.at_level("INFO"):
         optimizer = build_optimizer(layers, "Muon", lr=0.01, momentum=0.9, weight_decay=0, ortho_every=2)
-    assert "Muon orthogonalizes the steps of 2 matrices, each in every 2 steps, SGD takes all others" in caplog.text
+    assert "Muon orthogonalizes the steps of 2 matrices, each once in 2 steps, SGD takes all others" in caplog.text
     before = [layer.weight.detach().clone() for layer in layers]
     for layer in layers:
         layer.weight.grad = torch.ones_like(layer.weight)
