@@ -203,6 +203,16 @@ def test_the_pages_hold_the_scores_of_what_the_recipe_is_compared_with():
                 assert text == (f"{100 * cell.runs[0].map:.1f}" if cell else "-"), (name, column)
 
 
+def test_the_pages_hold_what_was_measured_on_more_images():
+    cells = pieces.read_sources([RECIPES / "whole.csv"])
+    runs = [cells[name, "shapes4000", "scratch"].runs[0] for name in ("v61", "modern", "modern_adamw", "small")]
+    for page, heading in zip(PAGES, ("### On more images", "### 更多的图像"), strict=True):
+        lines = [line for line in page.split(heading)[1].split("\n## ")[0].splitlines() if line.startswith("| `hyp.")]
+        scores, ratios = zip(*(map(float, line.strip("| ").split(" | ")[1:]) for line in lines), strict=True)
+        assert scores == pytest.approx([100 * run.map for run in runs], abs=0.0501)
+        assert ratios == pytest.approx([run.seconds / runs[0].seconds for run in runs], abs=0.00501)
+
+
 # ---- peer_ultralytics.py ----
 
 
