@@ -185,7 +185,7 @@ def write_saved(cells: dict[Key, Cell], file: Path) -> None:
     writer.writerow([each.name for each in fields(Run)])
     for run in sorted((run for cell in cells.values() for run in cell.runs.values()), key=_order):
         seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
-        ends = ["" if end is None else f"{end:.4f}" for end in (run.low, run.high)]
+        ends = ["" if end is None else f"{end:.5f}" for end in (run.low, run.high)]
         row = [*run.cell, run.seed, f"{run.map:.5f}", seconds, "yes" if run.control else "", *ends, run.verdict]
         writer.writerow(row)
     write_text_atomically(file, text.getvalue())

@@ -141,7 +141,7 @@ def test_a_list_of_runs_is_saved_and_takes_more_seeds(tmp_path, capsys):
     assert saved.read_text().splitlines()[:3] == [
         "piece,set,start,seed,map,seconds,control,low,high,verdict",
         "base,cards,weights,0,0.30000,10.00,yes,,,",
-        "assign-tal,cards,weights,0,0.35000,10.00,,0.0200,0.0800,better",
+        "assign-tal,cards,weights,0,0.35000,10.00,,0.02000,0.08000,better",
     ]
     assert pieces.main([str(saved), "--wide", "--save", str(tmp_path / "again.csv")]) == 0
     assert capsys.readouterr().out == table and (tmp_path / "again.csv").read_bytes() == saved.read_bytes()
@@ -166,6 +166,14 @@ def test_the_pages_hold_the_table_of_the_recorded_runs():
         assert "\n".join(pieces.wide_markdown(rows).splitlines()[2:]) + "\n\n" in page
         for row in rows:
             assert f"{100 * row.control:.1f}" in page
+
+
+def test_the_pages_hold_the_table_of_the_runs_from_random_weights():
+    rows = pieces.compare_cells(pieces.read_sources([RECIPES / "pieces_scratch.csv"]))
+    assert len(rows) == 10 and {(row.set, row.start) for row in rows} == {("cards", "scratch")}
+    for page in PAGES:
+        assert "\n".join(pieces.wide_markdown(rows).splitlines()[2:]) + "\n\n" in page
+        assert f"{100 * rows[0].control:.1f}" in page
 
 
 def score(runs):
