@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "val", "detect", "export", "heatmap", "compare", "hubconf", "demo")
 # The one statement of the order: a package imports only from itself and from those before it, lazy imports included.
 # An entry is a package, a module, or (name, its modules) where a folder that the user fixed holds several layers. The
-# longest prefix wins; a `__main__` is a script and stands at the end, with the `command` that it calls.
+# longest prefix wins; a `__main__` is a script and stands at the end, with the `_command` that it calls.
 ORDER = (
     "utils",
     "utils.config",
@@ -95,8 +95,8 @@ PUBLISHED_ORDER = {  # what is called by position has the parameters of the orig
     *("models.attention.deformable", "utils.compat.box_functions", "utils.compat.augmenting"),
     "utils.compat.training_data",
 }
-MAY_REPEAT = {"__init__", "__main__", "command", "types"}
-OF_SCRIPTS = (".__main__", ".command")
+MAY_REPEAT = {"__init__", "__main__", "types"}
+OF_SCRIPTS = (".__main__", "_command")
 CALLS_THAT_EXECUTE = ("eval", "exec", "os.system", "os.popen", "compile", "__import__")
 STATEMENTS_WITHOUT_EFFECT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 

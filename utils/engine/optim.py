@@ -162,18 +162,24 @@ def build_optimizer(
         optimizer = _orthogonalizing(settings, matrices, name, lr, momentum, ortho_every)
     else:
         optimizer = _elementwise(settings, name, lr, momentum)
+    LOGGER.info(f"Scaled weight_decay = {weight_decay:g}")
+    _log_groups(name, groups, settings, total)
+    return optimizer
+
+
+def _log_groups(name: str, groups: ParameterGroups, settings: list[dict[str, Any]], total: int) -> None:
+    """Log what learns and how; `total` is the number of the model's parameters, frozen ones too."""
     no_decay, decay, bias = len(groups.no_decay), len(groups.decay), len(groups.bias)
     gates = f", {len(groups.gate)} gate (lr x {settings[3]['lr_scale']:g})" if groups.gate else ""
-    LOGGER.info(f"Scaled weight_decay = {weight_decay:g}")
     LOGGER.info(
         f"optimizer: {name} with parameter groups {no_decay} weight (no decay), {decay} weight, {bias} bias{gates}"
     )
-    slow = sum(len(group["params"]) for group in settings if "rate" in group)
-    if backbone and slow:
-        LOGGER.info(f"lr_backbone: {slow} of these parameters are the backbone's (lr x {backbone.lr_scale:g})")
+    slow = [group for group in settings if "rate" in group]
+    if slow:
+        count = sum(len(group["params"]) for group in slow)
+        LOGGER.info(f"lr_backbone: {count} of these parameters are the backbone's (lr x {slow[0]['lr_scale']:g})")
     frozen = f", {total - len(groups)} frozen" if total > len(groups) else ""
     LOGGER.info(f"{len(groups)}/{total} parameters in optimizer{frozen}")
-    return optimizer
 
 
 def _group_settings(

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from utils.profile.command import show  # so that --help, and a missing package, need no torch
+    from utils.profile.profile_command import show  # so that --help, and a missing package, need no torch
 
     show(options)
 

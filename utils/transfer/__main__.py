@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _transfer(options: argparse.Namespace) -> None:
-    from utils.transfer.command import transfer  # so that --help, and a missing package, need no torch
+    from utils.transfer.transfer_command import transfer  # so that --help, and a missing package, need no torch
 
     transfer(options)
 
